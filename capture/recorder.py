@@ -1,0 +1,163 @@
+"""From steps to segments: a buffer on the training thread, a writer beside it.
+
+The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
+to a writer thread, which sorts, encodes and stores, and writes the marker last. At most one segment
+is being written while the next one fills; if the store is slower than training, training waits.
+
+Shapes: M outlier.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from capture import checkpoint, shards
+from capture.gradients import Layout
+from capture.markers import File, Marker, segment_key, total_bytes, write_marker
+from capture.outliers import Outliers
+from capture.schema import EVALUATIONS, OUTLIERS, STEPS
+from capture.store import Store
+
+WORKER = "w00"
+
+
+@dataclass
+class OpenSegment:
+    """What has been recorded of the segment that is under way."""
+
+    first_step: int
+    steps: list[dict[str, object]] = field(default_factory=list)
+    evaluations: list[dict[str, object]] = field(default_factory=list)
+    outliers: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+
+class Recorder:
+    """Writes a run's segments in order, behind the back of the training loop."""
+
+    def __init__(self, store: Store, layout: Layout, done: list[Marker]) -> None:
+        """``done``: the segments that are committed already."""
+        self.store = store
+        self.layout = layout
+        self.segment = len(done)
+        self.open = OpenSegment(done[-1].end_step if done else 0)
+        self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
+        """Outlier rows recorded so far, stored or about to be."""
+        self.stored_bytes = total_bytes(done)
+        """Bytes of committed segments."""
+        self.waited_seconds = 0.0
+        """How long training has waited for the store."""
+        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
+        self.pending: Future[int] | None = None
+
+    def add_step(self, row: dict[str, object], outliers: Outliers, datum_N: np.ndarray) -> None:
+        """Record a step: its row of ``steps`` and its outliers; ``datum_N`` maps slot to datum."""
+        slot_M = outliers.slot_M.cpu().numpy().astype(np.int16)
+        self.open.steps.append(row)
+        self.open.outliers.append(
+            {
+                "step": np.full(len(slot_M), row["step"], np.int32),
+                "slot": slot_M,
+                "datum": datum_N.astype(np.int32)[slot_M],
+                "column": outliers.column_M.cpu().numpy(),
+                "shift": outliers.shift_M.cpu().numpy(),
+                "position": outliers.position_M.cpu().numpy().astype(np.int16),
+            }
+        )
+        self.rows += len(slot_M)
+
+    def add_evaluation(self, row: dict[str, object]) -> None:
+        self.open.evaluations.append(row)
+
+    def commit(self, weights: dict[str, Tensor]) -> None:
+        """Close the open segment and start writing it; waits for the one before."""
+        self.settle()
+        done, self.open = self.open, OpenSegment(self.open.first_step + len(self.open.steps))
+        segment, self.segment = self.segment, self.segment + 1
+        self.pending = self.writer.submit(
+            write_segment, self.store, self.layout, segment, done, weights
+        )
+
+    def settle(self) -> None:
+        """Wait until all that was committed is stored; raises what the writer raised."""
+        if self.pending is not None:
+            start = time.monotonic()
+            pending, self.pending = self.pending, None
+            self.stored_bytes += pending.result()
+            self.waited_seconds += time.monotonic() - start
+
+    def close(self) -> None:
+        """Finish writing what was committed; an open segment is left out."""
+        try:
+            self.settle()
+        finally:
+            self.writer.shutdown()
+
+
+def write_segment(
+    store: Store, layout: Layout, segment: int, done: OpenSegment, weights: dict[str, Tensor]
+) -> int:
+    """Store one segment's shards and checkpoint, then its marker; returns the bytes stored."""
+    end_step = done.first_step + len(done.steps)
+    name = f"segment-{segment:06d}"
+    files = [
+        put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
+        put_table(
+            store, f"outliers/{name}-{WORKER}.parquet", "outliers", outlier_table(done, layout)
+        ),
+        put_bytes(store, checkpoint.key_of(end_step), "checkpoints", checkpoint.encode(weights)),
+    ]
+    if done.evaluations:
+        rows = table(done.evaluations, EVALUATIONS)
+        files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
+    write_marker(store, segment_key(segment), Marker(done.first_step, end_step, tuple(files)))
+    return sum(file.num_bytes for file in files)
+
+
+def put_table(store: Store, key: str, kind: str, rows: pa.Table) -> File:
+    data = shards.encode(rows)
+    store.put(key, data)
+    return File.of(key, kind, data, rows.num_rows)
+
+
+def put_bytes(store: Store, key: str, kind: str, data: bytes) -> File:
+    store.put(key, data)
+    return File.of(key, kind, data)
+
+
+def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def outlier_table(done: OpenSegment, layout: Layout) -> pa.Table:
+    """The segment's outliers, sorted by unit, index, step and slot."""
+    columns = {
+        name: np.concatenate([piece[name] for piece in done.outliers]) for name in done.outliers[0]
+    }
+    order_M = stable_order(columns["column"])
+    sorted_columns = {name: values[order_M] for name, values in columns.items()}
+    column_M = sorted_columns.pop("column")
+    offsets = np.array(layout.offsets)
+    unit_M = np.searchsorted(offsets, column_M, side="right") - 1
+    units = pa.DictionaryArray.from_arrays(unit_M.astype(np.int16), pa.array(layout.names))
+    index_M = (column_M - offsets[unit_M]).astype(np.int32)
+    return (
+        pa.table({**sorted_columns, "unit": units, "index": index_M})
+        .select(OUTLIERS.names)
+        .cast(OUTLIERS)
+    )
+
+
+def stable_order(column_M: np.ndarray) -> np.ndarray:
+    """Places in ascending order of column, equal columns in their old order: a radix sort.
+
+    NumPy sorts 16-bit integers in linear time, so the key goes through in 16-bit digits.
+    """
+    order_M = np.arange(len(column_M))
+    for shift in range(0, max(1, int(column_M.max(initial=0)).bit_length()), 16):
+        digit_M = ((column_M >> shift) & 0xFFFF).astype(np.uint16)
+        order_M = order_M[np.argsort(digit_M[order_M], kind="stable")]
+    return order_M

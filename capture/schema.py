@@ -1,0 +1,63 @@
+"""What the tables of a run hold: Arrow schemas, with units and order. They outlive the code.
+
+A change of any of these raises ``SCHEMA_VERSION``; golden tests pin them.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+OUTLIERS = pa.schema(
+    [
+        pa.field("step", pa.int32()),  # optimizer update, from 0 over the whole run
+        pa.field("slot", pa.int16()),  # the datum's place in its batch
+        pa.field("datum", pa.int32()),  # row of corpus/datums.parquet
+        pa.field("unit", pa.dictionary(pa.int16(), pa.string())),  # parameter tensor
+        pa.field("index", pa.int32()),  # flat (row-major) index into the unit
+        pa.field("shift", pa.float32()),  # change of the weight due to this datum
+        pa.field("position", pa.int16()),  # token position that contributes most to it
+    ]
+)
+"""Sorted by unit (in the model's order), index, step, slot."""
+
+STEPS = pa.schema(
+    [
+        pa.field("step", pa.int32()),
+        pa.field("epoch", pa.int16()),  # from 0
+        pa.field("batch", pa.int32()),  # from 0 in the epoch
+        pa.field("learning_rate", pa.float64()),
+        pa.field("gradient_norm", pa.float32()),  # of the whole model, before clipping
+        pa.field("clip", pa.float32()),  # factor applied to the gradient, at most 1
+        pa.field("loss", pa.float32()),  # mean cross-entropy of the batch, nats per token
+        pa.field("audit_error", pa.float32()),  # |Σ shifts - applied change| / |applied change|
+        pa.field("datums", pa.list_(pa.int32())),  # by slot
+    ]
+)
+
+EVALUATIONS = pa.schema(
+    [
+        pa.field("step", pa.int32()),  # steps done before the evaluation
+        pa.field("epoch", pa.int16()),
+        pa.field("split", pa.string()),  # validation or test
+        pa.field("loss", pa.float64()),  # nats per token, dropout off
+        pa.field("perplexity", pa.float64()),  # exp(loss)
+        pa.field("tokens", pa.int64()),
+    ]
+)
+
+VOCABULARY = pa.schema(
+    [
+        pa.field("token_id", pa.int32()),
+        pa.field("token", pa.string()),
+        pa.field("count", pa.int64()),  # occurrences in the training text
+    ]
+)
+
+DATUMS = pa.schema(
+    [
+        pa.field("datum", pa.int32()),
+        pa.field("tokens", pa.list_(pa.int32())),  # the window; targets are the tokens one later
+        pa.field("last_target", pa.int32()),  # target of the last position
+        pa.field("text", pa.string()),  # tokens joined by spaces
+    ]
+)

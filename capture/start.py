@@ -1,0 +1,98 @@
+"""The start of a run: may it begin here, and what stands in it before the first step."""
+
+import numpy as np
+import pyarrow as pa
+
+from capture import checkpoint, shards
+from capture.config import Config, differences
+from capture.corpus import Corpus, Datums, Vocabulary
+from capture.engine import Engine
+from capture.errors import RunError
+from capture.markers import START, Marker, write_marker
+from capture.plan import Plan
+from capture.provenance import KEY, describe_run, read_run_config
+from capture.recorder import put_bytes, put_table
+from capture.schema import DATUMS, VOCABULARY
+from capture.store import Store
+
+PARTS = {
+    KEY,
+    *("segments", "corpus", "checkpoints", "steps", "outliers", "evaluations", "factors"),
+    *("tallies", "analysis", "report"),
+}
+"""Everything that a run may hold at its top level; nothing else is ever removed."""
+
+
+def may_begin(store: Store, config: Config, *, resume: bool, overwrite: bool) -> bool:
+    """Whether to start afresh (else: go on with the run); raises ``RunError`` if neither may be."""
+    foreign = sorted({key.split("/")[0] for key in store.keys()} - PARTS)
+    if foreign:
+        problem = f"is not a run and not empty (it holds {foreign[0]})"
+        raise RunError(store.uri, problem, "Choose another run.uri")
+    if not store.exists(START) or overwrite:
+        return True
+    if not resume:
+        remedy = "Add --resume to go on with it or --overwrite to replace it"
+        raise RunError(store.uri, "holds a run already", remedy)
+    changed = differences(read_run_config(store), config)
+    if changed:
+        problem = f"was made with another configuration ({'; '.join(changed)})"
+        raise RunError(store.uri, problem, "Resume with the same one, or choose another run.uri")
+    return False
+
+
+def clear(store: Store) -> None:
+    """Remove a run: its markers first, so that no reader sees half of one."""
+    keys = store.keys()
+    for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
+        store.delete(key)
+
+
+def begin(store: Store, plan: Plan, engine: Engine) -> None:
+    """Write the configuration, the corpus and the initial weights, then the marker of the start."""
+    config_text = describe_run(plan.config, engine.device)
+    weights = checkpoint.encode(checkpoint.snapshot(engine.model))
+    files = [
+        put_bytes(store, KEY, "config", config_text),
+        put_bytes(store, checkpoint.key_of(0), "checkpoints", weights),
+    ]
+    tables = corpus_tables(plan.corpus)
+    files += [put_table(store, key, "corpus", rows) for key, rows in tables.items()]
+    write_marker(store, START, Marker(0, 0, tuple(files)))
+
+
+def check_corpus(store: Store, corpus: Corpus) -> None:
+    """A run goes on only with the text that it began with; raises ``RunError`` for another."""
+    for key, rows in corpus_tables(corpus).items():
+        if not store.exists(key) or not shards.decode(store.get(key)).equals(rows):
+            problem = (
+                f"was made with another text (its {key} differs from what the corpus gives now)"
+            )
+            remedy = "Restore the text; python-reference differs between versions of Python"
+            raise RunError(store.uri, problem, remedy)
+
+
+def corpus_tables(corpus: Corpus) -> dict[str, pa.Table]:
+    """The corpus as it stands in a run, by key."""
+    splits = {"datums": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    return {"corpus/vocab.parquet": vocabulary_table(corpus.vocabulary)} | {
+        f"corpus/{name}.parquet": datum_table(datums, corpus.vocabulary)
+        for name, datums in splits.items()
+        if datums is not None
+    }
+
+
+def vocabulary_table(vocabulary: Vocabulary) -> pa.Table:
+    columns = [np.arange(len(vocabulary.tokens)), vocabulary.tokens, vocabulary.counts]
+    return pa.table(dict(zip(VOCABULARY.names, columns, strict=True))).cast(VOCABULARY)
+
+
+def datum_table(datums: Datums, vocabulary: Vocabulary) -> pa.Table:
+    names = np.array(vocabulary.tokens, dtype=object)
+    columns = {
+        "datum": np.arange(len(datums)),
+        "tokens": list(datums.token_NT),
+        "last_target": datums.target_NT[:, -1],
+        "text": [" ".join(names[token_T]) for token_T in datums.token_NT],
+    }
+    return pa.table(columns).cast(DATUMS)

@@ -1,0 +1,219 @@
+"""The loop: train, audit, record; afresh, or on from the last committed segment.
+
+Everything random follows from (seed, epoch, step, slot), so a run that was interrupted and resumed
+leaves the same bytes as one that was not.
+
+Shapes: N datum, T position, P captured parameter.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capture import checkpoint
+from capture.buffer import ShiftBuffer
+from capture.config import Config
+from capture.corpus import Datums, load_corpus
+from capture.engine import Engine, Step, choose_device, deterministic, evaluate
+from capture.errors import AuditError, ConfigError
+from capture.factors import choose_units
+from capture.gradients import Layout, sum_shifts
+from capture.markers import read_segments
+from capture.model import fresh_model
+from capture.outliers import Outliers, find_outliers
+from capture.plan import Plan, Turn
+from capture.recorder import Recorder
+from capture.start import begin, check_corpus, clear, may_begin
+from capture.store import Store
+from capture.update import relative_error, rounding_error
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a capture stands after a step."""
+
+    steps_done: int
+    num_steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    rows: int
+    """Outlier rows recorded so far."""
+    stored_bytes: int
+    """Of committed segments."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a held-out split is predicted after an epoch."""
+
+    step: int
+    epoch: int
+    split: str
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+Report = Callable[[Progress | Evaluation], None]
+
+
+def capture_run(
+    config: Config, report: Report, *, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Train and record the run at ``config.run.uri``, or what is left of it with ``resume``.
+
+    Raises ``RunError`` if a run is in the way or was made with another configuration,
+    ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
+    and store raise. Nothing is removed before everything else has been found in order.
+    """
+    store = Store(config.run.uri)
+    afresh = may_begin(store, config, resume=resume, overwrite=overwrite)
+    plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
+    with deterministic():
+        engine = build_engine(plan)
+        if afresh:
+            clear(store)
+            begin(store, plan, engine)
+        else:
+            check_corpus(store, plan.corpus)
+        train(store, plan, engine, report)
+
+
+def build_engine(plan: Plan) -> Engine:
+    """A model with the run's initial weights, and what is captured of it."""
+    config = plan.config
+    model = fresh_model(
+        config.model,
+        vocabulary=len(plan.corpus.vocabulary.tokens),
+        window=config.corpus.window,
+        seed=config.run.seed,
+    )
+    model.to(choose_device(config.training.device))
+    units = choose_units(model, config.capture.units)
+    size, k = Layout.of(units).size, config.capture.outliers.k
+    if k > size:
+        problem = f"got {k}, must be at most {size}, the number of captured parameters"
+        raise ConfigError("capture.outliers.k", problem)
+    last_only = config.capture.loss_positions == "last"
+    return Engine(model, config.training, units=units, last_only=last_only, seed=config.run.seed)
+
+
+def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
+    """All steps that no marker vouches for yet."""
+    done = read_segments(store)
+    first_step = done[-1].end_step if done else 0
+    if done:
+        checkpoint.restore(engine.model, checkpoint.read_checkpoint(store, first_step))
+    observer = Observer(plan, engine)
+    recorder = Recorder(store, observer.layout, done)
+    try:
+        for turn in plan.turns(first_step):
+            row, outliers = observer.step(turn)
+            recorder.add_step(row, outliers, turn.datum_N)
+            if turn.ends_epoch:
+                for evaluation in evaluations(plan, engine, turn):
+                    recorder.add_evaluation(vars(evaluation))
+                    report(evaluation)
+            if turn.ends_segment:
+                recorder.commit(checkpoint.snapshot(engine.model))
+            if turn.step + 1 == plan.num_steps:
+                recorder.settle()
+            report(progress(plan, turn, row["loss"], recorder))
+    finally:
+        recorder.close()
+
+
+class Observer:
+    """Takes steps with the engine and says what each did; stops where shifts do not add up."""
+
+    def __init__(self, plan: Plan, engine: Engine) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.layout = Layout.of(engine.units)
+        self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
+        self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
+
+    def step(self, turn: Turn) -> tuple[dict[str, object], Outliers]:
+        """One update: its row of ``steps`` and its outliers."""
+        datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
+        before_P = self.layout.flatten(self.engine.units)
+        step = self.engine.step(
+            self.token_NT[datum_N], self.target_NT[datum_N], step=turn.step, epoch=turn.epoch
+        )
+        after_P = self.layout.flatten(self.engine.units)
+        recorded = step.last.factors if step.last else step.factors
+        outliers, total_P = find_outliers(
+            self.buffer, recorded, step.scale, self.plan.config.capture.outliers
+        )
+        error = self.audit(turn, step, total_P, before_P, after_P)
+        row = {
+            "step": turn.step,
+            "epoch": turn.epoch,
+            "batch": turn.batch,
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
+            "clip": step.clip,
+            "loss": step.loss,
+            "audit_error": error,
+            "datums": turn.datum_N,
+        }
+        return row, outliers
+
+    def audit(
+        self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
+    ) -> float:
+        """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
+        error = 0.0
+        if step.last:
+            wanted_P = self.layout.flatten(step.last.gradients) * step.scale
+            error = relative_error(total_P, wanted_P)
+            total_P = sum_shifts(step.factors, self.layout, step.scale)
+        error = max(error, relative_error(total_P, after_P - before_P))
+        allowed = self.plan.config.capture.audit_tolerance
+        if not error <= allowed + rounding_error(before_P, after_P):
+            problem = (
+                f"shifts miss the applied change by {error:.2e} of it, allowed are {allowed:.0e}"
+            )
+            if not math.isfinite(step.loss):
+                problem = f"the loss is {step.loss}: training has diverged"
+            raise AuditError(f"step {turn.step}", problem, "Nothing of the open segment was stored")
+        return error
+
+
+def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
+    """Loss on each held-out split of the corpus."""
+    found = []
+    for split in ("validation", "test"):
+        datums = getattr(plan.corpus, split)
+        if datums is not None:
+            token_NT, target_NT = on_device(datums, engine.device)
+            loss = evaluate(engine.model, token_NT, target_NT, batch=plan.config.training.batch)
+            found.append(
+                Evaluation(
+                    turn.step + 1, turn.epoch, split, loss, math.exp(loss), target_NT.numel()
+                )
+            )
+    return found
+
+
+def on_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, [N, T] of int64."""
+    token_NT = torch.from_numpy(datums.token_NT).long()
+    return token_NT.to(device), torch.from_numpy(datums.target_NT).long().to(device)
+
+
+def progress(plan: Plan, turn: Turn, loss: object, recorder: Recorder) -> Progress:
+    assert isinstance(loss, float)
+    return Progress(
+        turn.step + 1,
+        plan.num_steps,
+        turn.epoch,
+        plan.config.training.epochs,
+        loss,
+        recorder.rows,
+        recorder.stored_bytes,
+    )
