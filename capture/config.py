@@ -172,8 +172,8 @@ def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
         if isinstance(value, dict) and isinstance(wanted, type) and is_dataclass(wanted):
             check_keys(value, wanted, f"{prefix}{name}.")
         elif is_dataclass(wanted) and value is not None:
-            inner = ", ".join(f.name for f in fields(wanted))
-            raise ConfigError(f"{prefix}{name}", f"got {value!r}, must hold keys: {inner}")
+            problem = f"got {value!r}, must be {describe(f'{prefix}{name}')}"
+            raise ConfigError(f"{prefix}{name}", problem)
         elif isinstance(value, dict):
             raise ConfigError(f"{prefix}{name}", f"got keys, must be {describe(f'{prefix}{name}')}")
 
@@ -186,9 +186,9 @@ def check_key(key: str) -> None:
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1)
-            hint = f"Did you mean {path}{near[0]}" if near else ""
+            hint = f"Perhaps {path}{near[0]} is meant" if near else ""
             allowed = f"allowed here: {', '.join(names)}" if names else f"{path[:-1]} has no keys"
-            raise ConfigError(key, f"unknown key; {allowed}", hint and f"{hint}?".rstrip("?"))
+            raise ConfigError(key, f"unknown key; {allowed}", hint)
         kind = typing.get_type_hints(kind)[part]
         path += f"{part}."
 
@@ -209,6 +209,8 @@ def describe_type(kind: Any) -> str:
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if kind in plain:
         return plain[kind]
+    if is_dataclass(kind):
+        return "a group of keys: " + ", ".join(f.name for f in fields(kind))
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, arguments))

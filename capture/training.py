@@ -175,11 +175,9 @@ class Observer:
         error = max(error, relative_error(total_P, after_P - before_P))
         allowed = self.plan.config.capture.audit_tolerance
         if not error <= allowed + rounding_error(before_P, after_P):
-            problem = (
-                f"shifts miss the applied change by {error:.2e} of it, allowed are {allowed:.0e}"
-            )
-            if not math.isfinite(step.loss):
-                problem = f"the loss is {step.loss}: training has diverged"
+            problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
+            if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
+                problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
             raise AuditError(f"step {turn.step}", problem, "Nothing of the open segment was stored")
         return error
 

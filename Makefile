@@ -1,0 +1,52 @@
+# Everything from a fresh checkout, with nothing but make and Python 3.11 or newer.
+# The environment is made on first use and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check slow bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## Capture a small training run and see what taught its neurons (minutes)
+	$(BIN)/ontogeny demo
+
+test: $(READY)  ## Run the tests, all but the slow proofs
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(READY)  ## Run what CI runs: format, lint, types, tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not slow"
+
+# pytest leaves with 5 where no test is marked slow, which is no failure.
+slow: $(READY)  ## Run the slow proofs (many minutes)
+	$(BIN)/python -m pytest -m slow || test $$? -eq 5
+
+bench: $(BENCH_READY)  ## Measure what capture costs, against other ways of doing it
+	$(BIN)/python -m benchmarks.capture
+
+clean:  ## Remove the environment, caches and builds; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that its pinned build is in place before any other package's
+# looser wish for torch is looked at.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ontogeny needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV) (once, a few minutes; most of it is PyTorch)"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --quiet torch
+	$(INSTALL) --quiet -e '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	$(INSTALL) --quiet -e '.[bench]'
+	@touch $@
