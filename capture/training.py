@@ -19,7 +19,7 @@ from capture.config import Config
 from capture.corpus import Datums, load_corpus
 from capture.engine import Engine, Step, choose_device, deterministic, evaluate
 from capture.errors import AuditError, ConfigError
-from capture.factors import choose_units
+from capture.factors import Tape, choose_units
 from capture.gradients import Layout, sum_shifts
 from capture.markers import read_segments
 from capture.model import fresh_model
@@ -75,6 +75,7 @@ def capture_run(
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
         engine = build_engine(plan)
+        rehearse(engine, plan)
         if afresh:
             clear(store)
             begin(store, plan, engine)
@@ -100,6 +101,14 @@ def build_engine(plan: Plan) -> Engine:
         raise ConfigError("capture.outliers.k", problem)
     last_only = config.capture.loss_positions == "last"
     return Engine(model, config.training, units=units, last_only=last_only, seed=config.run.seed)
+
+
+def rehearse(engine: Engine, plan: Plan) -> None:
+    """Send one datum through the model; raises ``UnitError`` if a unit cannot be captured."""
+    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long().to(engine.device)
+    with Tape(engine.units) as tape:
+        engine.model(token_1T)
+    tape.factors()
 
 
 def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:

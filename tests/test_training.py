@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from capture import training
 from capture.checkpoint import read_checkpoint
-from capture.errors import AuditError, ConfigError, RunError, StoreError
+from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
 from capture.markers import read_segments, segment_key
 from capture.store import Store
 from capture.training import Evaluation, Progress, build_engine
@@ -217,6 +217,8 @@ def test_a_mistake_found_late_leaves_the_old_run_in_place(whole, tmp_path):
     before = contents(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="'nothing' matches no parameter"):
         make_run(tiny_config(tmp_path, "capture.units=[nothing]"), overwrite=True)
+    with pytest.raises(UnitError, match=r"encoder\.weight: is used by embedding, which capture"):
+        make_run(tiny_config(tmp_path, "capture.units=['*']"), overwrite=True)
     assert contents(str(tmp_path / "run")) == before
 
 

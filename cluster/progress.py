@@ -1,0 +1,156 @@
+"""How a capture shows itself: a bar in a terminal, a line now and then elsewhere, or nothing."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from capture.training import Evaluation
+from capture.training import Progress as Standing
+
+SECONDS_BETWEEN_LINES = 10.0
+Report = Callable[[Standing | Evaluation], None]
+
+
+@contextmanager
+def capture_report(console: Console, *, quiet: bool) -> Iterator[Report]:
+    """What to hand to ``capture_run`` as its report."""
+    if quiet:
+        yield lambda event: None
+    elif console.is_terminal:
+        with capture_bar(console) as bar:
+            yield Bar(bar)
+    else:
+        yield Lines(console)
+
+
+def capture_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.2f}"),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TextColumn("{task.fields[size]}"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def counting(
+    console: Console, what: str, unit: str, *, quiet: bool
+) -> Iterator[Callable[[int, int], None]]:
+    """What to tell how much of an analysis is done, and how much there is; a bar that vanishes."""
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn(f"of {{task.fields[total_text]}} {unit}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=None, total_text="…")
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, total_text=short(total)
+        )
+
+
+class Pace:
+    """Rows a second and seconds left, since the first report."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first: Standing | None = None
+
+    def rows_per_second(self, now: Standing) -> int:
+        first = self.since(now)
+        seconds = time.monotonic() - self.start
+        return round((now.rows - first.rows) / seconds) if seconds and now != first else 0
+
+    def seconds_left(self, now: Standing) -> float:
+        steps = now.steps_done - self.since(now).steps_done
+        seconds = time.monotonic() - self.start
+        return seconds / steps * (now.num_steps - now.steps_done) if steps else 0.0
+
+    def since(self, now: Standing) -> Standing:
+        if self.first is None:
+            self.first, self.start = now, time.monotonic()
+        return self.first
+
+
+class Bar:
+    """Moves a progress bar; held-out losses scroll by above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.pace = Pace()
+        self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
+
+    def __call__(self, event: Standing | Evaluation) -> None:
+        if isinstance(event, Evaluation):
+            self.bar.console.print(evaluation_line(event))
+            return
+        self.bar.update(
+            self.task,
+            total=event.num_steps,
+            completed=event.steps_done,
+            epoch=f"{event.epoch + 1}/{event.epochs}",
+            loss=event.loss,
+            rate=short(self.pace.rows_per_second(event)),
+            size=decimal(event.stored_bytes),
+        )
+
+
+class Lines:
+    """One line every few seconds, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.pace = Pace()
+        self.last = -SECONDS_BETWEEN_LINES
+
+    def __call__(self, event: Standing | Evaluation) -> None:
+        if isinstance(event, Evaluation):
+            self.console.print(evaluation_line(event), highlight=False)
+        elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES or finished(event):
+            self.console.print(self.line(event), highlight=False)
+            self.last = time.monotonic()
+
+    def line(self, event: Standing) -> str:
+        rate, size = short(self.pace.rows_per_second(event)), decimal(event.stored_bytes)
+        return (
+            f"step {event.steps_done}/{event.num_steps}  epoch {event.epoch + 1}/{event.epochs}  "
+            f"loss {event.loss:.2f}  {rate} rows/s  {size}  "
+            f"ETA {clock(self.pace.seconds_left(event))}"
+        )
+
+
+def finished(event: Standing) -> bool:
+    return event.steps_done == event.num_steps
+
+
+def evaluation_line(event: Evaluation) -> str:
+    return (
+        f"epoch {event.epoch + 1}: {event.split} loss {event.loss:.3f}, "
+        f"perplexity {event.perplexity:.1f}"
+    )
+
+
+def short(number: float) -> str:
+    """12345 → 12.3k"""
+    if number < 1000:
+        return f"{number:.0f}"
+    return f"{number / 1000:.1f}k" if number < 10**6 else f"{number / 10**6:.1f}M"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
