@@ -7,8 +7,8 @@ bound on the k-th largest shift (k groups hold an entry at least that large), so
 reach it contend. Groups interleave distant columns, which is why barely more than k entries do; and
 since the bound holds for any data there is no estimate that could fail.
 
-Shapes: N datum, S column of a unit (padded to whole groups), G group, P captured parameter,
-M contender, J place in a group.
+Shapes: N datum, U unit, S column of a unit (padded to whole groups), G group, J place in a group,
+P captured parameter, M contender.
 """
 
 import torch
@@ -36,9 +36,11 @@ class ShiftBuffer:
         self.peak_NG = torch.empty(self.datums, sum(groups), device=device)
         self.peaks_NG = self.peak_NG.split(groups, dim=1)
         self.total_P = torch.empty(layout.size, device=device)
-        self.group_size = torch.tensor(groups, device=device)
-        self.first_group = self.group_size.cumsum(0) - self.group_size
-        self.offset = torch.tensor(layout.offsets, device=device)
+        self.groups_U = torch.tensor(groups, device=device)
+        self.first_group_U = self.groups_U.cumsum(0) - self.groups_U
+        self.stride_UJ = self.groups_U[:, None] * torch.arange(GROUP_SIZE, device=device)
+        self.offset_U = torch.tensor(layout.offsets[:-1], device=device)
+        self.size_U = torch.tensor(layout.sizes, device=device)
 
     def fill(self, factors: Factors, scale: float) -> Tensor:
         """Write these datums' shifts; returns their sum, [P]."""
@@ -56,18 +58,18 @@ class ShiftBuffer:
 
     def contenders(self, num_datums: int, bound_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Datum, column and shift of every entry with |shift| ≥ its datum's bound, ascending."""
-        datum_M, group_M = (self.peak_NG[:num_datums] >= bound_N[:, None]).nonzero(as_tuple=True)
-        unit_M = torch.searchsorted(self.first_group, group_M, right=True) - 1
-        groups_M = self.group_size[unit_M]
-        place_MJ = (group_M - self.first_group[unit_M])[:, None] + groups_M[:, None] * torch.arange(
-            GROUP_SIZE, device=group_M.device
+        datum_G, group_G = (self.peak_NG[:num_datums] >= bound_N[:, None]).nonzero(as_tuple=True)
+        unit_G = torch.searchsorted(self.first_group_U, group_G, right=True) - 1
+        first_G = group_G - self.first_group_U[unit_G]
+        block_G = GROUP_SIZE * (
+            self.datums * self.first_group_U[unit_G] + datum_G * self.groups_U[unit_G]
         )
-        start_M = GROUP_SIZE * (self.datums * self.first_group[unit_M] + datum_M * groups_M)
-        shift_MJ = self.flat.take(start_M[:, None] + place_MJ)
-        column_MJ = self.offset[unit_M][:, None] + place_MJ
-        contends_MJ = (shift_MJ.abs() >= bound_N[datum_M][:, None]) & (
-            column_MJ < self.offset[unit_M + 1][:, None]
-        )
-        key_M, order_M = (datum_M[:, None] * self.layout.size + column_MJ)[contends_MJ].sort()
-        shift_M = shift_MJ[contends_MJ][order_M]
+        shift_GJ = self.flat.take(self.stride_UJ[unit_G].add_((block_G + first_G)[:, None]))
+        group_M, place_M = (shift_GJ.abs() >= bound_N[datum_G, None]).nonzero(as_tuple=True)
+        unit_M = unit_G[group_M]
+        index_M = first_G[group_M] + self.stride_UJ[unit_M, place_M]
+        key_M = datum_G[group_M] * self.layout.size + self.offset_U[unit_M] + index_M
+        real_M = index_M < self.size_U[unit_M]
+        key_M, order_M = key_M[real_M].sort()
+        shift_M = shift_GJ[group_M, place_M][real_M][order_M]
         return key_M // self.layout.size, key_M % self.layout.size, shift_M

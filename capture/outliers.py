@@ -73,7 +73,7 @@ def select(
     peak_RG = peak_NG if config.scope == "datum" else peak_NG.reshape(1, -1)
     bound_R = peak_RG.new_zeros(len(peak_RG))
     if config.k <= peak_RG.shape[1]:
-        bound_R = peak_RG.topk(config.k, dim=1).values[:, -1]
+        bound_R = peak_RG.topk(config.k, dim=1, sorted=False).values.amin(1)
     datum_M, column_M, shift_M = buffer.contenders(num_datums, bound_R.expand(num_datums))
     row_M = datum_M if config.scope == "datum" else torch.zeros_like(datum_M)
     keep_K = largest(shift_M.abs(), row_M, config.k)
@@ -89,7 +89,7 @@ def largest(size_M: Tensor, row_M: Tensor, k: int) -> Tensor:
     place_M = torch.arange(len(size_M), device=size_M.device) - start_R[row_M]
     size_RW = size_M.new_full((len(count_R), width), -1.0)
     size_RW[row_M, place_M] = size_M
-    least_R1 = size_RW.topk(k, dim=1).values[:, -1:]
+    least_R1 = size_RW.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
     above_RW, tied_RW = size_RW > least_R1, size_RW == least_R1
     room_R1 = k - above_RW.sum(1, keepdim=True)
     keep_RW = above_RW | (tied_RW & (tied_RW.cumsum(1) <= room_R1))
