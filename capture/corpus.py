@@ -1,12 +1,13 @@
 """Text → tokens → vocabulary → datums, and the order in which an epoch visits them.
 
 A split's tokens are one stream. A datum is a window of T tokens that starts at a multiple of T; its
-targets are the same stream one token later. Its id is its number in the stream, so it is the same
-in every epoch and in every run on the same text.
+targets are the same stream one token later. Its id is its number among its split's windows, so it
+is the same in every epoch and in every run on the same text.
 
 Shapes: N datum, T token, V vocabulary, B batch, S slot.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,9 +35,9 @@ class CorpusConfig:
     window: int = 35
     """Tokens per datum."""
     validation_share: float = 0.03
-    """Share of the tokens, at their end, held out for validation; wikitext2 has its own split."""
+    """Share of the windows, evenly spread, held out for validation; wikitext2 has its own."""
     test_share: float = 0.0
-    """Share of the tokens, just before those for validation, held out as test; likewise."""
+    """Share of the windows held out as test; likewise."""
 
     def __post_init__(self) -> None:
         if self.kind == "text" and self.path is None:
@@ -98,24 +99,26 @@ class Corpus:
 
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
     """Read, tokenise and cut a text; ``CorpusError`` where it cannot fill one batch."""
-    pieces = read_pieces(config)
-    for split, tokens in pieces.items():
-        check_length(config, split, len(tokens), batch=batch)
-    vocabulary = build_vocabulary(pieces["train"])
-    datums = {
-        split: cut_windows(vocabulary.encode(tokens), config.window)
-        for split, tokens in pieces.items()
-    }
+    streams = read_streams(config)
+    if config.kind == "wikitext2":
+        vocabulary = build_vocabulary(streams["train"])
+        datums = {
+            split: cut_windows(vocabulary.encode(tokens), config.window)
+            for split, tokens in streams.items()
+        }
+    else:
+        vocabulary, datums = hold_out(streams["train"], config)
+    for split, found in datums.items():
+        check_size(config, split, len(found), batch=batch)
     return Corpus(vocabulary, datums["train"], datums.get("validation"), datums.get("test"))
 
 
-def read_pieces(config: CorpusConfig) -> dict[Split, list[str]]:
-    """The tokens of each split that the corpus has."""
+def read_streams(config: CorpusConfig) -> dict[Split, list[str]]:
+    """The tokens of each split that the corpus has of its own; all as train if it has none."""
     path = None if config.path is None else Path(config.path).expanduser()
     if config.kind == "wikitext2":
         return {split: tokenise(text) for split, text in read_wikitext(path).items()}
-    text = python_reference() if path is None else read_path(path)
-    return hold_out(tokenise(text), validation=config.validation_share, test=config.test_share)
+    return {"train": tokenise(python_reference() if path is None else read_path(path))}
 
 
 def tokenise(text: Text) -> list[str]:
@@ -125,33 +128,54 @@ def tokenise(text: Text) -> list[str]:
     return tokens
 
 
-def hold_out(tokens: list[str], *, validation: float, test: float) -> dict[Split, list[str]]:
-    """Training, test and validation text, in this order in the stream; a share of 0 is no split."""
-    test_end = len(tokens) - round(len(tokens) * validation)
-    train_end = test_end - round(len(tokens) * test)
-    pieces: dict[Split, list[str]] = {"train": tokens[:train_end]}
-    if validation:
-        pieces["validation"] = tokens[test_end:]
-    if test:
-        pieces["test"] = tokens[train_end:test_end]
-    return pieces
+def hold_out(tokens: list[str], config: CorpusConfig) -> tuple[Vocabulary, dict[Split, Datums]]:
+    """Cut one stream into windows and deal them to splits; the vocabulary is of training windows.
+
+    Held-out windows are spread evenly, so that they sample the whole text: the end of a text is one
+    more subject, not a measure of the others.
+    """
+    window, num_windows = config.window, max(len(tokens) - 1, 0) // config.window
+    split_W = deal(num_windows, validation=config.validation_share, test=config.test_share)
+    spoken = (tokens[w * window : (w + 1) * window] for w in np.flatnonzero(split_W == "train"))
+    vocabulary = build_vocabulary(itertools.chain.from_iterable(spoken))
+    whole = cut_windows(vocabulary.encode(tokens), window)
+    shares: dict[Split, float] = {
+        "train": 1.0,
+        "validation": config.validation_share,
+        "test": config.test_share,
+    }
+    return vocabulary, {
+        split: Datums(whole.token_NT[split_W == split], whole.target_NT[split_W == split])
+        for split, share in shares.items()
+        if share > 0
+    }
 
 
-def check_length(config: CorpusConfig, split: Split, num_tokens: int, *, batch: int) -> None:
+def deal(num_windows: int, *, validation: float, test: float) -> np.ndarray:
+    """The split of each window, [W]; each split's windows are spread evenly."""
+    split_W = np.full(num_windows, "train", dtype="<U10")
+    split_W[passes(num_windows, validation)] = "validation"
+    rest = np.flatnonzero(split_W == "train")
+    split_W[rest[passes(len(rest), test / (1 - validation))]] = "test"
+    return split_W
+
+
+def passes(count: int, share: float) -> np.ndarray:
+    """Places w of ``count`` where the whole part of share · w grows, evenly spread, [count]."""
+    grown = np.floor(share * np.arange(count + 1) + 1e-9)
+    return grown[1:] > grown[:-1]
+
+
+def check_size(config: CorpusConfig, split: Split, num_datums: int, *, batch: int) -> None:
     """Training text must fill a batch, held-out text a datum: anything less is a mistake."""
-    wanted, aim = (batch, f"one batch of {batch}") if split == "train" else (1, "a single one")
-    least = wanted * config.window + 1
-    if num_tokens >= least:
+    wanted = batch if split == "train" else 1
+    if num_datums >= wanted:
         return
     use = "training" if split == "train" else split
-    found = max(num_tokens - 1, 0) // config.window
-    problem = (
-        f"has {num_tokens:,} tokens for {use}, which make {found} datums of {config.window}; "
-        f"{aim} takes {least:,}"
-    )
+    problem = f"gives {num_datums} datums of {config.window} tokens for {use}, needed: {wanted}"
     remedy = "Give more text, or lower corpus.window"
     if split == "train":
-        remedy += " or the batch size"
+        remedy += " or training.batch"
     elif config.kind != "wikitext2":
         remedy += f", or set corpus.{split}_share to 0 to hold nothing out"
     raise CorpusError(config.path or config.kind, problem, remedy)

@@ -20,10 +20,11 @@ from capture.corpus import (
     batches,
     build_vocabulary,
     cut_windows,
+    deal,
     epoch_order,
     hold_out,
     load_corpus,
-    read_pieces,
+    read_streams,
 )
 from capture.errors import ConfigError, CorpusError
 from capture.text import basic_english, read_path
@@ -103,15 +104,30 @@ def test_windows_are_the_stream_and_targets_are_one_later(num_tokens, window):
     assert num_tokens - covered <= window  # one more window would lack a target
 
 
-@given(num_tokens=st.integers(1, 200), validation=st.floats(0, 0.49), test=st.floats(0, 0.49))
-def test_held_out_pieces_are_the_end_of_the_stream(num_tokens, validation, test):
-    stream = [str(i) for i in range(num_tokens)]
-    pieces = hold_out(stream, validation=validation, test=test)
-    empty: list[str] = []
-    held_out = pieces.get("validation", empty)
-    assert [*pieces["train"], *pieces.get("test", empty), *held_out] == stream
-    assert ("validation" in pieces, "test" in pieces) == (validation > 0, test > 0)
-    assert len(held_out) == round(num_tokens * validation)
+@given(count=st.integers(0, 400), validation=st.floats(0, 0.49), test=st.floats(0, 0.49))
+def test_windows_are_dealt_in_their_shares_and_evenly(count, validation, test):
+    split_W = deal(count, validation=validation, test=test)
+    assert len(split_W) == count
+    for split, share in (("validation", validation), ("test", test)):
+        held_W = split_W == split
+        assert held_W.sum() == pytest.approx(share * count, abs=2)
+        for half in np.array_split(held_W, 2):
+            assert half.sum() == pytest.approx(share * len(half), abs=4)
+
+
+@given(num_tokens=st.integers(30, 300), share=st.sampled_from([0.1, 0.25, 0.5]))
+def test_splits_together_are_the_windows_of_the_stream(num_tokens, share):
+    tokens = [str(i % 7) for i in range(num_tokens)]
+    config = CorpusConfig(window=3, validation_share=share)
+    vocabulary, datums = hold_out(tokens, config)
+    stream = vocabulary.encode(tokens)
+    whole = cut_windows(stream, 3)
+    held_W = deal(len(whole), validation=share, test=0) == "validation"
+    assert np.array_equal(datums["validation"].token_NT, whole.token_NT[held_W])
+    assert np.array_equal(datums["train"].target_NT, whole.target_NT[~held_W])
+    assert set(vocabulary.tokens[1:]) == set(
+        np.array(tokens)[: len(whole) * 3].reshape(-1, 3)[~held_W].ravel()
+    )
 
 
 @given(num_datums=st.integers(0, 300), seed=st.integers(0, 2**63), epoch=st.integers(0, 99))
@@ -187,15 +203,15 @@ def test_unknown_is_counted_once_and_takes_what_training_lacks():
     assert vocabulary.encode(["c", "zebra", "<unk>", "a"]).tolist() == [3, 0, 0, 1]
 
 
-def test_text_is_one_stream_with_its_end_held_out(tmp_path):
+def test_text_is_one_stream_with_windows_of_it_held_out(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text(" ".join(str(i) for i in range(100)))
     shares = {"validation_share": 0.1, "test_share": 0.2}
     corpus = load_corpus(CorpusConfig(kind="text", path=str(path), window=3, **shares), batch=2)
     assert corpus.validation is not None
     assert corpus.test is not None
-    assert len(corpus.vocabulary.tokens) == 1 + 70
-    assert [len(corpus.train), len(corpus.test), len(corpus.validation)] == [23, 6, 3]
+    assert [len(corpus.train), len(corpus.test), len(corpus.validation)] == [24, 6, 3]
+    assert len(corpus.vocabulary.tokens) == 1 + 3 * 24
     assert not corpus.validation.token_NT.any()  # unseen in training
 
 
@@ -219,7 +235,7 @@ def test_the_python_reference_needs_nothing():
 def test_wikitext_is_read_under_either_name_with_its_own_splits(tmp_path, column):
     for split, names in wikitext.FILE_NAMES.items():
         (tmp_path / names[column]).write_text(f" = {split} = \n \n one two three . \n")
-    pieces = read_pieces(CorpusConfig(kind="wikitext2", path=str(tmp_path)))
+    pieces = read_streams(CorpusConfig(kind="wikitext2", path=str(tmp_path)))
     assert pieces["train"] == ["=", "train", "=", "one", "two", "three", "."]
     assert pieces["validation"][1] == "validation"
     assert pieces["test"][1] == "test"
@@ -244,7 +260,7 @@ def hub_file(tmp_path):
 def test_without_a_folder_wikitext_comes_from_the_hub(hub_file, monkeypatch):
     asked = []
     monkeypatch.setattr(wikitext, "download", lambda name: asked.append(name) or hub_file)
-    pieces = read_pieces(CorpusConfig(kind="wikitext2"))
+    pieces = read_streams(CorpusConfig(kind="wikitext2"))
     assert pieces["train"] == pieces["test"] == ["=", "title", "=", "a", "b", "<unk>", "."]
     assert asked == [
         f"wikitext-2-v1/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")
@@ -370,24 +386,22 @@ def test_an_empty_text_is_refused(tmp_path, content):
     assert f"{path}: holds no words. " in failure(CorpusConfig(kind="text", path=str(path)))
 
 
-def test_less_than_one_batch_says_how_many_tokens_it_takes(tmp_path):
+def test_less_than_one_batch_says_how_many_datums_it_takes(tmp_path):
     path = tmp_path / "a.txt"
     config = CorpusConfig(kind="text", path=str(path), validation_share=0)
     path.write_text("word " * 700)
     message = failure(config)
-    assert "has 700 tokens for training, which make 19 datums of 35" in message
-    assert "one batch of 20 takes 701. Give more text, or lower corpus.window or" in message
+    assert "gives 19 datums of 35 tokens for training, needed: 20" in message
+    assert "Give more text, or lower corpus.window or training.batch." in message
     path.write_text("word " * 701)
     assert len(load_corpus(config, batch=20).train) == 20
 
 
-def test_a_held_out_piece_below_one_window_is_refused(tmp_path):
+def test_a_held_out_split_without_a_datum_is_refused(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("word " * 1000)
     message = failure(CorpusConfig(kind="text", path=str(path)))
-    assert (
-        "has 30 tokens for validation, which make 0 datums of 35; a single one takes 36" in message
-    )
+    assert "gives 0 datums of 35 tokens for validation, needed: 1" in message
     assert "set corpus.validation_share to 0" in message
 
 
@@ -416,14 +430,11 @@ def test_real_text():
     config = CorpusConfig(kind="text", path=str(WIKITEXT))
     corpus = load_corpus(config, batch=20)
     lines = (WIKITEXT / "valid.txt").read_text(encoding="utf-8").split("\n")
-    pieces = read_pieces(config)
+    tokens = read_streams(config)["train"]
     last = [token for line in lines for token in slow_basic_english(line)]
-    assert (pieces["train"] + pieces["validation"])[-len(last) :] == last
+    assert tokens[-len(last) :] == last
+    assert corpus.validation is not None
     if {path.name for path in WIKITEXT.iterdir()} == {"test.txt", "valid.txt"}:
-        assert {split: len(tokens) for split, tokens in pieces.items()} == {
-            "train": 442_588,
-            "validation": 13_688,
-        }
-        assert len(corpus.vocabulary.tokens) == 15_657
+        assert len(tokens) == 456_276
+        assert (len(corpus.train), len(corpus.validation)) == (12_645, 391)
         assert corpus.vocabulary.tokens[:4] == ["<unk>", "the", ",", "."]
-        assert len(corpus.train) == 12_645
