@@ -100,6 +100,7 @@ class Corpus:
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
     """Read, tokenise and cut a text; ``CorpusError`` where it cannot fill one batch."""
     streams = read_streams(config)
+    datums: dict[Split, Datums]
     if config.kind == "wikitext2":
         vocabulary = build_vocabulary(streams["train"])
         datums = {

@@ -14,8 +14,7 @@ from capture.verify import verify
 from cluster.cli import main
 
 FOLDER = Path(
-    os.environ.get("ONTOGENY_WIKITEXT2")
-    or Path(__file__).parents[1] / "../shared/data/wikitext-2"
+    os.environ.get("ONTOGENY_WIKITEXT2") or Path(__file__).parents[1] / "../shared/data/wikitext-2"
 )
 pytestmark = [
     pytest.mark.slow,
