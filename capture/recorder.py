@@ -133,31 +133,35 @@ def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
 
 
 def outlier_table(done: OpenSegment, layout: Layout) -> pa.Table:
-    """The segment's outliers, sorted by unit, index, step and slot."""
+    """The segment's outliers, sorted by unit (alphabetically), index, step and slot.
+
+    Row groups then span neighbours in the alphabet, so that the least and greatest unit of a group
+    say which units it can hold.
+    """
     columns = {
         name: np.concatenate([piece[name] for piece in done.outliers]) for name in done.outliers[0]
     }
-    order_M = stable_order(columns["column"])
+    column_M = columns.pop("column")
+    unit_M = np.searchsorted(layout.offsets, column_M, side="right") - 1
+    index_M = column_M - np.array(layout.offsets)[unit_M]
+    names = sorted(layout.names)
+    rank_U = np.array([names.index(name) for name in layout.names], np.int32)
+    order_M = stable_order(index_M)
+    order_M = order_M[stable_order(rank_U[unit_M][order_M])]
+    columns["index"] = index_M.astype(np.int32)
     sorted_columns = {name: values[order_M] for name, values in columns.items()}
-    column_M = sorted_columns.pop("column")
-    offsets = np.array(layout.offsets)
-    unit_M = np.searchsorted(offsets, column_M, side="right") - 1
-    units = pa.DictionaryArray.from_arrays(unit_M.astype(np.int16), pa.array(layout.names))
-    index_M = (column_M - offsets[unit_M]).astype(np.int32)
-    return (
-        pa.table({**sorted_columns, "unit": units, "index": index_M})
-        .select(OUTLIERS.names)
-        .cast(OUTLIERS)
-    )
+    unit_codes_M = rank_U[unit_M[order_M]].astype(np.int16)
+    units = pa.DictionaryArray.from_arrays(unit_codes_M, pa.array(names))
+    return pa.table({**sorted_columns, "unit": units}).select(OUTLIERS.names).cast(OUTLIERS)
 
 
-def stable_order(column_M: np.ndarray) -> np.ndarray:
-    """Places in ascending order of column, equal columns in their old order: a radix sort.
+def stable_order(key_M: np.ndarray) -> np.ndarray:
+    """Places in ascending order of a key, equal keys in their old order: a radix sort.
 
     NumPy sorts 16-bit integers in linear time, so the key goes through in 16-bit digits.
     """
-    order_M = np.arange(len(column_M))
-    for shift in range(0, max(1, int(column_M.max(initial=0)).bit_length()), 16):
-        digit_M = ((column_M >> shift) & 0xFFFF).astype(np.uint16)
+    order_M = np.arange(len(key_M))
+    for shift in range(0, max(1, int(key_M.max(initial=0)).bit_length()), 16):
+        digit_M = ((key_M >> shift) & 0xFFFF).astype(np.uint16)
         order_M = order_M[np.argsort(digit_M[order_M], kind="stable")]
     return order_M

@@ -18,7 +18,7 @@ OUTLIERS = pa.schema(
         pa.field("position", pa.int16()),  # token position that contributes most to it
     ]
 )
-"""Sorted by unit (in the model's order), index, step, slot."""
+"""Sorted by unit (alphabetically), index, step, slot."""
 
 STEPS = pa.schema(
     [

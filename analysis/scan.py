@@ -1,0 +1,155 @@
+"""From committed shards to Arrow: whole shards in batches, or the few rows that a question wants.
+
+A ``Shard`` is small and says all that is needed to read it, so it travels to wherever its rows are
+wanted. What a shard holds is compared with its marker as far as that costs nothing (size and number
+of rows); checksums are ``ontogeny verify``'s to recompute.
+
+Shapes: M row.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from capture.errors import ShardError
+from capture.gradients import Layout
+from capture.markers import File
+from capture.store import Store
+
+ROWS_PER_BATCH = 2**20
+REMEDY = "Run: ontogeny verify"
+
+Wanted = Mapping[str, Sequence[Any]]
+"""Column → the values that it may have, ascending; a row must suit every column."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records of steps [first_step, end_step) that a marker vouches for."""
+
+    uri: str
+    """The run's."""
+    file: File
+    first_step: int
+    end_step: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.uri}/{self.file.key}"
+
+    @property
+    def rows(self) -> int:
+        assert self.file.rows is not None
+        return self.file.rows
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """All rows in their order, a bounded number at a time; raises ``ShardError``."""
+        with self.reading() as file:
+            yield from file.iter_batches(ROWS_PER_BATCH, columns=list(columns))
+
+    def table(self, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:
+        """The wanted rows (all by default) in their order; raises ``ShardError``.
+
+        Row groups that by their statistics hold none of the wanted values are not read.
+        """
+        wanted = wanted or {}
+        needed = [*columns, *(name for name in wanted if name not in columns)]
+        with self.reading() as file:
+            groups = promising_groups(file.metadata, wanted)
+            table = file.read_row_groups(groups, columns=needed)
+        return table.filter(matches(table, wanted)).select(columns)
+
+    @contextmanager
+    def reading(self) -> Iterator[parquet.ParquetFile]:
+        """The open file; what is wrong with it, or comes up in reading it, is a ``ShardError``."""
+        try:
+            with Store(self.uri).open(self.file.key) as source:
+                self.check("bytes", source.seek(0, 2), self.file.num_bytes)
+                file = parquet.ParquetFile(source)
+                self.check("rows", file.metadata.num_rows, self.rows)
+                yield file
+        except FileNotFoundError as error:
+            raise ShardError(self.where, "is missing", REMEDY) from error
+        except (pa.ArrowException, OSError) as error:
+            problem = f"is not readable: {str(error).splitlines()[0].rstrip('.')}"
+            raise ShardError(self.where, problem, REMEDY) from error
+
+    def check(self, what: str, found: int, wanted: int) -> None:
+        if found != wanted:
+            problem = f"holds {found:,} {what}, its marker says {wanted:,}"
+            raise ShardError(self.where, problem, REMEDY)
+
+
+def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int]:
+    """Row groups that may hold a wanted row, judged by least and greatest value of each column."""
+    places = {metadata.schema.column(i).name: i for i in range(metadata.num_columns)}
+    return [
+        group
+        for group in range(metadata.num_row_groups)
+        if all(
+            may_hold(metadata.row_group(group).column(places[name]).statistics, values)
+            for name, values in wanted.items()
+        )
+    ]
+
+
+def may_hold(statistics: parquet.Statistics | None, values: Sequence[Any]) -> bool:
+    """Whether any of the ascending values lies within a column's bounds; yes if unknown."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    place = bisect_left(values, statistics.min)
+    return place < len(values) and values[place] <= statistics.max
+
+
+def matches(table: pa.Table, wanted: Wanted) -> pa.Array:
+    """One truth value a row."""
+    keep = pa.repeat(True, table.num_rows)
+    for name, values in wanted.items():
+        column = table[name].combine_chunks()
+        if isinstance(column, pa.DictionaryArray):
+            hit = compute.is_in(column.dictionary, pa.array(values)).take(column.indices)
+        else:
+            hit = compute.is_in(column, pa.array(values, column.type))
+        keep = compute.and_(keep, hit)
+    return keep
+
+
+def parameter_columns(batch: pa.RecordBatch, layout: Layout, where: str) -> np.ndarray:
+    """Each row's parameter as a place among all captured ones (``Layout``), int64 [M].
+
+    Reads the columns unit and index; raises ``ShardError`` for a parameter that the run lacks.
+    """
+    unit, index_M = batch["unit"], batch["index"].to_numpy()
+    names = unit.dictionary.to_pylist()
+    unknown = sorted(set(names) - layout.shapes.keys())
+    if unknown:
+        raise ShardError(where, f"has rows of {unknown[0]}, which was not captured", REMEDY)
+    places = [layout.names.index(name) for name in names]
+    unit_M = unit.indices.to_numpy()
+    beyond = (index_M < 0) | (index_M >= np.array(layout.sizes)[places][unit_M])
+    if beyond.any():
+        row = int(beyond.argmax())
+        parameter = f"{names[unit_M[row]]}[{index_M[row]}]"
+        raise ShardError(where, f"has rows of {parameter}, which does not exist", REMEDY)
+    return np.array(layout.offsets)[places][unit_M] + index_M
+
+
+def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.ndarray:
+    """Each row's datum, int32 [M]; raises ``ShardError`` for one that the corpus lacks."""
+    datum_M = batch["datum"].to_numpy()
+    if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < num_datums:
+        problem = f"has datums {datum_M.min()} to {datum_M.max()}, the corpus has {num_datums:,}"
+        raise ShardError(where, problem, REMEDY)
+    return datum_M
+
+
+def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
+    """The wanted rows of several shards, one shard after the other; raises ``ShardError``."""
+    tables = [shard.table(schema.names, wanted).cast(schema) for shard in shards]
+    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()

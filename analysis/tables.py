@@ -1,0 +1,70 @@
+"""Tables that analyses leave in a run: ``RUN/analysis/<job>/<table>.parquet``.
+
+They appear together or not at all: as with segments, a marker written last makes them exist, and it
+remembers how many steps the run had. A reader who meets tables of an earlier state of the run is
+told.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import pyarrow as pa
+
+from analysis.run import Run
+from analysis.scan import Shard, Wanted
+from capture import shards
+from capture.errors import RunError
+from capture.markers import File, Marker, read_marker, write_marker
+
+
+def marker_key(job: str) -> str:
+    return f"analysis/{job}/tables.json"
+
+
+def table_key(job: str, name: str) -> str:
+    return f"analysis/{job}/{name}.parquet"
+
+
+def joined(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
+    """Frames one after the other, with the columns of the schema in its order and types."""
+    tables = [pa.Table.from_pandas(frame, schema, preserve_index=False) for frame in frames]
+    return pa.concat_tables([schema.empty_table(), *tables]).to_pandas()
+
+
+def write_tables(
+    run: Run, job: str, frames: Mapping[str, pd.DataFrame], schemas: Mapping[str, pa.Schema]
+) -> None:
+    """Put a job's tables (those that have a schema) in the place of what it left before."""
+    run.store.delete(marker_key(job))
+    files = []
+    for name, schema in schemas.items():
+        table = pa.Table.from_pandas(frames[name], schema, preserve_index=False)
+        key, data = table_key(job, name), shards.encode(table)
+        run.store.put(key, data)
+        files.append(File.of(key, "analysis", data, len(table)))
+    write_marker(run.store, marker_key(job), Marker(0, run.steps_done, tuple(files)))
+
+
+def read_table(
+    run: Run, job: str, name: str, schema: pa.Schema, wanted: Wanted | None = None
+) -> pd.DataFrame:
+    """The wanted rows of one of a job's tables, with the columns of the schema.
+
+    Raises ``RunError`` where the job has not been done or was done on fewer steps, ``ShardError``
+    where its files are damaged.
+    """
+    marker = require_tables(run, job)
+    file = next(file for file in marker.files if file.key == table_key(job, name))
+    shard = Shard(run.uri, file, marker.first_step, marker.end_step)
+    return shard.table(schema.names, wanted).cast(schema).to_pandas()
+
+
+def require_tables(run: Run, job: str) -> Marker:
+    """The marker of a job's tables; raises ``RunError`` unless it was done on the run as it is."""
+    if not run.store.exists(marker_key(job)):
+        raise RunError(run.uri, f"has no tables of {job}", f"Run: ontogeny {job} {run.uri}")
+    marker = read_marker(run.store, marker_key(job))
+    if marker.end_step != run.steps_done:
+        problem = f"has tables of {job} for {marker.end_step} steps, but {run.steps_done} are done"
+        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+    return marker

@@ -1,0 +1,70 @@
+"""Capture as a run does it: steps observed by ``Observer``, recorded by ``Recorder`` or not at all.
+
+Recording cannot be timed by the step: a segment is written by a thread beside the training of the
+next one. So a block is two segments long. The first is untimed and ends with its commit; while the
+second is trained under the clock, the first is sorted, encoded and stored on the same cores, and
+the block ends with the commit of the second, which copies the weights and waits if the first is not
+stored yet. The timed half thus trains one segment and writes one segment, which is what each
+segment of a long run does. The writer of the second is waited for after the clock has stopped, so
+that it does not compete with the next method.
+"""
+
+from dataclasses import dataclass
+
+from benchmarks.timing import Line, stopwatch
+from benchmarks.workbench import Workbench
+from capture import checkpoint
+from capture.engine import deterministic
+from capture.markers import read_segments
+from capture.outliers import Outliers
+from capture.plan import Turn
+from capture.recorder import Recorder
+from capture.store import Store
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the recorded segments take on the store."""
+
+    bytes_per_row: float
+    """Of an outlier shard, per outlier."""
+    bytes_per_datum: float
+    """Everything, checkpoints included, per datum and step."""
+
+
+def observe(bench: Workbench, turn: Turn) -> tuple[dict[str, object], Outliers]:
+    """A step with shifts, audit, outliers and positions, under the product's own settings."""
+    with deterministic():
+        return bench.observer.step(turn)
+
+
+class Recording:
+    """Steps that are recorded, a commit after every ``segment_steps`` of them."""
+
+    def __init__(self, bench: Workbench, store: Store, segment_steps: int) -> None:
+        self.bench = bench
+        self.store = store
+        self.segment_steps = segment_steps
+        self.recorder = Recorder(store, bench.observer.layout, [])
+
+    def step(self, turn: Turn) -> None:
+        row, outliers = observe(self.bench, turn)
+        self.recorder.add_step(row, outliers, turn.datum_N)
+        if len(self.recorder.open.steps) == self.segment_steps:
+            self.recorder.commit(checkpoint.snapshot(self.bench.model))
+
+    def line(self, name: str, note: str) -> Line:
+        """Blocks of an untimed and a timed segment."""
+        steps = self.segment_steps
+        settle = self.recorder.settle
+        return Line(name, note, stopwatch(self.step), steps, warmup=steps, settle=settle)
+
+    def sizes(self) -> Sizes:
+        markers = read_segments(self.store)
+        files = [file for marker in markers for file in marker.files_of("outliers")]
+        rows = sum(file.rows or 0 for file in files)
+        steps = sum(marker.end_step - marker.first_step for marker in markers)
+        datums = steps * self.bench.plan.config.training.batch
+        return Sizes(
+            sum(file.num_bytes for file in files) / rows, self.recorder.stored_bytes / datums
+        )
