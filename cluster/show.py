@@ -1,7 +1,7 @@
 """Tables and summaries for the terminal."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -15,6 +15,8 @@ from analysis.run import Run
 from capture.markers import total_bytes
 from capture.verify import Finding
 
+OFTEN = 10
+"""A token's share of flips is shown from so many positions on."""
 KINDS = ("outliers", "checkpoints", "steps", "evaluations", "corpus")
 
 
@@ -136,12 +138,12 @@ def attribution(console: Console, found: Attribution, *, rows: int) -> None:
     """The neurons that most outliers fell on, and the tokens that stand out in their data."""
     neurons = found.summary
     named = neurons[neurons["tokens"].map(len) > 0]
-    table = data_table("unit", "neuron", "weights", "outliers", title="What taught the neurons")
+    table = data_table("unit", "neuron", "weights", "outliers")
     table.add_column("tokens that its data has more of than all data, strongest first")
     for neuron in named.head(rows).to_dict("records"):
         cells = [neuron["unit"], str(neuron["neuron"]), str(neuron["parameters"])]
         table.add_row(*cells, f"{neuron['rows']:,}", escape(token_list(neuron["tokens"], 10)))
-    console.print(table)
+    print_table(console, "What taught the neurons", table)
     console.print(
         f"{len(named)} of {len(neurons)} neurons with analysed weights have tokens of their own"
         + (f"; the {rows} with most outliers are shown." if len(named) > rows else ".")
@@ -151,64 +153,61 @@ def attribution(console: Console, found: Attribution, *, rows: int) -> None:
 def ablation(console: Console, found: Ablation, *, rows: int) -> None:
     """How far flips agree with attribution, by neuron and by layer, and one neuron in full."""
     neurons = found.neurons
-    title = "Predictions that flip when a neuron is silenced"
-    table = data_table("unit", "neuron", "flips", "tokens", "notable", title=title)
-    table.add_column("flip, if notable", justify="right")
-    table.add_column("flip, if not", justify="right")
-    table.add_column("times as often", justify="right")
-    for neuron in neurons.head(rows).to_dict("records"):
-        shares = [f"{neuron[name]:.1%}" for name in ("notable_share", "other_share")]
-        counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
-        table.add_row(
-            neuron["unit"], str(neuron["neuron"]), *counts, *shares, times(neuron["ratio"])
-        )
-    console.print(table)
-    agreeing = (neurons["ratio"] > 1).sum()
-    console.print(
-        f"Of {len(neurons)} silenced neurons, {agreeing} flip predictions of the tokens that their "
-        f"data names more often than others."
+    table = data_table(
+        "unit", "neuron", "flips", "tokens", "notable", "they flip", "others", "ratio"
     )
+    for neuron in neurons.head(rows).to_dict("records"):
+        counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
+        shares = [f"{neuron[name]:.2%}" for name in ("notable_share", "other_share")]
+        table.add_row(neuron["unit"], str(neuron["neuron"]), *counts, *shares, times(neuron))
+    print_table(console, "Predictions that flip when a neuron is silenced", table)
+    console.print(
+        "tokens: how many different ones flip; notable: how many of these attribution had named.\n"
+        "they flip, others: share of positions predicting a notable token, or another, that flip."
+    )
+    agree = int((neurons["notable_share"] > neurons["other_share"]).sum())
+    console.print(f"{agree} of {len(neurons)} neurons flip their notable tokens more than others.")
     if len(found.flips):
         clearest_neuron(console, found, rows)
     layers(console, found)
 
 
-def times(ratio: float) -> str:
-    return f"{ratio:.1f} ×" if math.isfinite(ratio) else "–"
+def times(neuron: Mapping[Hashable, float]) -> str:
+    """How many times as often notable tokens flip."""
+    if neuron["notable_share"] > 0 and neuron["other_share"] == 0:
+        return "only they"
+    return f"{neuron['ratio']:.1f}" if math.isfinite(neuron["ratio"]) else "–"
 
 
 def clearest_neuron(console: Console, found: Ablation, rows: int) -> None:
-    """The flip table and some contexts of the neuron with most notable tokens among its flips."""
-    best = found.neurons.sort_values(["notable_flipped", "flips"], ascending=False).iloc[0]
-    mine = [
+    """Flip table and contexts of the neuron whose notable tokens flip most often."""
+    best = found.neurons.sort_values("notable_share", na_position="first").iloc[-1]
+    flips, contexts = (
         table[(table["unit"] == best["unit"]) & (table["neuron"] == best["neuron"])]
         for table in (found.flips, found.contexts)
-    ]
-    flips, contexts = mine
+    )
+    often = flips[flips["count"] >= OFTEN] if (flips["count"] >= OFTEN).any() else flips
+    table = data_table("token", "proportion", "count", "notable")
+    for flip in often.head(rows).to_dict("records"):
+        proportion, notable = f"{flip['proportion']:.3f}", "yes" if flip["notable"] else ""
+        table.add_row(escape(flip["token"]), proportion, f"{flip['count']:,}", notable)
     title = f"{best['unit']}, neuron {best['neuron']}: the tokens that flip most often"
-    table = data_table("token", "proportion", "count", "notable", title=title)
-    for flip in flips[flips["count"] > 1].head(rows).to_dict("records"):
-        notable = "yes" if flip["notable"] else ""
-        table.add_row(
-            escape(flip["token"]), f"{flip['proportion']:.3f}", f"{flip['count']:,}", notable
-        )
-    console.print(table)
-    notable = flips.loc[flips["notable"], "token"]
-    shown = contexts[contexts["token"].isin(notable)].groupby("token", sort=False).head(1).head(3)
+    print_table(console, title, table)
+    tokens = often.loc[often["notable"], "token"].head(3)
+    shown = contexts[contexts["token"].isin(tokens)].drop_duplicates("token")
     if len(shown):
-        console.print("(before after) stand where the next token is predicted:")
+        console.print("In context, (before after) where the next token is predicted:")
     for context in shown["context"]:
         console.print(f"  {context}", markup=False)
 
 
 def layers(console: Console, found: Ablation) -> None:
     """The study's layer table."""
-    title = "By unit, mean over its silenced neurons"
-    table = data_table("unit", "neurons", "flipped tokens", "of them notable", title=title)
+    table = data_table("unit", "neurons", "flipped tokens", "of them notable")
     for layer in found.layers.to_dict("records"):
         share = f"{layer['notable_share']:.3f}"
         table.add_row(layer["unit"], str(layer["neurons"]), f"{layer['flipped_tokens']:.1f}", share)
-    console.print(table)
+    print_table(console, "By unit, mean over its silenced neurons", table)
 
 
 def token_list(tokens: Iterable[str], most: int) -> str:
@@ -223,9 +222,14 @@ def next_commands(console: Console, uri: str, names: Sequence[str]) -> None:
         console.print(f"  ontogeny {name} {escape(uri)}")
 
 
-def data_table(first: str, *others: str, title: str | None = None) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
-    table.add_column(first)
+def data_table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    console.print(f"\n[bold]{escape(title)}[/]")
+    console.print(table)
