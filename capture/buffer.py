@@ -17,7 +17,7 @@ from torch import Tensor
 from capture.factors import Factors
 from capture.gradients import Layout, write_shifts
 
-GROUP_SIZE = 32
+GROUP_SIZE = 24
 BUFFER_BYTES = 256 * 2**20
 """A batch whose dense shifts need more than this goes through in pieces."""
 
@@ -26,7 +26,8 @@ class ShiftBuffer:
     """Memory for the dense shifts of some datums, unit after unit, used again at every step."""
 
     def __init__(self, layout: Layout, batch: int, device: torch.device) -> None:
-        groups = [-(-size // GROUP_SIZE) for size in layout.sizes]
+        # An odd number of groups deals the entries of one row or column to different groups.
+        groups = [-(-size // GROUP_SIZE) | 1 for size in layout.sizes]
         per_datum = GROUP_SIZE * sum(groups)
         self.layout = layout
         self.datums = max(1, min(batch, BUFFER_BYTES // (4 * per_datum)))

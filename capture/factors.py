@@ -91,17 +91,17 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        captured = [
-            self.names[id(arg)] for arg in (*args, *kwargs.values()) if id(arg) in self.names
-        ]
-        if captured and isinstance(out, Tensor) and out.requires_grad:
-            self.record(func, captured, args, kwargs, out)
+        names = self.names
+        for arg in (*args, *kwargs.values()) if kwargs else args:
+            if id(arg) in names and isinstance(out, Tensor) and out.requires_grad:
+                self.record(func, names[id(arg)], args, kwargs, out)
+                break
         return out
 
     def record(
         self,
         func: Callable[..., Any],
-        captured: list[str],
+        captured: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         out: Tensor,
@@ -111,7 +111,7 @@ class Tape(TorchFunctionMode):
         elif func is F.layer_norm:
             roles, a = self.layer_norm(*args, **kwargs)
         else:
-            raise unsupported(captured[0], getattr(func, "__name__", str(func)))
+            raise unsupported(captured, getattr(func, "__name__", str(func)))
         if id(a) in self.names:
             raise unsupported(self.names[id(a)], f"the input of {func.__name__}")
         use = Use(roles, a.detach(), out.shape)

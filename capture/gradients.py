@@ -61,8 +61,10 @@ def write_shifts(uses: list[Factor], scale: float, out_NS: Tensor) -> None:
             out_NOI.baddbmm_(delta_NTO.transpose(1, 2), a_NTI, beta=min(place, 1), alpha=scale)
         else:
             product_NTO = delta_NTO if a_NTI is None else delta_NTO * a_NTI
-            share_NS = product_NTO.sum(1).mul_(scale)
-            out_NS.copy_(out_NS + share_NS if place else share_NS)
+            share_NS = out_NS.clone() if place else out_NS
+            torch.sum(product_NTO, 1, out=share_NS).mul_(scale)
+            if place:
+                out_NS += share_NS
 
 
 def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
