@@ -28,7 +28,8 @@ def capture(arguments: argparse.Namespace, console: Console) -> int:
     config = read_config(arguments.config, arguments.overrides)
     record(config, arguments, console, resume=arguments.resume, overwrite=arguments.overwrite)
     if not arguments.quiet:
-        show.next_commands(console, config.run.uri, ["attribute", "info", "verify"])
+        uri = shlex.quote(config.run.uri)
+        show.next_commands(console, [f"{name} {uri}" for name in ("attribute", "info", "verify")])
     return DONE
 
 
@@ -58,7 +59,9 @@ def demo(arguments: argparse.Namespace, console: Console) -> int:
     say("\n[bold]3. Ask the model: does silencing these neurons agree?[/]")
     ablate_run(run, AblationConfig(max_neurons=30, max_datums=1000), arguments, console, rows=8)
     if not arguments.quiet:
-        show.next_commands(console, run.uri, ["info", "verify", "attribute"])
+        uri = shlex.quote(run.uri)
+        own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"
+        show.next_commands(console, [f"info {uri}", f"verify {uri}", own])
     return DONE
 
 
@@ -122,5 +125,5 @@ def way_on(arguments: argparse.Namespace) -> str:
     """How to go on after Ctrl-C."""
     if arguments.command is not capture:
         return "run the command again."
-    again = ["ontogeny", "capture", arguments.config, *arguments.overrides, "--resume"]
-    return f"go on with: {shlex.join(again)}"
+    again = ["capture", arguments.config, *arguments.overrides, "--resume"]
+    return f"go on with: {show.program()} {shlex.join(again)}"

@@ -1,7 +1,11 @@
 """Tables and summaries for the terminal."""
 
 import math
+import shutil
+import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from os.path import relpath
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -216,10 +220,17 @@ def token_list(tokens: Iterable[str], most: int) -> str:
     return " ".join(names[:most]) + (f"  (+{len(names) - most})" if len(names) > most else "")
 
 
-def next_commands(console: Console, uri: str, names: Sequence[str]) -> None:
+def next_commands(console: Console, commands: Sequence[str]) -> None:
+    """What to try now, as it can be typed here."""
     console.print("\nNext:")
-    for name in names:
-        console.print(f"  ontogeny {name} {escape(uri)}")
+    for command in commands:
+        console.print(f"  {program()} {command}", markup=False, soft_wrap=True)
+
+
+def program() -> str:
+    """``ontogeny``, or its path where it is not on the PATH."""
+    name = "ontogeny"
+    return name if shutil.which(name) or Path(sys.argv[0]).name != name else relpath(sys.argv[0])
 
 
 def data_table(first: str, *others: str) -> Table:
