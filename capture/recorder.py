@@ -7,7 +7,6 @@ is being written while the next one fills; if the store is slower than training,
 Shapes: M outlier.
 """
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -48,8 +47,6 @@ class Recorder:
         """Outlier rows recorded so far, stored or about to be."""
         self.stored_bytes = total_bytes(done)
         """Bytes of committed segments."""
-        self.waited_seconds = 0.0
-        """How long training has waited for the store."""
         self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
         self.pending: Future[int] | None = None
 
@@ -84,10 +81,8 @@ class Recorder:
     def settle(self) -> None:
         """Wait until all that was committed is stored; raises what the writer raised."""
         if self.pending is not None:
-            start = time.monotonic()
             pending, self.pending = self.pending, None
             self.stored_bytes += pending.result()
-            self.waited_seconds += time.monotonic() - start
 
     def close(self) -> None:
         """Finish writing what was committed; an open segment is left out."""

@@ -49,10 +49,6 @@ class Store:
     def exists(self, key: str) -> bool:
         return self.filesystem.isfile(self.path(key))
 
-    def size(self, key: str) -> int:
-        """Bytes behind a key; raises ``FileNotFoundError``."""
-        return self.filesystem.size(self.path(key))
-
     def keys(self, prefix: str = "") -> list[str]:
         """All keys, or those under a folder, in ascending order; unfinished writes are not keys."""
         base = self.path(prefix) if prefix else self.root

@@ -32,10 +32,10 @@ def store(request, tmp_path) -> Store:
 
 @given(data=st.binary(max_size=1000), again=st.binary(max_size=100))
 def test_a_key_holds_what_was_put_last(data, again):
-    for store in (Store("memory://law"),):
-        store.put("a/b.bin", data)
-        store.put("a/b.bin", again)
-        assert store.get("a/b.bin") == again
+    store = Store("memory://law")
+    store.put("a/b.bin", data)
+    store.put("a/b.bin", again)
+    assert store.get("a/b.bin") == again
 
 
 def test_a_store_lists_reads_and_deletes_its_keys(store):
@@ -45,7 +45,6 @@ def test_a_store_lists_reads_and_deletes_its_keys(store):
     assert store.keys() == ["a", "b/1", "b/2", "b/c/3"]
     assert store.keys("b") == ["b/1", "b/2", "b/c/3"]
     assert store.keys("absent") == []
-    assert store.size("b/c/3") == 5
     with store.open("b/c/3") as file:
         file.seek(2)
         assert file.read(2) == b"c/"
@@ -60,7 +59,7 @@ def test_a_store_lists_reads_and_deletes_its_keys(store):
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/x", "", "a\\..\\x", "a\0b"])
 def test_a_key_cannot_point_outside_its_run(store, key):
-    for verb in (store.get, store.open, store.exists, store.delete, store.size):
+    for verb in (store.get, store.open, store.exists, store.delete):
         with pytest.raises(StoreError, match="is not a key of a run"):
             verb(key)
     with pytest.raises(StoreError, match="is not a key of a run"):
