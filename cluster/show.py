@@ -140,8 +140,10 @@ def findings(console: Console, found: Sequence[Finding], checked: str) -> None:
 
 def attribution(console: Console, found: Attribution, *, rows: int) -> None:
     """The neurons that most outliers fell on, and the tokens that stand out in their data."""
-    neurons = found.summary
-    named = neurons[neurons["tokens"].map(len) > 0]
+    more = found.neurons[found.neurons["relative_frequency"] > 1]
+    tokens = more.groupby(["unit", "neuron"])["token"].agg(list)
+    neurons = found.summary.drop(columns="tokens")
+    named = neurons.merge(tokens.rename("tokens").reset_index(), on=["unit", "neuron"])
     table = data_table("unit", "neuron", "weights", "outliers")
     table.add_column("tokens that its data has more of than all data, strongest first")
     for neuron in named.head(rows).to_dict("records"):
@@ -149,7 +151,7 @@ def attribution(console: Console, found: Attribution, *, rows: int) -> None:
         table.add_row(*cells, f"{neuron['rows']:,}", escape(token_list(neuron["tokens"], 10)))
     print_table(console, "What taught the neurons", table)
     console.print(
-        f"{len(named)} of {len(neurons)} neurons with analysed weights have tokens of their own"
+        f"{len(named)} of {len(neurons)} neurons with analysed weights have such tokens"
         + (f"; the {rows} with most outliers are shown." if len(named) > rows else ".")
     )
 
