@@ -14,8 +14,8 @@ from rich.console import Console
 from analysis.attribution import AttributionConfig, attribute
 from analysis.run import open_run
 from capture.training import Evaluation, Progress
-from cluster import show
 from cluster.cli import main
+from cluster.commands import attribute as attribute_command
 from cluster.local import run_job
 from cluster.progress import Lines, capture_report, clock, short
 from tiny import contents, make_run, tiny_config
@@ -144,7 +144,7 @@ def test_stopping_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cluster.commands.capture_run", stopped)
+    monkeypatch.setattr("cluster.commands.capture.capture_run", stopped)
     assert main(["capture", "demo", f"run.uri={tmp_path}/run", "--quiet"]) == 130
     error = capsys.readouterr().err.replace("\n", " ")
     assert f"ontogeny capture demo run.uri={tmp_path}/run --resume" in error
@@ -203,7 +203,7 @@ def test_attribution_shows_only_tokens_that_a_neuron_s_data_has_more_of(run):
     config = AttributionConfig(min_count=1, most_counted=50)
     found = attribute(open_run(str(run)), run_job, config)
     text = io.StringIO()
-    show.attribution(Console(file=text, width=300), found, rows=1)
+    attribute_command.show(Console(file=text, width=300), found, rows=1)
     first, named = found.summary.iloc[0], found.neurons
     mine = named[(named["unit"] == first["unit"]) & (named["neuron"] == first["neuron"])]
     more = int((mine["relative_frequency"] > 1).sum())

@@ -1,0 +1,26 @@
+"""Arguments that several commands share."""
+
+import argparse
+
+
+def add_command(inner, name: str, command, summary: str, text: str = "") -> argparse.ArgumentParser:
+    made = inner.add_parser(
+        name,
+        help=summary,
+        description=f"{summary}\n\n{text}".strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(command=command)
+    return made
+
+
+def add_run(made: argparse.ArgumentParser) -> None:
+    made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
+
+
+def add_overrides(made: argparse.ArgumentParser) -> None:
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+
+
+def add_quiet(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--quiet", action="store_true", help="print errors only")

@@ -1,0 +1,46 @@
+"""``ontogeny demo``: the whole way once, in minutes."""
+
+import argparse
+import shlex
+
+from rich.console import Console
+
+from analysis.ablation import AblationConfig
+from analysis.attribution import AttributionConfig
+from analysis.run import open_run
+from capture.config import read_config
+from cluster.arguments import add_command, add_overrides, add_quiet
+from cluster.commands.ablate import ablate
+from cluster.commands.attribute import attribute
+from cluster.commands.capture import record
+from cluster.terminal import next_commands
+
+
+def add(inner) -> None:
+    text = """\
+Trains the study's model on the reference text inside Python's own pydoc, records what each
+datum did to each weight, names the tokens that taught some neurons, and silences those neurons
+to see whether predictions of these tokens change. No network, no data, no GPU; some minutes.
+An earlier demo at the same place is replaced."""
+    made = add_command(inner, "demo", run, "The whole way once, in minutes.", text)
+    add_overrides(made)
+    add_quiet(made)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    config = read_config("demo", arguments.overrides)
+    quiet = arguments.quiet
+    say = console.print if not quiet else lambda text: None
+    say(f"[bold]1. Train, and record what each datum did[/] → {config.run.uri}")
+    record(config, console, quiet=quiet, overwrite=True)
+    found = open_run(config.run.uri)
+    say("\n[bold]2. Ask the record: which tokens taught which neurons?[/]")
+    attribute(found, AttributionConfig(), console, rows=8, quiet=quiet)
+    say("\n[bold]3. Ask the model: does silencing these neurons agree?[/]")
+    ablation = AblationConfig(max_neurons=30, max_datums=1000)
+    ablate(found, ablation, console, rows=8, quiet=quiet)
+    if not quiet:
+        uri = shlex.quote(found.uri)
+        own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"
+        next_commands(console, [f"info {uri}", f"verify {uri}", own])
+    return 0
