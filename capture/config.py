@@ -23,6 +23,7 @@ from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
+from capture.tally import TallyConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class CaptureConfig:
     segment_steps: int = 100
     """Steps per segment: the unit of writing and resuming, with a checkpoint at each end."""
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
+    tally: TallyConfig = field(default_factory=TallyConfig)
 
     def __post_init__(self) -> None:
         if not self.units:

@@ -26,7 +26,7 @@ class File:
 
     key: str
     kind: str
-    """outliers, steps, evaluations, checkpoints, corpus or config."""
+    """outliers, tallies, steps, evaluations, checkpoints, corpus or config."""
     rows: int | None
     """Rows of a table, None for other files."""
     num_bytes: int

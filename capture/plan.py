@@ -22,6 +22,9 @@ class Turn:
     datum_N: np.ndarray
     ends_epoch: bool
     ends_segment: bool
+    window: int
+    """Of training, for tallies."""
+    ends_window: bool
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Plan:
     def num_steps(self) -> int:
         return self.config.training.epochs * self.steps_per_epoch
 
+    @property
+    def window_steps(self) -> int:
+        """Steps per window of training, for tallies."""
+        return self.config.capture.tally.window_steps or self.steps_per_epoch
+
     def turns(self, first_step: int) -> Iterator[Turn]:
         """The steps from ``first_step`` to the end of the run."""
         for epoch in range(first_step // self.steps_per_epoch, self.config.training.epochs):
@@ -50,8 +58,19 @@ class Plan:
     def turn(self, epoch: int, batch: int, datum_N: np.ndarray) -> Turn:
         done = epoch * self.steps_per_epoch + batch + 1
         ends_epoch = batch == self.steps_per_epoch - 1
-        ends_segment = done % self.config.capture.segment_steps == 0 or done == self.num_steps
-        return Turn(done - 1, epoch, batch, datum_N, ends_epoch, ends_segment)
+        ends_run = done == self.num_steps
+        ends_segment = ends_run or done % self.config.capture.segment_steps == 0
+        window, ends_window = (done - 1) // self.window_steps, done % self.window_steps == 0
+        return Turn(
+            done - 1,
+            epoch,
+            batch,
+            datum_N,
+            ends_epoch=ends_epoch,
+            ends_segment=ends_segment,
+            window=window,
+            ends_window=ends_window or ends_run,
+        )
 
     def batches(self, epoch: int) -> np.ndarray:
         """Datum ids by batch and slot."""

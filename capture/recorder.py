@@ -20,6 +20,8 @@ from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.outliers import Outliers
 from capture.schema import EVALUATIONS, OUTLIERS, STEPS
 from capture.store import Store
+from capture.tally import Sums
+from capture.tally_tables import encoded
 
 WORKER = "w00"
 
@@ -32,6 +34,8 @@ class OpenSegment:
     steps: list[dict[str, object]] = field(default_factory=list)
     evaluations: list[dict[str, object]] = field(default_factory=list)
     outliers: list[dict[str, np.ndarray]] = field(default_factory=list)
+    tallies: list[tuple[int, Sums]] = field(default_factory=list)
+    """Windows of training that ended within the segment."""
 
 
 class Recorder:
@@ -68,6 +72,10 @@ class Recorder:
 
     def add_evaluation(self, row: dict[str, object]) -> None:
         self.open.evaluations.append(row)
+
+    def add_tallies(self, window: int, sums: Sums) -> None:
+        """Record the tallies of a window of training that has ended."""
+        self.open.tallies.append((window, sums))
 
     def commit(self, weights: dict[str, Tensor]) -> None:
         """Close the open segment and start writing it; waits for the one before."""
@@ -108,6 +116,7 @@ def write_segment(
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
+    files += put_tallies(store, done.tallies)
     write_marker(store, segment_key(segment), Marker(done.first_step, end_step, tuple(files)))
     return sum(file.num_bytes for file in files)
 
@@ -116,6 +125,15 @@ def put_table(store: Store, key: str, kind: str, rows: pa.Table) -> File:
     data = shards.encode(rows)
     store.put(key, data)
     return File.of(key, kind, data, rows.num_rows)
+
+
+def put_tallies(store: Store, tallies: list[tuple[int, Sums]]) -> list[File]:
+    files = []
+    for window, sums in tallies:
+        for key, rows, data in encoded(sums, window):
+            store.put(key, data)
+            files.append(File.of(key, "tallies", data, rows))
+    return files
 
 
 def put_bytes(store: Store, key: str, kind: str, data: bytes) -> File:

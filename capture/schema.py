@@ -61,3 +61,19 @@ DATUMS = pa.schema(
         pa.field("text", pa.string()),  # tokens joined by spaces
     ]
 )
+
+
+def tally_schema(num_neurons: int) -> pa.Schema:
+    """Tallies of one unit by one kind of token in one window: a row a token, ascending."""
+    numbers = range(num_neurons)
+    return pa.schema(
+        [
+            pa.field("window", pa.int32()),  # of training, from 0; the same in all rows
+            pa.field("token_id", pa.int32()),
+            pa.field("count", pa.int64()),  # positions of the token in the window
+            # way that each neuron's weights were moved at these positions, in units of the weight
+            *(pa.field(f"mass_{n}", pa.float32()) for n in numbers),
+            # first-order increase of their loss, summed, if the neuron were removed, nats
+            *(pa.field(f"use_{n}", pa.float32()) for n in numbers),
+        ]
+    )

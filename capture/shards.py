@@ -14,15 +14,21 @@ ROWS_PER_GROUP = 32_768
 VERSION_KEY = b"ontogeny.schema_version"
 
 
-def encode(table: pa.Table) -> memoryview:
-    """The table as the bytes of a Parquet file; equal tables give equal bytes."""
+def encode(
+    table: pa.Table, *, rows_per_group: int | None = None, statistics: list[str] | bool = True
+) -> memoryview:
+    """The table as the bytes of a Parquet file; equal tables give equal bytes.
+
+    ``statistics``: the columns whose least and greatest value each row group tells.
+    """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     sink = pa.BufferOutputStream()
     flat = [field for field in table.schema if not pa.types.is_nested(field.type)]
     parquet.write_table(
         table,
         sink,
-        row_group_size=ROWS_PER_GROUP,
+        row_group_size=rows_per_group or ROWS_PER_GROUP,
+        write_statistics=statistics,
         compression="zstd",
         compression_level=1,
         use_dictionary=[field.name for field in flat if pa.types.is_dictionary(field.type)],

@@ -6,6 +6,7 @@ leaves the same bytes as one that was not.
 Shapes: N datum, T position, P captured parameter.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from capture.config import Config
 from capture.corpus import Datums, load_corpus
 from capture.engine import Engine, Step, choose_device, deterministic, evaluate
 from capture.errors import AuditError, ConfigError
-from capture.factors import Tape, choose_units
+from capture.factors import Factors, Tape, choose_units
 from capture.gradients import Layout, sum_shifts
 from capture.markers import read_segments
 from capture.model import fresh_model
@@ -28,6 +29,7 @@ from capture.plan import Plan, Turn
 from capture.recorder import Recorder
 from capture.start import begin, check_corpus, clear, may_begin
 from capture.store import Store
+from capture.tally import Tally, tallied_units
 from capture.update import relative_error, rounding_error
 
 
@@ -58,7 +60,16 @@ class Evaluation:
     tokens: int
 
 
-Report = Callable[[Progress | Evaluation], None]
+@dataclass(frozen=True)
+class Retracing:
+    """Where a resumed capture stands that takes steps again for the open window's tallies."""
+
+    steps_done: int
+    num_steps: int
+
+
+Event = Progress | Evaluation | Retracing
+Report = Callable[[Event], None]
 
 
 def capture_run(
@@ -115,14 +126,17 @@ def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
     """All steps that no marker vouches for yet."""
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
-    if done:
-        checkpoint.restore(engine.model, checkpoint.read_checkpoint(store, first_step))
     observer = Observer(plan, engine)
+    if done:
+        observer.retrace(store, [0, *(marker.end_step for marker in done)], report)
+        checkpoint.restore(engine.model, checkpoint.read_checkpoint(store, first_step))
     recorder = Recorder(store, observer.layout, done)
     try:
         for turn in plan.turns(first_step):
             row, outliers = observer.step(turn)
             recorder.add_step(row, outliers, turn.datum_N)
+            if observer.tally and turn.ends_window:
+                recorder.add_tallies(turn.window, observer.tally.drain())
             if turn.ends_epoch:
                 for evaluation in evaluations(plan, engine, turn):
                     recorder.add_evaluation(vars(evaluation))
@@ -145,16 +159,15 @@ class Observer:
         self.layout = Layout.of(engine.units)
         self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
+        vocabulary = len(plan.corpus.vocabulary.tokens)
+        widths = tallied_units(engine.units, plan.config.capture.tally)
+        self.tally = Tally(widths, vocabulary, engine.device) if widths else None
 
     def step(self, turn: Turn) -> tuple[dict[str, object], Outliers]:
-        """One update: its row of ``steps`` and its outliers."""
-        datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
+        """One update: its row of ``steps`` and its outliers; adds to the tallies."""
         before_P = self.layout.flatten(self.engine.units)
-        step = self.engine.step(
-            self.token_NT[datum_N], self.target_NT[datum_N], step=turn.step, epoch=turn.epoch
-        )
+        step, recorded = self.update(turn)
         after_P = self.layout.flatten(self.engine.units)
-        recorded = step.last.factors if step.last else step.factors
         outliers, total_P = find_outliers(
             self.buffer, recorded, step.scale, self.plan.config.capture.outliers
         )
@@ -171,6 +184,36 @@ class Observer:
             "datums": turn.datum_N,
         }
         return row, outliers
+
+    def update(self, turn: Turn) -> tuple[Step, Factors]:
+        """The step itself, and the factors of the loss whose shifts are recorded; tallied."""
+        datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
+        token_NT, target_NT = self.token_NT[datum_N], self.target_NT[datum_N]
+        widths = self.tally.widths if self.tally else ()
+        weights = {name: self.engine.units[name].detach().clone() for name in widths}
+        step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
+        recorded = step.last.factors if step.last else step.factors
+        if self.tally:
+            self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
+        return step, recorded
+
+    def retrace(self, store: Store, kept: list[int], report: Report) -> None:
+        """Take the steps of the open window again, from a checkpoint (after ``kept`` steps).
+
+        Its tallies are kept nowhere until it ends: steps are cheap and follow from their
+        checkpoint, and a window's sums are large. So they become what they would have been.
+        """
+        done = kept[-1]
+        opened = done - done % self.plan.window_steps
+        if not self.tally or opened == done or done == self.plan.num_steps:
+            return
+        first_step = max(step for step in kept if step <= opened)
+        checkpoint.restore(self.engine.model, checkpoint.read_checkpoint(store, first_step))
+        for turn in itertools.islice(self.plan.turns(first_step), done - first_step):
+            if turn.step == opened:
+                self.tally.clear()
+            self.update(turn)
+            report(Retracing(turn.step + 1 - first_step, done - first_step))
 
     def audit(
         self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from capture.training import Evaluation
+from capture.training import Evaluation, Event, Retracing
 from capture.training import Progress as Standing
 
 SECONDS_BETWEEN_LINES = 10.0
-Report = Callable[[Standing | Evaluation], None]
+Report = Callable[[Event], None]
 
 
 @contextmanager
@@ -94,9 +94,13 @@ class Bar:
         self.pace = Pace()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
-    def __call__(self, event: Standing | Evaluation) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, Evaluation):
             self.bar.console.print(evaluation_line(event))
+            return
+        if isinstance(event, Retracing):
+            if event.steps_done == 1:
+                self.bar.console.print(retracing_line(event))
             return
         self.bar.update(
             self.task,
@@ -117,9 +121,12 @@ class Lines:
         self.pace = Pace()
         self.last = -SECONDS_BETWEEN_LINES
 
-    def __call__(self, event: Standing | Evaluation) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, Evaluation):
             self.console.print(evaluation_line(event), highlight=False)
+        elif isinstance(event, Retracing):
+            if event.steps_done == 1:
+                self.console.print(retracing_line(event), highlight=False)
         elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES or finished(event):
             self.console.print(self.line(event), highlight=False)
             self.last = time.monotonic()
@@ -142,6 +149,10 @@ def evaluation_line(event: Evaluation) -> str:
         f"epoch {event.epoch + 1}: {event.split} loss {event.loss:.3f}, "
         f"perplexity {event.perplexity:.1f}"
     )
+
+
+def retracing_line(event: Retracing) -> str:
+    return f"taking {event.num_steps} steps again, for the tallies of the open window"
 
 
 def short(number: float) -> str:

@@ -1,0 +1,66 @@
+"""Tallies as Parquet: one table a unit, kind of token and window; one column a neuron.
+
+A neuron is two columns of a table and a token one row, so either is read without the rest. The
+folders are named so that pandas, DuckDB and Arrow read ``unit`` and ``by`` from the path::
+
+    pandas.read_parquet(
+        "RUN/tallies",
+        columns=["token_id", "window", "use_96"],
+        filters=[("unit", "==", "layers.2.linear2.weight"), ("by", "==", "target")],
+    )
+
+Shapes: V vocabulary, I neuron, R token that occurs.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from capture import shards
+from capture.schema import tally_schema
+from capture.tally import BYS, By, Sums
+
+TOKENS_PER_GROUP = 2048
+SIGNIFICANT_BITS = 7
+"""Of what is stored; sums are kept in float32 and put off by at most 2^-SIGNIFICANT_BITS, 0.8 %."""
+
+
+def key_of(unit: str, by: By, window: int) -> str:
+    return f"tallies/unit={unit}/by={by}/window-{window:04d}.parquet"
+
+
+def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:
+    """Key, rows and bytes of every table of a window."""
+    for by in BYS:
+        for unit in sums.widths:
+            rows = tally_table(sums, by, unit, window)
+            data = shards.encode(
+                rows, rows_per_group=TOKENS_PER_GROUP, statistics=["window", "token_id", "count"]
+            )
+            yield key_of(unit, by, window), rows.num_rows, data
+
+
+def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
+    """A row for every token that occurs in the window, in order."""
+    token_R = sums.count_V[by].nonzero().squeeze(1)
+    mass_RI, use_RI = (rounded(values[token_R]) for values in sums.of(by, unit))
+    columns = [
+        np.full(len(token_R), window),
+        token_R.numpy(),
+        sums.count_V[by][token_R].numpy(),
+        *np.ascontiguousarray(mass_RI.T),
+        *np.ascontiguousarray(use_RI.T),
+    ]
+    schema = tally_schema(sums.widths[unit])
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def rounded(values: Tensor) -> np.ndarray:
+    """To the nearest float32 of ``SIGNIFICANT_BITS`` bits, ties to even: a third of the bytes."""
+    bits = values.numpy().view(np.uint32)
+    dropped = 24 - SIGNIFICANT_BITS
+    half = (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
+    return ((bits + half) >> dropped << dropped).view(np.float32)
