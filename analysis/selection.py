@@ -1,0 +1,344 @@
+"""Which tokens stand out in the evidence of a group? Five answers, of which one has error rates.
+
+A group (a neuron, a parameter, a head, …) has evidence: a weight for every token, such as the
+number of its outlier rows at which the token was the target. A background says how that weight
+would be spread if the group were like any other. With w_v the weight of token v, W = Σ w_v and π_v
+its share of the background, *expected* is W·π_v and the *relative frequency* w_v / (W·π_v).
+
+- **study**: the published heuristic (``analysis.tokens.notable_tokens``). Of the tokens counted
+  ``min_count`` times, the ``most_frequent`` of highest relative frequency; of these the
+  ``most_counted`` of highest count. Its score is the count.
+- **product**: (1 + log count) · (1 + log relative frequency).
+- **mahalanobis**: the Mahalanobis distance of (count, relative frequency) from their mean over the
+  tokens of the group's sample, with their covariance: a bivariate z-score.
+- **kl**: how much of the Kullback-Leibler divergence of the sample from the background goes away
+  when the token is taken out of both and both are renormalised, in nats.
+- **odds**: the log-odds ratio of the token against the background, in nats, shrunken by an
+  informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, "Fightin' Words", equations 16 to 20,
+  the background known): with α_v = ``prior`` · π_v and n = Σ counts
+
+      δ_v = log((c_v + α_v) / (n + prior - c_v - α_v)) - log(π_v / (1 - π_v))
+      σ_v² = 1 / (c_v + α_v) + 1 / (n + prior - c_v - α_v)
+
+  The score is δ_v - z·σ_v, its lower bound at ``confidence``: a ratio that rests on few
+  observations is not taken at its word. p is the probability of c_v or more among n draws from the
+  background (exact binomial tail: G² and z promise too much for rare tokens, and agree for frequent
+  ones); q is Benjamini-Hochberg's over all tokens of the group.
+
+The study tried the second to fourth and let them go; its text names them without formulas, so these
+are our reading. All but *study* keep to tokens that the sample has more of than the background.
+
+Shapes: G group, V token of the vocabulary, M chosen (group, token).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.multiple_testing import benjamini_hochberg
+from capture.errors import ConfigError
+
+Method = Literal["odds", "study", "product", "mahalanobis", "kl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+CELLS_AT_ONCE = 2**21
+"""Groups × tokens worked on at once: about ten arrays of float64 of this size exist together."""
+ROUNDING = 1e-12
+"""A difference of sums this much smaller than the sum is rounding, not evidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """What it takes to be chosen. The first three are the study's, for its method alone."""
+
+    min_count: int = 20
+    """study: a token is counted at least this often."""
+    most_frequent: int = 200
+    """study: of such tokens, so many with the highest relative frequency are considered."""
+    most_counted: int = 5
+    """study: of these, so many with the highest count are chosen."""
+    most: int = 10
+    """All others: so many tokens a group, those of highest score."""
+    min_observations: float = 5.0
+    """All others: a token has at least this count; fewer may be one datum's."""
+    max_q: float = 0.05
+    """odds: the share of the chosen tokens that may be there by chance."""
+    prior: float = 100.0
+    """odds: observations' worth of belief that a group is like its background."""
+    confidence: float = 0.95
+    """odds: of the lower bound that is the score; 0.5 makes it the estimate itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_count", "most_frequent", "most_counted", "most"):
+            require(name, getattr(self, name) >= 1, self, "must be at least 1")
+        require("min_observations", self.min_observations >= 0, self, "must be at least 0")
+        require("max_q", 0 < self.max_q <= 1, self, "must be above 0 and at most 1")
+        require("prior", 0 < self.prior < np.inf, self, "must be above 0 and finite")
+        require("confidence", 0.5 <= self.confidence < 1, self, "must be from 0.5 to below 1")
+
+
+def require(name: str, holds: bool, config: SelectionConfig, wanted: str) -> None:
+    if not holds:
+        raise ConfigError(f"selection.{name}", f"got {getattr(config, name)}, {wanted}")
+
+
+def choose(
+    method: Method,
+    sample_GV: np.ndarray,
+    background: np.ndarray,
+    config: SelectionConfig,
+    effective_G: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """The tokens that stand out in each group: one row each, by group, then rank from 0.
+
+    ``sample_GV`` are weights ≥ 0, ``background`` [V] or [G, V] weights ≥ 0 on any scale.
+    ``effective_G`` says to how many independent observations the weights of a group amount (Kish:
+    (Σ w)² / Σ w² over its observations); None: the weights are counts. What is not independent
+    (rows of one datum, say) should be one observation, or p promises too much.
+
+    Columns: group, token_id, rank; score, p, q (NaN where the method has none); count (the weight
+    on the scale of independent observations), weight, expected (weight), relative_frequency. Where
+    the background lacks a token, it is taken to have half as much of it as of its rarest. A group
+    without sample or without background has no rows.
+    """
+    assert method in METHODS, method
+    assert sample_GV.shape[-background.ndim :] == background.shape
+    at_once = max(1, CELLS_AT_ONCE // max(1, sample_GV.shape[1]))
+    pieces = [
+        choose_some(
+            method,
+            sample_GV[start : start + at_once],
+            background[None] if background.ndim == 1 else background[start : start + at_once],
+            config,
+            None if effective_G is None else effective_G[start : start + at_once],
+        ).assign(group=lambda found, start=start: found["group"] + start)
+        for start in range(0, max(1, len(sample_GV)), at_once)
+    ]
+    return pd.concat(pieces, ignore_index=True)
+
+
+def others(sample_GV: np.ndarray) -> np.ndarray:
+    """The sum over all other groups, for each: "the same unit's other neurons" as background."""
+    total_V = sample_GV.sum(0)
+    rest_GV = total_V - sample_GV
+    rest_GV[rest_GV <= ROUNDING * total_V] = 0
+    return rest_GV
+
+
+def choose_some(
+    method: Method,
+    sample_GV: np.ndarray,
+    background_GV: np.ndarray,
+    config: SelectionConfig,
+    effective_G: np.ndarray | None,
+) -> pd.DataFrame:
+    """``choose`` for as many groups as fit into memory at once."""
+    evidence = compare(sample_GV, background_GV, effective_G)
+    p_GV = q_GV = np.broadcast_to(np.nan, sample_GV.shape)
+    if method == "study":
+        chosen = study_tokens(evidence, config)
+        return tabulate(chosen, evidence, evidence.count_GV, p_GV, q_GV)
+    allowed_GV = evidence.more_GV & (evidence.count_GV >= config.min_observations)
+    with np.errstate(divide="ignore", invalid="ignore"):  # in cells that are not allowed
+        match method:
+            case "product":
+                score_GV = log_product(evidence)
+            case "mahalanobis":
+                score_GV = mahalanobis(evidence)
+            case "kl":
+                score_GV = divergence_change(evidence)
+            case "odds":
+                score_GV = log_odds(evidence, config)
+                p_GV = binomial_tail(evidence)
+                q_GV = false_shares(p_GV, evidence.num_tokens_G, config.max_q)
+                allowed_GV &= q_GV <= config.max_q
+    chosen = best(allowed_GV, config.most, -score_GV)
+    return tabulate(chosen, evidence, score_GV, p_GV, q_GV)
+
+
+# --- sample and background ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Samples beside what the background would give. All [G, V] but that share may be [1, V]."""
+
+    weight_GV: np.ndarray
+    count_GV: np.ndarray
+    """The weight on the scale of independent observations."""
+    share_GV: np.ndarray
+    """Of the background; 0 throughout for a group that has none."""
+    ratio_GV: np.ndarray
+    """weight / background weight, 0 where there is none of either. What is equal stays equal."""
+    relative_GV: np.ndarray
+    """weight / expected: the ratio, scaled so that 1 is no difference."""
+    num_tokens_G: np.ndarray
+    """Tokens that occur in sample or background."""
+
+    @property
+    def more_GV(self) -> np.ndarray:
+        """Whether the sample has more of the token than the background would give."""
+        return self.relative_GV > 1
+
+
+def compare(
+    sample_GV: np.ndarray, background_GV: np.ndarray, effective_G: np.ndarray | None
+) -> Evidence:
+    """Lay samples beside their background, [G, V] or [1, V] for all."""
+    assert (sample_GV >= 0).all()
+    assert (background_GV >= 0).all()
+    sample_G1, background_G1 = (w_GV.sum(1, keepdims=True) for w_GV in (sample_GV, background_GV))
+    count_GV = sample_GV
+    if effective_G is not None:
+        count_GV = sample_GV * (effective_G[:, None] / np.where(sample_G1 > 0, sample_G1, 1))
+    base_GV = with_floor(background_GV)
+    ratio_GV = np.zeros(sample_GV.shape)
+    np.divide(sample_GV, base_GV, out=ratio_GV, where=base_GV > 0)
+    return Evidence(
+        weight_GV=sample_GV,
+        count_GV=count_GV,
+        share_GV=base_GV / np.where(background_G1 > 0, background_G1, 1),
+        ratio_GV=ratio_GV,
+        relative_GV=ratio_GV * (background_G1 / np.where(sample_G1 > 0, sample_G1, 1)),
+        num_tokens_G=((sample_GV > 0) | (background_GV > 0)).sum(1),
+    )
+
+
+def with_floor(background_GV: np.ndarray) -> np.ndarray:
+    """The background with half the weight of its rarest token where it lacks one."""
+    rarest_G1 = np.where(background_GV > 0, background_GV, np.inf).min(1, keepdims=True)
+    return np.maximum(background_GV, np.where(np.isfinite(rarest_G1), rarest_G1 / 2, 0))
+
+
+# --- the methods ----------------------------------------------------------------------------------
+
+
+def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The study's heuristic; ties go to the higher relative frequency, then to the lower id."""
+    ratio_GV, count_GV = evidence.ratio_GV, evidence.count_GV
+    counted_GV = (count_GV >= config.min_count) & (ratio_GV > 0)
+    frequent_GV = np.zeros(count_GV.shape, bool)
+    frequent_GV[best(counted_GV, config.most_frequent, -ratio_GV)] = True
+    return best(frequent_GV, config.most_counted, -count_GV, -ratio_GV)
+
+
+def log_product(evidence: Evidence) -> np.ndarray:
+    return (1 + np.log(evidence.count_GV)) * (1 + np.log(evidence.relative_GV))
+
+
+def mahalanobis(evidence: Evidence) -> np.ndarray:
+    """Of (count, relative frequency); where they lie on a line, only the distance along it."""
+    present_GV = evidence.weight_GV > 0
+    count_GV = standardised(evidence.count_GV, present_GV)
+    relative_GV = standardised(evidence.relative_GV, present_GV)
+    num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
+    r_G1 = (count_GV * relative_GV).sum(1, keepdims=True) / num_G1
+    apart_G1 = np.maximum(1 - r_G1**2, ROUNDING)
+    return np.sqrt(count_GV**2 + (relative_GV - r_G1 * count_GV) ** 2 / apart_G1)
+
+
+def standardised(x_GV: np.ndarray, present_GV: np.ndarray) -> np.ndarray:
+    """z-scores among the present cells of each row, 0 elsewhere and where all are alike."""
+    num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
+    mean_G1 = np.where(present_GV, x_GV, 0).sum(1, keepdims=True) / num_G1
+    away_GV = np.where(present_GV, x_GV - mean_G1, 0)
+    deviation_G1 = np.sqrt((away_GV**2).sum(1, keepdims=True) / num_G1)
+    alike_G1 = deviation_G1 <= ROUNDING * np.abs(mean_G1)
+    return np.where(alike_G1, 0, away_GV / np.where(alike_G1, 1, deviation_G1))
+
+
+def divergence_change(evidence: Evidence) -> np.ndarray:
+    """KL(sample‖background) less what it is without the token, in nats.
+
+    With s the sample's shares, taking v out of both leaves
+    (KL - s_v log(s_v / π_v)) / (1 - s_v) + log((1 - π_v) / (1 - s_v)).
+    """
+    relative_GV, share_GV = evidence.relative_GV, evidence.share_GV
+    sample_GV = relative_GV * share_GV
+    term_GV = special.xlogy(sample_GV, relative_GV)
+    divergence_G1 = term_GV.sum(1, keepdims=True)
+    left_GV = 1 - sample_GV
+    without_GV = (divergence_G1 - term_GV) / left_GV + np.log((1 - share_GV) / left_GV)
+    return divergence_G1 - np.where(left_GV > ROUNDING, without_GV, 0)  # nothing is left: no KL
+
+
+def log_odds(evidence: Evidence, config: SelectionConfig) -> np.ndarray:
+    """The lower bound on the shrunken log-odds ratio, in nats."""
+    share_GV = evidence.share_GV
+    token_GV = evidence.count_GV + config.prior * share_GV
+    rest_GV = evidence.count_GV.sum(1, keepdims=True) + config.prior - token_GV
+    deviation_GV = np.sqrt(1 / token_GV + 1 / rest_GV)
+    estimate_GV = np.log(token_GV / rest_GV) - special.logit(share_GV)
+    return estimate_GV - special.ndtri(config.confidence) * deviation_GV
+
+
+def binomial_tail(evidence: Evidence) -> np.ndarray:
+    """P(at least so many of the token | background); 1 where there is no more than expected."""
+    count_GV, more_GV = evidence.count_GV, evidence.more_GV
+    num_G1 = count_GV.sum(1, keepdims=True)
+    share_GV = np.broadcast_to(evidence.share_GV, count_GV.shape)
+    p_GV = np.ones(count_GV.shape)
+    # The regularised incomplete beta function is that tail, and extends it to fractions.
+    rest_M = (num_G1 - count_GV)[more_GV]
+    p_GV[more_GV] = special.betainc(count_GV[more_GV], rest_M + 1, share_GV[more_GV])
+    return p_GV
+
+
+def false_shares(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np.ndarray:
+    """Benjamini-Hochberg's q within each group, exact where it is at most ``max_q``, else 1.
+
+    A p above ``max_q`` neither has such a q nor takes part in one, so only those below are sorted.
+    """
+    cells = group_M, _ = np.nonzero(p_GV <= max_q)
+    place_M = places(group_M)
+    p_GK = np.ones((len(p_GV), place_M.max(initial=0) + 1))
+    p_GK[group_M, place_M] = p_GV[cells]
+    q_GV = np.ones(p_GV.shape)
+    q_GV[cells] = benjamini_hochberg(p_GK, num_tokens_G)[group_M, place_M]
+    return q_GV
+
+
+# --- picking --------------------------------------------------------------------------------------
+
+
+def best(allowed_GV: np.ndarray, most: int, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The allowed cells first by the keys (ascending, then by token), so many a group: two [M]."""
+    group_M, token_M = np.nonzero(allowed_GV)
+    values = [key_GV[group_M, token_M] for key_GV in reversed(keys)]
+    order_M = np.lexsort((token_M, *values, group_M))
+    group_M, token_M = group_M[order_M], token_M[order_M]
+    kept_M = places(group_M) < most
+    return group_M[kept_M], token_M[kept_M]
+
+
+def places(group_M: np.ndarray) -> np.ndarray:
+    """The place of each entry within its group, from 0; groups ascend."""
+    return np.arange(len(group_M)) - np.searchsorted(group_M, group_M)
+
+
+def tabulate(
+    chosen: tuple[np.ndarray, np.ndarray],
+    evidence: Evidence,
+    score_GV: np.ndarray,
+    p_GV: np.ndarray,
+    q_GV: np.ndarray,
+) -> pd.DataFrame:
+    """``choose``'s columns for the chosen cells, in their order."""
+    group_M, token_M = chosen
+    weight_M, relative_M = evidence.weight_GV[chosen], evidence.relative_GV[chosen]
+    return pd.DataFrame(
+        {
+            "group": group_M.astype(np.int32),
+            "token_id": token_M.astype(np.int32),
+            "rank": places(group_M).astype(np.int32),
+            "score": score_GV[chosen].astype(np.float64),
+            "p": p_GV[chosen],
+            "q": q_GV[chosen],
+            "count": evidence.count_GV[chosen].astype(np.float64),
+            "weight": weight_M.astype(np.float64),
+            "expected": weight_M / relative_M,
+            "relative_frequency": relative_M,
+        }
+    )
