@@ -74,13 +74,13 @@ class Sums:
         raise KeyError(unit)
 
 
-def tallied_units(units: Mapping[str, Tensor], config: TallyConfig) -> dict[str, int]:
-    """The units that have tallies, with their number of neurons."""
+def tallied_units(shapes: Mapping[str, tuple[int, ...]], config: TallyConfig) -> dict[str, int]:
+    """Of the captured units (by their shapes), those with tallies, and their number of neurons."""
     return {
-        name: parameter.shape[1]
-        for name, parameter in units.items()
+        name: shape[1]
+        for name, shape in shapes.items()
         if config.enabled
-        and parameter.ndim == 2
+        and len(shape) == 2
         and any(fnmatchcase(name, pattern) for pattern in config.units)
     }
 

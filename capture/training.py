@@ -160,7 +160,7 @@ class Observer:
         self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
-        widths = tallied_units(engine.units, plan.config.capture.tally)
+        widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
         self.tally = Tally(widths, vocabulary, engine.device) if widths else None
 
     def step(self, turn: Turn) -> tuple[dict[str, object], Outliers]:

@@ -110,10 +110,10 @@ def test_writing_then_reading_a_shard_is_identity(rows):
 
 
 def test_schemas_are_what_earlier_runs_were_written_with():
-    found = {
-        name: {field.name: str(field.type) for field in getattr(schema, name)}
-        for name in ("OUTLIERS", "STEPS", "EVALUATIONS", "VOCABULARY", "DATUMS")
-    }
+    names = ("OUTLIERS", "STEPS", "EVALUATIONS", "VOCABULARY", "DATUMS")
+    schemas = {name: getattr(schema, name) for name in names}
+    schemas["tally_schema(1)"] = schema.tally_schema(1)
+    found = {name: {field.name: str(field.type) for field in s} for name, s in schemas.items()}
     golden = Path(__file__).parent / "golden" / f"schema-{schema.SCHEMA_VERSION}.json"
     assert found == json.loads(golden.read_text())
 

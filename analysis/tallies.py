@@ -1,0 +1,152 @@
+"""Read a run's tallies: how much every token moved and used every neuron, window by window.
+
+What mass and use are stands in ``capture.tally``. A question about one neuron or one token reads
+that neuron's columns or that token's row groups only.
+
+Shapes: V token of the vocabulary, I neuron of the unit.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.run import Run
+from analysis.scan import Shard
+from capture.errors import ConfigError, RunError, UnitError
+from capture.tally import BYS, By, tallied_units
+from capture.tally_tables import key_of
+
+
+@dataclass(frozen=True, eq=False)
+class UnitTally:
+    """Tallies of one unit over some windows, by target or by input token."""
+
+    count_V: np.ndarray
+    """Positions of each token, int64."""
+    mass_VI: np.ndarray
+    """How far the neuron's weights were moved at these positions, in units of the weight."""
+    use_VI: np.ndarray
+    """First-order increase of their loss if the neuron were removed, summed, nats."""
+
+
+def tally_units(run: Run) -> dict[str, int]:
+    """The units with tallies and their number of neurons; raises ``RunError`` if none has."""
+    units = tallied_units(run.layout.shapes, run.config.capture.tally)
+    if not units or not run.shards("tallies"):
+        problem = "holds no tallies"
+        if run.config.capture.tally.enabled and run.steps_done < run.num_steps:
+            problem += f" yet (a window of training is {window_steps(run)} steps)"
+        raise RunError(run.uri, problem, "Capture with capture.tally.enabled=true")
+    return units
+
+
+def window_steps(run: Run) -> int:
+    """Steps per window of training."""
+    steps_per_epoch = run.num_steps // run.config.training.epochs
+    return run.config.capture.tally.window_steps or steps_per_epoch
+
+
+def tally_windows(run: Run) -> pd.DataFrame:
+    """The windows whose tallies are committed: window, first_step, end_step.
+
+    Raises ``RunError`` where the run has none.
+    """
+    tally_units(run)
+    size = window_steps(run)
+    windows = sorted({int(shard.file.key[-12:-8]) for shard in run.shards("tallies")})
+    ends = [min((window + 1) * size, run.num_steps) for window in windows]
+    starts = [window * size for window in windows]
+    return pd.DataFrame({"window": windows, "first_step": starts, "end_step": ends})
+
+
+def read_tally(
+    run: Run, unit: str, by: By = "target", windows: Sequence[int] | None = None
+) -> UnitTally:
+    """A unit's tallies, summed over windows (all by default).
+
+    Raises ``RunError`` where the run has none of these, ``UnitError`` for a unit without tallies.
+    """
+    width = require_unit(run, unit)
+    count_V = np.zeros(run.num_tokens, np.int64)
+    mass_VI, use_VI = (np.zeros((run.num_tokens, width), np.float32) for _ in range(2))
+    names = [f"{kind}_{n}" for kind in ("mass", "use") for n in range(width)]
+    for shard in shards_of(run, unit, by, windows):
+        table = shard.table(["token_id", "count", *names])
+        token_R = table["token_id"].to_numpy()
+        count_V[token_R] += table["count"].to_numpy()
+        values_R2I = np.stack([table[name].to_numpy() for name in names], axis=1)
+        mass_VI[token_R] += values_R2I[:, :width]
+        use_VI[token_R] += values_R2I[:, width:]
+    return UnitTally(count_V, mass_VI, use_VI)
+
+
+def neuron_history(run: Run, unit: str, neuron: int, by: By = "target") -> pd.DataFrame:
+    """One neuron, every token and window: window, token_id, token, count, mass, use.
+
+    Mass is in units of the weight, use in nats; both are sums over ``count`` positions. Raises
+    as ``read_tally`` does, and ``UnitError`` for a neuron out of range.
+    """
+    width = require_unit(run, unit)
+    if not 0 <= neuron < width:
+        raise UnitError(f"{unit} neuron {neuron}", f"does not exist: they are 0 to {width - 1}")
+    columns = ["window", "token_id", "count", f"mass_{neuron}", f"use_{neuron}"]
+    tables = [shard.table(columns).to_pandas() for shard in shards_of(run, unit, by, None)]
+    found = pd.concat(tables, ignore_index=True)
+    found.columns = ["window", "token_id", "count", "mass", "use"]
+    found.insert(2, "token", np.array(run.tokens, object)[found["token_id"]])
+    return found
+
+
+def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
+    """One token, every neuron and window: unit, neuron, window, count, mass, use.
+
+    Units as in ``neuron_history``. Raises ``ConfigError`` for an unknown token.
+    """
+    wanted = {"token_id": [token_id(run, token)]}
+    found = []
+    for unit, width in tally_units(run).items():
+        kinds = {kind: [f"{kind}_{n}" for n in range(width)] for kind in ("mass", "use")}
+        for shard in shards_of(run, unit, by, None):
+            columns = ["window", "count", *kinds["mass"], *kinds["use"]]
+            for row in shard.table(columns, wanted).to_pylist():
+                values = {kind: [row[name] for name in names] for kind, names in kinds.items()}
+                labels = {"unit": unit, "neuron": range(width)}
+                counts = {"window": row["window"], "count": row["count"]}
+                found.append(pd.DataFrame({**labels, **counts, **values}))
+    if not found:
+        raise ConfigError(token, f"never occurs as {by} in the windows that are tallied")
+    return pd.concat(found, ignore_index=True)
+
+
+def token_id(run: Run, token: str) -> int:
+    """Id of a token; raises ``ConfigError`` with the nearest known ones if there is none."""
+    try:
+        return run.tokens.index(token)
+    except ValueError:
+        near = difflib.get_close_matches(token, run.tokens, n=3)
+        hint = f"Perhaps one of these is meant: {', '.join(near)}" if near else ""
+        raise ConfigError(f"token {token!r}", "is not in the vocabulary", hint) from None
+
+
+def require_unit(run: Run, unit: str) -> int:
+    """The unit's number of neurons; raises ``UnitError`` if it has no tallies."""
+    units = tally_units(run)
+    if unit not in units:
+        raise UnitError(unit, "has no tallies", f"Units that have: {', '.join(units)}")
+    return units[unit]
+
+
+def shards_of(run: Run, unit: str, by: By, windows: Sequence[int] | None) -> list[Shard]:
+    """The tables of a unit, window by window; raises ``RunError`` for a window without."""
+    assert by in BYS, by
+    committed = tally_windows(run)["window"].tolist()
+    wanted = committed if windows is None else windows
+    for window in wanted:
+        if window not in committed:
+            problem = f"has no tallies of window {window}; committed are {committed}"
+            raise RunError(run.uri, problem)
+    shards = {shard.file.key: shard for shard in run.shards("tallies")}
+    return [shards[key_of(unit, by, window)] for window in wanted]
