@@ -38,6 +38,15 @@ def observe(bench: Workbench, turn: Turn) -> tuple[dict[str, object], Outliers]:
         return bench.observer.step(turn)
 
 
+def observe_untallied(bench: Workbench, turn: Turn) -> tuple[dict[str, object], Outliers]:
+    """The same with ``capture.tally.enabled=false``."""
+    tally, bench.observer.tally = bench.observer.tally, None
+    try:
+        return observe(bench, turn)
+    finally:
+        bench.observer.tally = tally
+
+
 class Recording:
     """Steps that are recorded, a commit after every ``segment_steps`` of them."""
 
