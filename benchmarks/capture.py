@@ -246,9 +246,10 @@ def verdict(results: list[Result], *, quick: bool) -> str:
     if quick:
         return "A quick run proves the methods right; its times are no result."
     ratio = {result.name: result.ratio[1] for result in results}
+    tallies = ratio[CAPTURED] - ratio[UNTALLIED]
     return (
         f"{RECORDED}: {ratio[RECORDED]:.2f} × a plain step (target: at most 1.15)\n"
-        f"tallies: {ratio[CAPTURED] - ratio[UNTALLIED]:.3f} of a plain step (target: at most 0.05)\n"
+        f"tallies: {tallies:.3f} of a plain step (target: at most 0.05)\n"
         f"{POST}: {ratio[POST] / ratio[RECORDED]:.0f} × that (target: at least 300)"
     )
 
