@@ -1,4 +1,4 @@
-"""From hidden states to predictions, and when a prediction is certain without computing any logit.
+"""From hidden states to predictions and probabilities, and when a prediction needs no logits.
 
 With hidden state h and another one h', and prediction v* ahead of the next token by a margin m, no
 token v can overtake it at h' unless (w_v - w_v*)·(h' - h) ≥ m. So the prediction stands if
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-LOGIT_BYTES = 16 * 2**20
+LOGIT_BYTES = 8 * 2**20
 """Logits held at once, always in the same place: fresh memory and caches that overflow cost more
 than the product itself."""
 ROUNDING = 8 * 2.0**-24
@@ -22,6 +22,8 @@ ROUNDING = 8 * 2.0**-24
 A dot product of D float32 terms is off by at most D · 2^-24 · ‖w‖‖h‖. Two margins compare four of
 them; as much again is room for h' itself to be rounded in another order than elsewhere.
 """
+FAR = 50.0
+"""How far off a guess of log Σ exp may be, nats; what counts then stays an ordinary float32."""
 
 
 class Unembedding:
@@ -49,6 +51,27 @@ class Unembedding:
             tokens.append(token_M)
             margins.append(best_M - logit_MV.amax(1))
         return torch.cat(tokens), torch.cat(margins)
+
+    def log_probability(
+        self, hidden_MD: Tensor, target_M: Tensor, near_M: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """log p(target) and log Σ exp(logit), nats, both [M].
+
+        ``near_M`` may say about where the latter is, which saves a pass over the logits. Where it
+        is too far off for float32, the guess is dropped.
+        """
+        targets, normalisers = [hidden_MD.new_empty(0)], [hidden_MD.new_empty(0)]
+        start = 0
+        for logit_MV in self.logits(hidden_MD):
+            some = slice(start, start := start + len(logit_MV))
+            targets.append(logit_MV.gather(1, target_M[some, None])[:, 0])
+            peak_M = logit_MV.amax(1) if near_M is None else near_M[some]
+            sum_M = logit_MV.sub_(peak_M[:, None]).exp_().sum(1)
+            normalisers.append(peak_M + sum_M.log())
+        logit_M, normaliser_M = torch.cat(targets), torch.cat(normalisers)
+        if near_M is not None and (far_M := ~((normaliser_M - near_M).abs() < FAR)).any():
+            normaliser_M[far_M] = self.log_probability(hidden_MD[far_M], target_M[far_M])[1]
+        return logit_M - normaliser_M, normaliser_M
 
     def logits(self, hidden_MD: Tensor) -> Iterator[Tensor]:
         """Logits of a bounded number of positions at a time; each piece overwrites the last."""
