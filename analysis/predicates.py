@@ -1,0 +1,108 @@
+"""A behaviour, named: which training datums show it?
+
+``contains`` a token in the window, has one as a ``target``, its text suits a ``regex``, or it is
+in a list of ``datums``.
+
+Shapes: N datum, T position.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
+from analysis.run import Run
+from capture.errors import ConfigError, RunError
+
+NAMES = ("contains", "target", "regex", "datums")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicate:
+    """What a datum must have; exactly one condition."""
+
+    contains: str | None = None
+    """A token among the window's inputs."""
+    target: str | None = None
+    """A token among the window's targets."""
+    regex: str | None = None
+    """Found in the window's text (tokens joined by spaces); RE2 syntax, so time stays linear."""
+    datums: tuple[int, ...] | None = None
+    """Ids."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in NAMES if getattr(self, name) is not None]
+        if len(given) != 1:
+            problem = f"got {', '.join(given) or 'no condition'}, must be exactly one"
+            raise ConfigError("behaviour", problem, f"Give one of: {', '.join(NAMES)}")
+
+    def __str__(self) -> str:
+        """What such datums do, to go after "datums that …"."""
+        if self.datums is not None:
+            return f"are among the {len(set(self.datums)):,} given"
+        if self.contains is not None:
+            return f"contain {self.contains!r}"
+        if self.target is not None:
+            return f"have the target {self.target!r}"
+        return f"have text that suits {self.regex!r}"
+
+
+def select_datums(run: Run, predicate: Predicate) -> np.ndarray:
+    """Whether each training datum shows the behaviour, bool [N].
+
+    Raises ``RunError`` for a token or datum that the run lacks, ``ConfigError`` for a pattern that
+    is none.
+    """
+    if predicate.contains is not None:
+        return (run.token_NT == token_id(run, predicate.contains)).any(1)
+    if predicate.target is not None:
+        return (run.target_NT == token_id(run, predicate.target)).any(1)
+    if predicate.regex is not None:
+        return suits(run.texts, predicate.regex)
+    return listed(run, predicate.datums or ())
+
+
+def token_id(run: Run, token: str) -> int:
+    """Raises ``RunError``, with the nearest tokens that there are."""
+    try:
+        return run.tokens.index(token)
+    except ValueError:
+        near = difflib.get_close_matches(token.lower(), run.tokens, n=3)
+        remedy = f"Did you mean {' or '.join(near)}" if near else "See its corpus/vocab.parquet"
+        raise RunError(run.uri, f"has no token {token!r}", remedy) from None
+
+
+def suits(texts: pa.Array, pattern: str) -> np.ndarray:
+    try:
+        found = compute.match_substring_regex(texts, pattern)
+    except pa.ArrowInvalid as error:
+        reason = re.sub(r"^.*?: ", "", str(error).splitlines()[0])
+        problem = f"{pattern!r} is no regular expression ({reason})"
+        raise ConfigError("behaviour.regex", problem, "Write one as RE2 has them") from error
+    return found.to_numpy(zero_copy_only=False)
+
+
+def listed(run: Run, datums: Sequence[int]) -> np.ndarray:
+    is_listed_N = np.zeros(run.num_datums, bool)
+    for datum in datums:
+        if not 0 <= datum < run.num_datums:
+            problem = f"has no datum {datum}: its datums are 0 to {run.num_datums - 1}"
+            raise RunError(run.uri, problem)
+    is_listed_N[list(datums)] = True
+    return is_listed_N
+
+
+def parse_datums(text: str, where: str) -> tuple[int, ...]:
+    """Ids separated by commas or white space; raises ``ConfigError`` for anything else."""
+    words = text.replace(",", " ").split()
+    for word in words:
+        if not re.fullmatch(r"\d+", word, re.ASCII):
+            remedy = "Give ids separated by commas, or a file of them"
+            raise ConfigError(where, f"{word!r} is not the id of a datum", remedy)
+    if not words:
+        raise ConfigError(where, "names no datum", "Give ids separated by commas")
+    return tuple(map(int, words))
