@@ -28,7 +28,13 @@ from analysis.activation_comparison import (
     histogram_tables,
 )
 from analysis.activation_histograms import HISTOGRAMS, label_tokens
-from analysis.activations import MeasureActivations, Report, Statistics, mlp_units
+from analysis.activations import (
+    MeasureActivations,
+    Report,
+    Statistics,
+    activation_scores,
+    mlp_units,
+)
 from analysis.run import Run
 from analysis.tables import joined, write_tables
 from capture.model import LanguageModel
@@ -63,6 +69,7 @@ STATISTICS = pa.schema(
         pa.field("std", pa.float64()),
         pa.field("min", pa.float64()),
         pa.field("max", pa.float64()),
+        pa.field("score", pa.float64()),  # |mean - that of all positions| / their deviation
     ]
 )
 """One row an asked token and neuron."""
@@ -161,10 +168,10 @@ def statistics_of(
     token_K: np.ndarray,
     report: Report | None,
 ) -> dict[str, Statistics]:
-    """Statistics of some tokens, the k-th label being the k-th token."""
-    place_V = np.full(max(token_K.max(), label_NT.max()) + 1, -1)
+    """Statistics of some tokens, in their order, and after them of all others together, [K + 1]."""
+    place_V = np.full(max(token_K.max(), label_NT.max()) + 1, len(token_K))
     place_V[token_K] = np.arange(len(token_K))
-    job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K))
+    job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K) + 1)
     return job.finish(job.map_block(token_NT, place_V[label_NT], report))
 
 
@@ -172,14 +179,20 @@ def statistics_table(
     found: dict[str, Statistics], token_K: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
     """``STATISTICS``: tokens in order, of each all neurons of the model in order."""
+    scores = {unit: activation_scores(stats) for unit, stats in found.items()}
     frames = []
     for place, token in enumerate(token_K):
         for unit, stats in found.items():
-            values = {
-                name: getattr(stats, f"{name}_VI")[place] for name in ("mean", "std", "min", "max")
-            }
             named = {"token": names[token], "token_id": token, "unit": unit}
-            named |= {"neuron": np.arange(stats.mean_VI.shape[1]), "count": stats.count_V[place]}
+            values = {
+                "neuron": np.arange(stats.mean_VI.shape[1]),
+                "count": stats.count_V[place],
+                "mean": stats.mean_VI[place],
+                "std": stats.std_VI[place],
+                "min": stats.min_VI[place],
+                "max": stats.max_VI[place],
+                "score": scores[unit][place],
+            }
             frames.append(pd.DataFrame(named | values))
     return pd.concat(frames, ignore_index=True)
 
@@ -188,7 +201,7 @@ def rank_table(
     found: dict[str, Statistics], token_K: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
     """``RANKS``: of each token the neurons of extreme mean, ties in the model's order."""
-    mean_KA = np.hstack([stats.mean_VI for stats in found.values()])
+    mean_KA = np.hstack([stats.mean_VI[: len(token_K)] for stats in found.values()])
     sizes = [stats.mean_VI.shape[1] for stats in found.values()]
     unit_A = np.repeat(list(found), sizes)
     neuron_A = np.concatenate([np.arange(size) for size in sizes])

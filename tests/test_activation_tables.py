@@ -73,6 +73,9 @@ def test_statistics_are_those_of_the_tokens_positions() -> None:
         assert (row.count, row.token) == (len(x_M), run.tokens[row.token_id])
         wanted = x_M.mean(), x_M.std(), x_M.min(), x_M.max()
         np.testing.assert_allclose((row.mean, row.std, row.min, row.max), wanted, atol=1e-5)
+        x_NT = inputs()[row.unit][:, :, row.neuron].astype(np.float64)
+        away = abs(x_M.mean() - x_NT.mean())
+        np.testing.assert_allclose(row.score * x_NT.std(), away, atol=1e-5)
 
 
 def test_ranks_are_the_extremes_of_the_statistics() -> None:
@@ -321,7 +324,7 @@ def test_the_command_shows_ranks_and_the_neuron(capsys: pytest.CaptureFixture[st
     assert "Neurons on “w3”" in out
     assert "1 more tokens are in the tables; see --rows." in out
     assert f"{UNIT}, neuron 4 on “w3”, and its neighbours there" in out
-    assert "of 56 neurons have a higher mean." in out
+    assert "of 56 neurons have a higher mean," in out
     assert read_table(open_run(uri), JOB, "about", TABLES["about"])["neuron"].item() == 4
     assert cli.main(["activations", uri, *asked, "--by", "input", "--step", "7", "--quiet"]) == 0
     assert capsys.readouterr().out == ""

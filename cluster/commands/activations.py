@@ -110,12 +110,10 @@ def show_neuron(console: Console, found: Activations) -> None:
             table.add_row(escape(name), f"{row['count']:,}", *values, style=style)
         title = f"{unit}, neuron {neuron} {words.format(token=token)}"
         print_table(console, title, table)
-    higher, among = higher_means(found.statistics, unit, neuron, about["tokens"][0])
-    console.print(f"On {escape(token)}, {higher:,} of {among:,} neurons have a higher mean.")
-
-
-def higher_means(statistics: pd.DataFrame, unit: str, neuron: int, token: str) -> tuple[int, int]:
-    """How many neurons have a higher mean activation on a token, and how many there are."""
-    own = statistics[statistics["token"] == token]
-    is_it = (own["unit"] == unit) & (own["neuron"] == neuron)
-    return int((own["mean"] > own.loc[is_it, "mean"].item()).sum()), len(own)
+    own = found.statistics[found.statistics["token"] == about["tokens"][0]]
+    it = own[(own["unit"] == unit) & (own["neuron"] == neuron)]
+    higher, clearer = (int((own[name] > it[name].item()).sum()) for name in ("mean", "score"))
+    console.print(
+        f"On {escape(token)}, {higher:,} of {len(own):,} neurons have a higher mean, and {clearer:,} "
+        "are further from their own overall mean in standard deviations."
+    )
