@@ -1,0 +1,54 @@
+"""``ontogeny report``: pages to read in a browser."""
+
+import argparse
+from functools import partial
+
+from rich.console import Console
+
+from analysis.report.build import Built, ReportConfig, gather, report_store, write_report
+from analysis.run import open_run
+from cluster.arguments import add_command, add_quiet, add_run
+from cluster.local import run_job
+from cluster.progress import counting
+
+
+def add(inner) -> None:
+    text = """\
+Writes static pages to RUN/report/, to be opened from disk or put on any web server: an overview, a
+page for each neuron and token, and what the other analyses found. Needs ontogeny attribute first;
+what else has not been run is left out, and the pages say which command does it. An earlier report
+at the same place is replaced."""
+    made = add_command(inner, "report", run, "Pages to read in a browser.", text)
+    add_run(made)
+    made.add_argument("--to", metavar="FOLDER", help="where to, default RUN/report")
+    made.add_argument(
+        "--neurons",
+        type=int,
+        default=ReportConfig.max_neurons,
+        metavar="N",
+        help=f"with a page each, the strongest first; default {ReportConfig.max_neurons}",
+    )
+    add_quiet(made)
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    config = ReportConfig(max_neurons=arguments.neurons)
+    opened = open_run(arguments.run)
+    quiet = arguments.quiet
+    store = report_store(opened, arguments.to)
+    with counting(console, "reading outliers", "rows", quiet=quiet) as report:
+        material = gather(opened, partial(run_job, report=report), config)
+    with counting(console, "writing pages", "neurons", quiet=quiet) as report:
+        built = write_report(material, store, report)
+    if not quiet:
+        show(console, built)
+    return 0
+
+
+def show(console: Console, built: Built) -> None:
+    for job, command in built.missing.items():
+        console.print(
+            f"Not in the report, for it has not been run: {job} ({command})", markup=False
+        )
+    console.print(f"{built.num_files:,} files", highlight=False)
+    console.print(built.index, markup=False, highlight=False, soft_wrap=True)
