@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from analysis import datum_sums
 from analysis.behaviour import (
     JOB,
     TABLES,
@@ -112,6 +113,15 @@ def test_merging_any_cut_in_any_order_equals_the_whole(
     whole = sums.finish(sums.map_shard(TableRows(table)))
     assert_same(sums.finish(merge_all(partials, sums.merge)), whole)
     assert_same(sums.finish(functools.reduce(sums.merge, partials)), whole)
+
+
+def test_how_many_rows_are_added_up_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table, sums = random_rows(50, 0), job()
+    whole = sums.map_shard(TableRows(table))
+    monkeypatch.setattr(datum_sums, "ROWS_AT_ONCE", 9)
+    assert_same(sums.map_shard(TableRows(table)), whole)
 
 
 # --- against plain loops --------------------------------------------------------------------------
