@@ -114,6 +114,6 @@ def show_neuron(console: Console, found: Activations) -> None:
     it = own[(own["unit"] == unit) & (own["neuron"] == neuron)]
     higher, clearer = (int((own[name] > it[name].item()).sum()) for name in ("mean", "score"))
     console.print(
-        f"On {escape(token)}, {higher:,} of {len(own):,} neurons have a higher mean, and {clearer:,} "
-        "are further from their own overall mean in standard deviations."
+        f"On {escape(token)}, {higher:,} of {len(own):,} neurons have a higher mean, and "
+        f"{clearer:,} are further from their own overall mean in standard deviations."
     )
