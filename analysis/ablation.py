@@ -1,134 +1,66 @@
-"""Does silencing a neuron do what the data that taught it suggest? The study's zero ablation.
+"""Does silencing a neuron do what the data that taught it suggests? The study's ablation, and more.
 
-Each of the strongest attributed neurons is silenced on the datums that moved it most; the tokens
-whose predictions flip are set beside the tokens that attribution found notable.
+Each of the strongest attributed neurons (or rows, or heads) is ablated on the datums that moved it
+most. Told are the tokens whose predictions flip, beside those that attribution found notable, and
+what becomes of the log-probability of each true next token.
+
+Memory: one row of a few bytes for every flip and for every scored position that moved; all neurons
+of the study's model (1,200, of 200 scored datums each) take about 0.2 GB.
+
+Shapes: N datum of the text, K datum of a subject, T position, M position of any subject.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from analysis import attribution
-from analysis.flips import NeuronFlips, agreement, context_table, flip_table, layer_table
+from analysis.ablation_choice import AblationConfig, Choice, Text, choose
+from analysis.ablation_tables import (
+    CONTEXTS,
+    FLIPS,
+    JOB,
+    LAYERS,
+    MOVES,
+    NEURONS,
+    TABLES,
+    TOKENS,
+    Ablation,
+)
+from analysis.flips import (
+    NeuronFlips,
+    agreement,
+    context_table,
+    flip_table,
+    layer_table,
+    move_table,
+)
+from analysis.log_probability import changes_in_pieces
+from analysis.replacement import Plan, Value
 from analysis.run import Run
-from analysis.silencing import Neuron, Report, Silencing, silence
-from analysis.tables import joined, read_table, write_tables
-from capture.errors import ConfigError, RunError
-
-JOB = "ablate"
-NEURON = [pa.field("unit", pa.string()), pa.field("neuron", pa.int32())]  # column of the unit
-
-FLIPS = pa.schema(
-    [
-        *NEURON,
-        pa.field("token", pa.string()),
-        pa.field("proportion", pa.float64()),  # flips / count
-        pa.field("count", pa.int64()),  # positions predicted as the token before or after
-        pa.field("flips", pa.int64()),  # those where the predictions differ
-        pa.field("notable", pa.bool_()),  # found for the neuron by attribution
-        pa.field("token_id", pa.int32()),
-    ]
-)
-"""One row a neuron and token with a flip; neurons strongest first, by proportion, then count."""
-
-CONTEXTS = pa.schema(
-    [
-        *NEURON,
-        pa.field("token", pa.string()),  # the flipped token that this is a context of
-        pa.field("datum", pa.int32()),
-        pa.field("position", pa.int16()),
-        pa.field("before", pa.string()),  # predicted token, nothing silenced
-        pa.field("after", pa.string()),  # predicted token without the neuron
-        pa.field("target", pa.string()),  # the true one
-        pa.field("context", pa.string()),  # … when the (before after) target took …
-    ]
-)
-"""A few rows a neuron and flipped token; tokens by id, most attributed datums first."""
-
-NEURONS = pa.schema(
-    [
-        *NEURON,
-        pa.field("datums", pa.int32()),  # evaluated
-        pa.field("positions", pa.int64()),  # evaluated
-        pa.field("flips", pa.int64()),
-        pa.field("flipped_tokens", pa.int32()),  # distinct, before or after
-        pa.field("notable_tokens", pa.int32()),  # found by attribution
-        pa.field("notable_flipped", pa.int32()),  # both
-        pa.field("notable_share", pa.float64()),  # of positions predicted notable, those that flip
-        pa.field("other_share", pa.float64()),  # of all other positions, those that flip
-        pa.field("ratio", pa.float64()),  # notable_share / other_share; above 1 they agree
-    ]
-)
-"""One row a silenced neuron, strongest first. A share of no positions is NaN."""
-
-LAYERS = pa.schema(
-    [
-        pa.field("unit", pa.string()),
-        pa.field("neurons", pa.int32()),  # silenced
-        pa.field("flipped_tokens", pa.float64()),  # mean over these
-        pa.field(
-            "notable_share", pa.float64()
-        ),  # mean share of the flipped tokens that are notable
-    ]
-)
-"""One row a unit, in the model's order."""
-
-TABLES = {"flips": FLIPS, "contexts": CONTEXTS, "neurons": NEURONS, "layers": LAYERS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationConfig:
-    """How much is silenced and looked at."""
-
-    max_neurons: int = 50
-    """Neurons silenced: the strongest of those with notable tokens."""
-    max_datums: int = 2000
-    """Datums a neuron is evaluated on: those with the most outlier rows in its parameters."""
-    contexts_per_token: int = 3
-    """Contexts kept for every flipped token of a neuron."""
-
-    def __post_init__(self) -> None:
-        for name, found in vars(self).items():
-            if found < 1:
-                raise ConfigError(f"ablation.{name}", f"got {found}, must be at least 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation:
-    """What silencing the neurons of a run did."""
-
-    flips: pd.DataFrame
-    """``FLIPS``"""
-    contexts: pd.DataFrame
-    """``CONTEXTS``"""
-    neurons: pd.DataFrame
-    """``NEURONS``"""
-    layers: pd.DataFrame
-    """``LAYERS``"""
-    certified: float
-    """Share of predictions that were certain without computing logits."""
+from analysis.silencing import Report, Silencing, silence
+from analysis.tables import joined, write_tables
+from analysis.target_changes import TargetChanges, target_table
+from capture.model import LanguageModel
 
 
 def ablate(run: Run, config: AblationConfig, report: Report | None = None) -> Ablation:
-    """Silence the attributed neurons, one at a time, in the run's last model.
+    """Ablate the chosen subjects, one at a time, in the run's last model.
 
-    Raises ``RunError`` where attribution has not been done on the run as it is, or found nothing.
+    ``report`` is told of pairs of subject and datum. Raises ``RunError`` where attribution has not
+    been done on the run as it is, or found nothing; ``ConfigError`` or ``UnitError`` for subjects
+    that do not exist.
     """
-    notable = choose_neurons(run, config.max_neurons)
-    datums = attributed_datums(run, list(notable), config.max_datums)
-    silenced = silence(run.model(), run.token_NT, list(notable), datums, report)
-    evaluated = list(by_neuron(silenced, notable, datums))
-    neurons = pd.DataFrame([agreement(found) for found in evaluated])
-    return Ablation(
-        flips=joined([flip_table(found, run.tokens) for found in evaluated], FLIPS),
-        contexts=joined(contexts(run, evaluated, config.contexts_per_token), CONTEXTS),
-        neurons=joined([neurons], NEURONS),
-        layers=joined([layer_table(neurons, run.layout.names)], LAYERS),
-        certified=silenced.certified,
-    )
+    model, text = run.model(), Text.of(run, config.split)
+    choice = choose(run, model, len(text.token_NT), config)
+    train_NT = run.token_NT
+    plan = Plan.of(model, text.token_NT, choice.subjects, config.value, train_NT, config.seed)
+    scored = [datum_K[: config.scored_datums] for datum_K in choice.datums]
+    both = Progress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
+    silenced = silence(model, text.token_NT, plan, choice.datums, both.flips)
+    flips = list(flips_by_subject(silenced, choice, config.value))
+    changes = score(model, text, plan, choice, scored, config.value, both)
+    return tables_of(run, text, config, choice, flips, changes, silenced.certified)
 
 
 def write_ablation(run: Run, found: Ablation) -> None:
@@ -136,52 +68,112 @@ def write_ablation(run: Run, found: Ablation) -> None:
     write_tables(run, JOB, vars(found), TABLES)
 
 
-def choose_neurons(run: Run, most: int) -> dict[Neuron, np.ndarray]:
-    """The strongest neurons with notable tokens, strongest first, and the ids of these tokens."""
-    table = read_table(run, attribution.JOB, "neurons", attribution.NEURONS)
-    if table.empty:
-        remedy = f"Attribute with lower thresholds: ontogeny {attribution.JOB} {run.uri} …"
-        raise RunError(run.uri, "has an attribution that names no neuron's tokens", remedy)
-    tokens = table.groupby(["unit", "neuron"], sort=False)["token_id"].agg(np.array)
-    chosen = tokens.iloc[:most]
-    units, columns = (chosen.index.get_level_values(level) for level in ("unit", "neuron"))
-    return dict(zip(map(Neuron, units, columns), chosen, strict=True))
+class Progress:
+    """Tells of two things that are done one after the other as of one."""
+
+    def __init__(self, report: Report | None, total: int) -> None:
+        self.report, self.total, self.before = report, total, 0
+
+    def flips(self, done: int, of: int) -> None:
+        """The first of the two."""
+        self.tell(done)
+        self.before = of
+
+    def scores(self, done: int, of: int) -> None:
+        """The second."""
+        self.tell(self.before + done)
+
+    def tell(self, done: int) -> None:
+        if self.report:
+            self.report(done, self.total)
 
 
-def attributed_datums(run: Run, neurons: list[Neuron], most: int) -> list[np.ndarray]:
-    """Each neuron's datums with most outlier rows, most first, int32."""
-    wanted = {
-        "unit": sorted({neuron.unit for neuron in neurons}),
-        "neuron": sorted({neuron.column for neuron in neurons}),
-    }
-    table = read_table(run, attribution.JOB, "datums", attribution.DATUMS, wanted)
-    datums = table.groupby(["unit", "neuron"], observed=True)["datum"]
-    return [datums.get_group((n.unit, n.column)).to_numpy()[:most] for n in neurons]
-
-
-def by_neuron(
-    silenced: Silencing, notable: dict[Neuron, np.ndarray], datums: list[np.ndarray]
-) -> Iterator[NeuronFlips]:
-    """The evaluation of each neuron, in order."""
+def flips_by_subject(silenced: Silencing, choice: Choice, kind: Value) -> Iterator[NeuronFlips]:
+    """The evaluation of each subject, in order."""
     changes = silenced.changes
-    bounds = np.searchsorted(changes.neuron_M, np.arange(len(datums) + 1))
-    for place, (neuron, token_J) in enumerate(notable.items()):
-        own, datum_K = slice(bounds[place], bounds[place + 1]), datums[place]
-        ascending = np.argsort(datum_K)
-        row_M = ascending[np.searchsorted(datum_K[ascending], changes.datum_M[own])]
+    bounds = np.searchsorted(changes.subject_M, np.arange(len(choice.subjects) + 1))
+    for place, subject in enumerate(choice.subjects):
+        own, datum_K = slice(bounds[place], bounds[place + 1]), choice.datums[place]
         yield NeuronFlips(
-            unit=neuron.unit,
-            neuron=neuron.column,
-            notable=token_J,
+            subject=subject,
+            kind=kind,
+            notable=choice.notable[place],
             datum_K=datum_K,
             before_KT=silenced.before(datum_K),
-            row_M=row_M,
+            row_M=places_of(changes.datum_M[own], datum_K),
             position_M=changes.position_M[own],
             after_M=changes.after_M[own],
         )
 
 
-def contexts(run: Run, evaluated: list[NeuronFlips], most: int) -> list[pd.DataFrame]:
-    """Flips of every neuron, to read."""
-    stream_NT = np.hstack([run.token_NT, run.target_NT[:, -1:]])
-    return [context_table(found, stream_NT[found.datum_K], run.tokens, most) for found in evaluated]
+def score(
+    model: LanguageModel,
+    text: Text,
+    plan: Plan,
+    choice: Choice,
+    datums: list[np.ndarray],
+    kind: Value,
+    progress: Progress,
+) -> list[TargetChanges]:
+    """What becomes of the targets' log-probabilities on some datums of each subject, in order."""
+    pieces = changes_in_pieces(model, text.token_NT, text.target_NT, plan, datums, progress.scores)
+    small = (np.int32, np.int32, np.int16, np.float32)
+    columns = [[np.empty(0, kind)] for kind in small]
+    for piece in pieces:
+        for column, values, kind_of in zip(columns, piece, small, strict=True):
+            column.append(values.cpu().numpy().astype(kind_of))
+    subject_M, datum_M, position_M, change_M = map(np.concatenate, columns)
+    order_M = np.argsort(subject_M, kind="stable")
+    bounds = np.searchsorted(subject_M[order_M], np.arange(len(datums) + 1))
+    found = []
+    for place, (subject, datum_K) in enumerate(zip(choice.subjects, datums, strict=True)):
+        own_M = order_M[bounds[place] : bounds[place + 1]]
+        row_M = places_of(datum_M[own_M], datum_K)
+        target_KT = text.target_NT[datum_K]
+        found.append(
+            TargetChanges(subject, kind, target_KT, row_M, position_M[own_M], change_M[own_M])
+        )
+    return found
+
+
+def places_of(datum_M: np.ndarray, datum_K: np.ndarray) -> np.ndarray:
+    """Where each datum stands in a list of distinct ones, [M]."""
+    ascending = np.argsort(datum_K)
+    return ascending[np.searchsorted(datum_K[ascending], datum_M)]
+
+
+def tables_of(
+    run: Run,
+    text: Text,
+    config: AblationConfig,
+    choice: Choice,
+    flips: list[NeuronFlips],
+    changes: list[TargetChanges],
+    certified: float,
+) -> Ablation:
+    """All tables."""
+    tokens, stream_NT = run.tokens, text.stream_NT
+    neurons = pd.DataFrame(
+        [
+            {
+                **agreement(found),
+                **change.mean(),
+                "scored_datums": len(change.target_KT),
+                "attributed": attributed,
+            }
+            for found, change, attributed in zip(flips, changes, choice.attributed, strict=True)
+        ]
+    )
+    contexts = [
+        context_table(found, stream_NT[found.datum_K], tokens, config.contexts_per_token)
+        for found in flips
+    ]
+    return Ablation(
+        flips=joined([flip_table(found, tokens) for found in flips], FLIPS),
+        contexts=joined(contexts, CONTEXTS),
+        neurons=joined([neurons], NEURONS),
+        layers=joined([layer_table(neurons, run.layout.names)], LAYERS),
+        tokens=joined([target_table(found, tokens) for found in changes], TOKENS),
+        moves=joined([move_table(found, tokens) for found in flips], MOVES),
+        certified=certified,
+    )

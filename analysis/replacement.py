@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.subjects import Place, Subject, entries_of, place_of, rest_of
+from analysis.subjects import Place, Subject, entries_of, place_of, require_subjects, rest_of
 from analysis.tracing import Edit, Trace, entries, trace
 from capture.model import LanguageModel
 
@@ -98,7 +98,11 @@ class Plan:
         mean_text_NT: np.ndarray,
         seed: int = 0,
     ) -> "Plan":
-        """``mean_text_NT`` is the text that means are taken over."""
+        """``mean_text_NT`` is the text that means are taken over.
+
+        Raises ``UnitError`` for a subject that the model lacks.
+        """
+        require_subjects(model, subjects)
         device = model.decoder.weight.device
         kinds = [(place_of(subject), subject.level == "head") for subject in subjects]
         places = {place for place, _ in kinds}

@@ -24,6 +24,7 @@ from capture.model import LanguageModel, Layer, SelfAttention
 
 POSITIONWISE = ("mixed", "attended", "mlp_in", "before_relu", "inner", "mlp_out")
 """Points after which a layer treats each position by itself."""
+POSITIONS_AT_ONCE = 800
 
 States = dict[Point, Tensor]
 
@@ -124,6 +125,8 @@ class Edit:
     """By how much that changes what the next step sees."""
     first_Q: Tensor
     """First position where it does."""
+    reach_Q: Tensor
+    """At how many positions the last hidden state can move."""
 
     @classmethod
     def of(
@@ -141,17 +144,26 @@ class Edit:
         change = F.relu(new_QTB) - F.relu(old) if relu else new_QTB - old
         changed_QT = (change != 0).any(2)
         first_Q = changed_QT.int().argmax(1)
+        here = place.layer + 1 == len(found.layers) and place.point in POSITIONWISE
+        reach_Q = changed_QT.sum(1) if here else changed_QT.shape[1] - first_Q
         order = first_Q.argsort(stable=True)
         order = order[changed_QT.any(1)[order]]
-        parts = (subject_Q, row_Q, entry_QB, new_QTB, change, first_Q)
+        parts = (subject_Q, row_Q, entry_QB, new_QTB, change, first_Q, reach_Q)
         return cls(place, *(part[order] for part in parts))
 
-    def batches(self, size: int) -> Iterator["Edit"]:
-        """The same, so many pairs at a time."""
+    def batches(self) -> Iterator["Edit"]:
+        """The same in pieces, each of which can move about so many last hidden states."""
         parts = [part for name, part in vars(self).items() if name != "place"]
-        for pieces in zip(*(part.split(size) for part in parts), strict=True):
+        most = positions_at_once(self.row_Q.device)
+        sizes = (self.reach_Q.cumsum(0) // most).bincount().tolist()
+        for pieces in zip(*(part.split(sizes) for part in parts), strict=True):
             if len(pieces[0]):
                 yield Edit(self.place, *pieces)
+
+
+def positions_at_once(device: torch.device) -> int:
+    """Hidden states that are carried on at once: on a CPU, so few that they stay in its caches."""
+    return POSITIONS_AT_ONCE if device.type == "cpu" else 100 * POSITIONS_AT_ONCE
 
 
 class Moved(NamedTuple):

@@ -1,10 +1,6 @@
-"""From hidden states to predictions and probabilities, and when a prediction needs no logits.
+"""From hidden states to predictions and probabilities, a bounded number of logits at a time.
 
-With hidden state h and another one h', and prediction v* ahead of the next token by a margin m, no
-token v can overtake it at h' unless (w_v - w_v*)·(h' - h) ≥ m. So the prediction stands if
-m > max_v ‖w_v - w_v*‖ · ‖h' - h‖, with an allowance for rounding on top.
-
-Shapes: M position, D width, V token of the vocabulary.
+Shapes: M position, K some tokens of each position, D width, V token of the vocabulary.
 """
 
 import math
@@ -12,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LOGIT_BYTES = 8 * 2**20
 """Logits held at once, always in the same place: fresh memory and caches that overflow cost more
@@ -42,15 +39,24 @@ class Unembedding:
         """The most likely token, the first if several are, [M]."""
         return torch.cat([logit_MV.max(1).indices for logit_MV in self.logits(hidden_MD)])
 
-    def predict_with_margin(self, hidden_MD: Tensor) -> tuple[Tensor, Tensor]:
-        """The most likely token and how far its logit is above the next one, both [M]."""
-        tokens, margins = [], []
+    def predict_one_of(self, token_MK: Tensor, hidden_MD: Tensor) -> Tensor:
+        """The most likely of each position's own tokens (ids ascending), [M]."""
+        found = [token_MK.new_empty(0)]
+        rows = max(1, LOGIT_BYTES // (4 * token_MK.shape[1] * self.weight_VD.shape[1]))
+        for some_MK, some_MD in zip(token_MK.split(rows), hidden_MD.split(rows), strict=True):
+            weight_MKD = F.embedding(some_MK, self.weight_VD)
+            logit_MK = torch.einsum("mkd,md->mk", weight_MKD, some_MD) + self.bias_V[some_MK]
+            found.append(some_MK.gather(1, logit_MK.argmax(1, keepdim=True))[:, 0])
+        return torch.cat(found)
+
+    def leaders(self, hidden_MD: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The most likely tokens, and how far the likeliest logit is above theirs, both [M, K]."""
+        tokens, behind = [], []
         for logit_MV in self.logits(hidden_MD):
-            best_M, token_M = logit_MV.max(1)
-            logit_MV.scatter_(1, token_M[:, None], -math.inf)
-            tokens.append(token_M)
-            margins.append(best_M - logit_MV.amax(1))
-        return torch.cat(tokens), torch.cat(margins)
+            value_MK, token_MK = logit_MV.topk(min(number, logit_MV.shape[1]), dim=1)
+            tokens.append(token_MK)
+            behind.append(value_MK[:, :1] - value_MK)
+        return torch.cat(tokens), torch.cat(behind)
 
     def log_probability(
         self, hidden_MD: Tensor, target_M: Tensor, near_M: Tensor | None = None
@@ -79,15 +85,6 @@ class Unembedding:
             out_MV = self.logit_MV[: len(some_MD)]
             yield torch.addmm(self.bias_V, some_MD, self.weight_VD.T, out=out_MV)
 
-    def certain(
-        self, token_M: Tensor, margin_M: Tensor, hidden_MD: Tensor, moved_M: Tensor
-    ) -> Tensor:
-        """Whether a prediction at ``hidden_MD`` with this margin outlives a move so long, [M]."""
-        size_M = hidden_MD.norm(dim=1) + moved_M
-        logit_M = self.largest_weight * size_M + self.largest_bias
-        slack_M = ROUNDING * self.weight_VD.shape[1] * logit_M
-        return margin_M > self.reach(token_M) * moved_M + slack_M
-
     def reach(self, token_M: Tensor) -> Tensor:
         """max_v ‖w_v - w_token‖, [M]; computed once for every token that is ever predicted."""
         token = token_M.unique()
@@ -95,3 +92,8 @@ class Unembedding:
         for some in token.split(self.rows_at_once):
             self.reach_V[some] = torch.cdist(self.weight_VD[some], self.weight_VD).amax(1)
         return self.reach_V[token_M]
+
+    def slack(self, size_M: Tensor) -> Tensor:
+        """How far rounding can part two margins, for hidden states of this norm, [M]."""
+        logit_M = self.largest_weight * size_M + self.largest_bias
+        return ROUNDING * self.weight_VD.shape[1] * logit_M

@@ -2,16 +2,23 @@
 
 import contextlib
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.attribution_tables import JOB, TABLES
 from analysis.replacement import Donors
+from analysis.run import Run
 from analysis.subjects import Subject
+from analysis.tables import write_tables
 from capture.dropout import Masks
 from capture.model import LanguageModel, Layer, ModelConfig, fresh_model
 
@@ -33,7 +40,7 @@ def random_model(seed: int, scale: float) -> LanguageModel:
         for name, parameter in model.named_parameters():
             if "linear" in name or "decoder" in name or "attn" in name:
                 parameter.mul_(scale)
-            if "bias" in name:
+            if "bias" in name and "decoder" not in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model.requires_grad_(False)
 
@@ -169,3 +176,60 @@ def log_probabilities(logits_NTV: np.ndarray, target_NT: np.ndarray) -> np.ndarr
 def hidden(model: LanguageModel, token_NT: np.ndarray) -> Tensor:
     with torch.no_grad():
         return model.hidden(torch.from_numpy(token_NT).long(), Masks.none())
+
+
+# --- flips ----------------------------------------------------------------------------------------
+
+
+def predictions(model: LanguageModel, token_NT: np.ndarray) -> np.ndarray:
+    """The predicted token at every position, by an ordinary forward pass."""
+    return logits(model, token_NT).argmax(2)
+
+
+def flips_by_token(
+    before_KT: np.ndarray, after_KT: np.ndarray, tokens: list[str]
+) -> dict[str, tuple[int, int]]:
+    """count and flips of each token with a flip, position by position."""
+    count, flips = Counter(), Counter()
+    for before, after in zip(before_KT.ravel(), after_KT.ravel(), strict=True):
+        for token in {before, after}:
+            count[tokens[token]] += 1
+            flips[tokens[token]] += before != after
+    return {token: (count[token], flips[token]) for token in count if flips[token]}
+
+
+# --- an attribution -------------------------------------------------------------------------------
+
+
+def write_attribution(run: Run, *, seed: int = 0) -> dict[Subject, tuple[list[int], list[int]]]:
+    """Leave tables of attribution in a run: some neurons, a row and a head, with random contents.
+
+    Returns token ids and datums of each subject that has tokens, in the tables' order.
+    """
+    rng = np.random.default_rng(seed)
+    subjects = [Subject(unit, number) for number in (1, 5, 8) for unit in UNITS[::-1]]
+    subjects += [Subject(UNITS[0], 3, "row"), Subject("layers.1.self_attn", 1, "head")]
+    nameless = Subject(UNITS[2], 2)
+    found, rows = {}, {"groups": [], "tokens": [], "datums": []}
+    for place, subject in enumerate([nameless, *subjects]):
+        key = {"level": subject.level, "unit": subject.unit, "group": subject.group}
+        names = rng.permutation(run.num_tokens)[:4].tolist() if subject != nameless else []
+        datums = rng.permutation(run.num_datums)[: 10 + 2 * place].tolist()
+        rows["groups"].append({**key, "weight": 100.0 - place})
+        rows["tokens"] += [{**key, "rank": rank, "token_id": t} for rank, t in enumerate(names)]
+        rows["datums"] += [{**key, "datum": d, "weight": -float(k)} for k, d in enumerate(datums)]
+        if names:
+            found[subject] = (names, datums)
+    write_tables(run, JOB, {name: full(rows.get(name, []), name) for name in TABLES}, TABLES)
+    return found
+
+
+def full(rows: list[dict[str, object]], name: str) -> pd.DataFrame:
+    """These rows with every column of the table."""
+    schema = TABLES[name]
+    return pa.Table.from_pylist(rows, schema).to_pandas()
+
+
+def records(frame: pd.DataFrame) -> list[Any]:
+    """Rows with their values as attributes."""
+    return list(frame.itertuples())

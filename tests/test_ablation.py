@@ -1,232 +1,272 @@
-"""Ablation: the fast way says what a naive forward pass says; its tables count what happened."""
+"""Ablation's tables: they count and average what naive forward passes say."""
 
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
-from analysis import ablation
-from analysis.ablation import Ablation, AblationConfig, ablate, choose_neurons, write_ablation
-from analysis.attribution import AttributionConfig, attribute, write_attribution
+from analysis.ablation import ablate, write_ablation
+from analysis.ablation_choice import AblationConfig, Text
+from analysis.ablation_tables import TABLES, Ablation
+from analysis.bootstrap import draws
 from analysis.flips import context, layer_table, place_in_run
 from analysis.run import Run, open_run
-from analysis.silencing import DATUMS_AT_ONCE, Neuron, Silencing, silence
+from analysis.subjects import Subject
 from analysis.tables import read_table
-from analysis.unembedding import Unembedding
-from capture.errors import ConfigError, RunError, UnitError
-from capture.model import LanguageModel, ModelConfig, fresh_model
-from cluster.local import run_job
-from reference_analysis import flips_by_token, predictions, predictions_without, records
+from reference_ablation import (
+    flips_by_token,
+    log_probabilities,
+    logits,
+    predictions,
+    records,
+    without,
+    write_attribution,
+)
 from tiny_run import copied, tiny_run
 
-TINY = ModelConfig(layers=2, width=12, hidden=10, heads=3)
-UNITS = [f"layers.{layer}.linear{i}.weight" for layer in range(2) for i in (1, 2)]
-VOCABULARY, WINDOW = 31, 6
-
-
-def random_model(seed: int, scale: float) -> LanguageModel:
-    """Fresh weights, the layers' multiplied by ``scale``: the larger, the more predictions flip."""
-    model = fresh_model(TINY, vocabulary=VOCABULARY, window=WINDOW, seed=seed).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "linear" in name or "decoder" in name:
-                parameter.mul_(scale)
-    return model.requires_grad_(False)
-
-
-def after(found: Silencing, place: int, datum_K: np.ndarray) -> np.ndarray:
-    """Predictions of a neuron's datums once it is silenced, [K, T]."""
-    after_KT, changes = found.before(datum_K).copy(), found.changes
-    for m in np.flatnonzero(changes.neuron_M == place):
-        row = datum_K.tolist().index(changes.datum_M[m])
-        after_KT[row, changes.position_M[m]] = changes.after_M[m]
-    return after_KT
-
-
-# --- the fast way is the naive way ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_silencing_equals_a_naive_forward_pass(seed: int, scale: float) -> None:
-    rng = np.random.default_rng(seed)
-    model = random_model(seed, scale)
-    token_NT = rng.integers(VOCABULARY, size=(40, WINDOW)).astype(np.int32)
-    neurons = [Neuron(unit, column) for unit in UNITS for column in (0, 3, 7, 9)]
-    datums = [rng.choice(40, rng.integers(1, 40), replace=False) for _ in neurons]
-    found = silence(model, token_NT, neurons, datums)
-    assert len(found.changes.neuron_M) > 0
-    for place, (neuron, datum_K) in enumerate(zip(neurons, datums, strict=True)):
-        assert np.array_equal(found.before(datum_K), predictions(model, token_NT[datum_K]))
-        wanted = predictions_without(model, neuron, token_NT[datum_K])
-        assert np.array_equal(after(found, place, datum_K), wanted)
-
-
-def test_silencing_a_trained_model_equals_a_naive_forward_pass() -> None:
-    run = open_run(tiny_run())
-    model, token_NT = run.model(), run.token_NT
-    neurons = [Neuron(unit, column) for unit in UNITS for column in range(0, 12, 4)]
-    everything = np.arange(run.num_datums)
-    found = silence(model, token_NT, neurons, [everything] * len(neurons))
-    assert found.certified > 0.2
-    for place, neuron in enumerate(neurons):
-        wanted = predictions_without(model, neuron, token_NT)
-        assert np.array_equal(after(found, place, everything), wanted)
-
-
-def test_how_datums_fall_into_chunks_does_not_matter() -> None:
-    """More datums than are held at once, and every neuron has some in each chunk."""
-    rng, num_datums = np.random.default_rng(0), 2 * DATUMS_AT_ONCE + 9
-    model = random_model(0, 3.0)
-    token_NT = rng.integers(VOCABULARY, size=(num_datums, WINDOW)).astype(np.int32)
-    neurons, datum_K = [Neuron(UNITS[3], 2), Neuron(UNITS[0], 5)], rng.permutation(num_datums)
-    told: list[tuple[int, int]] = []
-    found = silence(
-        model, token_NT, neurons, [datum_K, datum_K[:200]], lambda *done: told.append(done)
-    )
-    assert told[-1] == (num_datums + 200, num_datums + 200)
-    assert len(told) == 3
-    assert np.array_equal(
-        after(found, 0, datum_K), predictions_without(model, neurons[0], token_NT[datum_K])
-    )
-    changes = found.changes
-    order = np.lexsort((changes.position_M, changes.datum_M, changes.neuron_M))
-    assert np.array_equal(order, np.arange(len(order)))
-
-
-@given(
-    seed=st.integers(0, 10**6),
-    weight=st.sampled_from([0.1, 1.0, 30.0]),
-    move=st.sampled_from([0.0, 1e-6, 1e-3, 0.1, 1.0]),
-)
-@settings(max_examples=60)
-def test_what_is_certain_is_so(seed: int, weight: float, move: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    decoder = nn.Linear(8, 19)
-    with torch.no_grad():
-        decoder.weight.normal_(generator=generator).mul_(weight)
-        decoder.bias.normal_(generator=generator)
-        hidden_MD = torch.randn(50, 8, generator=generator)
-        moved_MD = hidden_MD + move * torch.randn(50, 8, generator=generator)
-        unembedding = Unembedding(decoder)
-        token_M, margin_M = unembedding.predict_with_margin(hidden_MD)
-        distance_M = (moved_MD - hidden_MD).norm(dim=1)
-        certain_M = unembedding.certain(token_M, margin_M, hidden_MD, distance_M)
-        stands_M = decoder(moved_MD).argmax(1) == token_M
-    assert torch.equal(token_M, decoder(hidden_MD).argmax(1))
-    assert stands_M[certain_M].all()
-    if move <= 1e-6:
-        assert certain_M.float().mean() > 0.9
-
-
-def test_margins_are_those_between_the_two_highest_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.unembedding.LOGIT_BYTES", 4 * 19 * 7)  # seven rows at once
-    torch.manual_seed(0)
-    decoder, hidden_MD = nn.Linear(8, 19).requires_grad_(False), torch.randn(50, 8)
-    top = decoder(hidden_MD).topk(2, dim=1)
-    token_M, margin_M = Unembedding(decoder).predict_with_margin(hidden_MD)
-    assert torch.equal(token_M, top.indices[:, 0])
-    torch.testing.assert_close(margin_M, top.values[:, 0] - top.values[:, 1])
-
-
-@pytest.mark.parametrize(
-    ("neuron", "text"),
-    [
-        (
-            Neuron("layers.0.norm1.weight", 0),
-            f"layers.0.norm1.weight: has no neurons. Units that have: {', '.join(UNITS)}.",
-        ),
-        (
-            Neuron(UNITS[1], 10),
-            "layers.0.linear2.weight neuron 10: does not exist: the unit's neurons are 0 to 9.",
-        ),
-    ],
-)
-def test_a_neuron_that_is_not_there_is_refused(neuron: Neuron, text: str) -> None:
-    token_NT = np.zeros((1, WINDOW), np.int32)
-    with pytest.raises(UnitError) as caught:
-        silence(random_model(0, 1.0), token_NT, [neuron], [np.arange(1)])
-    assert str(caught.value) == text
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-ATTRIBUTION = AttributionConfig(min_count=8, max_parameters=300)
-CONFIG = AblationConfig(max_neurons=9, max_datums=20, contexts_per_token=2)
+CONFIG = AblationConfig(max_neurons=9, max_datums=20, scored_datums=7, contexts_per_token=2)
+Attributed = dict[Subject, tuple[list[int], list[int]]]
 
 
 @functools.cache
-def ablated() -> tuple[Run, Ablation]:
+def prepared() -> tuple[Run, Attributed]:
+    """A run with an attribution, and what that says."""
     run = open_run(copied(tiny_run(), "memory://ablation").uri)
-    write_attribution(run, attribute(run, run_job, ATTRIBUTION))
-    return run, ablate(run, CONFIG)
+    return run, write_attribution(run)
 
 
-def evaluated_datums(run: Run, unit: str, neuron: int) -> list[int]:
-    datums = attribute(run, run_job, ATTRIBUTION).datums
-    own = datums[(datums["unit"] == unit) & (datums["neuron"] == neuron)]
-    return own["datum"].tolist()[: CONFIG.max_datums]
+@functools.cache
+def ablated(config: AblationConfig = CONFIG) -> tuple[Run, Ablation]:
+    run, _ = prepared()
+    return run, ablate(run, config)
 
 
-def test_the_strongest_neurons_with_notable_tokens_are_silenced() -> None:
-    run, found = ablated()
-    summary = attribute(run, run_job, ATTRIBUTION).summary
-    wanted = summary[summary["tokens"].map(len) > 0].head(CONFIG.max_neurons)
-    for column in ("unit", "neuron"):
-        assert found.neurons[column].tolist() == wanted[column].tolist()
+def subject_of(row: Any) -> Subject:
+    return Subject(row.unit, row.neuron, row.level)
+
+
+def rows_of(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+    number = "neuron" if "neuron" in table else "group"
+    own = (table["unit"] == subject.unit) & (table[number] == subject.group)
+    return table[own & (table["level"] == subject.level)]
+
+
+def evaluated(subject: Subject) -> list[int]:
+    return prepared()[1][subject][1][: CONFIG.max_datums]
+
+
+def both(run: Run, subject: Subject, datums: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions before and after, [K, T]."""
+    token_NT, model = run.token_NT[datums], run.model()
+    return predictions(model, token_NT), predictions(without(model, subject), token_NT)
+
+
+# --- what is ablated ------------------------------------------------------------------------------
+
+
+def test_the_strongest_neurons_with_notable_tokens_are_ablated() -> None:
+    _, found = ablated()
+    wanted = [s for s in prepared()[1] if s.level == "neuron"][: CONFIG.max_neurons]
+    assert list(map(subject_of, records(found.neurons))) == wanted
+    for neuron in records(found.neurons):
+        subject = subject_of(neuron)
+        assert neuron.datums == len(evaluated(subject))
+        assert neuron.attributed
+        assert neuron.notable_tokens == 4
     assert found.neurons["datums"].max() == CONFIG.max_datums
+    assert (found.neurons["kind"] == "zero").all()
+
+
+@pytest.mark.parametrize("value", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("level", ["row", "head"])
+def test_rows_and_heads_are_ablated_by_every_value(level, value) -> None:
+    _, found = ablated(AblationConfig(level=level, value=value, scored_datums=3))
+    (subject,) = (s for s in prepared()[1] if s.level == level)
+    assert list(map(subject_of, records(found.neurons))) == [subject]
+    for table in (found.neurons, found.layers, found.tokens):
+        assert set(table["kind"]) == {value}
+        assert set(table["level"]) == {level}
+        assert set(table["unit"]) == {subject.unit}
+
+
+def test_what_has_no_datums_of_its_own_is_evaluated_on_a_sample() -> None:
+    only = ("layers.0.linear1.weight:2, 5", "layers.1.self_attn.in_proj_weight:4")
+    run, found = ablated(AblationConfig(only=only, max_datums=30, seed=3))
+    assert found.neurons["neuron"].tolist() == [2, 5, 4]
+    assert found.neurons["attributed"].tolist() == [False, True, False]
+    assert found.neurons["datums"].tolist()[::2] == [30, 30]
+    assert found.neurons["notable_tokens"].tolist() == [0, 4, 0]
+    again = ablate(run, AblationConfig(only=only[1:], max_datums=30, seed=3))
+    whole = rows_of(found.flips, Subject(only[1][:-2], 4)).reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.flips, whole)
+
+
+def test_everything_is_every_neuron_of_the_mlps() -> None:
+    _, found = ablated(AblationConfig(everything=True, max_datums=3, scored_datums=1))
+    per_unit = found.neurons.groupby("unit")["neuron"].agg(list).to_dict()
+    inputs = {"linear1": list(range(16)), "linear2": list(range(12))}
+    assert per_unit == {
+        f"layers.{layer}.{name}.weight": own for layer in (0, 1) for name, own in inputs.items()
+    }
+
+
+def test_held_out_text_is_evaluated_whole() -> None:
+    run, found = ablated(AblationConfig(split="validation", scored_datums=1000))
+    text = Text.of(run, "validation")
+    subject = subject_of(next(iter(records(found.neurons))))
+    before_KT = predictions(run.model(), text.token_NT)
+    after_KT = predictions(without(run.model(), subject), text.token_NT)
+    first = found.neurons.iloc[0]
+    assert not found.neurons["attributed"].any()
+    assert first["positions"] == before_KT.size
+    assert first["flips"] == (before_KT != after_KT).sum()
+    clean = log_probabilities(logits(run.model(), text.token_NT), text.target_NT)
+    changed = log_probabilities(
+        logits(without(run.model(), subject), text.token_NT), text.target_NT
+    )
+    assert first["change"] == pytest.approx((changed - clean).mean(), abs=1e-5)
+
+
+# --- flips ----------------------------------------------------------------------------------------
 
 
 def test_flip_tables_equal_counting_position_by_position() -> None:
     run, found = ablated()
     assert found.flips["flips"].sum() > 0
     for neuron in records(found.neurons):
-        token_NT = run.token_NT[evaluated_datums(run, neuron.unit, neuron.neuron)]
-        before_KT = predictions(run.model(), token_NT)
-        after_KT = predictions_without(run.model(), Neuron(neuron.unit, neuron.neuron), token_NT)
-        wanted = flips_by_token(before_KT, after_KT, run.tokens)
-        own = found.flips.query("unit == @neuron.unit and neuron == @neuron.neuron")
+        subject = subject_of(neuron)
+        before_KT, after_KT = both(run, subject, evaluated(subject))
+        own = rows_of(found.flips, subject)
         counts = zip(own["count"], own["flips"], strict=True)
+        wanted = flips_by_token(before_KT, after_KT, run.tokens)
         assert dict(zip(own["token"], counts, strict=True)) == wanted
         assert own["proportion"].tolist() == (own["flips"] / own["count"]).tolist()
+        assert own["flips"].tolist() == (own["lost"] + own["gained"]).tolist()
         order = own.sort_values(["proportion", "count", "token_id"], ascending=[False, False, True])
         assert order.index.tolist() == own.index.tolist()
         assert neuron.flips == (before_KT != after_KT).sum()
         assert (neuron.positions, neuron.flipped_tokens) == (before_KT.size, len(own))
 
 
+def test_intervals_of_proportions_equal_a_loop_over_draws_of_datums() -> None:
+    run, found = ablated()
+    for neuron in records(found.neurons):
+        subject = subject_of(neuron)
+        before_KT, after_KT = both(run, subject, evaluated(subject))
+        for row in records(rows_of(found.flips, subject)):
+            here = (before_KT == row.token_id) | (after_KT == row.token_id)
+            whole_K = here.sum(1)
+            part_K = (here & (before_KT != after_KT)).sum(1)
+            if (whole_K > 0).sum() < 2:
+                assert np.isnan([row.low, row.high]).all()
+                continue
+            drawn = [(d @ part_K, d @ whole_K) for d in draws(len(before_KT)) if d @ whole_K]
+            ratios = [part / whole for part, whole in drawn]
+            wanted = np.quantile(ratios, [0.025, 0.975], method="nearest")
+            np.testing.assert_allclose([row.low, row.high], wanted, rtol=1e-5)
+            assert row.low <= row.proportion <= row.high
+
+
+def test_moves_say_which_prediction_became_which() -> None:
+    run, found = ablated()
+    assert len(found.moves)
+    for neuron in records(found.neurons):
+        subject = subject_of(neuron)
+        before_KT, after_KT = both(run, subject, evaluated(subject))
+        flip_KT = before_KT != after_KT
+        own = rows_of(found.moves, subject)
+        moves = pd.Series(
+            [
+                (run.tokens[before], run.tokens[after])
+                for before, after in zip(before_KT[flip_KT], after_KT[flip_KT], strict=True)
+            ],
+            dtype=object,
+        )
+        counts = dict(zip(zip(own["before"], own["after"], strict=True), own["count"], strict=True))
+        assert counts == moves.value_counts().to_dict()
+        assert own["count"].is_monotonic_decreasing
+
+
 def test_notable_tokens_and_their_share_of_flips() -> None:
     run, found = ablated()
-    for neuron, tokens in choose_neurons(run, CONFIG.max_neurons).items():
-        own = found.flips.query("unit == @neuron.unit and neuron == @neuron.column")
+    for neuron in records(found.neurons):
+        subject = subject_of(neuron)
+        tokens = prepared()[1][subject][0]
+        own = rows_of(found.flips, subject)
         assert own["notable"].tolist() == own["token_id"].isin(tokens).tolist()
-        summary = found.neurons.query("unit == @neuron.unit and neuron == @neuron.column").iloc[0]
-        assert summary["notable_tokens"] == len(tokens)
-        assert summary["notable_flipped"] == own["notable"].sum()
-        token_NT = run.token_NT[evaluated_datums(run, neuron.unit, neuron.column)]
-        before_KT = predictions(run.model(), token_NT)
-        flips_KT = predictions_without(run.model(), neuron, token_NT) != before_KT
+        assert neuron.notable_flipped == own["notable"].sum()
+        before_KT, after_KT = both(run, subject, evaluated(subject))
         notable_KT = np.isin(before_KT, tokens)
-        for name, mask_KT in (("notable_share", notable_KT), ("other_share", ~notable_KT)):
+        for name, mask_KT in (("notable", notable_KT), ("other", ~notable_KT)):
+            share = getattr(neuron, f"{name}_share")
             if mask_KT.any():
-                assert summary[name] == pytest.approx(flips_KT[mask_KT].mean())
+                assert share == pytest.approx((before_KT != after_KT)[mask_KT].mean())
+            if mask_KT.any(1).sum() > 1:
+                assert getattr(neuron, f"{name}_low") <= share + 1e-6
+                assert share <= getattr(neuron, f"{name}_high") + 1e-6
 
 
 def test_layers_are_means_over_their_neurons() -> None:
     run, found = ablated()
-    layers = layer_table(found.neurons, run.layout.names)
-    assert layers["unit"].tolist() == found.layers["unit"].tolist()
+    assert found.layers["unit"].tolist() == [
+        u for u in run.layout.names if ".linear" in u and u.endswith("weight")
+    ]
     for layer in records(found.layers):
         own = found.neurons[found.neurons["unit"] == layer.unit]
         assert (layer.neurons, layer.flipped_tokens) == (len(own), own["flipped_tokens"].mean())
         shares = [n.notable_flipped / n.flipped_tokens for n in records(own) if n.flips]
         assert not shares or layer.notable_share == pytest.approx(np.mean(shares))
+        assert layer.flipped_low <= layer.flipped_tokens <= layer.flipped_high
+        drawn = draws(len(own)) @ own["flipped_tokens"].to_numpy() / len(own)
+        wanted = np.quantile(drawn, [0.025, 0.975], method="nearest")
+        np.testing.assert_allclose([layer.flipped_low, layer.flipped_high], wanted, rtol=1e-5)
+
+
+def test_units_that_were_not_captured_come_last() -> None:
+    _, found = ablated()
+    units = found.neurons["unit"].drop_duplicates().tolist()
+    assert layer_table(found.neurons, units[1:])["unit"].tolist() == [*units[1:], units[0]]
+
+
+# --- log-probabilities ----------------------------------------------------------------------------
+
+
+def test_changes_by_target_equal_naive_forward_passes() -> None:
+    run, found = ablated()
+    for neuron in records(found.neurons):
+        subject = subject_of(neuron)
+        datums = evaluated(subject)[: CONFIG.scored_datums]
+        token_NT, target_NT = run.token_NT[datums], run.target_NT[datums]
+        change_NT = log_probabilities(
+            logits(without(run.model(), subject), token_NT), target_NT
+        ) - log_probabilities(logits(run.model(), token_NT), target_NT)
+        own = rows_of(found.tokens, subject)
+        assert sorted(own["token_id"]) == np.unique(target_NT).tolist()
+        assert own["change"].is_monotonic_increasing
+        for row in records(own):
+            here_NT = target_NT == row.token_id
+            assert row.count == here_NT.sum()
+            assert row.token == run.tokens[row.token_id]
+            assert row.change == pytest.approx(change_NT[here_NT].mean(), abs=1e-5)
+            if here_NT.any(1).sum() > 1:
+                assert row.low - 1e-6 <= row.change <= row.high + 1e-6
+            else:
+                assert np.isnan([row.low, row.high]).all()
+        assert neuron.scored_datums == len(datums)
+        assert neuron.change == pytest.approx(change_NT.mean(), abs=1e-5)
+        assert neuron.change_low <= neuron.change + 1e-6
+        assert neuron.change <= neuron.change_high + 1e-6
+
+
+def test_nothing_is_scored_if_so_asked() -> None:
+    _, found = ablated(AblationConfig(max_neurons=2, max_datums=5, scored_datums=0))
+    assert len(found.tokens) == 0
+    assert found.neurons["change"].isna().all()
+
+
+# --- contexts -------------------------------------------------------------------------------------
 
 
 def test_contexts_show_the_flip_where_it_happens() -> None:
@@ -249,16 +289,12 @@ def test_contexts_show_the_flip_where_it_happens() -> None:
 def test_contexts_are_of_the_most_attributed_datums() -> None:
     run, found = ablated()
     for neuron in records(found.neurons):
-        datums = evaluated_datums(run, neuron.unit, neuron.neuron)
-        own = found.contexts.query("unit == @neuron.unit and neuron == @neuron.neuron")
-        token_NT = run.token_NT[datums]
-        before_KT = predictions(run.model(), token_NT)
-        after_KT = predictions_without(run.model(), Neuron(neuron.unit, neuron.neuron), token_NT)
-        for token, contexts in own.groupby("token"):
-            here_KT = (before_KT != after_KT) & (
-                (before_KT == run.tokens.index(str(token)))
-                | (after_KT == run.tokens.index(str(token)))
-            )
+        subject = subject_of(neuron)
+        datums = evaluated(subject)
+        before_KT, after_KT = both(run, subject, datums)
+        for token, contexts in rows_of(found.contexts, subject).groupby("token"):
+            token_id = run.tokens.index(str(token))
+            here_KT = (before_KT != after_KT) & ((before_KT == token_id) | (after_KT == token_id))
             wanted = [(datums[k], t) for k, t in np.argwhere(here_KT)][: CONFIG.contexts_per_token]
             assert list(zip(contexts["datum"], contexts["position"], strict=True)) == wanted
 
@@ -279,40 +315,15 @@ def test_places_in_runs() -> None:
 def test_tables_are_read_as_they_were_written() -> None:
     run, found = ablated()
     write_ablation(run, found)
-    for name, schema in ablation.TABLES.items():
+    for name, schema in TABLES.items():
         frame = read_table(run, "ablate", name, schema)
         assert frame.equals(getattr(found, name))
         assert frame.columns.tolist() == schema.names
 
 
-# --- what cannot be ablated -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", AblationConfig.__dataclass_fields__)
-def test_impossible_settings_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^ablation.{name}: got -1, must be at least 1.$"):
-        AblationConfig(**{name: -1})
-
-
-def nothing(run: Run) -> None:
-    """No attribution at all."""
-
-
-def nameless(run: Run) -> None:
-    """An attribution in which no token is notable."""
-    write_attribution(run, attribute(run, run_job, AttributionConfig(min_count=10**6)))
-
-
-@pytest.mark.parametrize(
-    ("prepare", "problem"),
-    [
-        (nothing, "has no tables of attribute. Run: ontogeny attribute memory://ablation-none."),
-        (nameless, "has an attribution that names no neuron's tokens."),
-    ],
-)
-def test_ablation_needs_an_attribution(prepare: Callable[[Run], None], problem: str) -> None:
-    run = open_run(copied(tiny_run(), "memory://ablation-none").uri)
-    prepare(run)
-    with pytest.raises(RunError) as caught:
-        ablate(run, CONFIG)
-    assert str(caught.value).startswith(f"memory://ablation-none: {problem}")
+def test_progress_counts_flips_and_scores() -> None:
+    told: list[tuple[int, int]] = []
+    ablate(prepared()[0], CONFIG, lambda *done: told.append(done))
+    wanted = [min(len(evaluated(subject)), 20) for subject in prepared()[1]][: CONFIG.max_neurons]
+    total = sum(wanted) + CONFIG.max_neurons * CONFIG.scored_datums
+    assert told == [(sum(wanted), total), (total, total)]

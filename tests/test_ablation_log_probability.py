@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import log_probability, replacement, unembedding
+from analysis import log_probability, replacement, tracing, unembedding
 from analysis.log_probability import log_probability_changes
 from analysis.replacement import VALUES, Donors, Value
 from analysis.subjects import Subject
@@ -79,7 +79,7 @@ def test_neither_chunks_nor_other_subjects_matter(
     whole_SV = changes(subjects, value)
     monkeypatch.setattr(log_probability, "DATUMS_AT_ONCE", 7)
     monkeypatch.setattr(replacement, "DATUMS_AT_ONCE", 9)
-    monkeypatch.setattr(log_probability, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(tracing, "POSITIONS_AT_ONCE", 15)
     monkeypatch.setattr(unembedding, "LOGIT_BYTES", 4 * VOCABULARY * 5)
     some = subjects[::-5]
     some_SV = changes(some, value)

@@ -4,12 +4,18 @@ import argparse
 import math
 from collections.abc import Hashable, Mapping
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.ablation import Ablation, AblationConfig, write_ablation
-from analysis.ablation import ablate as silence_neurons
+from analysis.ablation import ablate as silence
+from analysis.ablation import write_ablation
+from analysis.ablation_choice import SPLITS, AblationConfig
+from analysis.ablation_tables import Ablation
+from analysis.replacement import VALUES
 from analysis.run import Run, open_run
+from analysis.subjects import LEVELS, NOUNS
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.progress import counting
 from cluster.terminal import data_table, print_table
@@ -20,31 +26,80 @@ OFTEN = 10
 
 def add(inner) -> None:
     text = """\
-Sets a neuron's outgoing weights (its column) to zero and compares the model's next-token
-predictions before and after, on datums that moved the neuron. Needs ontogeny attribute first.
-Tables go to RUN/analysis/ablate/."""
+Silences columns (neurons) or rows of weights, or attention heads, one at a time, and compares the
+model before and after: which next-token predictions flip, and how far the log-probability of each
+true next token falls. By default the neurons that attribution named, each on the datums that moved
+it most. Needs ontogeny attribute first. Tables go to RUN/analysis/ablate/.
+
+  ontogeny ablate runs/demo --only layers.2.linear2.weight:17,80
+  ontogeny ablate runs/demo --level head --all --value mean --split validation"""
     made = add_command(inner, "ablate", run, "Does silencing a neuron agree?", text)
     add_run(made)
+    add_choice(made)
     made.add_argument(
-        "--neurons", type=int, default=50, metavar="N", help="strongest neurons, default 50"
+        "--value",
+        choices=VALUES,
+        default="zero",
+        help="what stands in: zero weights (default), the mean over the training text, or "
+        "the value at a random other position",
     )
     made.add_argument(
-        "--datums", type=int, default=2000, metavar="N", help="per neuron, default 2000"
+        "--split", choices=SPLITS, default="train", help="the text, default train (attributed)"
     )
+    made.add_argument("--datums", type=int, default=2000, metavar="N", help="each, default 2000")
+    made.add_argument(
+        "--scored-datums",
+        type=int,
+        default=200,
+        metavar="N",
+        help="of these, to compute log-probabilities on; default 200, 0 for none",
+    )
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of samples, default 0")
     made.add_argument("--rows", type=int, default=10, metavar="N", help="shown, default 10")
     add_quiet(made)
 
 
+def add_choice(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--level", choices=LEVELS, default="neuron", help="columns (neuron, default), rows or heads"
+    )
+    made.add_argument(
+        "--neurons", type=int, default=50, metavar="N", help="strongest attributed, default 50"
+    )
+    made.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="UNIT:NUMBER[,NUMBER…]",
+        help="these instead; for heads, layers.0.self_attn:2",
+    )
+    made.add_argument(
+        "--all", action="store_true", help="every head, or every column or row of MLP weights"
+    )
+
+
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    config = AblationConfig(max_neurons=arguments.neurons, max_datums=arguments.datums)
+    config = AblationConfig(
+        level=arguments.level,
+        value=arguments.value,
+        only=tuple(arguments.only),
+        everything=arguments.all,
+        max_neurons=arguments.neurons,
+        max_datums=arguments.datums,
+        scored_datums=arguments.scored_datums,
+        split=arguments.split,
+        seed=arguments.seed,
+    )
     ablate(open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet)
     return 0
 
 
 def ablate(run: Run, config: AblationConfig, console: Console, *, rows: int, quiet: bool) -> None:
     """Ablate, write the tables, show the first rows of them."""
-    with counting(console, "silencing neurons", "predictions", quiet=quiet) as report:
-        found = silence_neurons(run, config, report)
+    what = f"silencing {NOUNS[config.level]}"
+    with counting(console, what, "datums", quiet=quiet) as report:
+        found = silence(run, config, report)
     write_ablation(run, found)
     if not quiet:
         show(console, found, rows=rows)
@@ -53,23 +108,37 @@ def ablate(run: Run, config: AblationConfig, console: Console, *, rows: int, qui
 def show(console: Console, found: Ablation, *, rows: int) -> None:
     """How far flips agree with attribution, by neuron and by layer, and one neuron in full."""
     neurons = found.neurons
+    level = neurons["level"].iloc[0]
     table = data_table(
-        "unit", "neuron", "flips", "tokens", "notable", "they flip", "others", "ratio"
+        "unit", level, "flips", "tokens", "notable", "they flip", "others", "ratio", "mean log p"
     )
     for neuron in neurons.head(rows).to_dict("records"):
         counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
-        shares = [f"{neuron[name]:.2%}" for name in ("notable_share", "other_share")]
-        table.add_row(neuron["unit"], str(neuron["neuron"]), *counts, *shares, times(neuron))
-    print_table(console, "Predictions that flip when a neuron is silenced", table)
+        shares = [
+            percent(neuron["notable_share"], neuron["notable_low"], neuron["notable_high"]),
+            f"{neuron['other_share']:.2%}",
+        ]
+        cells = [*counts, *shares, times(neuron), f"{neuron['change']:+.4f}"]
+        table.add_row(neuron["unit"], str(neuron["neuron"]), *cells)
+    print_table(console, f"Predictions that flip when a {level} is silenced", table)
     console.print(
         "tokens: how many different ones flip; notable: how many of these attribution had named.\n"
-        "they flip, others: share of positions predicting a notable token, or another, that flip."
+        "they flip (95 % interval), others: share of positions predicting a notable token, or "
+        "another, that flip.\n"
+        "mean log p: what the true next token's log-probability gains, nats."
     )
     agree = int((neurons["notable_share"] > neurons["other_share"]).sum())
-    console.print(f"{agree} of {len(neurons)} neurons flip their notable tokens more than others.")
+    nouns = NOUNS[level]
+    console.print(f"{agree} of {len(neurons)} {nouns} flip their notable tokens more than others.")
     if len(found.flips):
         clearest_neuron(console, found, rows)
     layers(console, found)
+
+
+def percent(share: float, low: float, high: float) -> str:
+    """A share and its interval, as in 1.20% (0.8–1.9)."""
+    interval = "" if math.isnan(low) else f" ({low:.1%}–{high:.1%})".replace("%–", "–")
+    return f"{share:.2%}{interval}"
 
 
 def times(neuron: Mapping[Hashable, float]) -> str:
@@ -80,18 +149,22 @@ def times(neuron: Mapping[Hashable, float]) -> str:
 
 
 def clearest_neuron(console: Console, found: Ablation, rows: int) -> None:
-    """Flip table and contexts of the neuron whose notable tokens flip most often."""
+    """Flip table, moves and contexts of the neuron whose notable tokens flip most often."""
     best = found.neurons.sort_values("notable_share", na_position="first").iloc[-1]
-    flips, contexts = (
-        table[(table["unit"] == best["unit"]) & (table["neuron"] == best["neuron"])]
-        for table in (found.flips, found.contexts)
-    )
+    key = {"unit": best["unit"], "neuron": best["neuron"], "level": best["level"]}
+    flips, contexts = (own_rows(table, key) for table in (found.flips, found.contexts))
     often = flips[flips["count"] >= OFTEN] if (flips["count"] >= OFTEN).any() else flips
-    table = data_table("token", "proportion", "count", "notable")
+    table = data_table("token", "proportion", "95 %", "count", "notable", "log p")
+    changes = own_rows(found.tokens.rename(columns={"group": "neuron"}), key)
+    change_of = changes.set_index("token")["change"]
     for flip in often.head(rows).to_dict("records"):
-        proportion, notable = f"{flip['proportion']:.3f}", "yes" if flip["notable"] else ""
-        table.add_row(escape(flip["token"]), proportion, f"{flip['count']:,}", notable)
-    title = f"{best['unit']}, neuron {best['neuron']}: the tokens that flip most often"
+        interval = ends(flip["low"], flip["high"], 2)
+        notable = "yes" if flip["notable"] else ""
+        change = change_of.get(flip["token"], math.nan)
+        cells = [f"{flip['proportion']:.3f}", interval, f"{flip['count']:,}", notable]
+        shown_change = "" if math.isnan(change) else f"{change:+.3f}"
+        table.add_row(escape(flip["token"]), *cells, shown_change)
+    title = f"{best['unit']}, {best['level']} {best['neuron']}: the tokens that flip most often"
     print_table(console, title, table)
     tokens = often.loc[often["notable"], "token"].head(3)
     shown = contexts[contexts["token"].isin(tokens)].drop_duplicates("token")
@@ -101,10 +174,24 @@ def clearest_neuron(console: Console, found: Ablation, rows: int) -> None:
         console.print(f"  {context}", markup=False)
 
 
+def own_rows(table: pd.DataFrame, key: Mapping[str, object]) -> pd.DataFrame:
+    """The rows of one neuron."""
+    return table[np.logical_and.reduce([table[name] == value for name, value in key.items()])]
+
+
 def layers(console: Console, found: Ablation) -> None:
-    """The study's layer table."""
-    table = data_table("unit", "neurons", "flipped tokens", "of them notable")
+    """The study's layer table, with intervals over neurons."""
+    level = found.neurons["level"].iloc[0]
+    table = data_table("unit", NOUNS[level], "flipped tokens", "95 %", "of them notable", "95 % ")
     for layer in found.layers.to_dict("records"):
-        share = f"{layer['notable_share']:.3f}"
-        table.add_row(layer["unit"], str(layer["neurons"]), f"{layer['flipped_tokens']:.1f}", share)
-    print_table(console, "By unit, mean over its silenced neurons", table)
+        cells = [str(layer["neurons"]), f"{layer['flipped_tokens']:.1f}"]
+        cells += [ends(layer["flipped_low"], layer["flipped_high"], 1)]
+        cells += [f"{layer['notable_share']:.3f}"]
+        cells += [ends(layer["notable_low"], layer["notable_high"], 3)]
+        table.add_row(layer["unit"], *cells)
+    print_table(console, f"By unit, mean over its silenced {NOUNS[level]}", table)
+
+
+def ends(low: float, high: float, digits: int) -> str:
+    """An interval; nothing where there is none."""
+    return "" if math.isnan(low) else f"{low:.{digits}f}–{high:.{digits}f}"
