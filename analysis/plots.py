@@ -9,13 +9,13 @@ Shapes: M point, B bin, R row of a plot.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from analysis.report.markup import Html, element
-from analysis.report.scales import Scale, bounds, plain, spacing
+from analysis.report.scales import Scale, bounds, plain, spacing, spread
 
 NUM_COLOURS = 7
 LETTER = 6.4
@@ -145,19 +145,6 @@ def frame(axes: Axes, x: Scale, y: Scale | None) -> list[Html]:
     return [*marks, text(end, axes.height - 6, axes.x, "name", "end")]
 
 
-def spread(places_R: Sequence[float], apart: float) -> list[float]:
-    """The places, moved as little as a sweep down and back up can so that none are too close."""
-    order = np.argsort(places_R, kind="stable")
-    moved = np.array(places_R, np.float64)[order]
-    for row in range(1, len(moved)):
-        moved[row] = max(moved[row], moved[row - 1] + apart)
-    surplus = moved[-1] - max(places_R) if len(moved) else 0
-    moved -= surplus / 2
-    result = np.empty_like(moved)
-    result[order] = moved
-    return result.tolist()
-
-
 def shortened(words: str, width: float) -> str:
     most = max(3, int(width / LETTER))
     return words if len(words) <= most else f"{words[: most - 1]}…"
@@ -168,12 +155,12 @@ def shortened(words: str, width: float) -> str:
 
 def line_chart(axes: Axes, series: Sequence[Series], *, zero: bool = False) -> Html:
     """Lines and points over steps (from 0), each named where it ends."""
+    series = [one for one in (drawable(one, log=axes.log_y) for one in series) if len(one.y_M)]
     x = horizontal(axes, *bounds(*(one.x_M for one in series), zero=True))
     y = vertical(axes, *bounds(*(one.y_M for one in series), zero=zero, log=axes.log_y))
     marks: list[Html] = []
     for one in series:
-        seen = np.isfinite(one.y_M) & ((one.y_M > 0) | (not axes.log_y))
-        x_M, y_M = x(one.x_M[seen]), y(one.y_M[seen])
+        x_M, y_M = x(one.x_M), y(one.y_M)
         if one.kind == "line":
             marks.append(element("path", d=trace(x_M, y_M), class_=f"line s{one.colour}"))
         else:
@@ -182,9 +169,15 @@ def line_chart(axes: Axes, series: Sequence[Series], *, zero: bool = False) -> H
     return figure(axes, *frame(axes, x, y), *marks, *end_labels(axes, y, series))
 
 
+def drawable(series: Series, *, log: bool) -> Series:
+    """Without the points that have no place on the axes."""
+    seen_M = np.isfinite(series.y_M) & ((series.y_M > 0) | (not log))
+    return replace(series, x_M=series.x_M[seen_M], y_M=series.y_M[seen_M])
+
+
 def end_labels(axes: Axes, y: Scale, series: Sequence[Series]) -> list[Html]:
-    named = [one for one in series if one.name and len(one.y_M)]
-    ends = [float(y(one.y_M[np.isfinite(one.y_M)][-1])) for one in named]
+    named = [one for one in series if one.name]
+    ends = [float(y(one.y_M[-1])) for one in named]
     place = axes.width - axes.right + 8
     return [
         text(place, height + 4, shortened(one.name, axes.right - 8), f"label s{one.colour}")
@@ -201,12 +194,13 @@ def dot(x: float, y: float, colour: int, name: str = "", radius: float = 3.5) ->
 def histogram(axes: Axes, low_B: np.ndarray, high_B: np.ndarray, series: Sequence[Series]) -> Html:
     """Shares by bin, one outline over the other; the y of each series are its bins, in order."""
     x = horizontal(axes, *bounds(low_B, high_B))
-    y = vertical(axes, *bounds(*(one.y_M for one in series), zero=True))
+    y = vertical(axes, *bounds(*(one.y_M for one in series), zero=not axes.log_y, log=axes.log_y))
     edge_2B = x(np.column_stack([low_B, high_B]).ravel())
     marks: list[Html] = []
     for place, one in enumerate(series):
-        top_2B = y(np.repeat(one.y_M, 2))
-        ends = [edge_2B[:1], edge_2B, edge_2B[-1:]], [[y.start], top_2B, [y.start]]
+        top_2B = y(np.maximum(np.repeat(one.y_M, 2), y.low))
+        floor = np.full(min(len(edge_2B), 1), y.start)
+        ends = [edge_2B[:1], edge_2B, edge_2B[-1:]], [floor, top_2B, floor]
         outline = trace(np.concatenate(ends[0]), np.concatenate(ends[1]))
         marks.append(element("path", d=outline, class_=f"area s{one.colour}"))
         end = axes.width - axes.right
@@ -217,22 +211,25 @@ def histogram(axes: Axes, low_B: np.ndarray, high_B: np.ndarray, series: Sequenc
 def window_bars(
     axes: Axes, edge_B1: np.ndarray, value_B: np.ndarray, expected_B: np.ndarray
 ) -> Html:
-    """A bar for each window of training, and a rule where it was expected to end."""
+    """A bar for each window of training, and a rule where it was expected to end (NaN: none)."""
     x = horizontal(axes, float(edge_B1[0]), float(edge_B1[-1]))
     y = Scale(*bounds(value_B, expected_B, zero=True), axes.height - 22, 8)
     left_B, right_B = x(edge_B1[:-1]) + 1, x(edge_B1[1:]) - 1
     floor = axes.height - 22
     marks = [line(axes.left, floor, axes.width - axes.right, floor, "axis")]
+    rules: list[Html] = []
     windows = zip(
         left_B.tolist(), right_B.tolist(), value_B.tolist(), expected_B.tolist(), strict=True
     )
     for left, right, value, expected in windows:
         top = float(y(value))
-        name = f"{value:,.3g}, expected {expected:,.3g}"
-        marks.append(box(left, top, right - left, floor - top, "bar s1", name))
+        name = f"{value:,.3g}"
         if math.isfinite(expected):
-            marks.append(line(left, float(y(expected)), right, float(y(expected)), "rule"))
+            name += f", expected {expected:,.3g}"
+            rules.append(line(left, float(y(expected)), right, float(y(expected)), "rule"))
+        marks.append(box(left, top, right - left, floor - top, "bar s1", name))
     marks += [
+        *rules,
         text(axes.left, axes.height - 7, f"{edge_B1[0]:,.0f}", "tick"),
         text(axes.width - axes.right, axes.height - 7, f"{edge_B1[-1]:,.0f}", "tick", "end"),
         text(axes.left - 6, float(y(y.high)) + 8, plain(y.high, spacing(0, y.high)), "tick", "end"),

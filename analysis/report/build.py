@@ -20,10 +20,10 @@ from analysis.report.material import Material, parts
 from analysis.report.neuron_page import neuron_page
 from analysis.report.neuron_table import neurons_page
 from analysis.report.overview import overview
-from analysis.report.site import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
 from analysis.report.sources import read_sources
 from analysis.report.timeline import read_timeline
 from analysis.report.token_pages import token_page, tokens_page, vocabulary_counts
+from analysis.report.website import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
 from analysis.run import Run
 from capture.errors import ConfigError, RunError
 from capture.store import Store

@@ -15,7 +15,7 @@ from analysis.report.activations_page import activations
 from analysis.report.markup import Column, Html, element, section, together
 from analysis.report.material import Material, each
 from analysis.report.neuron_table import times
-from analysis.report.site import Page, command_note, neuron_key, token_text
+from analysis.report.website import Page, command_note, neuron_key, token_text
 
 LONE, BASELINE = 0, 0
 """Colour of neurons without a cluster, and of evidence that needs no record."""
@@ -143,11 +143,21 @@ def silencing(material: Material) -> Html:
     columns = [
         Column("unit", lambda row: row.unit),
         Column("neurons", lambda row: markup.whole(row.neurons), numeric=True),
-        Column("flipped tokens, mean", lambda row: markup.decimals(row.flipped_tokens, 1), True),
-        Column("of them notable, mean", lambda row: markup.percent(row.notable_share, 1), True),
+        Column("flipped tokens, mean", lambda row: one_place(row.flipped_tokens), numeric=True),
+        Column("95 %", lambda row: markup.between(row.flipped_low, row.flipped_high, one_place)),
+        Column("of them notable, mean", lambda row: share(row.notable_share), numeric=True),
+        Column("95 %", lambda row: markup.between(row.notable_low, row.notable_high, share)),
     ]
     by_unit = markup.data_table("Means over the silenced neurons", columns, each(layers))
     return together(lead, section("By unit", by_unit), silenced(material, neurons))
+
+
+def one_place(value: float) -> str:
+    return markup.decimals(value, 1)
+
+
+def share(value: float) -> str:
+    return markup.percent(value, 2)
 
 
 def silenced(material: Material, table: pd.DataFrame) -> Html:
@@ -157,8 +167,10 @@ def silenced(material: Material, table: pd.DataFrame) -> Html:
         Column("flips", lambda row: markup.whole(row.flips), numeric=True),
         Column("tokens", lambda row: markup.whole(row.flipped_tokens), numeric=True),
         Column("notable", lambda row: markup.whole(row.notable_flipped), numeric=True),
-        Column("they flip", lambda row: markup.percent(row.notable_share, 2), numeric=True),
-        Column("others flip", lambda row: markup.percent(row.other_share, 2), numeric=True),
+        Column("they flip", lambda row: share(row.notable_share), numeric=True),
+        Column("95 %", lambda row: markup.between(row.notable_low, row.notable_high, share)),
+        Column("others flip", lambda row: share(row.other_share), numeric=True),
+        Column("95 %", lambda row: markup.between(row.other_low, row.other_high, share)),
         Column("ratio", lambda row: times(row.ratio), numeric=True),
     ]
     agree = int((table["notable_share"] > table["other_share"]).sum())
@@ -225,17 +237,17 @@ def agreement_plot(unit: str, rows: list[Interval], span: tuple[float, float]) -
 
 
 def score_table(scores: pd.DataFrame) -> Html:
-    def between(low: float, high: float) -> str:
-        return f"{markup.decimals(low)} to {markup.decimals(high)}"
-
     columns = [
         Column("unit", lambda row: row.unit),
         Column("evidence", lambda row: row.evidence),
         Column("baseline", lambda row: "yes" if row.baseline else ""),
         Column("neurons", lambda row: markup.whole(row.neurons), numeric=True),
         Column("AUC", lambda row: markup.decimals(row.auc, 3), numeric=True),
-        Column("95 %", lambda row: between(row.auc_low, row.auc_high)),
+        Column("95 %", lambda row: markup.between(row.auc_low, row.auc_high, markup.decimals)),
         Column("precision", lambda row: markup.decimals(row.precision, 3), numeric=True),
-        Column("95 %", lambda row: between(row.precision_low, row.precision_high)),
+        Column(
+            "95 %",
+            lambda row: markup.between(row.precision_low, row.precision_high, markup.decimals),
+        ),
     ]
     return markup.data_table("By unit and kind of evidence", columns, each(scores))

@@ -80,6 +80,11 @@ def percent(share: float, places: int = 0) -> str:
     return NOTHING if math.isnan(share) else f"{decimals(100 * share, places)} %"
 
 
+def between(low: float, high: float, show: Callable[[float], str]) -> str:
+    """An interval in words; nothing for one that is unknown."""
+    return f"{show(low)} to {show(high)}" if math.isfinite(low + high) else ""
+
+
 def probability(value: float) -> str:
     return "< 0.001" if value < 0.001 else decimals(value, 3)
 

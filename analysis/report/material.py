@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.site import Links, Neuron
 from analysis.report.sources import Sources
+from analysis.report.website import Links, Neuron
 from analysis.run import Run
 
 DATUMS_SHOWN = 8
@@ -89,6 +89,10 @@ class Material:
     @cached_property
     def changes_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
         return parts(self.sources["ablate", "tokens"])
+
+    @cached_property
+    def moves_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return parts(self.sources["ablate", "moves"])
 
     @cached_property
     def ablated(self) -> Mapping[Neuron, pd.Series]:

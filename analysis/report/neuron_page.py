@@ -14,7 +14,7 @@ from analysis.report.markup import Column, Html, element, section, together
 from analysis.report.material import Material, Windows, each
 from analysis.report.neuron_table import brief, cluster
 from analysis.report.neuron_tests import activity, faithfulness, silencing
-from analysis.report.site import Links, Neuron, Page, command_note, neuron_key, token_text
+from analysis.report.website import Links, Neuron, Page, command_note, neuron_key, token_text
 
 TOKENS_SHOWN = 40
 WHEN_SHOWN = 6

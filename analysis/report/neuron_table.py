@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from analysis.report import markup
 from analysis.report.markup import Column, Html, element, together
 from analysis.report.material import Material, each
-from analysis.report.site import Links, Neuron, Page, token_text
+from analysis.report.website import Links, Neuron, Page, token_text
 
 ALL = "all-neurons"
 """The table's id, by which its search box finds it."""

@@ -13,12 +13,19 @@ from analysis.report import markup
 from analysis.report.markup import Column, Html, element, section, together
 from analysis.report.material import CONTEXTS_SHOWN, Material, each
 from analysis.report.neuron_table import times
-from analysis.report.site import Links, Neuron, command_note
+from analysis.report.website import Links, Neuron, command_note, token_text
 
 FLIPS_SHOWN = 20
 CHANGES_SHOWN = 16
+MOVES_SHOWN = 12
+INSTEAD = {
+    "zero": "Without it",
+    "mean": "With its mean in its place",
+    "resample": "With values from elsewhere in its place",
+}
+"""By kind of ablation."""
 OFTEN = 10
-"""A token's share of flips is shown first from so many positions on."""
+"""A token that stands at so many positions is shown before those that stand at fewer."""
 TAUGHT, OTHER = 2, 1
 """Colours of tokens that attribution found, and of others."""
 
@@ -41,16 +48,18 @@ def silencing(material: Material, neuron: Neuron, links: Links) -> Html:
         heading,
         agreement(ablated) if ablated is not None else None,
         flips(material.flips_by_neuron.get(neuron), links),
+        moves(material.moves_by_neuron.get(neuron)),
         contexts(material.contexts_by_neuron.get(neuron)),
         change_plot(material, neuron, changes) if changes is not None else None,
     )
 
 
 def agreement(row: pd.Series) -> Html:
-    """The flips in a sentence."""
+    """The flips in a few sentences."""
+    where = "datums that moved it" if row.attributed else "datums drawn at random"
     words = (
-        f"Without it, {row.flips:,} of {row.positions:,} predictions on {row.datums:,} datums "
-        f"change, among {row.flipped_tokens:,} different tokens; attribution had named "
+        f"{INSTEAD[row.kind]}, {row.flips:,} of {row.positions:,} predictions on {row.datums:,} "
+        f"{where} change, among {row.flipped_tokens:,} different tokens; attribution had named "
         f"{row.notable_flipped:,} of these."
     )
     if not math.isnan(row.ratio):
@@ -59,7 +68,33 @@ def agreement(row: pd.Series) -> Html:
             f"({markup.percent(row.notable_share, 2)} against "
             f"{markup.percent(row.other_share, 2)})."
         )
+    if not math.isnan(row.change):
+        interval = markup.between(row.change_low, row.change_high, four_places)
+        words += (
+            f" The log-probability of the right token changes by {four_places(row.change)} nats "
+            "on average" + (f" (95 %: {interval})." if interval else ".")
+        )
     return markup.paragraph(words)
+
+
+def four_places(value: float) -> str:
+    return markup.decimals(value, 4)
+
+
+def one_place(share: float) -> str:
+    return markup.percent(share, 1)
+
+
+def moves(table: pd.DataFrame | None) -> Html | None:
+    """The most frequent changes, from which token to which."""
+    if table is None:
+        return None
+    items = [
+        element("li", token_text(row.before), " → ", token_text(row.after), f" × {row.count:,}")
+        for row in each(table.head(MOVES_SHOWN))
+    ]
+    words = markup.paragraph("The most frequent changes, from with it to without:", kind="soft")
+    return together(words, element("ul", *items, class_="moves"))
 
 
 def flips(table: pd.DataFrame | None, links: Links) -> Html | None:
@@ -82,7 +117,8 @@ def flips(table: pd.DataFrame | None, links: Links) -> Html | None:
             numeric=True,
             explained="Positions where it is predicted with or without the neuron",
         ),
-        Column("proportion", lambda row: markup.percent(row.proportion, 1), numeric=True),
+        Column("proportion", lambda row: one_place(row.proportion), numeric=True),
+        Column("95 %", lambda row: markup.between(row.low, row.high, one_place)),
         Column("named by attribution", lambda row: "yes" if row.notable else ""),
     ]
     caption = f"Tokens whose predictions flip, {len(shown)} of {len(table)}"
@@ -120,15 +156,17 @@ def change_plot(material: Material, neuron: Neuron, table: pd.DataFrame) -> Html
     """The targets whose log-probability changes most."""
     named = material.tokens_by_neuron.get(neuron)
     known = set() if named is None else set(named["token_id"])
-    order = table["change"].abs().sort_values(ascending=False, kind="stable").index
-    shown = table.loc[order].head(CHANGES_SHOWN).sort_values("change", kind="stable")
+    often = table[table["count"] >= OFTEN]
+    pool = often if len(often) else table
+    order = pool["change"].abs().sort_values(ascending=False, kind="stable").index
+    shown = pool.loc[order].head(CHANGES_SHOWN).sort_values("change", kind="stable")
     rows = [
         Interval(row.token, row.change, row.low, row.high, TAUGHT if taught else OTHER)
         for row in each(shown)
         for taught in [row.token_id in known]
     ]
     axes = Axes(
-        title="How much worse (left) or better (right) it predicts",
+        title="How much worse (left) or better (right) the model predicts",
         x="mean change of log p(target) without the neuron, nats",
         description="The targets whose log-probability changes most, with 95 % intervals.",
         left=130,
@@ -169,7 +207,8 @@ def activity(material: Material, neuron: Neuron) -> Html | None:
     axes = Axes(
         title="Activation before the tokens that taught it, and before others",
         x="activation",
-        y="share of positions, %",
+        y="share of positions, % (logarithmic)",
+        log_y=True,
         description="Two histograms of the neuron's activation on training text.",
     )
     return section("When it is active", plots.histogram(axes, low_B, high_B, series))

@@ -12,7 +12,7 @@ from analysis.report import markup
 from analysis.report.markup import Html, element, facts, section, together
 from analysis.report.material import Material, each
 from analysis.report.neuron_table import neuron_table
-from analysis.report.site import Page
+from analysis.report.website import Page
 from analysis.run import Run
 
 MOST_POINTS = 400

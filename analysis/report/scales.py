@@ -1,6 +1,7 @@
 """From numbers to pixels: scales, round ticks and their labels."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ def plain(value: float, step: float) -> str:
 
 def bounds(*values_M: np.ndarray, zero: bool = False, log: bool = False) -> tuple[float, float]:
     """Least and greatest finite value (positive, if ``log``), a little apart if they coincide."""
-    every = np.concatenate([np.ravel(values).astype(np.float64) for values in values_M])
+    every = np.concatenate([np.empty(0), *(np.ravel(values) for values in values_M)])
     every = every[np.isfinite(every) & ((every > 0) | (not log))]
     if not len(every):
         return (1.0, 10.0) if log else (0.0, 1.0)
@@ -78,3 +79,16 @@ def bounds(*values_M: np.ndarray, zero: bool = False, log: bool = False) -> tupl
         return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high) + 1e-9)
     low, high = (min(low, 0.0), max(high, 0.0)) if zero else (low, high)
     return (low, high) if high > low else (low, low + (abs(low) or 1.0))
+
+
+def spread(places_R: Sequence[float], apart: float) -> list[float]:
+    """The places, moved as little as a sweep down and back up can so that none are too close."""
+    order = np.argsort(places_R, kind="stable")
+    moved = np.array(places_R, np.float64)[order]
+    for row in range(1, len(moved)):
+        moved[row] = max(moved[row], moved[row - 1] + apart)
+    surplus = moved[-1] - max(places_R) if len(moved) else 0
+    moved -= surplus / 2
+    result = np.empty_like(moved)
+    result[order] = moved
+    return result.tolist()

@@ -20,6 +20,7 @@ Frames = Mapping[str, pd.DataFrame]
 STRING, INT, LONG, REAL, FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 GROUP = {"level": STRING, "unit": STRING, "group": INT}
 NEURON = {"unit": STRING, "neuron": INT}
+SUBJECT = {"level": STRING, **NEURON, "kind": STRING}
 BOUNDS = {"low": REAL, "high": REAL}
 
 WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
@@ -44,26 +45,33 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
     },
     "ablate": {
         "flips": {
-            **NEURON,
+            **SUBJECT,
             **{"token": STRING, "proportion": REAL, "count": LONG, "flips": LONG},
-            **{"notable": FLAG, "token_id": INT},
+            **{"notable": FLAG, "token_id": INT, **BOUNDS},
         },
         "contexts": {
-            **NEURON,
+            **SUBJECT,
             **{"token": STRING, "before": STRING, "after": STRING, "context": STRING},
         },
         "neurons": {
-            **NEURON,
+            **SUBJECT,
             **{"datums": INT, "positions": LONG, "flips": LONG, "flipped_tokens": INT},
-            **{"notable_tokens": INT, "notable_flipped": INT, "notable_share": REAL},
-            **{"other_share": REAL, "ratio": REAL},
+            **{"notable_flipped": INT, "notable_share": REAL, "notable_low": REAL},
+            **{"notable_high": REAL, "other_share": REAL, "other_low": REAL, "other_high": REAL},
+            **{"ratio": REAL, "change": REAL, "change_low": REAL, "change_high": REAL},
+            "attributed": FLAG,
         },
-        "layers": {"unit": STRING, "neurons": INT, "flipped_tokens": REAL, "notable_share": REAL},
+        "layers": {
+            **{"level": STRING, "unit": STRING, "neurons": INT, "flipped_tokens": REAL},
+            **{"flipped_low": REAL, "flipped_high": REAL, "notable_share": REAL},
+            **{"notable_low": REAL, "notable_high": REAL},
+        },
         "tokens": {
             **GROUP,
             **{"token_id": INT, "token": STRING, "count": LONG, "change": REAL},
             **BOUNDS,
         },
+        "moves": {**GROUP, "before": STRING, "after": STRING, "count": LONG},
     },
     "activations": {
         "ranks": {

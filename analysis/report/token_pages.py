@@ -9,7 +9,7 @@ from analysis.report.markup import Column, Html, element, section, together
 from analysis.report.material import Material, each
 from analysis.report.neuron_page import token_columns, windows_section
 from analysis.report.neuron_table import search_box
-from analysis.report.site import Links, Page, token_key
+from analysis.report.website import Links, Page, token_key
 
 NEURONS_SHOWN = 60
 WHEN_SHOWN = 6
@@ -127,7 +127,7 @@ def activity(material: Material, token_id: int, links: Links) -> Html | None:
 
 
 def rank_table(table: pd.DataFrame, links: Links, caption: str) -> Html:
-    columns = [Column("rank", lambda row: row.rank, numeric=True)]
+    columns = [Column("rank", lambda row: row.rank + 1, numeric=True)]
     for end, name in (("min", "least active"), ("max", "most active")):
         columns += [
             Column(name, partial(ranked_neuron, links, end)),
