@@ -1,148 +1,93 @@
-"""Which data taught a parameter, and through its parameters a neuron: the study's attribution.
+"""What taught the groups of a level (neurons, heads, …)? The tokens that their evidence is of.
 
-1. Count the outlier rows of every captured parameter. The weights (units with two axes; biases and
-   norms only add noise) with most rows are analysed.
-2. Collect each one's sample: the datums of all its rows, with multiplicity.
-3. Find the tokens that stand out in a sample against all datums that occur in any outlier
-   (``analysis.tokens``).
-4. A neuron is a column of an MLP weight. Its notable tokens are those of its analysed parameters.
+1. Evidence is added up by (group, token): from outlier rows (``analysis.row_material``) or from
+   tallies (``analysis.tally_material``).
+2. In each group the tokens are chosen that stand out against the background
+   (``analysis.selection``).
+3. For these it is told when they were taught and in which direction (``analysis.lessons``), and for
+   each group which datums moved it most, and by which row.
 
-Shapes: P captured parameter, R analysed parameter by rank, N datum, T position, V token of the
-vocabulary, J notable token.
+``AttributionConfig.study()`` is the published study's way: single weights, whole windows of the
+datums behind each outlier, counted and compared with all datums; neurons take the tokens of their
+weights (``analysis.pooling``).
+
+Until tables are made, ``group`` in a frame is a group's place in its ``Groups``.
+
+Shapes: G group, K kept (group, datum), J lesson: a group and a token chosen for it, W window of
+training.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
+from analysis.attribution_config import AttributionConfig
+from analysis.attribution_tables import (
+    DATUMS,
+    GROUPS,
+    JOB,
+    PARAMETERS,
+    TABLES,
+    TOKENS,
+    WINDOWS,
+    Attribution,
+)
 from analysis.jobs import Runner
+from analysis.levels import Groups
+from analysis.material import Told, choose_tokens
+from analysis.outlier_rows import OutlierRows
+from analysis.pooling import neurons_of, pooled_tokens, pooled_windows
+from analysis.row_material import group_sums, material_of, told_by_rows
 from analysis.run import Run
-from analysis.samples import CountRows, SampleDatums, Samples
+from analysis.strongest import Pairs, Strongest
+from analysis.sums import Sums
 from analysis.tables import joined, write_tables
-from analysis.tokens import count_tokens, notable_tokens
-from capture.errors import ConfigError, RunError
-from capture.gradients import Layout
-
-JOB = "attribute"
-MLP_UNITS = ("linear1.weight", "linear2.weight")
-"""Endings of the units whose columns are neurons."""
-
-PARAMETERS = pa.schema(
-    [
-        pa.field("unit", pa.string()),
-        pa.field("index", pa.int32()),  # flat index into the unit
-        pa.field("row", pa.int32()),
-        pa.field("column", pa.int32()),  # the neuron, in an MLP unit
-        pa.field("rows", pa.int64()),  # outlier rows of the parameter
-        pa.field("rank", pa.int32()),  # by rows among all weights, from 0
-        pa.field("token", pa.string()),
-        pa.field("count", pa.int64()),  # of the token, in the windows of all those rows
-        pa.field("frequency", pa.float64()),  # count per token of those windows
-        pa.field("train_frequency", pa.float64()),  # the same over all datums with outliers
-        pa.field("relative_frequency", pa.float64()),  # frequency / train_frequency
-        pa.field("token_id", pa.int32()),
-    ]
-)
-"""One row a parameter and notable token; by rank, then count descending."""
-
-NEURONS = pa.schema(
-    [
-        pa.field("unit", pa.string()),
-        pa.field("neuron", pa.int32()),  # column of the unit
-        pa.field("parameters", pa.int32()),  # analysed parameters of the neuron
-        pa.field("rows", pa.int64()),  # their outlier rows
-        pa.field("token", pa.string()),
-        pa.field("named_by", pa.int32()),  # how many of these parameters the token is notable for
-        pa.field("count", pa.int64()),  # the token's count in the samples of those, summed
-        pa.field("relative_frequency", pa.float64()),  # count / what train_frequency would give
-        pa.field("strength", pa.float64()),  # Σ log(relative frequency) over them, nats
-        pa.field("token_id", pa.int32()),
-    ]
-)
-"""One row a neuron and notable token; neurons by rows, tokens by strength, descending."""
-
-SUMMARY = pa.schema(
-    [
-        *(NEURONS.field(name) for name in ("unit", "neuron", "parameters", "rows")),
-        pa.field("tokens", pa.list_(pa.string())),  # notable tokens, strongest first; may be empty
-    ]
-)
-"""One row a neuron with analysed parameters, by rows descending."""
-
-DATUMS = pa.schema(
-    [
-        pa.field("unit", pa.dictionary(pa.int16(), pa.string())),
-        pa.field("neuron", pa.int32()),
-        pa.field("datum", pa.int32()),
-        pa.field("rows", pa.int32()),  # outlier rows of the datum in the neuron's parameters
-    ]
-)
-"""One row a neuron and datum of its sample; neurons by rows, datums by rows, descending."""
-
-TABLES = {"parameters": PARAMETERS, "neurons": NEURONS, "summary": SUMMARY, "datums": DATUMS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttributionConfig:
-    """How many parameters are analysed, and what makes a token notable; as in the study."""
-
-    max_parameters: int = 5000
-    """Weights analysed: those with the most outlier rows."""
-    min_count: int = 20
-    """A notable token occurs at least this often in a parameter's sample."""
-    most_frequent: int = 200
-    """Of such tokens, so many with the highest relative frequency are considered."""
-    most_counted: int = 5
-    """Of these, so many with the highest count are notable."""
-
-    def __post_init__(self) -> None:
-        for name, found in vars(self).items():
-            if found < 1:
-                raise ConfigError(f"attribution.{name}", f"got {found}, must be at least 1")
+from analysis.tally_material import Tallies
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
-    """What taught the parameters and neurons of a run."""
+class Findings:
+    """What is known of the named groups of one level."""
 
-    parameters: pd.DataFrame
-    """``PARAMETERS``"""
-    neurons: pd.DataFrame
-    """``NEURONS``"""
-    summary: pd.DataFrame
-    """``SUMMARY``"""
+    groups: Groups
+    rows_G: np.ndarray
+    weight_G: np.ndarray
+    tokens: pd.DataFrame
+    """group, token_id, rank, …: a row a lesson, by group, then rank."""
+    windows: pd.DataFrame
+    """group, token_id, window, …: a row a lesson and window."""
     datums: pd.DataFrame
-    """``DATUMS``"""
+    """group, datum, rows, …: by group, then weight descending."""
 
 
 def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attribution:
-    """The study's attribution; raises ``RunError`` if the run has no outliers of weights yet."""
-    shards = run.require_shards("outliers")
-    layout = run.layout
-    counts = run_job(CountRows(layout, run.num_datums), shards)
-    place_R = most_moved(counts.parameter_P, layout, config.max_parameters)
-    if not len(place_R):
-        problem = "has no outliers of weights (units with two axes)"
-        raise RunError(run.uri, problem, "Capture some with capture.units")
-    group_P = np.full(layout.size, -1, np.int32)
-    group_P[place_R] = np.arange(len(place_R))
-    samples = run_job(SampleDatums(layout, run.num_datums, group_P), shards)
-    seen = np.flatnonzero(counts.datum_N)
-    train_V = count_tokens(run.token_NT, seen, np.ones_like(seen), run.num_tokens)
-    analysed = describe(place_R, counts.parameter_P, layout)
-    names = np.array(run.tokens, object)
-    parameters = parameter_table(analysed, samples, run.token_NT, train_V, names, config)
-    neurons = rank_neurons(analysed, layout)
-    named = neuron_table(neurons, parameters)
-    return Attribution(
-        parameters=joined([parameters], PARAMETERS),
-        neurons=joined([named], NEURONS),
-        summary=joined([summarise(neurons, named)], SUMMARY),
-        datums=joined([datum_table(neurons, analysed, samples)], DATUMS),
-    )
+    """Which tokens and datums taught what is asked about.
+
+    Raises ``RunError`` if the run has no committed steps, none of those asked for, none of the
+    groups, or no tallies where these are the evidence.
+    """
+    tallies = Tallies.of(run, config) if config.reads_tallies else None
+    rows = OutlierRows.of(run, run_job, config)
+    groups = tallies.groups if tallies else rows.groups()
+    collected = rows.collect(groups, tokens=tallies is None)
+    material = tallies.material() if tallies else material_of(rows, groups, collected)
+    chosen = choose_tokens(material, config.select, config.background, config.selection)
+    neurons, pool_G = pooling(rows, groups)
+    datums = most_weighted(collected.datums.regrouped(pool_G), config.max_datums)
+    pairs = Pairs(datums.group_K, datums.item_K, int(pool_G.max()) + 1, run.num_datums)
+    taught = rows.tell(groups, chosen[:0] if tallies else chosen, pairs, pool_G)
+    if tallies:
+        told = tallies.told(chosen)
+    else:
+        told = told_by_rows(rows, groups, chosen, taught.lessons, material.train_V)
+    rows_G = group_sums(collected.datums, groups.num_groups)[: groups.num_named]
+    by_datum = datum_frame(datums, taught.strongest)
+    tokens, windows = with_told(chosen, told), by_window(chosen, told)
+    own = Findings(groups, rows_G, material.weight_G, tokens, windows, by_datum)
+    found = [own] if neurons is None else [pooled(own, neurons, pool_G), without_datums(own)]
+    return tables_of(run, found, parameter_frame(run, own, config))
 
 
 def write_attribution(run: Run, found: Attribution) -> None:
@@ -150,134 +95,151 @@ def write_attribution(run: Run, found: Attribution) -> None:
     write_tables(run, JOB, vars(found), TABLES)
 
 
-# --- parameters -----------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
-def most_moved(rows_P: np.ndarray, layout: Layout, max_parameters: int) -> np.ndarray:
-    """Places of the weights with the most rows (at least one), most first, ties by place, [R]."""
-    is_weight = [len(shape) == 2 for shape in layout.shapes.values()]
-    rows_P = rows_P * np.repeat(is_weight, layout.sizes)
-    place_R = np.argsort(-rows_P, kind="stable")[:max_parameters]
-    return place_R[rows_P[place_R] > 0]
+def with_told(chosen: pd.DataFrame, told: Told) -> pd.DataFrame:
+    """The chosen tokens with what is told of each beside its weight."""
+    counts = {"count": told.count_J}
+    signs = ("up", "down", "strengthened", "weakened")
+    return chosen.assign(**counts, **{name: getattr(told, f"{name}_J") for name in signs})
 
 
-def describe(place_R: np.ndarray, rows_P: np.ndarray, layout: Layout) -> pd.DataFrame:
-    """unit, index, row, column, rows and rank of each analysed parameter."""
-    unit_R = np.searchsorted(layout.offsets, place_R, side="right") - 1
-    index_R = place_R - np.array(layout.offsets)[unit_R]
-    fan_in_R = np.array([shape[-1] for shape in layout.shapes.values()])[unit_R]
+def by_window(chosen: pd.DataFrame, told: Told) -> pd.DataFrame:
+    """Weight and expected weight of each lesson in each window."""
+    num_windows, num_lessons = told.weight_WJ.shape
+    repeated = np.repeat(np.arange(num_lessons), num_windows)
+    window = np.tile(np.arange(num_windows), num_lessons)
     return pd.DataFrame(
         {
-            "unit": np.array(layout.names, object)[unit_R],
-            "index": index_R,
-            "row": index_R // fan_in_R,
-            "column": index_R % fan_in_R,
-            "rows": rows_P[place_R],
-            "rank": np.arange(len(place_R)),
+            "group": chosen["group"].to_numpy()[repeated],
+            "token_id": chosen["token_id"].to_numpy()[repeated],
+            "window": window,
+            "first_step": told.first_steps[window],
+            "end_step": told.end_steps[window],
+            "weight": told.weight_WJ.T.ravel(),
+            "expected": told.expected_WJ.T.ravel(),
         }
     )
 
 
-def parameter_table(
-    analysed: pd.DataFrame,
-    samples: Samples,
-    token_NT: np.ndarray,
-    train_V: np.ndarray,
-    names: np.ndarray,
-    config: AttributionConfig,
-) -> pd.DataFrame:
-    """``PARAMETERS`` of the analysed parameters; one without notable tokens has no row."""
-    found = stand_outs(len(analysed), samples, token_NT, train_V, config)
-    columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-    tokens = pd.DataFrame(dict(zip(("rank", "token_id", "count", "size"), columns, strict=True)))
-    tokens["token"] = names[tokens["token_id"]]
-    tokens["frequency"] = tokens["count"] / tokens["size"]
-    tokens["train_frequency"] = train_V[tokens["token_id"]] / train_V.sum()
-    tokens["relative_frequency"] = tokens["frequency"] / tokens["train_frequency"]
-    return analysed.merge(tokens, on="rank")
+def most_weighted(datums: Sums, most: int) -> Sums:
+    """Of each group the datums of most weight, ties by datum."""
+    weight_K = datums.value_CK[-1]
+    order_K = np.lexsort((datums.item_K, -weight_K, datums.group_K))
+    group_K = datums.group_K[order_K]
+    place_K = np.arange(len(group_K)) - np.searchsorted(group_K, group_K)
+    return datums.where(np.sort(order_K[place_K < most]))
 
 
-def stand_outs(
-    num_parameters: int,
-    samples: Samples,
-    token_NT: np.ndarray,
-    train_V: np.ndarray,
-    config: AttributionConfig,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Rank, token, count and size of the sample for each notable token, one parameter at a time."""
-    for rank in range(num_parameters):
-        sample_V = count_tokens(token_NT, *samples.of(rank), len(train_V))
-        token_J = notable_tokens(
-            sample_V,
-            train_V,
-            min_count=config.min_count,
-            most_frequent=config.most_frequent,
-            most_counted=config.most_counted,
-        )
-        rank_J = np.full_like(token_J, rank)
-        yield rank_J, token_J, sample_V[token_J], np.full_like(token_J, sample_V.sum())
-
-
-# --- neurons --------------------------------------------------------------------------------------
-
-
-def rank_neurons(analysed: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """unit, neuron, parameters, rows: by rows descending, ties by unit (in order) and neuron."""
-    mlp = analysed[analysed["unit"].str.endswith(MLP_UNITS)]
-    neurons = (
-        mlp.groupby(["unit", "column"])
-        .agg(parameters=("rank", "size"), rows=("rows", "sum"))
-        .reset_index(names=["unit", "neuron"])
+def datum_frame(datums: Sums, strongest: Strongest) -> pd.DataFrame:
+    """The kept datums of each group with their strongest rows, by group, then weight."""
+    rows_K, weight_K = datums.value_CK[0], datums.value_CK[-1]
+    names = ("step", "position", "shift")
+    frame = pd.DataFrame(
+        {"group": datums.group_K, "datum": datums.item_K, "rows": rows_K, "weight": weight_K}
+        | {name: getattr(strongest, f"{name}_K") for name in names}
     )
-    place = neurons["unit"].map({name: place for place, name in enumerate(layout.names)})
-    order = np.lexsort((neurons["neuron"], place, -neurons["rows"]))
-    return neurons.iloc[order].reset_index(drop=True)
+    order = np.lexsort((frame["datum"], -frame["weight"], frame["group"]))
+    return frame.iloc[order].reset_index(drop=True)
 
 
-def neuron_table(neurons: pd.DataFrame, parameters: pd.DataFrame) -> pd.DataFrame:
-    """``NEURONS``: the notable tokens of each neuron's parameters, together."""
-    expected = parameters["count"] / parameters["relative_frequency"]
-    named = (
-        parameters.assign(
-            neuron=parameters["column"],
-            expected=expected,
-            evidence=np.log(parameters["relative_frequency"]),
-        )
-        .groupby(["unit", "neuron", "token_id", "token"])
-        .agg(
-            named_by=("rank", "size"),
-            count=("count", "sum"),
-            expected=("expected", "sum"),
-            strength=("evidence", "sum"),
-        )
-        .reset_index()
+# --- parameters and their neurons -----------------------------------------------------------------
+
+
+def pooling(rows: OutlierRows, groups: Groups) -> tuple[Groups | None, np.ndarray]:
+    """The groups that datums are told of, and the one that each group belongs to, -1 for none.
+
+    Parameters are pooled to neurons, if the run has any; other groups stay what they are.
+    """
+    if groups.level == "parameter":
+        return neurons_of(groups, rows.run.layout)
+    return None, np.arange(groups.num_groups)
+
+
+def pooled(own: Findings, neurons: Groups, pool_G: np.ndarray) -> Findings:
+    """What is known of neurons from their parameters."""
+    neuron_R = pool_G[: own.groups.num_named]
+    inside_R = neuron_R >= 0
+    rows_G, weight_G = (
+        np.bincount(neuron_R[inside_R], value_R[inside_R], neurons.num_named)
+        for value_R in (own.rows_G, own.weight_G)
     )
-    found = neurons.reset_index(names="place").merge(named, on=["unit", "neuron"])
-    found["relative_frequency"] = found["count"] / found["expected"]
-    order = np.lexsort((found["token_id"], -found["strength"], found["place"]))
-    return found.iloc[order].reset_index(drop=True)
+    tokens, windows = pooled_tokens(own.tokens, pool_G), pooled_windows(own.windows, pool_G)
+    return Findings(neurons, rows_G, weight_G, tokens, windows, own.datums)
 
 
-def summarise(neurons: pd.DataFrame, named: pd.DataFrame) -> pd.DataFrame:
-    """``SUMMARY`` from the ranked neurons and their ``NEURONS``."""
-    tokens = named.groupby("place")["token"].agg(list)
-    lists = [tokens.get(place, []) for place in range(len(neurons))]
-    return neurons.assign(tokens=pd.Series(lists, neurons.index, object))
+def without_datums(own: Findings) -> Findings:
+    return replace(own, datums=own.datums[:0])
 
 
-def datum_table(neurons: pd.DataFrame, analysed: pd.DataFrame, samples: Samples) -> pd.DataFrame:
-    """``DATUMS``: the samples of each neuron's parameters, together."""
-    places = neurons[["unit", "neuron"]].reset_index(names="place")
-    keys = analysed[["unit", "column"]].rename(columns={"column": "neuron"})
-    place_R = keys.merge(places, on=["unit", "neuron"], how="left")["place"]
-    pooled = samples.regrouped(place_R.fillna(-1).to_numpy(np.int64))
-    order = np.lexsort((pooled.datum_K, -pooled.rows_K, pooled.group_K))
-    place_K = pooled.group_K[order]
-    return pd.DataFrame(
-        {
-            "unit": neurons["unit"].astype("category").array[place_K],
-            "neuron": neurons["neuron"].to_numpy(np.int32)[place_K],
-            "datum": pooled.datum_K[order].astype(np.int32),
-            "rows": pooled.rows_K[order].astype(np.int32),
-        }
+def parameter_frame(run: Run, own: Findings, config: AttributionConfig) -> pd.DataFrame:
+    """``PARAMETERS`` of parameters by the study's method, else nothing."""
+    if config.level != "parameter" or config.select != "study":
+        return PARAMETERS.empty_table().to_pandas()
+    tokens, groups = own.tokens, own.groups
+    place = tokens["group"].to_numpy()
+    unit = np.array(groups.units, object)[place]
+    fan_in = np.array([run.layout.shapes[name][-1] for name in unit], np.int64)
+    index, weight = groups.number_G[place], own.weight_G[place]
+    return tokens.assign(
+        unit=unit,
+        index=index,
+        row=index // fan_in,
+        column=index % fan_in,
+        rows=own.rows_G[place],
+        rank=place,
+        token=names_of(run, tokens["token_id"]),
+        frequency=tokens["weight"] / weight,
+        train_frequency=tokens["expected"] / weight,
     )
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def tables_of(run: Run, found: list[Findings], parameters: pd.DataFrame) -> Attribution:
+    """Tables of one level, or of several one after the other."""
+    every = zip(*(frames_of(run, findings) for findings in found), strict=True)
+    schemas = (GROUPS, TOKENS, WINDOWS, DATUMS)
+    tables = [joined(frames, schema) for frames, schema in zip(every, schemas, strict=True)]
+    return Attribution(*tables, parameters=joined([parameters], PARAMETERS))
+
+
+def frames_of(run: Run, found: Findings) -> tuple[pd.DataFrame, ...]:
+    """Groups that have evidence, by weight descending, with their tokens, windows and datums."""
+    order_G = np.lexsort((-found.rows_G, -found.weight_G))
+    order_G = order_G[(found.rows_G[order_G] > 0) | (found.weight_G[order_G] > 0)]
+    place_G = np.full(len(found.weight_G), -1)
+    place_G[order_G] = np.arange(len(order_G))
+    tokens = found.tokens.assign(token=names_of(run, found.tokens["token_id"]))
+    keys = ["group", "token_id"]
+    windows = found.windows.merge(tokens[[*keys, "token", "rank"]], on=keys)
+    groups = pd.DataFrame(
+        {"group": order_G, "rows": found.rows_G[order_G], "weight": found.weight_G[order_G]}
+    )
+    lists = tokens.groupby("group")["token"].agg(list)
+    groups["tokens"] = [lists.get(group, []) for group in order_G]
+    ordered = (
+        groups,
+        tokens.sort_values(["group", "rank"], key=by_place(place_G)),
+        windows.sort_values(["group", "rank", "window"], key=by_place(place_G)),
+        found.datums.sort_values("group", key=by_place(place_G), kind="stable"),
+    )
+    labels = found.groups.frame
+    return tuple(labelled(frame, labels) for frame in ordered)
+
+
+def by_place(place_G: np.ndarray) -> Callable[[pd.Series], pd.Series]:
+    """A key to sort by: groups by their place, anything else as it is."""
+    return lambda column: column.map(place_G.__getitem__) if column.name == "group" else column
+
+
+def labelled(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """With level, unit and group in the place of the group's place."""
+    own = labels.iloc[frame["group"].to_numpy()].reset_index(drop=True)
+    return pd.concat([own, frame.drop(columns="group").reset_index(drop=True)], axis=1)
+
+
+def names_of(run: Run, token_id: pd.Series) -> np.ndarray:
+    return np.array(run.tokens, object)[token_id.to_numpy()]

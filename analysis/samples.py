@@ -1,120 +1,126 @@
-"""Two jobs over outlier shards: how many rows a parameter has, and of which datums they are.
+"""Evidence added up, from one pass over the outlier rows: by token, by datum, by place of the text.
 
-Shapes: P captured parameter, N datum, M row, K distinct (group, datum).
+A place is a datum and a position in its window. All rows of a shard are first summed by (group,
+place): many weights of a neuron are moved by the same place at once, so that is much less than the
+rows. Places make datums, and tokens. The work is mostly one sort of integer keys.
+
+A run of 63 million rows has some 6 million (neuron, datum); while the last two partials merge, 60
+bytes are held for each.
+
+Shapes: P captured parameter, M row, N datum, T position, G group, K distinct pair.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.jobs import Rows
-from analysis.scan import checked_datums, parameter_columns
-from capture.gradients import Layout
+from analysis.evidence import Piece, Reading, Weighing
+from analysis.jobs import Rows, merge_all
+from analysis.levels import Groups
+from analysis.sums import Sums, count_keys, merged, no_sums, origin_bits, sum_by_key, sum_pairs
+
+DATUMS_IN_DETAIL = 4096
+"""Of so many datums at least (or all), each place of the window is told apart."""
 
 
 @dataclass(frozen=True, eq=False)
-class RowCounts:
-    """How many outlier rows there are, int64."""
-
-    parameter_P: np.ndarray
-    """Of each captured parameter."""
-    datum_N: np.ndarray
-    """Of each training datum."""
-
-
-@dataclass(frozen=True)
 class CountRows:
-    """The job that counts rows by parameter and by datum."""
+    """The job that counts the rows of each captured parameter, int64 [P]."""
 
-    layout: Layout
-    num_datums: int
+    reading: Reading
 
-    def map_shard(self, shard: Rows) -> RowCounts:
-        parameter_P = np.zeros(self.layout.size, np.int64)
-        datum_N = np.zeros(self.num_datums, np.int64)
-        for batch in shard.batches(("unit", "index", "datum")):
-            add_counts(parameter_P, parameter_columns(batch, self.layout, shard.where))
-            add_counts(datum_N, checked_datums(batch, self.num_datums, shard.where))
-        return RowCounts(parameter_P, datum_N)
+    def map_shard(self, shard: Rows) -> np.ndarray:
+        rows_P = np.zeros(self.reading.layout.size, np.int64)
+        for piece in self.reading.pieces(shard):
+            rows_P += np.bincount(piece.place_M, minlength=len(rows_P))
+        return rows_P
 
-    def merge(self, a: RowCounts, b: RowCounts) -> RowCounts:
-        return RowCounts(a.parameter_P + b.parameter_P, a.datum_N + b.datum_N)
+    def merge(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return a + b
 
-    def finish(self, partial: RowCounts) -> RowCounts:
+    def finish(self, partial: np.ndarray) -> np.ndarray:
         return partial
 
 
-def add_counts(total: np.ndarray, place_M: np.ndarray) -> None:
-    """Count every place into ``total``; touches only the span that occurs (shards are sorted)."""
-    if len(place_M):
-        first = int(place_M.min())
-        found = np.bincount(place_M - first)
-        total[first : first + len(found)] += found
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """The evidence of each group."""
+
+    rows_N: np.ndarray
+    """Rows of each datum, whatever parameter they are of, int64."""
+    tokens: Sums
+    """Weight by (group, token), its origins the places; nothing if evidence is whole windows."""
+    datums: Sums
+    """Rows and weight by (group, datum); rows alone where each counts once."""
+    places: Sums
+    """The same by (group, place) for every ``stride``-th datum."""
+    stride: int
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """The datums of each group's outlier rows, with multiplicity."""
+class CollectEvidence:
+    """The job that sums evidence by (group, token), (group, datum) and (group, place)."""
 
-    num_datums: int
-    key_K: np.ndarray
-    """group · num_datums + datum, ascending, each once, int64."""
-    rows_K: np.ndarray
-    """Outlier rows of that group and datum, int64."""
-
-    @property
-    def group_K(self) -> np.ndarray:
-        return self.key_K // self.num_datums
+    reading: Reading
+    groups: Groups
+    weighing: Weighing
+    token_NT: np.ndarray | None
+    """The token that a row at this position of this datum speaks of; None: its whole window."""
+    num_tokens: int
 
     @property
-    def datum_K(self) -> np.ndarray:
-        return self.key_K % self.num_datums
+    def stride(self) -> int:
+        """Of so many datums one has its places told apart, which bounds what is held of them."""
+        return max(1, self.reading.num_datums // DATUMS_IN_DETAIL)
 
-    def of(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Datums of one group, ascending, and the rows of each."""
-        span = np.array([group, group + 1]) * self.num_datums
-        first, end = np.searchsorted(self.key_K, span)
-        return self.key_K[first:end] - span[0], self.rows_K[first:end]
+    def map_shard(self, shard: Rows) -> Collected:
+        position = () if self.token_NT is None else ("position",)
+        pieces = self.reading.pieces(shard, (*position, *self.weighing.columns))
+        return merge_all((self.collect(piece) for piece in pieces), self.merge)
 
-    def regrouped(self, group_G: np.ndarray) -> "Samples":
-        """Samples of coarser groups; ``group_G`` names each old group's new one, or -1 for none."""
-        new_K = group_G[self.group_K]
-        kept_K = new_K >= 0
-        key_K = new_K[kept_K] * self.num_datums + self.datum_K[kept_K]
-        return Samples(self.num_datums, *sum_by_key(key_K, self.rows_K[kept_K]))
+    def collect(self, piece: Piece) -> Collected:
+        rows_N = np.bincount(piece.datum_M, minlength=self.reading.num_datums)
+        group_M = self.groups.group_P[piece.place_M]
+        kept_M = group_M >= 0
+        places = self.by_place(piece.where(kept_M), group_M[kept_M])
+        datum_K = places.item_K // self.reading.window
+        return Collected(
+            rows_N,
+            self.by_token(places),
+            places.of_coarser_items(self.reading.window),
+            places.where(datum_K % self.stride == 0),
+            self.stride,
+        )
 
+    def by_place(self, piece: Piece, group_M: np.ndarray) -> Sums:
+        """Rows, and weight if it is another, of each (group, place); whole windows are at 0."""
+        window, weight_M = self.reading.window, self.weighing.of(piece)
+        num_places = self.reading.num_datums * window
+        key_M = group_M * np.int64(num_places) + piece.datum_M * np.int64(window)
+        if self.token_NT is not None:
+            key_M += piece.position_M
+        if weight_M is None:
+            return count_keys(num_places, key_M)
+        value_2M = np.stack([np.ones(len(key_M)), weight_M])
+        return sum_by_key(num_places, key_M, value_2M, np.zeros(len(key_M), np.uint64))
 
-@dataclass(frozen=True, eq=False)
-class SampleDatums:
-    """The job that collects the datums of groups of parameters."""
+    def by_token(self, places: Sums) -> Sums:
+        """Weight of each (group, token)."""
+        if self.token_NT is None:
+            return no_sums(self.num_tokens)
+        place_K = places.item_K
+        token_K, bits_K = self.token_NT.ravel()[place_K], origin_bits(place_K)
+        weight_K = places.value_CK[-1]
+        return sum_pairs(self.num_tokens, places.group_K, token_K, weight_K, bits_K)
 
-    layout: Layout
-    num_datums: int
-    group_P: np.ndarray
-    """The group of each captured parameter, or -1 for none."""
+    def merge(self, a: Collected, b: Collected) -> Collected:
+        return Collected(
+            a.rows_N + b.rows_N,
+            merged(a.tokens, b.tokens),
+            merged(a.datums, b.datums),
+            merged(a.places, b.places),
+            self.stride,
+        )
 
-    def map_shard(self, shard: Rows) -> Samples:
-        pieces = [np.zeros(0, np.int64)]
-        for batch in shard.batches(("unit", "index", "datum")):
-            group_M = self.group_P[parameter_columns(batch, self.layout, shard.where)]
-            datum_M = checked_datums(batch, self.num_datums, shard.where)
-            kept_M = group_M >= 0
-            pieces.append(group_M[kept_M] * np.int64(self.num_datums) + datum_M[kept_M])
-        return Samples(self.num_datums, *np.unique(np.concatenate(pieces), return_counts=True))
-
-    def merge(self, a: Samples, b: Samples) -> Samples:
-        keys, rows = np.concatenate([a.key_K, b.key_K]), np.concatenate([a.rows_K, b.rows_K])
-        return Samples(self.num_datums, *sum_by_key(keys, rows))
-
-    def finish(self, partial: Samples) -> Samples:
+    def finish(self, partial: Collected) -> Collected:
         return partial
-
-
-def sum_by_key(key_M: np.ndarray, rows_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys, ascending, and the sum of each one's rows."""
-    order_M = np.argsort(key_M, kind="stable")  # linear where runs are sorted already
-    key_M, rows_M = key_M[order_M], rows_M[order_M]
-    if not len(key_M):
-        return key_M, rows_M
-    first_K = np.concatenate([[0], np.flatnonzero(key_M[1:] != key_M[:-1]) + 1])
-    return key_M[first_K], np.add.reduceat(rows_M, first_K)

@@ -1,13 +1,10 @@
-"""Which tokens stand out in a sample of datums: the study's univariate heuristic.
+"""Counting the tokens of datums.
 
-A sample is a multiset of datums. Of the tokens that occur in it often enough, those that are most
-over-represented against the training text as a whole are kept, and of these the most frequent ones.
-
-Shapes: N datum, T position, K distinct datum of the sample, V token of the vocabulary,
-J notable token.
+Shapes: N datum, T position, K distinct datum of a sample, V token of the vocabulary.
 """
 
 import numpy as np
+from scipy.sparse import csr_array
 
 
 def count_tokens(
@@ -20,23 +17,10 @@ def count_tokens(
     return np.bincount(token_KT.ravel(), weight, minlength=num_tokens).astype(np.int64)
 
 
-def notable_tokens(
-    sample_V: np.ndarray,
-    train_V: np.ndarray,
-    *,
-    min_count: int,
-    most_frequent: int,
-    most_counted: int,
-) -> np.ndarray:
-    """Ids of the notable tokens of a sample, most frequent first, [J].
-
-    Tokens with ``min_count`` or more occurrences; of these the ``most_frequent`` of highest
-    relative frequency (in the sample against the training text, ``train_V``); of these the
-    ``most_counted`` of highest count. Ties go to the higher relative frequency, then to the lower
-    id. Every token of the sample must occur in the training text.
-    """
-    token_J = np.flatnonzero(sample_V >= min_count)
-    ratio_V = sample_V / np.maximum(train_V, 1)
-    token_J = token_J[np.argsort(-ratio_V[token_J], kind="stable")][:most_frequent]
-    order = np.lexsort((token_J, -ratio_V[token_J], -sample_V[token_J]))
-    return token_J[order][:most_counted]
+def token_matrix(token_NT: np.ndarray, num_tokens: int) -> csr_array:
+    """How often each token occurs in each datum, float64 [N, V]."""
+    num_datums, window = token_NT.shape
+    first_N = np.arange(num_datums + 1) * window
+    found = csr_array((np.ones(token_NT.size), token_NT.ravel(), first_N), (num_datums, num_tokens))
+    found.sum_duplicates()
+    return found

@@ -1,6 +1,15 @@
-"""Jobs in a loop: one shard after the other, in this process."""
+"""Jobs on this machine: some shards at a time, each on a thread of this process.
 
-from collections.abc import Callable, Iterator, Sequence
+Reading Parquet and adding up arrays leave Python's lock alone for most of the time, so threads are
+enough. Partial results are merged in the order of the shards whichever is done first: sums of
+floats do not depend on timing.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from analysis.jobs import Job, merge_all
@@ -14,17 +23,51 @@ Report = Callable[[int, int], None]
 
 
 def run_job(
-    job: Job[Partial, Result], shards: Sequence[Shard], report: Report | None = None
+    job: Job[Partial, Result],
+    shards: Sequence[Shard],
+    report: Report | None = None,
+    *,
+    threads: int | None = None,
 ) -> Result:
-    """What the job answers over these shards (at least one). Holds a batch and log₂ n partials."""
-    num_rows = sum(shard.rows for shard in shards)
+    """What the job answers over these shards (at least one).
 
-    def partials() -> Iterator[Partial]:
+    Holds ``threads`` shards' working memory (by default a thread a core, at most 8), as many
+    partials that wait for their turn, and log₂ n merged ones. What a shard raises ends the job.
+    """
+    num_rows = sum(shard.rows for shard in shards)
+    threads = threads or min(8, len(shards), available_cores())
+
+    def partials(pool: ThreadPoolExecutor) -> Iterator[Partial]:
         done = 0
-        for shard in shards:
-            yield job.map_shard(shard)
+        for shard, partial in zip(
+            shards, in_order(pool, job.map_shard, shards, threads), strict=True
+        ):
+            yield partial
             done += shard.rows
             if report:
                 report(done, num_rows)
 
-    return job.finish(merge_all(partials(), job.merge))
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return job.finish(merge_all(partials(pool), job.merge))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable, items: Iterable, threads: int
+) -> Iterator:
+    """Results in the order of the items; at most 2 · ``threads`` are under way or waiting."""
+    rest = iter(items)
+    waiting: deque[Future] = deque(
+        pool.submit(function, item) for item in islice(rest, 2 * threads)
+    )
+    while waiting:
+        result = waiting.popleft().result()
+        waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+        yield result
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,5 @@
 """Slow, obvious versions of what analysis does fast."""
 
-import copy
 import io
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -8,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from analysis.attribution import MLP_UNITS, AttributionConfig
+from analysis.attribution_config import AttributionConfig
+from analysis.levels import MLP_UNITS
 from analysis.run import Run
-from analysis.silencing import Neuron
-from capture.model import LanguageModel
+from capture.checkpoint import read_checkpoint
 
 
 def read_everything(run: Run, kind: str) -> pd.DataFrame:
@@ -71,11 +69,11 @@ def select(
     def ratio(token: str) -> Fraction:
         return Fraction(sample[token], train[token])
 
-    tokens = [token for token in sample if sample[token] >= config.min_count]
+    tokens = [token for token in sample if sample[token] >= config.selection.min_count]
     tokens.sort(key=lambda token: (-ratio(token), order.index(token)))
-    tokens = tokens[: config.most_frequent]
+    tokens = tokens[: config.selection.most_frequent]
     tokens.sort(key=lambda token: (-sample[token], -ratio(token), order.index(token)))
-    return tokens[: config.most_counted]
+    return tokens[: config.selection.most_counted]
 
 
 def neuron_tokens(
@@ -89,30 +87,25 @@ def neuron_tokens(
     return found
 
 
-# --- ablation -------------------------------------------------------------------------------------
+# --- evidence, row by row -------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def predictions(model: LanguageModel, token_NT: np.ndarray) -> np.ndarray:
-    """The predicted token at every position, by an ordinary forward pass."""
-    return model(torch.from_numpy(token_NT).long()).argmax(2).numpy()
-
-
-def predictions_without(model: LanguageModel, neuron: Neuron, token_NT: np.ndarray) -> np.ndarray:
-    """The same for a copy of the model in which the neuron's weights are zero."""
-    silenced = copy.deepcopy(model)
-    with torch.no_grad():
-        silenced.get_parameter(neuron.unit)[:, neuron.column] = 0
-    return predictions(silenced, token_NT)
-
-
-def flips_by_token(
-    before_KT: np.ndarray, after_KT: np.ndarray, tokens: list[str]
-) -> dict[str, tuple[int, int]]:
-    """count and flips of each token with a flip, position by position."""
-    count, flips = Counter(), Counter()
-    for before, after in zip(before_KT.ravel(), after_KT.ravel(), strict=True):
-        for token in {before, after}:
-            count[tokens[token]] += 1
-            flips[tokens[token]] += before != after
-    return {token: (count[token], flips[token]) for token in count if flips[token]}
+def rows_of_neurons(run: Run) -> pd.DataFrame:
+    """Outlier rows of MLP columns: the token that each speaks of by target and by input, and the
+    weight of its parameter at the start of its segment."""
+    rows = read_everything(run, "outliers").astype({"unit": str})
+    rows = rows[rows["unit"].str.endswith(MLP_UNITS)].reset_index(drop=True)
+    at = rows["datum"].to_numpy(), rows["position"].to_numpy()
+    starts = [segment.first_step for segment in run.segments]
+    weights = {start: read_checkpoint(run.store, start) for start in starts}
+    found = [
+        weights[max(start for start in starts if start <= row.step)][row.unit].flatten()[row.index_]
+        for row in records(rows.rename(columns={"index": "index_"}))
+    ]
+    fan_in = rows["unit"].map({name: shape[-1] for name, shape in run.layout.shapes.items()})
+    return rows.assign(
+        neuron=rows["index"] % fan_in,
+        target=run.target_NT[at],
+        input=run.token_NT[at],
+        weight=np.array(found, np.float64),
+    )

@@ -1,74 +1,161 @@
-"""``ontogeny attribute``: which tokens taught which neurons?"""
+"""``ontogeny attribute``: which tokens taught which neurons, when, and in which direction?"""
 
 import argparse
 from functools import partial
+from typing import Any
 
+import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
-from analysis.attribution import Attribution, AttributionConfig, write_attribution
 from analysis.attribution import attribute as analyse
+from analysis.attribution import write_attribution
+from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
+from analysis.evidence import WEIGHTS
+from analysis.levels import LEVELS, groups_at
+from analysis.outlying import NOTIONS
 from analysis.run import Run, open_run
+from analysis.selection import METHODS, SelectionConfig
+from analysis.shifts import nearest
+from analysis.tallies import token_id
+from capture.errors import ConfigError, UnitError
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.local import run_job
 from cluster.progress import counting
-from cluster.terminal import data_table, print_table, token_list
+from cluster.taught import Focus, show
+
+TEXT = """\
+Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names
+the tokens that stand out against the same unit's other neurons, with when they were taught.
+
+  evidence   target       the token to be predicted where an outlier arises
+             input        the token that stands there
+             window       all tokens of the outlier's datum
+             mass, use    tallies of every position, by target: how far it moved the neuron, how
+                          much the neuron helped it; input-mass, input-use: by input token
+  select     odds         shrunken log-odds, false discovery rate at most --max-q
+             study        of the tokens seen at least --min-count times, the --most-frequent ones
+                          with the highest relative frequency; of these the --most-counted with
+                          the highest count
+             product, mahalanobis, kl: what the study tried besides
+  outliers   absolute     as recorded: the largest shifts of each datum
+             unit, neuron, parameter: of these the share --keep that is largest for its unit, its
+                          neuron, or its parameter's own history
+
+--study is the published study's way: single parameters, whole windows, counted, against all
+datums; a neuron takes the tokens of its parameters. Tables go to RUN/analysis/attribute/."""
 
 
 def add(inner) -> None:
-    text = """\
-For each of the parameters with the most outliers: which tokens are more frequent in the datums
-behind them than in all datums? Of the tokens seen at least --min-count times, the
---most-frequent ones with the highest relative frequency; of these the --most-counted with the
-highest count. A neuron (a column of an MLP weight) takes the tokens of all its parameters.
-Tables go to RUN/analysis/attribute/."""
-    made = add_command(inner, "attribute", run, "Which tokens taught which neurons?", text)
+    made = add_command(inner, "attribute", run, "Which tokens taught which neurons?", TEXT)
     add_run(made)
-    made.add_argument("--min-count", type=int, default=20, metavar="N", help="default 20")
-    made.add_argument("--most-frequent", type=int, default=200, metavar="N", help="default 200")
-    made.add_argument("--most-counted", type=int, default=5, metavar="N", help="default 5")
-    made.add_argument(
-        "--parameters", type=int, default=5000, metavar="N", help="analysed, default 5000"
-    )
+    made.add_argument("--study", action="store_true", help="as the study did; others still apply")
+    choices = {
+        "level": (LEVELS, "neuron"),
+        "evidence": (EVIDENCE, "target"),
+        "weight": (WEIGHTS, "count"),
+        "background": (BACKGROUNDS, "unit"),
+        "select": (METHODS, "odds"),
+        "outliers": (NOTIONS, "absolute"),
+    }
+    for name, (allowed, default) in choices.items():
+        text = f"{', '.join(allowed)}; default {default}"
+        made.add_argument(f"--{name}", choices=allowed, metavar=name.upper(), help=text)
+    made.add_argument("--keep", type=float, metavar="SHARE", help="see outliers, default 0.25")
+    made.add_argument("--steps", type=steps_range, metavar="A:B", help="only steps A to B - 1")
+    made.add_argument("--windows", type=int, metavar="N", help="parts of training, default 5")
+    made.add_argument("--parameters", type=int, metavar="N", help="analysed, default 5000")
+    made.add_argument("--datums", type=int, metavar="N", help="kept per neuron, default 2000")
+    for name, default in SELECTION.items():
+        text = f"see select, default {default}" if name != "tokens" else "per neuron, default 10"
+        made.add_argument(f"--{name}", type=type(default), metavar="N", help=text)
+    made.add_argument("--unit", help="show this unit only, as in layers.2.linear2.weight")
+    made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of it")
+    made.add_argument("--token", help="show what this token taught")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="shown, default 20")
     add_quiet(made)
 
 
+SELECTION = {"tokens": 10, "max-q": 0.05, "min-count": 20, "most-frequent": 200, "most-counted": 5}
+"""Options of ``SelectionConfig`` and their defaults."""
+
+
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    config = AttributionConfig(
-        max_parameters=arguments.parameters,
-        min_count=arguments.min_count,
-        most_frequent=arguments.most_frequent,
-        most_counted=arguments.most_counted,
+    config = config_of(arguments)
+    focus = Focus(
+        rows=arguments.rows,
+        unit=arguments.unit,
+        number=arguments.number,
+        token=arguments.token,
     )
-    attribute(open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet)
+    found = open_run(arguments.run)
+    attribute(found, config, console, quiet=arguments.quiet, focus=focus)
     return 0
 
 
+def steps_range(text: str) -> tuple[int, int | None]:
+    """``100:200``, ``100:``, ``:200`` → first step and end."""
+    first, _, end = text.partition(":")
+    try:
+        return int(first or 0), int(end) if end else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range as in 100:200") from None
+
+
+def config_of(arguments: argparse.Namespace) -> AttributionConfig:
+    """The settings; what was not given stays at its default (with --study, at the study's)."""
+    asked = vars(arguments)
+    selection = {"most": "tokens"} | {
+        name.replace("-", "_"): name.replace("-", "_") for name in SELECTION if name != "tokens"
+    }
+    names = {
+        **{name: name for name in ("level", "evidence", "weight", "background", "select")},
+        **{name: name for name in ("outliers", "keep", "windows")},
+        "max_parameters": "parameters",
+        "max_datums": "datums",
+    }
+    values: dict[str, Any] = {ours: asked[theirs] for ours, theirs in names.items()}
+    values["first_step"], values["end_step"] = asked["steps"] or (None, None)
+    values["selection"] = SelectionConfig(
+        **{o: asked[t] for o, t in selection.items() if asked[t] is not None}
+    )
+    given = {name: value for name, value in values.items() if value is not None}
+    return AttributionConfig.study(**given) if asked["study"] else AttributionConfig(**given)
+
+
 def attribute(
-    run: Run, config: AttributionConfig, console: Console, *, rows: int, quiet: bool
+    run: Run,
+    config: AttributionConfig,
+    console: Console,
+    *,
+    quiet: bool,
+    rows: int = 20,
+    focus: Focus | None = None,
 ) -> None:
     """Attribute, write the tables, show the first rows of them."""
+    focus = focus or Focus(rows=rows)
+    check_focus(run, config, focus)
     with counting(console, "reading outliers", "rows", quiet=quiet) as report:
         found = analyse(run, partial(run_job, report=report), config)
     write_attribution(run, found)
     if not quiet:
-        show(console, found, rows=rows)
+        show(console, found, focus)
 
 
-def show(console: Console, found: Attribution, *, rows: int) -> None:
-    """The neurons that most outliers fell on, and the tokens that stand out in their data."""
-    more = found.neurons[found.neurons["relative_frequency"] > 1]
-    tokens = more.groupby(["unit", "neuron"])["token"].agg(list)
-    neurons = found.summary.drop(columns="tokens")
-    named = neurons.merge(tokens.rename("tokens").reset_index(), on=["unit", "neuron"])
-    table = data_table("unit", "neuron", "weights", "outliers")
-    table.add_column("tokens that its data has more of than all data, strongest first")
-    for neuron in named.head(rows).to_dict("records"):
-        cells = [neuron["unit"], str(neuron["neuron"]), str(neuron["parameters"])]
-        table.add_row(*cells, f"{neuron['rows']:,}", escape(token_list(neuron["tokens"], 10)))
-    print_table(console, "What taught the neurons", table)
-    console.print(
-        f"{len(named)} of {len(neurons)} neurons with analysed weights have such tokens"
-        + (f"; the {rows} with most outliers are shown." if len(named) > rows else ".")
-    )
+def check_focus(run: Run, config: AttributionConfig, focus: Focus) -> None:
+    """Raises ``UnitError`` or ``ConfigError`` for a unit, number or token that there is not."""
+    if focus.token is not None:
+        token_id(run, focus.token)
+    if focus.unit is None:
+        if focus.number is not None:
+            problem = f"got {focus.number} without a unit"
+            raise ConfigError("--number", problem, "Say which unit it is of with --unit")
+        return
+    level = "neuron" if config.level == "parameter" else config.level
+    groups = groups_at(level, run.layout, heads=run.config.model.heads)
+    known = list(dict.fromkeys(groups.units))
+    if focus.unit not in known:
+        raise UnitError(focus.unit, f"has no {level}s here", nearest(focus.unit, known))
+    numbers = groups.number_G[np.array(groups.units) == focus.unit]
+    if focus.number is not None and focus.number not in numbers:
+        problem = f"does not exist: they are {numbers.min()} to {numbers.max()}"
+        raise UnitError(f"{focus.unit} {level} {focus.number}", problem)

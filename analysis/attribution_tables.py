@@ -1,0 +1,114 @@
+"""What attribution leaves in a run: tables of groups, tokens, windows of training, and datums."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+JOB = "attribute"
+
+GROUP = [
+    pa.field("level", pa.string()),  # parameter, neuron, row, unit or head
+    pa.field("unit", pa.string()),  # for a head layers.L.self_attn, both its units
+    pa.field("group", pa.int32()),  # flat index, column, row, -1 or head, by level
+]
+"""What every table is about."""
+TOKEN = [pa.field("token_id", pa.int32()), pa.field("token", pa.string())]
+
+GROUPS = pa.schema(
+    [
+        *GROUP,
+        pa.field("rows", pa.int64()),  # outlier rows of the group that count
+        pa.field("weight", pa.float64()),  # of all evidence of the group, all tokens
+        pa.field("tokens", pa.list_(pa.string())),  # chosen, strongest first; may be empty
+    ]
+)
+"""One row a group that has evidence, by weight descending; pooled neurons before parameters."""
+
+TOKENS = pa.schema(
+    [
+        *GROUP,
+        pa.field("rank", pa.int32()),  # in the group, 0 is the strongest
+        *TOKEN,
+        pa.field("score", pa.float64()),  # what rank is by; its meaning depends on the method
+        pa.field("p", pa.float64()),  # of so much by chance; NaN where the method has none
+        pa.field("q", pa.float64()),  # the same, corrected for the group's many tokens
+        pa.field("count", pa.int64()),  # rows (times occurrences) or positions behind it
+        pa.field("weight", pa.float64()),  # of the evidence that is of the token
+        pa.field("expected", pa.float64()),  # weight that the background would give
+        pa.field("relative_frequency", pa.float64()),  # weight / expected
+        pa.field("up", pa.float64()),  # weight of what pushed weights up (shift > 0), or NaN
+        pa.field("down", pa.float64()),  # weight of the rest, or NaN
+        pa.field("strengthened", pa.float64()),  # weight of what pushed away from zero, or NaN
+        pa.field("weakened", pa.float64()),  # weight of the rest, or NaN
+    ]
+)
+"""One row a group and chosen token; groups as in GROUPS, tokens by rank."""
+
+WINDOWS = pa.schema(
+    [
+        *GROUP,
+        *TOKEN,
+        pa.field("window", pa.int32()),  # of training, from 0
+        pa.field("first_step", pa.int32()),
+        pa.field("end_step", pa.int32()),  # one past the last
+        pa.field("weight", pa.float64()),  # of the evidence from these steps
+        pa.field("expected", pa.float64()),  # weight that the background of these steps would give
+    ]
+)
+"""One row a chosen token and window of training, in the order of TOKENS, then time."""
+
+DATUMS = pa.schema(
+    [
+        *GROUP,
+        pa.field("datum", pa.int32()),
+        pa.field("rows", pa.int32()),  # outlier rows of the datum in the group
+        pa.field("weight", pa.float64()),  # what they weigh
+        pa.field("step", pa.int32()),  # of the row of largest |shift| among them
+        pa.field("position", pa.int16()),  # in the window, of that row
+        pa.field("shift", pa.float32()),  # of that row, in units of the weight
+    ]
+)
+"""One row a group and datum; groups as in GROUPS, datums by weight descending."""
+
+PARAMETERS = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("index", pa.int32()),  # flat index into the unit
+        pa.field("row", pa.int32()),
+        pa.field("column", pa.int32()),  # the neuron, in an MLP unit
+        pa.field("rows", pa.int64()),  # outlier rows of the parameter
+        pa.field("rank", pa.int32()),  # by rows among all weights, from 0
+        pa.field("token", pa.string()),
+        pa.field("count", pa.int64()),  # of the token, in the evidence of all those rows
+        pa.field("frequency", pa.float64()),  # weight per weight of that evidence
+        pa.field("train_frequency", pa.float64()),  # the same in the background
+        pa.field("relative_frequency", pa.float64()),  # frequency / train_frequency
+        pa.field("token_id", pa.int32()),
+    ]
+)
+"""One row a parameter and token that the study's method chose; by rank, then count descending."""
+
+TABLES = {
+    "groups": GROUPS,
+    "tokens": TOKENS,
+    "windows": WINDOWS,
+    "datums": DATUMS,
+    "parameters": PARAMETERS,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What taught the groups of a run."""
+
+    groups: pd.DataFrame
+    """``GROUPS``"""
+    tokens: pd.DataFrame
+    """``TOKENS``"""
+    windows: pd.DataFrame
+    """``WINDOWS``"""
+    datums: pd.DataFrame
+    """``DATUMS``"""
+    parameters: pd.DataFrame
+    """``PARAMETERS``"""

@@ -1,0 +1,151 @@
+"""Sparse sums over (group, item): what partial results of attribution are made of.
+
+There are many possible pairs and few that occur, so only those are held: distinct keys in order
+and their sums, 8 bytes each. Merging two is linear in their size.
+
+How many different things a sum is made of cannot be added up, but a set of hashes can be united:
+each key has 64 bits, of which every contribution sets one by a hash of where it comes from. From
+how many are set the number of different origins is estimated (linear counting, Whang et al. 1990):
+good to a tenth up to a hundred, and endless when all are set.
+
+Shapes: M contribution, G group, I item, C value, K distinct pair, L item that occurs here,
+Z cell of a dense array.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+CELLS_AT_ONCE = 2**24
+"""A dense array for summing has at most so many cells; beyond it, keys are sorted."""
+MIX = np.uint64(0xFF51AFD7ED558CCD)
+"""A factor of the finaliser of MurmurHash3, which leaves no trace of neighbourhood."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums of some values for each (group, item) that occurs."""
+
+    num_items: int
+    key_K: np.ndarray
+    """group · num_items + item, ascending, each once, int64."""
+    value_CK: np.ndarray
+    """float64; whole numbers are exact."""
+    bits_K: np.ndarray
+    """Hashes of the origins, uint64; 0 where they are not kept."""
+
+    @property
+    def group_K(self) -> np.ndarray:
+        return self.key_K // self.num_items
+
+    @property
+    def item_K(self) -> np.ndarray:
+        return self.key_K % self.num_items
+
+    @property
+    def origins_K(self) -> np.ndarray:
+        """How many different origins each sum has, about."""
+        clear_K = 64 - np.bitwise_count(self.bits_K).astype(np.float64)
+        with np.errstate(divide="ignore"):
+            return -64 * np.log(clear_K / 64)
+
+    def matrix(self, num_groups: int, value_K: np.ndarray) -> csr_array:
+        """Values of the pairs as a sparse matrix, [G, I]."""
+        first_G = np.searchsorted(self.key_K, np.arange(num_groups + 1) * self.num_items)
+        return csr_array((value_K, self.item_K, first_G), (num_groups, self.num_items))
+
+    def where(self, kept_K: np.ndarray) -> "Sums":
+        """The pairs for which ``kept_K`` is true, or that it names in ascending order."""
+        arrays = self.key_K[kept_K], self.value_CK[:, kept_K], self.bits_K[kept_K]
+        return Sums(self.num_items, *arrays)
+
+    def regrouped(self, group_G: np.ndarray) -> "Sums":
+        """Sums over coarser groups; ``group_G`` names each old group's new one, or -1 for none."""
+        new_K = group_G[self.group_K]
+        kept = self.where(new_K >= 0)
+        key_K = new_K[new_K >= 0] * self.num_items + kept.item_K
+        return sum_by_key(self.num_items, key_K, kept.value_CK, kept.bits_K)
+
+    def of_coarser_items(self, size: int) -> "Sums":
+        """Sums over runs of ``size`` neighbouring items."""
+        key_K = self.key_K // size
+        return sum_sorted(self.num_items // size, key_K, self.value_CK, self.bits_K)
+
+
+def no_sums(num_items: int, num_values: int = 1) -> Sums:
+    nothing_K = np.zeros(0, np.int64)
+    return Sums(num_items, nothing_K, np.zeros((num_values, 0)), nothing_K.astype(np.uint64))
+
+
+def merged(a: Sums, b: Sums) -> Sums:
+    keys, bits = (np.concatenate(both) for both in ((a.key_K, b.key_K), (a.bits_K, b.bits_K)))
+    return sum_by_key(a.num_items, keys, np.concatenate([a.value_CK, b.value_CK], axis=1), bits)
+
+
+def sum_by_key(num_items: int, key_M: np.ndarray, value_CM: np.ndarray, bits_M: np.ndarray) -> Sums:
+    order_M = np.argsort(key_M, kind="stable")  # linear where runs are sorted already
+    return sum_sorted(num_items, key_M[order_M], value_CM[:, order_M], bits_M[order_M])
+
+
+def sum_sorted(num_items: int, key_M: np.ndarray, value_CM: np.ndarray, bits_M: np.ndarray) -> Sums:
+    """The same where keys ascend."""
+    if not len(key_M):
+        return no_sums(num_items, len(value_CM))
+    first_K = starts(key_M)
+    values, bits = (
+        np.add.reduceat(value_CM, first_K, axis=1),
+        np.bitwise_or.reduceat(bits_M, first_K),
+    )
+    return Sums(num_items, key_M[first_K], values, bits)
+
+
+def starts(key_M: np.ndarray) -> np.ndarray:
+    """Where each run of equal keys begins."""
+    return np.concatenate([[0], np.flatnonzero(key_M[1:] != key_M[:-1]) + 1])
+
+
+def count_keys(num_items: int, key_M: np.ndarray) -> Sums:
+    """How often each key occurs. Sorting keys alone is far faster than sorting what has values."""
+    if not len(key_M):
+        return no_sums(num_items)
+    key_M = np.sort(key_M)
+    first_K = starts(key_M)
+    count_K = np.diff(first_K, append=len(key_M)).astype(np.float64)
+    return Sums(num_items, key_M[first_K], count_K[None], np.zeros(len(first_K), np.uint64))
+
+
+def sum_pairs(
+    num_items: int, group_M: np.ndarray, item_M: np.ndarray, value_M: np.ndarray, bits_M: np.ndarray
+) -> Sums:
+    """Sums of one value by group and item, in a dense array if it is not too large."""
+    if not len(group_M):
+        return no_sums(num_items)
+    item_L, place_M = compacted(item_M, num_items)
+    num_cells = (int(group_M.max()) + 1) * len(item_L)
+    if num_cells > CELLS_AT_ONCE:
+        return sum_by_key(num_items, group_M * num_items + item_M, value_M[None], bits_M)
+    cell_M = group_M * len(item_L) + place_M
+    value_Z, bits_Z = np.bincount(cell_M, value_M, num_cells), np.zeros(num_cells, np.uint64)
+    np.bitwise_or.at(bits_Z, cell_M, bits_M)
+    cell_K = np.flatnonzero(bits_Z)
+    group_K, place_K = np.divmod(cell_K, len(item_L))
+    key_K = group_K * num_items + item_L[place_K]
+    return Sums(num_items, key_K, value_Z[cell_K][None], bits_Z[cell_K])
+
+
+def compacted(item_M: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items that occur, ascending [L], and each row's place among them, int32 [M]."""
+    occurs_I = np.zeros(num_items, bool)
+    occurs_I[item_M] = True
+    item_L = np.flatnonzero(occurs_I)
+    place_I = np.zeros(num_items, np.int32)
+    place_I[item_L] = np.arange(len(item_L))
+    return item_L, place_I[item_M]
+
+
+def origin_bits(origin_M: np.ndarray) -> np.ndarray:
+    """One of 64 bits for each origin, by its hash, uint64."""
+    mixed_M = origin_M.astype(np.uint64) * MIX
+    mixed_M = (mixed_M ^ (mixed_M >> np.uint64(33))) * MIX
+    return np.uint64(1) << (mixed_M >> np.uint64(58))
