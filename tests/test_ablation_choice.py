@@ -189,11 +189,22 @@ def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[
     arguments = ["ablate", run.uri, "--datums", "20", "--value", "mean", "--scored-datums", "5"]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
-    for text in ("Predictions that flip", "mean log p", "By unit", UNIT):
+    for text in ("Predictions that flip", "log p: what", "By unit", UNIT):
         assert text in shown
     assert run.store.exists("analysis/ablate/tables.json")
     assert cli.main([*arguments, "--level", "head", "--quiet"]) == 0
     assert not capsys.readouterr().out
+
+
+def test_what_attribution_has_not_named_is_shown_without_shares(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = copy_of_run("unnamed")
+    write_attribution(run)
+    assert cli.main(["ablate", run.uri, "--only", f"{UNIT}:11", "--scored-datums", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "nan%" not in shown
+    assert "Attribution has named no tokens that these neurons could flip." in shown
 
 
 @pytest.mark.parametrize(

@@ -110,33 +110,42 @@ def show(console: Console, found: Ablation, *, rows: int) -> None:
     neurons = found.neurons
     level = neurons["level"].iloc[0]
     table = data_table(
-        "unit", level, "flips", "tokens", "notable", "they flip", "others", "ratio", "mean log p"
+        "unit", level, "flips", "tokens", "notable", "they flip", "others", "ratio", "log p"
     )
     for neuron in neurons.head(rows).to_dict("records"):
         counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
         shares = [
             percent(neuron["notable_share"], neuron["notable_low"], neuron["notable_high"]),
-            f"{neuron['other_share']:.2%}",
+            percent(neuron["other_share"]),
         ]
-        cells = [*counts, *shares, times(neuron), f"{neuron['change']:+.4f}"]
+        cells = [*counts, *shares, times(neuron), signed(neuron["change"], 4)]
         table.add_row(neuron["unit"], str(neuron["neuron"]), *cells)
     print_table(console, f"Predictions that flip when a {level} is silenced", table)
     console.print(
         "tokens: how many different ones flip; notable: how many of these attribution had named.\n"
         "they flip (95 % interval), others: share of positions predicting a notable token, or "
         "another, that flip.\n"
-        "mean log p: what the true next token's log-probability gains, nats."
+        "log p: what the true next token's log-probability gains, nats."
     )
-    agree = int((neurons["notable_share"] > neurons["other_share"]).sum())
-    nouns = NOUNS[level]
-    console.print(f"{agree} of {len(neurons)} {nouns} flip their notable tokens more than others.")
+    console.print(agreement(neurons, NOUNS[level]))
     if len(found.flips):
         clearest_neuron(console, found, rows)
     layers(console, found)
 
 
-def percent(share: float, low: float, high: float) -> str:
-    """A share and its interval, as in 1.20% (0.8–1.9)."""
+def agreement(neurons: pd.DataFrame, nouns: str) -> str:
+    """How many of those that predict notable tokens flip them more often."""
+    judged = neurons[neurons["notable_share"].notna()]
+    if judged.empty:
+        return f"Attribution has named no tokens that these {nouns} could flip."
+    agree = int((judged["notable_share"] > judged["other_share"]).sum())
+    return f"{agree} of {len(judged)} {nouns} flip their notable tokens more than others."
+
+
+def percent(share: float, low: float = math.nan, high: float = math.nan) -> str:
+    """A share and its interval, as in 1.20% (0.8–1.9%); a dash where there is none."""
+    if math.isnan(share):
+        return "–"
     interval = "" if math.isnan(low) else f" ({low:.1%}–{high:.1%})".replace("%–", "–")
     return f"{share:.2%}{interval}"
 
@@ -162,8 +171,7 @@ def clearest_neuron(console: Console, found: Ablation, rows: int) -> None:
         notable = "yes" if flip["notable"] else ""
         change = change_of.get(flip["token"], math.nan)
         cells = [f"{flip['proportion']:.3f}", interval, f"{flip['count']:,}", notable]
-        shown_change = "" if math.isnan(change) else f"{change:+.3f}"
-        table.add_row(escape(flip["token"]), *cells, shown_change)
+        table.add_row(escape(flip["token"]), *cells, signed(change, 3))
     title = f"{best['unit']}, {best['level']} {best['neuron']}: the tokens that flip most often"
     print_table(console, title, table)
     tokens = often.loc[often["notable"], "token"].head(3)
@@ -190,6 +198,11 @@ def layers(console: Console, found: Ablation) -> None:
         cells += [ends(layer["notable_low"], layer["notable_high"], 3)]
         table.add_row(layer["unit"], *cells)
     print_table(console, f"By unit, mean over its silenced {NOUNS[level]}", table)
+
+
+def signed(change: float, digits: int) -> str:
+    """A change; nothing where it is not known."""
+    return "" if math.isnan(change) else f"{change:+.{digits}f}"
 
 
 def ends(low: float, high: float, digits: int) -> str:
