@@ -1,0 +1,189 @@
+"""Which attribution is true? Each is judged by what silencing the neuron does to the model.
+
+1. Of every MLP unit some neurons are drawn at random.
+2. Each is silenced (its column set to zero) on text; for every token with enough positions as
+   target, the mean change of its log-probability is measured. The tokens that change most, in
+   either direction, are the truly *affected* ones.
+3. Every claim about the neuron's tokens (``analysis.contenders``) ranks the same tokens. Its AUC is
+   the probability that an affected token outranks another one; its precision the share of affected
+   tokens among the first few.
+
+Both sides are noisy: the change of a token is a mean over its positions in this text. The *ceiling*
+says how noisy: it ranks by the change on half of the text and is judged by the other half.
+
+The text is held-out text by default, so a claim is not credited for what the model learned by heart
+from the very datums that the claim rests on; ``text="train"`` asks that question.
+
+Shapes: S neuron, V token of the vocabulary, W ranked token.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from analysis.contenders import Claim, claims
+from analysis.jobs import Runner
+from analysis.ranking import affected, auc, interval, precision
+from analysis.run import Run
+from analysis.subjects import Subject
+from analysis.tables import joined, write_tables
+from analysis.truth import FaithfulnessConfig, Report, Truth, draw_neurons, measure
+
+JOB = "faithfulness"
+LABELS = ["unit", "evidence", "background", "select"]
+CEILING = "ceiling: the other half of the text"
+
+MEASURES = [
+    pa.field("neurons", pa.int32()),  # judged
+    pa.field("auc", pa.float64()),  # mean over these: P(affected token outranks another)
+    pa.field("auc_low", pa.float64()),  # 95 % bootstrap interval over neurons
+    pa.field("auc_high", pa.float64()),
+    pa.field("precision", pa.float64()),  # mean share of affected tokens among the first few
+    pa.field("precision_low", pa.float64()),
+    pa.field("precision_high", pa.float64()),
+]
+CLAIM = [
+    pa.field("evidence", pa.string()),
+    pa.field("background", pa.string()),  # unit, train, or none
+    pa.field("select", pa.string()),  # statistic; rate: per position of the token
+]
+SCORES = pa.schema(
+    [pa.field("unit", pa.string()), *CLAIM, *MEASURES, pa.field("baseline", pa.bool_())]
+)
+"""One row a unit and evidence, with the background and statistic that suit it best over all units;
+baseline: it needs no record of training."""
+SELECTIONS = SCORES
+"""The same with every background and statistic."""
+NEURONS = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("neuron", pa.int32()),
+        *CLAIM,
+        pa.field("auc", pa.float64()),
+        pa.field("precision", pa.float64()),
+    ]
+)
+"""One row a neuron and claim."""
+TABLES = {"scores": SCORES, "selections": SELECTIONS, "neurons": NEURONS}
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """How far each claim can be trusted, and where."""
+
+    scores: pd.DataFrame
+    """``SCORES``"""
+    selections: pd.DataFrame
+    """``SELECTIONS``"""
+    neurons: pd.DataFrame
+    """``NEURONS``"""
+    tokens: int
+    """Ranked."""
+    positions: int
+    """Of the text that silencing is judged on."""
+
+
+def faithfulness(
+    run: Run, run_job: Runner, config: FaithfulnessConfig, report: Report | None = None
+) -> Faithfulness:
+    """Judge every claim by silencing. Raises ``RunError`` where the run holds no text to do so,
+    no outliers, no neurons, or too little text for any token to be ranked."""
+    run.require_shards("outliers")
+    subjects = draw_neurons(run, config)
+    truth = measure(run, subjects, config, report)
+    judged = [
+        judge(claim, truth, subjects, config)
+        for claim in claims(run, run_job, subjects, config.seed)
+    ]
+    judged.append(ceiling(truth, subjects, config))
+    neurons = pd.concat(judged, ignore_index=True)
+    selections = pd.DataFrame(summaries(neurons, config))
+    return Faithfulness(
+        scores=joined([best_of(selections)], SCORES),
+        selections=joined([selections], SELECTIONS),
+        neurons=joined([neurons], NEURONS),
+        tokens=len(truth.token_W),
+        positions=int(sum(count_V.sum() for count_V in truth.count_V)),
+    )
+
+
+def write_faithfulness(run: Run, found: Faithfulness) -> None:
+    """Leave the tables in the run, under ``analysis/faithfulness/``."""
+    write_tables(run, JOB, vars(found), TABLES)
+
+
+# --- the judgement --------------------------------------------------------------------------------
+
+
+def judge(
+    claim: Claim, truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig
+) -> pd.DataFrame:
+    """``NEURONS`` of one claim, and whether it is a baseline."""
+    score_SW, change_SW = claim.score_SV[:, truth.token_W], truth.mean_SW()
+    return pd.DataFrame(
+        {
+            "unit": [subject.unit for subject in subjects],
+            "neuron": [subject.group for subject in subjects],
+            "evidence": claim.evidence,
+            "background": claim.background,
+            "select": claim.select,
+            "baseline": claim.baseline,
+            **ranked(score_SW, change_SW, config),
+        }
+    )
+
+
+def ceiling(truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig) -> pd.DataFrame:
+    """How well half of the text foretells the other half, the mean of both ways."""
+    both = [
+        judge(
+            Claim(CEILING, "", "", claimed(truth, half), baseline=True),
+            replace(truth, halves=(1 - half,)),
+            subjects,
+            config,
+        )
+        for half in (0, 1)
+    ]
+    measures = ["auc", "precision"]
+    return both[0].assign(**{name: (both[0][name] + both[1][name]) / 2 for name in measures})
+
+
+def claimed(truth: Truth, half: int) -> np.ndarray:
+    """|mean change| on one half of the text, as a score."""
+    count_V = truth.count_V[half]
+    return (np.abs(truth.change_SV[half]) / np.maximum(count_V, 1)).astype(np.float32)
+
+
+def ranked(
+    score_SW: np.ndarray, change_SW: np.ndarray, config: FaithfulnessConfig
+) -> dict[str, list[float]]:
+    """AUC and precision of each neuron's scores; NaN where silencing affects no token."""
+    found: dict[str, list[float]] = {"auc": [], "precision": []}
+    for score_W, change_W in zip(score_SW, change_SW, strict=True):
+        affected_W = affected(change_W, config.affected)
+        found["auc"].append(auc(score_W, affected_W))
+        hits = precision(score_W, affected_W, config.first) if affected_W.any() else np.nan
+        found["precision"].append(hits)
+    return found
+
+
+def summaries(judged: pd.DataFrame, config: FaithfulnessConfig) -> Iterator[dict[str, object]]:
+    """``SELECTIONS``: each claim over the neurons of each unit."""
+    for labels, rows in judged.groupby([*LABELS, "baseline"], sort=False):
+        found: dict[str, object] = dict(zip((*LABELS, "baseline"), labels, strict=True))
+        found["neurons"] = len(rows)
+        for name in ("auc", "precision"):
+            ends = interval(rows[name].to_numpy(), resamples=config.resamples, seed=config.seed)
+            found |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        yield found
+
+
+def best_of(selections: pd.DataFrame) -> pd.DataFrame:
+    """Of each evidence the background and statistic with the highest mean AUC over all units."""
+    claim = LABELS[1:]
+    mean = selections.groupby(claim, sort=False)["auc"].mean().reset_index()
+    best = mean.loc[mean.groupby("evidence", sort=False)["auc"].idxmax(), claim]
+    return selections.merge(best, on=claim)
