@@ -13,11 +13,28 @@ from importlib import metadata
 from rich.console import Console
 
 from capture.errors import CaptureError
-from cluster.commands import ablate, attribute, capture, demo, info, verify
+from cluster.commands import (
+    ablate,
+    activations,
+    attribute,
+    behaviour,
+    capture,
+    demo,
+    faithfulness,
+    info,
+    neurons,
+    report,
+    verify,
+)
 from cluster.terminal import program
 
 INTERRUPTED = 130
-COMMANDS = (demo, capture, attribute, ablate, info, verify)
+COMMANDS = (
+    demo,
+    capture,
+    *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
+    *(info, verify),
+)
 """In the order of the help."""
 
 EPILOG = """\
@@ -27,6 +44,12 @@ a first quarter of an hour:
   ontogeny capture wikitext2 corpus.path=DIR the study: WikiText-2, three layers, five epochs
   ontogeny attribute runs/wikitext2          which tokens taught which neurons
   ontogeny ablate runs/wikitext2             does silencing those neurons agree?
+  ontogeny report runs/wikitext2             a folder of pages to look at, one a neuron
+and further:
+  ontogeny neurons runs/wikitext2            which neurons belong together
+  ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny activations runs/wikitext2        what activations alone would tell
+  ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
 Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopped by Ctrl-C.
