@@ -143,15 +143,18 @@ def neurons(run: Run) -> dict[str, pd.DataFrame]:
 
 def faithfulness(run: Run) -> dict[str, pd.DataFrame]:
     scores = [
-        {"unit": unit, "evidence": evidence, "neurons": 2, "baseline": evidence == "activations"}
+        {"unit": unit, "evidence": evidence, "background": "unit"}
+        | {"select": "odds", "neurons": 2, "baseline": evidence == "activations"}
         | {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9}
         | {"precision": 0.3, "precision_low": 0.2, "precision_high": 0.4}
         for unit in UNITS
         for evidence in ("target", "activations")
     ]
     own = [
-        {"unit": unit, "neuron": number, "evidence": "target", "auc": 0.75, "precision": 0.25}
+        {"unit": unit, "neuron": number, "evidence": "target", "background": "unit"}
+        | {"select": select, "auc": 0.75, "precision": 0.25}
         for unit, number in NEURONS
+        for select in ("odds", "kl")
     ]
     return {"scores": frame(scores), "neurons": frame(own)}
 

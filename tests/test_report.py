@@ -189,6 +189,7 @@ def test_a_neuron_page_tells_the_whole_story() -> None:
     assert "right token changes by −0.0200 nats on average (95 %: −0.0300 to −0.0100)" in page.text
     assert "w1 → w2 × 4" in page.text
     assert "fall into 2 groups" in page.text
+    assert page.text.count("0.750") == 1
     turns = [a["href"] for a in page.of("a") if a["href"] and a["href"].startswith("../neuron/")]
     assert turns[:2] == [f"../{neuron_key(NEURONS[place])}" for place in (2, 4)]
 

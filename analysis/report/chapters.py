@@ -95,6 +95,7 @@ def cluster_table(table: pd.DataFrame) -> Html:
     columns = [
         Column("cluster", lambda row: row.cluster, numeric=True),
         Column("neurons", lambda row: markup.whole(row.size), numeric=True),
+        Column("tokens that tell it apart", lambda row: token_list(row.tokens)),
         Column(
             "stability",
             lambda row: markup.decimals(row.stability),
@@ -103,7 +104,6 @@ def cluster_table(table: pd.DataFrame) -> Html:
         ),
         Column("95 % from", lambda row: markup.decimals(row.low), numeric=True),
         Column("to", lambda row: markup.decimals(row.high), numeric=True),
-        Column("tokens that tell it apart", lambda row: token_list(row.tokens)),
         Column("units", lambda row: unit_list(row.units)),
     ]
     rows = each(table.sort_values("size", ascending=False, kind="stable"))
@@ -229,9 +229,9 @@ def agreement_plot(unit: str, rows: list[Interval], span: tuple[float, float]) -
         title=unit,
         x="AUC",
         description=f"AUC of each kind of evidence for {unit}, with 95 % intervals.",
-        width=420,
+        width=480,
         height=plots.rows_height(len(rows)),
-        left=140,
+        left=190,
     )
     return plots.intervals(axes, rows, reference=0.5, span=span)
 
@@ -240,6 +240,8 @@ def score_table(scores: pd.DataFrame) -> Html:
     columns = [
         Column("unit", lambda row: row.unit),
         Column("evidence", lambda row: row.evidence),
+        Column("background", lambda row: row.background),
+        Column("statistic", lambda row: row.select),
         Column("baseline", lambda row: "yes" if row.baseline else ""),
         Column("neurons", lambda row: markup.whole(row.neurons), numeric=True),
         Column("AUC", lambda row: markup.decimals(row.auc, 3), numeric=True),

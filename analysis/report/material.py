@@ -105,7 +105,10 @@ class Material:
 
     @cached_property
     def faithfulness_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["faithfulness", "neurons"])
+        """Rows of the claims that stand in ``scores``: of each evidence the best."""
+        claim = ["evidence", "background", "select"]
+        best = self.sources["faithfulness", "scores"][claim].drop_duplicates()
+        return parts(self.sources["faithfulness", "neurons"].merge(best, on=claim))
 
     @cached_property
     def histograms_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:

@@ -93,7 +93,9 @@ def moves(table: pd.DataFrame | None) -> Html | None:
         element("li", token_text(row.before), " → ", token_text(row.after), f" × {row.count:,}")
         for row in each(table.head(MOVES_SHOWN))
     ]
-    words = markup.paragraph("The most frequent changes, from with it to without:", kind="soft")
+    words = markup.paragraph(
+        "The most frequent changes, with the neuron → without it:", kind="soft"
+    )
     return together(words, element("ul", *items, class_="moves"))
 
 

@@ -20,6 +20,7 @@ Frames = Mapping[str, pd.DataFrame]
 STRING, INT, LONG, REAL, FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 GROUP = {"level": STRING, "unit": STRING, "group": INT}
 NEURON = {"unit": STRING, "neuron": INT}
+CLAIM = {"evidence": STRING, "background": STRING, "select": STRING}
 SUBJECT = {"level": STRING, **NEURON, "kind": STRING}
 BOUNDS = {"low": REAL, "high": REAL}
 
@@ -102,11 +103,11 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
     },
     "faithfulness": {
         "scores": {
-            **{"unit": STRING, "evidence": STRING, "neurons": INT, "auc": REAL, "auc_low": REAL},
+            **{"unit": STRING, **CLAIM, "neurons": INT, "auc": REAL, "auc_low": REAL},
             **{"auc_high": REAL, "precision": REAL, "precision_low": REAL},
             **{"precision_high": REAL, "baseline": FLAG},
         },
-        "neurons": {**NEURON, **{"evidence": STRING, "auc": REAL, "precision": REAL}},
+        "neurons": {**NEURON, **CLAIM, "auc": REAL, "precision": REAL},
     },
 }
 """Job → table → column → type."""
