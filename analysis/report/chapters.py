@@ -114,9 +114,10 @@ def token_list(tokens: np.ndarray) -> Html:
     return together(*(token_text(token) for token in tokens), between=" ")
 
 
-def unit_list(units: np.ndarray) -> str:
+def unit_list(units: np.ndarray) -> Html:
     """Without what all names of weights share: "0.linear1, 2.linear2"."""
-    return ", ".join(unit.removeprefix("layers.").removesuffix(".weight") for unit in units)
+    names = (unit.removeprefix("layers.").removesuffix(".weight") for unit in units)
+    return element("span", ", ".join(names), class_="units")
 
 
 def members(material: Material, neurons: pd.DataFrame) -> Html:
