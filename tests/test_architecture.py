@@ -39,6 +39,7 @@ HOMES = {
     "ray": "cluster/",
     "rich": "cluster/",
     "s3fs": "capture/store.py",
+    "sklearn": "analysis/clustering.py",
 }
 PLOTTING = {"matplotlib", "plotly", "seaborn"}
 RUNS_FOREIGN_CODE = {
