@@ -23,6 +23,7 @@ from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
+from capture.store_config import StoreConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class RunConfig:
     """The run as a whole."""
 
     uri: str = "runs/run"
-    """Where the run goes: a folder, or (through fsspec) file://… or s3://bucket/prefix."""
+    """Where the run goes: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
     seed: int = 0
     """Decides initial weights, batch order and dropout; at least 0."""
 
@@ -75,6 +76,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
 
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -239,5 +241,6 @@ def to_values(config: Config) -> dict[str, Any]:
 def differences(found: Config, wanted: Config) -> list[str]:
     """Keys whose values differ, each as ``key: found → wanted``; where the run lies is moot."""
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    keys = [key for key in new if key != "run.uri" and old.get(key) != new[key]]
+    moot = ("run.uri", "store.")
+    keys = [key for key in new if not key.startswith(moot) and old.get(key) != new[key]]
     return [f"{key}: {old.get(key)} → {new[key]}" for key in keys]
