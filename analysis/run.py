@@ -26,21 +26,22 @@ from capture.markers import File, Marker, read_segments, require_start
 from capture.model import LanguageModel, fresh_model
 from capture.provenance import read_run, read_run_config
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
-from capture.store import Store
+from capture.store import DEFAULT, Store
+from capture.store_config import StoreConfig
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 Split = Literal["train", "validation", "test"]
 
 
-def open_run(uri: str) -> "Run":
-    """The run at a folder or prefix, as it stands now.
+def open_run(uri: str, store: StoreConfig = DEFAULT) -> "Run":
+    """The run at a folder or prefix, as it stands now; ``store`` is for object stores.
 
     Raises ``RunError`` where there is none or a newer version made it, ``ShardError`` where its
     markers or ``run.yaml`` are damaged.
     """
-    store = Store(uri)
-    start = require_start(store)
-    return Run(store, read_run_config(store), read_run(store), start, tuple(read_segments(store)))
+    place = Store(uri, store)
+    start = require_start(place)
+    return Run(place, read_run_config(place), read_run(place), start, tuple(read_segments(place)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,7 @@ class Run:
         return shards
 
     def shard(self, file: File, marker: Marker) -> Shard:
-        return Shard(self.uri, file, marker.first_step, marker.end_step)
+        return Shard(self.store, file, marker.first_step, marker.end_step)
 
     def corpus_shard(self, name: str) -> Shard:
         """A table of the corpus; raises ``RunError`` if the run has none of this name."""

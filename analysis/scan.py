@@ -33,7 +33,7 @@ Wanted = Mapping[str, Sequence[Any]]
 class Shard:
     """One file of records of steps [first_step, end_step) that a marker vouches for."""
 
-    uri: str
+    store: Store
     """The run's."""
     file: File
     first_step: int
@@ -41,7 +41,7 @@ class Shard:
 
     @property
     def where(self) -> str:
-        return f"{self.uri}/{self.file.key}"
+        return f"{self.store.uri}/{self.file.key}"
 
     @property
     def rows(self) -> int:
@@ -69,7 +69,7 @@ class Shard:
     def reading(self) -> Iterator[parquet.ParquetFile]:
         """The open file; what is wrong with it, or comes up in reading it, is a ``ShardError``."""
         try:
-            with Store(self.uri).open(self.file.key) as source:
+            with self.store.open(self.file.key) as source:
                 self.check("bytes", source.seek(0, 2), self.file.num_bytes)
                 file = parquet.ParquetFile(source)
                 self.check("rows", file.metadata.num_rows, self.rows)

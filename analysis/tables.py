@@ -55,7 +55,7 @@ def read_table(
     """
     marker = require_tables(run, job)
     file = next(file for file in marker.files if file.key == table_key(job, name))
-    shard = Shard(run.uri, file, marker.first_step, marker.end_step)
+    shard = Shard(run.store, file, marker.first_step, marker.end_step)
     return shard.table(schema.names, wanted).cast(schema).to_pandas()
 
 

@@ -70,7 +70,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
-    store = Store(config.run.uri)
+    store = Store(config.run.uri, config.store)
     afresh = may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
