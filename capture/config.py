@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +22,7 @@ from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
+from capture.plain_yaml import read_yaml
 from capture.store_config import StoreConfig
 
 
@@ -86,11 +86,9 @@ def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
     """
     text = "" if source is None else read_source(str(source))
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1})" if where else ""
-        raise ConfigError(str(source), f"is not valid YAML{line}") from error
+        values = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(str(source), str(error)) from error
     return make_config(values or {}, overrides, where=str(source))
 
 
@@ -132,8 +130,8 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ConfigError(override, "is not an override", "Write key=value, as in run.seed=1")
     check_key(key)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_yaml(text)
+    except ValueError as error:
         raise ConfigError(key, f"got {text!r}, which is not valid YAML") from error
     if isinstance(value, dict):
         raise ConfigError(key, f"got {text!r}, must be {describe(key)}")
@@ -142,7 +140,7 @@ def read_override(override: str) -> tuple[str, Any]:
 
 def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
     """The configuration with one value in its place, whose type the dataclass checks."""
-    if isinstance(value, str) and "${" in value:
+    if "${" in str(value):
         raise ConfigError(key, f"got {value!r}; interpolations are not supported")
     if isinstance(value, bool) and wanted_type(key) in (int, float):
         raise ConfigError(key, f"got {value}, must be {describe(key)}")

@@ -116,7 +116,8 @@ def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
     if done:
-        checkpoint.restore(engine.model, checkpoint.read_checkpoint(store, first_step))
+        weights = checkpoint.read_checkpoint(store, first_step, done[-1])
+        checkpoint.restore(engine.model, weights, f"{store.uri}/{checkpoint.key_of(first_step)}")
     observer = Observer(plan, engine)
     recorder = Recorder(store, observer.layout, done)
     try:

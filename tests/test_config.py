@@ -129,7 +129,7 @@ def test_a_wrong_file_is_explained(values, text):
         ("a: [1", "is not valid YAML (line 1)"),
         ("- 1\n- 2\n", "must hold keys and values, not list"),
         ("hello", "must hold keys and values, not str"),
-        ("run: !!python/object/apply:os.system ['true']", "is not valid YAML (line 1)"),
+        ("run: !!python/object/apply:os.system ['true']", "has a tag, which is not supported"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text, found):
