@@ -108,7 +108,8 @@ def write_segment(
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
-    write_marker(store, segment_key(segment), Marker(done.first_step, end_step, tuple(files)))
+    marker = Marker(done.first_step, end_step, tuple(files), retries=store.take_retries())
+    write_marker(store, segment_key(segment), marker)
     return sum(file.num_bytes for file in files)
 
 

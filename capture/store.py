@@ -52,6 +52,7 @@ class Store:
         self.uri = uri if uri.endswith("://") else uri.rstrip("/") or uri
         self.config = config
         self.place = place_of(self.uri, config)
+        self.taken_retries = 0
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write the whole value of a key."""
@@ -110,6 +111,11 @@ class Store:
         """Requests that were made again since this store was opened, by anyone in this process."""
         return self.place.retries
 
+    def take_retries(self) -> int:
+        """Retries since this was last asked of this store."""
+        retries, self.taken_retries = self.retries - self.taken_retries, self.retries
+        return retries
+
     @contextmanager
     def explained(self, key: str, done: str, *, may_lack: bool = False) -> Iterator[None]:
         try:
@@ -119,6 +125,9 @@ class Store:
                 raise
             where = f"{self.uri}/{key}".rstrip("/")
             raise StoreError(where, f"cannot be {done}: {error}") from error
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, StoreConfig]]:
+        return Store, (self.uri, self.config)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
