@@ -141,7 +141,8 @@ class Bucket:
 
     @property
     def retries(self) -> int:
-        return self.connection.retrier.num_retries - self.earlier_retries
+        # A change of the environment makes another connection, which counts from 0.
+        return max(0, self.connection.retrier.num_retries - self.earlier_retries)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         if len(data) > 2 * PART_BYTES:
