@@ -30,6 +30,8 @@ from capture.store import Store
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
 """What can be made again from the run, and the name of the markers that vouch for it."""
+LEASE = "lease.json"
+"""Who is capturing now; belongs to a run for as long as that lasts."""
 BLOCK_BYTES = 8 * 2**20
 
 
@@ -54,7 +56,7 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     markers, findings = read_chain(store, keys)
     derived, more = read_derived(store, keys, markers)
     findings += more
-    listed = {START, *(key for key in keys if segment_of(key) is not None or marker_of(key) == key)}
+    listed = {START, LEASE, *(key for key in keys if is_marker(key))}
     for marker in [*markers.values(), *derived.values()]:
         for file in marker.files:
             listed.add(file.key)
@@ -155,6 +157,10 @@ def marker_of(key: str) -> str:
     name = DERIVED.get(parts[0], "")
     depth = 2 if parts[0] == "analysis" else 1
     return "/".join([*parts[:depth], name]) if name and len(parts) > depth else ""
+
+
+def is_marker(key: str) -> bool:
+    return segment_of(key) is not None or marker_of(key) == key
 
 
 def unvouched(key: str, listed: set[str]) -> bool:
