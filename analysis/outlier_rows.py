@@ -49,7 +49,7 @@ class OutlierRows:
     @cached_property
     def weights(self) -> StartWeights:
         first_steps = tuple(segment.first_step for segment in self.run.segments)
-        return StartWeights(self.run.uri, self.run.layout, first_steps)
+        return StartWeights(self.run.store, self.run.layout, first_steps)
 
     @cached_property
     def weighing(self) -> Weighing:

@@ -26,7 +26,8 @@ CHECKPOINTS_KEPT = 4
 class StartWeights:
     """Reads weights at the starts of segments; a plain value that reopens the run elsewhere."""
 
-    uri: str
+    store: Store
+    """The run's."""
     layout: Layout
     first_steps: tuple[int, ...]
     """First step of every segment, ascending."""
@@ -34,7 +35,7 @@ class StartWeights:
     lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "layout": self.layout, "first_steps": self.first_steps}
+        return {"store": self.store, "layout": self.layout, "first_steps": self.first_steps}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, kept=OrderedDict(), lock=threading.Lock())
@@ -57,7 +58,7 @@ class StartWeights:
         """The captured parameters after ``step`` updates, float32 [P]; raises ``ShardError``."""
         with self.lock:
             if step not in self.kept:
-                tensors = read_checkpoint(Store(self.uri), step)
+                tensors = read_checkpoint(self.store, step)
                 self.kept[step] = self.layout.flatten(tensors).numpy()
                 while len(self.kept) > CHECKPOINTS_KEPT:
                     self.kept.popitem(last=False)

@@ -117,7 +117,8 @@ def write_segment(
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
     files += put_tallies(store, done.tallies)
-    write_marker(store, segment_key(segment), Marker(done.first_step, end_step, tuple(files)))
+    marker = Marker(done.first_step, end_step, tuple(files), retries=store.take_retries())
+    write_marker(store, segment_key(segment), marker)
     return sum(file.num_bytes for file in files)
 
 

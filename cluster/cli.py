@@ -21,6 +21,7 @@ from cluster.commands import (
     capture,
     demo,
     faithfulness,
+    garbage,
     info,
     neurons,
     report,
@@ -33,7 +34,7 @@ COMMANDS = (
     demo,
     capture,
     *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
-    *(info, verify),
+    *(info, verify, garbage),
 )
 """In the order of the help."""
 

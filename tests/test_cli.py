@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analysis.attribution import AttributionConfig, attribute
-from analysis.run import open_run
 from capture.training import Evaluation, Progress
 from cluster.cli import main
-from cluster.commands import attribute as attribute_command
-from cluster.local import run_job
 from cluster.progress import Lines, capture_report, clock, short
 from tiny import contents, make_run, tiny_config
 
@@ -197,15 +193,3 @@ def test_lines_tell_rate_and_time_left(monkeypatch):
 def test_numbers_are_short():
     assert [short(n) for n in (7, 999, 1234, 12_345_678)] == ["7", "999", "1.2k", "12.3M"]
     assert [clock(s) for s in (5, 65, 3700)] == ["0:00:05", "0:01:05", "1:01:40"]
-
-
-def test_attribution_shows_only_tokens_that_a_neuron_s_data_has_more_of(run):
-    config = AttributionConfig(min_count=1, most_counted=50)
-    found = attribute(open_run(str(run)), run_job, config)
-    text = io.StringIO()
-    attribute_command.show(Console(file=text, width=300), found, rows=1)
-    first, named = found.summary.iloc[0], found.neurons
-    mine = named[(named["unit"] == first["unit"]) & (named["neuron"] == first["neuron"])]
-    more = int((mine["relative_frequency"] > 1).sum())
-    assert 10 < more < len(mine)
-    assert f"(+{more - 10})" in text.getvalue()

@@ -30,6 +30,7 @@ from analysis.weights import StartWeights
 from capture.errors import RunError, ShardError
 from capture.gradients import Layout
 from capture.schema import OUTLIERS
+from capture.store import Store
 from cluster.local import run_job
 from tiny_run import copied, tiny_run
 
@@ -39,7 +40,7 @@ READING = Reading(LAYOUT, DATUMS, WINDOW)
 GROUPS = groups_at("neuron", LAYOUT, heads=1)
 TOKEN_NT = np.random.default_rng(5).integers(TOKENS, size=(DATUMS, WINDOW)).astype(np.int32)
 WEIGHTS_2P = np.random.default_rng(6).choice([-1, 0, 0.5, 2], size=(2, LAYOUT.size))
-STARTS = StartWeights("memory://nowhere", LAYOUT, (0, 4))
+STARTS = StartWeights(Store("memory://nowhere"), LAYOUT, (0, 4))
 STARTS.kept.update(zip((0, 4), WEIGHTS_2P.astype(np.float32), strict=True))
 
 

@@ -18,7 +18,7 @@ from capture.checkpoint import read_checkpoint
 from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
 from capture.markers import read_segments, segment_key
 from capture.store import Store
-from capture.training import Evaluation, Progress, build_engine
+from capture.training import Evaluation, Event, Progress, build_engine
 from capture.verify import verify
 from reference import top_k
 from tiny import contents, make_run, read_outliers, tiny_config
@@ -38,8 +38,8 @@ def whole(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def stop_after(steps: int) -> Callable[[Progress | Evaluation], None]:
-    def report(event: Progress | Evaluation) -> None:
+def stop_after(steps: int) -> Callable[[Event], None]:
+    def report(event: Event) -> None:
         if isinstance(event, Progress) and event.steps_done == steps:
             raise Stopped
 

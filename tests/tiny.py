@@ -7,8 +7,9 @@ from pyarrow import parquet
 
 from capture.config import Config, make_config
 from capture.markers import FOLDER
-from capture.store import Store
-from capture.training import Evaluation, Progress, capture_run
+from capture.store import DEFAULT, Store
+from capture.store_config import StoreConfig
+from capture.training import Event, capture_run
 
 TEXT = (
     "the cat sat on the mat . a dog ran in the park , and the cat saw it ! was the dog quick ? "
@@ -30,16 +31,16 @@ def tiny_config(folder: Path, *overrides: str, name: str = "run") -> Config:
     return make_config(values, overrides)
 
 
-def make_run(config: Config, **options: bool) -> list[Progress | Evaluation]:
+def make_run(config: Config, **options: bool) -> list[Event]:
     """Capture a run; returns everything that it reported."""
-    reports: list[Progress | Evaluation] = []
+    reports: list[Event] = []
     capture_run(config, reports.append, **options)
     return reports
 
 
-def contents(uri: str) -> dict[str, bytes]:
+def contents(uri: str, config: StoreConfig = DEFAULT) -> dict[str, bytes]:
     """What a run holds, without what carries a time: markers and run.yaml."""
-    store = Store(uri)
+    store = Store(uri, config)
     keys = [key for key in store.keys() if key != "run.yaml" and not key.startswith(FOLDER)]
     return {key: store.get(key) for key in keys}
 

@@ -18,10 +18,11 @@ from analysis.selection import METHODS, SelectionConfig
 from analysis.shifts import nearest
 from analysis.tallies import token_id
 from capture.errors import ConfigError, UnitError
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
 from cluster.taught import Focus, show
+from cluster.terminal import print_skipped
 
 TEXT = """\
 Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names
@@ -72,6 +73,7 @@ def add(inner) -> None:
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of it")
     made.add_argument("--token", help="show what this token taught")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="shown, default 20")
+    add_skip_damaged(made)
     add_quiet(made)
 
 
@@ -87,8 +89,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         number=arguments.number,
         token=arguments.token,
     )
-    found = open_run(arguments.run)
+    found = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     attribute(found, config, console, quiet=arguments.quiet, focus=focus)
+    print_skipped(console, found.skipped)
     return 0
 
 
