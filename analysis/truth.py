@@ -48,6 +48,8 @@ class FaithfulnessConfig:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
             if (found := getattr(self, name)) < 1:
                 raise ConfigError(f"faithfulness.{name}", f"got {found}, must be at least 1")
+        if self.seed < 0:
+            raise ConfigError("faithfulness.seed", f"got {self.seed}, must be at least 0")
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)

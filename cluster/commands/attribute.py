@@ -10,6 +10,7 @@ from rich.console import Console
 from analysis.attribution import attribute as analyse
 from analysis.attribution import write_attribution
 from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
+from analysis.clustering import at_least
 from analysis.evidence import WEIGHTS
 from analysis.levels import LEVELS, groups_at
 from analysis.outlying import NOTIONS
@@ -80,6 +81,7 @@ SELECTION = {"tokens": 10, "max-q": 0.05, "min-count": 20, "most-frequent": 200,
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    at_least("--rows", arguments.rows, 1)
     config = config_of(arguments)
     focus = Focus(
         rows=arguments.rows,
@@ -156,6 +158,9 @@ def check_focus(run: Run, config: AttributionConfig, focus: Focus) -> None:
     if focus.unit not in known:
         raise UnitError(focus.unit, f"has no {level}s here", nearest(focus.unit, known))
     numbers = groups.number_G[np.array(groups.units) == focus.unit]
+    if focus.number is not None and level == "unit":
+        problem = f"got {focus.number}, but whole units are asked about"
+        raise ConfigError("--number", problem, "Leave it out or choose another --level")
     if focus.number is not None and focus.number not in numbers:
         problem = f"does not exist: they are {numbers.min()} to {numbers.max()}"
         raise UnitError(f"{focus.unit} {level} {focus.number}", problem)

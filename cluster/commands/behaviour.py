@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
+from analysis.clustering import at_least
 from analysis.predicates import Predicate, parse_datums
 from analysis.run import open_run
 from capture.errors import ConfigError
@@ -52,6 +53,7 @@ the same datums. Tables go to RUN/analysis/behaviour/."""
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    at_least("--rows", arguments.rows, 1)
     predicate = Predicate(
         contains=arguments.contains,
         target=arguments.target,
