@@ -6,7 +6,7 @@ from functools import partial
 from rich.console import Console
 
 from analysis.report.build import Built, ReportConfig, gather, report_store, write_report
-from analysis.run import open_run
+from analysis.run import Run, open_run
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.local import run_job
 from cluster.progress import counting
@@ -33,16 +33,21 @@ at the same place is replaced."""
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     config = ReportConfig(max_neurons=arguments.neurons)
-    opened = open_run(arguments.run)
-    quiet = arguments.quiet
-    store = report_store(opened, arguments.to)
-    with counting(console, "reading outliers", "rows", quiet=quiet) as report:
-        material = gather(opened, partial(run_job, report=report), config)
-    with counting(console, "writing pages", "neurons", quiet=quiet) as report:
-        built = write_report(material, store, report)
+    report(open_run(arguments.run), config, console, to=arguments.to, quiet=arguments.quiet)
+    return 0
+
+
+def report(
+    opened: Run, config: ReportConfig, console: Console, *, to: str | None = None, quiet: bool
+) -> None:
+    """Write the pages and say where they are."""
+    store = report_store(opened, to)
+    with counting(console, "reading outliers", "rows", quiet=quiet) as tell:
+        material = gather(opened, partial(run_job, report=tell), config)
+    with counting(console, "writing pages", "neurons", quiet=quiet) as tell:
+        built = write_report(material, store, tell)
     if not quiet:
         show(console, built)
-    return 0
 
 
 def show(console: Console, built: Built) -> None:
