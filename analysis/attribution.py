@@ -219,7 +219,8 @@ def frames_of(run: Run, found: Findings) -> tuple[pd.DataFrame, ...]:
         {"group": order_G, "rows": found.rows_G[order_G], "weight": found.weight_G[order_G]}
     )
     lists = tokens.groupby("group")["token"].agg(list)
-    groups["tokens"] = [lists.get(group, []) for group in order_G]
+    named = [lists.get(group, []) for group in order_G]
+    groups["tokens"] = pd.Series(named, groups.index, object)  # also where there is none
     ordered = (
         groups,
         tokens.sort_values(["group", "rank"], key=by_place(place_G)),

@@ -9,7 +9,9 @@ from analysis.outlying import NOTIONS, Notion
 from analysis.selection import METHODS, Method, SelectionConfig
 from capture.errors import ConfigError
 
-Evidence = Literal["window", "target", "input", "mass", "use", "input-mass", "input-use"]
+Evidence = Literal[
+    "window", "target", "input", "mass", "use", "mass-use", "input-mass", "input-use"
+]
 EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
 Background = Literal["unit", "train"]
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
@@ -26,7 +28,8 @@ class AttributionConfig:
     """What speaks: outlier rows, of the token to be predicted at the row's position (target), of
     the one that stands there (input), of all of the datum (window); or tallies of every position of
     every neuron, by target or by input token: how far it moved the neuron (mass), how much the
-    neuron helped it (use)."""
+    neuron helped it (use), or √(mass · |use|): where it moved the neuron and mattered, either way
+    (mass-use)."""
     weight: Weight = "count"
     """Rows count once, by |shift|, or by |shift · weight at the start of the segment|."""
     background: Background = "unit"
@@ -56,6 +59,20 @@ class AttributionConfig:
         """The study's attribution to the letter."""
         study = cls(level="parameter", evidence="window", select="study", background="train")
         return replace(study, **changes)
+
+    @classmethod
+    def trusted(cls, *, tallies: bool, **changes: Any) -> "AttributionConfig":
+        """What silencing agreed with best on the study's setting (``analysis.faithfulness``).
+
+        ``tallies``: whether the run has them. They speak of neurons and of whole windows of
+        training only; elsewhere the target tokens of outliers are the best there is.
+        """
+        best = cls(evidence="target", background="train", select="rate")
+        plain = vars(cls())
+        of_rows = ("weight", "outliers", "level", "first_step", "end_step")
+        if tallies and all(changes.get(name, plain[name]) == plain[name] for name in of_rows):
+            best = replace(best, evidence="mass-use")
+        return replace(best, **changes)
 
     @property
     def reads_tallies(self) -> bool:

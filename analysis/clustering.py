@@ -28,6 +28,8 @@ Method = Literal["hdbscan", "agglomerative"]
 METHODS: tuple[Method, ...] = ("hdbscan", "agglomerative")
 POWER_ITERATIONS = 4
 PERPLEXITY = 30.0
+LARGEST = 2**31 - 1
+"""Whole numbers beyond are refused: seeds of scikit-learn and columns of tables end near here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class ClusteringConfig:
             raise ConfigError("neurons.method", problem)
         for name, least in {"min_cluster": 2, "components": 2, "seed": 0}.items():
             at_least(f"neurons.{name}", getattr(self, name), least)
+            at_most(f"neurons.{name}", getattr(self, name), LARGEST)
         if self.method == "agglomerative" and self.clusters is None:
             problem = "is not given, but agglomerative needs it"
             raise ConfigError("neurons.clusters", problem, "Say how many, or use hdbscan")
@@ -69,6 +72,12 @@ def at_least(name: str, found: int, least: int) -> None:
     """Raises ``ConfigError`` for less."""
     if found < least:
         raise ConfigError(name, f"got {found}, must be at least {least}")
+
+
+def at_most(name: str, found: int, most: int) -> None:
+    """Raises ``ConfigError`` for more."""
+    if found > most:
+        raise ConfigError(name, f"got {found}, must be at most {most}")
 
 
 @dataclass(frozen=True, eq=False)

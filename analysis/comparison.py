@@ -55,5 +55,7 @@ def compare(
 
 def with_floor(background_GV: np.ndarray) -> np.ndarray:
     """The background with half the weight of its rarest token where it lacks one."""
-    rarest_G1 = np.where(background_GV > 0, background_GV, np.inf).min(1, keepdims=True)
+    rarest_G1 = np.where(background_GV > 0, background_GV, np.inf).min(
+        1, keepdims=True, initial=np.inf
+    )
     return np.maximum(background_GV, np.where(np.isfinite(rarest_G1), rarest_G1 / 2, 0))

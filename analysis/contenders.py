@@ -2,14 +2,14 @@
 
 A claim is a score for every token of every neuron: the higher, the more the neuron is said to
 matter. Attribution makes many: an evidence (outlier rows or tallies) is laid beside a background
-and a statistic turns the two into scores (``analysis.selection``). To these come statistics of
-tallies that need no background, and baselines that need no record.
+and a statistic turns the two into scores (``analysis.selection``). To these come baselines that
+need no record.
 
 Shapes: S neuron, V token of the vocabulary, G named group of the level "neuron".
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from analysis.row_material import material_of
 from analysis.run import Run
 from analysis.selection import METHODS, Method, SelectionConfig
 from analysis.subjects import Subject
-from analysis.tallies import read_tally, tally_windows
+from analysis.tallies import tally_windows
 from analysis.tally_material import Tallies
 
 ROWS: dict[str, AttributionConfig] = {
@@ -38,7 +38,10 @@ TALLIES: dict[str, AttributionConfig] = {
     "input use": AttributionConfig(evidence="input-use"),
     "mass": AttributionConfig(evidence="mass"),
     "use": AttributionConfig(evidence="use"),
+    "√(mass · |use|)": AttributionConfig(evidence="mass-use"),
 }
+LAST_WINDOW = ("mass", "use", "√(mass · |use|)")
+"""Tallies that are also asked about the last window of training alone."""
 EVERY_TOKEN = SelectionConfig(
     min_count=1,
     most_frequent=2**31,
@@ -48,8 +51,6 @@ EVERY_TOKEN = SelectionConfig(
     max_q=1,
 )
 """Scores for all tokens that a statistic does not rule out by itself."""
-PRIOR_POSITIONS = 3.0
-"""Added to a token's positions where a rate is taken, so that single ones do not rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Claim:
     background: str
     """unit or train, as in ``attribute``; "" where there is none."""
     select: str
-    """The statistic, as in ``attribute``; rate: evidence per position of the token."""
+    """The statistic, as in ``attribute``."""
     score_SV: np.ndarray
     baseline: bool = False
     """Whether it needs no record of training."""
@@ -79,7 +80,11 @@ def claims(run: Run, run_job: Runner, subjects: Sequence[Subject], seed: int) ->
         return
     for name, config in TALLIES.items():
         yield from attributed(name, Tallies.of(run, config).material(), place_S)
-    yield from rates(run, subjects)
+    last = int(tally_windows(run)["first_step"].iloc[-1])
+    for name in LAST_WINDOW:
+        config = replace(TALLIES[name], first_step=last)
+        material = Tallies.of(run, config).material()
+        yield from attributed(f"{name}, last window", material, place_S)
 
 
 def places(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
@@ -112,26 +117,6 @@ def scored(
         column = "relative_frequency" if select == "study" else "score"
         score_SV[s, found["token_id"]] = found[column]
     return score_SV
-
-
-# --- tallies, per position ------------------------------------------------------------------------
-
-
-def rates(run: Run, subjects: Sequence[Subject]) -> Iterator[Claim]:
-    """Mass and |use| per position of the token as target: over all of training, and at its end."""
-    last = [int(tally_windows(run)["window"].iloc[-1])]
-    for when, windows in (("", None), (", last window", last)):
-        mass_SV, use_SV = (np.zeros((len(subjects), run.num_tokens), np.float32) for _ in range(2))
-        for unit in dict.fromkeys(subject.unit for subject in subjects):
-            tally = read_tally(run, unit, windows=windows)
-            own = [s for s, subject in enumerate(subjects) if subject.unit == unit]
-            number = [subjects[s].group for s in own]
-            positions_V1 = tally.count_V[:, None] + PRIOR_POSITIONS
-            mass_SV[own] = (tally.mass_VI[:, number] / positions_V1).T
-            use_SV[own] = (np.abs(tally.use_VI[:, number]) / positions_V1).T
-        yield Claim(f"mass{when}", "", "rate", mass_SV)
-        yield Claim(f"|use|{when}", "", "rate", use_SV)
-        yield Claim(f"√(mass · |use|){when}", "", "rate", np.sqrt(mass_SV * use_SV))
 
 
 # --- without a record -----------------------------------------------------------------------------

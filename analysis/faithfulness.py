@@ -2,14 +2,16 @@
 
 1. Of every MLP unit some neurons are drawn at random.
 2. Each is silenced (its column set to zero) on text; for every token with enough positions as
-   target, the mean change of its log-probability is measured. The tokens that change most, in
-   either direction, are the truly *affected* ones.
+   target, the mean change of its log-probability is measured. The tokens that change most for
+   certain, in either direction, are the truly *affected* ones: those with the highest lower bound
+   on the size of the change, for a large mean over few positions is chance as often as not.
 3. Every claim about the neuron's tokens (``analysis.contenders``) ranks the same tokens. Its AUC is
    the probability that an affected token outranks another one; its precision the share of affected
    tokens among the first few.
 
-Both sides are noisy: the change of a token is a mean over its positions in this text. The *ceiling*
-says how noisy: it ranks by the change on half of the text and is judged by the other half.
+The truth itself is noisy. The *ceiling* says how noisy: it ranks by the change on half of the text
+and is judged by the other half. What a score over all of training knows may well be better than
+half of a small text.
 
 The text is held-out text by default, so a claim is not credited for what the model learned by heart
 from the very datums that the claim rests on; ``text="train"`` asks that question.
@@ -18,7 +20,7 @@ Shapes: S neuron, V token of the vocabulary, W ranked token.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ import pyarrow as pa
 
 from analysis.contenders import Claim, claims
 from analysis.jobs import Runner
+from analysis.log_probability import TokenChanges
 from analysis.ranking import affected, auc, interval, precision
 from analysis.run import Run
 from analysis.subjects import Subject
@@ -106,7 +109,7 @@ def faithfulness(
         selections=joined([selections], SELECTIONS),
         neurons=joined([neurons], NEURONS),
         tokens=len(truth.token_W),
-        positions=int(sum(count_V.sum() for count_V in truth.count_V)),
+        positions=int(truth.whole.count_V.sum()),
     )
 
 
@@ -119,10 +122,14 @@ def write_faithfulness(run: Run, found: Faithfulness) -> None:
 
 
 def judge(
-    claim: Claim, truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig
+    claim: Claim,
+    truth: Truth,
+    subjects: Sequence[Subject],
+    config: FaithfulnessConfig,
+    changes: TokenChanges | None = None,
 ) -> pd.DataFrame:
-    """``NEURONS`` of one claim, and whether it is a baseline."""
-    score_SW, change_SW = claim.score_SV[:, truth.token_W], truth.mean_SW()
+    """``NEURONS`` of one claim, and whether it is a baseline; judged by all changes or by some."""
+    size_SW = truth.sizes(truth.whole if changes is None else changes)
     return pd.DataFrame(
         {
             "unit": [subject.unit for subject in subjects],
@@ -131,39 +138,40 @@ def judge(
             "background": claim.background,
             "select": claim.select,
             "baseline": claim.baseline,
-            **ranked(score_SW, change_SW, config),
+            **ranked(claim.score_SV[:, truth.token_W], size_SW, config),
         }
     )
 
 
 def ceiling(truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig) -> pd.DataFrame:
     """How well half of the text foretells the other half, the mean of both ways."""
-    both = [
+    one, other = (
         judge(
             Claim(CEILING, "", "", claimed(truth, half), baseline=True),
-            replace(truth, halves=(1 - half,)),
+            truth,
             subjects,
             config,
+            rest,
         )
-        for half in (0, 1)
-    ]
-    measures = ["auc", "precision"]
-    return both[0].assign(**{name: (both[0][name] + both[1][name]) / 2 for name in measures})
+        for half, rest in ((truth.first, truth.second), (truth.second, truth.first))
+    )
+    return one.assign(**{name: (one[name] + other[name]) / 2 for name in ("auc", "precision")})
 
 
-def claimed(truth: Truth, half: int) -> np.ndarray:
-    """|mean change| on one half of the text, as a score."""
-    count_V = truth.count_V[half]
-    return (np.abs(truth.change_SV[half]) / np.maximum(count_V, 1)).astype(np.float32)
+def claimed(truth: Truth, half: TokenChanges) -> np.ndarray:
+    """What one half of the text says, as a score of every token."""
+    score_SV = np.zeros(half.change_SV.shape)
+    score_SV[:, truth.token_W] = truth.sizes(half)
+    return score_SV
 
 
 def ranked(
-    score_SW: np.ndarray, change_SW: np.ndarray, config: FaithfulnessConfig
+    score_SW: np.ndarray, size_SW: np.ndarray, config: FaithfulnessConfig
 ) -> dict[str, list[float]]:
     """AUC and precision of each neuron's scores; NaN where silencing affects no token."""
     found: dict[str, list[float]] = {"auc": [], "precision": []}
-    for score_W, change_W in zip(score_SW, change_SW, strict=True):
-        affected_W = affected(change_W, config.affected)
+    for score_W, size_W in zip(score_SW, size_SW, strict=True):
+        affected_W = affected(size_W, config.affected)
         found["auc"].append(auc(score_W, affected_W))
         hits = precision(score_W, affected_W, config.first) if affected_W.any() else np.nan
         found["precision"].append(hits)

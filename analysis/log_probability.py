@@ -25,6 +25,17 @@ Report = Callable[[int, int], None]
 """Told now and then: how much is done, of how much."""
 
 
+class TokenChanges(NamedTuple):
+    """Changes of log p(target), ablated - clean, by target token."""
+
+    change_SV: np.ndarray
+    """Their sum, nats, float64."""
+    square_SV: np.ndarray
+    """The sum of their squares, float64."""
+    count_V: np.ndarray
+    """Positions of each token, whether they change or not, int64."""
+
+
 @torch.inference_mode()
 def log_probability_changes(
     model: LanguageModel,
@@ -37,11 +48,10 @@ def log_probability_changes(
     mean_text_NT: np.ndarray | None = None,
     seed: int = 0,
     report: Report | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> TokenChanges:
     """What ablating each subject does to each token as a target, over a whole text.
 
-    Returns change_SV, float64: the sum of log p(target) ablated - clean, nats, over the positions
-    with that target; and count_V, int64: how many these are. Means (``value="mean"``) are over
+    Means (``value="mean"``) are over
     ``mean_text_NT``, by default over ``token_NT`` itself. ``report`` is told of pairs of subject
     and datum. Raises ``UnitError`` for a subject that the model lacks.
     """
@@ -49,12 +59,17 @@ def log_probability_changes(
     plan = Plan.of(model, token_NT, subjects, value, text_NT, seed)
     datums = [np.arange(len(token_NT))] * len(subjects)
     target = torch.from_numpy(target_NT).to(model.decoder.weight.device)
-    change_Z = torch.zeros(len(subjects) * num_tokens, dtype=torch.float64, device=target.device)
+    shape = 2, len(subjects) * num_tokens
+    change_Z, square_Z = torch.zeros(shape, dtype=torch.float64, device=target.device)
     for piece in changes_in_pieces(model, token_NT, target_NT, plan, datums, report):
         target_M = target[piece.datum_M, piece.position_M]
-        change_Z.index_add_(0, piece.subject_M * num_tokens + target_M, piece.change_M.double())
-    count_V = np.bincount(target_NT.ravel(), minlength=num_tokens)
-    return change_Z.view(len(subjects), num_tokens).cpu().numpy(), count_V
+        place_M, change_M = piece.subject_M * num_tokens + target_M, piece.change_M.double()
+        change_Z.index_add_(0, place_M, change_M)
+        square_Z.index_add_(0, place_M, change_M.square())
+    change_SV, square_SV = (
+        sum_Z.view(len(subjects), num_tokens).cpu().numpy() for sum_Z in (change_Z, square_Z)
+    )
+    return TokenChanges(change_SV, square_SV, np.bincount(target_NT.ravel(), minlength=num_tokens))
 
 
 class ProbabilityChanges(NamedTuple):

@@ -7,12 +7,11 @@ import numpy as np
 from scipy.stats import rankdata
 
 
-def affected(change_W: np.ndarray, share: float) -> np.ndarray:
-    """Which tokens the ablation moves most, in either direction: ``share`` of them, at least one.
+def affected(size_W: np.ndarray, share: float) -> np.ndarray:
+    """Which tokens are moved furthest: ``share`` of them, at least one; sizes are at least 0.
 
     Tokens that are moved as far as the last of them are among them; unmoved ones never are.
     """
-    size_W = np.abs(change_W)
     most = max(1, round(share * len(size_W)))
     least = np.partition(size_W, len(size_W) - most)[len(size_W) - most]
     return (size_W >= least) & (size_W > 0)

@@ -1,4 +1,4 @@
-"""Which tokens stand out in the evidence of a group? Five answers, of which one has error rates.
+"""Which tokens stand out in the evidence of a group? Six answers, of which two have error rates.
 
 A group (a neuron, a parameter, a head, …) has evidence: a weight for every token, such as the
 number of its outlier rows at which the token was the target. A background says how that weight
@@ -25,6 +25,10 @@ its share of the background, *expected* is W·π_v and the *relative frequency* 
   background (exact binomial tail: G² and z promise too much for rare tokens, and agree for frequent
   ones); q is Benjamini-Hochberg's over all tokens of the group.
 
+- **rate**: log((c_v + κ) / (W·π_v + κ)), the relative frequency, shrunken by ``least`` = κ
+  observations that are as expected; p, q and what is kept as for *odds*. Among tokens that are more
+  than chance it puts those first that stand out furthest, however rare.
+
 The study tried the second to fourth and let them go; its text names them without formulas, so these
 are our reading. All but *study* keep to tokens that the sample has more of than the background.
 
@@ -42,7 +46,7 @@ from analysis.comparison import Evidence, compare
 from analysis.multiple_testing import benjamini_hochberg
 from capture.errors import ConfigError
 
-Method = Literal["odds", "study", "product", "mahalanobis", "kl"]
+Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
 METHODS: tuple[Method, ...] = get_args(Method)
 CELLS_AT_ONCE = 2**21
 """Groups × tokens worked on at once: about ten arrays of float64 of this size exist together."""
@@ -65,7 +69,9 @@ class SelectionConfig:
     min_observations: float = 5.0
     """All others: a token has at least this count; fewer may be one datum's."""
     max_q: float = 0.05
-    """odds: the share of the chosen tokens that may be there by chance."""
+    """rate, odds: the share of the chosen tokens that may be there by chance."""
+    least: float = 3.0
+    """rate: observations' worth of belief that a token is as frequent as in the background."""
     prior: float = 100.0
     """odds: observations' worth of belief that a group is like its background."""
     confidence: float = 0.95
@@ -76,6 +82,7 @@ class SelectionConfig:
             require(name, getattr(self, name) >= 1, self, "must be at least 1")
         require("min_observations", self.min_observations >= 0, self, "must be at least 0")
         require("max_q", 0 < self.max_q <= 1, self, "must be above 0 and at most 1")
+        require("least", 0 <= self.least < np.inf, self, "must be at least 0 and finite")
         require("prior", 0 < self.prior < np.inf, self, "must be above 0 and finite")
         require("confidence", 0.5 <= self.confidence < 1, self, "must be from 0.5 to below 1")
 
@@ -150,8 +157,8 @@ def choose_some(
                 score_GV = mahalanobis(evidence)
             case "kl":
                 score_GV = divergence_change(evidence)
-            case "odds":
-                score_GV = log_odds(evidence, config)
+            case "odds" | "rate":
+                score_GV = (log_odds if method == "odds" else log_rate)(evidence, config)
                 p_GV = binomial_tail(evidence)
                 q_GV = false_shares(p_GV, evidence.num_tokens_G, config.max_q)
                 allowed_GV &= q_GV <= config.max_q
@@ -219,6 +226,12 @@ def log_odds(evidence: Evidence, config: SelectionConfig) -> np.ndarray:
     deviation_GV = np.sqrt(1 / token_GV + 1 / rest_GV)
     estimate_GV = np.log(token_GV / rest_GV) - special.logit(share_GV)
     return estimate_GV - special.ndtri(config.confidence) * deviation_GV
+
+
+def log_rate(evidence: Evidence, config: SelectionConfig) -> np.ndarray:
+    """The shrunken relative frequency, in nats."""
+    expected_GV = evidence.count_GV.sum(1, keepdims=True) * evidence.share_GV
+    return np.log((evidence.count_GV + config.least) / (expected_GV + config.least))
 
 
 def binomial_tail(evidence: Evidence) -> np.ndarray:

@@ -34,16 +34,27 @@ def joined(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
 def write_tables(
     run: Run, job: str, frames: Mapping[str, pd.DataFrame], schemas: Mapping[str, pa.Schema]
 ) -> None:
-    """Put a job's tables (those that have a schema) in the place of what it left before."""
+    """Put a job's tables (those that have a schema) in the place of what it left before.
+
+    Whatever goes wrong on the way, tables of two runs of the job never lie side by side: what
+    cannot be written leaves all as it was, and what was there goes before anything else comes.
+    """
+    encoded = {table_key(job, name): parquet_of(frames[name], schemas[name]) for name in schemas}
     run.store.delete(marker_key(job))
-    files = []
-    for name, schema in schemas.items():
-        table = pa.Table.from_pandas(frames[name], schema, preserve_index=False)
-        key, data = table_key(job, name), shards.encode(table)
+    for key in run.store.keys(f"analysis/{job}"):
+        if key.endswith(".parquet"):
+            run.store.delete(key)
+    for key, (data, _) in encoded.items():
         run.store.put(key, data)
-        files.append(File.of(key, "analysis", data, len(table)))
+    files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
     marker = Marker(0, run.steps_done, tuple(files), retries=run.store.take_retries())
     write_marker(run.store, marker_key(job), marker, after=run.last)
+
+
+def parquet_of(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
+    """A table as bytes, and its number of rows."""
+    table = pa.Table.from_pandas(frame, schema, preserve_index=False)
+    return shards.encode(table), len(table)
 
 
 def read_table(
@@ -66,6 +77,7 @@ def read_table(
 
 def require_tables(run: Run, job: str) -> Marker:
     """The marker of a job's tables; raises ``RunError`` unless it was done on the run as it is."""
+    run.require_shards("steps")
     if not run.store.exists(marker_key(job)):
         raise RunError(run.uri, f"has no tables of {job}", f"Run: ontogeny {job} {run.uri}")
     marker = read_marker(run.store, marker_key(job))

@@ -127,6 +127,7 @@ def token_id(run: Run, token: str) -> int:
         return run.tokens.index(token)
     except ValueError:
         near = difflib.get_close_matches(token, run.tokens, n=3)
+        near = near or difflib.get_close_matches(token.lower(), run.tokens, n=3)
         hint = f"Perhaps one of these is meant: {', '.join(near)}" if near else ""
         raise ConfigError(f"token {token!r}", "is not in the vocabulary", hint) from None
 

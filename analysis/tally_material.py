@@ -1,9 +1,10 @@
 """Evidence from tallies: every position of every neuron, as ``Material`` and as ``Told``.
 
-Mass is evidence as it stands. Of use only what helps is: the weight of a token is its use over all
-windows of training where that is positive, and nothing where it is negative. Window by window the
-same holds, so the windows of a token need not add up to its weight: *strengthened* is what they do
-add up to, *weakened* is the use below zero, and their difference is the weight.
+Mass is evidence as it stands, and so is √(mass · |use|), of the windows' sums; it is no sum itself,
+so the windows of a token do not add up to its weight. Of use only what helps is: the weight of a
+token is its use over all windows of training where that is positive, and nothing where it is
+negative. Window by window the same holds: *strengthened* is what the windows of a token do add up
+to, *weakened* is the use below zero, and their difference is the weight.
 
 How many independent observations are a neuron's tallies? Where a token's positions weigh alike,
 Kish's number of positions is (Σ w_v)² / Σ (w_v² / c_v) with c_v the positions of token v; a text
@@ -25,7 +26,7 @@ from analysis.levels import Groups, groups_at
 from analysis.material import Material, Told, expected_by_window
 from analysis.outlier_rows import chosen_steps
 from analysis.run import Run
-from analysis.tallies import read_tally, tally_units, tally_windows
+from analysis.tallies import UnitTally, read_tally, tally_units, tally_windows
 from capture.errors import RunError
 from capture.tally import By
 
@@ -54,7 +55,7 @@ class Tallies:
     @property
     def signed(self) -> bool:
         """Whether there is evidence against a token, too."""
-        return self.config.evidence.endswith("use")
+        return self.config.evidence in ("use", "input-use")
 
     @cached_property
     def windows(self) -> pd.DataFrame:
@@ -80,14 +81,23 @@ class Tallies:
                 yield unit, slice(own_G[0], own_G[-1] + 1)
 
     def read(self, windows: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Mass or use of these windows, float32 [G, V], and positions by token, int64 [V]."""
+        """Weight in these windows, float32 [G, V], and positions by token, int64 [V].
+
+        Of use also what is below zero.
+        """
         value_GV = np.zeros((self.groups.num_named, self.run.num_tokens), np.float32)
         count_V = np.zeros(self.run.num_tokens, np.int64)
         for unit, own in self.units():
             tally = read_tally(self.run, unit, self.by, windows)
-            value_GV[own] = (tally.use_VI if self.signed else tally.mass_VI).T
+            value_GV[own] = self.weight_VI(tally).T
             count_V = tally.count_V
         return value_GV, count_V
+
+    def weight_VI(self, tally: UnitTally) -> np.ndarray:
+        """What a tally says, [V, I]."""
+        if self.config.evidence == "mass-use":
+            return np.sqrt(tally.mass_VI * np.abs(tally.use_VI))
+        return tally.use_VI if self.signed else tally.mass_VI
 
     @cached_property
     def whole(self) -> tuple[np.ndarray, np.ndarray]:

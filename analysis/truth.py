@@ -11,12 +11,14 @@ import numpy as np
 
 from analysis.ablation_choice import Text
 from analysis.levels import groups_at
-from analysis.log_probability import log_probability_changes
+from analysis.log_probability import TokenChanges, log_probability_changes
 from analysis.run import Run, Split
 from analysis.subjects import Subject
 from capture.errors import ConfigError, RunError
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
+SIGMAS = 1.645
+"""Standard errors between a mean and its one-sided 95 % bound."""
 FEWEST = 10
 """Fewer ranked tokens than this say nothing."""
 Report = Callable[[int, int], None]
@@ -48,6 +50,8 @@ class FaithfulnessConfig:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
             if (found := getattr(self, name)) < 1:
                 raise ConfigError(f"faithfulness.{name}", f"got {found}, must be at least 1")
+        if self.seed < 0:
+            raise ConfigError("faithfulness.seed", f"got {self.seed}, must be at least 0")
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)
@@ -60,20 +64,27 @@ class FaithfulnessConfig:
 class Truth:
     """What silencing did, on either half of the text."""
 
-    change_SV: tuple[np.ndarray, np.ndarray]
-    """Sum of the changes of log p(target), nats."""
-    count_V: tuple[np.ndarray, np.ndarray]
-    """Positions with the token as target."""
+    first: TokenChanges
+    second: TokenChanges
     token_W: np.ndarray
     """Tokens that are ranked."""
-    halves: tuple[int, ...] = (0, 1)
-    """Those that count."""
 
-    def mean_SW(self) -> np.ndarray:
-        """Mean change of each ranked token, 0 where it does not occur."""
-        change_SV = np.sum([self.change_SV[half] for half in self.halves], axis=0)
-        count_V = np.sum([self.count_V[half] for half in self.halves], axis=0)
-        return change_SV[:, self.token_W] / np.maximum(count_V[self.token_W], 1)
+    @property
+    def whole(self) -> TokenChanges:
+        return TokenChanges(*(a + b for a, b in zip(self.first, self.second, strict=True)))
+
+    def sizes(self, changes: TokenChanges) -> np.ndarray:
+        """How far silencing moves each ranked token for certain, in either direction, nats, [S, W].
+
+        The lower 95 % bound on the size of its mean change (``SIGMAS`` standard errors below), and
+        0 where that is negative or rests on fewer than two positions.
+        """
+        change_SW, square_SW = (sums[:, self.token_W] for sums in changes[:2])
+        count_W = changes.count_V[self.token_W]
+        mean_SW = change_SW / np.maximum(count_W, 1)
+        variance_SW = np.maximum(square_SW - change_SW * mean_SW, 0) / np.maximum(count_W - 1, 1)
+        error_SW = np.sqrt(variance_SW / np.maximum(count_W, 1))
+        return np.where(count_W > 1, np.maximum(np.abs(mean_SW) - SIGMAS * error_SW, 0), 0)
 
 
 def draw_neurons(run: Run, config: FaithfulnessConfig) -> list[Subject]:
@@ -115,28 +126,23 @@ def texts_of(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]
 def measure(
     run: Run, subjects: Sequence[Subject], config: FaithfulnessConfig, report: Report | None
 ) -> Truth:
-    """Silence every neuron on both halves of the text."""
+    """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
     token_NT, target_NT = judging_text(run, config)
-    model, half = run.model(), len(token_NT) // 2
-    changes, counts = [], []
-    for first, end in ((0, half), (half, len(token_NT))):
+    model, num_datums = run.model(), len(token_NT)
+    halves = []
+    for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
 
-        def tell(done: int, of: int, first: int = first) -> None:
+        def tell(done: int, of: int, before: int = own.start * len(subjects)) -> None:
             if report:
-                report(first + done, len(token_NT))
+                report(before + done, num_datums * len(subjects))
 
-        change_SV, count_V = log_probability_changes(
-            model,
-            token_NT[first:end],
-            target_NT[first:end],
-            subjects,
-            num_tokens=run.num_tokens,
-            report=tell,
+        text = token_NT[own], target_NT[own]
+        halves.append(
+            log_probability_changes(model, *text, subjects, num_tokens=run.num_tokens, report=tell)
         )
-        changes.append(change_SV)
-        counts.append(count_V)
-    token_W = np.flatnonzero(counts[0] + counts[1] >= config.min_count)
+    first, second = halves
+    token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
     if len(token_W) < FEWEST:
         problem = f"has too little text: {len(token_W)} tokens are the target of {config.min_count}"
         raise RunError(run.uri, f"{problem} positions", "Lower --min-count, or hold out more text")
-    return Truth((changes[0], changes[1]), (counts[0], counts[1]), token_W)
+    return Truth(first, second, token_W)

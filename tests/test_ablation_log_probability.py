@@ -1,5 +1,7 @@
 """Changes of log-probabilities: the fast way says what ordinary forward passes say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -37,16 +39,17 @@ def naive_changes(
     target_NT: np.ndarray,
     subject: Subject,
     value: Value,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums by target, [V]."""
     donors = Donors.draw(token_NT.shape, 0)
     after = ablated_logits(model, subject, token_NT, value=value, text_NT=token_NT, donors=donors)
     change_NT = log_probabilities(after, target_NT) - log_probabilities(
         logits(model, token_NT), target_NT
     )
-    change_V = np.zeros(VOCABULARY)
+    change_V, square_V = np.zeros((2, VOCABULARY))
     np.add.at(change_V, target_NT.ravel(), change_NT.ravel())
-    return change_V
+    np.add.at(square_V, target_NT.ravel(), change_NT.ravel() ** 2)
+    return change_V, square_V
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -54,14 +57,16 @@ def naive_changes(
 def test_changes_equal_those_of_naive_forward_passes(value: Value, scale: float) -> None:
     model, token_NT, target_NT = random_model(1, scale), some_text(17), some_text(17, seed=1)
     subjects = some_subjects()
-    change_SV, count_V = log_probability_changes(
+    change_SV, square_SV, count_V = log_probability_changes(
         model, token_NT, target_NT, subjects, value=value, num_tokens=VOCABULARY
     )
     assert count_V.tolist() == np.bincount(target_NT.ravel(), minlength=VOCABULARY).tolist()
     assert (change_SV != 0).any(1).mean() > 0.9
-    for subject, change_V in zip(subjects, change_SV, strict=True):
-        wanted_V = naive_changes(model, token_NT, target_NT, subject, value)
-        np.testing.assert_allclose(change_V, wanted_V, atol=1e-4, rtol=1e-4, err_msg=str(subject))
+    for s, subject in enumerate(subjects):
+        wanted_V, squares_V = naive_changes(model, token_NT, target_NT, subject, value)
+        close = partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4, err_msg=str(subject))
+        close(change_SV[s], wanted_V)
+        close(square_SV[s], squares_V)
 
 
 def changes(subjects: list[Subject], value: Value, seed: int = 0) -> np.ndarray:
@@ -105,7 +110,7 @@ def test_a_neuron_that_is_never_active_changes_nothing_at_all() -> None:
     model.get_parameter("layers.1.linear1.bias")[4] = -1e3
     token_NT = some_text(9)
     subjects = [Subject("layers.1.linear2.weight", 4)]
-    change_SV, _ = log_probability_changes(
+    change_SV, *_ = log_probability_changes(
         model, token_NT, token_NT, subjects, num_tokens=VOCABULARY
     )
     assert (change_SV == 0).all()

@@ -115,7 +115,7 @@ def test_columns_ranks_and_types(method: Method) -> None:
     assert [str(found[name].dtype) for name in COLUMNS] == ["int32"] * 3 + ["float64"] * 7
     assert found.groupby("group")["rank"].agg(list).tolist() == [[0, 1, 2]] * 4
     assert (found.groupby("group")["score"].diff().dropna() <= 0).all()
-    assert found[["p", "q"]].notna().all(axis=None) == (method == "odds")
+    assert found[["p", "q"]].notna().all(axis=None) == (method in ("odds", "rate"))
     expected_GV = sample_GV.sum(1, keepdims=True) * background_V / background_V.sum()
     np.testing.assert_allclose(
         found["expected"], expected_GV[found["group"], found["token_id"]], rtol=1e-12

@@ -13,6 +13,7 @@ from analysis.ablation import ablate as silence
 from analysis.ablation import write_ablation
 from analysis.ablation_choice import SPLITS, AblationConfig
 from analysis.ablation_tables import Ablation
+from analysis.clustering import at_least
 from analysis.replacement import VALUES
 from analysis.run import Run, open_run
 from analysis.subjects import LEVELS, NOUNS
@@ -80,6 +81,7 @@ def add_choice(made: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    at_least("--rows", arguments.rows, 1)
     config = AblationConfig(
         level=arguments.level,
         value=arguments.value,

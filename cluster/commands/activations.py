@@ -9,6 +9,7 @@ from rich.markup import escape
 from analysis.activation_choice import ActivationConfig
 from analysis.activation_tables import Activations, write_activations
 from analysis.activation_tables import activations as measure
+from analysis.clustering import at_least
 from analysis.run import Run, open_run
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.progress import counting
@@ -41,6 +42,7 @@ attribute found, if it was run. A token's positions are those that are to predic
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    at_least("--rows", arguments.rows, 1)
     config = ActivationConfig(
         tokens=tuple(arguments.tokens.split(",")) if arguments.tokens is not None else (),
         neuron=arguments.neuron,

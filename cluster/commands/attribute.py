@@ -10,6 +10,7 @@ from rich.console import Console
 from analysis.attribution import attribute as analyse
 from analysis.attribution import write_attribution
 from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
+from analysis.clustering import at_least
 from analysis.evidence import WEIGHTS
 from analysis.levels import LEVELS, groups_at
 from analysis.outlying import NOTIONS
@@ -26,14 +27,20 @@ from cluster.terminal import print_skipped
 
 TEXT = """\
 Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names
-the tokens that stand out against the same unit's other neurons, with when they were taught.
+the tokens that stand out, with when they were taught. Without options it takes what silencing
+agreed with best on the study's text (ontogeny faithfulness): mass-use · train · rate for neurons
+of runs with tallies, else target · train · rate.
 
   evidence   target       the token to be predicted where an outlier arises
              input        the token that stands there
              window       all tokens of the outlier's datum
              mass, use    tallies of every position, by target: how far it moved the neuron, how
                           much the neuron helped it; input-mass, input-use: by input token
-  select     odds         shrunken log-odds, false discovery rate at most --max-q
+             mass-use     √(mass · |use|)
+  background unit         the same unit's other neurons (a layer's other heads, …)
+             train        the training text
+  select     rate         shrunken relative frequency, false discovery rate at most --max-q
+             odds         lower bound of the log-odds ratio, the same
              study        of the tokens seen at least --min-count times, the --most-frequent ones
                           with the highest relative frequency; of these the --most-counted with
                           the highest count
@@ -52,10 +59,10 @@ def add(inner) -> None:
     made.add_argument("--study", action="store_true", help="as the study did; others still apply")
     choices = {
         "level": (LEVELS, "neuron"),
-        "evidence": (EVIDENCE, "target"),
+        "evidence": (EVIDENCE, "mass-use, or target"),
         "weight": (WEIGHTS, "count"),
-        "background": (BACKGROUNDS, "unit"),
-        "select": (METHODS, "odds"),
+        "background": (BACKGROUNDS, "train"),
+        "select": (METHODS, "rate"),
         "outliers": (NOTIONS, "absolute"),
     }
     for name, (allowed, default) in choices.items():
@@ -82,14 +89,15 @@ SELECTION = {"tokens": 10, "max-q": 0.05, "min-count": 20, "most-frequent": 200,
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    config = config_of(arguments)
+    at_least("--rows", arguments.rows, 1)
+    found = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
+    config = config_of(arguments, tallies=bool(found.shards("tallies")))
     focus = Focus(
         rows=arguments.rows,
         unit=arguments.unit,
         number=arguments.number,
         token=arguments.token,
     )
-    found = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     attribute(found, config, console, quiet=arguments.quiet, focus=focus)
     print_skipped(console, found.skipped)
     return 0
@@ -104,8 +112,8 @@ def steps_range(text: str) -> tuple[int, int | None]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a range as in 100:200") from None
 
 
-def config_of(arguments: argparse.Namespace) -> AttributionConfig:
-    """The settings; what was not given stays at its default (with --study, at the study's)."""
+def config_of(arguments: argparse.Namespace, *, tallies: bool) -> AttributionConfig:
+    """The settings; what was not given is as trusted most (with --study, as in the study)."""
     asked = vars(arguments)
     selection = {"most": "tokens"} | {
         name.replace("-", "_"): name.replace("-", "_") for name in SELECTION if name != "tokens"
@@ -122,7 +130,9 @@ def config_of(arguments: argparse.Namespace) -> AttributionConfig:
         **{o: asked[t] for o, t in selection.items() if asked[t] is not None}
     )
     given = {name: value for name, value in values.items() if value is not None}
-    return AttributionConfig.study(**given) if asked["study"] else AttributionConfig(**given)
+    if asked["study"]:
+        return AttributionConfig.study(**given)
+    return AttributionConfig.trusted(tallies=tallies, **given)
 
 
 def attribute(
@@ -159,6 +169,9 @@ def check_focus(run: Run, config: AttributionConfig, focus: Focus) -> None:
     if focus.unit not in known:
         raise UnitError(focus.unit, f"has no {level}s here", nearest(focus.unit, known))
     numbers = groups.number_G[np.array(groups.units) == focus.unit]
+    if focus.number is not None and level == "unit":
+        problem = f"got {focus.number}, but whole units are asked about"
+        raise ConfigError("--number", problem, "Leave it out or choose another --level")
     if focus.number is not None and focus.number not in numbers:
         problem = f"does not exist: they are {numbers.min()} to {numbers.max()}"
         raise UnitError(f"{focus.unit} {level} {focus.number}", problem)

@@ -8,13 +8,14 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
+from analysis.clustering import at_least
 from analysis.predicates import Predicate, parse_datums
 from analysis.run import open_run
 from capture.errors import ConfigError
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
-from cluster.terminal import data_table, print_table
+from cluster.terminal import data_table, print_skipped, print_table
 
 SIGNIFICANT = 0.05
 LEVELS = {"units": "unit", "heads": "attention head", "neurons": "neuron"}
@@ -48,10 +49,12 @@ the same datums. Tables go to RUN/analysis/behaviour/."""
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of all drawing, default 0")
     made.add_argument("--measure", choices=MEASURES, default="rows", help="shown, default rows")
     made.add_argument("--rows", type=int, default=10, metavar="N", help="shown, default 10")
+    add_skip_damaged(made)
     add_quiet(made)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
+    at_least("--rows", arguments.rows, 1)
     predicate = Predicate(
         contains=arguments.contains,
         target=arguments.target,
@@ -63,12 +66,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     config = BehaviourConfig(
         controls=arguments.controls, max_datums=arguments.most, seed=arguments.seed
     )
-    opened = open_run(arguments.run)
+    opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     with counting(console, "reading outliers", "rows", quiet=arguments.quiet) as report:
         found = find_moved(opened, partial(run_job, report=report), predicate, config)
     write_behaviour(opened, found)
     if not arguments.quiet:
         show(console, found, measure=arguments.measure, rows=arguments.rows)
+    print_skipped(console, opened.skipped)
     return 0
 
 

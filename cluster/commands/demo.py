@@ -7,12 +7,14 @@ from rich.console import Console
 
 from analysis.ablation import AblationConfig
 from analysis.attribution import AttributionConfig
+from analysis.report.build import ReportConfig
 from analysis.run import open_run
 from capture.config import read_config
 from cluster.arguments import add_command, add_overrides, add_quiet
 from cluster.commands.ablate import ablate
 from cluster.commands.attribute import attribute
 from cluster.commands.capture import record
+from cluster.commands.report import report
 from cluster.terminal import next_commands
 
 
@@ -20,7 +22,8 @@ def add(inner) -> None:
     text = """\
 Trains the study's model on the reference text inside Python's own pydoc, records what each
 datum did to each weight, names the tokens that taught some neurons, and silences those neurons
-to see whether predictions of these tokens change. No network, no data, no GPU; some minutes.
+to see whether predictions of these tokens change, and leaves pages to read in a browser. No
+network, no data, no GPU; some minutes.
 An earlier demo at the same place is replaced."""
     made = add_command(inner, "demo", run, "The whole way once, in minutes.", text)
     add_overrides(made)
@@ -35,10 +38,18 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     record(config, console, quiet=quiet, overwrite=True)
     found = open_run(config.run.uri, config.store)
     say("\n[bold]2. Ask the record: which tokens taught which neurons?[/]")
-    attribute(found, AttributionConfig(), console, rows=8, quiet=quiet)
+    attribute(
+        found,
+        AttributionConfig.trusted(tallies=bool(found.shards("tallies"))),
+        console,
+        rows=8,
+        quiet=quiet,
+    )
     say("\n[bold]3. Ask the model: does silencing these neurons agree?[/]")
     ablation = AblationConfig(max_neurons=30, max_datums=1000)
     ablate(found, ablation, console, rows=8, quiet=quiet)
+    say("\n[bold]4. Look at it: a page for every neuron and token[/]")
+    report(found, ReportConfig(), console, quiet=quiet)
     if not quiet:
         uri = shlex.quote(found.uri)
         own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"

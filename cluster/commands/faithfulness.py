@@ -8,10 +8,10 @@ from rich.console import Console
 from analysis.faithfulness import CEILING, Faithfulness, faithfulness, write_faithfulness
 from analysis.run import open_run
 from analysis.truth import FaithfulnessConfig
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
-from cluster.terminal import data_table, print_table
+from cluster.terminal import data_table, print_skipped, print_table
 
 
 def add(inner) -> None:
@@ -32,6 +32,7 @@ what one half of the text says about the other. Tables go to RUN/analysis/faithf
         "--min-count", type=int, default=10, metavar="N", help="positions of a token, default 10"
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    add_skip_damaged(made)
     add_quiet(made)
 
 
@@ -43,12 +44,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         min_count=arguments.min_count,
         seed=arguments.seed,
     )
-    opened = open_run(arguments.run)
+    opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     with counting(console, "silencing neurons", "datums", quiet=arguments.quiet) as report:
         found = faithfulness(opened, run_job, config, report)
     write_faithfulness(opened, found)
     if not arguments.quiet:
         show(console, found, config)
+    print_skipped(console, opened.skipped)
     return 0
 
 

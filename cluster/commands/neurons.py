@@ -17,10 +17,10 @@ from analysis.neurons import (
     write_neurons,
 )
 from analysis.run import Run, open_run
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
-from cluster.terminal import data_table, print_table, token_list
+from cluster.terminal import data_table, print_skipped, print_table, token_list
 
 
 def add(inner) -> None:
@@ -52,6 +52,7 @@ topics is polysemantic. Tables go to RUN/analysis/neurons/."""
     add_number(made, "--bootstraps", 20, "samples of the datums")
     add_number(made, "--seed", 0, "of the samples and the map")
     add_number(made, "--rows", 20, "shown")
+    add_skip_damaged(made)
     add_quiet(made)
 
 
@@ -75,7 +76,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         tokens_weight=arguments.tokens_weight,
         bootstraps=arguments.bootstraps,
     )
-    neurons(open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet)
+    opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
+    neurons(opened, config, console, rows=arguments.rows, quiet=arguments.quiet)
+    print_skipped(console, opened.skipped)
     return 0
 
 
