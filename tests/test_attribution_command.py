@@ -43,7 +43,8 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
         ["--level", "head", "--weight", "shift"],
         ["--level", "row", "--evidence", "input", "--weight", "effect", "--background", "train"],
         ["--evidence", "use", "--tokens", "3", "--max-q", "1"],
-        "--outliers neuron --keep 0.5 --select kl --steps 4: --windows 2".split(),
+        ["--outliers", "neuron", "--keep", "0.5", "--select", "kl"],
+        ["--steps", "4:", "--windows", "2"],
         ["--level", "parameter", "--parameters", "50", "--datums", "5", "--steps", ":20"],
     ],
 )
