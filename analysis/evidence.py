@@ -22,7 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from analysis.jobs import Rows
-from analysis.scan import REMEDY, checked_datums, parameter_columns
+from analysis.scan import (
+    REMEDY,
+    ROWS_PER_BATCH,
+    Shard,
+    checked_datums,
+    parameter_columns,
+    promising_groups,
+)
 from analysis.weights import StartWeights
 from capture.errors import ShardError
 from capture.gradients import Layout
@@ -86,6 +93,8 @@ class Reading:
     """Only rows of these steps (None: all)."""
     outlying: Outlying | None = None
     """Only rows that it lets through (None: all)."""
+    units: tuple[str, ...] | None = None
+    """Row groups without rows of these are passed over (None: all are read)."""
 
     def pieces(self, shard: Rows, extra: Sequence[str] = ()) -> Iterator[Piece]:
         """The rows that count, at most ``ROWS_AT_ONCE`` together, with step, position, shift as
@@ -93,7 +102,7 @@ class Reading:
         names = {*extra, *(["step"] if self.steps else []), *(["shift"] if self.outlying else [])}
         columns = ["unit", "index", "datum", *sorted(names)]
         held = [NOTHING]
-        for batch in shard.batches(columns):
+        for batch in batches_of(shard, columns, self.units):
             held.append(self.piece(batch, shard.where))
             if sum(len(piece.datum_M) for piece in held) + batch.num_rows > ROWS_AT_ONCE:
                 yield self.counting(together(held))
@@ -123,6 +132,18 @@ class Reading:
             size_M = self.outlying.sizes(piece.place_M, piece.shift_M)
             piece = piece.where(size_M >= self.outlying.least)
         return piece
+
+
+def batches_of(
+    shard: Rows, columns: Sequence[str], units: Sequence[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """A shard's rows, or those of row groups that by their statistics may hold these units."""
+    if units is None or not isinstance(shard, Shard):
+        yield from shard.batches(columns)
+        return
+    with shard.reading() as file:
+        groups = promising_groups(file.metadata, {"unit": sorted(units)})
+        yield from file.iter_batches(ROWS_PER_BATCH, row_groups=groups, columns=list(columns))
 
 
 def together(pieces: Sequence[Piece]) -> Piece:

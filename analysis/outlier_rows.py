@@ -65,6 +65,27 @@ class OutlierRows:
         return self.run.target_NT if self.config.evidence == "target" else self.run.token_NT
 
     @property
+    def every_datum_counts(self) -> bool:
+        """Whether each datum of each step is known to have rows that count."""
+        by_datum = self.run.config.capture.outliers.scope == "datum"
+        return by_datum and self.reading.outlying is None
+
+    def seen(self, rows_N: np.ndarray) -> np.ndarray:
+        """Datums with rows that count, ascending; ``rows_N`` are those that were read."""
+        if not self.every_datum_counts:
+            return np.flatnonzero(rows_N)
+        table = self.run.steps()
+        now = table[table["step"].between(self.steps.start, self.steps.stop - 1)]
+        return np.unique(np.concatenate(now["datums"].to_numpy()))
+
+    def reading_of(self, groups: Groups) -> Reading:
+        """Reads the units of some groups only."""
+        offsets = self.run.layout.offsets[:-1]
+        has_U = np.maximum.reduceat(groups.group_P, offsets) >= 0
+        units = tuple(name for name, has in zip(self.run.layout.names, has_U, strict=True) if has)
+        return replace(self.reading, units=units)
+
+    @property
     def window_steps(self) -> np.ndarray:
         """First steps of the windows of training, and the end of the last."""
         number = min(self.config.windows, len(self.steps))
@@ -87,7 +108,8 @@ class OutlierRows:
     def collect(self, groups: Groups, *, tokens: bool) -> Collected:
         """Evidence by group and datum and, where asked and not of whole windows, by token."""
         token_NT = self.token_NT if tokens and not self.whole_windows else None
-        job = CollectEvidence(self.reading, groups, self.weighing, token_NT, self.run.num_tokens)
+        reading = self.reading_of(groups) if self.every_datum_counts else self.reading
+        job = CollectEvidence(reading, groups, self.weighing, token_NT, self.run.num_tokens)
         return self.run_job(job, self.shards)
 
     def tell(
@@ -98,7 +120,7 @@ class OutlierRows:
         ``pool_G`` is the group of each group as ``pairs`` counts them, -1 for none.
         """
         job = TellLessons(
-            reading=self.reading,
+            reading=self.reading_of(groups),
             groups=groups,
             weighing=self.weighing,
             weights=self.weights,

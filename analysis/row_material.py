@@ -32,7 +32,7 @@ def material_of(rows: OutlierRows, groups: Groups, collected: Collected) -> Mate
     """The evidence of the named groups and their families."""
     run, num_groups = rows.run, groups.num_groups
     named, datums = np.s_[: groups.num_named], collected.datums
-    seen = np.flatnonzero(collected.rows_N)
+    seen = rows.seen(collected.rows_N)
     if rows.whole_windows:
         tokens_each, origins = rows.reading.window, None
         by_datum_GN = datums.matrix(num_groups, datums.value_CK[-1])

@@ -17,9 +17,9 @@ import numpy as np
 from analysis.evidence import Piece, Reading, Weighing
 from analysis.jobs import Rows, merge_all
 from analysis.levels import Groups
-from analysis.sums import Sums, count_keys, merged, no_sums, origin_bits, sum_by_key, sum_pairs
+from analysis.sums import Sums, count_keys, merged, no_sums, origin_bit, sum_by_key, sum_pairs
 
-DATUMS_IN_DETAIL = 4096
+DATUMS_IN_DETAIL = 1024
 """Of so many datums at least (or all), each place of the window is told apart."""
 
 
@@ -47,7 +47,7 @@ class Collected:
     """The evidence of each group."""
 
     rows_N: np.ndarray
-    """Rows of each datum, whatever parameter they are of, int64."""
+    """Rows of each datum, of whatever parameter was read, int64."""
     tokens: Sums
     """Weight by (group, token), its origins the places; nothing if evidence is whole windows."""
     datums: Sums
@@ -102,16 +102,16 @@ class CollectEvidence:
         if weight_M is None:
             return count_keys(num_places, key_M)
         value_2M = np.stack([np.ones(len(key_M)), weight_M])
-        return sum_by_key(num_places, key_M, value_2M, np.zeros(len(key_M), np.uint64))
+        return sum_by_key(num_places, key_M, value_2M)
 
     def by_token(self, places: Sums) -> Sums:
         """Weight of each (group, token)."""
         if self.token_NT is None:
             return no_sums(self.num_tokens)
         place_K = places.item_K
-        token_K, bits_K = self.token_NT.ravel()[place_K], origin_bits(place_K)
+        token_K, bit_K = self.token_NT.ravel()[place_K], origin_bit(place_K)
         weight_K = places.value_CK[-1]
-        return sum_pairs(self.num_tokens, places.group_K, token_K, weight_K, bits_K)
+        return sum_pairs(self.num_tokens, places.group_K, token_K, weight_K, bit_K)
 
     def merge(self, a: Collected, b: Collected) -> Collected:
         return Collected(

@@ -21,6 +21,7 @@ CELLS_AT_ONCE = 2**24
 """A dense array for summing has at most so many cells; beyond it, keys are sorted."""
 MIX = np.uint64(0xFF51AFD7ED558CCD)
 """A factor of the finaliser of MurmurHash3, which leaves no trace of neighbourhood."""
+NO_BITS = np.zeros(0, np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Sums:
     value_CK: np.ndarray
     """float64; whole numbers are exact."""
     bits_K: np.ndarray
-    """Hashes of the origins, uint64; 0 where they are not kept."""
+    """Hashes of the origins, uint64; none where they are not kept."""
 
     @property
     def group_K(self) -> np.ndarray:
@@ -57,47 +58,56 @@ class Sums:
 
     def where(self, kept_K: np.ndarray) -> "Sums":
         """The pairs for which ``kept_K`` is true, or that it names in ascending order."""
-        arrays = self.key_K[kept_K], self.value_CK[:, kept_K], self.bits_K[kept_K]
-        return Sums(self.num_items, *arrays)
+        bits_K = self.bits_K[kept_K] if len(self.bits_K) else self.bits_K
+        return Sums(self.num_items, self.key_K[kept_K], self.value_CK[:, kept_K], bits_K)
 
     def regrouped(self, group_G: np.ndarray) -> "Sums":
-        """Sums over coarser groups; ``group_G`` names each old group's new one, or -1 for none."""
+        """Sums over coarser groups, without origins; ``group_G`` names each old group's new one,
+        or -1 for none."""
         new_K = group_G[self.group_K]
         kept = self.where(new_K >= 0)
         key_K = new_K[new_K >= 0] * self.num_items + kept.item_K
-        return sum_by_key(self.num_items, key_K, kept.value_CK, kept.bits_K)
+        return sum_by_key(self.num_items, key_K, kept.value_CK)
 
     def of_coarser_items(self, size: int) -> "Sums":
-        """Sums over runs of ``size`` neighbouring items."""
-        key_K = self.key_K // size
-        return sum_sorted(self.num_items // size, key_K, self.value_CK, self.bits_K)
+        """Sums over runs of ``size`` neighbouring items, without origins."""
+        return sum_sorted(self.num_items // size, self.key_K // size, self.value_CK)
 
 
 def no_sums(num_items: int, num_values: int = 1) -> Sums:
-    nothing_K = np.zeros(0, np.int64)
-    return Sums(num_items, nothing_K, np.zeros((num_values, 0)), nothing_K.astype(np.uint64))
+    return Sums(num_items, np.zeros(0, np.int64), np.zeros((num_values, 0)), NO_BITS)
 
 
 def merged(a: Sums, b: Sums) -> Sums:
-    keys, bits = (np.concatenate(both) for both in ((a.key_K, b.key_K), (a.bits_K, b.bits_K)))
-    return sum_by_key(a.num_items, keys, np.concatenate([a.value_CK, b.value_CK], axis=1), bits)
+    """Both together. A key occurs once in each, so at most twice."""
+    key_M, bits_M = np.concatenate([a.key_K, b.key_K]), np.concatenate([a.bits_K, b.bits_K])
+    value_CM = np.concatenate([a.value_CK, b.value_CK], axis=1)
+    order_M = np.argsort(key_M, kind="stable")  # linear: two runs that are sorted already
+    key_M = key_M[order_M]
+    again_J = np.flatnonzero(key_M[1:] == key_M[:-1]) + 1
+    place_J = again_J - 1 - np.arange(len(again_J))
+    first_K, second_J = np.delete(order_M, again_J), order_M[again_J]
+    value_CK = value_CM[:, first_K]
+    value_CK[:, place_J] += value_CM[:, second_J]
+    bits_K = bits_M
+    if len(bits_M):
+        bits_K = bits_M[first_K]
+        bits_K[place_J] |= bits_M[second_J]
+    return Sums(a.num_items, np.delete(key_M, again_J), value_CK, bits_K)
 
 
-def sum_by_key(num_items: int, key_M: np.ndarray, value_CM: np.ndarray, bits_M: np.ndarray) -> Sums:
-    order_M = np.argsort(key_M, kind="stable")  # linear where runs are sorted already
-    return sum_sorted(num_items, key_M[order_M], value_CM[:, order_M], bits_M[order_M])
+def sum_by_key(num_items: int, key_M: np.ndarray, value_CM: np.ndarray) -> Sums:
+    """Sums of values by key, in any order."""
+    order_M = np.argsort(key_M, kind="stable")
+    return sum_sorted(num_items, key_M[order_M], value_CM[:, order_M])
 
 
-def sum_sorted(num_items: int, key_M: np.ndarray, value_CM: np.ndarray, bits_M: np.ndarray) -> Sums:
+def sum_sorted(num_items: int, key_M: np.ndarray, value_CM: np.ndarray) -> Sums:
     """The same where keys ascend."""
     if not len(key_M):
         return no_sums(num_items, len(value_CM))
     first_K = starts(key_M)
-    values, bits = (
-        np.add.reduceat(value_CM, first_K, axis=1),
-        np.bitwise_or.reduceat(bits_M, first_K),
-    )
-    return Sums(num_items, key_M[first_K], values, bits)
+    return Sums(num_items, key_M[first_K], np.add.reduceat(value_CM, first_K, axis=1), NO_BITS)
 
 
 def starts(key_M: np.ndarray) -> np.ndarray:
@@ -112,26 +122,34 @@ def count_keys(num_items: int, key_M: np.ndarray) -> Sums:
     key_M = np.sort(key_M)
     first_K = starts(key_M)
     count_K = np.diff(first_K, append=len(key_M)).astype(np.float64)
-    return Sums(num_items, key_M[first_K], count_K[None], np.zeros(len(first_K), np.uint64))
+    return Sums(num_items, key_M[first_K], count_K[None], NO_BITS)
 
 
 def sum_pairs(
-    num_items: int, group_M: np.ndarray, item_M: np.ndarray, value_M: np.ndarray, bits_M: np.ndarray
+    num_items: int, group_M: np.ndarray, item_M: np.ndarray, value_M: np.ndarray, bit_M: np.ndarray
 ) -> Sums:
-    """Sums of one value by group and item, in a dense array if it is not too large."""
+    """Sums of one value by group and item; ``bit_M`` is the number of each origin's bit, int64."""
     if not len(group_M):
         return no_sums(num_items)
+    key_M = group_M * np.int64(num_items) + item_M
+    key_K, bits_K = united_bits(key_M, bit_M)
     item_L, place_M = compacted(item_M, num_items)
     num_cells = (int(group_M.max()) + 1) * len(item_L)
     if num_cells > CELLS_AT_ONCE:
-        return sum_by_key(num_items, group_M * num_items + item_M, value_M[None], bits_M)
-    cell_M = group_M * len(item_L) + place_M
-    value_Z, bits_Z = np.bincount(cell_M, value_M, num_cells), np.zeros(num_cells, np.uint64)
-    np.bitwise_or.at(bits_Z, cell_M, bits_M)
-    cell_K = np.flatnonzero(bits_Z)
-    group_K, place_K = np.divmod(cell_K, len(item_L))
-    key_K = group_K * num_items + item_L[place_K]
-    return Sums(num_items, key_K, value_Z[cell_K][None], bits_Z[cell_K])
+        value_1K = sum_by_key(num_items, key_M, value_M[None]).value_CK
+        return Sums(num_items, key_K, value_1K, bits_K)
+    value_Z = np.bincount(group_M * len(item_L) + place_M, value_M, num_cells)
+    group_K, item_K = np.divmod(key_K, num_items)
+    value_K = value_Z[group_K * len(item_L) + np.searchsorted(item_L, item_K)]
+    return Sums(num_items, key_K, value_K[None], bits_K)
+
+
+def united_bits(key_M: np.ndarray, bit_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys, ascending, and the bits of each, uint64; key and bit are sorted as one."""
+    packed_M = np.sort(key_M << 6 | bit_M)
+    first_K = starts(packed_M >> 6)
+    bits_M = np.uint64(1) << (packed_M & 63).astype(np.uint64)
+    return packed_M[first_K] >> 6, np.bitwise_or.reduceat(bits_M, first_K)
 
 
 def compacted(item_M: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +162,8 @@ def compacted(item_M: np.ndarray, num_items: int) -> tuple[np.ndarray, np.ndarra
     return item_L, place_I[item_M]
 
 
-def origin_bits(origin_M: np.ndarray) -> np.ndarray:
-    """One of 64 bits for each origin, by its hash, uint64."""
+def origin_bit(origin_M: np.ndarray) -> np.ndarray:
+    """The number of one of 64 bits for each origin, by its hash, int64."""
     mixed_M = origin_M.astype(np.uint64) * MIX
     mixed_M = (mixed_M ^ (mixed_M >> np.uint64(33))) * MIX
-    return np.uint64(1) << (mixed_M >> np.uint64(58))
+    return (mixed_M >> np.uint64(58)).astype(np.int64)

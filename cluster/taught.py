@@ -35,7 +35,7 @@ def show(console: Console, found: Attribution, focus: Focus) -> None:
     groups, tokens = (narrowed(table, focus, level) for table in (found.groups, found.tokens))
     if focus.token is not None:
         tokens = tokens[tokens["token"] == focus.token]
-        show_token(console, tokens, found.windows, focus)
+        show_token(console, level, tokens, found.windows, focus)
         return
     named = groups.merge(tokens[KEYS].drop_duplicates(), on=KEYS)
     show_groups(console, named, tokens, focus)
@@ -84,17 +84,20 @@ def show_in_full(
     explain(console, windows)
 
 
-def show_token(console: Console, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus) -> None:
+def show_token(
+    console: Console, level: str, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus
+) -> None:
     """Each group that a token stands out in, the strongest first."""
     tokens = tokens.sort_values("relative_frequency", ascending=False, kind="stable")
     when = histories(tokens.head(focus.rows), windows)
-    table = data_table("unit", "", "count", "× expected", "q", "up", "strengthened", "when")
+    table = data_table("unit", level, "count", "× expected", "q", "up", "strengthened", "when")
     for token in tokens.head(focus.rows).to_dict("records"):
         table.add_row(token["unit"], number(token), *figures(token), when[key_of(token)])
     print_table(console, f"What “{focus.token}” taught", table)
     if len(tokens):
         explain(console, windows)
-    console.print(f"It stands out in {len(tokens):,}" + (" of them." if len(tokens) else "."))
+    shown = f"; the {focus.rows} clearest are shown." if len(tokens) > focus.rows else "."
+    console.print(f"It stands out for {len(tokens):,} {level}s{shown}")
 
 
 def figures(token: Mapping[Hashable, float]) -> list[str]:

@@ -1,6 +1,7 @@
 """Attribution from rows and tallies against plain pandas; levels, outliers, windows, tables."""
 
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from analysis import attribution_tables
 from analysis.attribution import attribute, write_attribution
 from analysis.attribution_config import AttributionConfig
 from analysis.attribution_tables import Attribution
+from analysis.evidence import RowEvidence
 from analysis.levels import LEVELS, Level, groups_at, parameters_at
+from analysis.neuron_tokens import neuron_tokens
 from analysis.run import open_run
 from analysis.selection import SelectionConfig
 from analysis.tables import marker_key, read_table
 from analysis.tallies import read_tally, tally_windows
-from capture.errors import ConfigError, RunError, ShardError
+from capture.errors import ConfigError, RunError, ShardError, UnitError
 from capture.gradients import Layout
 from capture.markers import segment_key
 from capture.store import Store
@@ -218,6 +221,40 @@ def test_only_some_steps_are_only_their_rows() -> None:
         [9, 10],
         [14, 16],
     ]
+
+
+# --- one neuron, directly -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evidence", ["target", "input", "window"])
+def test_a_neuron_s_tokens_equal_plain_counting(evidence: RowEvidence) -> None:
+    run, unit, steps = open_run(tiny_run()), "layers.1.linear2.weight", range(3, 20)
+    rows = neuron_rows().query("unit == @unit and neuron == 4 and 3 <= step < 20")
+    counts, sizes = Counter(), Counter()
+    for row in records(rows):
+        own = run.token_NT[row.datum].tolist() if evidence == "window" else [getattr(row, evidence)]
+        for token in own:
+            counts[token] += 1
+            sizes[token] += abs(row.shift)
+    found = neuron_tokens(run, unit, 4, evidence=evidence, steps=steps)
+    assert dict(zip(found["token_id"], found["count"], strict=True)) == counts
+    assert dict(zip(found["token_id"], found["size"], strict=True)) == pytest.approx(dict(sizes))
+    assert found["count"].is_monotonic_decreasing
+    assert found["share"].sum() == pytest.approx(1)
+    token_NT = run.target_NT if evidence == "target" else run.token_NT
+    first = records(found)[0]
+    text = (token_NT == first.token_id).mean()
+    assert first.relative_frequency == pytest.approx(first.share / text)
+
+
+def test_a_neuron_that_is_not_there_is_refused() -> None:
+    run = open_run(tiny_run())
+    with pytest.raises(
+        UnitError, match=r"no captured unit with neurons. Did you mean layers\.1\.l"
+    ):
+        neuron_tokens(run, "layers.1.linear3.weight", 0)
+    with pytest.raises(UnitError, match=r"neuron 12: does not exist: 0 to 11 do"):
+        neuron_tokens(run, "layers.1.linear2.weight", 12)
 
 
 # --- other outliers -------------------------------------------------------------------------------

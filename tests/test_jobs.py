@@ -25,7 +25,7 @@ from analysis.outlying import ScaleRows, SizeRows, scale_groups
 from analysis.run import open_run
 from analysis.samples import CollectEvidence, CountRows
 from analysis.strongest import Pairs
-from analysis.sums import Sums, origin_bits
+from analysis.sums import Sums, origin_bit, united_bits
 from analysis.weights import StartWeights
 from capture.errors import RunError, ShardError
 from capture.gradients import Layout
@@ -286,8 +286,9 @@ def test_coarser_groups_hold_the_sums_of_the_finer(num_rows: int, seed: int) -> 
 
 def test_origins_are_told_apart_up_to_a_hundred() -> None:
     for number in (1, 5, 20, 100):
-        bits = [np.bitwise_or.reduce(origin_bits(np.arange(i, i + number))) for i in range(200)]
-        sums = Sums(1, np.arange(200), np.zeros((1, 200)), np.array(bits))
+        origin_M = np.arange(200).repeat(number) + np.tile(np.arange(number), 200)
+        key_K, bits_K = united_bits(np.arange(200).repeat(number), origin_bit(origin_M))
+        sums = Sums(1, key_K, np.zeros((1, 200)), bits_K)
         assert np.median(sums.origins_K) == pytest.approx(number, rel=0.1)
     assert Sums(1, np.arange(1), np.zeros((1, 1)), ~np.zeros(1, np.uint64)).origins_K[0] == np.inf
 

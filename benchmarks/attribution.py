@@ -1,0 +1,265 @@
+"""How fast evidence is added up, and how fast SQL does it: ``python -m benchmarks.attribution``.
+
+Ours is the pass of ``ontogeny attribute`` over the outlier shards by its default settings, with all
+that it keeps: rows by (neuron, target token) with estimates of their origins, by (neuron, datum),
+and by place of the text for some datums. DuckDB reads the same Parquet files with the same number
+of threads and is asked for the first two only, in two ways. Both must find the same before anything
+is timed; rounds interleave the methods and alternate their order.
+
+The rows are those of a run, or (``--synthetic``) made up in the shape of a run's: so many million,
+1,000 a datum, most of them in a few neurons at a few positions, tokens with Zipf's frequencies.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb  # pyright: ignore[reportMissingImports]
+import numpy as np
+import pyarrow as pa
+
+from analysis.evidence import Reading, Weighing
+from analysis.levels import MLP_UNITS, groups_at
+from analysis.run import open_run
+from analysis.samples import CollectEvidence
+from analysis.scan import Shard
+from analysis.sums import Sums
+from benchmarks.report import machine
+from benchmarks.timing import quartiles
+from capture import shards
+from capture.gradients import Layout
+from capture.markers import File
+from capture.schema import OUTLIERS
+from capture.store import Store
+from cluster.local import available_cores, run_job
+
+WIDTH, WINDOW, VOCABULARY, DATUMS = 200, 35, 28_782, 58_560
+"""Of made-up rows: the study's."""
+STEPS, BATCH, KEPT = 100, 20, 1000
+"""Of a made-up shard: its steps, datums a step, rows a datum."""
+NEURONS = """
+    SELECT units.place * 100000 + index % units.fan_in AS neuron, targets.token, datum
+    FROM read_parquet(?) AS rows JOIN units USING (unit) JOIN targets USING (datum, position)"""
+QUERIES = {
+    "DuckDB, a query for each": (
+        f"SELECT neuron, token, count(*) FROM ({NEURONS}) GROUP BY ALL",
+        f"SELECT neuron, datum, count(*) FROM ({NEURONS}) GROUP BY ALL",
+    ),
+    "DuckDB, grouping sets": (
+        f"SELECT neuron, token, datum, count(*) FROM ({NEURONS}) "
+        "GROUP BY GROUPING SETS ((neuron, token), (neuron, datum))",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows, and what they speak of."""
+
+    layout: Layout
+    target_NT: np.ndarray
+    num_tokens: int
+    shards: list[Shard]
+    what: str
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def units(self) -> list[str]:
+        """Those whose columns are neurons."""
+        return [name for name in self.layout.names if name.endswith(MLP_UNITS)]
+
+    @property
+    def job(self) -> CollectEvidence:
+        reading = Reading(self.layout, *self.target_NT.shape, units=tuple(self.units))
+        groups = groups_at("neuron", self.layout, heads=1)
+        return CollectEvidence(reading, groups, Weighing("count"), self.target_NT, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of a method; triples are first quartile, median, third quartile."""
+
+    name: str
+    seconds: tuple[float, float, float]
+    million_rows_per_second: float
+    """At the median."""
+    samples: list[float]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    threads = available_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.run:
+            material = of_run(arguments.run)
+        else:
+            material = synthetic(folder, max(1, round(arguments.synthetic * 1e6)))
+        print(f"{material.what}: {material.rows:,} rows in {len(material.shards)} shards")
+        methods = make_methods(material, threads)
+        require_same(methods)
+        lines = measure(methods, material.rows, arguments.rounds)
+    for line in lines:
+        rate = f"{line.million_rows_per_second:>7.1f} million rows/s"
+        print(f"{line.name:<26} {line.seconds[1]:>8.2f} s {rate}")
+    if arguments.json:
+        found = {"rows": material.rows, "what": material.what, "threads": threads}
+        found |= {"machine": machine(), "lines": [asdict(line) for line in lines]}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("run", nargs="?", metavar="RUN", help="a run on this machine's disk")
+    source.add_argument("--synthetic", type=float, metavar="MILLIONS", help="make so many rows up")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")
+    return parser.parse_args()
+
+
+# --- material -------------------------------------------------------------------------------------
+
+
+def of_run(uri: str) -> Material:
+    run = open_run(uri)
+    outliers = run.require_shards("outliers")
+    return Material(run.layout, run.target_NT, run.num_tokens, outliers, f"run {uri}")
+
+
+def synthetic(folder: str, num_rows: int) -> Material:
+    """Shards of a run's shape in a folder."""
+    rng = np.random.default_rng(0)
+    square = (WIDTH, WIDTH)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(3):
+        shapes[f"layers.{layer}.self_attn.in_proj_weight"] = (3 * WIDTH, WIDTH)
+        for name in ("self_attn.out_proj.weight", "linear1.weight", "linear2.weight"):
+            shapes[f"layers.{layer}.{name}"] = square
+    layout, per_shard = Layout(shapes), STEPS * BATCH * KEPT
+    made = [
+        write_shard(folder, number, made_up_rows(layout, number, rng))
+        for number in range(max(1, num_rows // per_shard))
+    ]
+    target_NT = np.minimum(rng.zipf(1.2, size=(DATUMS, WINDOW)) - 1, VOCABULARY - 1)
+    return Material(layout, target_NT.astype(np.int32), VOCABULARY, made, "made-up rows")
+
+
+def made_up_rows(layout: Layout, number: int, rng: np.random.Generator) -> pa.Table:
+    """A shard: each datum's rows lie in some hundred (neuron, position), half of them in few."""
+    visit_M = np.repeat(np.arange(STEPS * BATCH), KEPT)
+    spot_M = np.minimum(rng.zipf(1.4, size=len(visit_M)), 200)
+    mixed_M = (visit_M * 1009 + spot_M * 7919 + number * 104_729) % 2**31
+    unit_M = mixed_M % len(layout.names)
+    rows_U = np.array([shape[0] for shape in layout.shapes.values()])
+    order = np.array(sorted(range(len(layout.names)), key=layout.names.__getitem__))
+    columns = {
+        "step": number * STEPS + visit_M // BATCH,
+        "slot": visit_M % BATCH,
+        "datum": rng.permutation(DATUMS)[: STEPS * BATCH][visit_M],
+        "unit": pa.DictionaryArray.from_arrays(unit_M.astype(np.int16), layout.names),
+        "index": rng.integers(rows_U[unit_M]) * WIDTH + mixed_M // 31 % WIDTH,
+        "shift": rng.normal(scale=1e-3, size=len(visit_M)),
+        "position": mixed_M // 6211 % WINDOW,
+    }
+    place_U = np.argsort(order)
+    sorted_M = np.lexsort((columns["step"], columns["index"], place_U[unit_M]))
+    return pa.table(columns).cast(OUTLIERS).take(sorted_M)
+
+
+def write_shard(folder: str, number: int, rows: pa.Table) -> Shard:
+    data, key = shards.encode(rows), f"outliers/segment-{number:06d}-w00.parquet"
+    Store(folder).put(key, data)
+    file = File.of(key, "outliers", data, len(rows))
+    return Shard(folder, file, number * STEPS, (number + 1) * STEPS)
+
+
+# --- methods --------------------------------------------------------------------------------------
+
+Answer = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""Neuron, token and rows; neuron, datum and rows: columns without order."""
+Methods = dict[str, Callable[[], Answer]]
+
+
+def make_methods(material: Material, threads: int) -> Methods:
+    connection = duckdb.connect(config={"threads": threads})
+    N, T = material.target_NT.shape
+    names = material.units
+    fan_in = [material.layout.shapes[name][-1] for name in names]
+    targets = pa.table(
+        {
+            "datum": np.repeat(np.arange(N, dtype=np.int32), T),
+            "position": np.tile(np.arange(T, dtype=np.int16), N),
+            "token": material.target_NT.ravel(),
+        }
+    )
+    units = pa.table({"unit": names, "place": range(len(names)), "fan_in": fan_in})
+    for name, table in {"targets": targets, "units": units}.items():
+        connection.register("made", table)
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM made")
+    first_U = np.cumsum([0, *fan_in[:-1]])
+
+    def by_sql(queries: tuple[str, ...]) -> Answer:
+        files = [f"{shard.uri}/{shard.file.key}" for shard in material.shards]
+        found = [answer_of(connection, query, files) for query in queries]
+        if len(found) == 1:  # grouping sets: the column that is grouped over is null
+            (both,) = found
+            own = ~np.ma.getmaskarray(both["token"])
+            found = [{name: x[rows] for name, x in both.items()} for rows in (own, ~own)]
+        return columns_of(found[0], "token"), columns_of(found[1], "datum")
+
+    def columns_of(found: dict[str, np.ndarray], item: str) -> dict[str, np.ndarray]:
+        place, column = np.divmod(np.asarray(found["neuron"]), 100_000)
+        values = first_U[place] + column, found[item], found["count_star()"]
+        return dict(zip(("neuron", "item", "rows"), map(np.asarray, values), strict=True))
+
+    def ours() -> Answer:
+        found = run_job(material.job, material.shards, threads=threads)
+        return as_columns(found.tokens), as_columns(found.datums)
+
+    others = {name: (lambda queries=queries: by_sql(queries)) for name, queries in QUERIES.items()}
+    return {"ontogeny": ours, **others}
+
+
+def answer_of(connection: Any, query: str, files: list[str]) -> dict[str, np.ndarray]:
+    """The columns that a query gives, masked where they are null."""
+    return connection.execute(query, [files]).fetchnumpy()
+
+
+def as_columns(sums: Sums) -> dict[str, np.ndarray]:
+    return {"neuron": sums.group_K, "item": sums.item_K, "rows": sums.value_CK[0]}
+
+
+def require_same(methods: Methods) -> None:
+    """Every method must find what the first does."""
+    (first, wanted), *others = [(name, do()) for name, do in methods.items()]
+    for name, found in others:
+        for ours, theirs in zip(wanted, found, strict=True):
+            order_K = np.lexsort((theirs["item"], theirs["neuron"]))
+            for column, values in ours.items():
+                assert np.array_equal(values, theirs[column][order_K]), f"{first}, {name}: {column}"
+
+
+def measure(methods: Methods, rows: int, rounds: int) -> list[Line]:
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for number in range(rounds):
+        for name in list(methods)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            methods[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return [
+        Line(name, quartiles(taken), rows / quartiles(taken)[1] / 1e6, taken)
+        for name, taken in seconds.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
