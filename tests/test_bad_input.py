@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pandas as pd
 import pyarrow as pa
@@ -16,7 +17,8 @@ import pytest
 from analysis.run import open_run
 from analysis.tables import read_table, table_key, write_tables
 from capture.errors import RunError, StoreError
-from capture.markers import START, checksum
+from capture.garbage import remove_garbage
+from capture.markers import START, checksum, encode
 from capture.store import Store
 from cluster.cli import main
 from tiny_run import copied, make_run, tiny_run
@@ -62,16 +64,17 @@ def runs() -> dict[str, str]:
 
 
 def remove_segments(store: Store, *, keep: int) -> None:
-    """A run whose training stopped after some segments."""
+    """A run whose training stopped after some segments, what was unfinished cleared away."""
     for key in [key for key in store.keys("segments") if key != START][keep:]:
         store.delete(key)
+    remove_garbage(store, grace=timedelta(0))
 
 
 def of_a_newer_schema(store: Store) -> None:
     for key in store.keys("segments"):
         values = json.loads(store.get(key)) | {"schema_version": 99}
         del values["checksum"]
-        store.put(key, json.dumps(values | {"checksum": checksum(values)}).encode())
+        store.put(key, encode(values | {"checksum": checksum(values)}))
 
 
 def snapshot(uri: str) -> dict[str, bytes]:
