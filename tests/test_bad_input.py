@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import timedelta
 
 import pandas as pd
 import pyarrow as pa
@@ -17,8 +16,7 @@ import pytest
 from analysis.run import open_run
 from analysis.tables import read_table, table_key, write_tables
 from capture.errors import RunError, StoreError
-from capture.garbage import remove_garbage
-from capture.markers import START, checksum, encode
+from capture.markers import START, checksum, encode, read_segments, require_start
 from capture.store import Store
 from cluster.cli import main
 from tiny_run import copied, make_run, tiny_run
@@ -65,9 +63,14 @@ def runs() -> dict[str, str]:
 
 def remove_segments(store: Store, *, keep: int) -> None:
     """A run whose training stopped after some segments, what was unfinished cleared away."""
+    kept = [require_start(store), *read_segments(store)[:keep]]
+    named = {file.key for marker in kept for file in marker.files}
+    recorded = ("steps/", "outliers/", "evaluations/", "checkpoints/", "tallies/")
+    for key in store.keys():
+        if key.startswith(recorded) and key not in named:
+            store.delete(key)
     for key in [key for key in store.keys("segments") if key != START][keep:]:
         store.delete(key)
-    remove_garbage(store, grace=timedelta(0))
 
 
 def of_a_newer_schema(store: Store) -> None:
