@@ -7,40 +7,47 @@ Shapes: N datum, T position, V token of the vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pyarrow import compute
 
-from analysis.scan import Shard, read_all
+from analysis.scan import REMEDY, Shard, read_all
 from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, wanted_steps
 from capture import checkpoint
-from capture.config import Config
-from capture.errors import RunError, UnitError
+from capture.config import Config, make_config
+from capture.errors import RunError, ShardError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
 from capture.markers import File, Marker, read_segments, require_start
 from capture.model import LanguageModel, fresh_model
-from capture.provenance import read_run, read_run_config
+from capture.provenance import KEY, read_run
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
-from capture.store import Store
+from capture.store import DEFAULT, Store
+from capture.store_config import StoreConfig
+from capture.verify import Finding, check_file
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 Split = Literal["train", "validation", "test"]
 
 
-def open_run(uri: str) -> "Run":
-    """The run at a folder or prefix, as it stands now.
+def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = False) -> "Run":
+    """The run at a folder or prefix, as it stands now; ``store`` is for object stores.
 
-    Raises ``RunError`` where there is none or a newer version made it, ``ShardError`` where its
-    markers or ``run.yaml`` are damaged.
+    With ``skip_damaged``, shards of segments that are not what their markers say are left out and
+    counted (``Run.skipped``); each is read whole for that when it is first asked for. Raises
+    ``RunError`` where there is no run or a newer version made it, ``ShardError`` where its markers
+    or ``run.yaml`` are damaged.
     """
-    store = Store(uri)
-    start = require_start(store)
-    return Run(store, read_run_config(store), read_run(store), start, tuple(read_segments(store)))
+    place = Store(uri, store)
+    start = require_start(place)
+    provenance = read_run(place, start)
+    config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
+    return Run(place, config, provenance, start, tuple(read_segments(place)), skip_damaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +60,9 @@ class Run:
     """``run.yaml``: configuration, versions, device, git commit, time."""
     start: Marker
     segments: tuple[Marker, ...]
+    skip_damaged: bool = False
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
+    """What is wrong with each shard that was checked, by key; filled with ``skip_damaged`` only."""
 
     @property
     def uri(self) -> str:
@@ -68,15 +78,25 @@ class Run:
         """Steps that the finished run has."""
         return self.config.training.epochs * (self.num_datums // self.config.training.batch)
 
+    @property
+    def last(self) -> Marker:
+        """The marker up to which the run has come."""
+        return self.segments[-1] if self.segments else self.start
+
+    @property
+    def skipped(self) -> list[Finding]:
+        """Damaged shards that were left out so far, and what is wrong with each."""
+        return [finding for found in self.findings.values() for finding in found]
+
     @cached_property
     def num_datums(self) -> int:
         """Training datums."""
-        return self.corpus_shard("datums").rows
+        return self.corpus_shard("datums").require_rows()
 
     @cached_property
     def num_tokens(self) -> int:
         """Tokens of the vocabulary."""
-        return self.corpus_shard("vocab").rows
+        return self.corpus_shard("vocab").require_rows()
 
     @cached_property
     def layout(self) -> Layout:
@@ -117,13 +137,26 @@ class Run:
         """Inputs of the training datums, int32."""
         table = self.datum_table("train")
         token_M = np.array(table["tokens"].combine_chunks().flatten())
-        return token_M.reshape(len(table), -1)
+        self.check_tokens(token_M)
+        window = self.config.corpus.window
+        lengths = compute.list_value_length(table["tokens"]).unique().to_pylist()
+        if lengths not in ([], [window]):
+            where = self.corpus_shard("datums").where
+            raise ShardError(where, f"has datums that are not of {window} tokens", REMEDY)
+        return token_M.reshape(len(table), window)
 
     @cached_property
     def target_NT(self) -> np.ndarray:
         """Targets of the training datums, int32: the inputs one later."""
-        last_N1 = self.datum_table("train")["last_target"].to_numpy()[:, None]
-        return np.hstack([self.token_NT[:, 1:], last_N1])
+        last_N = self.datum_table("train")["last_target"].to_numpy()
+        self.check_tokens(last_N)
+        return np.hstack([self.token_NT[:, 1:], last_N[:, None]])
+
+    def check_tokens(self, token_M: np.ndarray) -> None:
+        """Raises ``ShardError`` for a token that the vocabulary lacks."""
+        if len(token_M) and not 0 <= token_M.min() <= token_M.max() < self.num_tokens:
+            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {self.num_tokens}"
+            raise ShardError(self.corpus_shard("datums").where, problem, REMEDY)
 
     # --- shifts and weights -----------------------------------------------------------------------
 
@@ -161,7 +194,19 @@ class Run:
             raise UnitError("index", f"got {index} without a unit", "Say which unit it indexes")
         rows = read_all(self.shards("outliers", steps), OUTLIERS, wanted)
         when = read_all(self.shards("steps", steps), WHEN)
-        return tabulate(rows, when, self.texts)
+        return tabulate(self.of_known_steps(rows, when), when, self.texts)
+
+    def of_known_steps(self, rows: pa.Table, when: pa.Table) -> pa.Table:
+        """Outliers of steps and datums that the run has; a step may be among what was skipped."""
+        datum_M = rows["datum"].to_numpy()
+        if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < self.num_datums:
+            raise ShardError(f"{self.uri}/outliers", "has datums that the corpus lacks", REMEDY)
+        known_M = np.isin(rows["step"].to_numpy(), when["step"].to_numpy())
+        if known_M.all():
+            return rows
+        if not self.skip_damaged:
+            raise ShardError(f"{self.uri}/outliers", "has steps that steps/ lacks", REMEDY)
+        return rows.filter(pa.array(known_M))
 
     def model(self, step: int | None = None) -> LanguageModel:
         """The model after ``step`` updates (by default all that are committed), for evaluation.
@@ -175,51 +220,63 @@ class Run:
             problem = f"has no checkpoint after {step} steps; the nearest are after {near}"
             raise RunError(self.uri, problem)
         model = self.blank_model()
-        checkpoint.restore(model, checkpoint.read_checkpoint(self.store, step))
+        marker = next((m for m in self.segments if m.end_step == step), self.start)
+        weights = checkpoint.read_checkpoint(self.store, step, marker)
+        checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
 
     # --- files ------------------------------------------------------------------------------------
 
     def shards(self, kind: str, steps: range | None = None) -> list[Shard]:
-        """Committed files of one kind, in order; with ``steps``, of segments that have any."""
+        """Committed tables of one kind, in order; with ``steps``, of segments that have any."""
         return [
             self.shard(file, segment)
             for segment in self.segments
             if steps is None or overlap(steps, segment)
             for file in segment.files_of(kind)
+            if file.rows is not None and not self.skips(file)
         ]
+
+    def skips(self, file: File) -> bool:
+        """Whether a damaged shard is to be left out; looked at once."""
+        if self.skip_damaged and file.key not in self.findings:
+            self.findings[file.key] = check_file(self.store, file)
+        return bool(self.findings.get(file.key))
 
     def require_shards(self, kind: str) -> list[Shard]:
         """All files of one kind; raises ``RunError`` if nothing is committed yet."""
         shards = self.shards(kind)
         if not shards:
             problem = "holds no committed segment yet"
+            if self.skipped:
+                problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
             raise RunError(self.uri, problem, "Let it train on: ontogeny capture … --resume")
         return shards
 
     def shard(self, file: File, marker: Marker) -> Shard:
-        return Shard(self.uri, file, marker.first_step, marker.end_step)
+        return Shard(self.store, file, marker.first_step, marker.end_step)
 
     def corpus_shard(self, name: str) -> Shard:
         """A table of the corpus; raises ``RunError`` if the run has none of this name."""
         key = f"corpus/{name}.parquet"
         for file in self.start.files_of("corpus"):
-            if file.key == key:
+            if file.key == key and file.rows is not None:
                 return self.shard(file, self.start)
         raise RunError(self.uri, f"has no {key}")
 
     def datum_table(self, split: Split) -> pa.Table:
         shard = self.corpus_shard("datums" if split == "train" else split)
-        return shard.table(DATUMS.names)
+        return shard.rows_of(DATUMS)
 
     @cached_property
     def vocabulary_table(self) -> pa.Table:
-        return self.corpus_shard("vocab").table(VOCABULARY.names)
+        return self.corpus_shard("vocab").rows_of(VOCABULARY)
 
     def blank_model(self) -> LanguageModel:
         """A model of the run's shape; its weights mean nothing."""
-        window = self.config.corpus.window
-        return fresh_model(self.config.model, vocabulary=self.num_tokens, window=window, seed=0)
+        shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
+        checkpoint.require_room(self.store, self.config.model, **shape)
+        return fresh_model(self.config.model, **shape, seed=0)
 
 
 def overlap(steps: range, segment: Marker) -> bool:

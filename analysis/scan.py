@@ -1,8 +1,8 @@
 """From committed shards to Arrow: whole shards in batches, or the few rows that a question wants.
 
 A ``Shard`` is small and says all that is needed to read it, so it travels to wherever its rows are
-wanted. What a shard holds is compared with its marker as far as that costs nothing (size and number
-of rows); checksums are ``ontogeny verify``'s to recompute.
+wanted. What is read is checked: size, number of rows and footer against the marker, each column
+chunk against the footer, types against the schema. What is not read, ``ontogeny verify`` checks.
 
 Shapes: M row.
 """
@@ -11,20 +11,25 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
+from capture.chunks import open_parquet
 from capture.errors import ShardError
 from capture.gradients import Layout
 from capture.markers import File
+from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
 from capture.store import Store
 
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"
+SCHEMAS = {"outliers": OUTLIERS, "steps": STEPS, "evaluations": EVALUATIONS, "corpus": DATUMS}
+"""What the files of a kind hold, without gaps; of the corpus all but the vocabulary."""
 
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 Wanted = Mapping[str, Sequence[Any]]
 """Column → the values that it may have, ascending; a row must suit every column."""
 
@@ -33,7 +38,7 @@ Wanted = Mapping[str, Sequence[Any]]
 class Shard:
     """One file of records of steps [first_step, end_step) that a marker vouches for."""
 
-    uri: str
+    store: Store
     """The run's."""
     file: File
     first_step: int
@@ -41,49 +46,104 @@ class Shard:
 
     @property
     def where(self) -> str:
-        return f"{self.uri}/{self.file.key}"
+        return f"{self.store.uri}/{self.file.key}"
 
     @property
     def rows(self) -> int:
         assert self.file.rows is not None
         return self.file.rows
 
+    @property
+    def schema(self) -> pa.Schema | None:
+        """What the shard must hold, where that follows from its kind."""
+        whole = self.file.key.endswith("/vocab.parquet")
+        return VOCABULARY if whole else SCHEMAS.get(self.file.kind)
+
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows in their order, a bounded number at a time; raises ``ShardError``."""
         with self.reading() as file:
-            yield from file.iter_batches(ROWS_PER_BATCH, columns=list(columns))
+            self.check_types(file.schema_arrow, columns, self.schema)
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=list(columns)):
+                yield self.sound(batch)
 
     def table(self, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:
         """The wanted rows (all by default) in their order; raises ``ShardError``.
 
         Row groups that by their statistics hold none of the wanted values are not read.
         """
-        wanted = wanted or {}
+        return self.select(columns, wanted or {}, self.schema)
+
+    def rows_of(self, schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
+        """The wanted rows with the columns of the schema, in its types; raises ``ShardError``."""
+        return self.select(schema.names, wanted or {}, schema).cast(schema)
+
+    def select(self, columns: Sequence[str], wanted: Wanted, schema: pa.Schema | None) -> pa.Table:
         needed = [*columns, *(name for name in wanted if name not in columns)]
         with self.reading() as file:
-            groups = promising_groups(file.metadata, wanted)
-            table = file.read_row_groups(groups, columns=needed)
+            self.check_types(file.schema_arrow, needed, schema)
+            groups = holding_groups(file, wanted)
+            table = self.sound(file.read_row_groups(groups, columns=needed))
         return table.filter(matches(table, wanted)).select(columns)
+
+    def require_rows(self) -> int:
+        """Rows, as marker and file agree; raises ``ShardError``."""
+        with self.reading():
+            return self.rows
 
     @contextmanager
     def reading(self) -> Iterator[parquet.ParquetFile]:
         """The open file; what is wrong with it, or comes up in reading it, is a ``ShardError``."""
         try:
-            with Store(self.uri).open(self.file.key) as source:
+            with self.store.open(self.file.key) as source:
                 self.check("bytes", source.seek(0, 2), self.file.num_bytes)
-                file = parquet.ParquetFile(source)
+                file = open_parquet(
+                    source,
+                    self.where,
+                    num_bytes=self.file.num_bytes,
+                    footer_checksum=self.file.footer_sha256,
+                )
                 self.check("rows", file.metadata.num_rows, self.rows)
                 yield file
         except FileNotFoundError as error:
             raise ShardError(self.where, "is missing", REMEDY) from error
-        except (pa.ArrowException, OSError) as error:
-            problem = f"is not readable: {str(error).splitlines()[0].rstrip('.')}"
-            raise ShardError(self.where, problem, REMEDY) from error
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ShardError(self.where, f"is not readable: {reason}", REMEDY) from error
+
+    def check_types(
+        self, found: pa.Schema, columns: Sequence[str], schema: pa.Schema | None
+    ) -> None:
+        """Raises ``ShardError`` unless each column is there, once, and of its type."""
+        for name in columns:
+            place = found.get_field_index(name)
+            if place < 0:
+                raise ShardError(self.where, f"has no column {name}", REMEDY)
+            kind = found.field(place).type
+            if schema is not None and not alike(kind, schema.field(name).type):
+                problem = f"has its column {name} as {kind}, not {schema.field(name).type}"
+                raise ShardError(self.where, problem, REMEDY)
+
+    def sound(self, rows: Rows) -> Rows:
+        """The rows without foreign metadata; raises ``ShardError`` for gaps or broken text."""
+        rows = rows.replace_schema_metadata()
+        rows.validate(full=True)
+        if self.schema is not None and any(column.null_count for column in rows.columns):
+            raise ShardError(self.where, "has rows with gaps", REMEDY)
+        return rows
 
     def check(self, what: str, found: int, wanted: int) -> None:
         if found != wanted:
             problem = f"holds {found:,} {what}, its marker says {wanted:,}"
             raise ShardError(self.where, problem, REMEDY)
+
+
+def alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column is of a type, however Parquet numbers its dictionary or names its items."""
+    if pa.types.is_dictionary(found) and pa.types.is_dictionary(wanted):
+        return found.value_type == wanted.value_type
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return found.value_type == wanted.value_type
+    return found == wanted
 
 
 def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int]:
@@ -97,6 +157,17 @@ def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int
             for name, values in wanted.items()
         )
     ]
+
+
+def holding_groups(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
+    """Row groups that hold a wanted row, as the wanted columns themselves say; they are small."""
+    groups = promising_groups(file.metadata, wanted)
+    if not wanted or len(groups) < 2:
+        return groups
+    hit_M = matches(file.read_row_groups(groups, columns=list(wanted)), wanted).to_numpy(False)
+    rows = [file.metadata.row_group(group).num_rows for group in groups]
+    parts = np.split(hit_M, np.cumsum(rows)[:-1])
+    return [group for group, part in zip(groups, parts, strict=True) if part.any()]
 
 
 def may_hold(statistics: parquet.Statistics | None, values: Sequence[Any]) -> bool:
@@ -151,5 +222,5 @@ def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.nda
 
 def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
     """The wanted rows of several shards, one shard after the other; raises ``ShardError``."""
-    tables = [shard.table(schema.names, wanted).cast(schema) for shard in shards]
+    tables = [shard.rows_of(schema, wanted) for shard in shards]
     return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()

@@ -13,7 +13,7 @@ import pyarrow as pa
 from analysis.run import Run
 from analysis.scan import Shard, Wanted
 from capture import shards
-from capture.errors import RunError
+from capture.errors import RunError, ShardError
 from capture.markers import File, Marker, read_marker, write_marker
 
 
@@ -42,7 +42,8 @@ def write_tables(
         key, data = table_key(job, name), shards.encode(table)
         run.store.put(key, data)
         files.append(File.of(key, "analysis", data, len(table)))
-    write_marker(run.store, marker_key(job), Marker(0, run.steps_done, tuple(files)))
+    marker = Marker(0, run.steps_done, tuple(files), retries=run.store.take_retries())
+    write_marker(run.store, marker_key(job), marker, after=run.last)
 
 
 def read_table(
@@ -54,9 +55,13 @@ def read_table(
     where its files are damaged.
     """
     marker = require_tables(run, job)
-    file = next(file for file in marker.files if file.key == table_key(job, name))
-    shard = Shard(run.uri, file, marker.first_step, marker.end_step)
-    return shard.table(schema.names, wanted).cast(schema).to_pandas()
+    key = table_key(job, name)
+    file = next((file for file in marker.files if file.key == key and file.rows is not None), None)
+    if file is None:
+        where = f"{run.uri}/{marker_key(job)}"
+        raise ShardError(where, f"does not name {key}", f"Run: ontogeny {job} {run.uri}")
+    shard = Shard(run.store, file, marker.first_step, marker.end_step)
+    return shard.rows_of(schema, wanted).to_pandas()
 
 
 def require_tables(run: Run, job: str) -> Marker:
@@ -66,5 +71,8 @@ def require_tables(run: Run, job: str) -> Marker:
     marker = read_marker(run.store, marker_key(job))
     if marker.end_step != run.steps_done:
         problem = f"has tables of {job} for {marker.end_step} steps, but {run.steps_done} are done"
+        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+    if marker.previous and marker.previous != run.last.checksum:
+        problem = f"has tables of {job} that were made from another run"
         raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
     return marker

@@ -10,7 +10,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from capture.errors import ShardError
+from capture.markers import File, Marker
+from capture.model import ModelConfig
 from capture.store import Store
+
+MAX_POSITIONS = 2**28
+"""Numbers in the encoding of positions: 1 GiB."""
+REMEDY = "Run: ontogeny verify"
 
 
 def key_of(step: int) -> str:
@@ -29,20 +35,59 @@ def encode(weights: dict[str, Tensor]) -> bytes:
     return save(weights)
 
 
-def read_checkpoint(store: Store, step: int) -> dict[str, Tensor]:
-    """Weights by parameter name, on the CPU; raises ``ShardError`` if absent or unreadable."""
+def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> dict[str, Tensor]:
+    """Weights by parameter name, on the CPU, as the marker of the segment before them names them.
+
+    Raises ``ShardError`` if they are absent, unreadable or others. Without a marker any readable
+    checkpoint will do.
+    """
     where = f"{store.uri}/{key_of(step)}"
     try:
-        return load(store.get(key_of(step)))
+        data = store.get(key_of(step))
+        if marker and File.of(key_of(step), "checkpoints", data) not in marker.files:
+            raise ShardError(where, "is not the file that its marker names", REMEDY)
+        return load(data)
     except FileNotFoundError as error:
-        raise ShardError(where, "is missing", "Run: ontogeny verify") from error
-    except SafetensorError as error:
-        raise ShardError(where, f"is not readable: {error}", "Run: ontogeny verify") from error
+        raise ShardError(where, "is missing", REMEDY) from error
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ShardError(where, f"is not readable: {error}", REMEDY) from error
 
 
-def restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into a model of the same shape, in place."""
+def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoint") -> None:
+    """Put weights into a model, in place; raises ``ShardError`` if they are of another model."""
     own = model.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys())
+    if wrong:
+        problem = f"{'lacks' if wrong[0] in own else 'has an unknown'} {wrong[0]}"
+        raise ShardError(where, problem, REMEDY)
+    for name, tensor in own.items():
+        found = weights[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            problem = f"has {name} as {kind_of(found)}, the model as {kind_of(tensor)}"
+            raise ShardError(where, problem, REMEDY)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def kind_of(tensor: Tensor) -> str:
+    size = " × ".join(map(str, tensor.shape)) or "one number"
+    return f"{size} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def require_room(store: Store, config: ModelConfig, *, vocabulary: int, window: int) -> None:
+    """Raises ``ShardError`` if a run describes a model that its first checkpoint cannot hold.
+
+    Only then is it safe to build the model: a configuration can ask for any amount of memory.
+    """
+    key = f"{store.uri}/{key_of(0)}"
+    try:
+        with store.open(key_of(0)) as source:
+            found = source.seek(0, 2)
+    except FileNotFoundError as error:
+        raise ShardError(key, "is missing", REMEDY) from error
+    a_layer = 4 * config.width**2 + 2 * config.width * config.hidden
+    wanted = 4 * (2 * vocabulary * config.width + config.layers * a_layer)
+    if wanted > found or window * config.width > MAX_POSITIONS:
+        problem = f"holds {found:,} bytes, the model of run.yaml needs {wanted:,}"
+        raise ShardError(key, problem, REMEDY)

@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,6 +22,8 @@ from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
+from capture.plain_yaml import read_yaml
+from capture.store_config import StoreConfig
 from capture.tally import TallyConfig
 
 
@@ -31,7 +32,7 @@ class RunConfig:
     """The run as a whole."""
 
     uri: str = "runs/run"
-    """Where the run goes: a folder, or (through fsspec) file://… or s3://bucket/prefix."""
+    """Where the run goes: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
     seed: int = 0
     """Decides initial weights, batch order and dropout; at least 0."""
 
@@ -77,6 +78,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
 
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -86,11 +88,9 @@ def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
     """
     text = "" if source is None else read_source(str(source))
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" (line {where.line + 1})" if where else ""
-        raise ConfigError(str(source), f"is not valid YAML{line}") from error
+        values = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(str(source), str(error)) from error
     return make_config(values or {}, overrides, where=str(source))
 
 
@@ -132,8 +132,8 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ConfigError(override, "is not an override", "Write key=value, as in run.seed=1")
     check_key(key)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_yaml(text)
+    except ValueError as error:
         raise ConfigError(key, f"got {text!r}, which is not valid YAML") from error
     if isinstance(value, dict):
         raise ConfigError(key, f"got {text!r}, must be {describe(key)}")
@@ -142,7 +142,7 @@ def read_override(override: str) -> tuple[str, Any]:
 
 def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
     """The configuration with one value in its place, whose type the dataclass checks."""
-    if isinstance(value, str) and "${" in value:
+    if "${" in str(value):
         raise ConfigError(key, f"got {value!r}; interpolations are not supported")
     if isinstance(value, bool) and wanted_type(key) in (int, float):
         raise ConfigError(key, f"got {value}, must be {describe(key)}")
@@ -241,5 +241,6 @@ def to_values(config: Config) -> dict[str, Any]:
 def differences(found: Config, wanted: Config) -> list[str]:
     """Keys whose values differ, each as ``key: found → wanted``; where the run lies is moot."""
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    keys = [key for key in new if key != "run.uri" and old.get(key) != new[key]]
+    moot = ("run.uri", "store.")
+    keys = [key for key in new if not key.startswith(moot) and old.get(key) != new[key]]
     return [f"{key}: {old.get(key)} → {new[key]}" for key in keys]

@@ -47,6 +47,10 @@ class StoreError(CaptureError):
     """A store that cannot be reached, read or written."""
 
 
+class StoreAwayError(StoreError):
+    """A store that does not serve now, and may later: what was asked can be asked again."""
+
+
 class ShardError(CaptureError):
     """A file of a run that is missing or not what its marker says."""
 

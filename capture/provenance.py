@@ -12,10 +12,16 @@ import yaml
 
 from capture.config import Config, make_config, to_values
 from capture.errors import RunError, ShardError
+from capture.markers import START, File, Marker, read_small, require_start
+from capture.plain_yaml import read_yaml
 from capture.schema import SCHEMA_VERSION
 from capture.store import Store
 
 KEY = "run.yaml"
+MAX_BYTES = 2**17
+REMEDY = "Run: ontogeny verify"
+FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str, "config": dict}
+"""What ``run.yaml`` holds besides, and of what kind."""
 PACKAGES = ("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf")
 
 
@@ -33,25 +39,40 @@ def describe_run(config: Config, device: torch.device) -> bytes:
     return yaml.safe_dump(values, sort_keys=False).encode()
 
 
-def read_run(store: Store) -> dict[str, Any]:
-    """The values of ``run.yaml``; raises ``ShardError`` if unreadable, ``RunError`` if newer."""
+def read_run(store: Store, start: Marker) -> dict[str, Any]:
+    """The values of ``run.yaml``, which the marker of the run's start must vouch for.
+
+    Raises ``ShardError`` if the file is not the one that was written, ``RunError`` if it is newer.
+    """
     where = f"{store.uri}/{KEY}"
+    data = read_small(store, KEY, MAX_BYTES)
+    for file in start.files_of("config"):
+        if File.of(KEY, "config", data) != file:
+            raise ShardError(where, "is not the file that its marker names", REMEDY)
+        return values_of(data, where)
+    raise ShardError(f"{store.uri}/{START}", f"does not name {KEY}", REMEDY)
+
+
+def values_of(data: bytes, where: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(store.get(KEY))
+        values = read_yaml(data.decode())
         version = int(values["schema_version"])
-    except FileNotFoundError as error:
-        raise ShardError(where, "is missing", "Run: ontogeny verify") from error
-    except (yaml.YAMLError, TypeError, KeyError, ValueError, RecursionError) as error:
-        raise ShardError(where, "is not readable", "Run: ontogeny verify") from error
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(values[name], kind)]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else f"it {error}"
+        raise ShardError(where, f"is not readable: {reason}", REMEDY) from error
     if version > SCHEMA_VERSION:
         problem = f"has schema version {version}, this version of ontogeny reads {SCHEMA_VERSION}"
         raise RunError(where, problem, "Use a newer version of ontogeny")
+    if wrong:
+        raise ShardError(where, f"is not readable: its {wrong[0]} is of another kind", REMEDY)
     return values
 
 
 def read_run_config(store: Store) -> Config:
     """The configuration that a run was made with."""
-    return make_config(read_run(store).get("config"), where=f"{store.uri}/{KEY}")
+    values = read_run(store, require_start(store))
+    return make_config(values["config"], where=f"{store.uri}/{KEY}")
 
 
 def version_of(package: str) -> tuple[str, str]:

@@ -2,12 +2,16 @@
 
 Integers that run or repeat are delta-packed; shifts are near-random floats, for which a dictionary
 is useless and splitting their bytes lets zstd find the repeating exponents. Row groups are small,
-so that a reader who wants one parameter of a shard reads a few per cent of it.
+so that a reader who wants one parameter of a shard reads a few per cent of it. Every page and every
+column chunk carries a checksum.
 """
+
+import io
 
 import pyarrow as pa
 from pyarrow import parquet
 
+from capture.chunks import open_parquet, reserved, unreadable, with_checksums
 from capture.schema import SCHEMA_VERSION
 
 ROWS_PER_GROUP = 32_768
@@ -23,18 +27,34 @@ def encode(
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     sink = pa.BufferOutputStream()
+    size = rows_per_group or ROWS_PER_GROUP
     flat = [field for field in table.schema if not pa.types.is_nested(field.type)]
-    parquet.write_table(
-        table,
+    writer = parquet.ParquetWriter(
         sink,
-        row_group_size=rows_per_group or ROWS_PER_GROUP,
+        table.schema,
         write_statistics=statistics,
         compression="zstd",
         compression_level=1,
         use_dictionary=[field.name for field in flat if pa.types.is_dictionary(field.type)],
         column_encoding={field.name: coding for field in flat if (coding := encoding(field.type))},
+        write_page_checksum=True,
     )
-    return memoryview(sink.getvalue())
+    with writer:
+        writer.write_table(table, row_group_size=size)
+        writer.add_key_value_metadata(reserved(num_chunks(table, size)))
+    return with_checksums(sink.getvalue())
+
+
+def num_chunks(table: pa.Table, rows_per_group: int) -> int:
+    """Column chunks that the file will have; an empty table has one row group too."""
+    groups = max(1, -(-table.num_rows // rows_per_group))
+    return groups * sum(num_leaves(field.type) for field in table.schema)
+
+
+def num_leaves(kind: pa.DataType) -> int:
+    """Columns that Parquet makes of one of Arrow's."""
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return sum(map(num_leaves, inner)) if inner else 1
 
 
 def encoding(kind: pa.DataType) -> str | None:
@@ -46,11 +66,10 @@ def encoding(kind: pa.DataType) -> str | None:
     return None
 
 
-def decode(data: bytes) -> pa.Table:
-    """The table that was encoded; raises ``pyarrow.ArrowException`` if the bytes are none."""
-    return parquet.read_table(pa.BufferReader(data)).replace_schema_metadata()
-
-
-def count_rows(data: bytes) -> int:
-    """Rows of a Parquet file, from its footer; raises ``pyarrow.ArrowException`` if it has none."""
-    return parquet.read_metadata(pa.BufferReader(data)).num_rows
+def decode(data: bytes, where: str = "a shard") -> pa.Table:
+    """The table that was encoded; raises ``ShardError`` if the bytes are none."""
+    file = open_parquet(io.BytesIO(data), where, num_bytes=len(data))
+    try:
+        return file.read().replace_schema_metadata()
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(where, error) from error

@@ -1,88 +1,153 @@
 """A run's place: a folder or an object-store prefix, as keys with bytes behind them.
 
-Paths go through fsspec, so callers see the same few verbs wherever the run lies. ``put`` is all or
-nothing: a key holds the whole of what was put or what it held before. Object stores promise that by
-themselves; on a local disk the bytes are written beside the key, flushed, and moved into its place.
+Callers see the same few verbs wherever the run lies (``Place``). ``put`` is all or nothing: a key
+holds the whole of what was put or what it held before. What was put is what anyone reads next; a
+*listing* may lag behind on some stores, so no law rests on one: readers ask for keys by name.
 """
 
-import contextlib
-import os
-import uuid
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
-
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import BinaryIO, Protocol
 
 from capture.errors import StoreError
+from capture.filesystem import Filesystem
+from capture.folder import Folder
+from capture.store_config import StoreConfig
+
+DEFAULT = StoreConfig()
+HOLDS_CREDENTIALS = re.compile(r"[^/]*(@|:(?!\d+(/|$)))")
+"""After ``scheme://``: a user before the host, or a colon that does not begin a port."""
+
+
+class Place(Protocol):
+    """What a kind of store can do. ``FileNotFoundError``: no such key; other ``OSError``: failed.
+
+    What fails for reasons that only the place can tell is a ``StoreError`` already.
+    """
+
+    @property
+    def retries(self) -> int: ...
+    def put(self, key: str, data: bytes | memoryview) -> None: ...
+    def put_if_absent(self, key: str, data: bytes) -> bool: ...
+    def get(self, key: str) -> bytes: ...
+    def open(self, key: str) -> BinaryIO: ...
+    def exists(self, key: str) -> bool: ...
+    def modified(self, key: str) -> datetime: ...
+    def keys(self, prefix: str) -> list[str]: ...
+    def unfinished(self) -> list[str]: ...
+    def delete(self, key: str) -> None: ...
 
 
 class Store:
-    """The keys under one URI: a plain path, ``file://``, ``memory://`` or ``s3://``."""
+    """The keys under one URI: a plain path, ``file://``, ``memory://`` or ``s3://``.
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
-        try:
-            self.filesystem, self.root = url_to_fs(self.uri)
-        except (ValueError, ImportError) as error:
-            raise StoreError(uri, f"cannot be opened: {error}") from error
+    Small and picklable: connections are made where it is used, and shared within a process.
+    """
+
+    def __init__(self, uri: str, config: StoreConfig = DEFAULT) -> None:
+        """``config`` matters to ``s3://`` alone; raises ``StoreError`` for an impossible URI."""
+        self.uri = uri if uri.endswith("://") else uri.rstrip("/") or uri
+        self.config = config
+        self.place = place_of(self.uri, config)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write the whole value of a key."""
-        path = self.path(key)
-        try:
-            if isinstance(self.filesystem, LocalFileSystem):
-                put_local(Path(path), data)
-            else:
-                self.filesystem.pipe_file(path, bytes(data))
-        except OSError as error:
-            raise StoreError(f"{self.uri}/{key}", f"cannot be written: {error}") from error
+        with self.explained(key, "written"):
+            self.place.put(checked(self.uri, key), data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write a key that is not there yet; whether it was written.
+
+        Of several at once exactly one writes it on a local disk, in memory, and on object stores
+        that honour ``If-None-Match: *``. Others ignore that or refuse it; there two may both be
+        told that they wrote. Whoever must know reads the key back a while later.
+        """
+        with self.explained(key, "written"):
+            return self.place.put_if_absent(checked(self.uri, key), data)
 
     def get(self, key: str) -> bytes:
         """The value of a key; ``FileNotFoundError`` is the caller's to explain."""
-        return self.filesystem.cat_file(self.path(key))
+        with self.explained(key, "read", may_lack=True):
+            return self.place.get(checked(self.uri, key))
 
     def open(self, key: str) -> BinaryIO:
-        """The value of a key for reading at any offset."""
-        return self.filesystem.open(self.path(key), "rb")
+        """The value of a key for reading at any offset; fetches no more than is read."""
+        with self.explained(key, "read", may_lack=True):
+            return self.place.open(checked(self.uri, key))
 
     def exists(self, key: str) -> bool:
-        return self.filesystem.isfile(self.path(key))
+        with self.explained(key, "read"):
+            return self.place.exists(checked(self.uri, key))
+
+    def modified(self, key: str) -> datetime:
+        """When the key was last put, by the store's clock; raises ``FileNotFoundError``."""
+        with self.explained(key, "read", may_lack=True):
+            return self.place.modified(checked(self.uri, key))
 
     def keys(self, prefix: str = "") -> list[str]:
-        """All keys, or those under a folder, in ascending order; unfinished writes are not keys."""
-        base = self.path(prefix) if prefix else self.root
-        if not self.filesystem.exists(base):
-            return []
-        found = self.filesystem.find(base)
-        keys = [str(PurePosixPath(path).relative_to(self.root)) for path in found]
-        return sorted(key for key in keys if not PurePosixPath(key).name.startswith("."))
+        """All keys, or those under a folder, in ascending order; unfinished writes are not keys.
+
+        A listing: on some stores it may lack what was just put and hold what was just deleted.
+        """
+        with self.explained(prefix, "listed"):
+            return sorted(self.place.keys(checked(self.uri, prefix) if prefix else ""))
+
+    def unfinished(self) -> list[str]:
+        """What a killed process left of writes under way, in ascending order; can be deleted."""
+        with self.explained("", "listed"):
+            return sorted(self.place.unfinished())
 
     def delete(self, key: str) -> None:
         """Remove a key; one that is absent already is no error."""
-        with contextlib.suppress(FileNotFoundError):
-            self.filesystem.rm_file(self.path(key))
+        with self.explained(key, "deleted"):
+            self.place.delete(checked(self.uri, key))
 
-    def path(self, key: str) -> str:
-        """Where a key lies for ``self.filesystem``; a key cannot point outside the run."""
-        parts = PurePosixPath(key).parts
-        if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
-            raise StoreError(self.uri, f"{key!r} is not a key of a run")
-        return f"{self.root}/{key}"
+    @property
+    def retries(self) -> int:
+        """Requests that were made again since this store was opened, by anyone in this process."""
+        return self.place.retries
+
+    @contextmanager
+    def explained(self, key: str, done: str, *, may_lack: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if may_lack and isinstance(error, FileNotFoundError):
+                raise
+            where = f"{self.uri}/{key}".rstrip("/")
+            raise StoreError(where, f"cannot be {done}: {error}") from error
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
 
-def put_local(path: Path, data: bytes | memoryview) -> None:
-    """Write beside the target, flush to the disk, then take the target's place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+def place_of(uri: str, config: StoreConfig) -> Place:
+    """The kind of store that a URI means; botocore is loaded only where it is needed."""
+    scheme, sign, rest = uri.partition("://")
+    if not sign:
+        return Folder(uri)
+    if HOLDS_CREDENTIALS.match(rest):
+        problem = "holds credentials, and a run would record them"
+        remedy = "Write s3://bucket/prefix and give them by the AWS environment variables or files"
+        raise StoreError(f"{scheme}://…", problem, remedy)
+    if scheme in ("file", "local"):
+        return Folder(rest)
+    if scheme in ("s3", "s3a"):
+        from capture.s3 import Bucket
+
+        return Bucket.at(uri, config)
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return Filesystem(uri)
+    except (ValueError, ImportError) as error:
+        raise StoreError(uri, f"cannot be opened: {error}") from error
+
+
+def checked(uri: str, key: str) -> str:
+    """The key itself; raises ``StoreError`` for one that could point outside the run."""
+    parts = PurePosixPath(key).parts
+    if "/".join(parts) != key or ".." in parts or not parts or "\\" in key or "\0" in key:
+        raise StoreError(uri, f"{key!r} is not a key of a run")
+    return key

@@ -22,7 +22,7 @@ from capture.engine import Engine, Step, choose_device, deterministic, evaluate
 from capture.errors import AuditError, ConfigError
 from capture.factors import Factors, Tape, choose_units
 from capture.gradients import Layout, sum_shifts
-from capture.markers import read_segments
+from capture.markers import Marker, read_segments, require_start
 from capture.model import fresh_model
 from capture.outliers import Outliers, find_outliers
 from capture.plan import Plan, Turn
@@ -81,7 +81,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
-    store = Store(config.run.uri)
+    store = Store(config.run.uri, config.store)
     afresh = may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
@@ -128,8 +128,8 @@ def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
     first_step = done[-1].end_step if done else 0
     observer = Observer(plan, engine)
     if done:
-        observer.retrace(store, [0, *(marker.end_step for marker in done)], report)
-        checkpoint.restore(engine.model, checkpoint.read_checkpoint(store, first_step))
+        observer.retrace(store, [require_start(store), *done], report)
+        restore(engine, store, done[-1])
     recorder = Recorder(store, observer.layout, done)
     try:
         for turn in plan.turns(first_step):
@@ -148,6 +148,13 @@ def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
             report(progress(plan, turn, row["loss"], recorder))
     finally:
         recorder.close()
+
+
+def restore(engine: Engine, store: Store, marker: Marker) -> None:
+    """Put the weights at the end of a marker's steps into the model."""
+    weights = checkpoint.read_checkpoint(store, marker.end_step, marker)
+    where = f"{store.uri}/{checkpoint.key_of(marker.end_step)}"
+    checkpoint.restore(engine.model, weights, where)
 
 
 class Observer:
@@ -197,18 +204,19 @@ class Observer:
             self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
         return step, recorded
 
-    def retrace(self, store: Store, kept: list[int], report: Report) -> None:
-        """Take the steps of the open window again, from a checkpoint (after ``kept`` steps).
+    def retrace(self, store: Store, kept: list[Marker], report: Report) -> None:
+        """Take the steps of the open window again, from a checkpoint that a marker of ``kept`` names.
 
         Its tallies are kept nowhere until it ends: steps are cheap and follow from their
         checkpoint, and a window's sums are large. So they become what they would have been.
         """
-        done = kept[-1]
+        done = kept[-1].end_step
         opened = done - done % self.plan.window_steps
         if not self.tally or opened == done or done == self.plan.num_steps:
             return
-        first_step = max(step for step in kept if step <= opened)
-        checkpoint.restore(self.engine.model, checkpoint.read_checkpoint(store, first_step))
+        marker = [marker for marker in kept if marker.end_step <= opened][-1]
+        first_step = marker.end_step
+        restore(self.engine, store, marker)
         for turn in itertools.islice(self.plan.turns(first_step), done - first_step):
             if turn.step == opened:
                 self.tally.clear()

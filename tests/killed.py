@@ -5,11 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-from capture import store
+from capture import folder as local
 from tiny import make_run, tiny_config
 
 folder, number, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-put_whole = store.put_local
+put_whole = local.put_local
 puts = 0
 
 
@@ -25,5 +25,5 @@ def put_or_die(path: Path, data: bytes | memoryview) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-store.put_local = put_or_die
+local.put_local = put_or_die
 make_run(tiny_config(folder), resume=True)

@@ -81,7 +81,10 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
             "model.layer: unknown key; allowed here: layers, width, hidden, heads, dropout, "
             "positions, init_range. Perhaps model.layers is meant.",
         ),
-        ("colour=red", "colour: unknown key; allowed here: run, corpus, model, training, capture."),
+        (
+            "colour=red",
+            "colour: unknown key; allowed here: run, corpus, model, training, capture, store.",
+        ),
         ("run.seed.x=1", "run.seed.x: unknown key; run.seed has no keys."),
         ("model.layers=many", "model.layers: got 'many', must be a whole number."),
         ("model.layers=2.5", "model.layers: got 2.5, must be a whole number."),
@@ -126,7 +129,7 @@ def test_a_wrong_file_is_explained(values, text):
         ("a: [1", "is not valid YAML (line 1)"),
         ("- 1\n- 2\n", "must hold keys and values, not list"),
         ("hello", "must hold keys and values, not str"),
-        ("run: !!python/object/apply:os.system ['true']", "is not valid YAML (line 1)"),
+        ("run: !!python/object/apply:os.system ['true']", "has a tag, which is not supported"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text, found):

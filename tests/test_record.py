@@ -13,7 +13,15 @@ from pyarrow import parquet
 
 from capture import schema, shards
 from capture.errors import RunError, ShardError, StoreError
-from capture.markers import File, Marker, read_marker, read_segments, require_start, write_marker
+from capture.markers import (
+    File,
+    Marker,
+    read_marker,
+    read_segments,
+    require_start,
+    segment_key,
+    write_marker,
+)
 from capture.recorder import stable_order
 from capture.store import Store
 from capture.verify import Finding, verify
@@ -103,7 +111,7 @@ def test_writing_then_reading_a_shard_is_identity(rows):
     }
     table = pa.table(columns).cast(schema.OUTLIERS)
     data = shards.encode(table)
-    assert shards.count_rows(bytes(data)) == len(rows)
+    assert parquet.read_metadata(pa.BufferReader(data)).num_rows == len(rows)
     again = shards.decode(bytes(data))
     assert again.cast(schema.OUTLIERS).to_pylist() == table.to_pylist()
     assert bytes(shards.encode(table)) == bytes(data)
@@ -141,6 +149,7 @@ MARKER = Marker(0, 8, (File.of("steps/x.parquet", "steps", b"abc", 8),))
 
 def test_a_marker_survives_writing_and_names_its_damage():
     store = Store("memory://markers")
+    write_marker(store, "segments/start.json", Marker(0, 0, ()))
     write_marker(store, "segments/segment-000000.json", MARKER)
     found = read_marker(store, "segments/segment-000000.json")
     assert (found.first_step, found.end_step, found.files) == (0, 8, MARKER.files)
@@ -148,18 +157,9 @@ def test_a_marker_survives_writing_and_names_its_damage():
     intact = store.get("segments/segment-000000.json")
     for place in random.Random(0).sample(range(len(intact)), 60):
         damaged = intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :]
-        if json_equal(damaged, intact):
-            continue
         store.put("segments/segment-000000.json", damaged)
-        with pytest.raises((ShardError, RunError)):
+        with pytest.raises(ShardError):
             read_marker(store, "segments/segment-000000.json")
-
-
-def json_equal(a: bytes, b: bytes) -> bool:
-    try:
-        return json.loads(a) == json.loads(b)
-    except ValueError:
-        return False
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "null", "{}", '{"files": 3}', "[" * 100_000])
@@ -180,8 +180,10 @@ def test_a_marker_of_a_newer_schema_asks_for_a_newer_version(monkeypatch):
 
 def test_a_gap_between_segments_is_named():
     store = Store("memory://gap")
-    for segment in (0, 2):
-        write_marker(store, f"segments/segment-{segment:06d}.json", MARKER)
+    write_marker(store, "segments/start.json", Marker(0, 0, ()))
+    for segment in (0, 1, 2):
+        write_marker(store, segment_key(segment), Marker(8 * segment, 8 * segment + 8, ()))
+    store.delete(segment_key(1))
     with pytest.raises(ShardError, match=r"segment-000001\.json: is missing although"):
         read_segments(store)
 
@@ -211,11 +213,7 @@ def test_a_flipped_byte_anywhere_is_found(run, seed):
     place = rng.randrange(len(data))
     data[place] ^= 1 << rng.randrange(8)
     (run / key).write_bytes(data)
-    if key == "segments/start.json":
-        with pytest.raises(ShardError, match=r"start\.json"):
-            findings(run)
-    else:
-        assert (key, "damaged") in findings(run)
+    assert (key, "damaged") in findings(run)
 
 
 def test_truncated_missing_swapped_and_foreign_files_are_each_named(run):

@@ -292,7 +292,8 @@ def test_a_run_without_a_segment_has_no_shifts() -> None:
 
 def test_a_newer_schema_is_refused() -> None:
     store = copied(tiny_run(), "memory://run-newer")
-    change_marker(store, lambda marker: replace(marker, schema_version=99))
+    newer = replace(read_marker(store, segment_key(3)), schema_version=99)
+    write_marker(store, segment_key(3), newer)
     with pytest.raises(RunError, match="has schema version 99"):
         open_run(store.uri)
 
@@ -319,6 +320,8 @@ def test_a_damaged_shard_is_named(damage: Callable[[Store, str], object], proble
 
 def change_marker(store: Store, change: Callable[[Marker], Marker]) -> None:
     write_marker(store, segment_key(0), change(read_marker(store, segment_key(0))))
+    for segment in range(1, len(store.keys("segments")) - 1):  # the chain, made good
+        write_marker(store, segment_key(segment), read_marker(store, segment_key(segment)))
 
 
 def more_rows(marker: Marker) -> Marker:

@@ -55,7 +55,7 @@ def record(
     with capture_report(console, quiet=quiet) as report:
         capture_run(config, report, resume=resume, overwrite=overwrite)
     if not quiet:
-        summary(console, open_run(config.run.uri))
+        summary(console, open_run(config.run.uri, config.store))
 
 
 def summary(console: Console, run: Run) -> None:

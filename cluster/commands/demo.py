@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     say = console.print if not quiet else lambda text: None
     say(f"[bold]1. Train, and record what each datum did[/] → {config.run.uri}")
     record(config, console, quiet=quiet, overwrite=True)
-    found = open_run(config.run.uri)
+    found = open_run(config.run.uri, config.store)
     say("\n[bold]2. Ask the record: which tokens taught which neurons?[/]")
     attribute(found, AttributionConfig(), console, rows=8, quiet=quiet)
     say("\n[bold]3. Ask the model: does silencing these neurons agree?[/]")
