@@ -65,6 +65,10 @@ class Marker:
     """Checksum of the marker before this one; empty for a run's start and in earlier versions."""
     retries: int = 0
     """Requests to the store that had to be made again since the marker before this one."""
+    waited_seconds: float = 0.0
+    """How long training stood still for the store while this segment was under way."""
+    pending_bytes: int = 0
+    """Held in memory of closed segments, this one included, when it was closed."""
     checksum: str = ""
     """Of all the above; known once it is written."""
 
@@ -163,6 +167,9 @@ def marker_of(values: dict[str, Any]) -> Marker:
     first, end = count(marker.first_step), count(marker.end_step)
     count(marker.schema_version)
     count(marker.retries)
+    count(marker.pending_bytes)
+    if type(marker.waited_seconds) is not float or not 0 <= marker.waited_seconds < MAX_COUNT:
+        raise ValueError("its waited_seconds are impossible")
     if first > end or len({file.key for file in files}) != len(files):
         raise ValueError("it names steps backwards or a file twice")
     texts = (marker.written_at, marker.previous, marker.checksum)
@@ -210,19 +217,14 @@ def checksum(values: dict[str, Any]) -> str:
 
 
 def read_segments(store: Store) -> list[Marker]:
-    """Markers of the run's segments, in order; raises ``ShardError`` where one is missing or stale.
-
-    A listing only says how many there are at least: the next one is asked for by name.
-    """
-    listed = [number for key in store.keys(FOLDER) if (number := segment_of(key)) is not None]
+    """Markers of the segments, in order; raises ``ShardError`` where one is missing or stale."""
+    found = segments_there(store, store.keys(FOLDER))
     markers: list[Marker] = []
     before = read_marker(store, START) if store.exists(START) else None
-    while listed and not store.exists(segment_key(max(listed))):
-        listed.remove(max(listed))  # deleted; a listing may still show it
-    while len(markers) <= max(listed, default=-1) or store.exists(segment_key(len(markers))):
-        key = segment_key(len(markers))
-        if not store.exists(key):
-            problem = f"is missing although {segment_key(max(listed))} exists"
+    for segment in range(found[-1] + 1 if found else 0):
+        key = segment_key(segment)
+        if segment not in found and not store.exists(key):
+            problem = f"is missing although {segment_key(found[-1])} exists"
             raise ShardError(f"{store.uri}/{key}", problem, "Restore it from a copy")
         marker = read_marker(store, key)
         problem = misfit(before, marker) if before else ""
@@ -231,6 +233,20 @@ def read_segments(store: Store) -> list[Marker]:
         markers.append(marker)
         before = marker
     return markers
+
+
+def segments_there(store: Store, keys: Iterable[str]) -> list[int]:
+    """Segments whose markers a listing shows, ascending, put right at the end, where it may lag:
+    the last one is there, and the one after it is not.
+    """
+    found = sorted(number for key in keys if (number := segment_of(key)) is not None)
+    while found and not store.exists(segment_key(found[-1])):
+        found.pop()
+    end = found[-1] + 1 if found else 0
+    while store.exists(segment_key(end)):
+        found.append(end)
+        end += 1
+    return found
 
 
 def misfit(before: Marker, after: Marker) -> str:

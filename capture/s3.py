@@ -8,6 +8,7 @@ but the connection, so a read never answers from an old listing.
 import base64
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -65,8 +66,16 @@ class Connection:
             raise StoreAwayError(where, problem, remedy) from fault
 
 
+def keep_secrets_out_of_logs() -> None:
+    """At its DEBUG level botocore logs headers, and a session token is one of them."""
+    logger = logging.getLogger("botocore")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+
 def make_client(config: StoreConfig) -> Any:
     """A botocore client; credentials are looked up by botocore, in the standard places."""
+    keep_secrets_out_of_logs()
     session = Session(profile=config.profile or None)
     scoped = session.get_scoped_config()
     settings: dict[str, Any] = {
@@ -142,8 +151,8 @@ class Bucket:
             self.ask("put_object", key, Body=body, ContentMD5=md5(body))
 
     def put_in_parts(self, key: str, data: memoryview) -> None:
-        """Begun anew when the store no longer knows the upload: a completion may have got through
-        whose answer was lost."""
+        """When the store no longer knows the upload, its completion may have got through and the
+        answer been lost; if not, the upload is begun anew."""
         for _ in range(UPLOADS):
             upload = self.ask("create_multipart_upload", key)["UploadId"]
             try:
@@ -152,11 +161,19 @@ class Bucket:
                 self.ask("complete_multipart_upload", key, UploadId=upload, MultipartUpload=made)
                 return
             except FileNotFoundError:
+                if self.holds(key, data):
+                    return
                 self.connection.retrier.count()
             except BaseException:
                 self.abandon(key, upload)
                 raise
         raise StoreError(self.name(key), "the store keeps losing a multipart upload", ENDPOINT)
+
+    def holds(self, key: str, data: bytes | memoryview) -> bool:
+        try:
+            return self.get(key) == data
+        except FileNotFoundError:
+            return False
 
     def put_parts(self, key: str, upload: str, data: memoryview) -> Iterator[dict[str, Any]]:
         size = max(PART_BYTES, -(-len(data) // MOST_PARTS))
@@ -189,7 +206,7 @@ class Bucket:
             if status == 501:  # not implemented: that it was absent a moment ago must do
                 self.put(key, data)
             elif status == 412:  # perhaps by our own request, whose answer was lost
-                return self.get(key) == data
+                return self.holds(key, data)
             else:
                 raise
         return True

@@ -90,7 +90,7 @@ def judged_answer(error: boto.ClientError, where: str) -> Exception:
     if code in EXPIRED:
         return StoreError(where, f"the credentials have expired ({code})", "Renew them")
     if status == 403:
-        remedy = "Allow it in the bucket's policy; reading also needs s3:ListBucket"
+        remedy = "Check the credentials and the bucket's policy; readers need s3:ListBucket too"
         return StoreError(where, f"forbidden ({said})", remedy)
     return StoreError(where, f"the store refuses ({said})", ENDPOINT)
 

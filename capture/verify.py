@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
+from capture import lease
 from capture.chunks import open_parquet
 from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
 from capture.markers import (
@@ -24,6 +25,7 @@ from capture.markers import (
     require_start,
     segment_key,
     segment_of,
+    segments_there,
 )
 from capture.store import Store
 
@@ -47,13 +49,13 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
 
     Raises ``RunError`` where there is no run, or one of a newer version.
     """
-    keys = store.keys()
+    keys = [key for key in store.keys() if key != lease.KEY]
     if START not in keys and segment_key(0) not in keys:
         require_start(store)
     markers, findings = read_chain(store, keys)
     derived, more = read_derived(store, keys, markers)
     findings += more
-    listed = {START, *(key for key in keys if segment_of(key) is not None), *derived}
+    listed = {START, *(key for key in keys if segment_of(key) is not None or marker_of(key) == key)}
     for marker in [*markers.values(), *derived.values()]:
         for file in marker.files:
             listed.add(file.key)
@@ -69,7 +71,7 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
 
 def read_chain(store: Store, keys: list[str]) -> tuple[dict[str, Marker], list[Finding]]:
     """The readable markers of the start and the segments, and what is wrong with any."""
-    wanted = [START, *map(segment_key, expected(keys))]
+    wanted = [START, *map(segment_key, expected(segments_there(store, keys)))]
     markers: dict[str, Marker] = {}
     findings = []
     for key in wanted:
@@ -85,9 +87,8 @@ def read_chain(store: Store, keys: list[str]) -> tuple[dict[str, Marker], list[F
     return markers, findings + list(check_order(wanted, markers))
 
 
-def expected(keys: list[str]) -> list[int]:
+def expected(numbers: list[int]) -> list[int]:
     """The segments that are there and those that should be, at most 100 before each that is."""
-    numbers = sorted(number for key in keys if (number := segment_of(key)) is not None)
     found: list[int] = []
     for before, number in zip([-1, *numbers], numbers, strict=False):
         found += range(max(before + 1, number - 100), number + 1)

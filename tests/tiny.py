@@ -7,7 +7,8 @@ from pyarrow import parquet
 
 from capture.config import Config, make_config
 from capture.markers import FOLDER
-from capture.store import Store
+from capture.store import DEFAULT, Store
+from capture.store_config import StoreConfig
 from capture.training import Evaluation, Progress, capture_run
 
 TEXT = (
@@ -37,9 +38,9 @@ def make_run(config: Config, **options: bool) -> list[Progress | Evaluation]:
     return reports
 
 
-def contents(uri: str) -> dict[str, bytes]:
+def contents(uri: str, config: StoreConfig = DEFAULT) -> dict[str, bytes]:
     """What a run holds, without what carries a time: markers and run.yaml."""
-    store = Store(uri)
+    store = Store(uri, config)
     keys = [key for key in store.keys() if key != "run.yaml" and not key.startswith(FOLDER)]
     return {key: store.get(key) for key in keys}
 

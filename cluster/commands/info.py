@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.run import Run, open_run
-from capture.markers import total_bytes
+from capture.markers import read_marker, total_bytes
 from cluster.arguments import add_command, add_run
 from cluster.terminal import data_table
 
@@ -50,7 +50,17 @@ def provenance(run: Run) -> dict[str, str]:
         "started": f"{made['started_at']} on {made['device']}, {made['threads']} threads",
         "code": f"ontogeny {versions['ontogeny']}, commit {made['git_commit']}",
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
+        "retries": retries(run),
     }
+
+
+def retries(run: Run) -> str:
+    """Requests that the store made us ask again, while capturing and by the latest of each job."""
+    told = {"capture": sum(marker.retries for marker in (run.start, *run.segments))}
+    for key in run.store.keys("analysis"):
+        if key.endswith("/tables.json"):
+            told[key.split("/")[1]] = read_marker(run.store, key).retries
+    return ", ".join(f"{what} {number:,}" for what, number in told.items() if number) or "none"
 
 
 def settings(run: Run) -> dict[str, str]:

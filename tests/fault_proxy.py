@@ -1,0 +1,169 @@
+"""A proxy between an S3 client and its server that counts bytes and makes things go wrong.
+
+Each request draws its fate: passed on as it is, or with one of the faults that networks and stores
+have. Some strike before the server heard of the request and some after it has done it, for a client
+cannot tell which.
+"""
+
+import http.client
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal, cast
+from urllib.parse import unquote, urlsplit
+
+Fault = Literal["500", "503", "dropped", "lost answer", "truncated", "stalled"]
+FAULTS: tuple[Fault, ...] = ("500", "503", "dropped", "lost answer", "truncated", "stalled")
+PER_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
+ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made by the proxy</Message></Error>"
+
+
+@dataclass
+class Weather:
+    """What may go wrong, and what has passed; shared by all connections."""
+
+    server_port: int
+    rate: float = 0.0
+    """Share of requests that suffer a fault."""
+    seed: int = 0
+    stall_seconds: float = 1.0
+    faults: Counter[Fault] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    """By method."""
+    fetched: Counter[str] = field(default_factory=Counter)
+    """Bytes of answers to GET, by path."""
+    away: bool = False
+    """The server cannot be reached at all."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.seed)
+        self.over = threading.Event()
+
+    def fate(self, method: str) -> Fault | None:
+        with self.lock:
+            self.requests[method] += 1
+            if self.away:
+                return "dropped"
+            if self.dice.random() >= self.rate:
+                return None
+            fault = self.dice.choice(FAULTS)
+            self.faults[fault] += 1
+            return fault
+
+    def passed(self, path: str, num_bytes: int) -> None:
+        with self.lock:
+            self.fetched[unquote(urlsplit(path).path)] += num_bytes
+
+
+class Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, weather: Weather) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.weather = weather
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that has gone is part of the weather."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One client's connection."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self.treat()
+
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    @property
+    def weather(self) -> Weather:
+        return cast(Proxy, self.server).weather
+
+    def treat(self) -> None:
+        weather = self.weather
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = weather.fate(self.command)
+        match fault:
+            case "500":
+                self.answer(500, {}, ERROR.format("InternalError").encode())
+            case "503":
+                self.answer(503, {}, ERROR.format("SlowDown").encode())
+            case "dropped":
+                self.hang_up()
+            case "stalled":
+                weather.over.wait(weather.stall_seconds)
+                self.hang_up()
+            case _:
+                self.pass_on(body, fault)
+
+    def pass_on(self, body: bytes, fault: Fault | None) -> None:
+        """Let the server do it, and say what it answers, or part of that, or nothing."""
+        status, headers, data = self.ask_server(body)
+        if fault == "lost answer":
+            self.hang_up()
+            return
+        if self.command == "GET":
+            self.weather.passed(self.path, len(data))
+        if fault == "truncated" and len(data) > 1:
+            self.answer(status, headers, data[: len(data) // 2], claimed=len(data))
+            self.hang_up()
+        else:
+            self.answer(status, headers, data)
+
+    def ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        server = http.client.HTTPConnection("127.0.0.1", self.weather.server_port)
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in PER_HOP}
+        server.request(self.command, self.path, body or None, kept)
+        answer = server.getresponse()
+        data = answer.read()
+        headers = {k: v for k, v in answer.getheaders() if k.lower() not in PER_HOP}
+        server.close()
+        return answer.status, headers, data
+
+    def answer(
+        self, status: int, headers: dict[str, str], data: bytes, claimed: int | None = None
+    ) -> None:
+        self.send_response_only(status)
+        length = str(len(data) if claimed is None else claimed)
+        own = {k: v for k, v in headers.items() if k.lower() != "content-length"}
+        if self.command == "HEAD":
+            length = next((v for k, v in headers.items() if k.lower() == "content-length"), "0")
+        for name, value in (own | {"Content-Length": length}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def proxied(weather: Weather) -> Iterator[Proxy]:
+    """A proxy that runs until the end of the block."""
+    with Proxy(weather) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            weather.over.set()
+            proxy.shutdown()
+            thread.join(5)
