@@ -2,7 +2,8 @@
 
 The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
 to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. If the store
-is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training waits.
+is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training
+waits.
 
 Shapes: M outlier.
 """
