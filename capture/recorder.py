@@ -27,7 +27,7 @@ from capture.tally import Sums
 from capture.tally_tables import encoded
 
 WORKER = "w00"
-FAREWELL_SECONDS = 8.0
+FAREWELL_SECONDS = 5.0
 """For what is closed and not yet stored when a user stops the capture."""
 
 
