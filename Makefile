@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow bench clean
+.PHONY: help demo test check slow torture bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,17 +18,20 @@ demo: $(READY)  ## Capture a small training run and see what taught its neurons 
 	$(BIN)/ontogeny demo
 
 test: $(READY)  ## Run the tests, all but the slow proofs
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not torture"
 
 check: $(READY)  ## Run what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not torture"
 
 # pytest leaves with 5 where no test is marked slow, which is no failure.
 slow: $(READY)  ## Run the slow proofs (many minutes)
-	$(BIN)/python -m pytest -m slow || test $$? -eq 5
+	$(BIN)/python -m pytest -m "slow and not torture" || test $$? -eq 5
+
+torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
+	$(BIN)/python -m pytest -m torture --durations=0
 
 bench: $(BENCH_READY)  ## Measure what capture costs, against other ways of doing it
 	$(BIN)/python -m benchmarks.capture

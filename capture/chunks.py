@@ -7,6 +7,7 @@ for is bounded too, for a run may come from anyone: a file may not claim more me
 encodings are decoded whose output that bounds.
 """
 
+import contextlib
 import hashlib
 import io
 import zlib
@@ -119,6 +120,7 @@ def open_parquet(
         metadata = parquet.ParquetFile(pa.BufferReader(b"PAR1" + footer)).metadata
         if not metadata.num_rows:
             return without_rows(metadata)
+        check_metadata(metadata)
         chunks = chunks_of(metadata)
         check_chunks(chunks, num_bytes)
         checked = CheckedSource(source, where, num_bytes, chunks)
@@ -127,6 +129,36 @@ def open_parquet(
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         raise unreadable(where, error) from error
     return file
+
+
+class Untouched(io.RawIOBase):
+    """A file of which nothing can be read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return offset
+
+    def tell(self) -> int:
+        return MAX_FOOTER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        raise EOFError
+
+
+def check_metadata(metadata: parquet.FileMetaData) -> None:
+    """Raises ``pyarrow.ArrowException`` for column chunks that contradict themselves.
+
+    Asked for one of these, ``FileMetaData.row_group`` ends the whole process. A reader looks at all
+    of them before it reads, and can be told so; it stops here at the first byte that it asks for.
+    """
+    with contextlib.suppress(EOFError):
+        file = parquet.ParquetFile(Untouched(), metadata=metadata, pre_buffer=True)
+        file.read(use_threads=False)
 
 
 def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:

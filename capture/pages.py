@@ -50,8 +50,9 @@ def read_page(chunk: bytes, start: int) -> Page:
         page = Page(kind, header.place - start, fields[2], fields[3], inner[1], inner[2])
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError("a page header makes no sense") from error
-    if min(page.uncompressed_bytes, page.compressed_bytes, page.num_values) < 0:
-        raise ValueError("a page has a negative size")
+    sizes = (page.uncompressed_bytes, page.compressed_bytes, page.num_values, page.encoding)
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("a page has an impossible size")
     return page
 
 

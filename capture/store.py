@@ -119,8 +119,8 @@ class Store:
 
     def take_retries(self) -> int:
         """Retries since this was last asked of this store."""
-        retries, self.taken_retries = self.retries - self.taken_retries, self.retries
-        return retries
+        before, self.taken_retries = self.taken_retries, self.retries
+        return max(0, self.taken_retries - before)
 
     @contextmanager
     def explained(self, key: str, done: str, *, may_lack: bool = False) -> Iterator[None]:

@@ -49,13 +49,13 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
 
     Raises ``RunError`` where there is no run, or one of a newer version.
     """
-    keys = [key for key in store.keys() if key != lease.KEY]
+    keys = store.keys()
     if START not in keys and segment_key(0) not in keys:
         require_start(store)
     markers, findings = read_chain(store, keys)
     derived, more = read_derived(store, keys, markers)
     findings += more
-    listed = {START, *(key for key in keys if segment_of(key) is not None or marker_of(key) == key)}
+    listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
     for marker in [*markers.values(), *derived.values()]:
         for file in marker.files:
             listed.add(file.key)
@@ -156,6 +156,10 @@ def marker_of(key: str) -> str:
     name = DERIVED.get(parts[0], "")
     depth = 2 if parts[0] == "analysis" else 1
     return "/".join([*parts[:depth], name]) if name and len(parts) > depth else ""
+
+
+def is_marker(key: str) -> bool:
+    return segment_of(key) is not None or marker_of(key) == key
 
 
 def unvouched(key: str, listed: set[str]) -> bool:

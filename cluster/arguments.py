@@ -18,6 +18,11 @@ def add_run(made: argparse.ArgumentParser) -> None:
     made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
 
 
+def add_skip_damaged(made: argparse.ArgumentParser) -> None:
+    text = "leave out shards that are not what their markers say, and list them"
+    made.add_argument("--skip-damaged", action="store_true", help=text)
+
+
 def add_overrides(made: argparse.ArgumentParser) -> None:
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
 

@@ -13,11 +13,11 @@ from importlib import metadata
 from rich.console import Console
 
 from capture.errors import CaptureError
-from cluster.commands import ablate, attribute, capture, demo, info, verify
+from cluster.commands import ablate, attribute, capture, demo, garbage, info, verify
 from cluster.stopping import exit_code, stoppable
 from cluster.terminal import program
 
-COMMANDS = (demo, capture, attribute, ablate, info, verify)
+COMMANDS = (demo, capture, attribute, ablate, info, verify, garbage)
 """In the order of the help."""
 
 EPILOG = """\

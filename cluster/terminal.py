@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from capture.verify import Finding
+
 
 def data_table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
@@ -23,6 +25,15 @@ def data_table(first: str, *others: str) -> Table:
 def print_table(console: Console, title: str, table: Table) -> None:
     console.print(f"\n[bold]{escape(title)}[/]")
     console.print(table)
+
+
+def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:
+    """What was left out of an answer because it is damaged."""
+    if skipped:
+        console.print(f"\n{len(skipped)} damaged shards were left out:", style="red")
+    for finding in skipped:
+        text = f"  {finding.key}: {finding.state} {finding.detail}".rstrip()
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def token_list(tokens: Iterable[str], most: int) -> str:

@@ -75,6 +75,8 @@ def survive(s3: str, through: Through, tmp_path: Path, weather: Weather) -> None
     captured = sum(marker.retries for marker in (run.start, *run.segments))
     attributed = read_marker(run.store, marker_key("attribute")).retries
     assert captured > 0
+    print(f"{weather.requests.total()} requests, {dict(weather.faults)}")
+    print(f"retries: {captured} in capture, {attributed} in attribute")
     told = told_by_info(s3, config.store)
     assert f"capture {captured}" in told
     assert attributed == 0 or f"attribute {attributed}" in told
@@ -145,6 +147,27 @@ def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, th
     assert store.get("a") == b"x"
     assert store.retries == 5
     assert proxy.endpoint not in json.dumps(store.keys())
+
+
+def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
+    s3, s3_server, through, tmp_path
+) -> None:
+    weather = Weather(s3_server.port)
+    through(weather)
+    config = tiny_config(tmp_path, f"run.uri={s3}", "store.first_wait_seconds=0.001")
+    make_run(config)
+    run = open_run(s3, config.store)
+    shard = run.shards("outliers")[0]
+
+    def cut_off() -> None:
+        with shard.reading() as file:
+            weather.away = True
+            file.read_row_groups([0])
+
+    with pytest.raises(StoreAwayError, match="broke off"):
+        cut_off()
+    weather.away = False
+    assert len(run.shifts()) == 28 * 4 * 30
 
 
 def test_retries_taken_are_counted_once(s3, s3_server, through, monkeypatch) -> None:

@@ -150,7 +150,7 @@ def test_the_store_settings_go_before_the_environment(run_uri, s3_server, monkey
 
 
 def test_the_newer_checksums_are_sent_only_if_told_to(s3, s3_server, monkeypatch, tmp_path) -> None:
-    from capture.s3 import make_client
+    from capture.s3_connection import make_client
     from capture.store_config import StoreConfig
 
     def calculation(config: StoreConfig) -> str:

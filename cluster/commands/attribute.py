@@ -9,10 +9,10 @@ from rich.markup import escape
 from analysis.attribution import Attribution, AttributionConfig, write_attribution
 from analysis.attribution import attribute as analyse
 from analysis.run import Run, open_run
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
-from cluster.terminal import data_table, print_table, token_list
+from cluster.terminal import data_table, print_skipped, print_table, token_list
 
 
 def add(inner) -> None:
@@ -31,6 +31,7 @@ Tables go to RUN/analysis/attribute/."""
         "--parameters", type=int, default=5000, metavar="N", help="analysed, default 5000"
     )
     made.add_argument("--rows", type=int, default=20, metavar="N", help="shown, default 20")
+    add_skip_damaged(made)
     add_quiet(made)
 
 
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         most_frequent=arguments.most_frequent,
         most_counted=arguments.most_counted,
     )
-    attribute(open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet)
+    run = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
+    attribute(run, config, console, rows=arguments.rows, quiet=arguments.quiet)
+    print_skipped(console, run.skipped)
     return 0
 
 

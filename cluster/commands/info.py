@@ -1,6 +1,7 @@
 """``ontogeny info``: what a run holds."""
 
 import argparse
+from contextlib import suppress
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -8,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.run import Run, open_run
+from capture.errors import ShardError
 from capture.markers import read_marker, total_bytes
 from cluster.arguments import add_command, add_run
 from cluster.terminal import data_table
@@ -60,7 +62,8 @@ def retries(run: Run) -> str:
     told = {"capture": sum(marker.retries for marker in (run.start, *run.segments))}
     for key in run.store.keys("analysis"):
         if key.endswith("/tables.json"):
-            told[key.split("/")[1]] = read_marker(run.store, key).retries
+            with suppress(ShardError):  # it is verify's to say that tables are damaged
+                told[key.split("/")[1]] = read_marker(run.store, key).retries
     return ", ".join(f"{what} {number:,}" for what, number in told.items() if number) or "none"
 
 

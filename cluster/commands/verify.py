@@ -18,8 +18,9 @@ from cluster.arguments import add_command, add_quiet, add_run
 
 def add(inner) -> None:
     text = """\
-Recomputes every checksum and row count; names each damaged, missing or unlisted file.
-Exit code 3 if any is damaged or missing."""
+Recomputes every checksum and row count, of the tables in analysis/ too, and follows the chain of
+markers; names each damaged, missing or unlisted file. Exit code 3 if any is damaged or missing.
+What is only unlisted an interruption left; ontogeny gc removes it."""
     made = add_command(inner, "verify", run, "Is every file of a run intact?", text)
     add_run(made)
     add_quiet(made)
