@@ -67,7 +67,8 @@ class Recorder:
     ) -> None:
         """``done``: the segments that are committed already.
 
-        ``may_commit`` is called before each marker is written, and raises if it may not be.
+        ``may_commit`` is called before a segment is written, and again before its marker; it raises
+        if that may not be.
         """
         self.store = store
         self.layout = layout
@@ -123,6 +124,7 @@ class Recorder:
         self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
     ) -> int:
         """Store a segment, on the backlog's thread; returns its bytes."""
+        self.may_commit()
         files = write_files(self.store, self.layout, segment, done, weights)
         marker = Marker(
             done.first_step,

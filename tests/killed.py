@@ -119,7 +119,8 @@ def serve() -> None:
         pass  # torch imports half of itself here
     for line in sys.stdin:
         values: dict[str, Any] = json.loads(line)
-        request = Request(**values | {"death": Death(**values["death"])})
+        values["death"] = Death(**values["death"])
+        request = Request(**values)
         print(json.dumps(carried_out(request)), flush=True)
 
 

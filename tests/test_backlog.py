@@ -3,6 +3,7 @@
 import errno
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.01)
 
 
-def made(report: Callable[[Waiting], None] = lambda event: None, **settings: float) -> Backlog:
+def made(report: Callable[[Waiting], None] = lambda event: None, **settings: Any) -> Backlog:
     return Backlog(StoreConfig(**settings), report)
 
 

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from analysis.attribution import AttributionConfig, attribute
 from analysis.run import open_run
+from capture.backlog import Waiting
+from capture.lease import TakenOver
 from capture.training import Evaluation, Progress
 from cluster.cli import main
 from cluster.commands import attribute as attribute_command
@@ -121,6 +123,7 @@ def test_info_shows_settings_progress_sizes_and_loss(run, capsys):
     ):
         assert text in out
     assert re.search(r"1 +\d\.\d{3} +\d\.\d{3}", out)
+    assert re.search(r"waiting +\d+\.\d s for the store, at most \d+\.\d kB pending", out)
 
 
 def test_verify_tells_by_its_exit_code(run, tmp_path, capsys):
@@ -192,6 +195,26 @@ def test_lines_tell_rate_and_time_left(monkeypatch):
     assert text.getvalue().splitlines()[1] == (
         "step 6/10  epoch 1/2  loss 6.50  4.0k rows/s  12.0 MB  ETA 0:00:20"
     )
+
+
+def test_a_store_that_is_away_is_told_of_now_and_then(monkeypatch):
+    clock_now = [100.0]
+    monkeypatch.setattr("cluster.progress.time.monotonic", lambda: clock_now[0])
+    text = io.StringIO()
+    lines = Lines(Console(file=text, width=110))
+    for seconds in range(25):
+        clock_now[0] = 100.0 + seconds
+        lines(Waiting("s3://b/run/x: [503] Slow Down", seconds, 600.0))
+    lines(Waiting("120 MB wait to be written", 26, None))
+    clock_now[0] = 200.0
+    lines(Waiting("120 MB wait to be written", 100, None))
+    lines(TakenOver("process 7 on host, since noon", "it has died"))
+    away = "the store has been away for {} s, trying again for up to 600 s: "
+    assert text.getvalue().splitlines() == [
+        *(f"{away.format(n)}s3://b/run/x: [503] Slow Down" for n in (0, 10, 20)),
+        "training waits for the store, 100 s so far: 120 MB wait to be written",
+        "went on in the place of process 7 on host, since noon: it has died",
+    ]
 
 
 def test_numbers_are_short():

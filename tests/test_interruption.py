@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from analysis.run import open_run
-from capture.lease import KEY as LEASE
 from capture.markers import read_segments
 from capture.store import Store
 from capture.verify import verify
@@ -142,4 +141,3 @@ def test_killed_at_every_operation(warm, place, tmp_path, moment):
         kills += run.kills
     print(f"\nkills {moment} each operation, {place.uri.partition('/')[0]}: {kills}")
     assert kills > 50
-    assert not Store(here.uri).exists(LEASE)
