@@ -146,16 +146,22 @@ class Recorder:
         """Wait until all that was committed is stored; raises what writing has met."""
         self.backlog.settle()
 
-    def close(self, seconds: float | None = None) -> None:
-        """Finish writing what was committed, for so long at most; an open segment is left out."""
-        self.backlog.close(seconds)
+    def close(self) -> None:
+        """Finish writing what was committed, an open segment left out; raises what it meets."""
+        try:
+            self.settle()
+        finally:
+            self.backlog.close()
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        stopped_by_hand = error is not None and not isinstance(error, Exception)
-        self.close(FAREWELL_SECONDS if stopped_by_hand else None)
+        """As ``close``; who is here because of an error hears of that one only."""
+        if error is None:
+            self.close()
+        else:
+            self.backlog.close(None if isinstance(error, Exception) else FAREWELL_SECONDS)
 
 
 @dataclass(frozen=True)
