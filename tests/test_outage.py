@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -235,6 +236,7 @@ def test_a_store_that_stays_away_stops_the_capture_and_loses_nothing(
     )
     outage.start()
     assert readable_steps(config) in (8, 16)
-    Store(config.run.uri, config.store).delete(lease.KEY)  # whose process, this one, still runs
+    while Store(config.run.uri, config.store).exists(lease.KEY):
+        time.sleep(0.01)  # it is removed as soon as the store is back
     make_run(config, resume=True)
     assert contents(config.run.uri, config.store) == whole
