@@ -45,6 +45,10 @@ class Place:
     uri: str
     environment: dict[str, str]
 
+    @property
+    def kind(self) -> str:
+        return "s3" if self.environment else "folder"
+
 
 class Interrupted:
     """A run that is killed again and again, beside one that is not."""
@@ -119,7 +123,7 @@ def test_a_run_that_is_killed_at_random_moments_loses_and_doubles_nothing(warm, 
 def test_killed_fifty_times_and_more(warm, place, tmp_path, seed):
     run = Interrupted(warm, tmp_path, place, MANY)
     kill_often(run, 60, seed)
-    print(f"\nkills of one run at random moments, {place.uri.partition('/')[0]}: {run.kills}")
+    print(f"\nkills of one run at random moments, {place.kind}: {run.kills}")
     assert run.kills >= 50
 
 
@@ -139,5 +143,5 @@ def test_killed_at_every_operation(warm, place, tmp_path, moment):
         run.go_on(NEVER)
         run.check()
         kills += run.kills
-    print(f"\nkills {moment} each operation, {place.uri.partition('/')[0]}: {kills}")
+    print(f"\nkills {moment} each operation, {place.kind}: {kills}")
     assert kills > 50

@@ -226,9 +226,10 @@ def test_a_store_that_stays_away_stops_the_capture_and_loses_nothing(
     config = tiny_config(tmp_path, f"run.uri=s3://{BUCKET}/run", *HURRIED)
     alone = ("store.max_pending_bytes=1", "store.patience_seconds=0.1")
     brief = tiny_config(tmp_path, f"run.uri=s3://{BUCKET}/run", *HURRIED, *alone)
-    with monkeypatch.context() as patched, pytest.raises(StoreAwayError) as raised:
+    with monkeypatch.context() as patched:
         patched.setattr(lease, "RELEASE_SECONDS", 0.01)
-        capture_run(brief, at_step(18, outage.stop))  # the first segment of two is stored
+        with pytest.raises(StoreAwayError) as raised:
+            capture_run(brief, at_step(18, outage.stop))  # the first segment of two is stored
     text = str(raised.value)
     assert "cannot be reached" in text
     assert text.endswith(
