@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
-from capture.chunks import open_parquet
+from capture.checked_parquet import open_parquet
 from capture.errors import ShardError
 from capture.gradients import Layout
 from capture.markers import File
@@ -96,19 +96,16 @@ class Shard:
         try:
             with self.store.open(self.file.key) as source:
                 self.check("bytes", source.seek(0, 2), self.file.num_bytes)
-                file = open_parquet(
+                with open_parquet(
                     source,
                     self.where,
                     num_bytes=self.file.num_bytes,
                     footer_checksum=self.file.footer_sha256,
-                )
-                self.check("rows", file.metadata.num_rows, self.rows)
-                yield file
+                ) as file:
+                    self.check("rows", file.metadata.num_rows, self.rows)
+                    yield file
         except FileNotFoundError as error:
             raise ShardError(self.where, "is missing", REMEDY) from error
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ShardError(self.where, f"is not readable: {reason}", REMEDY) from error
 
     def check_types(
         self, found: pa.Schema, columns: Sequence[str], schema: pa.Schema | None

@@ -1,4 +1,4 @@
-"""Parquet that is checked as it is read: what a decoder sees was looked at before.
+"""The column chunks of a Parquet file: their checksums, and what they may claim.
 
 The footer of a shard carries a CRC-32 of every column chunk, and the marker a checksum of the
 footer, so each byte that a query uses is vouched for without reading the rest. What the bytes ask
@@ -7,26 +7,19 @@ for is bounded too, for a run may come from anyone: a file may not claim more me
 encodings are decoded whose output that bounds.
 """
 
-import contextlib
 import hashlib
-import io
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from capture.errors import ShardError
 from capture.pages import DICTIONARY, Page, pages_of
 
 CRC_KEY = b"ontogeny.chunk_crc32"
 CRC_DIGITS = 8
 TAIL_BYTES = 8
 """At the end of a Parquet file: the length of the footer, then ``PAR1``."""
-FIRST_READ_BYTES = 64 * 2**10
-"""Fetched to find the footer; most footers are smaller."""
-MAX_FOOTER_BYTES = 64 * 2**20
 FLOOR_BYTES = 256 * 2**20
 MEMORY_PER_BYTE = 200
 """Real shards need 2 to 20 times their size; a text of one repeated word some hundred times."""
@@ -37,7 +30,6 @@ ENCODING_NUMBERS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINAR
     9: "BYTE_STREAM_SPLIT",
 }
 """How page headers write the encodings."""
-REMEDY = "Run: ontogeny verify"
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,9 @@ class Chunk:
     start: int
     num_bytes: int
     uncompressed_bytes: int
+    num_rows: int
     num_values: int
+    """As many as rows, or more in a column of lists."""
     encodings: frozenset[str]
     crc: str
     """Eight hexadecimal digits; empty in shards of earlier versions."""
@@ -105,94 +99,12 @@ def footer_length(tail: bytes | memoryview) -> int:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def open_parquet(
-    source: BinaryIO, where: str, *, num_bytes: int, footer_checksum: str = ""
-) -> parquet.ParquetFile:
-    """The file behind a source, each chunk of which is checked before it is decoded.
-
-    ``footer_checksum`` is the marker's; empty where it has none. Raises ``ShardError``, also later
-    while rows are read, for bytes that are not what was written or ask for too much memory.
-    """
-    try:
-        footer = read_footer(source, num_bytes)
-        if footer_checksum and hashlib.sha256(footer).hexdigest() != footer_checksum:
-            raise ValueError("the checksum of its footer differs from the marker's")
-        metadata = parquet.ParquetFile(pa.BufferReader(b"PAR1" + footer)).metadata
-        if not metadata.num_rows:
-            return without_rows(metadata)
-        check_metadata(metadata)
-        chunks = chunks_of(metadata)
-        check_chunks(chunks, num_bytes)
-        checked = CheckedSource(source, where, num_bytes, chunks)
-        file = parquet.ParquetFile(checked, metadata=metadata, arrow_extensions_enabled=False)
-        check_dictionaries(chunks, file.schema_arrow)
-    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
-        raise unreadable(where, error) from error
-    return file
-
-
-class Untouched(io.RawIOBase):
-    """A file of which nothing can be read."""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return offset
-
-    def tell(self) -> int:
-        return MAX_FOOTER_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        raise EOFError
-
-
-def check_metadata(metadata: parquet.FileMetaData) -> None:
-    """Raises ``pyarrow.ArrowException`` for column chunks that contradict themselves.
-
-    Asked for one of these, ``FileMetaData.row_group`` ends the whole process. A reader looks at all
-    of them before it reads, and can be told so; it stops here at the first byte that it asks for.
-    """
-    with contextlib.suppress(EOFError):
-        file = parquet.ParquetFile(Untouched(), metadata=metadata, pre_buffer=True)
-        file.read(use_threads=False)
-
-
-def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:
-    """A file of this schema that is empty; its column chunks lie nowhere, so none is read."""
-    sink = pa.BufferOutputStream()
-    parquet.ParquetWriter(sink, metadata.schema.to_arrow_schema()).close()
-    return parquet.ParquetFile(pa.BufferReader(sink.getvalue()))
-
-
-def unreadable(where: str, error: Exception) -> ShardError:
-    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    return ShardError(where, f"is not readable: {reason}", REMEDY)
-
-
-def read_footer(source: BinaryIO, num_bytes: int) -> bytes:
-    """The last bytes of the file, from the footer on; mostly in one read."""
-    start = max(0, num_bytes - FIRST_READ_BYTES)
-    source.seek(start)
-    tail = source.read(num_bytes - start)
-    length = footer_length(tail[-TAIL_BYTES:]) + TAIL_BYTES
-    if length > min(num_bytes, MAX_FOOTER_BYTES):
-        raise ValueError(f"its footer claims {length:,} bytes")
-    if length > len(tail):
-        source.seek(num_bytes - length)
-        tail = source.read(length)
-    return tail[-length:]
-
-
 def chunks_of(metadata: parquet.FileMetaData) -> list[Chunk]:
     """All column chunks, row group by row group."""
     text = (metadata.metadata or {}).get(CRC_KEY, b"").decode("ascii", "replace")
     crcs = [text[i : i + CRC_DIGITS] for i in range(0, len(text), CRC_DIGITS)]
     columns = [
-        group.column(place)
+        (group.num_rows, group.column(place))
         for group in map(metadata.row_group, range(metadata.num_row_groups))
         for place in range(metadata.num_columns)
     ]
@@ -204,11 +116,12 @@ def chunks_of(metadata: parquet.FileMetaData) -> list[Chunk]:
             start=column.dictionary_page_offset or column.data_page_offset,
             num_bytes=column.total_compressed_size,
             uncompressed_bytes=column.total_uncompressed_size,
+            num_rows=num_rows,
             num_values=column.num_values,
             encodings=frozenset(column.encodings),
             crc=crc,
         )
-        for column, crc in zip(columns, crcs or [""] * len(columns), strict=True)
+        for (num_rows, column), crc in zip(columns, crcs or [""] * len(columns), strict=True)
     ]
 
 
@@ -218,6 +131,8 @@ def check_chunks(chunks: list[Chunk], num_bytes: int) -> None:
         sizes = (chunk.num_bytes, chunk.uncompressed_bytes, chunk.num_values)
         if min(sizes) < 0 or chunk.start < 4 or chunk.end > num_bytes - TAIL_BYTES:
             raise ValueError(f"its column {chunk.name} lies outside the file")
+        if not 0 <= chunk.num_rows <= chunk.num_values:
+            raise ValueError(f"its column {chunk.name} claims more rows than values")
         if not chunk.encodings <= DICTIONARY_ENCODINGS:
             odd = ", ".join(sorted(chunk.encodings - DICTIONARY_ENCODINGS))
             raise ValueError(f"its column {chunk.name} is encoded as {odd}")
@@ -232,49 +147,6 @@ def check_dictionaries(chunks: list[Chunk], schema: pa.Schema) -> None:
         kind = schema.field(chunk.name.partition(".")[0]).type
         if not chunk.encodings <= PLAIN_ENCODINGS and not pa.types.is_dictionary(kind):
             raise ValueError(f"its column {chunk.name} is encoded as a dictionary")
-
-
-class CheckedSource(io.RawIOBase):
-    """A Parquet file of which only whole, checked column chunks can be read."""
-
-    def __init__(self, source: BinaryIO, where: str, num_bytes: int, chunks: list[Chunk]) -> None:
-        self.source = source
-        self.where = where
-        self.num_bytes = num_bytes
-        self.chunks = chunks
-        self.place = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.num_bytes}[whence]
-        self.place = base + offset
-        return self.place
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, every chunk among them checked; raises ``ShardError``."""
-        end = self.num_bytes if size < 0 else min(self.num_bytes, self.place + size)
-        start, self.place = self.place, end
-        self.source.seek(start)
-        data = self.source.read(end - start)
-        try:
-            if len(data) != end - start:
-                raise ValueError(f"it ends {end - start - len(data):,} bytes early")
-            for chunk in self.chunks:
-                if chunk.start < end and chunk.end > start:
-                    if not start <= chunk.start <= chunk.end <= end:
-                        raise ValueError(f"its column {chunk.name} overlaps another")
-                    check_chunk(chunk, data[chunk.start - start : chunk.end - start])
-        except ValueError as error:
-            raise unreadable(self.where, error) from error
-        return data
 
 
 def check_chunk(chunk: Chunk, data: bytes) -> None:

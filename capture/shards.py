@@ -11,7 +11,8 @@ import io
 import pyarrow as pa
 from pyarrow import parquet
 
-from capture.chunks import open_parquet, reserved, unreadable, with_checksums
+from capture.checked_parquet import open_parquet
+from capture.chunks import reserved, with_checksums
 from capture.schema import SCHEMA_VERSION
 
 ROWS_PER_GROUP = 32_768
@@ -68,8 +69,5 @@ def encoding(kind: pa.DataType) -> str | None:
 
 def decode(data: bytes, where: str = "a shard") -> pa.Table:
     """The table that was encoded; raises ``ShardError`` if the bytes are none."""
-    file = open_parquet(io.BytesIO(data), where, num_bytes=len(data))
-    try:
+    with open_parquet(io.BytesIO(data), where, num_bytes=len(data)) as file:
         return file.read().replace_schema_metadata()
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(where, error) from error

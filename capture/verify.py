@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
 from capture import lease
-from capture.chunks import open_parquet
+from capture.checked_parquet import open_parquet
 from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
 from capture.markers import (
     START,
@@ -199,7 +199,7 @@ def check_bytes(source: BinaryIO, file: File) -> str:
 def check_rows(source: BinaryIO, file: File, where: str) -> str:
     if file.rows is None:
         return ""
-    found = open_parquet(
-        source, where, num_bytes=file.num_bytes, footer_checksum=file.footer_sha256
-    ).metadata.num_rows
+    extent = {"num_bytes": file.num_bytes, "footer_checksum": file.footer_sha256}
+    with open_parquet(source, where, **extent) as opened:
+        found = opened.metadata.num_rows
     return "" if found == file.rows else f"{found} rows, not {file.rows}"

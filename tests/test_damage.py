@@ -160,7 +160,7 @@ def test_no_answer_is_made_from_a_damaged_shard(damage, question):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @given(damage=damages("outliers/"), question=st.sampled_from(["all shifts", "one parameter"]))
-@LONG
+@settings(LONG, max_examples=2000)
 def test_no_answer_is_made_from_any_of_many_damaged_shards(damage, question):
     is_refused_or_right(damage, question)
 

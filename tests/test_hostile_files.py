@@ -1,6 +1,7 @@
 """A run may come from anyone: what its Parquet and its weights claim is not believed."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ import pytest
 
 from analysis.run import open_run
 from analysis.tables import read_table
-from capture.chunks import open_parquet
+from capture.checked_parquet import open_parquet
 from capture.errors import ShardError
 from capture.schema import DATUMS, OUTLIERS
 from damage import NUMBERS
@@ -88,7 +89,8 @@ def test_text_as_a_dictionary_is_refused():
 
 
 def open_bytes(data: bytes):
-    return open_parquet(pa.BufferReader(data), "x", num_bytes=len(data))
+    with open_parquet(io.BytesIO(data), "x", num_bytes=len(data)) as file:
+        return file.read()
 
 
 def test_encodings_that_multiply_text_are_refused():
