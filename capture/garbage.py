@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
-from capture.errors import RunError, ShardError
+from capture.errors import ShardError
+from capture.lease import left_behind
 from capture.markers import START, read_segments, require_start, segment_key
 from capture.start import PARTS
 from capture.store import Store
-from capture.verify import LEASE, read_derived
+from capture.verify import read_derived
 
-LEASE_LASTS = timedelta(minutes=10)
-"""A capture that lives renews its lease more often than this."""
 GRACE = timedelta(minutes=10)
 """By default, younger files are kept: they may be about to get their marker."""
 PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}")
@@ -60,25 +59,12 @@ def find_garbage(
 def remove_garbage(store: Store, grace: timedelta = GRACE) -> list[Garbage]:
     """Remove what is old enough; returns what was there before. Raises ``RunError`` for a run in
     use, and what ``find_garbage`` raises."""
-    require_idle(store)
+    left_behind(store)
     found = find_garbage(store, grace)
     for garbage in found:
         if not garbage.kept:
             store.delete(garbage.key)
     return found
-
-
-def require_idle(store: Store) -> None:
-    """Raises ``RunError`` while a capture holds the run."""
-    try:
-        age = datetime.now(UTC) - store.modified(LEASE)
-    except FileNotFoundError:
-        return
-    if age < LEASE_LASTS:
-        remedy = (
-            f"Wait for its end; if it was killed, {LEASE_LASTS.seconds // 60} minutes from then"
-        )
-        raise RunError(store.uri, "is held by a capture", remedy)
 
 
 def named_keys(store: Store) -> set[str]:
@@ -105,4 +91,4 @@ def is_partial(key: str) -> bool:
     path = PurePosixPath(key)
     found = PARTIAL.fullmatch(path.name)
     top = path.parts[0] if len(path.parts) > 1 else found and found[1]
-    return bool(found) and top in {*PARTS, LEASE}
+    return bool(found) and top in PARTS

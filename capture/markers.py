@@ -65,6 +65,10 @@ class Marker:
     """Checksum of the marker before this one; empty for a run's start and in earlier versions."""
     retries: int = 0
     """Requests to the store that had to be made again since the marker before this one."""
+    waited_seconds: float = 0.0
+    """How long training stood still for the store while this segment was under way."""
+    pending_bytes: int = 0
+    """Held in memory of closed segments, this one included, when it was closed."""
     checksum: str = ""
     """Of all the above; known once it is written."""
 
@@ -163,6 +167,9 @@ def marker_of(values: dict[str, Any]) -> Marker:
     first, end = count(marker.first_step), count(marker.end_step)
     count(marker.schema_version)
     count(marker.retries)
+    count(marker.pending_bytes)
+    if type(marker.waited_seconds) is not float or not 0 <= marker.waited_seconds < MAX_COUNT:
+        raise ValueError("its waited_seconds are impossible")
     if first > end or len({file.key for file in files}) != len(files):
         raise ValueError("it names steps backwards or a file twice")
     texts = (marker.written_at, marker.previous, marker.checksum)

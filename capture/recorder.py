@@ -1,20 +1,23 @@
 """From steps to segments: a buffer on the training thread, a writer beside it.
 
 The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
-to a writer thread, which sorts, encodes and stores, and writes the marker last. At most one segment
-is being written while the next one fills; if the store is slower than training, training waits.
+to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. If the store
+is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training
+waits.
 
 Shapes: M outlier.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
 from capture import checkpoint, shards
+from capture.backlog import Backlog, Waiting
 from capture.gradients import Layout
 from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.outliers import Outliers
@@ -24,6 +27,8 @@ from capture.tally import Sums
 from capture.tally_tables import encoded
 
 WORKER = "w00"
+FAREWELL_SECONDS = 5.0
+"""For what is closed and not yet stored when a user stops the capture."""
 
 
 @dataclass
@@ -37,22 +42,48 @@ class OpenSegment:
     tallies: list[tuple[int, Sums]] = field(default_factory=list)
     """Windows of training that ended within the segment."""
 
+    @property
+    def end_step(self) -> int:
+        return self.first_step + len(self.steps)
+
+    def num_bytes(self) -> int:
+        """Held in memory, but for a few rows of losses."""
+        outliers = sum(column.nbytes for piece in self.outliers for column in piece.values())
+        sums = [tensor for _, sums in self.tallies for tensor in sums.sum_VK.values()]
+        return outliers + sum(tensor.nbytes for tensor in sums)
+
 
 class Recorder:
     """Writes a run's segments in order, behind the back of the training loop."""
 
-    def __init__(self, store: Store, layout: Layout, done: list[Marker]) -> None:
-        """``done``: the segments that are committed already."""
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        done: list[Marker],
+        *,
+        may_commit: Callable[[], None] = lambda: None,
+        report: Callable[[Waiting], None] = lambda event: None,
+    ) -> None:
+        """``done``: the segments that are committed already.
+
+        ``may_commit`` is called before a segment is written, and again before its marker; it raises
+        if that may not be.
+        """
         self.store = store
         self.layout = layout
         self.segment = len(done)
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
         """Outlier rows recorded so far, stored or about to be."""
-        self.stored_bytes = total_bytes(done)
+        self.may_commit = may_commit
+        self.earlier_bytes = total_bytes(done)
+        self.backlog = Backlog(store.config, report)
+
+    @property
+    def stored_bytes(self) -> int:
         """Bytes of committed segments."""
-        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
-        self.pending: Future[int] | None = None
+        return self.earlier_bytes + self.backlog.stored_bytes
 
     def add_step(self, row: dict[str, object], outliers: Outliers, datum_N: np.ndarray) -> None:
         """Record a step: its row of ``steps`` and its outliers; ``datum_N`` maps slot to datum."""
@@ -78,48 +109,87 @@ class Recorder:
         self.open.tallies.append((window, sums))
 
     def commit(self, weights: dict[str, Tensor]) -> None:
-        """Close the open segment and start writing it; waits for the one before."""
-        self.settle()
-        done, self.open = self.open, OpenSegment(self.open.first_step + len(self.open.steps))
+        """Close the open segment and have it written; waits while too much is pending already."""
+        done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
-        self.pending = self.writer.submit(
-            write_segment, self.store, self.layout, segment, done, weights
+        num_bytes = done.num_bytes() + sum(tensor.nbytes for tensor in weights.values())
+        self.backlog.make_room(num_bytes)
+        load = Load(
+            self.backlog.take_waited_seconds(), pending_bytes=self.backlog.pending_bytes + num_bytes
         )
+        write = partial(self.write, segment, done, weights, load)
+        self.backlog.add(num_bytes, write)
+
+    def write(
+        self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
+    ) -> int:
+        """Store a segment, on the backlog's thread; returns its bytes."""
+        self.may_commit()
+        files = write_files(self.store, self.layout, segment, done, weights)
+        marker = Marker(
+            done.first_step,
+            done.end_step,
+            tuple(files),
+            retries=self.store.take_retries(),
+            waited_seconds=round(load.waited_seconds, 3),
+            pending_bytes=load.pending_bytes,
+        )
+        self.may_commit()
+        write_marker(self.store, segment_key(segment), marker)
+        return total_bytes([marker])
+
+    def look(self) -> None:
+        """Raise what writing has met so far; report if the store does not serve."""
+        self.backlog.look()
 
     def settle(self) -> None:
-        """Wait until all that was committed is stored; raises what the writer raised."""
-        if self.pending is not None:
-            pending, self.pending = self.pending, None
-            self.stored_bytes += pending.result()
+        """Wait until all that was committed is stored; raises what writing has met."""
+        self.backlog.settle()
 
     def close(self) -> None:
-        """Finish writing what was committed; an open segment is left out."""
+        """Finish writing what was committed, an open segment left out; raises what it meets."""
         try:
             self.settle()
         finally:
-            self.writer.shutdown()
+            self.backlog.close()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """As ``close``; who is here because of an error hears of that one only."""
+        if error is None:
+            self.close()
+        else:
+            self.backlog.close(None if isinstance(error, Exception) else FAREWELL_SECONDS)
 
 
-def write_segment(
+@dataclass(frozen=True)
+class Load:
+    """What a segment met when it was closed."""
+
+    waited_seconds: float
+    pending_bytes: int
+
+
+def write_files(
     store: Store, layout: Layout, segment: int, done: OpenSegment, weights: dict[str, Tensor]
-) -> int:
-    """Store one segment's shards and checkpoint, then its marker; returns the bytes stored."""
-    end_step = done.first_step + len(done.steps)
+) -> list[File]:
+    """Store one segment's shards and its checkpoint."""
     name = f"segment-{segment:06d}"
     files = [
         put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
         put_table(
             store, f"outliers/{name}-{WORKER}.parquet", "outliers", outlier_table(done, layout)
         ),
-        put_bytes(store, checkpoint.key_of(end_step), "checkpoints", checkpoint.encode(weights)),
+        put_bytes(
+            store, checkpoint.key_of(done.end_step), "checkpoints", checkpoint.encode(weights)
+        ),
     ]
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
-    files += put_tallies(store, done.tallies)
-    marker = Marker(done.first_step, end_step, tuple(files), retries=store.take_retries())
-    write_marker(store, segment_key(segment), marker)
-    return sum(file.num_bytes for file in files)
+    return files + put_tallies(store, done.tallies)
 
 
 def put_table(store: Store, key: str, kind: str, rows: pa.Table) -> File:

@@ -27,7 +27,8 @@ def encode(
     ``statistics``: the columns whose least and greatest value each row group tells.
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
-    sink, rows = pa.BufferOutputStream(), rows_per_group or ROWS_PER_GROUP
+    sink = pa.BufferOutputStream()
+    size = rows_per_group or ROWS_PER_GROUP
     flat = [field for field in table.schema if not pa.types.is_nested(field.type)]
     writer = parquet.ParquetWriter(
         sink,
@@ -40,8 +41,8 @@ def encode(
         write_page_checksum=True,
     )
     with writer:
-        writer.write_table(table, row_group_size=rows)
-        writer.add_key_value_metadata(reserved(num_chunks(table, rows)))
+        writer.write_table(table, row_group_size=size)
+        writer.add_key_value_metadata(reserved(num_chunks(table, size)))
     return with_checksums(sink.getvalue())
 
 

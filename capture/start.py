@@ -1,9 +1,11 @@
 """The start of a run: may it begin here, and what stands in it before the first step."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
-from capture import checkpoint, shards
+from capture import checkpoint, lease, shards
 from capture.config import Config, differences
 from capture.corpus import Corpus, Datums, Vocabulary
 from capture.engine import Engine
@@ -16,7 +18,7 @@ from capture.schema import DATUMS, VOCABULARY
 from capture.store import Store
 
 PARTS = {
-    KEY,
+    *(KEY, lease.KEY),
     *("segments", "corpus", "checkpoints", "steps", "outliers", "evaluations", "factors"),
     *("tallies", "analysis", "report"),
 }
@@ -44,16 +46,20 @@ def may_begin(store: Store, config: Config, *, resume: bool, overwrite: bool) ->
 def clear(store: Store) -> None:
     """Remove a run: its markers first, so that no reader sees half of one.
 
-    A listing may lag; a marker that it lacks would be taken for one of the next run's.
+    A listing may lag; a marker that it lacks would be taken for one of the next run's. The lease
+    stays: it is that of the capture which clears.
     """
     listed = store.keys()
-    keys = {*listed, *map(segment_key, segments_there(store, listed))}
+    keys = {*listed, *map(segment_key, segments_there(store, listed))} - {lease.KEY}
     for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
         store.delete(key)
 
 
-def begin(store: Store, plan: Plan, engine: Engine) -> None:
-    """Write the configuration, the corpus and the initial weights, then the marker of the start."""
+def begin(store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], None]) -> None:
+    """Write the configuration, the corpus and the initial weights, then the marker of the start.
+
+    ``may_commit`` is called before the marker is written, and raises if it may not be.
+    """
     config_text = describe_run(plan.config, engine.device)
     weights = checkpoint.encode(checkpoint.snapshot(engine.model))
     files = [
@@ -62,6 +68,7 @@ def begin(store: Store, plan: Plan, engine: Engine) -> None:
     ]
     tables = corpus_tables(plan.corpus)
     files += [put_table(store, key, "corpus", rows) for key, rows in tables.items()]
+    may_commit()
     write_marker(store, START, Marker(0, 0, tuple(files), retries=store.take_retries()))
 
 

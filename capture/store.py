@@ -5,6 +5,7 @@ holds the whole of what was put or what it held before. What was put is what any
 *listing* may lag behind on some stores, so no law rests on one: readers ask for keys by name.
 """
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol
 
-from capture.errors import StoreError
+from capture.errors import StoreAwayError, StoreError
 from capture.filesystem import Filesystem
 from capture.folder import Folder
 from capture.store_config import StoreConfig
 
 DEFAULT = StoreConfig()
+MAY_PASS = {
+    *(errno.ETIMEDOUT, errno.ESTALE, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+    *(errno.ENETUNREACH, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED),
+}
+"""How the file systems of a network say that they are away."""
 HOLDS_CREDENTIALS = re.compile(r"[^/]*(@|:(?!\d+(/|$)))")
 """After ``scheme://``: a user before the host, or a colon that does not begin a port."""
 
@@ -124,7 +130,8 @@ class Store:
             if may_lack and isinstance(error, FileNotFoundError):
                 raise
             where = f"{self.uri}/{key}".rstrip("/")
-            raise StoreError(where, f"cannot be {done}: {error}") from error
+            kind = StoreAwayError if error.errno in MAY_PASS else StoreError
+            raise kind(where, f"cannot be {done}: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str, StoreConfig]]:
         return Store, (self.uri, self.config)

@@ -35,6 +35,8 @@ class StoreConfig:
     """Longest silence of the store before a request counts as failed."""
     max_pending_bytes: int = 2**30
     """Bound on what capture keeps in memory while the store is slower than training."""
+    patience_seconds: float = 600.0
+    """How long capture goes on trying to store a segment when all retries were in vain."""
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint_url)
@@ -43,6 +45,9 @@ class StoreConfig:
         for name in ("first_wait_seconds", "connect_timeout_seconds", "read_timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"store.{name}", f"got {getattr(self, name)}, must be above 0")
+        if not self.patience_seconds >= 0:
+            problem = f"got {self.patience_seconds}, must be at least 0"
+            raise ConfigError("store.patience_seconds", problem)
         if self.max_pending_bytes < 1:
             problem = f"got {self.max_pending_bytes}, must be at least 1"
             raise ConfigError("store.max_pending_bytes", problem)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capture import checkpoint
+from capture import checkpoint, lease
+from capture.backlog import Waiting
 from capture.buffer import ShiftBuffer
 from capture.config import Config
 from capture.corpus import Datums, load_corpus
@@ -68,7 +69,7 @@ class Retracing:
     num_steps: int
 
 
-Event = Progress | Evaluation | Retracing
+Event = Progress | Evaluation | Retracing | Waiting | lease.TakenOver
 Report = Callable[[Event], None]
 
 
@@ -77,22 +78,24 @@ def capture_run(
 ) -> None:
     """Train and record the run at ``config.run.uri``, or what is left of it with ``resume``.
 
-    Raises ``RunError`` if a run is in the way or was made with another configuration,
+    Raises ``RunError`` if a run is in the way, is being captured or has another configuration,
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
     store = Store(config.run.uri, config.store)
-    afresh = may_begin(store, config, resume=resume, overwrite=overwrite)
+    lease.left_behind(store)
+    may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
         engine = build_engine(plan)
         rehearse(engine, plan)
-        if afresh:
-            clear(store)
-            begin(store, plan, engine)
-        else:
-            check_corpus(store, plan.corpus)
-        train(store, plan, engine, report)
+        with lease.held(store, report) as holding:
+            if may_begin(store, config, resume=resume, overwrite=overwrite):
+                clear(store)
+                begin(store, plan, engine, holding.require)
+            else:
+                check_corpus(store, plan.corpus)
+            train(store, plan, engine, holding.require, report)
 
 
 def build_engine(plan: Plan) -> Engine:
@@ -122,36 +125,42 @@ def rehearse(engine: Engine, plan: Plan) -> None:
     tape.factors()
 
 
-def train(store: Store, plan: Plan, engine: Engine, report: Report) -> None:
+def train(
+    store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], None], report: Report
+) -> None:
     """All steps that no marker vouches for yet."""
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
     observer = Observer(plan, engine)
     if done:
-        observer.retrace(store, done, report)
+        observer.retrace(store, [require_start(store), *done], report)
         restore(engine, store, done[-1])
-    recorder = Recorder(store, observer.layout, done)
-    try:
+    recorder = Recorder(store, observer.layout, done, may_commit=may_commit, report=report)
+    with recorder:
         for turn in plan.turns(first_step):
-            row, outliers = observer.step(turn)
-            recorder.add_step(row, outliers, turn.datum_N)
-            if observer.tally and turn.ends_window:
-                recorder.add_tallies(turn.window, observer.tally.drain())
-            if turn.ends_epoch:
-                for evaluation in evaluations(plan, engine, turn):
-                    recorder.add_evaluation(vars(evaluation))
-                    report(evaluation)
+            loss = record(observer, turn, recorder)
+            for evaluation in evaluations(plan, engine, turn) if turn.ends_epoch else ():
+                recorder.add_evaluation(vars(evaluation))
+                report(evaluation)
             if turn.ends_segment:
                 recorder.commit(checkpoint.snapshot(engine.model))
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
-            report(progress(plan, turn, row["loss"], recorder))
-    finally:
-        recorder.close()
+            recorder.look()
+            report(progress(plan, turn, loss, recorder))
+
+
+def record(observer: "Observer", turn: Turn, recorder: Recorder) -> object:
+    """Take a step and record it; returns its loss."""
+    row, outliers = observer.step(turn)
+    recorder.add_step(row, outliers, turn.datum_N)
+    if observer.tally and turn.ends_window:
+        recorder.add_tallies(turn.window, observer.tally.drain())
+    return row["loss"]
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:
-    """The weights at the end of a committed part of the run; raises ``ShardError``."""
+    """Put the weights at the end of a marker's steps into the model."""
     weights = checkpoint.read_checkpoint(store, marker.end_step, marker)
     where = f"{store.uri}/{checkpoint.key_of(marker.end_step)}"
     checkpoint.restore(engine.model, weights, where)
@@ -204,21 +213,19 @@ class Observer:
             self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
         return step, recorded
 
-    def retrace(self, store: Store, committed: list[Marker], report: Report) -> None:
-        """Take the steps of the open window again, from the checkpoint before it.
+    def retrace(self, store: Store, kept: list[Marker], report: Report) -> None:
+        """Take the steps of the open window again, from a checkpoint; ``kept``: all markers so far.
 
         Its tallies are kept nowhere until it ends: steps are cheap and follow from their
         checkpoint, and a window's sums are large. So they become what they would have been.
         """
-        done = committed[-1].end_step
+        done = kept[-1].end_step
         opened = done - done % self.plan.window_steps
         if not self.tally or opened == done or done == self.plan.num_steps:
             return
-        before = [
-            marker for marker in (require_start(store), *committed) if marker.end_step <= opened
-        ]
-        first_step = before[-1].end_step
-        restore(self.engine, store, before[-1])
+        marker = [marker for marker in kept if marker.end_step <= opened][-1]
+        first_step = marker.end_step
+        restore(self.engine, store, marker)
         for turn in itertools.islice(self.plan.turns(first_step), done - first_step):
             if turn.step == opened:
                 self.tally.clear()

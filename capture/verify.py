@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
+from capture import lease
 from capture.checked_parquet import open_parquet
 from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
 from capture.markers import (
@@ -30,8 +31,6 @@ from capture.store import Store
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
 """What can be made again from the run, and the name of the markers that vouch for it."""
-LEASE = "lease.json"
-"""Who is capturing now; belongs to a run for as long as that lasts."""
 BLOCK_BYTES = 8 * 2**20
 
 
@@ -56,7 +55,7 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     markers, findings = read_chain(store, keys)
     derived, more = read_derived(store, keys, markers)
     findings += more
-    listed = {START, LEASE, *(key for key in keys if is_marker(key))}
+    listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
     for marker in [*markers.values(), *derived.values()]:
         for file in marker.files:
             listed.add(file.key)

@@ -1,7 +1,7 @@
 """The command ``ontogeny``: arguments in, exit code out. Each command is a module of commands/.
 
 Exit codes: 0 done; 2 bad input, nothing changed; 3 the record is not what it must be; 130 stopped
-by Ctrl-C (what was committed stays).
+by Ctrl-C, 143 by SIGTERM (what was committed stays).
 """
 
 import argparse
@@ -27,9 +27,9 @@ from cluster.commands import (
     report,
     verify,
 )
+from cluster.stopping import exit_code, stoppable
 from cluster.terminal import program
 
-INTERRUPTED = 130
 COMMANDS = (
     demo,
     capture,
@@ -53,7 +53,8 @@ and further:
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
-Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopped by Ctrl-C,
+143 stopped by SIGTERM.
 """
 
 
@@ -63,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     width = None if sys.stdout.isatty() else 110
     try:
-        return arguments.command(arguments, Console(width=width, highlight=False))
+        with stoppable():
+            return arguments.command(arguments, Console(width=width, highlight=False))
     except CaptureError as error:
         errors.print(f"ontogeny: {error}", markup=False, style="red")
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         errors.print("\nStopped. Committed segments are safe; " + way_on(arguments))
-        return INTERRUPTED
+        return exit_code(stop)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; say no more
         return 0

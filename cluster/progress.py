@@ -1,5 +1,6 @@
 """How a capture shows itself: a bar in a terminal, a line now and then elsewhere, or nothing."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +9,14 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from capture.backlog import Waiting
+from capture.lease import TakenOver
 from capture.training import Evaluation, Event, Retracing
 from capture.training import Progress as Standing
 
 SECONDS_BETWEEN_LINES = 10.0
 Report = Callable[[Event], None]
+Aside = Evaluation | Retracing | Waiting | TakenOver
 
 
 @contextmanager
@@ -86,21 +90,41 @@ class Pace:
         return self.first
 
 
+class Asides:
+    """What is said once and not over and over: at its beginning, then every few seconds."""
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+    def line(self, event: Aside) -> str | None:
+        """None for what has just been said."""
+        if isinstance(event, Waiting):
+            now = time.monotonic()
+            if now - self.last < SECONDS_BETWEEN_LINES:
+                return None
+            self.last = now
+            return waiting_line(event)
+        if isinstance(event, TakenOver):
+            return f"went on in the place of {event.holder}: {event.reason}"
+        if isinstance(event, Retracing):
+            return retracing_line(event) if event.steps_done == 1 else None
+        return evaluation_line(event)
+
+
 class Bar:
     """Moves a progress bar; held-out losses scroll by above it."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
         self.pace = Pace()
+        self.asides = Asides()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Evaluation):
-            self.bar.console.print(evaluation_line(event))
-            return
-        if isinstance(event, Retracing):
-            if event.steps_done == 1:
-                self.bar.console.print(retracing_line(event))
+        if not isinstance(event, Standing):
+            line = self.asides.line(event)
+            if line is not None:
+                self.bar.console.print(line, markup=False)
             return
         self.bar.update(
             self.task,
@@ -119,14 +143,14 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.pace = Pace()
+        self.asides = Asides()
         self.last = -SECONDS_BETWEEN_LINES
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Evaluation):
-            self.console.print(evaluation_line(event), highlight=False)
-        elif isinstance(event, Retracing):
-            if event.steps_done == 1:
-                self.console.print(retracing_line(event), highlight=False)
+        if not isinstance(event, Standing):
+            line = self.asides.line(event)
+            if line is not None:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES or finished(event):
             self.console.print(self.line(event), highlight=False)
             self.last = time.monotonic()
@@ -153,6 +177,15 @@ def evaluation_line(event: Evaluation) -> str:
 
 def retracing_line(event: Retracing) -> str:
     return f"taking {event.num_steps} steps again, for the tallies of the open window"
+
+
+def waiting_line(event: Waiting) -> str:
+    if event.patience_seconds is None:
+        return f"training waits for the store, {event.seconds:.0f} s so far: {event.problem}"
+    return (
+        f"the store has been away for {event.seconds:.0f} s, trying again for up to "
+        f"{event.patience_seconds:.0f} s: {event.problem}"
+    )
 
 
 def short(number: float) -> str:

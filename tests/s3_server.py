@@ -46,10 +46,10 @@ def find_rclone() -> str:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """A server with one empty bucket, stopped at the end."""
-    (folder / BUCKET).mkdir(parents=True)
-    port = free_port()
+def serving(folder: Path, port: int = 0) -> Iterator[Server]:
+    """A server with one bucket, new where there is none, stopped at the end."""
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
     command = [find_rclone(), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", "/dev/null"]
     with (folder.parent / "rclone.log").open("wb") as log:

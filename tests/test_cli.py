@@ -1,5 +1,6 @@
 """The command line: what users see, what scripts can rely on."""
 
+import contextlib
 import io
 import os
 import pty
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from capture.backlog import Waiting
+from capture.lease import TakenOver
 from capture.training import Evaluation, Progress
 from cluster.cli import main
 from cluster.progress import Lines, capture_report, clock, short
@@ -117,6 +120,7 @@ def test_info_shows_settings_progress_sizes_and_loss(run, capsys):
     ):
         assert text in out
     assert re.search(r"1 +\d\.\d{3} +\d\.\d{3}", out)
+    assert re.search(r"waiting +\d+\.\d s for the store, at most \d+\.\d kB pending", out)
 
 
 def test_verify_tells_by_its_exit_code(run, tmp_path, capsys):
@@ -153,6 +157,16 @@ def test_the_module_and_the_command_are_the_same():
     assert done.stdout.startswith("ontogeny ")
 
 
+def everything(terminal: int) -> str:
+    """What was written to a terminal that nobody holds open any more; closes this end of it."""
+    pieces = []
+    with contextlib.suppress(OSError):  # how the end of what was written shows itself
+        while piece := os.read(terminal, 100_000):
+            pieces.append(piece)
+    os.close(terminal)
+    return b"".join(pieces).decode()
+
+
 def test_a_terminal_sees_a_bar_and_a_pipe_sees_lines():
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:
@@ -161,8 +175,7 @@ def test_a_terminal_sees_a_bar_and_a_pipe_sees_lines():
             report(standing(5))
             report(Evaluation(5, 0, "validation", 6.0, 403.4, 100))
             report(standing(10))
-    seen = os.read(master, 100_000).decode()
-    os.close(master)
+    seen = everything(master)
     assert "10/10" in seen
     assert "epoch 1: validation loss 6.000, perplexity 403.4" in seen
     text = io.StringIO()
@@ -188,6 +201,26 @@ def test_lines_tell_rate_and_time_left(monkeypatch):
     assert text.getvalue().splitlines()[1] == (
         "step 6/10  epoch 1/2  loss 6.50  4.0k rows/s  12.0 MB  ETA 0:00:20"
     )
+
+
+def test_a_store_that_is_away_is_told_of_now_and_then(monkeypatch):
+    clock_now = [100.0]
+    monkeypatch.setattr("cluster.progress.time.monotonic", lambda: clock_now[0])
+    text = io.StringIO()
+    lines = Lines(Console(file=text, width=110))
+    for seconds in range(25):
+        clock_now[0] = 100.0 + seconds
+        lines(Waiting("s3://b/run/x: [503] Slow Down", seconds, 600.0))
+    lines(Waiting("120 MB wait to be written", 26, None))
+    clock_now[0] = 200.0
+    lines(Waiting("120 MB wait to be written", 100, None))
+    lines(TakenOver("process 7 on host, since noon", "it has died"))
+    away = "the store has been away for {} s, trying again for up to 600 s: "
+    assert text.getvalue().splitlines() == [
+        *(f"{away.format(n)}s3://b/run/x: [503] Slow Down" for n in (0, 10, 20)),
+        "training waits for the store, 100 s so far: 120 MB wait to be written",
+        "went on in the place of process 7 on host, since noon: it has died",
+    ]
 
 
 def test_numbers_are_short():

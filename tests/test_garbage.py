@@ -2,16 +2,18 @@
 
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from capture import lease
 from capture.errors import RunError, ShardError
 from capture.garbage import find_garbage, remove_garbage
 from capture.markers import segment_key
 from capture.store import Store
-from capture.verify import LEASE, verify
+from capture.verify import verify
 from cluster.cli import main
 from damage import intact
 from hostile import place
@@ -83,15 +85,16 @@ def test_what_is_young_is_kept(run):
 
 
 def test_a_run_that_is_held_is_left_alone(run):
-    (run / LEASE).write_text("{}")
-    before = files(run)
-    with pytest.raises(RunError, match="is held by a capture"):
-        remove_garbage(Store(str(run)), NOW)
-    assert files(run) == before
-    long_ago = time.time() - 3600
-    os.utime(run / LEASE, (long_ago, long_ago))
-    remove_garbage(Store(str(run)), NOW)
-    assert (run / LEASE).exists()
+    store = Store(str(run))
+    with lease.held(store, lambda event: None):
+        before = files(run)
+        with pytest.raises(RunError, match="is being captured by process"):
+            remove_garbage(store, NOW)
+        assert files(run) == before
+    expired = replace(lease.of_this_process(), machine="another", expires=lease.at(-1))
+    store.put(lease.KEY, lease.encode(expired))
+    remove_garbage(store, NOW)
+    assert store.exists(lease.KEY)
 
 
 @pytest.mark.parametrize("key", [segment_key(1), segment_key(3), "analysis/attribute/tables.json"])

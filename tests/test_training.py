@@ -1,10 +1,6 @@
 """Laws 1, 3, 5 and 7 on whole runs: audited, repeatable, resumable, whole or not there."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +18,6 @@ from capture.training import Evaluation, Event, Progress, build_engine
 from capture.verify import verify
 from reference import top_k
 from tiny import contents, make_run, read_outliers, tiny_config
-
-ROOT = Path(__file__).parent.parent
 
 
 class Stopped(Exception):
@@ -157,26 +151,6 @@ def test_a_rerun_of_a_finished_run_changes_nothing(whole, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert make_run(config, resume=True) == []
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
-
-
-def test_a_run_killed_at_any_moment_loses_at_most_its_open_segment(whole, tmp_path):
-    config = tiny_config(tmp_path)
-    for put, moment in [(2, "within"), (6, "before"), (9, "within"), (4, "after"), (2, "before")]:
-        killed = run_until_killed(tmp_path, put, moment)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-        if Store(config.run.uri).exists("segments/start.json"):
-            assert all(f.state == "unlisted" for f in verify(Store(config.run.uri)))
-    make_run(config, resume=True)
-    assert contents(config.run.uri) == contents(str(whole))
-
-
-def run_until_killed(folder: Path, put: int, moment: str) -> subprocess.CompletedProcess[bytes]:
-    """A capture in a process of its own that is killed around its n-th write (tests/killed.py)."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, str(ROOT / "tests" / "killed.py"), str(folder), str(put), moment]
-    return subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=False
-    )
 
 
 def test_an_existing_run_is_refused_without_a_word_and_replaced_when_told(whole, tmp_path):

@@ -53,6 +53,7 @@ def provenance(run: Run) -> dict[str, str]:
         "code": f"ontogeny {versions['ontogeny']}, commit {made['git_commit']}",
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
         "retries": retries(run),
+        "waiting": waiting(run),
     }
 
 
@@ -64,6 +65,13 @@ def retries(run: Run) -> str:
             with suppress(ShardError):  # it is verify's to say that tables are damaged
                 told[key.split("/")[1]] = read_marker(run.store, key).retries
     return ", ".join(f"{what} {number:,}" for what, number in told.items() if number) or "none"
+
+
+def waiting(run: Run) -> str:
+    """How long training stood still for the store, and the most that was held for it in memory."""
+    seconds = sum(marker.waited_seconds for marker in run.segments)
+    most = max((marker.pending_bytes for marker in run.segments), default=0)
+    return f"{seconds:.1f} s for the store, at most {decimal(most)} pending"
 
 
 def settings(run: Run) -> dict[str, str]:
