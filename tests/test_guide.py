@@ -62,7 +62,8 @@ def pasted(tmp_path_factory) -> Iterator[dict[str, Any]]:
     """What is defined after all blocks have run where ``runs/demo`` is a small run."""
     folder = tmp_path_factory.mktemp("guide")
     (folder / "runs").mkdir()
-    make_run(tiny_config(folder / "runs", "model.layers=3", name="demo"))
+    slowly = ("training.epochs=4", "training.learning_rate=1")  # so that many neurons stay alive
+    make_run(tiny_config(folder / "runs", "model.layers=3", *slowly, name="demo"))
     namespace: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patched, mpl.rc_context({"backend": "Agg"}):
         patched.chdir(folder)
@@ -84,7 +85,7 @@ def test_the_guide_runs_from_top_to_bottom(pasted):
     assert pasted["run"].steps_done == pasted["run"].num_steps
     assert len(pasted["shifts"]) > 0
     assert len(pasted["taught"]) > 0
-    assert pasted["silenced"].neurons["positions"].item() > 0
+    assert len(pasted["flips"]) > 0
     assert len(pasted["often"]) > 0
 
 
