@@ -177,9 +177,10 @@ def made_up_rows(layout: Layout, number: int, rng: np.random.Generator) -> pa.Ta
 
 def write_shard(folder: str, number: int, rows: pa.Table) -> Shard:
     data, key = shards.encode(rows), f"outliers/segment-{number:06d}-w00.parquet"
-    Store(folder).put(key, data)
+    store = Store(folder)
+    store.put(key, data)
     file = File.of(key, "outliers", data, len(rows))
-    return Shard(folder, file, number * STEPS, (number + 1) * STEPS)
+    return Shard(store, file, number * STEPS, (number + 1) * STEPS)
 
 
 # --- methods --------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def make_methods(material: Material, threads: int) -> Methods:
     first_U = np.cumsum([0, *fan_in[:-1]])
 
     def by_sql(queries: tuple[str, ...]) -> Answer:
-        files = [f"{shard.uri}/{shard.file.key}" for shard in material.shards]
+        files = [shard.where for shard in material.shards]
         found = [answer_of(connection, query, files) for query in queries]
         if len(found) == 1:  # grouping sets: the column that is grouped over is null
             (both,) = found
