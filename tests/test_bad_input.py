@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from analysis.attribution_tables import GROUPS
 from analysis.run import open_run
 from analysis.tables import read_table, table_key, write_tables
 from capture.errors import RunError, StoreError
@@ -449,3 +450,10 @@ def test_a_command_that_cannot_write_leaves_with_2(tabled, monkeypatch, capsys):
     assert printed.startswith(f"ontogeny: {tabled}/analysis/attribute/")
     assert printed.count("\n") == 1
     assert snapshot(tabled) == before
+
+
+def test_no_evidence_at_all_is_an_answer_too(tabled, capsys):
+    options = ["--evidence", "target", "--outliers", "unit", "--keep", "1e-9"]
+    assert main(["attribute", tabled, *options]) == 0
+    assert "0 of 0 neurons with evidence have such tokens." in capsys.readouterr().out
+    assert not len(read_table(open_run(tabled), "attribute", "groups", GROUPS))
