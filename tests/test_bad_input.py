@@ -32,6 +32,7 @@ READING = {
     "report": "",
     "info": "",
     "verify": "",
+    "gc": "",
 }
 """Every command that reads a run, and what it cannot do without."""
 UNIT = "layers.1.linear2.weight"
@@ -104,13 +105,20 @@ def refused(command: str, runs: dict[str, str], capsys) -> str:
 # --- runs that are not ready ----------------------------------------------------------------------
 
 
+def test_no_command_escapes_this_file(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(listed) == READING.keys() | {"capture", "demo"}
+
+
 @pytest.mark.parametrize("command", READING)
 def test_a_run_that_does_not_exist(command, runs, capsys):
     said = refused(f"{command} {{nowhere}} {READING[command]}", runs, capsys)
     assert "memory://bad-input/nowhere: holds no run. Make one with: ontogeny capture" in said
 
 
-@pytest.mark.parametrize("command", READING.keys() - {"info", "verify"})
+@pytest.mark.parametrize("command", READING.keys() - {"info", "verify", "gc"})
 def test_a_run_that_has_no_committed_segment(command, runs, capsys):
     said = refused(f"{command} {{untrained}} {READING[command]}", runs, capsys)
     assert "untrained: holds no committed segment yet. Let it train on: ontogeny capture" in said
