@@ -83,24 +83,17 @@ def choose_some(
     sample_GV = material.sample(own.start, min(own.stop, len(material.weight_G)))
     against = background_of(material, own, sample_GV, background)
     token_U = np.flatnonzero((np.atleast_2d(against) > 0).any(0) | (sample_GV > 0).any(0))
-    sample_GU, observations_G = sample_GV[:, token_U], material.counts_G
+    most_GU, observations_G = None, material.counts_G
     if method != "study":
         observations_G = material.effective_G
-        sample_GU = np.minimum(sample_GU, most_weight(material, own)[:, token_U])
+        most_GU = most_weight(material, own)[:, token_U]
     observed_G = None if observations_G is None else observations_G[own]
-    found = choose(method, sample_GU, against[..., token_U], config, observed_G)
+    found = choose(
+        method, sample_GV[:, token_U], against[..., token_U], config, observed_G, most_GU
+    )
     group_J = found["group"].to_numpy(np.int64)
     token_J = token_U[found["token_id"]]
-    whole_G, used_G = (x.sum(1) for x in (sample_GV, sample_GU))
-    weight_J = sample_GV[group_J, token_J]
-    expected_J = found["expected"] * (whole_G / np.where(used_G > 0, used_G, 1))[group_J]
-    return found.assign(
-        group=group_J + own.start,
-        token_id=token_J,
-        weight=weight_J,
-        expected=expected_J,
-        relative_frequency=weight_J / expected_J,
-    )
+    return found.assign(group=group_J + own.start, token_id=token_J)
 
 
 def most_weight(material: Material, own: slice) -> np.ndarray:

@@ -98,13 +98,16 @@ def choose(
     background: np.ndarray,
     config: SelectionConfig,
     effective_G: np.ndarray | None = None,
+    most_GV: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """The tokens that stand out in each group: one row each, by group, then rank from 0.
 
     ``sample_GV`` are weights ≥ 0, ``background`` [V] or [G, V] weights ≥ 0 on any scale.
     ``effective_G`` says to how many independent observations the weights of a group amount (Kish:
     (Σ w)² / Σ w² over its observations); None: the weights are counts. What is not independent
-    (rows of one datum, say) should be one observation, or p promises too much.
+    (rows of one datum, say) should be one observation, or p promises too much. ``most_GV`` is what
+    a weight may count for where it is decided whether there is more than chance; how much more is
+    scored by the whole weight.
 
     Columns: group, token_id, rank; score, p, q (NaN where the method has none); count (the weight
     on the scale of independent observations), weight, expected (weight), relative_frequency. Where
@@ -121,6 +124,7 @@ def choose(
             background[None] if background.ndim == 1 else background[start : start + at_once],
             config,
             None if effective_G is None else effective_G[start : start + at_once],
+            None if most_GV is None else most_GV[start : start + at_once],
         ).assign(group=lambda found, start=start: found["group"] + start)
         for start in range(0, max(1, len(sample_GV)), at_once)
     ]
@@ -141,6 +145,7 @@ def choose_some(
     background_GV: np.ndarray,
     config: SelectionConfig,
     effective_G: np.ndarray | None,
+    most_GV: np.ndarray | None,
 ) -> pd.DataFrame:
     """``choose`` for as many groups as fit into memory at once."""
     evidence = compare(sample_GV, background_GV, effective_G)
@@ -148,7 +153,10 @@ def choose_some(
     if method == "study":
         chosen = study_tokens(evidence, config)
         return tabulate(chosen, evidence, evidence.count_GV, p_GV, q_GV)
-    allowed_GV = evidence.more_GV & (evidence.count_GV >= config.min_observations)
+    sure = evidence
+    if most_GV is not None:
+        sure = compare(np.minimum(sample_GV, most_GV), background_GV, effective_G)
+    allowed_GV = sure.more_GV & (sure.count_GV >= config.min_observations)
     with np.errstate(divide="ignore", invalid="ignore"):  # in cells that are not allowed
         match method:
             case "product":
@@ -159,8 +167,8 @@ def choose_some(
                 score_GV = divergence_change(evidence)
             case "odds" | "rate":
                 score_GV = (log_odds if method == "odds" else log_rate)(evidence, config)
-                p_GV = binomial_tail(evidence)
-                q_GV = false_shares(p_GV, evidence.num_tokens_G, config.max_q)
+                p_GV = binomial_tail(sure)
+                q_GV = false_shares(p_GV, sure.num_tokens_G, config.max_q)
                 allowed_GV &= q_GV <= config.max_q
     chosen = best(allowed_GV, config.most, -score_GV)
     return tabulate(chosen, evidence, score_GV, p_GV, q_GV)
