@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.attribution_config import Background
-from analysis.selection import ROUNDING, Method, SelectionConfig, choose
+from analysis.selection import Method, SelectionConfig, choose
+from analysis.token_scores import ROUNDING
 
 CELLS_AT_ONCE = 2**23
 """Groups × tokens that are dense at once: 64 MB an array."""

@@ -5,7 +5,7 @@ number of its outlier rows at which the token was the target. A background says 
 would be spread if the group were like any other. With w_v the weight of token v, W = Σ w_v and π_v
 its share of the background, *expected* is W·π_v and the *relative frequency* w_v / (W·π_v).
 
-- **study**: the published heuristic (``analysis.tokens.notable_tokens``). Of the tokens counted
+- **study**: the published heuristic. Of the tokens counted
   ``min_count`` times, the ``most_frequent`` of highest relative frequency; of these the
   ``most_counted`` of highest count. Its score is the count.
 - **product**: (1 + log count) · (1 + log relative frequency).
@@ -40,18 +40,25 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.comparison import Evidence, compare
-from analysis.multiple_testing import benjamini_hochberg
+from analysis.token_scores import (
+    ROUNDING,
+    binomial_tail,
+    divergence_change,
+    false_shares,
+    log_odds,
+    log_product,
+    log_rate,
+    mahalanobis,
+    places,
+)
 from capture.errors import ConfigError
 
 Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
 METHODS: tuple[Method, ...] = get_args(Method)
 CELLS_AT_ONCE = 2**21
 """Groups × tokens worked on at once: about ten arrays of float64 of this size exist together."""
-ROUNDING = 1e-12
-"""A difference of sums this much smaller than the sum is rounding, not evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +173,14 @@ def choose_some(
             case "kl":
                 score_GV = divergence_change(evidence)
             case "odds" | "rate":
-                score_GV = (log_odds if method == "odds" else log_rate)(evidence, config)
+                score_GV = log_rate(evidence, config.least)
+                if method == "odds":
+                    score_GV = log_odds(evidence, config.prior, config.confidence)
                 p_GV = binomial_tail(sure)
                 q_GV = false_shares(p_GV, sure.num_tokens_G, config.max_q)
                 allowed_GV &= q_GV <= config.max_q
     chosen = best(allowed_GV, config.most, -score_GV)
     return tabulate(chosen, evidence, score_GV, p_GV, q_GV)
-
-
-# --- the methods ----------------------------------------------------------------------------------
 
 
 def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -184,88 +190,6 @@ def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarra
     frequent_GV = np.zeros(count_GV.shape, bool)
     frequent_GV[best(counted_GV, config.most_frequent, -ratio_GV)] = True
     return best(frequent_GV, config.most_counted, -count_GV, -ratio_GV)
-
-
-def log_product(evidence: Evidence) -> np.ndarray:
-    return (1 + np.log(evidence.count_GV)) * (1 + np.log(evidence.relative_GV))
-
-
-def mahalanobis(evidence: Evidence) -> np.ndarray:
-    """Of (count, relative frequency); where they lie on a line, only the distance along it."""
-    present_GV = evidence.weight_GV > 0
-    count_GV = standardised(evidence.count_GV, present_GV)
-    relative_GV = standardised(evidence.relative_GV, present_GV)
-    num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
-    r_G1 = (count_GV * relative_GV).sum(1, keepdims=True) / num_G1
-    apart_G1 = np.maximum(1 - r_G1**2, ROUNDING)
-    return np.sqrt(count_GV**2 + (relative_GV - r_G1 * count_GV) ** 2 / apart_G1)
-
-
-def standardised(x_GV: np.ndarray, present_GV: np.ndarray) -> np.ndarray:
-    """z-scores among the present cells of each row, 0 elsewhere and where all are alike."""
-    num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
-    mean_G1 = np.where(present_GV, x_GV, 0).sum(1, keepdims=True) / num_G1
-    away_GV = np.where(present_GV, x_GV - mean_G1, 0)
-    deviation_G1 = np.sqrt((away_GV**2).sum(1, keepdims=True) / num_G1)
-    alike_G1 = deviation_G1 <= ROUNDING * np.abs(mean_G1)
-    return np.where(alike_G1, 0, away_GV / np.where(alike_G1, 1, deviation_G1))
-
-
-def divergence_change(evidence: Evidence) -> np.ndarray:
-    """KL(sample‖background) less what it is without the token, in nats.
-
-    With s the sample's shares, taking v out of both leaves
-    (KL - s_v log(s_v / π_v)) / (1 - s_v) + log((1 - π_v) / (1 - s_v)).
-    """
-    relative_GV, share_GV = evidence.relative_GV, evidence.share_GV
-    sample_GV = relative_GV * share_GV
-    term_GV = special.xlogy(sample_GV, relative_GV)
-    divergence_G1 = term_GV.sum(1, keepdims=True)
-    left_GV = 1 - sample_GV
-    without_GV = (divergence_G1 - term_GV) / left_GV + np.log((1 - share_GV) / left_GV)
-    return divergence_G1 - np.where(left_GV > ROUNDING, without_GV, 0)  # nothing is left: no KL
-
-
-def log_odds(evidence: Evidence, config: SelectionConfig) -> np.ndarray:
-    """The lower bound on the shrunken log-odds ratio, in nats."""
-    share_GV = evidence.share_GV
-    token_GV = evidence.count_GV + config.prior * share_GV
-    rest_GV = evidence.count_GV.sum(1, keepdims=True) + config.prior - token_GV
-    deviation_GV = np.sqrt(1 / token_GV + 1 / rest_GV)
-    estimate_GV = np.log(token_GV / rest_GV) - special.logit(share_GV)
-    return estimate_GV - special.ndtri(config.confidence) * deviation_GV
-
-
-def log_rate(evidence: Evidence, config: SelectionConfig) -> np.ndarray:
-    """The shrunken relative frequency, in nats."""
-    expected_GV = evidence.count_GV.sum(1, keepdims=True) * evidence.share_GV
-    return np.log((evidence.count_GV + config.least) / (expected_GV + config.least))
-
-
-def binomial_tail(evidence: Evidence) -> np.ndarray:
-    """P(at least so many of the token | background); 1 where there is no more than expected."""
-    count_GV, more_GV = evidence.count_GV, evidence.more_GV
-    num_G1 = count_GV.sum(1, keepdims=True)
-    share_GV = np.broadcast_to(evidence.share_GV, count_GV.shape)
-    p_GV = np.ones(count_GV.shape)
-    # The regularised incomplete beta function is that tail, and extends it to fractions.
-    rest_M = (num_G1 - count_GV)[more_GV]
-    p_GV[more_GV] = special.betainc(count_GV[more_GV], rest_M + 1, share_GV[more_GV])
-    return p_GV
-
-
-def false_shares(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np.ndarray:
-    """Benjamini-Hochberg's q within each group, exact where it is at most ``max_q``, else 1.
-
-    A p above ``max_q`` neither has such a q nor takes part in one, so only those below are sorted.
-    """
-    cells = group_M, _ = np.nonzero(p_GV <= max_q)
-    place_M = places(group_M)
-    p_GK = np.ones((len(p_GV), place_M.max(initial=0) + 1))
-    p_GK[group_M, place_M] = p_GV[cells]
-    q_GV = np.ones(p_GV.shape)
-    q_GV[cells] = benjamini_hochberg(p_GK, num_tokens_G)[group_M, place_M]
-    return q_GV
 
 
 # --- picking --------------------------------------------------------------------------------------
@@ -279,11 +203,6 @@ def best(allowed_GV: np.ndarray, most: int, *keys: np.ndarray) -> tuple[np.ndarr
     group_M, token_M = group_M[order_M], token_M[order_M]
     kept_M = places(group_M) < most
     return group_M[kept_M], token_M[kept_M]
-
-
-def places(group_M: np.ndarray) -> np.ndarray:
-    """The place of each entry within its group, from 0; groups ascend."""
-    return np.arange(len(group_M)) - np.searchsorted(group_M, group_M)
 
 
 def tabulate(
