@@ -22,6 +22,7 @@ from analysis.subjects import (
     require_subjects,
 )
 from analysis.tables import read_table, require_tables, table_key
+from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 from capture.model import LanguageModel
 
@@ -58,19 +59,14 @@ class AblationConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_neurons", "max_datums", "contexts_per_token"):
-            require_at_least(name, getattr(self, name), 1)
+            at_least(f"ablation.{name}", getattr(self, name), 1)
         for name in ("scored_datums", "seed"):
-            require_at_least(name, getattr(self, name), 0)
+            at_least(f"ablation.{name}", getattr(self, name), 0)
         for name, wanted in (("level", LEVELS), ("value", VALUES), ("split", SPLITS)):
             if (found := getattr(self, name)) not in wanted:
                 raise ConfigError(f"ablation.{name}", f"got {found!r}, wanted {', '.join(wanted)}")
         if self.only and self.everything:
             raise ConfigError("ablation.only", "cannot go with ablation.everything (--all)")
-
-
-def require_at_least(name: str, found: int, least: int) -> None:
-    if found < least:
-        raise ConfigError(f"ablation.{name}", f"got {found}, must be at least {least}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.manifold import TSNE
 from sklearn.utils.extmath import randomized_svd
 
+from capture.bounds import at_least, at_most
 from capture.errors import ConfigError
 
 Method = Literal["hdbscan", "agglomerative"]
@@ -66,18 +67,6 @@ class ClusteringConfig:
     def least_neurons(self) -> int:
         """Fewer cannot be grouped."""
         return max(2 * self.min_cluster, (self.clusters or 0) + 1, 6)
-
-
-def at_least(name: str, found: int, least: int) -> None:
-    """Raises ``ConfigError`` for less."""
-    if found < least:
-        raise ConfigError(name, f"got {found}, must be at least {least}")
-
-
-def at_most(name: str, found: int, most: int) -> None:
-    """Raises ``ConfigError`` for more."""
-    if found > most:
-        raise ConfigError(name, f"got {found}, must be at most {most}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,6 @@ from analysis.association import associations
 from analysis.clustering import (
     ClusteringConfig,
     Clusters,
-    at_least,
     coordinates,
     find_clusters,
     plane,
@@ -36,6 +35,7 @@ from analysis.stability import bootstrap, draw
 from analysis.tables import write_tables
 from analysis.tallies import read_tally
 from analysis.topics import cluster_tokens, dealt_anew, find_topics, own_tokens
+from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 
 JOB = "neurons"

@@ -13,10 +13,10 @@ from analysis.ablation import ablate as silence
 from analysis.ablation import write_ablation
 from analysis.ablation_choice import SPLITS, AblationConfig
 from analysis.ablation_tables import Ablation
-from analysis.clustering import at_least
 from analysis.replacement import VALUES
 from analysis.run import Run, open_run
 from analysis.subjects import LEVELS, NOUNS
+from capture.bounds import at_least
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.progress import counting
 from cluster.terminal import data_table, print_table

@@ -9,8 +9,8 @@ from rich.markup import escape
 from analysis.activation_choice import ActivationConfig
 from analysis.activation_tables import Activations, write_activations
 from analysis.activation_tables import activations as measure
-from analysis.clustering import at_least
 from analysis.run import Run, open_run
+from capture.bounds import at_least
 from cluster.arguments import add_command, add_quiet, add_run
 from cluster.progress import counting
 from cluster.terminal import data_table, print_table

@@ -10,7 +10,6 @@ from rich.console import Console
 from analysis.attribution import attribute as analyse
 from analysis.attribution import write_attribution
 from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
-from analysis.clustering import at_least
 from analysis.evidence import WEIGHTS
 from analysis.levels import LEVELS, groups_at
 from analysis.outlying import NOTIONS
@@ -18,6 +17,7 @@ from analysis.run import Run, open_run
 from analysis.selection import METHODS, SelectionConfig
 from analysis.shifts import nearest
 from analysis.tallies import token_id
+from capture.bounds import at_least
 from capture.errors import ConfigError, UnitError
 from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job

@@ -8,9 +8,9 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
-from analysis.clustering import at_least
 from analysis.predicates import Predicate, parse_datums
 from analysis.run import open_run
+from capture.bounds import at_least
 from capture.errors import ConfigError
 from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job

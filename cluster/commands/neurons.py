@@ -7,7 +7,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.clustering import METHODS, ClusteringConfig, at_least
+from analysis.clustering import METHODS, ClusteringConfig
 from analysis.neurons import (
     WEIGHTS,
     Neurons,
@@ -17,6 +17,7 @@ from analysis.neurons import (
     write_neurons,
 )
 from analysis.run import Run, open_run
+from capture.bounds import at_least
 from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
 from cluster.local import run_job
 from cluster.progress import counting
