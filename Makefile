@@ -31,10 +31,12 @@ slow: $(READY)  ## Run the slow proofs (many minutes)
 	$(BIN)/python -m pytest -m "slow and not torture" || test $$? -eq 5
 
 torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
-	$(BIN)/python -m pytest -m torture --durations=0
+	$(BIN)/python -m pytest -s -m torture --durations=0
 
-bench: $(BENCH_READY)  ## Measure what capture costs, against other ways of doing it
+bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, against other ways
 	$(BIN)/python -m benchmarks.capture
+	$(BIN)/python -m benchmarks.attribution --synthetic 20
+	$(BIN)/python -m benchmarks.ablation
 
 clean:  ## Remove the environment, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
