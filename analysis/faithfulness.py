@@ -37,7 +37,7 @@ from analysis.truth import FaithfulnessConfig, Report, Truth, draw_neurons, meas
 
 JOB = "faithfulness"
 LABELS = ["unit", "evidence", "background", "select"]
-CEILING = "ceiling: the other half of the text"
+CEILING = "ceiling: half of the text"
 
 MEASURES = [
     pa.field("neurons", pa.int32()),  # judged

@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def show(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> None:
     """AUC by evidence and unit, best first; then which background and statistic it takes."""
     units = list(dict.fromkeys(found.scores["unit"]))
-    table = data_table("evidence", *map(short, units), "mean", "precision", "by")
+    table = data_table("evidence", *map(short, units), "mean", "first", "by")
     for _, rows in in_order(found.scores):
         auc = rows.set_index("unit")["auc"]
-        by = " · ".join(filter(None, [rows["background"].iloc[0], rows["select"].iloc[0]]))
+        by = "·".join(filter(None, [rows["background"].iloc[0], rows["select"].iloc[0]]))
         table.add_row(
             rows["evidence"].iloc[0] + (" *" if rows["baseline"].iloc[0] else ""),
             *(f"{auc[unit]:.2f}" for unit in units),
@@ -72,9 +72,9 @@ def show(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> N
     console.print(
         f"{config.neurons} neurons a unit, {found.tokens:,} tokens with {config.min_count} or more "
         f"of {found.positions:,} positions of {config.text} text; affected: the "
-        f"{config.affected:.0%} whose mean log-probability changes most.\n"
-        f"precision: share of affected tokens among the first {config.first}. *: needs no record. "
-        "by: background · statistic, as in attribute. 2.1: layers.2.linear1.weight."
+        f"{config.affected:.0%} whose mean log-probability changes most for certain.\n"
+        f"first: share of affected tokens among the first {config.first}. *: needs no record. "
+        "by: background·statistic, as in attribute. 2.1: layers.2.linear1.weight."
     )
 
 
