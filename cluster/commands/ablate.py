@@ -116,17 +116,13 @@ def show(console: Console, found: Ablation, *, rows: int) -> None:
     )
     for neuron in neurons.head(rows).to_dict("records"):
         counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
-        shares = [
-            percent(neuron["notable_share"], neuron["notable_low"], neuron["notable_high"]),
-            percent(neuron["other_share"]),
-        ]
+        shares = [percent(neuron["notable_share"]), percent(neuron["other_share"])]
         cells = [*counts, *shares, times(neuron), signed(neuron["change"], 4)]
         table.add_row(neuron["unit"], str(neuron["neuron"]), *cells)
     print_table(console, f"Predictions that flip when a {level} is silenced", table)
     console.print(
         "tokens: how many different ones flip; notable: how many of these attribution had named.\n"
-        "they flip (95 % interval), others: share of positions predicting a notable token, or "
-        "another, that flip.\n"
+        "they flip, others: share of positions predicting a notable token, or another, that flip.\n"
         "log p: what the true next token's log-probability gains, nats."
     )
     console.print(agreement(neurons, NOUNS[level]))
@@ -144,12 +140,9 @@ def agreement(neurons: pd.DataFrame, nouns: str) -> str:
     return f"{agree} of {len(judged)} {nouns} flip their notable tokens more than others."
 
 
-def percent(share: float, low: float = math.nan, high: float = math.nan) -> str:
-    """A share and its interval, as in 1.20% (0.8–1.9%); a dash where there is none."""
-    if math.isnan(share):
-        return "–"
-    interval = "" if math.isnan(low) else f" ({low:.1%}–{high:.1%})".replace("%–", "–")
-    return f"{share:.2%}{interval}"
+def percent(share: float) -> str:
+    """A share, or a dash where there is none."""
+    return "–" if math.isnan(share) else f"{share:.2%}"
 
 
 def times(neuron: Mapping[Hashable, float]) -> str:
