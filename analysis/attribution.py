@@ -36,7 +36,7 @@ from analysis.attribution_tables import (
 )
 from analysis.jobs import Runner
 from analysis.levels import Groups
-from analysis.material import Told, choose_tokens
+from analysis.material import Material, Told, choose_tokens
 from analysis.outlier_rows import OutlierRows
 from analysis.pooling import neurons_of, pooled_tokens, pooled_windows
 from analysis.row_material import group_sums, material_of, told_by_rows
@@ -54,6 +54,8 @@ class Findings:
     groups: Groups
     rows_G: np.ndarray
     weight_G: np.ndarray
+    strength_G: np.ndarray
+    """By what groups are ordered, strongest first."""
     tokens: pd.DataFrame
     """group, token_id, rank, …: a row a lesson, by group, then rank."""
     windows: pd.DataFrame
@@ -85,7 +87,8 @@ def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attributi
     rows_G = group_sums(collected.datums, groups.num_groups)[: groups.num_named]
     by_datum = datum_frame(datums, taught.strongest)
     tokens, windows = with_told(chosen, told), by_window(chosen, told)
-    own = Findings(groups, rows_G, material.weight_G, tokens, windows, by_datum)
+    strength_G = relative(material) if tallies else material.weight_G
+    own = Findings(groups, rows_G, material.weight_G, strength_G, tokens, windows, by_datum)
     found = [own] if neurons is None else [pooled(own, neurons, pool_G), without_datums(own)]
     return tables_of(run, found, parameter_frame(run, own, config))
 
@@ -166,7 +169,16 @@ def pooled(own: Findings, neurons: Groups, pool_G: np.ndarray) -> Findings:
         for value_R in (own.rows_G, own.weight_G)
     )
     tokens, windows = pooled_tokens(own.tokens, pool_G), pooled_windows(own.windows, pool_G)
-    return Findings(neurons, rows_G, weight_G, tokens, windows, own.datums)
+    return Findings(neurons, rows_G, weight_G, weight_G, tokens, windows, own.datums)
+
+
+def relative(material: Material) -> np.ndarray:
+    """Weights in units of their family's mean: tallies of different units differ in scale."""
+    members_F, sum_F = (
+        np.bincount(material.family_G, weight_G) for weight_G in (None, material.weight_G)
+    )
+    mean_F = sum_F / np.maximum(members_F, 1)
+    return material.weight_G / np.where(mean_F > 0, mean_F, 1)[material.family_G]
 
 
 def without_datums(own: Findings) -> Findings:
@@ -207,8 +219,8 @@ def tables_of(run: Run, found: list[Findings], parameters: pd.DataFrame) -> Attr
 
 
 def frames_of(run: Run, found: Findings) -> tuple[pd.DataFrame, ...]:
-    """Groups that have evidence, by weight descending, with their tokens, windows and datums."""
-    order_G = np.lexsort((-found.rows_G, -found.weight_G))
+    """Groups that have evidence, strongest first, with their tokens, windows and datums."""
+    order_G = np.lexsort((-found.rows_G, -found.strength_G))
     order_G = order_G[(found.rows_G[order_G] > 0) | (found.weight_G[order_G] > 0)]
     place_G = np.full(len(found.weight_G), -1)
     place_G[order_G] = np.arange(len(order_G))

@@ -23,7 +23,8 @@ GROUPS = pa.schema(
         pa.field("tokens", pa.list_(pa.string())),  # chosen, strongest first; may be empty
     ]
 )
-"""One row a group that has evidence, by weight descending; pooled neurons before parameters."""
+"""One row a group that has evidence, by weight descending (of tallies: by weight / mean weight of
+the unit's neurons, for units differ in scale); pooled neurons before parameters."""
 
 TOKENS = pa.schema(
     [
