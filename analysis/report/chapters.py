@@ -195,8 +195,9 @@ def faithfulness(material: Material) -> Html:
     )
     reading = markup.paragraph(
         "AUC is the chance that a token which silencing moves most is ranked above one that it "
-        "does not: 0.5 is guessing. Precision is the share of such tokens among the first 5 %. "
-        "Grey: baselines, which need no record of training. Bars are 95 % intervals.",
+        "does not: 0.5 is guessing. Precision is the share of such tokens among the first five. "
+        "Grey: baselines, which need no record of training, and the ceiling: what half of the text "
+        "says about the other half. Bars are 95 % intervals over neurons.",
         kind="soft",
     )
     return together(
@@ -232,7 +233,7 @@ def agreement_plot(unit: str, rows: list[Interval], span: tuple[float, float]) -
         description=f"AUC of each kind of evidence for {unit}, with 95 % intervals.",
         width=480,
         height=plots.rows_height(len(rows)),
-        left=190,
+        left=210,
     )
     return plots.intervals(axes, rows, reference=0.5, span=span)
 
