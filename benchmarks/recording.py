@@ -15,7 +15,7 @@ from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
 from capture import checkpoint
 from capture.engine import deterministic
-from capture.markers import read_segments
+from capture.markers import START, Marker, read_segments, write_marker
 from capture.outliers import Outliers
 from capture.plan import Turn
 from capture.recorder import Recorder
@@ -54,6 +54,7 @@ class Recording:
         self.bench = bench
         self.store = store
         self.segment_steps = segment_steps
+        write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
         self.recorder = Recorder(store, bench.observer.layout, [])
 
     def step(self, turn: Turn) -> None:
