@@ -6,8 +6,7 @@ import io
 import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from capture.gradients import Layout
 from capture.schema import OUTLIERS
 from cluster.commands import behaviour as command
 from cluster.local import run_job
+from table_rows import TableRows
 from tiny import contents
 from tiny_run import copied, make_run, tiny_run
 
@@ -55,17 +55,6 @@ LAYOUT = Layout(
 HEADS, DATUMS, WINDOW = 2, 7, 5
 CHOSEN_K = np.array([0, 2, 3, 6])
 CONFIG = BehaviourConfig(controls=2, resamples=50)
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """A shard that lies in memory."""
-
-    table: pa.Table
-    where: str = "rows"
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self.table.select(list(columns)).to_batches(max_chunksize=7)
 
 
 def random_rows(num_rows: int, seed: int) -> pa.Table:

@@ -6,7 +6,7 @@ import pickle
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,7 @@ from capture.gradients import Layout
 from capture.schema import OUTLIERS
 from capture.store import Store
 from cluster.local import run_job
+from table_rows import TableRows
 from tiny_run import copied, tiny_run
 
 LAYOUT = Layout({"a.linear1.weight": (3, 4), "a.linear1.bias": (3,), "b.linear2.weight": (5, 2)})
@@ -42,17 +43,6 @@ TOKEN_NT = np.random.default_rng(5).integers(TOKENS, size=(DATUMS, WINDOW)).asty
 WEIGHTS_2P = np.random.default_rng(6).choice([-1, 0, 0.5, 2], size=(2, LAYOUT.size))
 STARTS = StartWeights(Store("memory://nowhere"), LAYOUT, (0, 4))
 STARTS.kept.update(zip((0, 4), WEIGHTS_2P.astype(np.float32), strict=True))
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """A shard that lies in memory."""
-
-    table: pa.Table
-    where: str = "rows"
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self.table.select(list(columns)).to_batches(max_chunksize=7)
 
 
 def random_rows(num_rows: int, seed: int) -> pa.Table:

@@ -4,8 +4,6 @@ import argparse
 import functools
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -33,6 +31,7 @@ from capture.markers import segment_key
 from capture.schema import OUTLIERS
 from cluster.commands import neurons as command
 from cluster.local import run_job
+from table_rows import TableRows
 from tiny_run import copied, make_run, tiny_run
 
 LAYOUT = Layout({"a.linear1.weight": (3, 4), "a.linear1.bias": (3,), "a.linear2.weight": (5, 2)})
@@ -41,17 +40,6 @@ JOB = MovedNeurons(LAYOUT, TARGET_NT, num_tokens=7)
 SMALL = NeuronsConfig(
     clustering=ClusteringConfig(min_cluster=3, components=6), min_rows=5, bootstraps=3
 )
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """A shard that lies in memory."""
-
-    table: pa.Table
-    where: str = "rows"
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self.table.select(list(columns)).to_batches(max_chunksize=7)
 
 
 def random_rows(num_rows: int, seed: int) -> pa.Table:
