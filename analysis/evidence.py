@@ -24,11 +24,8 @@ import pyarrow as pa
 from analysis.jobs import Rows
 from analysis.scan import (
     REMEDY,
-    ROWS_PER_BATCH,
-    Shard,
     checked_datums,
     parameter_columns,
-    promising_groups,
 )
 from analysis.weights import StartWeights
 from capture.errors import ShardError
@@ -101,8 +98,9 @@ class Reading:
         far as they are named. Raises ``ShardError`` for rows that cannot be."""
         names = {*extra, *(["step"] if self.steps else []), *(["shift"] if self.outlying else [])}
         columns = ["unit", "index", "datum", *sorted(names)]
+        wanted = {} if self.units is None else {"unit": sorted(self.units)}
         held = [NOTHING]
-        for batch in batches_of(shard, columns, self.units):
+        for batch in shard.batches(columns, wanted):
             held.append(self.piece(batch, shard.where))
             if sum(len(piece.datum_M) for piece in held) + batch.num_rows > ROWS_AT_ONCE:
                 yield self.counting(together(held))
@@ -132,18 +130,6 @@ class Reading:
             size_M = self.outlying.sizes(piece.place_M, piece.shift_M)
             piece = piece.where(size_M >= self.outlying.least)
         return piece
-
-
-def batches_of(
-    shard: Rows, columns: Sequence[str], units: Sequence[str] | None
-) -> Iterator[pa.RecordBatch]:
-    """A shard's rows, or those of row groups that by their statistics may hold these units."""
-    if units is None or not isinstance(shard, Shard):
-        yield from shard.batches(columns)
-        return
-    with shard.reading() as file:
-        groups = promising_groups(file.metadata, {"unit": sorted(units)})
-        yield from file.iter_batches(ROWS_PER_BATCH, row_groups=groups, columns=list(columns))
 
 
 def together(pieces: Sequence[Piece]) -> Piece:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
-from analysis.scan import Shard
+from analysis.scan import Shard, Wanted
 
 Partial = TypeVar("Partial")
 Answer = TypeVar("Answer", covariant=True)
@@ -25,7 +25,11 @@ class Rows(Protocol):
     @property
     def where(self) -> str: ...
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]: ...
+    def batches(
+        self, columns: Sequence[str], wanted: Wanted | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Its rows; parts without any wanted value may be passed over."""
+        ...
 
 
 class Job(Protocol[Partial, Answer]):

@@ -59,11 +59,18 @@ class Shard:
         whole = self.file.key.endswith("/vocab.parquet")
         return VOCABULARY if whole else SCHEMAS.get(self.file.kind)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """All rows in their order, a bounded number at a time; raises ``ShardError``."""
+    def batches(
+        self, columns: Sequence[str], wanted: Wanted | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows in their order, a bounded number at a time; raises ``ShardError``.
+
+        Row groups that by their statistics hold none of the wanted values are passed over; of
+        others all rows come.
+        """
         with self.reading() as file:
-            self.check_types(file.schema_arrow, columns, self.schema)
-            for batch in file.iter_batches(ROWS_PER_BATCH, columns=list(columns)):
+            self.check_types(file.schema_arrow, [*columns, *(wanted or ())], self.schema)
+            groups = promising_groups(file.metadata, wanted or {})
+            for batch in file.iter_batches(ROWS_PER_BATCH, groups, list(columns)):
                 yield self.sound(batch)
 
     def table(self, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:

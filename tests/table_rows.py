@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from analysis.scan import Wanted
+
 
 @dataclass(frozen=True)
 class TableRows:
@@ -13,5 +15,7 @@ class TableRows:
     table: pa.Table
     where: str = "rows"
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], wanted: Wanted | None = None
+    ) -> Iterator[pa.RecordBatch]:
         yield from self.table.select(list(columns)).to_batches(max_chunksize=7)

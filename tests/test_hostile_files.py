@@ -13,11 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from analysis.attribution import attribute
+from analysis.attribution_config import AttributionConfig
+from analysis.levels import Level
 from analysis.run import open_run
 from analysis.tables import read_table
 from capture.checked_parquet import open_parquet
 from capture.errors import ShardError
 from capture.schema import DATUMS, OUTLIERS
+from cluster.local import run_job
 from damage import NUMBERS
 from hostile import TRACES, Canary, Values, forged, place, safetensors, table_bytes, vouched
 
@@ -55,6 +59,24 @@ def test_a_column_of_other_type_or_none_is_refused():
     refused(table_bytes(table.drop_columns("index")), "has no column index", number=20)
     gaps = table.set_column(0, "step", pa.array([None] * 20, pa.int32()))
     refused(table_bytes(gaps), "has rows with gaps", number=20)
+
+
+@pytest.mark.parametrize("level", ["neuron", "unit"])
+def test_jobs_refuse_what_queries_refuse(level: Level):
+    """Whether they read all of a shard or only the row groups of some units."""
+    table = rows(20)
+    text = table.set_column(4, "index", pa.array(["x"] * 20))
+    gaps = table.set_column(2, "datum", pa.array([None] * 20, pa.int32()))
+    wide = table.set_column(4, "index", table["index"].cast(pa.int64()))
+    for replaced, problem in (
+        (text, "has its column index as string, not int32"),
+        (wide, "has its column index as int64, not int32"),
+        (table.drop_columns("index"), "has no column index"),
+        (gaps, "has rows with gaps"),
+    ):
+        place(URI, vouched({SHARD: table_bytes(replaced)}, 20))
+        with pytest.raises(ShardError, match=rf"{SHARD}: .*{problem}"):
+            attribute(open_run(URI), run_job, AttributionConfig(level=level))
 
 
 def test_a_small_file_of_very_many_rows_is_refused():
