@@ -55,7 +55,8 @@ class Reference:
 
     def error_of_capture(self) -> float:
         """Of the outliers: their shifts, and the least of them against a sort. Takes the step."""
-        row, outliers = observe(self.bench, self.turn)
+        observed = observe(self.bench, self.turn)
+        row, outliers = observed.row, observed.outliers
         scale = -float(str(row["learning_rate"])) * float(str(row["clip"]))
         layout = self.bench.observer.layout
         shift_NP = scale * torch.cat([self.by_datum[n].flatten(1) for n in layout.names], 1)

@@ -16,7 +16,7 @@ from benchmarks.workbench import Workbench
 from capture import checkpoint
 from capture.engine import deterministic
 from capture.markers import START, Marker, read_segments, write_marker
-from capture.outliers import Outliers
+from capture.observer import Observation
 from capture.plan import Turn
 from capture.recorder import Recorder
 from capture.store import Store
@@ -32,13 +32,13 @@ class Sizes:
     """Everything, checkpoints included, per datum and step."""
 
 
-def observe(bench: Workbench, turn: Turn) -> tuple[dict[str, object], Outliers]:
+def observe(bench: Workbench, turn: Turn) -> Observation:
     """A step with shifts, audit, outliers and positions, under the product's own settings."""
     with deterministic():
         return bench.observer.step(turn)
 
 
-def observe_untallied(bench: Workbench, turn: Turn) -> tuple[dict[str, object], Outliers]:
+def observe_untallied(bench: Workbench, turn: Turn) -> Observation:
     """The same with ``capture.tally.enabled=false``."""
     tally, bench.observer.tally = bench.observer.tally, None
     try:
@@ -58,8 +58,8 @@ class Recording:
         self.recorder = Recorder(store, bench.observer.layout, [])
 
     def step(self, turn: Turn) -> None:
-        row, outliers = observe(self.bench, turn)
-        self.recorder.add_step(row, outliers, turn.datum_N)
+        observed = observe(self.bench, turn)
+        self.recorder.add_step(observed.row, observed.outliers, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
             self.recorder.commit(checkpoint.snapshot(self.bench.model))
 

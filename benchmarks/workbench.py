@@ -22,8 +22,8 @@ from capture.dropout import Masks
 from capture.engine import Engine
 from capture.factors import choose_units
 from capture.model import LanguageModel, fresh_model
+from capture.observer import Observer
 from capture.plan import Plan, Turn
-from capture.training import Observer
 from capture.wikitext import FILE_NAMES
 
 VOCABULARY = 28_782

@@ -157,15 +157,3 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         settings.fill_uninitialized_memory = before[1]
-
-
-@torch.no_grad()
-def evaluate(model: LanguageModel, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
-    """Mean cross-entropy in nats per token, dropout off."""
-    model.eval()
-    total = 0.0
-    for token, target in zip(token_NT.split(batch), target_NT.split(batch), strict=True):
-        total += F.cross_entropy(
-            model(token).flatten(0, 1), target.flatten(), reduction="sum"
-        ).item()
-    return total / target_NT.numel()

@@ -10,8 +10,9 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from capture.backlog import Waiting
+from capture.evaluation import Evaluation
 from capture.lease import TakenOver
-from capture.training import Evaluation, Event, Retracing
+from capture.training import Event, Retracing
 from capture.training import Progress as Standing
 
 SECONDS_BETWEEN_LINES = 10.0

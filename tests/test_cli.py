@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from capture.backlog import Waiting
+from capture.evaluation import Evaluation
 from capture.lease import TakenOver
-from capture.training import Evaluation, Progress
+from capture.training import Progress
 from cluster.cli import main
 from cluster.progress import Lines, capture_report, clock, short
 from tiny import contents, make_run, tiny_config

@@ -10,11 +10,15 @@ import torch
 from pyarrow import parquet
 
 from capture import training
+from capture.assembly import build_engine
 from capture.checkpoint import read_checkpoint
 from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
+from capture.evaluation import Evaluation
+from capture.gradients import Layout
 from capture.markers import read_segments, segment_key
+from capture.observer import on_device
 from capture.store import Store
-from capture.training import Evaluation, Event, Progress, build_engine
+from capture.training import Event, Progress
 from capture.verify import verify
 from reference import top_k
 from tiny import contents, make_run, read_outliers, tiny_config
@@ -91,7 +95,7 @@ def test_recorded_outliers_are_the_top_k_of_a_dense_second_telling(whole, tmp_pa
     plan = make_plan(tmp_path)
     engine = build_engine(plan)
     turn = next(plan.turns(0))
-    token_NT, target_NT = training.on_device(plan.corpus.train, engine.device)
+    token_NT, target_NT = on_device(plan.corpus.train, engine.device)
     datum_N = torch.from_numpy(turn.datum_N)
     rows = []
     for slot, datum in enumerate(datum_N):
@@ -103,7 +107,7 @@ def test_recorded_outliers_are_the_top_k_of_a_dense_second_telling(whole, tmp_pa
     step = steps_table(whole).iloc[0]
     shift_NP = torch.stack(rows).numpy() * -(step["learning_rate"] * step["clip"])
     found = read_outliers(str(whole)).to_pandas().query("step == 0")
-    offsets = dict(zip(engine.units, training.Layout.of(engine.units).offsets, strict=False))
+    offsets = dict(zip(engine.units, Layout.of(engine.units).offsets, strict=False))
     column = found["index"] + found["unit"].astype(str).map(offsets)
     pairs = sorted(zip(found["slot"].tolist(), column.tolist(), strict=True))
     assert pairs == top_k(shift_NP, 30)

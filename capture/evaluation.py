@@ -1,0 +1,53 @@
+"""How well held-out text is predicted, after each epoch."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capture.engine import Engine
+from capture.model import LanguageModel
+from capture.observer import on_device
+from capture.plan import Plan, Turn
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a held-out split is predicted after an epoch."""
+
+    step: int
+    epoch: int
+    split: str
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
+    """Loss on each held-out split of the corpus."""
+    found = []
+    for split in ("validation", "test"):
+        datums = getattr(plan.corpus, split)
+        if datums is not None:
+            token_NT, target_NT = on_device(datums, engine.device)
+            loss = evaluate(engine.model, token_NT, target_NT, batch=plan.config.training.batch)
+            found.append(
+                Evaluation(
+                    turn.step + 1, turn.epoch, split, loss, math.exp(loss), target_NT.numel()
+                )
+            )
+    return found
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
+    """Mean cross-entropy in nats per token, dropout off."""
+    model.eval()
+    total = 0.0
+    for token, target in zip(token_NT.split(batch), target_NT.split(batch), strict=True):
+        total += F.cross_entropy(
+            model(token).flatten(0, 1), target.flatten(), reduction="sum"
+        ).item()
+    return total / target_NT.numel()

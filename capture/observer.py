@@ -1,0 +1,102 @@
+"""Takes steps and says what each of them did: its outliers, its tallies, and the audit.
+
+Shapes: N datum, T position, P captured parameter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from capture.buffer import ShiftBuffer
+from capture.corpus import Datums
+from capture.engine import Engine, Step
+from capture.errors import AuditError
+from capture.factors import Factors
+from capture.gradients import Layout, sum_shifts
+from capture.outliers import Outliers, find_outliers
+from capture.plan import Plan, Turn
+from capture.tally import Tally, tallied_units
+from capture.update import relative_error, rounding_error
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one step did."""
+
+    row: dict[str, object]
+    """Of the table ``steps``."""
+    outliers: Outliers
+
+
+class Observer:
+    """Takes steps with the engine and says what each did; stops where shifts do not add up."""
+
+    def __init__(self, plan: Plan, engine: Engine) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.layout = Layout.of(engine.units)
+        self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
+        self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
+        vocabulary = len(plan.corpus.vocabulary.tokens)
+        widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
+        self.tally = Tally(widths, vocabulary, engine.device) if widths else None
+
+    def step(self, turn: Turn) -> Observation:
+        """One update, observed; adds to the tallies."""
+        before_P = self.layout.flatten(self.engine.units)
+        step, recorded = self.update(turn)
+        after_P = self.layout.flatten(self.engine.units)
+        outliers, total_P = find_outliers(
+            self.buffer, recorded, step.scale, self.plan.config.capture.outliers
+        )
+        error = self.audit(turn, step, total_P, before_P, after_P)
+        row = {
+            "step": turn.step,
+            "epoch": turn.epoch,
+            "batch": turn.batch,
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
+            "clip": step.clip,
+            "loss": step.loss,
+            "audit_error": error,
+            "datums": turn.datum_N,
+        }
+        return Observation(row, outliers)
+
+    def update(self, turn: Turn) -> tuple[Step, Factors]:
+        """The step itself, and the factors of the loss whose shifts are recorded; tallied."""
+        datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
+        token_NT, target_NT = self.token_NT[datum_N], self.target_NT[datum_N]
+        widths = self.tally.widths if self.tally else ()
+        weights = {name: self.engine.units[name].detach().clone() for name in widths}
+        step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
+        recorded = step.last.factors if step.last else step.factors
+        if self.tally:
+            self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
+        return step, recorded
+
+    def audit(
+        self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
+    ) -> float:
+        """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
+        error = 0.0
+        if step.last:
+            wanted_P = self.layout.flatten(step.last.gradients) * step.scale
+            error = relative_error(total_P, wanted_P)
+            total_P = sum_shifts(step.factors, self.layout, step.scale)
+        error = max(error, relative_error(total_P, after_P - before_P))
+        allowed = self.plan.config.capture.audit_tolerance
+        if not error <= allowed + rounding_error(before_P, after_P):
+            problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
+            if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
+                problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
+            raise AuditError(f"step {turn.step}", problem, "Nothing of the open segment was stored")
+        return error
+
+
+def on_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, [N, T] of int64."""
+    token_NT = torch.from_numpy(datums.token_NT).long()
+    return token_NT.to(device), torch.from_numpy(datums.target_NT).long().to(device)
