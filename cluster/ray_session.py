@@ -9,6 +9,7 @@ address that they listen on.
 """
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def connect(address: str = "") -> Iterator[Session]:
             address or None,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env=code(),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
