@@ -9,6 +9,7 @@ from capture.engine import Engine, choose_device
 from capture.errors import ConfigError
 from capture.factors import Tape, choose_units
 from capture.gradients import Layout
+from capture.group import ALONE, Group
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
@@ -16,7 +17,7 @@ from capture.records import RecordKind
 from capture.store import Store
 
 
-def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
+def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
     """A model with the run's initial weights, and what is captured of it to record these kinds."""
     config = plan.config
     model = fresh_model(
@@ -33,7 +34,14 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
         raise ConfigError("capture.outliers.k", problem)
     units = units if kinds else {}
     last_only = bool(units) and config.capture.loss_positions == "last"
-    return Engine(model, config.training, units=units, last_only=last_only, seed=config.run.seed)
+    return Engine(
+        model,
+        config.training,
+        units=units,
+        last_only=last_only,
+        seed=config.run.seed,
+        group=group,
+    )
 
 
 def rehearse(engine: Engine, plan: Plan) -> None:

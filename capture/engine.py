@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
 from capture.factors import Factors, Tape
+from capture.group import ALONE, Group
 from capture.model import LanguageModel, masked_per_datum
 from capture.update import clip_factor
 
@@ -86,21 +87,25 @@ class Engine:
         units: dict[str, nn.Parameter],
         last_only: bool,
         seed: int,
+        group: Group = ALONE,
     ) -> None:
+        """``group``: the workers that take each step together, of which this is one."""
         self.model = model
         self.config = config
         self.units = units
         self.last_only = last_only
         self.seed = seed
+        self.group = group
         self.device = model.decoder.weight.device
         self.optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
-        """Apply one update. The batch's slots are its rows."""
+        """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
         learning_rate = self.config.learning_rate * self.config.decay**epoch
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.zero_grad()
         loss, factors, last = self.gradients(token_NT, target_NT, step)
+        loss = self.summed(loss, last)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         self.optimizer.step()
         clip = clip_factor(norm, self.config.clip)
@@ -109,22 +114,39 @@ class Engine:
     def gradients(
         self, token_NT: Tensor, target_NT: Tensor, step: int
     ) -> tuple[float, Factors, LastToken | None]:
-        """Forward and backward: gradients into the parameters, factors on the tape."""
+        """Forward and backward: gradients into the parameters, factors on the tape.
+
+        All of them are of the whole batch's mean loss, and the share of this worker's slots in it.
+        """
         self.model.train()
-        masks = self.masks(range(len(token_NT)), step, token_NT.shape[1])
+        positions, slots = target_NT.numel(), self.group.slots(len(token_NT))
+        token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
+        masks = self.masks(slots, step, token_NT.shape[1])
         tape = Tape(self.units)
         with tape if self.units else nullcontext():
             logit_NTV = self.model(token_NT, masks)
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
+        loss = loss * (target_NT.numel() / positions)
         loss.backward(retain_graph=self.last_only)
         factors = tape.factors()
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
-        grads = torch.autograd.grad(last / target_NT.numel(), list(self.units.values()))
+        grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
         return loss.item(), factors, LastToken(tape.factors(), gradients)
+
+    def summed(self, loss: float, last: LastToken | None) -> float:
+        """The whole batch's loss; all gradients become the whole batch's too."""
+        if self.group.size == 1:
+            return loss
+        total = torch.tensor([loss], device=self.device)
+        parameters = self.model.parameters()
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        lasts = last.gradients.values() if last else ()
+        self.group.sum_([total, *grads, *lasts])
+        return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(

@@ -16,7 +16,7 @@ from capture.engine import Engine, Step
 from capture.errors import AuditError
 from capture.factors import Factors
 from capture.gradients import Layout, sum_shifts
-from capture.outliers import Outliers, find_outliers
+from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
@@ -30,8 +30,10 @@ class Observation:
     row: dict[str, object]
     """Of the table ``steps``."""
     outliers: Outliers | None = None
+    """Of this worker's slots; slots are those of the whole batch."""
     factors: Factors | None = None
-    """Of the loss whose shifts are recorded."""
+    """Of the loss whose shifts are recorded, a row a slot from ``first_slot`` on."""
+    first_slot: int = 0
 
 
 class Observer:
@@ -43,13 +45,14 @@ class Observer:
         self.engine = engine
         self.kinds = kinds
         self.layout = Layout.of(engine.units)
+        self.slots = engine.group.slots(plan.config.training.batch)
         if kinds:
-            self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
+            self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
         widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
-        self.tally = Tally(widths, vocabulary, engine.device) if tallies else None
+        self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 
     def step(self, turn: Turn) -> Observation:
         """One update, observed; adds to the tallies."""
@@ -60,14 +63,15 @@ class Observer:
         after_P = self.layout.flatten(self.engine.units)
         outliers = None
         if "outliers" in self.kinds:
-            outliers, total_P = find_outliers(
-                self.buffer, recorded, step.scale, self.plan.config.capture.outliers
-            )
+            config = self.plan.config.capture.outliers
+            outliers, total_P = find_outliers(self.buffer, recorded, step.scale, config)
+            outliers = of_group(outliers, config, self.engine.group, self.slots.start)
         else:
             total_P = sum_shifts(recorded, self.layout, step.scale)
+        self.engine.group.sum_([total_P])
         error = self.audit(turn, step, total_P, before_P, after_P)
         factors = recorded if "factors" in self.kinds else None
-        return Observation(self.row(turn, step, error), outliers, factors)
+        return Observation(self.row(turn, step, error), outliers, factors, self.slots.start)
 
     def row(self, turn: Turn, step: Step, audit_error: float) -> dict[str, object]:
         """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""
@@ -92,7 +96,8 @@ class Observer:
         step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
-            self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
+            own = slice(self.slots.start, self.slots.stop)
+            self.tally.add(recorded, weights, step.scale, token_NT[own], target_NT[own])
         return step, recorded
 
     def audit(
@@ -104,6 +109,7 @@ class Observer:
             wanted_P = self.layout.flatten(step.last.gradients) * step.scale
             error = relative_error(total_P, wanted_P)
             total_P = sum_shifts(step.factors, self.layout, step.scale)
+            self.engine.group.sum_([total_P])
         error = max(error, relative_error(total_P, after_P - before_P))
         allowed = self.plan.config.capture.audit_tolerance
         if not error <= allowed + rounding_error(before_P, after_P):
