@@ -5,8 +5,8 @@ to the backlog, whose thread sorts, encodes and stores it, and writes the marker
 is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training
 waits.
 
-Of several workers each stores its own rows. The first one stores what belongs to all, and the marker
-when all have told it what they stored.
+Of several workers each stores its own rows. The first one stores what a run has once, and the
+marker when all have told it what they stored.
 
 Shapes: M outlier.
 """
@@ -86,7 +86,7 @@ class Recorder:
         self.segment = len(done)
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
-        """Outlier rows recorded so far, stored or about to be; other workers' are taken to be as many."""
+        """Outlier rows recorded so far, stored or about to be; other workers' taken as ours."""
         self.may_commit = may_commit
         self.earlier_bytes = total_bytes(done)
         self.backlog = Backlog(store.config, report)

@@ -115,7 +115,9 @@ def require_sight(store: Store) -> None:
     scheme = store.uri.partition("://")[0] if "://" in store.uri else "file"
     if scheme == "memory":
         remedy = "Capture to a folder or to s3://, or leave out --ray"
-        raise StoreError(store.uri, "lies in the memory of one process, out of workers' reach", remedy)
+        raise StoreError(
+            store.uri, "lies in the memory of one process, out of workers' reach", remedy
+        )
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if scheme not in ("file", "local") or len(nodes) < 2:
         return

@@ -24,8 +24,8 @@ from tiny import contents, make_run, tiny_config
 
 KEYS = ["step", "slot", "unit", "index"]
 TABLES = ("steps", "evaluations")
-BFLOAT16 = 2.0**-7
-"""Tallies are stored as such; a sum that is near a boundary is rounded to either side."""
+STORED = 2.0**-6
+"""Tallies are stored rounded; a sum that is near a boundary goes to either side of it."""
 
 
 class Numbered(Alone):
@@ -91,7 +91,7 @@ def same_run(wanted: str, found: str, size: int) -> None:
     assert not Store(found).exists("lease.json")
     for table in TABLES:
         same_tables(read_all(wanted, table), read_all(found, table))
-    same_tables(read_all(wanted, "tallies"), read_all(found, "tallies"), BFLOAT16)
+    same_tables(read_all(wanted, "tallies"), read_all(found, "tallies"), STORED)
     ours, theirs = read_all(wanted, "outliers"), read_all(found, "outliers")
     same_tables(*(rows.sort_values(KEYS) if len(rows) else rows for rows in (ours, theirs)))
     shards = Store(found).keys("outliers")
@@ -109,7 +109,7 @@ def read_all(uri: str, folder: str) -> pd.DataFrame:
 
 
 def same_tables(wanted: pd.DataFrame, found: pd.DataFrame, rtol: float = 2e-3) -> None:
-    """Whole numbers and names equal, floats to tolerance; the audit's rounding is each run's own."""
+    """Whole numbers and names equal, floats to tolerance; the audited rounding is a run's own."""
     assert list(wanted.columns) == list(found.columns)
     assert len(wanted) == len(found)
     for name in wanted.columns.drop("audit_error", errors="ignore"):
