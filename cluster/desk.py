@@ -20,6 +20,7 @@ from capture.config import Config
 from capture.errors import CorpusError
 from capture.group import Together
 from capture.training import Event, Progress, capture_run
+from cluster.progress import StartedAgain
 from cluster.stopping import Stopped
 
 SECONDS_BETWEEN_NEWS = 0.5
@@ -51,14 +52,17 @@ class Attempt:
 class Desk:
     """Kept by Ray as an actor."""
 
-    def __init__(self) -> None:
-        self.news: deque[Event] = deque()
+    def __init__(self, max_failures: int) -> None:
+        self.max_failures = max_failures
+        self.news: deque[Event | StartedAgain] = deque()
         self.attempts = 0
         self.begun = False
         self.ending = False
 
     def start(self) -> Attempt:
         """Called by the first worker, once whenever the group is started."""
+        if self.attempts:
+            self.news.append(StartedAgain(self.attempts, self.max_failures))
         self.attempts += 1
         return Attempt(self.attempts, self.begun)
 
@@ -68,7 +72,7 @@ class Desk:
         self.news.append(event)
         return self.ending
 
-    def hear(self) -> list[Event]:
+    def hear(self) -> list[Event | StartedAgain]:
         """What was told since this was last asked."""
         told = list(self.news)
         self.news.clear()
@@ -89,10 +93,11 @@ class Teller:
     def __call__(self, event: Event) -> None:
         if self.answer and ray.wait([self.answer], timeout=0)[0] and ray.get(self.answer):
             raise Stopped(signal.SIGTERM)
-        routine = isinstance(event, Progress) and event.steps_done < event.num_steps
-        if not routine or time.monotonic() - self.last >= SECONDS_BETWEEN_NEWS:
-            self.answer = self.desk.tell.remote(event)
+        if isinstance(event, Progress) and event.steps_done < event.num_steps:
+            if time.monotonic() - self.last < SECONDS_BETWEEN_NEWS:
+                return
             self.last = time.monotonic()
+        self.answer = self.desk.tell.remote(event)
 
 
 def work(given: dict[str, Task]) -> None:

@@ -32,8 +32,8 @@ from capture.errors import CaptureError, ClusterError, ConfigError, StoreError
 from capture.group import PATIENCE
 from capture.start import may_begin
 from capture.store import Store
-from capture.training import Report
 from cluster.desk import Desk, Task, work
+from cluster.progress import Report
 from cluster.ray_session import connect, first_line
 
 LOOK_SECONDS = 0.2
@@ -62,7 +62,8 @@ def capture_on_workers(
         use_gpu = require_room(config, [node["Resources"] for node in nodes])
         require_reach(store, {node["NodeID"]: node["NodeName"] for node in nodes})
         group = uuid.uuid4().hex
-        desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here()).remote()
+        beside = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here())
+        desk = beside.remote(config.workers.max_failures)
         task = Task(
             config=config,
             folder=os.getcwd(),
