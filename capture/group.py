@@ -135,6 +135,7 @@ class Together(Group):
 
     def apart(self) -> Group:
         made = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(made, dist.ProcessGroup)
         return Together(torch.device("cpu"), made)
 
 

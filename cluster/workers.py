@@ -63,7 +63,7 @@ def capture_on_workers(
         require_reach(store, {node["NodeID"]: node["NodeName"] for node in nodes})
         group = uuid.uuid4().hex
         beside = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here())
-        desk = beside.remote(config.workers.max_failures)
+        desk: Any = beside.remote(config.workers.max_failures)
         task = Task(
             config=config,
             folder=os.getcwd(),

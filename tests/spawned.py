@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from capture.errors import AuditError
 from capture.group import Group, Together, require_same
@@ -25,7 +25,7 @@ def on_workers(size: int, work: Work, folder: Path) -> list[Any]:
     """What ``work`` gives on each of so many workers, by rank; ``work`` must be importable."""
     quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with mock.patch.dict(os.environ, quiet):
-        multiprocessing.spawn(live, (size, work, folder), nprocs=size)
+        spawn(live, (size, work, folder), nprocs=size)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 

@@ -93,12 +93,17 @@ def same_run(wanted: str, found: str, size: int) -> None:
         same_tables(read_all(wanted, table), read_all(found, table))
     same_tables(read_all(wanted, "tallies"), read_all(found, "tallies"), STORED)
     ours, theirs = read_all(wanted, "outliers"), read_all(found, "outliers")
-    same_tables(*(rows.sort_values(KEYS) if len(rows) else rows for rows in (ours, theirs)))
+    same_tables(by_key(ours), by_key(theirs))
     shards = Store(found).keys("outliers")
     assert {key.split("-")[-1] for key in shards} <= {
         f"w{rank:02d}.parquet" for rank in range(size)
     }
     same_weights(wanted, found)
+
+
+def by_key(rows: pd.DataFrame) -> pd.DataFrame:
+    """Outlier rows in one order, whichever worker stored them."""
+    return rows.sort_values(KEYS) if len(rows) else rows
 
 
 def read_all(uri: str, folder: str) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def test_a_lost_driver_takes_its_workers_along_and_resuming_goes_on(
 ):
     config = config_of(tmp_path, "lost")
     store = Store(config.run.uri)
-    driver = capturing(config, nodes.address)
+    driver = capturing(config, str(nodes.address))
     wait_for(lambda: store.exists(segment_key(1)), segment_key(1))
     driver.send_signal(number)
     _, said = driver.communicate(timeout=60)
