@@ -72,12 +72,19 @@ def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
     return mapped(factors, lambda factor: factor[start:stop])
 
 
-def sum_shifts(factors: Factors, layout: Layout, scale: float) -> Tensor:
+def sum_shifts(
+    factors: Factors,
+    layout: Layout,
+    scale: float,
+    preconditioner: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """The sum over datums of all shifts, [P], without any datum's own."""
     joined = mapped(factors, lambda factor: factor.flatten(0, 1)[None])
     out_P = torch.empty(layout.size, device=next(iter(factors.values()))[0].delta_NTO.device)
     for name, unit in zip(layout.names, out_P.split(layout.sizes), strict=True):
         write_shifts(joined[name], scale, unit[None])
+        if preconditioner:
+            unit *= preconditioner[name].reshape(-1)
     return out_P
 
 
