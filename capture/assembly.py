@@ -5,12 +5,13 @@ import torch
 from capture import checkpoint
 from capture.engine import Engine, choose_device
 from capture.errors import ConfigError
-from capture.factors import Tape, choose_units
+from capture.factors import choose_units
 from capture.gradients import Layout
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
 from capture.store import Store
+from capture.tape import Tape
 
 
 def build_engine(plan: Plan) -> Engine:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
-from capture.factors import Factors, Tape
+from capture.factors import Factors
 from capture.model import LanguageModel, masked_per_datum
+from capture.tape import Tape
 from capture.update import clip_factor
 
 
