@@ -59,7 +59,7 @@ class Recording:
 
     def step(self, turn: Turn) -> None:
         observed = observe(self.bench, turn)
-        self.recorder.add_step(observed.row, observed.outliers, turn.datum_N)
+        self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
             self.recorder.commit(checkpoint.snapshot(self.bench.model))
 

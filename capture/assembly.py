@@ -1,5 +1,7 @@
 """A run's model and optimizer: built from its plan, or put back to where a marker left them."""
 
+from collections.abc import Collection
+
 import torch
 
 from capture import checkpoint
@@ -10,12 +12,13 @@ from capture.gradients import Layout
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
+from capture.records import RecordKind
 from capture.store import Store
 from capture.tape import Tape
 
 
-def build_engine(plan: Plan) -> Engine:
-    """A model with the run's initial weights, and what is captured of it."""
+def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
+    """A model with the run's initial weights, and what is captured of it to record these kinds."""
     config = plan.config
     model = fresh_model(
         config.model,
@@ -29,14 +32,15 @@ def build_engine(plan: Plan) -> Engine:
     if k > size:
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
-    last_only = config.capture.loss_positions == "last"
+    units = units if kinds else {}
+    last_only = bool(units) and config.capture.loss_positions == "last"
     return Engine(model, config.training, units=units, last_only=last_only, seed=config.run.seed)
 
 
 def rehearse(engine: Engine, plan: Plan) -> None:
     """Send one datum through the model; raises ``UnitError`` if a unit cannot be captured."""
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long().to(engine.device)
-    with Tape(engine.units) as tape:
+    with Tape(choose_units(engine.model, plan.config.capture.units)) as tape:
         engine.model(token_1T)
     tape.factors()
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,7 +113,8 @@ class Engine:
         """Forward and backward: gradients into the parameters, factors on the tape."""
         self.model.train()
         masks = self.masks(range(len(token_NT)), step, token_NT.shape[1])
-        with Tape(self.units) as tape:
+        tape = Tape(self.units)
+        with tape if self.units else nullcontext():
             logit_NTV = self.model(token_NT, masks)
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss.backward(retain_graph=self.last_only)

@@ -95,7 +95,7 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
         ("training.device=tpu", "training.device: got 'tpu', must be one of auto, cpu, cuda."),
         ("capture.units=[]", "capture.units: is empty, must hold at least one pattern."),
         ("capture.units=7", "capture.units: got 7, must be a list, each text."),
-        ("capture={}", "capture: got '{}', must be a group of keys: units, loss_positions, "),
+        ("capture={}", "capture: got '{}', must be a group of keys: record, units, "),
         ("capture.outliers=5", "capture.outliers: got 5, must be a group of keys: k, scope."),
         ("run.uri=", "run.uri: is empty, must name a folder or a prefix."),
         ("run.uri=${oc.env:HOME}", "run.uri: got '${oc.env:HOME}'; interpolations are not supp"),

@@ -93,7 +93,7 @@ def make_plan(folder: Path, *overrides: str) -> training.Plan:
 def test_recorded_outliers_are_the_top_k_of_a_dense_second_telling(whole, tmp_path):
     """The first step again, one datum and one backward pass at a time."""
     plan = make_plan(tmp_path)
-    engine = build_engine(plan)
+    engine = build_engine(plan, plan.config.capture.kinds)
     turn = next(plan.turns(0))
     token_NT, target_NT = on_device(plan.corpus.train, engine.device)
     datum_N = torch.from_numpy(turn.datum_N)
