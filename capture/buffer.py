@@ -11,6 +11,8 @@ Shapes: N datum, U unit, S column of a unit (padded to whole groups), G group, J
 P captured parameter, M contender.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,9 @@ class ShiftBuffer:
         self.offset_U = torch.tensor(layout.offsets[:-1], device=device)
         self.size_U = torch.tensor(layout.sizes, device=device)
 
-    def fill(self, factors: Factors, scale: float) -> Tensor:
+    def fill(
+        self, factors: Factors, scale: float, preconditioner: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
         """Write these datums' shifts; returns their sum, [P]."""
         N = next(iter(factors.values()))[0].delta_NTO.shape[0]
         totals = self.total_P.split(self.layout.sizes)
@@ -52,6 +56,8 @@ class ShiftBuffer:
         ):
             shift_NS = block[:N, : len(total)]
             write_shifts(factors[name], scale, shift_NS)
+            if preconditioner:
+                shift_NS *= preconditioner[name].flatten()
             torch.sum(shift_NS, 0, out=total)
             grouped = block[:N].view(N, GROUP_SIZE, -1)
             peaks[:N] = torch.maximum(grouped.amax(1), grouped.amin(1).neg_())

@@ -108,6 +108,7 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if func is F.linear:
             roles, a = self.linear(*args, **kwargs)
+            a = a.to(out.dtype)  # under autocast: as it is multiplied
         elif func is F.layer_norm:
             roles, a = self.layer_norm(*args, **kwargs)
         else:
@@ -135,7 +136,7 @@ class Tape(TorchFunctionMode):
         if len(normalized_shape) != 1:
             raise unsupported(next(iter(roles)), "LayerNorm over more than one axis")
         with torch.no_grad():
-            return roles, F.layer_norm(x, normalized_shape, eps=eps)
+            return roles, F.layer_norm(x.float(), normalized_shape, eps=eps)
 
     def roles(self, *parameters: tuple[Tensor | None, Kind]) -> dict[str, Kind]:
         return {self.names[id(p)]: kind for p, kind in parameters if id(p) in self.names}

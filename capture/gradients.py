@@ -6,8 +6,8 @@ P all captured parameters in order.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -72,12 +72,33 @@ def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
     return mapped(factors, lambda factor: factor[start:stop])
 
 
-def sum_shifts(factors: Factors, layout: Layout, scale: float) -> Tensor:
+def join_datums(pieces: Sequence[Factors]) -> Factors:
+    """The factors of a batch from those of its parts, in order: undoes ``slice_datums``."""
+    if len(pieces) == 1:
+        return pieces[0]
+    uses = {name: zip(*(piece[name] for piece in pieces), strict=True) for name in pieces[0]}
+    return {name: [join(parts) for parts in own] for name, own in uses.items()}
+
+
+def join(parts: Sequence[Factor]) -> Factor:
+    delta_NTO = torch.cat([part.delta_NTO for part in parts])
+    inputs = [part.a_NTI for part in parts if part.a_NTI is not None]
+    return replace(parts[0], delta_NTO=delta_NTO, a_NTI=torch.cat(inputs) if inputs else None)
+
+
+def sum_shifts(
+    factors: Factors,
+    layout: Layout,
+    scale: float,
+    preconditioner: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """The sum over datums of all shifts, [P], without any datum's own."""
     joined = mapped(factors, lambda factor: factor.flatten(0, 1)[None])
     out_P = torch.empty(layout.size, device=next(iter(factors.values()))[0].delta_NTO.device)
     for name, unit in zip(layout.names, out_P.split(layout.sizes), strict=True):
         write_shifts(joined[name], scale, unit[None])
+        if preconditioner:
+            unit *= preconditioner[name].flatten()
     return out_P
 
 

@@ -4,6 +4,7 @@ Shapes: N datum, T position, P captured parameter, M entry, R row to select in, 
 kept.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,11 @@ class Outliers:
 
 
 def find_outliers(
-    buffer: ShiftBuffer, factors: Factors, scale: float, config: OutlierConfig
+    buffer: ShiftBuffer,
+    factors: Factors,
+    scale: float,
+    config: OutlierConfig,
+    preconditioner: Mapping[str, Tensor] | None = None,
 ) -> tuple[Outliers, Tensor]:
     """The outliers of a step, and the sum of all its shifts over the batch, [P].
 
@@ -54,7 +59,7 @@ def find_outliers(
     found = []
     for start in range(0, batch, buffer.datums):
         stop = min(start + buffer.datums, batch)
-        total_P += buffer.fill(slice_datums(factors, start, stop), scale)
+        total_P += buffer.fill(slice_datums(factors, start, stop), scale, preconditioner)
         slot_M, column_M, shift_M = select(buffer, stop - start, config)
         found.append((slot_M + start, column_M, shift_M))
     slot_M, column_M, shift_M = (torch.cat(pieces) for pieces in zip(*found, strict=True))
