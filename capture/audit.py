@@ -15,8 +15,9 @@ What rounding explains is no violation:
   decay multiplies θ first: the product and its factor 1 − lr · decay are rounded too, so thrice.
 - Under bfloat16 autograd rounds each use's gradient S_u = Σ_t δ_t a_tᵀ once (unit roundoff 2^-8 of
   the entry) and, of U uses, each of the U − 1 sums again, which are at most Σ_u |S_u|. An entry may
-  thus be off by 2^-8 · U · Σ_u |S_u|; only what exceeds this, entry by entry, is counted. A lost
-  datum shows wherever its part of an entry is above 0.4 %, in some entries however large the batch.
+  thus be off by 2^-8 · U · Σ_u |S_u|, the sum running over micro-batches too, which add up in
+  float32. Only what exceeds this, entry by entry, is counted: a lost datum shows wherever its part
+  of an entry is above 0.4 %, and among so many entries there are some, however large the batch.
 
 Source of the bounds: Higham 2002, Accuracy and Stability of Numerical Algorithms, theorem 2.2.
 Shapes: P all captured parameters.
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from capture.engine import Step, TrainingConfig
 from capture.factors import Factors
-from capture.gradients import Layout, sum_shifts
+from capture.gradients import Layout, slice_datums, sum_shifts
 from capture.update import relative_error, rounding_error
 
 BFLOAT16_ROUNDING = 2.0**-8
@@ -95,23 +96,29 @@ def of_gradients(
     """Of the datums' gradients, added up, against autograd's; both times ``scale``."""
     if config.precision == "float32":
         return compared(found_P, wanted_P, 0.0)
-    allowed_P = rounded_away(found_P, factors, scale, layout)
+    allowed_P = rounded_away(found_P, factors, scale, layout, config.accumulate)
     missed_P = (found_P - wanted_P).abs_()
     excess_P = missed_P.sub_(allowed_P).clamp_(min=0)
     error = relative_error(found_P, wanted_P)
     return Shortfall(error, relative_error(wanted_P + excess_P, wanted_P))
 
 
-def rounded_away(found_P: Tensor, factors: Factors, scale: float, layout: Layout) -> Tensor:
+def rounded_away(
+    found_P: Tensor, factors: Factors, scale: float, layout: Layout, accumulate: int
+) -> Tensor:
     """How far bfloat16 may put autograd's gradient off, entry by entry; times ``scale``."""
     parts = []
     for name, found in zip(layout.names, found_P.split(layout.sizes), strict=True):
         uses, own = factors[name], Layout({name: layout.shapes[name]})
-        sums = [found]
-        if len(uses) > 1:
-            sums = [sum_shifts({name: [use]}, own, scale) for use in uses]
-        size = torch.stack([one.abs() for one in sums]).sum(0)
-        parts.append(size * (len(uses) * BFLOAT16_ROUNDING))
+        size = len(uses[0].delta_NTO) // accumulate
+        pieces = [
+            slice_datums({name: [use]}, number * size, (number + 1) * size)
+            for use in uses
+            for number in range(accumulate)
+        ]
+        sums = [found] if len(pieces) == 1 else [sum_shifts(p, own, scale) for p in pieces]
+        largest = torch.stack([one.abs() for one in sums]).sum(0)
+        parts.append(largest * (len(uses) * BFLOAT16_ROUNDING))
     return torch.cat(parts)
 
 

@@ -264,11 +264,15 @@ def deterministic() -> Iterator[None]:
     """Within: torch's operations give the same bits for the same input, or refuse to run."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     settings: Any = sys.modules["torch.utils.deterministic"]
+    products = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    partial_sums = products.allow_bf16_reduced_precision_reduction
     torch.use_deterministic_algorithms(True)
     settings.fill_uninitialized_memory = False  # a costly aid for finding reads of such memory
+    products.allow_bf16_reduced_precision_reduction = False  # the audit counts on one rounding
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         settings.fill_uninitialized_memory = before[1]
+        products.allow_bf16_reduced_precision_reduction = partial_sums

@@ -78,8 +78,8 @@ class Observer:
         step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
-            pace = step.learning_rate * step.clip
-            self.tally.add(recorded, weights, pace, token_NT, target_NT)
+            of_sgd = -step.learning_rate * step.clip  # whatever the optimizer makes of it
+            self.tally.add(recorded, weights, of_sgd, token_NT, target_NT)
         return step, recorded
 
     def audit(

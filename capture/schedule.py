@@ -64,4 +64,6 @@ def in_words(config: ScheduleConfig, decay: float) -> str:
         "step": f"× {decay:g} every {config.every_steps:,} steps",
         "cosine": f"down a cosine to {config.least:.0%} of it",
     }[config.kind]
-    return words + (f" after {config.warmup_steps:,} of warm-up" if config.warmup_steps else "")
+    return words + (
+        f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    )
