@@ -6,8 +6,8 @@ P all captured parameters in order.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -81,6 +81,22 @@ def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
     return mapped(factors, lambda factor: factor[start:stop])
 
 
+def join_datums(pieces: Sequence[Factors]) -> Factors:
+    """The factors of a batch from those of its parts, in order: undoes ``slice_datums``."""
+    if len(pieces) == 1:
+        return pieces[0]
+    uses = {name: zip(*(piece[name] for piece in pieces), strict=True) for name in pieces[0]}
+    return {name: [join(parts) for parts in own] for name, own in uses.items()}
+
+
+def join(parts: Sequence[Factor]) -> Factor:
+    """The uses of the parts, alike but for their datums, as one."""
+    names = ("delta_NTO", "a_NTI", "token_NT")
+    tensors = {name: [getattr(part, name) for part in parts] for name in names}
+    joined = {name: torch.cat(own) for name, own in tensors.items() if own[0] is not None}
+    return replace(parts[0], **joined)
+
+
 def sum_shifts(
     factors: Factors,
     layout: Layout,
@@ -90,7 +106,7 @@ def sum_shifts(
     """The sum over datums of all shifts, [P], without any datum's own."""
     out_P = torch.empty(layout.size, device=next(iter(factors.values()))[0].delta_NTO.device)
     for name, out_S in zip(layout.names, out_P.split(layout.sizes), strict=True):
-        write_sum(factors[name], scale, out_S, preconditioner and preconditioner[name])
+        write_sum(factors[name], scale, out_S, preconditioner[name] if preconditioner else None)
     return out_P
 
 
