@@ -87,10 +87,14 @@ class Engine:
         units: dict[str, nn.Parameter],
         last_only: bool,
         seed: int,
+        by_vmap: Collection[str] = (),
     ) -> None:
+        """``by_vmap``: the units that have no factors and are captured by the fall-back."""
         self.model = model
         self.config = config
         self.units = units
+        self.by_vmap = {name: units[name] for name in units if name in by_vmap}
+        self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.device = model.decoder.weight.device
@@ -113,7 +117,7 @@ class Engine:
         """Forward and backward: gradients into the parameters, factors on the tape."""
         self.model.train()
         masks = self.masks(range(len(token_NT)), step, token_NT.shape[1])
-        tape = Tape(self.units, len(token_NT))
+        tape = Tape(self.by_tape, len(token_NT))
         with tape if self.units else nullcontext():
             logit_NTV = self.model(token_NT, masks)
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())

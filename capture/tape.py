@@ -22,6 +22,7 @@ from capture.uses import READERS, Call, Role, Unsplit, same_gradient
 
 MOST_POSITIONS = 2**15
 """What the record's 16-bit position can count."""
+CANNOT = "which capture cannot split per datum"
 
 
 @dataclass
@@ -137,7 +138,7 @@ class Tape(TorchFunctionMode):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
         if len(shape) < 2 or shape[0] % N:
-            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums,")
+            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
         if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
             raise Unsplit(f"{func_name(func)} at {positions:,} positions")
         use = Use(func_name(func), roles, rounded(call, out), N, first_axis, shape, out.device)
@@ -203,6 +204,6 @@ def rounded(call: Call, out: Tensor) -> Call:
 def unsupported(unit: str, use: str) -> UnitError:
     return UnitError(
         unit,
-        f"is used by {use}, which capture cannot split per datum",
+        f"is used by {use}, {CANNOT}",
         "Leave it out with capture.units, or set capture.fallback=vmap",
     )
