@@ -2,18 +2,20 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
 from capture.factors import Factors
+from capture.fallback import factors_by_vmap
 from capture.model import LanguageModel, masked_per_datum
 from capture.tape import Tape
 from capture.update import clip_factor
@@ -122,14 +124,33 @@ class Engine:
             logit_NTV = self.model(token_NT, masks)
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss.backward(retain_graph=self.last_only)
-        factors = tape.factors()
+        factors = tape.factors() | self.fall_back(token_NT, target_NT, masks, slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / target_NT.numel(), list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        return loss.item(), factors, LastToken(tape.factors(), gradients)
+        factors_last = tape.factors() | self.fall_back(token_NT, target_NT, masks, slice(-1, None))
+        return loss.item(), factors, LastToken(factors_last, gradients)
+
+    def fall_back(
+        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, scored: slice
+    ) -> Factors:
+        """Of the units that have no factors; ``scored``: the positions whose loss counts."""
+        if not self.by_vmap:
+            return {}
+        pools = () if masks.pool_NK is None else (masks.pool_NK,)
+
+        def loss_of(
+            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
+        ) -> Tensor:
+            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
+            logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0]
+            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
+            return lost / target_NT.numel()
+
+        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(

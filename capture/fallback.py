@@ -30,23 +30,24 @@ def factors_by_vmap(
     """Every datum's gradient of these units.
 
     ``loss_of(units, *datum)`` is a datum's share of the batch's loss, as a function of the units'
-    values and of its row of each tensor of ``batch``. Raises ``UnitError`` where vmap cannot follow.
+    values and of its row of each tensor of ``batch``. Raises ``UnitError`` where vmap gives up.
     """
     held_bytes = sum(4 * parameter.numel() for parameter in units.values())
     axes = (None, *(0 for _ in batch))
     each = vmap(grad(loss_of), in_dims=axes, chunk_size=max(1, PIECE_BYTES // held_bytes))
     values = {name: parameter.detach() for name, parameter in units.items()}
     try:
-        found = each(values, *batch)
+        with torch.no_grad():
+            found = each(values, *batch)
     except RuntimeError as error:
         name, problem = next(iter(units)), f"vmap cannot follow it: {str(error).splitlines()[0]}"
         raise UnitError(name, problem, "Leave it out with capture.units") from error
-    return {
-        name: [Factor("sum", found[name].flatten(1)[:, None].float())] for name in units
-    }
+    return {name: [Factor("sum", found[name].flatten(1)[:, None].float())] for name in units}
 
 
-def unsplit_units(model: nn.Module, units: Mapping[str, Tensor], token_1T: Tensor) -> dict[str, str]:
+def unsplit_units(
+    model: nn.Module, units: Mapping[str, Tensor], token_1T: Tensor
+) -> dict[str, str]:
     """The units that have no factors → what uses them, from two batches of different size.
 
     What does not grow with the batch has no axis of datums. Raises ``UnitError`` for a unit that

@@ -90,7 +90,7 @@ def sum_shifts(
     """The sum over datums of all shifts, [P], without any datum's own."""
     out_P = torch.empty(layout.size, device=next(iter(factors.values()))[0].delta_NTO.device)
     for name, out_S in zip(layout.names, out_P.split(layout.sizes), strict=True):
-        write_sum(factors[name], scale, out_S, preconditioner and preconditioner[name])
+        write_sum(factors[name], scale, out_S, preconditioner[name] if preconditioner else None)
     return out_P
 
 

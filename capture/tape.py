@@ -38,6 +38,8 @@ class Use:
     shape: torch.Size
     """Of the output, features last."""
     device: torch.device
+    dtype: torch.dtype
+    """Of the factors."""
     delta: Tensor | None = None
 
     def keep(self, delta: Tensor) -> None:
@@ -58,9 +60,8 @@ class Use:
         return Factor(role.kind, delta_NTO, self.by_datum(a), role.transposed)
 
     def by_datum(self, x: Tensor) -> Tensor:
-        """[N, T, features], or [N·T, features] and the like, as [N, T, features] of float32."""
-        x = x if x.dtype == torch.float64 else x.float()
-        return x.reshape(self.num_datums, -1, x.shape[-1])
+        """[N, T, features] of what has the two first axes in one, or more than two of them."""
+        return x.to(self.dtype).reshape(self.num_datums, -1, x.shape[-1])
 
 
 class Tape(TorchFunctionMode):
@@ -80,6 +81,8 @@ class Tape(TorchFunctionMode):
         super().__init__()
         self.units = list(units)
         self.num_datums = num_datums
+        doubles = any(parameter.dtype == torch.float64 for parameter in units.values())
+        self.dtype = torch.float64 if doubles else torch.float32
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
         self.uses: list[Use] = []
@@ -141,7 +144,8 @@ class Tape(TorchFunctionMode):
             raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
         if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
             raise Unsplit(f"{func_name(func)} at {positions:,} positions")
-        use = Use(func_name(func), roles, rounded(call, out), N, first_axis, shape, out.device)
+        kept = rounded(call, out)
+        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
         out.register_hook(use.keep)
         self.uses.append(use)
         return out

@@ -88,7 +88,9 @@ def layer_norm(
 ) -> Call:
     one_axis(normalized_shape, "LayerNorm")
     with torch.no_grad():
-        return Call([(weight, SCALE), (bias, SUM)], F.layer_norm(input.float(), normalized_shape, eps=eps))
+        return Call(
+            [(weight, SCALE), (bias, SUM)], F.layer_norm(input.float(), normalized_shape, eps=eps)
+        )
 
 
 def rms_norm(
