@@ -33,7 +33,7 @@ def test_gradients_are_those_of_one_backward_pass_per_datum(monkeypatch):
     weight_TD = torch.randn(T, D)
 
     def loss_of(weights: Mapping[str, Tensor], x_TD: Tensor) -> Tensor:
-        return (functional_call(model, weights, (x_TD[None],))[0] * weight_TD).sum() / N
+        return (functional_call(model, dict(weights), (x_TD[None],))[0] * weight_TD).sum() / N
 
     units = dict(model.named_parameters())
     found = factors_by_vmap(loss_of, units, (x_NTD,))
