@@ -7,19 +7,22 @@ runs under autocast, the weights stay float32, and factors are what was multipli
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from capture import checkpoint, optimizer, schedule
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
 from capture.factors import Factors
+from capture.fallback import factors_by_vmap
 from capture.gradients import join_datums, mapped
 from capture.model import LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
@@ -110,11 +113,17 @@ class Engine:
         last_only: bool,
         seed: int,
         num_steps: int = 0,
+        by_vmap: Collection[str] = (),
     ) -> None:
-        """``num_steps``: of the whole run, for a schedule that ends with it."""
+        """``num_steps``: of the whole run, for a schedule that ends with it.
+
+        ``by_vmap``: the units that have no factors and are captured by the fall-back.
+        """
         self.model = model
         self.config = config
         self.units = units
+        self.by_vmap = {name: units[name] for name in units if name in by_vmap}
+        self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
@@ -190,21 +199,23 @@ class Engine:
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
-        tape = Tape(self.units, num_datums=len(token_NT))
+        tape = Tape(self.by_tape, num_datums=len(token_NT))
         with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.model(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss = loss * (target_NT.numel() / positions)
         loss.backward(retain_graph=self.last_only)
-        factors = mapped(tape.factors(), as_float32)
+        scored = partial(self.fall_back, token_NT, target_NT, masks, positions)
+        factors = mapped(tape.factors(), as_float32) | scored(slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        return loss.item(), factors, LastToken(mapped(tape.factors(), as_float32), gradients)
+        factors_last = mapped(tape.factors(), as_float32) | scored(slice(-1, None))
+        return loss.item(), factors, LastToken(factors_last, gradients)
 
     def snapshot(self) -> Tensors:
         """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""
@@ -227,6 +238,24 @@ class Engine:
     def autocast(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def fall_back(
+        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, scored: slice
+    ) -> Factors:
+        """Of the units that have no factors; ``scored``: the positions whose loss counts, of all ``positions``."""
+        if not self.by_vmap:
+            return {}
+        pools = () if masks.pool_NK is None else (masks.pool_NK,)
+
+        def loss_of(
+            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
+        ) -> Tensor:
+            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
+            logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0]
+            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
+            return lost / positions
+
+        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(

@@ -90,7 +90,7 @@ def wide_rows(
     for name, offset in buffer.wide.items():
         shape, by_entry = (
             buffer.layout.shapes[name],
-            (preconditioner[name] if preconditioner else None),
+            preconditioner[name] if preconditioner else None,
         )
         found[offset] = WideRows(WideUnit(factors[name], shape, scale, by_entry), k)
     return found
