@@ -15,6 +15,7 @@ from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
 from capture.records import RecordKind
+from capture.schedule import require_fit
 from capture.store import Store
 
 
@@ -33,15 +34,16 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
     if k > size:
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
+    require_fit(config.training.schedule, plan.num_steps)
     unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
     units = units if kinds else {}
-    last_only = bool(units) and config.capture.loss_positions == "last"
     return Engine(
         model,
         config.training,
         units=units,
-        last_only=last_only,
+        last_only=bool(units) and config.capture.loss_positions == "last",
         seed=config.run.seed,
+        num_steps=plan.num_steps,
         by_vmap=unsplit,
     )
 
@@ -61,7 +63,6 @@ def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:
-    """Put the weights at the end of a marker's steps into the model."""
-    weights = checkpoint.read_checkpoint(store, marker.end_step, marker)
-    where = f"{store.uri}/{checkpoint.key_of(marker.end_step)}"
-    checkpoint.restore(engine.model, weights, where)
+    """Put the engine back to the end of a marker's steps: weights and optimizer."""
+    tensors = checkpoint.read_checkpoint(store, marker.end_step, marker)
+    engine.restore(tensors, marker.end_step, f"{store.uri}/{checkpoint.key_of(marker.end_step)}")
