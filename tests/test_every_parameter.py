@@ -27,7 +27,7 @@ def test_bounds_leave_the_run_that_dense_shifts_leave(tmp_path, monkeypatch, set
     make_run(tiny_config(tmp_path, *ALL, *SETTINGS[setting], name="wide"))
     one, other = (read_outliers(str(tmp_path / name)) for name in ("dense", "wide"))
     found = set(other["unit"].to_pylist())
-    assert {"encoder.weight", "decoder.weight"} <= found
+    assert "decoder.weight" in found
     for column in ("step", "slot", "datum", "unit", "index", "position"):
         assert one[column].to_pylist() == other[column].to_pylist(), column
     np.testing.assert_allclose(one["shift"], other["shift"], rtol=1e-3, atol=1e-9)
