@@ -90,11 +90,14 @@ def join_datums(pieces: Sequence[Factors]) -> Factors:
 
 
 def join(parts: Sequence[Factor]) -> Factor:
-    """The uses of the parts, alike but for their datums, as one."""
-    names = ("delta_NTO", "a_NTI", "token_NT")
-    tensors = {name: [getattr(part, name) for part in parts] for name in names}
-    joined = {name: torch.cat(own) for name, own in tensors.items() if own[0] is not None}
-    return replace(parts[0], **joined)
+    inputs = [part.a_NTI for part in parts if part.a_NTI is not None]
+    tokens = [part.token_NT for part in parts if part.token_NT is not None]
+    return replace(
+        parts[0],
+        delta_NTO=torch.cat([part.delta_NTO for part in parts]),
+        a_NTI=torch.cat(inputs) if inputs else None,
+        token_NT=torch.cat(tokens) if tokens else None,
+    )
 
 
 def sum_shifts(
