@@ -97,8 +97,9 @@ def faithfulness(
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
     truth = measure(run, subjects, config, report)
+    affected_SW = affected_by(truth, truth.whole, config)
     judged = [
-        judge(claim, truth, subjects, config)
+        judge(claim, truth.token_W, affected_SW, subjects, config)
         for claim in claims(run, run_job, subjects, config.seed)
     ]
     judged.append(ceiling(truth, subjects, config))
@@ -121,15 +122,19 @@ def write_faithfulness(run: Run, found: Faithfulness) -> None:
 # --- the judgement --------------------------------------------------------------------------------
 
 
+def affected_by(truth: Truth, changes: TokenChanges, config: FaithfulnessConfig) -> np.ndarray:
+    """Which of the ranked tokens silencing affects, by all changes or by some, bool [S, W]."""
+    return np.stack([affected(size_W, config.affected) for size_W in truth.sizes(changes)])
+
+
 def judge(
     claim: Claim,
-    truth: Truth,
+    token_W: np.ndarray,
+    affected_SW: np.ndarray,
     subjects: Sequence[Subject],
     config: FaithfulnessConfig,
-    changes: TokenChanges | None = None,
 ) -> pd.DataFrame:
-    """``NEURONS`` of one claim, and whether it is a baseline; judged by all changes or by some."""
-    size_SW = truth.sizes(truth.whole if changes is None else changes)
+    """``NEURONS`` of one claim about the ranked tokens, and whether it is a baseline."""
     return pd.DataFrame(
         {
             "unit": [subject.unit for subject in subjects],
@@ -138,7 +143,7 @@ def judge(
             "background": claim.background,
             "select": claim.select,
             "baseline": claim.baseline,
-            **ranked(claim.score_SV[:, truth.token_W], size_SW, config),
+            **ranked(claim.score_SV[:, token_W], affected_SW, config),
         }
     )
 
@@ -148,10 +153,10 @@ def ceiling(truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfi
     one, other = (
         judge(
             Claim(CEILING, "", "", claimed(truth, half), baseline=True),
-            truth,
+            truth.token_W,
+            affected_by(truth, rest, config),
             subjects,
             config,
-            rest,
         )
         for half, rest in ((truth.first, truth.second), (truth.second, truth.first))
     )
@@ -166,12 +171,11 @@ def claimed(truth: Truth, half: TokenChanges) -> np.ndarray:
 
 
 def ranked(
-    score_SW: np.ndarray, size_SW: np.ndarray, config: FaithfulnessConfig
+    score_SW: np.ndarray, affected_SW: np.ndarray, config: FaithfulnessConfig
 ) -> dict[str, list[float]]:
     """AUC and precision of each neuron's scores; NaN where silencing affects no token."""
     found: dict[str, list[float]] = {"auc": [], "precision": []}
-    for score_W, size_W in zip(score_SW, size_SW, strict=True):
-        affected_W = affected(size_W, config.affected)
+    for score_W, affected_W in zip(score_SW, affected_SW, strict=True):
         found["auc"].append(auc(score_W, affected_W))
         hits = precision(score_W, affected_W, config.first) if affected_W.any() else np.nan
         found["precision"].append(hits)
