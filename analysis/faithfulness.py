@@ -9,9 +9,13 @@
    the probability that an affected token outranks another one; its precision the share of affected
    tokens among the first few.
 
-The truth itself is noisy. The *ceiling* says how noisy: it ranks by the change on half of the text
-and is judged by the other half. What a score over all of training knows may well be better than
-half of a small text.
+The truth itself is noisy. How noisy, says a line of its own: half of the text ranks the tokens by
+what silencing changes there, and is judged by the other half. That is no bound on what evidence can
+reach: all of training may well know more than half of a small text.
+
+A token that a statistic rules out (one with no more evidence than expected, but for ``study``) ties
+with all others of its kind at the end of the ranking. Which background and statistic suit an
+evidence best is found on the very neurons that it is judged on.
 
 The text is held-out text by default, so a claim is not credited for what the model learned by heart
 from the very datums that the claim rests on; ``text="train"`` asks that question.
@@ -37,7 +41,7 @@ from analysis.truth import FaithfulnessConfig, Report, Truth, draw_neurons, meas
 
 JOB = "faithfulness"
 LABELS = ["unit", "evidence", "background", "select"]
-CEILING = "ceiling: half of the text"
+HALF = "half of the text on the other"
 
 MEASURES = [
     pa.field("neurons", pa.int32()),  # judged
@@ -102,7 +106,7 @@ def faithfulness(
         judge(claim, truth.token_W, affected_SW, subjects, config)
         for claim in claims(run, run_job, subjects, config.seed)
     ]
-    judged.append(ceiling(truth, subjects, config))
+    judged.append(half_of_text(truth, subjects, config))
     neurons = pd.concat(judged, ignore_index=True)
     selections = pd.DataFrame(summaries(neurons, config))
     return Faithfulness(
@@ -148,11 +152,13 @@ def judge(
     )
 
 
-def ceiling(truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig) -> pd.DataFrame:
+def half_of_text(
+    truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig
+) -> pd.DataFrame:
     """How well half of the text foretells the other half, the mean of both ways."""
     one, other = (
         judge(
-            Claim(CEILING, "", "", claimed(truth, half), baseline=True),
+            Claim(HALF, "", "", claimed(truth, half), baseline=True),
             truth.token_W,
             affected_by(truth, rest, config),
             subjects,

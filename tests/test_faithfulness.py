@@ -13,12 +13,12 @@ from scipy.stats import sem
 
 from analysis.contenders import Claim, claims, places
 from analysis.faithfulness import (
-    CEILING,
+    HALF,
     SCORES,
     affected_by,
     best_of,
-    ceiling,
     faithfulness,
+    half_of_text,
     judge,
     summaries,
 )
@@ -188,12 +188,12 @@ def test_the_truth_is_made_of_the_changes_once(run, monkeypatch):
     assert len(asked) == 5
 
 
-def test_the_ceiling_judges_each_half_by_the_other(run, truth):
+def test_half_of_the_text_is_judged_by_the_other(run, truth):
     """Two halves that are the same text make it perfect; two others do not."""
     subjects = draw_neurons(run, CONFIG)
     same = replace(truth, second=truth.first)
-    assert ceiling(same, subjects, CONFIG)["auc"].dropna().min() == 1
-    assert ceiling(truth, subjects, CONFIG)["auc"].dropna().min() < 1
+    assert half_of_text(same, subjects, CONFIG)["auc"].dropna().min() == 1
+    assert half_of_text(truth, subjects, CONFIG)["auc"].dropna().min() < 1
 
 
 def test_every_evidence_makes_claims_about_every_token(run):
@@ -235,7 +235,7 @@ def test_the_command_leaves_tables_that_read_back(capsys):
     assert main(["faithfulness", uri, *arguments]) == 0
     out = capsys.readouterr().out
     assert "How well each ranks the tokens that silencing affects" in out
-    assert CEILING in out
+    assert HALF in out
     table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
     assert table["auc"].between(0, 1).all()
     assert (table["auc_low"] <= table["auc"]).all()
