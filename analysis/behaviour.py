@@ -26,7 +26,8 @@ from analysis.datum_sums import SumByDatum, cells_of
 from analysis.jobs import Runner
 from analysis.matching import Matched, balance, covariates, match
 from analysis.moved import CONTRASTS, LEVELS, captured_levels, compare_classes, compare_positions
-from analysis.predicates import Predicate, select_datums, token_id
+from analysis.names import token_id
+from analysis.predicates import Predicate, select_datums
 from analysis.run import Run
 from analysis.tables import joined, write_tables
 from capture.errors import ConfigError, RunError
@@ -197,7 +198,7 @@ def marked_positions(run: Run, predicate: Predicate, datum_K: np.ndarray) -> np.
     """Where the target of the predicate is, [K, T]; nowhere if it is about no target."""
     if predicate.target is None:
         return np.zeros((len(datum_K), run.token_NT.shape[1]), bool)
-    return run.target_NT[datum_K] == token_id(run, predicate.target)
+    return run.target_NT[datum_K] == token_id(run.tokens, predicate.target)
 
 
 def selection_table(matched: Matched) -> pd.DataFrame:

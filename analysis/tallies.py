@@ -6,7 +6,6 @@ that neuron's columns or that token's row groups only.
 Shapes: V token of the vocabulary, I neuron of the unit.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.names import nearest, token_id
 from analysis.run import Run
 from analysis.scan import REMEDY, Shard, Wanted
 from capture.errors import ConfigError, RunError, ShardError, UnitError
@@ -121,7 +121,7 @@ def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
     Units as in ``neuron_history``. Raises ``ConfigError`` for an unknown token, and as
     ``read_tally`` does.
     """
-    wanted = {"token_id": [token_id(run, token)]}
+    wanted = {"token_id": [token_id(run.tokens, token)]}
     found = []
     for unit, width in tally_units(run).items():
         kinds = {kind: [f"{kind}_{n}" for n in range(width)] for kind in ("mass", "use")}
@@ -137,22 +137,11 @@ def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def token_id(run: Run, token: str) -> int:
-    """Id of a token; raises ``ConfigError`` with the nearest known ones if there is none."""
-    try:
-        return run.tokens.index(token)
-    except ValueError:
-        near = difflib.get_close_matches(token, run.tokens, n=3)
-        near = near or difflib.get_close_matches(token.lower(), run.tokens, n=3)
-        hint = f"Perhaps one of these is meant: {', '.join(near)}" if near else ""
-        raise ConfigError(f"token {token!r}", "is not in the vocabulary", hint) from None
-
-
 def require_unit(run: Run, unit: str) -> int:
     """The unit's number of neurons; raises ``UnitError`` if it has no tallies."""
     units = tally_units(run)
     if unit not in units:
-        raise UnitError(unit, "has no tallies", f"Units that have: {', '.join(units)}")
+        raise UnitError(unit, "has no tallies", nearest(unit, list(units)))
     return units[unit]
 
 

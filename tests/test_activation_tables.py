@@ -241,13 +241,12 @@ def test_an_attribution_that_named_no_tokens_is_as_none() -> None:
         (
             {"tokens": ("w3", "W33")},
             ConfigError,
-            "activations.tokens: 'W33' is not in the vocabulary of memory://tiny-run. Near it: w3.",
+            "token 'W33': is not in the vocabulary. Did you mean w3.",
         ),
         (
             {"tokens": ("zebra",)},
             ConfigError,
-            "activations.tokens: 'zebra' is not in the vocabulary of memory://tiny-run. "
-            "Nothing in it is near.",
+            "token 'zebra': is not in the vocabulary. See the run's corpus/vocab.parquet.",
         ),
         (
             {"tokens": ("<unk>",)},
@@ -258,8 +257,7 @@ def test_an_attribution_that_named_no_tokens_is_as_none() -> None:
         (
             {"neuron": "layers.7.linear1.weight:0"},
             UnitError,
-            "layers.7.linear1.weight: has no neurons. Units that have: layers.0.linear1.weight, "
-            "layers.0.linear2.weight, layers.1.linear1.weight, layers.1.linear2.weight.",
+            "layers.7.linear1.weight: has no neurons. Did you mean layers.1.linear1.weight.",
         ),
         (
             {"neuron": f"{UNIT}:12"},
@@ -335,5 +333,5 @@ def test_the_command_shows_ranks_and_the_neuron(capsys: pytest.CaptureFixture[st
 def test_bad_input_is_one_line_and_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["activations", tiny_run(), "--tokens", "w3,,w7"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("ontogeny: activations.tokens: '' is not in the vocabulary of")
+    assert err.startswith("ontogeny: token '': is not in the vocabulary.")
     assert err.count("\n") == 1

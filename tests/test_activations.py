@@ -202,8 +202,7 @@ def test_the_units_are_those_of_the_model() -> None:
         (
             "decoder.weight",
             0,
-            "decoder.weight: has no neurons. Units that have: layers.0.linear1.weight, "
-            "layers.0.linear2.weight, layers.1.linear1.weight, layers.1.linear2.weight.",
+            "decoder.weight: has no neurons. Did you mean layers.1.linear2.weight.",
         ),
         (
             "layers.1.linear2.weight",

@@ -185,8 +185,8 @@ def test_a_predicate_selects_the_datums_that_show_it(predicate: Predicate, shows
 @pytest.mark.parametrize(
     ("predicate", "text"),
     [
-        (Predicate(contains="W33"), "has no token 'W33'. Did you mean w3"),
-        (Predicate(target="€"), "has no token '€'. See its corpus/vocab.parquet."),
+        (Predicate(contains="W33"), "token 'W33': is not in the vocabulary. Did you mean w3"),
+        (Predicate(target="€"), "token '€': is not in the vocabulary. See the run's corpus/v"),
         (Predicate(regex="(w"), "behaviour.regex: '(w' is no regular expression (missing ): (w)."),
         (Predicate(datums=(3, 51)), "has no datum 51: its datums are 0 to 50."),
         (
@@ -400,7 +400,7 @@ def test_bad_input_leaves_the_last_tables_alone(uri: str, tmp_path: Path) -> Non
     binary.write_bytes(b"\xff\xfe\x00")
     before = contents(uri)
     for arguments, text in (
-        (("--contains", "nosuch"), "has no token 'nosuch'"),
+        (("--contains", "nosuch"), "token 'nosuch': is not in the vocabulary."),
         (("--regex", "*"), "behaviour.regex: '*' is no regular expression"),
         (("--datums", "3,x"), "--datums: 'x' is not the id of a datum. Give ids"),
         (("--datums", str(binary)), "is not a text file. Give a file of ids."),

@@ -284,7 +284,7 @@ def test_one_neuron_reads_a_small_part_of_a_table(whole):
             UnitError,
             "neuron 12: does not exist: they are 0 to 11",
         ),
-        (lambda run: token_history(run, "catt"), ConfigError, "Perhaps one of these is meant: cat"),
+        (lambda run: token_history(run, "catt"), ConfigError, "Did you mean cat"),
         (
             lambda run: read_tally(run, "layers.0.linear1.weight", windows=[9]),
             RunError,
