@@ -30,7 +30,8 @@ from analysis.names import token_id
 from analysis.predicates import Predicate, select_datums
 from analysis.run import Run
 from analysis.tables import joined, write_tables
-from capture.errors import ConfigError, RunError
+from capture.bounds import at_least
+from capture.errors import RunError
 
 JOB = "behaviour"
 
@@ -89,8 +90,7 @@ class BehaviourConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("max_datums", 2), ("controls", 1), ("resamples", 1), ("seed", 0)):
-            if (found := getattr(self, name)) < least:
-                raise ConfigError(f"behaviour.{name}", f"got {found}, must be at least {least}")
+            at_least(f"behaviour.{name}", getattr(self, name), least)
 
 
 @dataclass(frozen=True, eq=False)
