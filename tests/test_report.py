@@ -37,6 +37,7 @@ from analysis.run import Run, open_run
 from analysis.tables import write_tables
 from capture.errors import CaptureError, ConfigError, RunError, ShardError
 from capture.store import Store
+from capture.store_config import StoreConfig
 from cluster.commands import report as command
 from cluster.local import run_job
 from report_run import NEURONS, report_run
@@ -438,6 +439,12 @@ def test_error_texts(act: Callable[[], None], kind: type[CaptureError], message:
         act()
     assert str(caught.value) == message
     assert caught.value.exit_code == 2
+
+
+def test_a_report_in_the_run_is_written_as_the_run_is_read() -> None:
+    settings = StoreConfig(retries=3, patience_seconds=7.0)
+    run = open_run(tiny_run(), settings)
+    assert report_store(run).config == settings
 
 
 def test_nothing_of_a_full_folder_is_touched() -> None:

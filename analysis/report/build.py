@@ -66,7 +66,7 @@ def report_store(run: Run, to: str | None = None) -> Store:
 
     Raises ``RunError`` where it holds something else than a report.
     """
-    store = Store(to if to is not None else f"{run.uri}/report")
+    store = Store(f"{run.uri}/report", run.store.config) if to is None else Store(to)
     earlier_files(store)
     return store
 
