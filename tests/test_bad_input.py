@@ -355,27 +355,41 @@ def test_there_is_at_least_one_of_what_is_counted(command, bad, runs, capsys):
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("attribute {whole} --steps a:b", "argument --steps: 'a:b' is not a range as in 100:200"),
-        ("attribute {whole} --rows x", "argument --rows: invalid int value: 'x'"),
-        ("attribute {whole} --evidence nosuch", "argument --evidence: invalid choice: 'nosuch'"),
-        ("ablate {attributed} --level parameter", "argument --level: invalid choice"),
-        ("activations {whole} --by neither", "argument --by: invalid choice"),
-        ("neurons {whole} --method kmeans", "argument --method: invalid choice"),
-        ("behaviour {whole}", "one of the arguments --contains --target --regex --datums is"),
-        ("behaviour {whole} --contains w1 --target w2", "not allowed with argument --contains"),
+        ("attribute {whole} --steps a:b", "--steps: 'a:b' is not a range as in 100:200"),
+        ("attribute {whole} --rows x", "--rows: invalid int value: 'x'"),
+        ("attribute {whole} --evidence nosuch", "--evidence: invalid choice: 'nosuch'"),
+        ("ablate {attributed} --level parameter", "--level: invalid choice"),
+        ("activations {whole} --by neither", "--by: invalid choice"),
+        ("neurons {whole} --method kmeans", "--method: invalid choice"),
+        (
+            "behaviour {whole}",
+            "behaviour: one of the arguments --contains --target --regex --datums is",
+        ),
+        (
+            "behaviour {whole} --contains w1 --target w2",
+            "--target: not allowed with argument --contains",
+        ),
         ("report", "the following arguments are required: RUN"),
     ],
 )
 def test_what_the_parser_refuses(command, text, runs, capsys):
-    before = snapshot(runs["whole"]), snapshot(runs["attributed"])
-    with pytest.raises(SystemExit) as left:
-        main(shlex.split(command.format(**runs)))
-    assert left.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.splitlines()[-1].startswith(f"ontogeny {command.split()[0]}: error: ")
-    assert text in printed.err
-    assert (snapshot(runs["whole"]), snapshot(runs["attributed"])) == before
+    said = refused(command, runs, capsys)
+    assert said.startswith(f"ontogeny: {text}")
+    assert said.endswith(f". See: ontogeny {command.split()[0]} --help.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("nosuch", "COMMAND: invalid choice: 'nosuch' (choose from "),
+        ("info {whole} '--no\nsuch'", "unrecognized arguments: --no such"),
+    ],
+)
+def test_what_no_command_understands(command, text, runs, capsys):
+    said = refused(command, runs, capsys)
+    assert said.startswith(f"ontogeny: {text}")
+    assert said.endswith(". See: ontogeny --help.\n")
 
 
 # --- tables are there whole or not at all ---------------------------------------------------------
