@@ -15,6 +15,7 @@ from analysis.log_probability import TokenChanges, log_probability_changes
 from analysis.run import Run, Split
 from analysis.subjects import Subject
 from analysis.sweep import Sweep, in_turn
+from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
@@ -49,10 +50,8 @@ class FaithfulnessConfig:
 
     def __post_init__(self) -> None:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
-            if (found := getattr(self, name)) < 1:
-                raise ConfigError(f"faithfulness.{name}", f"got {found}, must be at least 1")
-        if self.seed < 0:
-            raise ConfigError("faithfulness.seed", f"got {self.seed}, must be at least 0")
+            at_least(f"faithfulness.{name}", getattr(self, name), 1)
+        at_least("faithfulness.seed", self.seed, 0)
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)

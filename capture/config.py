@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from capture.corpus import CorpusConfig
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
+from capture.fallback import Fallback
 from capture.group import WorkersConfig, require_share
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
@@ -53,6 +54,8 @@ class CaptureConfig:
     """Outliers, tallies and factors as set below; or checkpoints alone, to replay from."""
     units: list[str] = field(default_factory=lambda: ["layers.*"])
     """Glob patterns over parameter names; what matches any of them is captured."""
+    fallback: Fallback = "none"
+    """What becomes of units whose use has no factors: refused, or captured by vmap (slow)."""
     loss_positions: Literal["all", "last"] = "all"
     """Shifts of the whole window's loss, or of its last token's alone (as the study's code had)."""
     audit_tolerance: float = 1e-5
@@ -102,7 +105,8 @@ class Config:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
     def __post_init__(self) -> None:
-        require_share(self.workers, batch=self.training.batch)
+        training = self.training
+        require_share(self.workers, batch=training.batch, accumulate=training.accumulate)
 
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:

@@ -40,14 +40,17 @@ class WorkersConfig:
                 raise ConfigError(f"workers.{name}", f"got {found}, must be at least {least}")
 
 
-def require_share(config: WorkersConfig, *, batch: int) -> None:
-    """Raises ``ConfigError`` if the workers cannot have equally many slots of a batch."""
+def require_share(config: WorkersConfig, *, batch: int, accumulate: int) -> None:
+    """Raises ``ConfigError`` if the workers cannot have equally many slots of a micro-batch."""
     if config.count > batch:
         problem = f"got {config.count}, must be at most training.batch = {batch}: a slot each"
         raise ConfigError("workers.count", problem)
     if batch % config.count:
         problem = f"got {config.count}, must divide training.batch = {batch}"
         raise ConfigError("workers.count", problem)
+    if batch // config.count % accumulate:
+        share = f"the {batch // config.count} slots of each of {config.count} workers"
+        raise ConfigError("training.accumulate", f"got {accumulate}, must divide {share}")
 
 
 class Group(Protocol):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capture.audit import shortfalls
 from capture.buffer import ShiftBuffer
 from capture.corpus import Datums
 from capture.engine import Engine, Step
@@ -20,7 +21,6 @@ from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
-from capture.update import relative_error, rounding_error
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,12 @@ class Observer:
         outliers = None
         if "outliers" in self.kinds:
             config = self.plan.config.capture.outliers
-            outliers, total_P = find_outliers(self.buffer, recorded, step.scale, config)
+            outliers, total_P = find_outliers(
+                self.buffer, recorded, step.scale, config, step.preconditioner
+            )
             outliers = of_group(outliers, config, self.engine.group, self.slots.start)
         else:
-            total_P = sum_shifts(recorded, self.layout, step.scale)
+            total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         self.engine.group.sum_([total_P])
         error = self.audit(turn, step, total_P, before_P, after_P)
         factors = recorded if "factors" in self.kinds else None
@@ -96,23 +98,20 @@ class Observer:
         step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
+            of_sgd = -step.learning_rate * step.clip  # whatever the optimizer makes of it
             own = slice(self.slots.start, self.slots.stop)
-            self.tally.add(recorded, weights, step.scale, token_NT[own], target_NT[own])
+            self.tally.add(recorded, weights, of_sgd, token_NT[own], target_NT[own])
         return step, recorded
 
     def audit(
         self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
     ) -> float:
         """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
-        error = 0.0
-        if step.last:
-            wanted_P = self.layout.flatten(step.last.gradients) * step.scale
-            error = relative_error(total_P, wanted_P)
-            total_P = sum_shifts(step.factors, self.layout, step.scale)
-            self.engine.group.sum_([total_P])
-        error = max(error, relative_error(total_P, after_P - before_P))
+        training, group = self.plan.config.training, self.engine.group
+        found = shortfalls(step, self.layout, total_P, before_P, after_P, training, group)
+        error = max(each.error for each in found)
         allowed = self.plan.config.capture.audit_tolerance
-        if not error <= allowed + rounding_error(before_P, after_P):
+        if not all(each.unexplained <= allowed for each in found):
             problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
             if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
                 problem = f"training has diverged (loss {step.loss:g}, weights out of range)"

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from capture import checkpoint, lease
+from capture import lease
 from capture.assembly import build_engine, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
-from capture.engine import Engine, deterministic
+from capture.device import deterministic
+from capture.engine import Engine
 from capture.evaluation import Evaluation, evaluations
 from capture.group import ALONE, Group, require_same
 from capture.markers import Marker, read_segments, require_start
@@ -122,7 +123,7 @@ def train(
                 report(evaluation)
             if turn.ends_segment:
                 require_same(group, list(engine.model.parameters()), f"step {turn.step}")
-                recorder.commit(checkpoint.snapshot(engine.model) if leads else {})
+                recorder.commit(engine.snapshot() if leads else {})
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
             recorder.look()

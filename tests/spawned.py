@@ -73,6 +73,12 @@ SETTINGS = {
     "step": ("capture.outliers.scope=step",),
     "last": ("capture.loss_positions=last",),
     "bare": ("capture.record=checkpoints",),
+    "adamw": (
+        "training.optimizer.kind=adamw",
+        "training.optimizer.weight_decay=0.01",
+        "training.learning_rate=0.003",
+    ),
+    "rounded": ("training.precision=bfloat16", "capture.loss_positions=last"),
 }
 
 

@@ -164,6 +164,7 @@ def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
     [
         ("workers.count=3", r"^workers\.count: got 3, must divide training\.batch = 20\.$"),
         ("workers.count=40", r"got 40, must be at most training\.batch = 20: a slot each"),
+        ("workers.count=10 training.accumulate=4", r"accumulate: got 4, must divide the 2 slots"),
         ("workers.count=0", r"^workers\.count: got 0, must be at least 1\.$"),
         ("workers.cpus=0", r"^workers\.cpus: got 0, must be at least 1\.$"),
         ("workers.max_failures=-1", r"^workers\.max_failures: got -1, must be at least 0\.$"),
@@ -171,5 +172,5 @@ def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
 )
 def test_impossible_groups_are_refused_with_the_reason(override: str, message: str):
     with pytest.raises(ConfigError, match=message) as caught:
-        make_config({}, [override])
+        make_config({}, override.split())
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
