@@ -30,7 +30,7 @@ from cluster.progress import StartedAgain
 from cluster.reach import require_mark
 from cluster.workers import capture_on_workers, explained, require_room
 from ray_cluster import ENVIRONMENT, ROOT, ray_cluster
-from spawned import on_workers
+from spawned import on_workers, shared_config
 from tiny import contents, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
@@ -44,7 +44,8 @@ def config_of(folder: Path, name: str, *overrides: str) -> Config:
 
 def undisturbed(group: Group, folder: Path) -> None:
     """The long run by two workers without Ray."""
-    capture_run(config_of(folder, "wanted"), lambda event: None, group=group, owner="wanted.1")
+    config = shared_config(group, folder, *LONG, name="wanted")
+    capture_run(config, lambda event: None, group=group, owner="wanted.1")
 
 
 @pytest.fixture(scope="module")
