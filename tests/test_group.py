@@ -14,8 +14,9 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load
 
 from analysis.run import open_run
+from capture import lease
 from capture.config import make_config
-from capture.errors import ConfigError
+from capture.errors import ConfigError, RunError
 from capture.group import ALONE, Alone, Group
 from capture.store import Store
 from capture.verify import verify
@@ -165,6 +166,34 @@ def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
     ]
     same_run(str(wanted / "run"), store.uri, 2)
     assert open_run(store.uri).steps_done == 28
+
+
+# --- the lease of a group -------------------------------------------------------------------------
+
+
+def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
+    store = Store(str(tmp_path))
+    with lease.held(store, lambda event: None, "g.1") as first:
+        with pytest.raises(RunError, match="is being captured"):
+            lease.left_behind(store, "other.1")
+        with pytest.raises(RunError, match="is being captured"):
+            lease.left_behind(store)
+        taken: list[lease.TakenOver] = []
+        with lease.held(store, taken.append, "g.2") as second:
+            second.require()
+            with pytest.raises(RunError, match="was taken over"):
+                first.require()
+        assert [event.reason for event in taken] == ["its group was started again"]
+
+
+def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
+    store = Store(str(tmp_path))
+    store.put(lease.KEY, lease.encode(lease.of_this_process("g.2")))
+    lease.withdraw(store, "other")
+    assert store.exists(lease.KEY)
+    lease.withdraw(store, "g")
+    assert not store.exists(lease.KEY)
+    lease.withdraw(store, "g")
 
 
 # --- what cannot be -------------------------------------------------------------------------------
