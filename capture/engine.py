@@ -8,7 +8,6 @@ runs under autocast, the weights stay float32, and factors are what was multipli
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 import torch
@@ -197,23 +196,42 @@ class Engine:
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
-        tape = Tape(self.by_tape, num_datums=len(token_NT))
+        tape = Tape(self.by_tape, len(token_NT))
         with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.model(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss = loss * (target_NT.numel() / positions)
         loss.backward(retain_graph=self.last_only)
-        scored = partial(self.fall_back, token_NT, target_NT, masks, positions)
-        factors = tape.factors() | scored(slice(None))
+        batch = (token_NT, target_NT, masks, positions)
+        factors = tape.factors() | self.fall_back(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        factors_last = tape.factors() | scored(slice(-1, None))
-        return loss.item(), factors, LastToken(factors_last, gradients)
+        of_last = tape.factors() | self.fall_back(*batch, scored=slice(-1, None))
+        return loss.item(), factors, LastToken(of_last, gradients)
+
+    def fall_back(
+        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
+    ) -> Factors:
+        """Of the units that have no factors; ``scored``: where in the window the loss counts."""
+        if not self.by_vmap:
+            return {}
+        pools = () if masks.pool_NK is None else (masks.pool_NK,)
+
+        def loss_of(
+            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
+        ) -> Tensor:
+            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
+            with self.autocast():
+                logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0].float()
+            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
+            return lost / positions
+
+        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
         """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""
@@ -236,25 +254,6 @@ class Engine:
     def autocast(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
-
-    def fall_back(
-        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, scored: slice
-    ) -> Factors:
-        """Of units without factors; ``scored``: what counts of a datum, of all ``positions``."""
-        if not self.by_vmap:
-            return {}
-        pools = () if masks.pool_NK is None else (masks.pool_NK,)
-
-        def loss_of(
-            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
-        ) -> Tensor:
-            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
-            with self.autocast():
-                logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0].float()
-            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
-            return lost / positions
-
-        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(
