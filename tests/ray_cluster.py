@@ -29,7 +29,7 @@ def ray_cluster(num_nodes: int) -> Iterator[Cluster]:
         try:
             for _ in range(num_nodes - 1):
                 nodes.add_node(**NODE)
-            with connect(nodes.address):
+            with connect(str(nodes.address)):
                 yield nodes
         finally:
             ray.shutdown()
