@@ -1,10 +1,6 @@
 """Jobs and work on a Ray cluster of two nodes: the answers of one machine, whatever is lost."""
 
 import random
-import threading
-import time
-import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -28,7 +24,7 @@ from analysis.evidence import Reading, Weight
 from analysis.run import Run, open_run
 from analysis.samples import CountRows
 from analysis.sweep import in_turn
-from capture.errors import ClusterError, ShardError, StoreError
+from capture.errors import StoreError
 from capture.markers import File
 from capture.schema import OUTLIERS
 from capture.shards import encode
@@ -37,22 +33,14 @@ from cluster import local, mapreduce
 from cluster.cli import main
 from cluster.holders import sweep
 from cluster.mapreduce import run_job
-from cluster.policy import MAX_LOSSES
-from ray_cluster import NODE, ray_cluster
-from ray_jobs import Doing, Names, shards_named
+from ray_jobs import Names, shards_named
 from tiny_run import copied, tiny_run
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Cluster]:
-    with ray_cluster(2) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def run(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(ray_nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """On a folder, attributed."""
     store = copied(tiny_run(), str(tmp_path_factory.mktemp("run")))
     found = open_run(store.uri)
@@ -130,7 +118,9 @@ def test_any_order_of_shards_gives_the_same(run: Run, seed: int) -> None:
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 7, 12])
-def test_the_merge_tree_is_the_local_one(nodes: Cluster, tmp_path: Path, num_shards: int) -> None:
+def test_the_merge_tree_is_the_local_one(
+    ray_nodes: Cluster, tmp_path: Path, num_shards: int
+) -> None:
     shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
     told: list[tuple[int, int]] = []
     found = run_job(Names(str(tmp_path)), shards, lambda *done: told.append(done))
@@ -138,111 +128,8 @@ def test_the_merge_tree_is_the_local_one(nodes: Cluster, tmp_path: Path, num_sha
     assert told == [(i + 1, num_shards) for i in range(num_shards)]
 
 
-# --- losses ---------------------------------------------------------------------------------------
-
-
-def test_a_worker_that_dies_is_made_good(nodes: Cluster, tmp_path: Path) -> None:
-    shards = shards_named(tmp_path, ["a", "die", "b", "c", "d"])
-    assert run_job(Names(str(tmp_path)), shards) == "(((a die) (b c)) d)"
-    assert (tmp_path / "died").exists()
-
-
-def test_an_actor_that_dies_is_replaced_and_its_item_done_again(
-    nodes: Cluster, tmp_path: Path
-) -> None:
-    items = ["a", "die", "b", "c"]
-    assert [*sweep(Doing(str(tmp_path)), items)] == ["A", "DIE", "B", "C"]
-    assert (tmp_path / "died").exists()
-
-
-def test_what_takes_its_worker_with_it_time_and_again_is_named(
-    nodes: Cluster, tmp_path: Path
-) -> None:
-    times = f"was lost with its worker, {MAX_LOSSES + 1} times: "
-    with pytest.raises(ClusterError, match=f"outliers/die-always: {times}.*memory") as raised:
-        run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "die-always"]))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.slow
-def test_what_takes_its_actor_with_it_time_and_again_is_named(
-    nodes: Cluster, tmp_path: Path
-) -> None:
-    with pytest.raises(ClusterError, match=f"^item 1: was lost .*, {MAX_LOSSES + 1} times: "):
-        list(sweep(Doing(str(tmp_path)), ["a", "die-always"]))
-
-
-def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
-    nodes: Cluster, tmp_path: Path
-) -> None:
-    shards = shards_named(tmp_path, ["a", "b", "bad", "c", "d", "e", "f", "g"])
-    with pytest.raises(ShardError) as raised:
-        run_job(Names(str(tmp_path)), shards)
-    assert type(raised.value) is ShardError
-    assert raised.value.args == ("bad", "is bad", "Look at it")
-    assert raised.value.exit_code == 3
-    with pytest.raises(ShardError, match=r"^bad: is bad\. Look at it\.$"):
-        list(sweep(Doing(str(tmp_path)), ["a", "bad"]))
-
-
-def test_the_cluster_serves_on_after_an_error(nodes: Cluster, tmp_path: Path) -> None:
-    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
-    assert [*sweep(Doing(str(tmp_path)), ["a"])] == ["A"]
-
-
-def test_a_node_that_dies_is_made_good(nodes: Cluster, tmp_path: Path) -> None:
-    """It takes with it a shard under way and the partials that it held."""
-    third = nodes.add_node(**NODE)
-    nodes.wait_for_nodes()
-    names = [*map(str, range(6)), "await", *map(str, range(6, 12))]
-    shards = shards_named(tmp_path, names)
-
-    def tell(done: int, total: int) -> None:
-        if done == 12:
-            nodes.remove_node(third, allow_graceful=False)
-            (tmp_path / "go").touch()
-
-    job = Names(str(tmp_path), partial_bytes=200_000)
-    found = run_job(job, shards, tell)
-    assert found == local.run_job(job, shards)
-
-
-# --- stragglers and memory ------------------------------------------------------------------------
-
-
-def test_one_slow_shard_holds_up_no_other(nodes: Cluster, tmp_path: Path) -> None:
-    told: list[int] = []
-    names = ["await", *map(str, range(20))]
-
-    def tell(done: int, total: int) -> None:
-        told.append(done)
-        if done == 20:
-            (tmp_path / "go").touch()
-
-    found = run_job(Names(str(tmp_path)), shards_named(tmp_path, names), tell)
-    assert found.startswith("(((((await 0)")
-    assert told[-1] == 21, "twenty shards were done before the first one was let go"
-
-
-def let_go(folder: Path, done: int) -> None:
-    """Once so many items were begun."""
-    while len(list(folder.glob("begun-*"))) < done:
-        time.sleep(0.01)
-    (folder / "go").touch()
-
-
-def test_one_slow_actor_holds_up_no_other(nodes: Cluster, tmp_path: Path) -> None:
-    """The other one makes all that the lead allows; the order stays."""
-    items = ["await", *map(str, range(7))]
-    results = sweep(Doing(str(tmp_path)), items)
-    done = threading.Thread(target=let_go, args=(tmp_path, 7))
-    done.start()
-    assert [*results] == ["AWAIT", *map(str, range(7))]
-    done.join()
-
-
 def test_a_large_shard_is_read_in_pieces_and_stops_nothing(
-    nodes: Cluster, run: Run, tmp_path: Path
+    ray_nodes: Cluster, run: Run, tmp_path: Path
 ) -> None:
     """Ten times the usual rows: the same counts as ten shards of the usual size."""
     shard = run.shards("outliers")[0]
@@ -256,31 +143,17 @@ def test_a_large_shard_is_read_in_pieces_and_stops_nothing(
     assert np.array_equal(found, usual)
 
 
-@pytest.mark.parametrize("num_shards", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_the_driver_holds_no_partials(nodes: Cluster, tmp_path: Path, num_shards: int) -> None:
-    """A megabyte each; at most the one that the answer is made of comes to the driver."""
-    shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
-    job = Names(str(tmp_path), partial_bytes=10**6)
-    tracemalloc.start()
-    try:
-        assert run_job(job, shards) == local.run_job(replace(job, partial_bytes=0), shards)
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert most < 1_500_000
+# --- refusals ------------------------------------------------------------------------
 
 
-# --- refusals and stopping ------------------------------------------------------------------------
-
-
-def test_a_run_in_memory_is_refused(nodes: Cluster) -> None:
+def test_a_run_in_memory_is_refused(ray_nodes: Cluster) -> None:
     found = open_run(tiny_run())
     with pytest.raises(StoreError, match=r"^memory://tiny-run: lies in the memory of one process"):
         run_job(counting_of(found), found.shards("outliers"))
 
 
 def test_a_folder_that_a_node_cannot_see_is_refused(
-    nodes: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
+    ray_nodes: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = replace(run.shards("outliers")[0], store=Store("/nowhere/run"))
     with pytest.raises(StoreError, match=r"^/nowhere/run: cannot be seen from .*s3://\.$"):
@@ -288,21 +161,10 @@ def test_a_folder_that_a_node_cannot_see_is_refused(
 
 
 def test_a_relative_folder_is_found_from_anywhere(
-    nodes: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
+    ray_nodes: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(run.uri)
     monkeypatch.chdir(folder.parent)
     near = open_run(folder.name)
     found = run_job(counting_of(near), near.shards("outliers"))
     assert np.array_equal(found, local.run_job(counting_of(run), run.shards("outliers")))
-
-
-def test_stopping_leaves_no_shard_under_way(nodes: Cluster, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    names = ["a", "await", "await", "await", "b"]
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Names(str(tmp_path)), shards_named(tmp_path, names), stop)
-    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
-    assert not (tmp_path / "go").exists()
