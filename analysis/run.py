@@ -155,7 +155,8 @@ class Run:
     def check_tokens(self, token_M: np.ndarray) -> None:
         """Raises ``ShardError`` for a token that the vocabulary lacks."""
         if len(token_M) and not 0 <= token_M.min() <= token_M.max() < self.num_tokens:
-            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {self.num_tokens}"
+            last = self.num_tokens - 1
+            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {last}"
             raise ShardError(self.corpus_shard("datums").where, problem, REMEDY)
 
     # --- shifts and weights -----------------------------------------------------------------------
@@ -247,11 +248,19 @@ class Run:
         """All files of one kind; raises ``RunError`` if nothing is committed yet."""
         shards = self.shards(kind)
         if not shards:
-            problem = "holds no committed segment yet"
-            if self.skipped:
-                problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
-            raise RunError(self.uri, problem, "Let it train on: ontogeny capture … --resume")
+            raise self.lacking(kind)
         return shards
+
+    def lacking(self, kind: str) -> RunError:
+        """Why there are no tables of a kind, and how to get some."""
+        if self.skipped:
+            problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
+            return RunError(self.uri, problem, "Restore the run from a copy")
+        if self.segments:
+            remedy = f"Add them: ontogeny replay {self.uri} --record {kind}"
+            return RunError(self.uri, f"has no {kind} recorded", remedy)
+        remedy = "Let it train on: ontogeny capture … --resume"
+        return RunError(self.uri, "holds no committed segment yet", remedy)
 
     def shard(self, file: File, marker: Marker) -> Shard:
         return Shard(self.store, file, marker.first_step, marker.end_step)

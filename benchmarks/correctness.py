@@ -57,6 +57,7 @@ class Reference:
         """Of the outliers: their shifts, and the least of them against a sort. Takes the step."""
         observed = observe(self.bench, self.turn)
         row, outliers = observed.row, observed.outliers
+        assert outliers
         scale = -float(str(row["learning_rate"])) * float(str(row["clip"]))
         layout = self.bench.observer.layout
         shift_NP = scale * torch.cat([self.by_datum[n].flatten(1) for n in layout.names], 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
 from capture.plan import Turn
@@ -58,7 +58,7 @@ class Recording:
 
     def step(self, turn: Turn) -> None:
         observed = observe(self.bench, turn)
-        self.recorder.add_step(observed.row, observed.outliers, turn.datum_N)
+        self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
             self.recorder.commit(self.bench.engine.snapshot())
 

@@ -93,7 +93,8 @@ def make_workbench(folder: Path) -> tuple[Workbench, str]:
     )
     units = choose_units(model, config.capture.units)
     engine = Engine(model, config.training, units=units, last_only=False, seed=config.run.seed)
-    return Workbench(plan, engine, Observer(plan, engine), plan.turns(0)), text
+    observer = Observer(plan, engine, config.capture.kinds)
+    return Workbench(plan, engine, observer, plan.turns(0)), text
 
 
 def make_corpus(folder: Path) -> tuple[Corpus, str]:

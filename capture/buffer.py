@@ -1,4 +1,4 @@
-"""Dense shifts of a batch, and the few entries among them that can be outliers.
+"""Dense shifts of a batch, wide units left out, and the few among them that can be outliers.
 
 Finding the k largest of 726,000 shifts a datum must not cost more than computing them, so nothing
 is sorted. While a unit's shifts are still in the processor's cache, its columns are dealt into
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from capture.factors import Factors
 from capture.gradients import Layout, write_shifts
+from capture.wide import is_wide
 
 GROUP_SIZE = 24
 BUFFER_BYTES = 256 * 2**20
@@ -28,37 +29,53 @@ class ShiftBuffer:
     """Memory for the dense shifts of some datums, unit after unit, used again at every step."""
 
     def __init__(self, layout: Layout, batch: int, device: torch.device) -> None:
+        places = dict(
+            zip(layout.names, zip(layout.offsets, layout.sizes, strict=False), strict=True)
+        )
+        self.dense = {
+            name: place for name, place in places.items() if not is_wide(layout.shapes[name])
+        }
+        """Unit with dense shifts → where it begins among the P, and its size."""
+        self.wide = {name: place[0] for name, place in places.items() if name not in self.dense}
+        """Unit without them → where it begins among the P."""
+        sizes = [size for _, size in self.dense.values()]
         # An odd number of groups deals the entries of one row or column to different groups.
-        groups = [-(-size // GROUP_SIZE) | 1 for size in layout.sizes]
+        groups = [-(-size // GROUP_SIZE) | 1 for size in sizes]
         per_datum = GROUP_SIZE * sum(groups)
         self.layout = layout
-        self.datums = max(1, min(batch, BUFFER_BYTES // (4 * per_datum)))
+        self.datums = max(1, min(batch, BUFFER_BYTES // max(1, 4 * per_datum)))
         self.flat = torch.zeros(self.datums * per_datum, device=device)
         blocks = self.flat.split([self.datums * GROUP_SIZE * g for g in groups])
         self.block_NS = [block.view(self.datums, -1) for block in blocks]
         self.peak_NG = torch.empty(self.datums, sum(groups), device=device)
         self.peaks_NG = self.peak_NG.split(groups, dim=1)
-        self.total_P = torch.empty(layout.size, device=device)
-        self.groups_U = torch.tensor(groups, device=device)
+        self.total_P = torch.zeros(layout.size, device=device)
+        self.groups_U = torch.tensor(groups, device=device, dtype=torch.int64)
         self.first_group_U = self.groups_U.cumsum(0) - self.groups_U
         self.stride_UJ = self.groups_U[:, None] * torch.arange(GROUP_SIZE, device=device)
-        self.offset_U = torch.tensor(layout.offsets[:-1], device=device)
-        self.size_U = torch.tensor(layout.sizes, device=device)
+        offsets = [offset for offset, _ in self.dense.values()]
+        self.offset_U = torch.tensor(offsets, device=device, dtype=torch.int64)
+        self.size_U = torch.tensor(sizes, device=device, dtype=torch.int64)
 
     def fill(
-        self, factors: Factors, scale: float, preconditioner: Mapping[str, Tensor] | None = None
+        self,
+        factors: Factors,
+        scale: float,
+        preconditioner: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Write these datums' shifts; returns their sum, [P]."""
+        """Write these datums' shifts; returns their sum, [P], 0 for wide units.
+
+        ``preconditioner``: what each entry's gradient is multiplied by besides; None: nothing.
+        """
         N = next(iter(factors.values()))[0].delta_NTO.shape[0]
-        totals = self.total_P.split(self.layout.sizes)
-        for name, block, peaks, total in zip(
-            self.layout.names, self.block_NS, self.peaks_NG, totals, strict=True
+        for (name, (offset, size)), block, peaks in zip(
+            self.dense.items(), self.block_NS, self.peaks_NG, strict=True
         ):
-            shift_NS = block[:N, : len(total)]
+            shift_NS = block[:N, :size]
             write_shifts(factors[name], scale, shift_NS)
             if preconditioner:
-                shift_NS *= preconditioner[name].flatten()
-            torch.sum(shift_NS, 0, out=total)
+                shift_NS *= preconditioner[name].reshape(-1)
+            torch.sum(shift_NS, 0, out=self.total_P[offset : offset + size])
             grouped = block[:N].view(N, GROUP_SIZE, -1)
             peaks[:N] = torch.maximum(grouped.amax(1), grouped.amin(1).neg_())
         return self.total_P

@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from capture.corpus import CorpusConfig
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
+from capture.fallback import Fallback
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
 from capture.plain_yaml import read_yaml
+from capture.records import FactorConfig, RecordKind
 from capture.store_config import StoreConfig
 from capture.tally import TallyConfig
 
@@ -47,8 +49,12 @@ class RunConfig:
 class CaptureConfig:
     """What is recorded of the training."""
 
+    record: Literal["shifts", "checkpoints"] = "shifts"
+    """Outliers, tallies and factors as set below; or checkpoints alone, to replay from."""
     units: list[str] = field(default_factory=lambda: ["layers.*"])
     """Glob patterns over parameter names; what matches any of them is captured."""
+    fallback: Fallback = "none"
+    """What becomes of units whose use has no factors: refused, or captured by vmap (slow)."""
     loss_positions: Literal["all", "last"] = "all"
     """Shifts of the whole window's loss, or of its last token's alone (as the study's code had)."""
     audit_tolerance: float = 1e-5
@@ -57,6 +63,7 @@ class CaptureConfig:
     """Steps per segment: the unit of writing and resuming, with a checkpoint at each end."""
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     tally: TallyConfig = field(default_factory=TallyConfig)
+    factors: FactorConfig = field(default_factory=FactorConfig)
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -67,6 +74,21 @@ class CaptureConfig:
         if self.segment_steps < 1:
             problem = f"got {self.segment_steps}, must be at least 1"
             raise ConfigError("capture.segment_steps", problem)
+        if self.record == "checkpoints" and self.factors.enabled:
+            problem = "got true, but capture.record is checkpoints, which records nothing else"
+            raise ConfigError("capture.factors.enabled", problem, "Add them by: ontogeny replay")
+
+    @property
+    def kinds(self) -> frozenset[RecordKind]:
+        """What is recorded of each step while training runs."""
+        if self.record == "checkpoints":
+            return frozenset()
+        chosen: dict[RecordKind, bool] = {
+            "outliers": True,
+            "tallies": self.tally.enabled,
+            "factors": self.factors.enabled,
+        }
+        return frozenset(kind for kind, wanted in chosen.items() if wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,25 +5,26 @@ factors are joined along N, so that slots number the whole batch. With bfloat16 
 runs under autocast, the weights stay float32, and factors are what was multiplied, as float32.
 """
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from capture import checkpoint, optimizer, schedule
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
-from capture.factors import Factors, Tape
-from capture.gradients import join_datums, mapped
+from capture.factors import Factors
+from capture.fallback import factors_by_vmap
+from capture.gradients import join_datums
 from capture.model import LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
 from capture.schedule import ScheduleConfig
+from capture.tape import Tape
 from capture.update import clip_factor
 
 
@@ -109,11 +110,17 @@ class Engine:
         last_only: bool,
         seed: int,
         num_steps: int = 0,
+        by_vmap: Collection[str] = (),
     ) -> None:
-        """``num_steps``: of the whole run, for a schedule that ends with it."""
+        """``num_steps``: of the whole run, for a schedule that ends with it.
+
+        ``by_vmap``: the units that have no factors and are captured by the fall-back.
+        """
         self.model = model
         self.config = config
         self.units = units
+        self.by_vmap = {name: units[name] for name in units if name in by_vmap}
+        self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
@@ -189,20 +196,42 @@ class Engine:
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
-        with Tape(self.units) as tape, self.autocast():
+        tape = Tape(self.by_tape, len(token_NT))
+        with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.model(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss = loss * (target_NT.numel() / positions)
         loss.backward(retain_graph=self.last_only)
-        factors = mapped(tape.factors(), as_float32)
+        batch = (token_NT, target_NT, masks, positions)
+        factors = tape.factors() | self.fall_back(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        return loss.item(), factors, LastToken(mapped(tape.factors(), as_float32), gradients)
+        of_last = tape.factors() | self.fall_back(*batch, scored=slice(-1, None))
+        return loss.item(), factors, LastToken(of_last, gradients)
+
+    def fall_back(
+        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
+    ) -> Factors:
+        """Of the units that have no factors; ``scored``: where in the window the loss counts."""
+        if not self.by_vmap:
+            return {}
+        pools = () if masks.pool_NK is None else (masks.pool_NK,)
+
+        def loss_of(
+            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
+        ) -> Tensor:
+            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
+            with self.autocast():
+                logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0].float()
+            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
+            return lost / positions
+
+        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
         """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""
@@ -237,11 +266,6 @@ class Engine:
         )
 
 
-def as_float32(factor: Tensor) -> Tensor:
-    """What autocast multiplied, exactly; tokens stay what they are."""
-    return factor.float() if factor.is_floating_point() else factor
-
-
 def joined(pieces: Sequence[LastToken]) -> LastToken | None:
     """Of a batch, from its micro-batches in order."""
     if not pieces:
@@ -249,30 +273,3 @@ def joined(pieces: Sequence[LastToken]) -> LastToken | None:
     first, *others = (piece.gradients for piece in pieces)
     sums = {name: sum((other[name] for other in others), grad) for name, grad in first.items()}
     return LastToken(join_datums([piece.factors for piece in pieces]), sums)
-
-
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device asked for; raises ``ConfigError`` where there is none."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ConfigError("training.device", "got cuda, but torch finds no CUDA device here")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Within: torch's operations give the same bits for the same input, or refuse to run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    settings: Any = sys.modules["torch.utils.deterministic"]
-    products = torch.backends.cuda.matmul
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    partial_sums = products.allow_bf16_reduced_precision_reduction
-    torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # a costly aid for finding reads of such memory
-    products.allow_bf16_reduced_precision_reduction = False  # the audit counts on one rounding
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
-        products.allow_bf16_reduced_precision_reduction = partial_sums

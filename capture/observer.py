@@ -4,6 +4,7 @@ Shapes: N datum, T position, P captured parameter.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ from capture.corpus import Datums
 from capture.engine import Engine, Step
 from capture.errors import AuditError
 from capture.factors import Factors
-from capture.gradients import Layout
+from capture.gradients import Layout, sum_shifts
 from capture.outliers import Outliers, find_outliers
 from capture.plan import Plan, Turn
+from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
 
 REMEDY = "Nothing of the open segment was stored"
@@ -29,38 +31,55 @@ class Observation:
 
     row: dict[str, object]
     """Of the table ``steps``."""
-    outliers: Outliers
+    outliers: Outliers | None = None
+    factors: Factors | None = None
+    """Of the loss whose shifts are recorded."""
 
 
 class Observer:
     """Takes steps with the engine and says what each did; stops where shifts do not add up."""
 
-    def __init__(self, plan: Plan, engine: Engine) -> None:
+    def __init__(self, plan: Plan, engine: Engine, kinds: Collection[RecordKind]) -> None:
+        """``kinds``: what is recorded; with none, steps are taken and neither seen nor audited."""
         self.plan = plan
         self.engine = engine
+        self.kinds = kinds
         self.layout = Layout.of(engine.units)
-        self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
+        if kinds:
+            self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
         widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
-        self.tally = Tally(widths, vocabulary, engine.device) if widths else None
+        tallies = "tallies" in kinds and widths
+        self.tally = Tally(widths, vocabulary, engine.device) if tallies else None
 
     def step(self, turn: Turn) -> Observation:
         """One update, observed; adds to the tallies."""
+        if not self.kinds:
+            return Observation(self.row(turn, self.update(turn)[0], math.nan))
         before_P = self.layout.flatten(self.engine.units)
         step, recorded = self.update(turn)
         after_P = self.layout.flatten(self.engine.units)
         if not math.isfinite(step.loss + step.gradient_norm):
             raise diverged(turn, step)  # not a number is not among the largest
-        outliers, total_P = find_outliers(
-            self.buffer,
-            recorded,
-            step.scale,
-            self.plan.config.capture.outliers,
-            step.preconditioner,
-        )
+        outliers = None
+        if "outliers" in self.kinds:
+            outliers, total_P = find_outliers(
+                self.buffer,
+                recorded,
+                step.scale,
+                self.plan.config.capture.outliers,
+                step.preconditioner,
+            )
+        else:
+            total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         error = self.audit(turn, step, total_P, before_P, after_P)
-        row = {
+        factors = recorded if "factors" in self.kinds else None
+        return Observation(self.row(turn, step, error), outliers, factors)
+
+    def row(self, turn: Turn, step: Step, audit_error: float) -> dict[str, object]:
+        """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""
+        return {
             "step": turn.step,
             "epoch": turn.epoch,
             "batch": turn.batch,
@@ -68,10 +87,9 @@ class Observer:
             "gradient_norm": step.gradient_norm,
             "clip": step.clip,
             "loss": step.loss,
-            "audit_error": error,
+            "audit_error": audit_error,
             "datums": turn.datum_N,
         }
-        return Observation(row, outliers)
 
     def update(self, turn: Turn) -> tuple[Step, Factors]:
         """The step itself, and the factors of the loss whose shifts are recorded; tallied."""

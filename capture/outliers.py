@@ -4,6 +4,7 @@ Shapes: N datum, T position, P captured parameter, M entry, R row to select in, 
 kept.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,8 @@ from torch import Tensor
 from capture.buffer import ShiftBuffer
 from capture.errors import ConfigError
 from capture.factors import Factor, Factors
-from capture.gradients import Layout, slice_datums
+from capture.gradients import Layout, slice_datums, write_sum
+from capture.wide import WideRows, WideUnit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ def find_outliers(
 ) -> tuple[Outliers, Tensor]:
     """The outliers of a step, and the sum of all its shifts over the batch, [P].
 
+    A shift is the gradient times ``scale``, and times the unit's ``preconditioner`` if it has one.
     Equal to sorting the dense tensor; ties go to the lowest slot, then the lowest column.
     """
     batch = next(iter(factors.values()))[0].delta_NTO.shape[0]
@@ -59,9 +62,14 @@ def find_outliers(
     found = []
     for start in range(0, batch, buffer.datums):
         stop = min(start + buffer.datums, batch)
-        total_P += buffer.fill(slice_datums(factors, start, stop), scale, preconditioner)
-        slot_M, column_M, shift_M = select(buffer, stop - start, config)
+        piece = slice_datums(factors, start, stop)
+        total_P += buffer.fill(piece, scale, preconditioner)
+        wide = wide_rows(buffer, piece, scale, config.k, preconditioner)
+        slot_M, column_M, shift_M = select(buffer, wide, stop - start, config)
         found.append((slot_M + start, column_M, shift_M))
+    for name, offset in buffer.wide.items():
+        sum_S = total_P[offset : offset + math.prod(buffer.layout.shapes[name])]
+        write_sum(factors[name], scale, sum_S, preconditioner[name] if preconditioner else None)
     slot_M, column_M, shift_M = (torch.cat(pieces) for pieces in zip(*found, strict=True))
     if config.scope == "step":
         keep_K = largest(shift_M.abs(), torch.zeros_like(slot_M), config.k)
@@ -70,19 +78,55 @@ def find_outliers(
     return Outliers(slot_M, column_M, shift_M, position_M), total_P
 
 
+def wide_rows(
+    buffer: ShiftBuffer,
+    factors: Factors,
+    scale: float,
+    k: int,
+    preconditioner: Mapping[str, Tensor] | None,
+) -> dict[int, WideRows]:
+    """Where each wide unit begins among the P → what its largest shifts can be."""
+    found = {}
+    for name, offset in buffer.wide.items():
+        shape, by_entry = (
+            buffer.layout.shapes[name],
+            preconditioner[name] if preconditioner else None,
+        )
+        found[offset] = WideRows(WideUnit(factors[name], shape, scale, by_entry), k)
+    return found
+
+
 def select(
-    buffer: ShiftBuffer, num_datums: int, config: OutlierConfig
+    buffer: ShiftBuffer, wide: dict[int, WideRows], num_datums: int, config: OutlierConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Datum, column and shift of the k largest |shift| of each datum (or of all) in the buffer."""
     peak_NG = buffer.peak_NG[:num_datums]
+    if wide:
+        peak_NG = torch.cat([peak_NG, *(rows.sizes() for rows in wide.values())], 1)
     peak_RG = peak_NG if config.scope == "datum" else peak_NG.reshape(1, -1)
     bound_R = peak_RG.new_zeros(len(peak_RG))
     if config.k <= peak_RG.shape[1]:
         bound_R = peak_RG.topk(config.k, dim=1, sorted=False).values.amin(1)
-    datum_M, column_M, shift_M = buffer.contenders(num_datums, bound_R.expand(num_datums))
+    bound_N = bound_R.expand(num_datums)
+    datum_M, column_M, shift_M = buffer.contenders(num_datums, bound_N)
+    if wide:
+        found = [(datum_M, column_M, shift_M)]
+        for offset, rows in wide.items():
+            datum_M, index_M, shift_M = rows.contenders(bound_N)
+            found.append((datum_M, offset + index_M, shift_M))
+        datum_M, column_M, shift_M = merged(found, buffer.layout.size)
     row_M = datum_M if config.scope == "datum" else torch.zeros_like(datum_M)
     keep_K = largest(shift_M.abs(), row_M, config.k)
     return datum_M[keep_K], column_M[keep_K], shift_M[keep_K]
+
+
+def merged(
+    found: list[tuple[Tensor, Tensor, Tensor]], num_columns: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Datums, columns and shifts of several lists as one, by datum and then by column."""
+    datum_M, column_M, shift_M = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order_M = (datum_M * num_columns + column_M).argsort()
+    return datum_M[order_M], column_M[order_M], shift_M[order_M]
 
 
 def largest(size_M: Tensor, row_M: Tensor, k: int) -> Tensor:
@@ -124,16 +168,25 @@ def contributions(uses: list[Factor], slot_M: Tensor, index_M: Tensor) -> Tensor
 
     A unit that is used several times in a forward pass adds up what its uses contribute.
     """
-    first, *others = (contribution(use, slot_M, index_M) for use in uses)
+    first, *others = sorted(
+        (contribution(use, slot_M, index_M) for use in uses),
+        key=lambda share_MT: share_MT.shape[1],
+        reverse=True,
+    )
     for share_MT in others:
-        first += share_MT
+        first[:, : share_MT.shape[1]] += share_MT
     return first
 
 
 def contribution(use: Factor, slot_M: Tensor, index_M: Tensor) -> Tensor:
-    if use.a_NTI is None:
-        return use.delta_NTO[slot_M, :, index_M]
-    fan_in = use.a_NTI.shape[2] if use.kind == "outer" else 1
-    row_M = index_M // fan_in
-    column_M = index_M % fan_in if use.kind == "outer" else index_M
-    return use.delta_NTO[slot_M, :, row_M] * use.a_NTI[slot_M, :, column_M]
+    if use.kind == "outer":
+        left_NTR, right_NTC = use.sides
+        width = right_NTC.shape[2]
+        return left_NTR[slot_M, :, index_M // width] * right_NTC[slot_M, :, index_M % width]
+    if use.kind == "rows":
+        assert use.token_NT is not None
+        width = use.delta_NTO.shape[2]
+        here_MT = use.token_NT[slot_M] == (index_M // width)[:, None]
+        return use.delta_NTO[slot_M, :, index_M % width] * here_MT
+    share_MT = use.delta_NTO[slot_M, :, index_M]
+    return share_MT if use.a_NTI is None else share_MT * use.a_NTI[slot_M, :, index_M]

@@ -20,6 +20,7 @@ from capture import checkpoint, shards
 from capture.backlog import Backlog, Waiting
 from capture.gradients import Layout
 from capture.markers import File, Marker, segment_key, total_bytes, write_marker
+from capture.observer import Observation
 from capture.outliers import Outliers
 from capture.schema import EVALUATIONS, OUTLIERS, STEPS
 from capture.store import Store
@@ -85,13 +86,17 @@ class Recorder:
         """Bytes of committed segments."""
         return self.earlier_bytes + self.backlog.stored_bytes
 
-    def add_step(self, row: dict[str, object], outliers: Outliers, datum_N: np.ndarray) -> None:
-        """Record a step: its row of ``steps`` and its outliers; ``datum_N`` maps slot to datum."""
+    def add_step(self, observed: Observation, datum_N: np.ndarray) -> None:
+        """Record what a step did; ``datum_N`` maps slot to datum."""
+        self.open.steps.append(observed.row)
+        if observed.outliers:
+            self.add_outliers(observed.row["step"], observed.outliers, datum_N)
+
+    def add_outliers(self, step: object, outliers: Outliers, datum_N: np.ndarray) -> None:
         slot_M = outliers.slot_M.cpu().numpy().astype(np.int16)
-        self.open.steps.append(row)
         self.open.outliers.append(
             {
-                "step": np.full(len(slot_M), row["step"], np.int32),
+                "step": np.full(len(slot_M), step, np.int32),
                 "slot": slot_M,
                 "datum": datum_N.astype(np.int32)[slot_M],
                 "column": outliers.column_M.cpu().numpy(),
@@ -179,13 +184,13 @@ def write_files(
     name = f"segment-{segment:06d}"
     files = [
         put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
-        put_table(
-            store, f"outliers/{name}-{WORKER}.parquet", "outliers", outlier_table(done, layout)
-        ),
         put_bytes(
             store, checkpoint.key_of(done.end_step), "checkpoints", checkpoint.encode(weights)
         ),
     ]
+    if done.outliers:
+        rows = outlier_table(done, layout)
+        files.append(put_table(store, f"outliers/{name}-{WORKER}.parquet", "outliers", rows))
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))

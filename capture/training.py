@@ -13,7 +13,8 @@ from capture.assembly import build_engine, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
-from capture.engine import Engine, deterministic
+from capture.device import deterministic
+from capture.engine import Engine
 from capture.evaluation import Evaluation, evaluations
 from capture.markers import Marker, read_segments, require_start
 from capture.observer import Observer
@@ -64,7 +65,7 @@ def capture_run(
     may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan)
+        engine = build_engine(plan, config.capture.kinds)
         rehearse(engine, plan)
         with lease.held(store, report) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
@@ -81,7 +82,7 @@ def train(
     """All steps that no marker vouches for yet."""
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
-    observer = Observer(plan, engine)
+    observer = Observer(plan, engine, plan.config.capture.kinds)
     if done:
         retrace(observer, store, [require_start(store), *done], report)
         restore(engine, store, done[-1])
@@ -123,7 +124,7 @@ def retrace(observer: Observer, store: Store, kept: list[Marker], report: Report
 def record(observer: Observer, turn: Turn, recorder: Recorder) -> object:
     """Take a step and record it; returns its loss."""
     observed = observer.step(turn)
-    recorder.add_step(observed.row, observed.outliers, turn.datum_N)
+    recorder.add_step(observed, turn.datum_N)
     if observer.tally and turn.ends_window:
         recorder.add_tallies(turn.window, observer.tally.drain())
     return observed.row["loss"]

@@ -95,13 +95,14 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
         ("training.device=tpu", "training.device: got 'tpu', must be one of auto, cpu, cuda."),
         ("capture.units=[]", "capture.units: is empty, must hold at least one pattern."),
         ("capture.units=7", "capture.units: got 7, must be a list, each text."),
-        ("capture={}", "capture: got '{}', must be a group of keys: units, loss_positions, "),
+        ("capture={}", "capture: got '{}', must be a group of keys: record, units, "),
         ("capture.outliers=5", "capture.outliers: got 5, must be a group of keys: k, scope."),
         ("run.uri=", "run.uri: is empty, must name a folder or a prefix."),
         ("run.uri=${oc.env:HOME}", "run.uri: got '${oc.env:HOME}'; interpolations are not supp"),
         ("run.seed=[", "run.seed: got '[', which is not valid YAML."),
         ("epochs", "epochs: is not an override. Write key=value, as in run.seed=1."),
         ("training.learning_rate=.nan", "training.learning_rate: got nan, must be above 0."),
+        ("store.patience_seconds=.nan", "store.patience_seconds: got nan, must be at least 0."),
     ],
 )
 def test_a_wrong_override_is_explained(override, text):

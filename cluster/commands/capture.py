@@ -64,11 +64,15 @@ def summary(console: Console, run: Run) -> None:
     steps, evaluations = run.steps(), run.evaluations()
     per_row = f" ({size / rows:.1f} bytes a row)" if rows else ""
     console.print(f"[bold]{escape(run.uri)}[/]: {run.steps_done} of {run.num_steps} steps")
-    console.print(f"  {rows:,} outliers in {decimal(size)}{per_row}")
-    console.print(
-        f"  every step audited: Σ shifts = applied change, largest relative error "
-        f"{steps['audit_error'].max():.1e}"
-    )
+    if rows:
+        console.print(f"  {rows:,} outliers in {decimal(size)}{per_row}")
+    if steps["audit_error"].notna().all():
+        console.print(
+            f"  every step audited: Σ shifts = applied change, largest relative error "
+            f"{steps['audit_error'].max():.1e}"
+        )
+    else:
+        console.print("  checkpoints alone; replaying adds records, audited")
     for split, table in evaluations.groupby("split", sort=False):
         last = table.iloc[-1]
         console.print(f"  {split} loss {last['loss']:.3f}, perplexity {last['perplexity']:.1f}")

@@ -1,0 +1,213 @@
+"""Collects the factors of every captured gradient from one ordinary backward pass.
+
+``Tape`` watches the *use of parameters* instead of modules: while it is active, every torch
+function that receives a captured parameter is seen, whatever module called it. A functional call, a
+module used twice or a tied weight cannot slip through, and a use that cannot be split per datum is
+refused by name.
+
+Shapes: N datum, T position (all inner axes flattened), I input width, O output width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from capture.errors import UnitError
+from capture.factors import Factor, Factors
+from capture.uses import READERS, Call, Role, Unsplit, same_gradient
+
+MOST_POSITIONS = 2**15
+"""What the record's 16-bit position can count."""
+CANNOT = "which capture cannot split per datum"
+
+
+@dataclass
+class Use:
+    """One call that consumed captured parameters; δ arrives during the backward pass."""
+
+    func: str
+    roles: dict[str, Role]
+    call: Call
+    num_datums: int
+    first_axis: int
+    """Of the output, before it was repeated for every datum."""
+    shape: torch.Size
+    """Of the output, features last."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the factors."""
+    delta: Tensor | None = None
+
+    def keep(self, delta: Tensor) -> None:
+        self.delta = delta.movedim(self.call.feature_axis, -1)
+
+    def factor(self, role: Role) -> Factor:
+        delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
+        delta_NTO, a = self.by_datum(delta), self.call.a
+        if role.kind == "rows":
+            assert a is not None
+            token_NT = a.expand(self.shape[:-1]).reshape(self.num_datums, -1)
+            if self.call.padding is not None:
+                delta_NTO = delta_NTO * (token_NT != self.call.padding)[..., None]
+            return Factor("rows", delta_NTO, token_NT=token_NT)
+        if role.kind == "sum" or a is None:
+            return Factor("sum", delta_NTO)
+        a = a.expand(self.num_datums, *a.shape[1:]) if a.shape[0] == 1 else a
+        return Factor(role.kind, delta_NTO, self.by_datum(a), role.transposed)
+
+    def by_datum(self, x: Tensor) -> Tensor:
+        """[N, T, features] of what has the two first axes in one, or more than two of them."""
+        return x.to(self.dtype).reshape(self.num_datums, -1, x.shape[-1])
+
+
+class Tape(TorchFunctionMode):
+    """Records factors of the given parameters during the forward pass that it surrounds::
+
+        with Tape(units, num_datums=len(batch)) as tape:
+            loss = model(batch)
+        loss.backward()
+        factors = tape.factors()
+
+    A batch's first axis must be the datum, or datum and position in one. What has one row for all
+    datums (positions looked up once) is repeated for each, so that its gradient splits.
+    ``num_datums=None``: as many as the first axis of each activation has.
+    """
+
+    def __init__(self, units: Mapping[str, Tensor], num_datums: int | None = None) -> None:
+        super().__init__()
+        self.units = list(units)
+        self.num_datums = num_datums
+        doubles = any(parameter.dtype == torch.float64 for parameter in units.values())
+        self.dtype = torch.float64 if doubles else torch.float32
+        self.names = {id(parameter): name for name, parameter in units.items()}
+        self.derived: list[Tensor] = []
+        self.uses: list[Use] = []
+        self.unsplit: dict[str, str] = {}
+        """Units that cannot be captured → what uses them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        names = self.names
+        found = {
+            names[id(arg)]: arg
+            for arg in flat((*args, *kwargs.values()) if kwargs else args)
+            if id(arg) in names
+        }
+        if found and any(isinstance(o, Tensor) and o.requires_grad for o in flat((out,))):
+            return self.seen(func, found, args, kwargs, out)
+        return out
+
+    def seen(
+        self,
+        func: Callable[..., Any],
+        found: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+    ) -> Any:
+        """Take down a call that received captured parameters; returns its output."""
+        if any(out is parameter for parameter in found.values()):
+            return out
+        (name, parameter), *others = found.items()
+        if not others and same_gradient(func, args) and out.shape == parameter.shape:
+            self.names[id(out)] = name
+            self.derived.append(out)
+            return out
+        try:
+            return self.record(func, found, read(func, args, kwargs), out)
+        except Unsplit as use:
+            self.unsplit |= dict.fromkeys(found, str(use))
+            return out
+
+    def record(
+        self, func: Callable[..., Any], found: dict[str, Tensor], call: Call, out: Tensor
+    ) -> Tensor:
+        roles = {self.names[id(p)]: role for p, role in call.roles if id(p) in self.names}
+        if set(found) - set(roles):
+            raise Unsplit(f"{func_name(func)} in the place of an activation")
+        N, first_axis = self.num_datums or out.shape[0], out.shape[0]
+        if N > 1 and (call.shared or out.shape[0] == 1):
+            out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
+        shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
+        if len(shape) < 2 or shape[0] % N:
+            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
+        if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
+            raise Unsplit(f"{func_name(func)} at {positions:,} positions")
+        kept = rounded(call, out)
+        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
+        out.register_hook(use.keep)
+        self.uses.append(use)
+        return out
+
+    def forget_deltas(self) -> None:
+        """Make ready for the backward pass of another loss through the same graph."""
+        for use in self.uses:
+            use.delta = None
+
+    def factors(self) -> Factors:
+        """What was recorded, after the backward pass.
+
+        Raises ``UnitError`` for a unit that has no factors or was never used.
+        """
+        if self.unsplit:
+            raise unsupported(*next(iter(self.unsplit.items())))
+        found: Factors = {name: [] for name in self.units}
+        for use in self.uses:
+            for name, role in use.roles.items():
+                found[name].append(use.factor(role))
+        for name, factors in found.items():
+            if not factors:
+                raise UnitError(name, "is captured but the forward pass never used it")
+        return found
+
+
+def flat(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, and in their place what lists and tuples among them hold."""
+    for value in values:
+        if type(value) in (list, tuple):
+            yield from value
+        else:
+            yield value
+
+
+def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """What the call does; raises ``Unsplit`` for a function, or a way to call it, not known."""
+    if func not in READERS:
+        raise Unsplit(func_name(func))
+    try:
+        return READERS[func](*args, **kwargs)
+    except TypeError as error:
+        raise Unsplit(f"{func_name(func)} with unusual arguments") from error
+
+
+def func_name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))
+
+
+def rounded(call: Call, out: Tensor) -> Call:
+    """The call with its activation detached and, under autocast, as it was multiplied."""
+    a = call.a
+    if a is None:
+        return call
+    cast = a.is_floating_point() and any(role.kind == "outer" for _, role in call.roles)
+    a = a.detach().to(out.dtype) if cast else a.detach()
+    return Call(call.roles, a, call.feature_axis, call.shared, call.padding)
+
+
+def unsupported(unit: str, use: str) -> UnitError:
+    return UnitError(
+        unit,
+        f"is used by {use}, {CANNOT}",
+        "Leave it out with capture.units, or set capture.fallback=vmap",
+    )
