@@ -22,6 +22,8 @@ from capture.plan import Plan, Turn
 from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
 
+REMEDY = "Nothing of the open segment was stored"
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -58,6 +60,8 @@ class Observer:
         before_P = self.layout.flatten(self.engine.units)
         step, recorded = self.update(turn)
         after_P = self.layout.flatten(self.engine.units)
+        if not math.isfinite(step.loss + step.gradient_norm):
+            raise diverged(turn, step)  # not a number is not among the largest
         outliers = None
         if "outliers" in self.kinds:
             outliers, total_P = find_outliers(
@@ -108,11 +112,16 @@ class Observer:
         error = max(each.error for each in found)
         allowed = self.plan.config.capture.audit_tolerance
         if not all(each.unexplained <= allowed for each in found):
+            if not math.isfinite(after_P.norm()):
+                raise diverged(turn, step)
             problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-            if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
-                problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
-            raise AuditError(f"step {turn.step}", problem, "Nothing of the open segment was stored")
+            raise AuditError(f"step {turn.step}", problem, REMEDY)
         return error
+
+
+def diverged(turn: Turn, step: Step) -> AuditError:
+    problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
+    return AuditError(f"step {turn.step}", problem, REMEDY)
 
 
 def on_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:
