@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -16,8 +17,18 @@ from capture.training import Event, Retracing
 from capture.training import Progress as Standing
 
 SECONDS_BETWEEN_LINES = 10.0
-Report = Callable[[Event], None]
-Aside = Evaluation | Retracing | Waiting | TakenOver
+
+
+@dataclass(frozen=True)
+class StartedAgain:
+    """Workers were lost, and their group was started anew for the so-manieth time."""
+
+    number: int
+    most: int
+
+
+Report = Callable[[Event | StartedAgain], None]
+Aside = Evaluation | Retracing | Waiting | TakenOver | StartedAgain
 
 
 @contextmanager
@@ -141,6 +152,8 @@ class Asides:
                 return None
             self.last = now
             return waiting_line(event)
+        if isinstance(event, StartedAgain):
+            return f"workers were lost; their group starts again ({event.number} of {event.most})"
         if isinstance(event, TakenOver):
             return f"went on in the place of {event.holder}: {event.reason}"
         if isinstance(event, Retracing):
@@ -157,7 +170,7 @@ class Bar:
         self.asides = Asides()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | StartedAgain) -> None:
         if not isinstance(event, Standing):
             line = self.asides.line(event)
             if line is not None:
@@ -183,7 +196,7 @@ class Lines:
         self.asides = Asides()
         self.last = -SECONDS_BETWEEN_LINES
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | StartedAgain) -> None:
         if not isinstance(event, Standing):
             line = self.asides.line(event)
             if line is not None:
