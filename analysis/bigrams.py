@@ -124,7 +124,8 @@ class Search:
         before, after = (
             self.retaking.weights_after(end, self.layers.units, self.tell) for end in self.ends
         )
-        bigrams = self.largest(Pair.of(before, self.layers), Pair.of(after, self.layers))
+        pairs = Pair.of(before, self.layers), Pair.of(after, self.layers)
+        bigrams = self.largest(*pairs, self.steps.stop - 1)
         cause_KI = None
         if self.config.datums and len(bigrams):
             cause_KI = np.zeros((len(bigrams), self.run.num_datums))
@@ -136,8 +137,8 @@ class Search:
     def of_each_step(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
         """Rows of the shifts of every single step."""
         for update in self.updates():
-            pairs = [Pair.of(weights, self.layers) for weights in (update.before, update.after)]
-            bigrams, cause_KN = self.largest(*pairs), None
+            before, after = (Pair.of(w, self.layers) for w in (update.before, update.after))
+            bigrams, cause_KN = self.largest(before, after, update.step), None
             if self.config.datums and len(bigrams):
                 cause_KN = self.causes(update, bigrams).datum_KN.cpu().numpy()
             steps = range(update.step, update.step + 1)
@@ -146,7 +147,12 @@ class Search:
     def updates(self) -> Iterator[Update]:
         return self.retaking.updates(self.steps, self.layers.units, self.tell)
 
-    def largest(self, before: Pair, after: Pair) -> Bigrams:
+    def largest(self, before: Pair, after: Pair, step: int) -> Bigrams:
+        """Raises ``RunError`` if the weights after this step are not all numbers."""
+        for weight_VD in (after.embedding_VD, after.unembedding_VD):
+            if not bool(weight_VD.isfinite().all()):
+                problem = f"has diverged: its weights after step {step} are out of range"
+                raise RunError(self.run.uri, problem, "Ask for earlier steps")
         return largest_shifts(before, after, self.config.top, self.token)
 
     def causes(self, update: Update, bigrams: Bigrams) -> Causes:
@@ -176,27 +182,25 @@ class Search:
             "shift": bigrams.shift_K,
             "missed": missed,
         }
-        if cause_KN is None:
-            cause_KN = np.zeros((len(bigrams), 0))
-        return pd.DataFrame(shifts | about), pd.DataFrame(
-            self.behind(bigrams, cause_KN, datum_N) | about
-        )
+        behind = DATUMS.empty_table().to_pandas()
+        if cause_KN is not None:
+            behind = self.behind(bigrams, cause_KN, datum_N)
+        return pd.DataFrame(shifts | about), behind.assign(**about)
 
-    def behind(
-        self, bigrams: Bigrams, cause_KN: np.ndarray, datum_N: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def behind(self, bigrams: Bigrams, cause_KN: np.ndarray, datum_N: np.ndarray) -> pd.DataFrame:
         """The datums with the largest contributions to each bigram; who has none is left out."""
-        order_KN = np.lexsort((np.broadcast_to(datum_N, cause_KN.shape), -np.abs(cause_KN)))
-        order_KN = order_KN[:, : self.config.datums]
+        order_KN = np.argsort(-np.abs(cause_KN), kind="stable")[:, : self.config.datums]
         largest_KN = np.take_along_axis(cause_KN, order_KN, 1)
         rank_M, place_M = largest_KN.nonzero()
         contribution_M = largest_KN[rank_M, place_M]
-        return {
-            "rank": rank_M,
-            "datum": datum_N[order_KN[rank_M, place_M]] if datum_N.size else rank_M,
-            "contribution": contribution_M,
-            "share": contribution_M / bigrams.shift_K[rank_M],
-        }
+        return pd.DataFrame(
+            {
+                "rank": rank_M,
+                "datum": datum_N[order_KN[rank_M, place_M]],
+                "contribution": contribution_M,
+                "share": contribution_M / bigrams.shift_K[rank_M],
+            }
+        )
 
 
 def require_whole(causes: Causes, step: int) -> None:
@@ -212,8 +216,8 @@ def wanted_steps(run: Run, config: BigramConfig) -> range:
     """Raises ``RunError`` for steps that are not committed."""
     end = run.steps_done if config.end_step is None else config.end_step
     if not 0 <= config.first_step < end <= run.steps_done:
-        problem = f"has steps 0 to {run.steps_done - 1}, not {config.first_step} to {end - 1}"
-        raise RunError(run.uri, problem, f"Ask for some of 0:{run.steps_done}")
+        problem = f"has steps 0:{run.steps_done}, of which {config.first_step}:{end} is no part"
+        raise RunError(run.uri, problem, "Ask for steps FIRST:END, END not among them")
     return range(config.first_step, end)
 
 

@@ -111,9 +111,7 @@ class Retaking:
                     token_NT[datum_N], target_NT[datum_N], step=turn.step, epoch=turn.epoch
                 )
             after = copied(engine, engine.units)
-            yield Update(
-                turn.step, turn.datum_N.tolist(), step.factors, step.scale, before, after
-            )
+            yield Update(turn.step, turn.datum_N.tolist(), step.factors, step.scale, before, after)
             if turn.step + 1 in ends:
                 self.meet(engine, ends[turn.step + 1])
 

@@ -28,6 +28,7 @@ READING = {
     "activations": "",
     "neurons": "",
     "behaviour": "--contains w1",
+    "bigrams": "",
     "faithfulness": "",
     "report": "",
     "info": "",
