@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
-from capture import checkpoint
 from capture.engine import deterministic
 from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
@@ -61,7 +60,7 @@ class Recording:
         observed = observe(self.bench, turn)
         self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
-            self.recorder.commit(checkpoint.snapshot(self.bench.model))
+            self.recorder.commit(self.bench.engine.snapshot())
 
     def line(self, name: str, note: str) -> Line:
         """Blocks of an untimed and a timed segment."""

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from capture.corpus import CorpusConfig
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
+from capture.fallback import Fallback
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
 from capture.plain_yaml import read_yaml
@@ -52,6 +53,8 @@ class CaptureConfig:
     """Outliers, tallies and factors as set below; or checkpoints alone, to replay from."""
     units: list[str] = field(default_factory=lambda: ["layers.*"])
     """Glob patterns over parameter names; what matches any of them is captured."""
+    fallback: Fallback = "none"
+    """What becomes of units whose use has no factors: refused, or captured by vmap (slow)."""
     loss_positions: Literal["all", "last"] = "all"
     """Shifts of the whole window's loss, or of its last token's alone (as the study's code had)."""
     audit_tolerance: float = 1e-5

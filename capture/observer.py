@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capture.audit import shortfalls
 from capture.buffer import ShiftBuffer
 from capture.corpus import Datums
 from capture.engine import Engine, Step
@@ -20,7 +21,6 @@ from capture.outliers import Outliers, find_outliers
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
-from capture.update import relative_error, rounding_error
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,14 @@ class Observer:
         outliers = None
         if "outliers" in self.kinds:
             outliers, total_P = find_outliers(
-                self.buffer, recorded, step.scale, self.plan.config.capture.outliers
+                self.buffer,
+                recorded,
+                step.scale,
+                self.plan.config.capture.outliers,
+                step.preconditioner,
             )
         else:
-            total_P = sum_shifts(recorded, self.layout, step.scale)
+            total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         error = self.audit(turn, step, total_P, before_P, after_P)
         factors = recorded if "factors" in self.kinds else None
         return Observation(self.row(turn, step, error), outliers, factors)
@@ -92,21 +96,18 @@ class Observer:
         step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
-            self.tally.add(recorded, weights, step.scale, token_NT, target_NT)
+            of_sgd = -step.learning_rate * step.clip  # whatever the optimizer makes of it
+            self.tally.add(recorded, weights, of_sgd, token_NT, target_NT)
         return step, recorded
 
     def audit(
         self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
     ) -> float:
         """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
-        error = 0.0
-        if step.last:
-            wanted_P = self.layout.flatten(step.last.gradients) * step.scale
-            error = relative_error(total_P, wanted_P)
-            total_P = sum_shifts(step.factors, self.layout, step.scale)
-        error = max(error, relative_error(total_P, after_P - before_P))
+        found = shortfalls(step, self.layout, total_P, before_P, after_P, self.plan.config.training)
+        error = max(each.error for each in found)
         allowed = self.plan.config.capture.audit_tolerance
-        if not error <= allowed + rounding_error(before_P, after_P):
+        if not all(each.unexplained <= allowed for each in found):
             problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
             if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
                 problem = f"training has diverged (loss {step.loss:g}, weights out of range)"

@@ -69,7 +69,7 @@ def find_outliers(
         found.append((slot_M + start, column_M, shift_M))
     for name, offset in buffer.wide.items():
         sum_S = total_P[offset : offset + math.prod(buffer.layout.shapes[name])]
-        write_sum(factors[name], scale, sum_S, preconditioner and preconditioner[name])
+        write_sum(factors[name], scale, sum_S, preconditioner[name] if preconditioner else None)
     slot_M, column_M, shift_M = (torch.cat(pieces) for pieces in zip(*found, strict=True))
     if config.scope == "step":
         keep_K = largest(shift_M.abs(), torch.zeros_like(slot_M), config.k)
@@ -88,7 +88,10 @@ def wide_rows(
     """Where each wide unit begins among the P → what its largest shifts can be."""
     found = {}
     for name, offset in buffer.wide.items():
-        shape, by_entry = buffer.layout.shapes[name], preconditioner and preconditioner[name]
+        shape, by_entry = (
+            buffer.layout.shapes[name],
+            preconditioner[name] if preconditioner else None,
+        )
         found[offset] = WideRows(WideUnit(factors[name], shape, scale, by_entry), k)
     return found
 

@@ -5,7 +5,8 @@ gradient, so its neuron n (a column) is moved there by a vector of length ‖δ_
 token, while training runs and without any dense gradient, that gives for every token and neuron
 
 - *mass*: Σ lr · clip · ‖δ_t‖ · |a_tn|, the way that the neuron's weights were moved, in units of
-  the weight (lengths are added up, whatever the direction);
+  the weight (lengths are added up, whatever the direction; another optimizer than plain SGD moves
+  the weight by something else, but mass stays the length of this, so that it can be added up);
 - *use*: Σ -(N·T) · a_tn · (δ_t W)_n, the first-order increase of the loss, in nats, if the neuron
   were removed: positive where it helps (the attribution by gradient × input, as in Molchanov et
   al. 2017 and Nanda 2023, over training instead of at its end).

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from capture import checkpoint, lease
+from capture import lease
 from capture.assembly import build_engine, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
@@ -93,7 +93,7 @@ def train(
                 recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if turn.ends_segment:
-                recorder.commit(checkpoint.snapshot(engine.model))
+                recorder.commit(engine.snapshot())
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
             recorder.look()
