@@ -6,7 +6,8 @@ With ΔU_i and ΔE_i the shifts that datum i is the cause of,
 
 and all contributions add up to ΔM[v, w] (see ``analysis.bigram_shifts``); the product of the two
 changes is shared equally between those who made them, which is the Shapley value of this sum of
-products. Of a gradient Σ_t δ_t a_tᵀ row v is Σ_t δ_tv a_t, so that a row times a vector p is
+products. Under momentum or weight decay a part of ΔU and ΔE is no datum's of the step; what it adds
+is the *carry*. Of a gradient Σ_t δ_t a_tᵀ row v is Σ_t δ_tv a_t, so that a row times a vector p is
 Σ_t δ_tv (a_t · p): no row is ever made. Summed over steps, contributions add up to the shift over
 all of them.
 
@@ -23,6 +24,9 @@ from capture.factors import Factor
 from capture.retaking import Update
 from capture.update import ROUNDING
 
+STORED = 4 * ROUNDING
+"""A weight is rounded when its change is added, and once or twice more where it decays."""
+
 
 @dataclass(frozen=True, eq=False)
 class Causes:
@@ -32,13 +36,15 @@ class Causes:
     """By which the logits have shifted."""
     datum_KN: Tensor
     """Contribution of each datum of the batch."""
+    carry_K: Tensor
+    """What no datum of the batch has done: momentum, weight decay."""
     allowed_K: Tensor
-    """How far rounding may part a shift from the sum of its contributions."""
+    """How far rounding may part a shift from the sum of contributions and carry."""
 
     @property
     def missed_K(self) -> Tensor:
-        """What the contributions leave unexplained."""
-        return self.shift_K - self.datum_KN.sum(1)
+        """What contributions and carry leave unexplained."""
+        return self.shift_K - self.datum_KN.sum(1) - self.carry_K
 
 
 def find_causes(
@@ -51,18 +57,22 @@ def find_causes(
         (layers.embedding, token_K, mean_of(before.unembedding_VD, after.unembedding_VD, next_K)),
     ]
     shift_K = torch.zeros(len(next_K), dtype=torch.float64, device=next_K.device)
-    datum_KN, allowed_K = shift_K.new_zeros(len(next_K), len(update.datum_N)), shift_K.clone()
+    datum_KN = shift_K.new_zeros(len(next_K), len(update.datum_N))
+    carry_K, allowed_K = shift_K.clone(), shift_K.clone()
     for unit, row_K, other_KD in sides:
         probe_KD = other_KD * layers.factor
         now_KD, then_KD = (w[unit][row_K].double() for w in (update.after, update.before))
         shift_K += ((now_KD - then_KD) * probe_KD).sum(1)
-        # A weight is stored rounded, after its change was: twice half a unit in the last place.
-        allowed_K += 2 * ROUNDING * (now_KD.abs() * probe_KD.abs()).sum(1)
-        for use in update.factors[unit]:
+        allowed_K += STORED * (now_KD.abs() * probe_KD.abs()).sum(1)
+        if update.carry is not None:
+            carry_K += (update.carry[unit][row_K] * probe_KD).sum(1)
+        if update.preconditioner is not None:
+            probe_KD *= update.preconditioner[unit][row_K]
+        for use in (uses := update.factors[unit]):
             datum_KN += update.scale * projected(use, row_K, probe_KD)
-            sizes = projected(use.mapped(torch.abs), row_K, probe_KD.abs()).sum(1)
-            allowed_K += tolerance * abs(update.scale) * sizes
-    return Causes(shift_K, datum_KN, allowed_K)
+            sizes_KN = projected(use.mapped(torch.abs), row_K, probe_KD.abs())
+            allowed_K += len(uses) * tolerance * abs(update.scale) * sizes_KN.sum(1)
+    return Causes(shift_K, datum_KN, carry_K, allowed_K)
 
 
 def mean_of(before_VD: Tensor, after_VD: Tensor, row_K: Tensor) -> Tensor:

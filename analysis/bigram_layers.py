@@ -45,11 +45,11 @@ class Pair:
 def find_layers(model: nn.Module) -> Layers:
     """Raises ``UnitError`` for a model that has no embedding and unembedding of one shape."""
     if isinstance(model, LanguageModel):
-        ends: tuple[object, object] = (model.encoder, model.decoder)
+        ends = [model.encoder, model.decoder]
         factor = math.sqrt(model.config.width)
     else:
         named = ("get_input_embeddings", "get_output_embeddings")
-        ends = tuple(getattr(model, name, lambda: None)() for name in named)
+        ends = [getattr(model, name, lambda: None)() for name in named]
         factor = 1.0
     weights = [getattr(end, "weight", None) for end in ends]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -57,4 +57,4 @@ def find_layers(model: nn.Module) -> Layers:
     if len(found) < 2 or found[0].shape != found[1].shape:
         problem = "has no embedding and unembedding of the same shape, which bigram logits are of"
         raise UnitError(type(model).__name__, problem)
-    return Layers(*(names[id(weight)] for weight in found), factor)
+    return Layers(names[id(found[0])], names[id(found[1])], factor)

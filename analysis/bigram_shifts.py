@@ -59,7 +59,7 @@ def largest_shifts(before: Pair, after: Pair, k: int, token: int | None = None) 
     best = Largest(k)
     for next_R, token_C in areas(len(before.embedding_VD), token):
         change.search(next_R, token_C, best)
-    return Bigrams(best.next_M, best.token_M, best.shift_M)
+    return best.kept
 
 
 def areas(num_tokens: int, token: int | None) -> list[tuple[Tensor, Tensor]]:
@@ -90,26 +90,22 @@ class Largest:
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self.next_M = self.token_M = np.zeros(0, np.int64)
-        self.shift_M = np.zeros(0)
+        self.kept = Bigrams(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     @property
     def least(self) -> float:
         """What a |shift| must reach to be among them; 0 while there are fewer than k."""
-        return abs(self.shift_M[-1]) if len(self.shift_M) == self.k else 0.0
+        return abs(float(self.kept.shift_K[-1])) if len(self.kept) == self.k else 0.0
 
     def add(self, next_M: Tensor, token_M: Tensor, shift_M: Tensor) -> None:
+        """Bigrams that have not been added before."""
         moved_M = shift_M.numpy() != 0
-        next_M, token_M, shift_M = (
-            np.concatenate([kept, more.cpu().numpy()[moved_M]])
-            for kept, more in (
-                (self.next_M, next_M),
-                (self.token_M, token_M),
-                (self.shift_M, shift_M),
-            )
+        more = (found.cpu().numpy()[moved_M] for found in (next_M, token_M, shift_M))
+        v_M, w_M, size_M = (
+            np.concatenate(pair) for pair in zip(vars(self.kept).values(), more, strict=True)
         )
-        order = np.lexsort((token_M, next_M, -np.abs(shift_M)))[: self.k]
-        self.next_M, self.token_M, self.shift_M = next_M[order], token_M[order], shift_M[order]
+        order = np.lexsort((w_M, v_M, -np.abs(size_M)))[: self.k]
+        self.kept = Bigrams(v_M[order], w_M[order], size_M[order])
 
 
 class Change:

@@ -14,10 +14,12 @@ BIGRAMS = pa.schema(
         pa.field("next_id", pa.int32()),  # v, the token predicted
         pa.field("next", pa.string()),
         pa.field("shift", pa.float64()),  # of the logit
-        pa.field("missed", pa.float64()),  # of it, what no datum explains; NaN: not asked
+        pa.field("carry", pa.float64()),  # of it, momentum's and weight decay's part
+        pa.field("missed", pa.float64()),  # of it, what neither datums nor carry explain
     ]
 )
-"""One row a bigram, over a range of steps or for each step."""
+"""One row a bigram, over a range of steps or for each step; carry and missed are NaN if datums were
+not asked for."""
 
 DATUMS = pa.schema(
     [
@@ -26,7 +28,7 @@ DATUMS = pa.schema(
         pa.field("rank", pa.int32()),  # of the bigram
         pa.field("datum", pa.int32()),
         pa.field("contribution", pa.float64()),  # its part of the shift
-        pa.field("share", pa.float64()),  # contribution / shift; of all datums they add up to 1
+        pa.field("share", pa.float64()),  # contribution / shift; add up to 1 but for the carry
     ]
 )
 """One row a bigram and datum, the largest |contribution| first."""

@@ -5,7 +5,7 @@ every step. Here steps are taken again from the run's checkpoints instead: over 
 ends are needed; the datums behind it are found by taking its steps once more, with the factors of
 these two weights.
 
-Shapes: N datum of a batch, K bigram, I datum of the run.
+Shapes: N datum, K bigram.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from analysis.bigram_tables import BIGRAMS, DATUMS, JOB, TABLES
 from analysis.predicates import token_id
 from analysis.run import Run
 from analysis.tables import joined, write_tables
+from capture.audit import BFLOAT16_ROUNDING
 from capture.bounds import at_least, at_most
 from capture.corpus import Corpus, Datums, Vocabulary
 from capture.errors import AuditError, RunError
@@ -126,23 +127,32 @@ class Search:
         )
         pairs = Pair.of(before, self.layers), Pair.of(after, self.layers)
         bigrams = self.largest(*pairs, self.steps.stop - 1)
-        cause_KI = None
+        behind = None
         if self.config.datums and len(bigrams):
-            cause_KI = np.zeros((len(bigrams), self.run.num_datums))
+            behind = Behind(
+                np.arange(self.run.num_datums),
+                np.zeros((len(bigrams), self.run.num_datums)),
+                np.zeros(len(bigrams)),
+            )
             for update in self.updates():
                 causes = self.causes(update, bigrams)
-                cause_KI[:, update.datum_N] += causes.datum_KN.cpu().numpy()
-        yield self.rows(self.steps, bigrams, cause_KI, np.arange(self.run.num_datums))
+                behind.cause_KN[:, update.datum_N] += causes.datum_KN.cpu().numpy()
+                behind.carry_K[:] += causes.carry_K.cpu().numpy()
+        yield self.rows(self.steps, bigrams, behind)
 
     def of_each_step(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
         """Rows of the shifts of every single step."""
         for update in self.updates():
             before, after = (Pair.of(w, self.layers) for w in (update.before, update.after))
-            bigrams, cause_KN = self.largest(before, after, update.step), None
+            bigrams, behind = self.largest(before, after, update.step), None
             if self.config.datums and len(bigrams):
-                cause_KN = self.causes(update, bigrams).datum_KN.cpu().numpy()
-            steps = range(update.step, update.step + 1)
-            yield self.rows(steps, bigrams, cause_KN, np.array(update.datum_N))
+                causes = self.causes(update, bigrams)
+                behind = Behind(
+                    np.array(update.datum_N),
+                    causes.datum_KN.cpu().numpy(),
+                    causes.carry_K.cpu().numpy(),
+                )
+            yield self.rows(range(update.step, update.step + 1), bigrams, behind)
 
     def updates(self) -> Iterator[Update]:
         return self.retaking.updates(self.steps, self.layers.units, self.tell)
@@ -161,18 +171,25 @@ class Search:
         next_K, token_K = (
             torch.from_numpy(ids_K).to(device) for ids_K in (bigrams.next_K, bigrams.token_K)
         )
-        tolerance = self.run.config.capture.audit_tolerance
+        config = self.run.config
+        rounding = BFLOAT16_ROUNDING if config.training.precision == "bfloat16" else 0
+        tolerance = max(config.capture.audit_tolerance, rounding)
         causes = find_causes(update, self.layers, next_K, token_K, tolerance)
         require_whole(causes, update.step)
         return causes
 
     def rows(
-        self, steps: range, bigrams: Bigrams, cause_KN: np.ndarray | None, datum_N: np.ndarray
+        self, steps: range, bigrams: Bigrams, behind: "Behind | None"
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Of both tables."""
         names = np.array(self.run.tokens, dtype=object)
-        missed = np.nan if cause_KN is None else bigrams.shift_K - cause_KN.sum(1)
         about = {"first_step": steps.start, "end_step": steps.stop}
+        carry = missed = np.nan
+        datums = DATUMS.empty_table().to_pandas()
+        if behind is not None:
+            carry = behind.carry_K
+            missed = bigrams.shift_K - behind.cause_KN.sum(1) - carry
+            datums = behind.table(bigrams.shift_K, self.config.datums)
         shifts = {
             "rank": np.arange(len(bigrams)),
             "token_id": bigrams.token_K,
@@ -180,25 +197,33 @@ class Search:
             "next_id": bigrams.next_K,
             "next": names[bigrams.next_K],
             "shift": bigrams.shift_K,
+            "carry": carry,
             "missed": missed,
         }
-        behind = DATUMS.empty_table().to_pandas()
-        if cause_KN is not None:
-            behind = self.behind(bigrams, cause_KN, datum_N)
-        return pd.DataFrame(shifts | about), behind.assign(**about)
+        return pd.DataFrame(shifts | about), datums.assign(**about)
 
-    def behind(self, bigrams: Bigrams, cause_KN: np.ndarray, datum_N: np.ndarray) -> pd.DataFrame:
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """What is behind the shifts of some bigrams, added up over steps."""
+
+    datum_N: np.ndarray
+    cause_KN: np.ndarray
+    """Contribution of each datum."""
+    carry_K: np.ndarray
+
+    def table(self, shift_K: np.ndarray, most: int) -> pd.DataFrame:
         """The datums with the largest contributions to each bigram; who has none is left out."""
-        order_KN = np.argsort(-np.abs(cause_KN), kind="stable")[:, : self.config.datums]
-        largest_KN = np.take_along_axis(cause_KN, order_KN, 1)
+        order_KN = np.argsort(-np.abs(self.cause_KN), kind="stable")[:, :most]
+        largest_KN = np.take_along_axis(self.cause_KN, order_KN, 1)
         rank_M, place_M = largest_KN.nonzero()
         contribution_M = largest_KN[rank_M, place_M]
         return pd.DataFrame(
             {
                 "rank": rank_M,
-                "datum": datum_N[order_KN[rank_M, place_M]],
+                "datum": self.datum_N[order_KN[rank_M, place_M]],
                 "contribution": contribution_M,
-                "share": contribution_M / bigrams.shift_K[rank_M],
+                "share": contribution_M / shift_K[rank_M],
             }
         )
 

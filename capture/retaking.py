@@ -6,7 +6,7 @@ compared with the checkpoint there, and go on from it: on the machine that made 
 same bits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -44,7 +44,11 @@ class Update:
     factors: Factors
     """Of the training loss."""
     scale: float
-    """What a gradient is multiplied by to become a shift."""
+    """What a gradient is multiplied by (and then by the preconditioner) to become a shift."""
+    preconditioner: Weights | None
+    """By unit, what an entry's shift is multiplied by besides; None: 1."""
+    carry: Weights | None
+    """By unit, the part of the change that is no datum's: momentum, weight decay; None: 0."""
     before: Weights
     after: Weights
 
@@ -110,8 +114,16 @@ class Retaking:
                 step = engine.step(
                     token_NT[datum_N], target_NT[datum_N], step=turn.step, epoch=turn.epoch
                 )
-            after = copied(engine, engine.units)
-            yield Update(turn.step, turn.datum_N.tolist(), step.factors, step.scale, before, after)
+            yield Update(
+                turn.step,
+                turn.datum_N.tolist(),
+                step.factors,
+                step.scale,
+                step.preconditioner,
+                step.carry,
+                before,
+                copied(engine, engine.units),
+            )
             if turn.step + 1 in ends:
                 self.meet(engine, ends[turn.step + 1])
 
@@ -128,7 +140,7 @@ class Retaking:
             raise ShardError(where, problem, remedy)
 
 
-def copied(engine: Engine, units: Sequence[str] | Weights) -> Weights:
+def copied(engine: Engine, units: Iterable[str]) -> Weights:
     parameters = dict(engine.model.named_parameters())
     return {name: parameters[name].detach().clone() for name in units}
 

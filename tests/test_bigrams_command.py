@@ -8,7 +8,7 @@ from analysis.run import open_run
 from capture.store import Store
 from cluster.cli import main
 from cluster.commands.bigrams import excerpt, parse_steps
-from tiny_run import copied, tiny_run
+from tiny_run import copied, make_run, tiny_run
 
 
 @pytest.fixture
@@ -27,7 +27,9 @@ def test_shifts_over_the_run_with_their_datums(uri: str, capsys) -> None:
     sizes = [abs(float(shift)) for _, _, shift in rows]
     assert sizes == sorted(sizes, reverse=True)
     assert len(re.findall(r"^ +[+-]\d+% +\d+: ", out, re.MULTILINE)) == 3
-    assert re.search(r"all datums' shares add up to 100 % \(to within \de-\d\d of a logit\)", out)
+    assert re.search(
+        r"the shares of all datums add up to 100 % \(to within \de-\d\d of a logit\)", out
+    )
     assert sorted(Store(uri).keys("analysis/bigrams")) == [
         "analysis/bigrams/bigrams.parquet",
         "analysis/bigrams/datums.parquet",
@@ -49,6 +51,16 @@ def test_without_datums_there_are_no_shares(uri: str, capsys) -> None:
     assert out.count(" w3 ") >= 20
     assert "shares" not in out
     assert "%" not in out
+
+
+def test_what_momentum_carries_over_is_no_datum_s(capsys) -> None:
+    settings = ("training.optimizer.momentum=0.9", "training.epochs=1", "training.learning_rate=1")
+    uri = make_run("memory://bigrams-command/momentum", *settings)
+    assert main(["bigrams", uri, "--steps", "8", "--datums", "1", "--top", "3"]) == 0
+    out = capsys.readouterr().out
+    carried = r"^ +[+-]\d+% +carry: momentum and weight decay, no datum of the step"
+    assert len(re.findall(carried, out, re.MULTILINE)) == 3
+    assert "the shares of all datums and the carry add up to 100 %" in out
 
 
 def test_quiet_prints_nothing(uri: str, capsys) -> None:

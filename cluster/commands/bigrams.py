@@ -91,8 +91,9 @@ def show(console: Console, run: Run, found: Shifted, *, rows: int) -> None:
         console.print(f"The {rows} largest of {len(found.bigrams):,} are shown.")
     if len(found.datums):
         console.print(
-            "share: of the shift; all datums' shares add up to 100 % (to within "
-            f"{found.bigrams['missed'].abs().max():.0e} of a logit)."
+            "share: of the shift; the shares of all datums "
+            + ("and the carry " if found.bigrams["carry"].any() else "")
+            + f"add up to 100 % (to within {found.bigrams['missed'].abs().max():.0e} of a logit)."
         )
 
 
@@ -107,6 +108,11 @@ def add_bigram(table, run: Run, bigram: dict, behind: pd.DataFrame) -> None:
         left = [""] * 4
     if behind.empty:
         table.add_row(*left, "", "")
+    if bigram["carry"] and not behind.empty:
+        share = bigram["carry"] / bigram["shift"]
+        table.add_row(
+            *left, f"{share:+.0%}", "carry: momentum and weight decay, no datum of the step"
+        )
 
 
 def excerpt(run: Run, datum: int, token: int, following: int) -> str:
