@@ -1,4 +1,4 @@
-"""Whose doing a step's shift of a bigram was: contributions and carry add up, for all optimizers."""
+"""Whose doing a step's shift of a bigram was: contributions and carry add up, always."""
 
 import math
 from dataclasses import replace
