@@ -32,7 +32,7 @@ from capture.plan import Plan
 from capture.retaking import Retaking, Update
 
 MOST = 1000
-"""Bigrams at a time: contributions of every datum to each are held."""
+"""Bigrams at a time: over a range, contributions of every datum to each are held."""
 MOST_THREADS = 1024
 """Whatever ``run.yaml`` says."""
 Report = Callable[[int, int], None]
@@ -251,8 +251,9 @@ def wanted_steps(run: Run, config: BigramConfig) -> range:
 def threads_of(run: Run) -> int:
     """That the run was made with; those of now for a run that does not say."""
     found = run.provenance.get("threads")
-    given = type(found) is int and 0 < found <= MOST_THREADS
-    return found if given else torch.get_num_threads()
+    if type(found) is int and 0 < found <= MOST_THREADS:
+        return found
+    return torch.get_num_threads()
 
 
 def plan_of(run: Run) -> Plan:
