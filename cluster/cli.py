@@ -19,6 +19,7 @@ from cluster.commands import (
     activations,
     attribute,
     behaviour,
+    bigrams,
     capture,
     demo,
     faithfulness,
@@ -34,7 +35,7 @@ from cluster.terminal import program
 COMMANDS = (
     demo,
     capture,
-    *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
+    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(info, verify, garbage),
 )
 """In the order of the help."""
@@ -50,6 +51,7 @@ a first quarter of an hour:
 and further:
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
