@@ -94,7 +94,7 @@ class Search:
         self.run = run
         self.config = config
         self.steps = wanted_steps(run, config)
-        self.token = None if config.token is None else token_id(run, config.token)
+        self.token = None if config.token is None else token_id(run.tokens, config.token)
         self.retaking = Retaking(
             run.store, plan_of(run), [run.start, *run.segments], threads_of(run)
         )
