@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analysis.names import nearest
 from capture.dropout import Masks
 from capture.errors import UnitError
 from capture.model import LanguageModel
@@ -50,7 +51,7 @@ def require_neuron(model: LanguageModel, unit: str, neuron: int) -> None:
     """Raises ``UnitError`` if the model has no such neuron."""
     units = mlp_units(model)
     if unit not in units:
-        raise UnitError(unit, "has no neurons", f"Units that have: {', '.join(units)}")
+        raise UnitError(unit, "has no neurons", nearest(unit, list(units)))
     if not 0 <= neuron < units[unit]:
         problem = f"does not exist: the unit's neurons are 0 to {units[unit] - 1}"
         raise UnitError(f"{unit} neuron {neuron}", problem)

@@ -14,6 +14,7 @@ from analysis.levels import groups_at
 from analysis.log_probability import TokenChanges, log_probability_changes
 from analysis.run import Run, Split
 from analysis.subjects import Subject
+from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
@@ -48,10 +49,8 @@ class FaithfulnessConfig:
 
     def __post_init__(self) -> None:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
-            if (found := getattr(self, name)) < 1:
-                raise ConfigError(f"faithfulness.{name}", f"got {found}, must be at least 1")
-        if self.seed < 0:
-            raise ConfigError("faithfulness.seed", f"got {self.seed}, must be at least 0")
+            at_least(f"faithfulness.{name}", getattr(self, name), 1)
+        at_least("faithfulness.seed", self.seed, 0)
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
 from capture.plan import Turn

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from capture import checkpoint
-from capture.engine import Engine, choose_device
+from capture.device import choose_device
+from capture.engine import Engine
 from capture.errors import ConfigError
 from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units

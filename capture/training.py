@@ -13,7 +13,8 @@ from capture.assembly import build_engine, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
-from capture.engine import Engine, deterministic
+from capture.device import deterministic
+from capture.engine import Engine
 from capture.evaluation import Evaluation, evaluations
 from capture.markers import Marker, read_segments, require_start
 from capture.observer import Observer

@@ -1,6 +1,20 @@
-"""Arguments that several commands share."""
+"""How arguments are read, and those that several commands share."""
 
 import argparse
+from typing import NoReturn
+
+from capture.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose refusals are errors like all others: one line, and where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``ConfigError``."""
+        where, _, problem = " ".join(message.split()).partition(": ")
+        if not problem:
+            where, problem = self.prog.removeprefix("ontogeny "), where
+        raise ConfigError(where.removeprefix("argument "), problem, f"See: {self.prog} --help")
 
 
 def add_command(inner, name: str, command, summary: str, text: str = "") -> argparse.ArgumentParser:

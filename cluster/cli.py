@@ -13,6 +13,7 @@ from importlib import metadata
 from rich.console import Console
 
 from capture.errors import CaptureError
+from cluster.arguments import Parser
 from cluster.commands import (
     ablate,
     activations,
@@ -62,15 +63,20 @@ Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        return carried_out(parser().parse_args(argv), errors)
+    except CaptureError as error:
+        errors.print(f"ontogeny: {error}", markup=False, style="red")
+        return error.exit_code
+
+
+def carried_out(arguments: argparse.Namespace, errors: Console) -> int:
+    """The exit code of a command that does what it should or is stopped."""
     width = None if sys.stdout.isatty() else 110
     try:
         with stoppable():
             return arguments.command(arguments, Console(width=width, highlight=False))
-    except CaptureError as error:
-        errors.print(f"ontogeny: {error}", markup=False, style="red")
-        return error.exit_code
     except KeyboardInterrupt as stop:
         errors.print("\nStopped. Committed segments are safe; " + way_on(arguments))
         return exit_code(stop)
@@ -79,8 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+def parser() -> Parser:
+    top = Parser(
         prog="ontogeny",
         description="Watch a language model learn: record what every training datum did to every "
         "weight, and ask the record what taught a neuron.",

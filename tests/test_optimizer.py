@@ -18,6 +18,7 @@ from capture.factors import choose_units
 from capture.gradients import Layout, sum_shifts, write_shifts
 from capture.optimizer import (
     OptimizerConfig,
+    Split,
     in_words,
     inherit,
     make,
@@ -170,6 +171,7 @@ def test_a_datum_s_shift_is_what_the_update_lacks_without_it(name, seed, steps):
     parameter = nn.Parameter(start_S.clone())
     units = {"w": parameter}
     optimizer = make(units.values(), config, 0.1)
+    parts = Split(0.0, None, None)
     for number, grad_NS in enumerate(grad_tNS):
         parameter.grad = grad_NS.sum(0)
         momentum = state_of(optimizer, units, states_of(config)[0]) if states_of(config) else {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from capture import wide
 from capture.buffer import ShiftBuffer
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.factors import Factor, Factors
 from capture.gradients import Layout
 from capture.inner import dense

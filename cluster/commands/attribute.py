@@ -12,11 +12,10 @@ from analysis.attribution import write_attribution
 from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
 from analysis.evidence import WEIGHTS
 from analysis.levels import LEVELS, groups_at
+from analysis.names import nearest, token_id
 from analysis.outlying import NOTIONS
 from analysis.run import Run, open_run
 from analysis.selection import METHODS, SelectionConfig
-from analysis.shifts import nearest
-from analysis.tallies import token_id
 from capture.bounds import at_least
 from capture.errors import ConfigError, UnitError
 from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
@@ -157,7 +156,7 @@ def attribute(
 def check_focus(run: Run, config: AttributionConfig, focus: Focus) -> None:
     """Raises ``UnitError`` or ``ConfigError`` for a unit, number or token that there is not."""
     if focus.token is not None:
-        token_id(run, focus.token)
+        token_id(run.tokens, focus.token)
     if focus.unit is None:
         if focus.number is not None:
             problem = f"got {focus.number} without a unit"
