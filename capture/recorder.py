@@ -5,12 +5,16 @@ to the backlog, whose thread sorts, encodes and stores it, and writes the marker
 is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training
 waits.
 
+Of several workers each stores its own rows. The first one stores what a run has once, and the
+marker when all have told it what they stored.
+
 Shapes: M outlier.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +23,7 @@ from torch import Tensor
 from capture import checkpoint, shards
 from capture.backlog import Backlog, Waiting
 from capture.gradients import Layout
+from capture.group import ALONE, Group
 from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.observer import Observation
 from capture.outliers import Outliers
@@ -27,7 +32,6 @@ from capture.store import Store
 from capture.tally import Sums
 from capture.tally_tables import encoded
 
-WORKER = "w00"
 FAREWELL_SECONDS = 5.0
 """For what is closed and not yet stored when a user stops the capture."""
 
@@ -63,20 +67,26 @@ class Recorder:
         layout: Layout,
         done: list[Marker],
         *,
+        group: Group = ALONE,
         may_commit: Callable[[], None] = lambda: None,
         report: Callable[[Waiting], None] = lambda event: None,
     ) -> None:
         """``done``: the segments that are committed already.
 
         ``may_commit`` is called before a segment is written, and again before its marker; it raises
-        if that may not be.
+        if that may not be. ``group``: the workers that record the run together.
         """
+        self.group = group
+        self.writers = group.apart()
+        """The same, for the thread that writes."""
+        self.stored: dict[int, list[Part]] = {}
+        """By segment: what all workers have stored of those whose markers are not written yet."""
         self.store = store
         self.layout = layout
         self.segment = len(done)
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
-        """Outlier rows recorded so far, stored or about to be."""
+        """Outlier rows recorded so far, stored or about to be; other workers' taken as ours."""
         self.may_commit = may_commit
         self.earlier_bytes = total_bytes(done)
         self.backlog = Backlog(store.config, report)
@@ -104,17 +114,21 @@ class Recorder:
                 "position": outliers.position_M.cpu().numpy().astype(np.int16),
             }
         )
-        self.rows += len(slot_M)
+        self.rows += len(slot_M) * self.group.size
 
     def add_evaluation(self, row: dict[str, object]) -> None:
+        """Record how a held-out split is predicted; for the first worker alone."""
         self.open.evaluations.append(row)
 
     def add_tallies(self, window: int, sums: Sums) -> None:
-        """Record the tallies of a window of training that has ended."""
+        """Record the tallies of a window that has ended, for the first worker alone."""
         self.open.tallies.append((window, sums))
 
     def commit(self, weights: dict[str, Tensor]) -> None:
-        """Close the open segment and have it written; waits while too much is pending already."""
+        """Close the open segment and have it written; waits while too much is pending already.
+
+        ``weights``: of the first worker alone.
+        """
         done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
         num_bytes = done.num_bytes() + sum(tensor.nbytes for tensor in weights.values())
@@ -128,19 +142,24 @@ class Recorder:
     def write(
         self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
     ) -> int:
-        """Store a segment, on the backlog's thread; returns its bytes."""
-        self.may_commit()
-        files = write_files(self.store, self.layout, segment, done, weights)
-        marker = Marker(
-            done.first_step,
-            done.end_step,
-            tuple(files),
-            retries=self.store.take_retries(),
-            waited_seconds=round(load.waited_seconds, 3),
-            pending_bytes=load.pending_bytes,
-        )
-        self.may_commit()
-        write_marker(self.store, segment_key(segment), marker)
+        """Store a segment, on the backlog's thread; returns its bytes.
+
+        Can be called again when the store was away: what is stored is told to the others once.
+        """
+        if segment not in self.stored:
+            self.may_commit()
+            rank = self.group.rank
+            files = write_rows(self.store, self.layout, segment, done, rank)
+            if rank == 0:
+                files += write_shared(self.store, segment, done, weights)
+            part = Part(files, self.store.take_retries(), load.waited_seconds, load.pending_bytes)
+            told = self.writers.gather(asdict(part))
+            self.stored[segment] = [part_of(values) for values in told]
+        marker = marker_of(done, self.stored[segment])
+        if self.group.rank == 0:
+            self.may_commit()
+            write_marker(self.store, segment_key(segment), marker)
+        del self.stored[segment]
         return total_bytes([marker])
 
     def look(self) -> None:
@@ -177,10 +196,46 @@ class Load:
     pending_bytes: int
 
 
-def write_files(
-    store: Store, layout: Layout, segment: int, done: OpenSegment, weights: dict[str, Tensor]
+@dataclass(frozen=True)
+class Part:
+    """What one worker has stored of a segment, and what it met."""
+
+    files: list[File]
+    retries: int
+    waited_seconds: float
+    pending_bytes: int
+
+
+def part_of(values: dict[str, Any]) -> Part:
+    return Part(**{**values, "files": [File(**file) for file in values["files"]]})
+
+
+def marker_of(done: OpenSegment, parts: list[Part]) -> Marker:
+    """A segment of which the workers have stored these parts."""
+    return Marker(
+        done.first_step,
+        done.end_step,
+        tuple(file for part in parts for file in part.files),
+        retries=sum(part.retries for part in parts),
+        waited_seconds=round(max(part.waited_seconds for part in parts), 3),
+        pending_bytes=sum(part.pending_bytes for part in parts),
+    )
+
+
+def write_rows(
+    store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int
 ) -> list[File]:
-    """Store one segment's shards and its checkpoint."""
+    """Store one worker's shards of a segment."""
+    if not any(len(piece["column"]) for piece in done.outliers):
+        return []
+    key = f"outliers/segment-{segment:06d}-w{rank:02d}.parquet"
+    return [put_table(store, key, "outliers", outlier_table(done, layout))]
+
+
+def write_shared(
+    store: Store, segment: int, done: OpenSegment, weights: dict[str, Tensor]
+) -> list[File]:
+    """Store what a segment has once, however many workers there are."""
     name = f"segment-{segment:06d}"
     files = [
         put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
@@ -188,9 +243,6 @@ def write_files(
             store, checkpoint.key_of(done.end_step), "checkpoints", checkpoint.encode(weights)
         ),
     ]
-    if done.outliers:
-        rows = outlier_table(done, layout)
-        files.append(put_table(store, f"outliers/{name}-{WORKER}.parquet", "outliers", rows))
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
