@@ -14,6 +14,8 @@ from capture.buffer import ShiftBuffer
 from capture.corpus import Datums
 from capture.engine import Engine, Step
 from capture.errors import AuditError
+from capture.factor_layout import FactorLayout
+from capture.factor_tables import Rows, rows_of_step
 from capture.factors import Factors
 from capture.gradients import Layout, sum_shifts
 from capture.outliers import Outliers, find_outliers
@@ -30,8 +32,8 @@ class Observation:
     row: dict[str, object]
     """Of the table ``steps``."""
     outliers: Outliers | None = None
-    factors: Factors | None = None
-    """Of the loss whose shifts are recorded."""
+    factors: tuple[FactorLayout, Rows] | None = None
+    """Of the loss whose shifts are recorded, as they are stored."""
 
 
 class Observer:
@@ -66,8 +68,12 @@ class Observer:
         else:
             total_P = sum_shifts(recorded, self.layout, step.scale)
         error = self.audit(turn, step, total_P, before_P, after_P)
-        factors = recorded if "factors" in self.kinds else None
+        factors = self.factors(turn, step, recorded) if "factors" in self.kinds else None
         return Observation(self.row(turn, step, error), outliers, factors)
+
+    def factors(self, turn: Turn, step: Step, recorded: Factors) -> tuple[FactorLayout, Rows]:
+        precision = self.plan.config.capture.factors.precision
+        return rows_of_step(turn.step, turn.datum_N, recorded, step.scale, precision)
 
     def row(self, turn: Turn, step: Step, audit_error: float) -> dict[str, object]:
         """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""

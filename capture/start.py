@@ -13,8 +13,8 @@ from capture.errors import RunError
 from capture.markers import START, Marker, segment_key, segments_there, write_marker
 from capture.plan import Plan
 from capture.provenance import KEY, describe_run, read_run_config
-from capture.recorder import put_bytes, put_table
 from capture.schema import DATUMS, VOCABULARY
+from capture.segments import put_bytes, put_table
 from capture.store import Store
 
 PARTS = {

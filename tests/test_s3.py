@@ -16,8 +16,8 @@ from analysis.run import Run, open_run
 from capture import shards
 from capture.config import Config
 from capture.markers import File, Marker, read_segments, segment_key, write_marker
-from capture.recorder import outlier_table
 from capture.schema import OUTLIERS
+from capture.segments import outlier_table
 from capture.store import Store
 from capture.verify import verify
 from cluster.cli import main
@@ -278,7 +278,7 @@ def replace_outliers(run: Run, num_rows: int) -> None:
         "shift": rng.normal(size=num_rows).astype(np.float32),
         "position": rng.integers(0, 8, num_rows).astype(np.int16),
     }
-    from capture.recorder import OpenSegment
+    from capture.segments import OpenSegment
 
     table = outlier_table(OpenSegment(0, outliers=[rows]), run.layout)
     assert table.schema.equals(OUTLIERS)
