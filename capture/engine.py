@@ -113,7 +113,7 @@ class Engine:
         """Forward and backward: gradients into the parameters, factors on the tape."""
         self.model.train()
         masks = self.masks(range(len(token_NT)), step, token_NT.shape[1])
-        tape = Tape(self.units)
+        tape = Tape(self.units, len(token_NT))
         with tape if self.units else nullcontext():
             logit_NTV = self.model(token_NT, masks)
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())

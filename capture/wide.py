@@ -1,11 +1,11 @@
 """The largest shifts of an embedding or unembedding, exactly, without datum × vocabulary × width.
 
-An entry of row v is Σ_t c_tv b_ti, with b shared by all rows. By Cauchy and Schwarz it is no larger
-than ‖c_v‖ max_i ‖b_i‖: one number a row, from one pass over c. The rows with the largest bounds are
-computed at once; with the peaks of all other units they say how large a shift must be to be kept.
-Then exactly those rows are computed whose bound reaches that far. An embedding is the case in which
-c is 1 where row v was looked up and 0 elsewhere. The bounds hold for any data; only how many rows
-must be computed depends on it.
+An entry of row v is Σ_t c_tv b_ti, with b shared by all rows. So it is no larger than max_t |c_tv|
+times max_i Σ_t |b_ti|: one number a row, from one quick pass over c. The rows with the largest
+bounds are computed at once; with the peaks of all other units they say how large a shift must be to
+be kept. Then exactly those rows are computed whose bound reaches that far. An embedding is the case
+in which c is 1 where row v was looked up and 0 elsewhere. The bounds hold for any data; only how
+many rows must be computed depends on it.
 
 Shapes: N datum, T position, V row of the unit, I its width, W row looked at (padded), M entry.
 """
@@ -117,8 +117,8 @@ def row_bounds(use: Factor, num_rows: int) -> Tensor:
     """What no |gradient| of each row's entries exceeds, but for rounding, [N, V]."""
     if use.kind == "outer":
         left_NTV, right_NTI = use.sides
-        reach_N1 = torch.linalg.vector_norm(right_NTI, dim=1).amax(1, keepdim=True)
-        return torch.linalg.vector_norm(left_NTV, dim=1).mul_(reach_N1)
+        reach_N1 = right_NTI.abs().sum(1).amax(1, keepdim=True)
+        return torch.maximum(left_NTV.amax(1), left_NTV.amin(1).neg_()).mul_(reach_N1)
     delta_NTO = use.delta_NTO
     if use.kind == "sum":
         return delta_NTO.sum(1).unflatten(1, (num_rows, -1)).abs().amax(2)
