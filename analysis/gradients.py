@@ -54,6 +54,8 @@ class Gradients:
     """Takes a step again, from the checkpoint before it, where its factors are not stored."""
     replayed: dict[int, tuple[FactorLayout, Rows]] = field(default_factory=dict)
     """The last step that was."""
+    batches: dict[int, list[int]] = field(default_factory=dict)
+    """Datums by slot, of steps that were asked for."""
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Of the unit's shape, float32."""
@@ -116,22 +118,29 @@ class Gradients:
 
     def slot(self, step: int, datum: int) -> int:
         """Where in its batch a datum was; raises ``RunError`` if it was not there."""
-        shards = [shard for shard in self.steps if covers(shard, step)]
-        tables = [shard.table(["step", "datums"], {"step": [step]}) for shard in shards]
-        rows = [datums for table in tables for datums in table["datums"].to_pylist()]
-        if not rows:
+        if step not in self.batches:
+            self.batches |= batches_of([shard for shard in self.steps if covers(shard, step)])
+        if step not in self.batches:
             last = max((shard.end_step for shard in self.steps), default=0) - 1
             raise RunError(self.uri, f"has no step {step}: its steps are 0 to {last}")
-        if datum not in rows[0]:
-            raise RunError(self.uri, f"had no datum {datum} in step {step}", self.whereabouts(datum))
-        return rows[0].index(datum)
+        if datum not in self.batches[step]:
+            raise RunError(
+                self.uri, f"had no datum {datum} in step {step}", self.whereabouts(datum)
+            )
+        return self.batches[step].index(datum)
 
     def whereabouts(self, datum: int) -> str:
         """In which steps a datum was."""
-        tables = [shard.table(["step", "datums"]).to_pylist() for shard in self.steps]
-        steps = [row["step"] for table in tables for row in table if datum in row["datums"]]
+        batches = sorted(batches_of(self.steps).items())
+        steps = [step for step, datums in batches if datum in datums]
         more = ", …" if len(steps) > MOST_NAMED else ""
         return f"It was in steps {', '.join(map(str, steps[:MOST_NAMED]))}{more}" if steps else ""
+
+
+def batches_of(steps: Sequence[Shard]) -> dict[int, list[int]]:
+    """The datums of every step, by slot."""
+    rows = [row for shard in steps for row in shard.table(["step", "datums"]).to_pylist()]
+    return {row["step"]: row["datums"] for row in rows}
 
 
 def covers(shard: Shard, step: int) -> bool:

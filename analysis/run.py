@@ -16,11 +16,14 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
+from analysis.gradients import Gradients, When
 from analysis.scan import REMEDY, Shard, read_all
 from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, wanted_steps
 from capture import checkpoint
 from capture.config import Config, make_config
 from capture.errors import RunError, ShardError, UnitError
+from capture.factor_layout import FactorLayout
+from capture.factor_tables import Rows
 from capture.factors import choose_units
 from capture.gradients import Layout
 from capture.markers import File, Marker, read_segments, require_start
@@ -196,6 +199,31 @@ class Run:
         when = read_all(self.shards("steps", steps), WHEN)
         return tabulate(self.of_known_steps(rows, when), when, self.texts)
 
+    @cached_property
+    def gradients(self) -> Gradients:
+        """What factors tell; a step without them is taken again in memory, which is logged."""
+        return Gradients(
+            self.uri, self.layout, self.shards("steps"), self.shards("factors"), self.take_again
+        )
+
+    def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
+        """Of the datum's share of the batch's mean loss, of the unit's shape, before clipping."""
+        return self.gradients.gradient(step, datum, unit)
+
+    def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
+        """What the datum changed: its gradient times learning rate and clipping."""
+        return self.gradients.shift(step, datum, unit)
+
+    def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
+        """Column n of the gradient, made without the rest of it."""
+        return self.gradients.column(step, datum, unit, n)
+
+    def inner_products(
+        self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]
+    ) -> np.ndarray:
+        """⟨g, g'⟩ over the units, for each (step, datum) of the one and of the other."""
+        return self.gradients.inner_products(units, one, other)
+
     def of_known_steps(self, rows: pa.Table, when: pa.Table) -> pa.Table:
         """Outliers of steps and datums that the run has; a step may be among what was skipped."""
         datum_M = rows["datum"].to_numpy()
@@ -224,6 +252,10 @@ class Run:
         weights = checkpoint.read_checkpoint(self.store, step, marker)
         checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
+
+    def take_again(self, step: int) -> tuple[FactorLayout, Rows]:
+        """Factors of a step that was not recorded."""
+        raise NotImplementedError
 
     # --- files ------------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
     return layout
 
 
-def array_of(positions: object, width: object, precision: object) -> Array:
+def array_of(positions: object, width: object, precision: Any) -> Array:
     if precision not in get_args(Precision):
         raise ValueError("no such precision")
     array = Array(whole(positions), whole(width), precision)
@@ -115,20 +115,20 @@ def array_of(positions: object, width: object, precision: object) -> Array:
 
 
 def use_of(
-    kind: object,
+    kind: Any,
     delta: object,
     a: object = None,
     token: object = None,
     transposed: object = False,
-    columns: object = None,
+    columns: Any = None,
 ) -> StoredUse:
     if kind not in get_args(Kind) or not isinstance(transposed, bool):
         raise ValueError("no such use")
     if columns is not None:
-        first, end = (whole(column) for column in columns)  # pyright: ignore[reportGeneralTypeIssues]
+        first, end = (whole(column) for column in columns)
         columns = (first, end)
-    names = [None if name is None else str(name) for name in (a, token)]
-    return StoredUse(kind, str(delta), *names, transposed, columns)
+    a, token = (None if name is None else str(name) for name in (a, token))
+    return StoredUse(kind, str(delta), a, token, transposed, columns)
 
 
 def whole(number: object) -> int:
@@ -152,9 +152,8 @@ def fits(use: StoredUse, arrays: Mapping[str, Array], shape: tuple[int, ...]) ->
         case "scale":
             return token is None and end - first == size and alike(a, delta, size)
         case "rows":
-            looked_up = token is not None and token.precision == "int32" and token.width == 1
-            same = looked_up and token.positions == delta.positions
-            return a is None and same and len(shape) == 2 and end - first == shape[1]
+            wanted = Array(delta.positions, 1, "int32")
+            return a is None and token == wanted and len(shape) == 2 and end - first == shape[1]
         case "outer":
             rows, width = (shape[0], size // shape[0]) if shape else (1, 1)
             rows, width = (width, rows) if use.transposed else (rows, width)

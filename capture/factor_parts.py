@@ -63,11 +63,11 @@ class FactorParts:
         most = max(1, min(PART_ROWS, PART_BYTES // max(1, layout.row_bytes)))
         closed = []
         for piece in cut(rows, most):
-            wanted = self.open and self.open.layout == layout
-            if not wanted or self.open.num_rows + len(piece.datum_N) > most:
+            part = self.open
+            if not part or part.layout != layout or part.num_rows + len(piece.datum_N) > most:
                 closed += self.close()
-                self.open = Part(layout, [])
-            self.open.pieces.append(piece)
+                part = self.open = Part(layout, [])
+            part.pieces.append(piece)
         return closed
 
     def close(self) -> list[Part]:

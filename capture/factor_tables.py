@@ -133,8 +133,8 @@ def gradients_of(uses: list[Factor]) -> Tensor:
 
 
 def stored_use(use: Factor, kept: Distinct) -> StoredUse:
-    names = [None if t is None else kept.name(t) for t in (use.a_NTI, use.token_NT)]
-    return StoredUse(use.kind, kept.name(use.delta_NTO), *names, use.transposed)
+    a, token = (None if t is None else kept.name(t) for t in (use.a_NTI, use.token_NT))
+    return StoredUse(use.kind, kept.name(use.delta_NTO), a, token, use.transposed)
 
 
 def array_of(tensor: Tensor, precision: Literal["float32", "float16"]) -> Array:

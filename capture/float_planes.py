@@ -5,7 +5,8 @@ the sign stands last, a float's first byte is its exponent (of a float16: the ex
 more bits): these bytes, one a number, are the *high* plane, which an entropy coder shrinks to a
 third. The other bytes are noise, the *low* plane, and are stored as they are. A zero needs no
 noise: where every number whose exponent is 0 is a zero, zeros have a high byte alone, 0 for +0 and
-255 for -0, and the low plane holds the rest. After ReLU and dropout a third of all numbers are zeros.
+255 for -0, and the low plane holds the rest. A quarter of the study's numbers are zeros, after ReLU
+and dropout.
 
 Shapes: N row, S number of a row.
 """
