@@ -8,8 +8,9 @@ Shapes: N, M datum in a step; R row of a unit.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -26,7 +27,9 @@ from capture.factor_parts import begins_at
 from capture.factor_tables import Rows
 from capture.factors import Factor
 from capture.gradients import Layout
+from capture.replay import Past, factors_of_step, read_past
 from capture.schema import factor_schema
+from capture.store import Store
 from capture.stored_factors import (
     DatumFactors,
     columns_of,
@@ -46,14 +49,12 @@ LOG = logging.getLogger(__name__)
 class Gradients:
     """Answers from the factors of a run; its steps tell which datum was where."""
 
-    uri: str
+    store: Store
     layout: Layout
     steps: list[Shard]
     factors: list[Shard]
-    replay: Callable[[int], tuple[FactorLayout, Rows]]
-    """Takes a step again, from the checkpoint before it, where its factors are not stored."""
     replayed: dict[int, tuple[FactorLayout, Rows]] = field(default_factory=dict)
-    """The last step that was."""
+    """The last step that was taken again, because its factors are not stored."""
     batches: dict[int, list[int]] = field(default_factory=dict)
     """Datums by slot, of steps that were asked for."""
 
@@ -89,6 +90,15 @@ class Gradients:
             out_NM += inner.inner_products(left, right)
         return out_NM.numpy()
 
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    @cached_property
+    def past(self) -> Past:
+        """What replaying needs of the run."""
+        return read_past(self.store)
+
     # --- reading ----------------------------------------------------------------------------------
 
     def read(self, unit: str, when: Sequence[When]) -> list[DatumFactors]:
@@ -113,7 +123,7 @@ class Gradients:
         if step not in self.replayed:
             LOG.warning("%s: step %d has no factors recorded; taking it again", self.uri, step)
             self.replayed.clear()
-            self.replayed[step] = self.replay(step)
+            self.replayed[step] = factors_of_step(self.past, step)
         return of_row(*self.replayed[step], slot, unit, shape)
 
     def slot(self, step: int, datum: int) -> int:

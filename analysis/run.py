@@ -22,13 +22,12 @@ from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, w
 from capture import checkpoint
 from capture.config import Config, make_config
 from capture.errors import RunError, ShardError, UnitError
-from capture.factor_layout import FactorLayout
-from capture.factor_tables import Rows
 from capture.factors import choose_units
 from capture.gradients import Layout
 from capture.markers import File, Marker, read_segments, require_start
 from capture.model import LanguageModel, fresh_model
 from capture.provenance import KEY, read_run
+from capture.replay_markers import with_replayed
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
 from capture.store import DEFAULT, Store
 from capture.store_config import StoreConfig
@@ -50,7 +49,8 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     start = require_start(place)
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
-    return Run(place, config, provenance, start, tuple(read_segments(place)), skip_damaged)
+    segments = with_replayed(place, read_segments(place))
+    return Run(place, config, provenance, start, segments, skip_damaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +202,7 @@ class Run:
     @cached_property
     def gradients(self) -> Gradients:
         """What factors tell; a step without them is taken again in memory, which is logged."""
-        return Gradients(
-            self.uri, self.layout, self.shards("steps"), self.shards("factors"), self.take_again
-        )
+        return Gradients(self.store, self.layout, self.shards("steps"), self.shards("factors"))
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Of the datum's share of the batch's mean loss, of the unit's shape, before clipping."""
@@ -252,10 +250,6 @@ class Run:
         weights = checkpoint.read_checkpoint(self.store, step, marker)
         checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
-
-    def take_again(self, step: int) -> tuple[FactorLayout, Rows]:
-        """Factors of a step that was not recorded."""
-        raise NotImplementedError
 
     # --- files ------------------------------------------------------------------------------------
 
