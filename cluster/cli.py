@@ -24,6 +24,7 @@ from cluster.commands import (
     garbage,
     info,
     neurons,
+    replay,
     report,
     verify,
 )
@@ -33,6 +34,7 @@ from cluster.terminal import program
 COMMANDS = (
     demo,
     capture,
+    replay,
     *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
     *(info, verify, garbage),
 )
@@ -49,6 +51,7 @@ a first quarter of an hour:
 and further:
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
