@@ -68,8 +68,14 @@ class Gradients:
         return error_bound(self.read(unit, [(step, datum)])[0]).numpy()
 
     def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Of the unit's shape, float32; to the bit what outliers hold."""
+        """Of the unit's shape, float32; to the bit what outliers hold.
+
+        Raises ``RunError`` where an optimizer multiplied each entry by something else besides.
+        """
         found = self.read(unit, [(step, datum)])[0]
+        if found.preconditioned:
+            problem = "was trained with a preconditioner, which factors do not hold"
+            raise RunError(self.uri, problem, "Ask for the gradient, or for the outliers' shifts")
         return dense(found.uses, found.shape, found.scale).numpy()
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:

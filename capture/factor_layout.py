@@ -59,6 +59,8 @@ class FactorLayout:
 
     arrays: dict[str, Array]
     uses: dict[str, tuple[StoredUse, ...]]
+    preconditioned: bool = False
+    """Whether a shift is more than the gradient times the scale, as with Adam."""
 
     @property
     def row_bytes(self) -> int:
@@ -77,7 +79,8 @@ class FactorLayout:
     def encode(self) -> str:
         arrays = {name: [a.positions, a.width, a.precision] for name, a in self.arrays.items()}
         uses = {unit: [said(use) for use in uses] for unit, uses in self.uses.items()}
-        return json.dumps({"arrays": arrays, "uses": uses})
+        values = {"arrays": arrays, "uses": uses}
+        return json.dumps(values | ({"preconditioned": True} if self.preconditioned else {}))
 
 
 def said(use: StoredUse) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("its layout of factors is not readable") from error
-    layout = FactorLayout(arrays, uses)
+    layout = FactorLayout(arrays, uses, values.get("preconditioned") is True)
     for unit in uses:
         if unit not in shapes or not uses[unit]:
             raise ValueError(f"it has factors of {unit[:80]}, which was not captured")

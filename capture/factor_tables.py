@@ -7,7 +7,7 @@ Shapes: N datum, T position, S number of an array, as in ``capture.factors``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -49,9 +49,15 @@ def rows_of_step(
     factors: Factors,
     scale: float,
     precision: Literal["float32", "float16"],
+    *,
+    preconditioned: bool = False,
 ) -> tuple[FactorLayout, Rows]:
-    """What is stored of a step; ``datum_N`` maps slot to datum."""
+    """What is stored of a step; ``datum_N`` maps slot to datum.
+
+    ``preconditioned``: whether a shift is more than the gradient times the scale.
+    """
     layout, kept = lay_out(factors, precision)
+    layout = replace(layout, preconditioned=preconditioned)
     array_NS = {
         name: tensor.detach().reshape(len(datum_N), -1).cpu().numpy()
         for name, tensor in kept.items()

@@ -8,7 +8,7 @@ noise: where every number whose exponent is 0 is a zero, zeros have a high byte 
 255 for -0, and the low plane holds the rest. A quarter of the study's numbers are zeros, after ReLU
 and dropout.
 
-Shapes: N row, S number of a row.
+Shapes: N row, S number of a row, M number that has low bytes, B byte.
 """
 
 from typing import Any
@@ -31,7 +31,10 @@ def split(value_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         kept_NS = np.ones_like(kept_NS)
     else:
         high_NS[bits_NS == 1] = MINUS_ZERO
-    low_MB = bits_NS[kept_NS].view(np.uint8).reshape(-1, width)[:, :-1]
+    byte_MB = np.compress(kept_NS.reshape(-1), bits_NS).view(np.uint8).reshape(-1, width)
+    low_MB = np.empty((len(byte_MB), width - 1), np.uint8)
+    for place in range(width - 1):  # several times faster than all at once
+        low_MB[:, place] = byte_MB[:, place]
     end_N = kept_NS.sum(1).cumsum() * (width - 1)
     return high_NS, low_MB.reshape(-1), np.concatenate([[0], end_N])
 
@@ -59,9 +62,9 @@ def join(high: bytes, low: bytes, size: int, dtype: Any) -> np.ndarray:
     num_kept = int(kept_S.sum())
     if len(low) != num_kept * (width - 1):
         raise ValueError(f"{len(low):,} low bytes, not {num_kept * (width - 1):,}")
-    byte_KB = np.empty((num_kept, width), np.uint8)
-    byte_KB[:, :-1] = np.frombuffer(low, np.uint8).reshape(num_kept, width - 1)
-    byte_KB[:, -1] = high_S[kept_S]
+    byte_MB = np.empty((num_kept, width), np.uint8)
+    byte_MB[:, :-1] = np.frombuffer(low, np.uint8).reshape(num_kept, width - 1)
+    byte_MB[:, -1] = high_S[kept_S]
     bits_S = minus_S.astype(f"<u{width}")
-    bits_S[kept_S] = byte_KB.reshape(-1).view(f"<u{width}")
+    bits_S[kept_S] = byte_MB.reshape(-1).view(f"<u{width}")
     return ((bits_S >> 1) | (bits_S << (8 * width - 1))).view(dtype)

@@ -40,6 +40,8 @@ class DatumFactors:
     """The same with the error of each array in the place of its numbers."""
     scale: float
     """What the gradient becomes a shift by, but for a preconditioner."""
+    preconditioned: bool
+    """Whether there was one."""
 
 
 def columns_of(layout: FactorLayout, unit: str) -> list[str]:
@@ -90,7 +92,7 @@ def assembled(
     uses, error_uses = (
         [factor_of(use, tensors) for use in layout.uses[unit]] for tensors in (values, errors)
     )
-    return DatumFactors(shape, uses, error_uses, scale)
+    return DatumFactors(shape, uses, error_uses, scale, layout.preconditioned)
 
 
 def check_tokens(token_NT: Tensor | None, num_rows: int) -> None:

@@ -118,6 +118,7 @@ QUESTIONS: dict[str, Callable[[Run], object]] = {
     "vocabulary": lambda run: run.vocabulary(),
     "tokens": lambda run: run.target_NT,
     "weights": lambda run: run.model(14).decoder.weight.numpy(),
+    "a gradient": lambda run: run.gradient(9, run.steps()["datums"][9][2], WEIGHT),
     "tables": lambda run: read_table(run, "attribute", "numbers", NUMBERS),
 }
 ANSWERS: dict[str, object] = {}
@@ -155,6 +156,12 @@ def test_no_answer_is_made_from_damage(damage, question):
 @READ
 def test_no_answer_is_made_from_a_damaged_shard(damage, question):
     is_refused_or_right(damage, question)
+
+
+@given(damage=damages("factors/segment-000001"))
+@READ
+def test_no_gradient_is_made_from_damaged_factors(damage):
+    is_refused_or_right(damage, "a gradient")
 
 
 @pytest.mark.torture

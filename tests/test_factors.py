@@ -106,6 +106,13 @@ def test_equal_factors_give_equal_bytes():
     assert one_bytes == again_bytes
 
 
+def test_a_preconditioned_step_says_so():
+    rows = rows_of_step(0, np.arange(N), example(), 1.0, "float32", preconditioned=True)
+    assert decode(rows[0].encode().encode(), SHAPES) == rows[0]
+    assert rows[0].preconditioned
+    assert not stored(example())[1].preconditioned
+
+
 def test_the_layout_is_written_as_it_always_was():
     """Golden: what outlives a run."""
     factors = example()

@@ -29,9 +29,8 @@ records asked for: {", ".join(KINDS)}. What is there already is left as it is, s
 be given again after an interruption. Each segment must end where it ended when it was captured, to
 the last bit on the same kind of machine, else within {TOLERANCE:.0e}; or nothing of it is added.
 One setting can be given anew: {PRECISION}=float16"""
-    made = add_command(
-        inner, "replay", run, "Add records to a run by taking its steps again.", text
-    )
+    summary = "Add records to a run by taking its steps again."
+    made = add_command(inner, "replay", run, summary, text)
     add_run(made)
     made.add_argument(
         "--segments", metavar="LIST", help="as in 0-9,12; default: all that are committed"
@@ -39,12 +38,8 @@ One setting can be given anew: {PRECISION}=float16"""
     made.add_argument(
         "--record", metavar="KINDS", default="outliers", help="as in outliers,factors,tallies"
     )
-    made.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes; default: as many as the cores suffice for",
-    )
+    processes = "processes; default: one for as many cores as the run was captured on"
+    made.add_argument("--workers", type=int, metavar="N", help=processes)
     add_overrides(made)
     add_quiet(made)
 
