@@ -65,7 +65,8 @@ def shortfalls(
     if step.gradients is None:
         all_P = sum_of_all(step, layout, group) if step.last else total_P
         return [compared(all_P, change_P, stored), *of_last(step, layout, total_P, config, group)]
-    fresh_P = layout.flatten(step.gradients).mul_(step.scale / step.clip)
+    rate = step.scale / step.clip if step.clip else 0.0  # 0: of a gradient without a number
+    fresh_P = layout.flatten(step.gradients).mul_(rate)
     applied_P = fresh_P
     if step.preconditioner:
         preconditioner_P = layout.flatten(step.preconditioner)
@@ -114,8 +115,9 @@ def of_gradients(
     allowed_P = rounded_away(found_P, factors, scale, layout, config.accumulate, group)
     missed_P = (found_P - wanted_P).abs_()
     excess_P = missed_P.sub_(allowed_P).clamp_(min=0)
-    error = relative_error(found_P, wanted_P)
-    return Shortfall(error, relative_error(wanted_P + excess_P, wanted_P))
+    exactly_P = wanted_P.double()
+    unexplained = relative_error(exactly_P + excess_P, exactly_P)
+    return Shortfall(relative_error(found_P, wanted_P), unexplained)
 
 
 def rounded_away(

@@ -19,12 +19,14 @@ from cluster.commands import (
     activations,
     attribute,
     behaviour,
+    bigrams,
     capture,
     demo,
     faithfulness,
     garbage,
     info,
     neurons,
+    replay,
     report,
     verify,
 )
@@ -34,7 +36,8 @@ from cluster.terminal import program
 COMMANDS = (
     demo,
     capture,
-    *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
+    replay,
+    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(info, verify, garbage),
 )
 """In the order of the help."""
@@ -50,6 +53,8 @@ a first quarter of an hour:
 and further:
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
+  ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 

@@ -121,16 +121,13 @@ def require_sight(store: Store) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if scheme not in ("file", "local") or len(nodes) < 2:
         return
-    looks = {
-        node["NodeName"]: sees.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        ).remote(store)
-        for node in nodes
-    }
-    blind = [name for name, look in looks.items() if not answer(look, store.uri)]
+    on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    looks = [sees.options(scheduling_strategy=where).remote(store) for where in on]
+    pairs = zip(nodes, looks, strict=True)
+    blind = {node["NodeName"] for node, look in pairs if not answer(look, store.uri)}
     if blind:
         remedy = "Put the run on a folder that all nodes share, or on s3://"
-        raise StoreError(store.uri, f"cannot be seen from {', '.join(blind)}", remedy)
+        raise StoreError(store.uri, f"cannot be seen from {', '.join(sorted(blind))}", remedy)
 
 
 @ray.remote(num_cpus=0, max_retries=MAX_LOSSES)

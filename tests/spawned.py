@@ -70,7 +70,7 @@ def differing(group: Group, least: float) -> str:
 
 
 SETTINGS = {
-    "datum": ("model.dropout=0.3",),
+    "datum": ("model.dropout=0.3", "capture.factors.enabled=true"),
     "step": ("capture.outliers.scope=step",),
     "last": ("capture.loss_positions=last",),
     "bare": ("capture.record=checkpoints",),

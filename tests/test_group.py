@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from safetensors.torch import load
 
-from analysis.run import open_run
+from analysis.run import Run, open_run
 from capture import lease
 from capture.config import make_config
 from capture.errors import ConfigError, RunError
@@ -87,6 +87,7 @@ def test_workers_record_what_one_process_records(alone: Path, tmp_path: Path, si
     assert all(reported == [] for reported in steps[1:])
     for name in SETTINGS.keys() - {"rounded"}:
         same_run(str(alone / name), str(tmp_path / name), size)
+    same_gradients(open_run(str(alone / "datum")), open_run(str(tmp_path / "datum")))
     wanted, found = (read_all(str(path / "rounded"), "steps") for path in (alone, tmp_path))
     assert len(found) == len(wanted), "every step was audited, or training would have stopped"
     assert_allclose(found["loss"][:2], wanted["loss"][:2], rtol=2.0**-8)
@@ -105,6 +106,14 @@ def same_run(wanted: str, found: str, size: int) -> None:
         f"w{rank:02d}.parquet" for rank in range(size)
     }
     same_weights(wanted, found)
+
+
+def same_gradients(wanted: Run, found: Run) -> None:
+    """From factors, which each worker stores for its own slots."""
+    for step in (0, 13):
+        for datum in wanted.steps()["datums"].iloc[step]:
+            at = (step, int(datum), "layers.1.linear1.weight")
+            assert_allclose(found.gradient(*at), wanted.gradient(*at), rtol=2e-3, atol=1e-6)
 
 
 def by_key(rows: pd.DataFrame) -> pd.DataFrame:
