@@ -6,13 +6,13 @@ Shapes: V token of the vocabulary, K chosen token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from analysis.activations import By, require_neuron
+from analysis.names import token_id
 from analysis.run import Run
 from analysis.tables import marker_key, read_table, table_key
 from capture.corpus import UNKNOWN
@@ -96,13 +96,8 @@ def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> N
     """Raises for a neuron that the model, or a token that the vocabulary, does not have."""
     if config.place:
         require_neuron(model, *config.place)
-    known = set(run.tokens)
     for token in config.tokens:
-        if token not in known:
-            near = get_close_matches(token.lower(), run.tokens)
-            remedy = f"Near it: {', '.join(near)}" if near else "Nothing in it is near"
-            problem = f"{token!r} is not in the vocabulary of {run.uri}"
-            raise ConfigError("activations.tokens", problem, remedy)
+        token_id(run.tokens, token)
 
 
 def attributed_tokens(run: Run) -> pd.DataFrame | None:

@@ -7,6 +7,7 @@ from analysis.evidence import ROW_EVIDENCE, WEIGHTS, Weight
 from analysis.levels import LEVELS, Level
 from analysis.outlying import NOTIONS, Notion
 from analysis.selection import METHODS, Method, SelectionConfig
+from capture.bounds import at_least
 from capture.errors import ConfigError
 
 Evidence = Literal[
@@ -83,12 +84,10 @@ class AttributionConfig:
             if getattr(self, name) not in allowed:
                 refuse(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
         for name in ("windows", "max_parameters", "max_datums"):
-            if getattr(self, name) < 1:
-                refuse(name, getattr(self, name), "must be at least 1")
+            at_least(f"attribution.{name}", getattr(self, name), 1)
         if not 0 < self.keep <= 1:
             refuse("keep", self.keep, "must be above 0 and at most 1")
-        if self.first_step < 0:
-            refuse("first_step", self.first_step, "must be at least 0")
+        at_least("attribution.first_step", self.first_step, 0)
         if self.end_step is not None and self.end_step <= self.first_step:
             refuse("end_step", self.end_step, f"must be above the first step, {self.first_step}")
         if self.reads_tallies:

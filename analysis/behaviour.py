@@ -26,10 +26,12 @@ from analysis.datum_sums import SumByDatum, cells_of
 from analysis.jobs import Runner
 from analysis.matching import Matched, balance, covariates, match
 from analysis.moved import CONTRASTS, LEVELS, captured_levels, compare_classes, compare_positions
-from analysis.predicates import Predicate, select_datums, token_id
+from analysis.names import token_id
+from analysis.predicates import Predicate, select_datums
 from analysis.run import Run
 from analysis.tables import joined, write_tables
-from capture.errors import ConfigError, RunError
+from capture.bounds import at_least
+from capture.errors import RunError
 
 JOB = "behaviour"
 
@@ -88,8 +90,7 @@ class BehaviourConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("max_datums", 2), ("controls", 1), ("resamples", 1), ("seed", 0)):
-            if (found := getattr(self, name)) < least:
-                raise ConfigError(f"behaviour.{name}", f"got {found}, must be at least {least}")
+            at_least(f"behaviour.{name}", getattr(self, name), least)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +198,7 @@ def marked_positions(run: Run, predicate: Predicate, datum_K: np.ndarray) -> np.
     """Where the target of the predicate is, [K, T]; nowhere if it is about no target."""
     if predicate.target is None:
         return np.zeros((len(datum_K), run.token_NT.shape[1]), bool)
-    return run.target_NT[datum_K] == token_id(run, predicate.target)
+    return run.target_NT[datum_K] == token_id(run.tokens, predicate.target)
 
 
 def selection_table(matched: Matched) -> pd.DataFrame:

@@ -9,9 +9,13 @@
    the probability that an affected token outranks another one; its precision the share of affected
    tokens among the first few.
 
-The truth itself is noisy. The *ceiling* says how noisy: it ranks by the change on half of the text
-and is judged by the other half. What a score over all of training knows may well be better than
-half of a small text.
+The truth itself is noisy. How noisy, says a line of its own: half of the text ranks the tokens by
+what silencing changes there, and is judged by the other half. That is no bound on what evidence can
+reach: all of training may well know more than half of a small text.
+
+A token that a statistic rules out (one with no more evidence than expected, but for ``study``) ties
+with all others of its kind at the end of the ranking. Which background and statistic suit an
+evidence best is found on the very neurons that it is judged on.
 
 The text is held-out text by default, so a claim is not credited for what the model learned by heart
 from the very datums that the claim rests on; ``text="train"`` asks that question.
@@ -32,12 +36,13 @@ from analysis.log_probability import TokenChanges
 from analysis.ranking import affected, auc, interval, precision
 from analysis.run import Run
 from analysis.subjects import Subject
+from analysis.sweep import Sweep, in_turn
 from analysis.tables import joined, write_tables
 from analysis.truth import FaithfulnessConfig, Report, Truth, draw_neurons, measure
 
 JOB = "faithfulness"
 LABELS = ["unit", "evidence", "background", "select"]
-CEILING = "ceiling: half of the text"
+HALF = "half of the text on the other"
 
 MEASURES = [
     pa.field("neurons", pa.int32()),  # judged
@@ -90,18 +95,23 @@ class Faithfulness:
 
 
 def faithfulness(
-    run: Run, run_job: Runner, config: FaithfulnessConfig, report: Report | None = None
+    run: Run,
+    run_job: Runner,
+    config: FaithfulnessConfig,
+    report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> Faithfulness:
     """Judge every claim by silencing. Raises ``RunError`` where the run holds no text to do so,
     no outliers, no neurons, or too little text for any token to be ranked."""
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
-    truth = measure(run, subjects, config, report)
+    truth = measure(run, subjects, config, report, sweep)
+    affected_SW = affected_by(truth, truth.whole, config)
     judged = [
-        judge(claim, truth, subjects, config)
+        judge(claim, truth.token_W, affected_SW, subjects, config)
         for claim in claims(run, run_job, subjects, config.seed)
     ]
-    judged.append(ceiling(truth, subjects, config))
+    judged.append(half_of_text(truth, subjects, config))
     neurons = pd.concat(judged, ignore_index=True)
     selections = pd.DataFrame(summaries(neurons, config))
     return Faithfulness(
@@ -121,15 +131,19 @@ def write_faithfulness(run: Run, found: Faithfulness) -> None:
 # --- the judgement --------------------------------------------------------------------------------
 
 
+def affected_by(truth: Truth, changes: TokenChanges, config: FaithfulnessConfig) -> np.ndarray:
+    """Which of the ranked tokens silencing affects, by all changes or by some, bool [S, W]."""
+    return np.stack([affected(size_W, config.affected) for size_W in truth.sizes(changes)])
+
+
 def judge(
     claim: Claim,
-    truth: Truth,
+    token_W: np.ndarray,
+    affected_SW: np.ndarray,
     subjects: Sequence[Subject],
     config: FaithfulnessConfig,
-    changes: TokenChanges | None = None,
 ) -> pd.DataFrame:
-    """``NEURONS`` of one claim, and whether it is a baseline; judged by all changes or by some."""
-    size_SW = truth.sizes(truth.whole if changes is None else changes)
+    """``NEURONS`` of one claim about the ranked tokens, and whether it is a baseline."""
     return pd.DataFrame(
         {
             "unit": [subject.unit for subject in subjects],
@@ -138,20 +152,22 @@ def judge(
             "background": claim.background,
             "select": claim.select,
             "baseline": claim.baseline,
-            **ranked(claim.score_SV[:, truth.token_W], size_SW, config),
+            **ranked(claim.score_SV[:, token_W], affected_SW, config),
         }
     )
 
 
-def ceiling(truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig) -> pd.DataFrame:
+def half_of_text(
+    truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig
+) -> pd.DataFrame:
     """How well half of the text foretells the other half, the mean of both ways."""
     one, other = (
         judge(
-            Claim(CEILING, "", "", claimed(truth, half), baseline=True),
-            truth,
+            Claim(HALF, "", "", claimed(truth, half), baseline=True),
+            truth.token_W,
+            affected_by(truth, rest, config),
             subjects,
             config,
-            rest,
         )
         for half, rest in ((truth.first, truth.second), (truth.second, truth.first))
     )
@@ -166,12 +182,11 @@ def claimed(truth: Truth, half: TokenChanges) -> np.ndarray:
 
 
 def ranked(
-    score_SW: np.ndarray, size_SW: np.ndarray, config: FaithfulnessConfig
+    score_SW: np.ndarray, affected_SW: np.ndarray, config: FaithfulnessConfig
 ) -> dict[str, list[float]]:
     """AUC and precision of each neuron's scores; NaN where silencing affects no token."""
     found: dict[str, list[float]] = {"auc": [], "precision": []}
-    for score_W, size_W in zip(score_SW, size_SW, strict=True):
-        affected_W = affected(size_W, config.affected)
+    for score_W, affected_W in zip(score_SW, affected_SW, strict=True):
         found["auc"].append(auc(score_W, affected_W))
         hits = precision(score_W, affected_W, config.first) if affected_W.any() else np.nan
         found["precision"].append(hits)

@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.evidence import RowEvidence
 from analysis.levels import MLP_UNITS
+from analysis.names import nearest
 from analysis.run import Run
-from analysis.shifts import nearest
 from capture.errors import UnitError
 
 

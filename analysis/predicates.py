@@ -6,7 +6,6 @@ in a list of ``datums``.
 Shapes: N datum, T position.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from analysis.names import token_id
 from analysis.run import Run
 from capture.errors import ConfigError, RunError
 
@@ -54,26 +54,16 @@ class Predicate:
 def select_datums(run: Run, predicate: Predicate) -> np.ndarray:
     """Whether each training datum shows the behaviour, bool [N].
 
-    Raises ``RunError`` for a token or datum that the run lacks, ``ConfigError`` for a pattern that
-    is none.
+    Raises ``ConfigError`` for a token that the run lacks or a pattern that is none, ``RunError``
+    for a datum that it lacks.
     """
     if predicate.contains is not None:
-        return (run.token_NT == token_id(run, predicate.contains)).any(1)
+        return (run.token_NT == token_id(run.tokens, predicate.contains)).any(1)
     if predicate.target is not None:
-        return (run.target_NT == token_id(run, predicate.target)).any(1)
+        return (run.target_NT == token_id(run.tokens, predicate.target)).any(1)
     if predicate.regex is not None:
         return suits(run.texts, predicate.regex)
     return listed(run, predicate.datums or ())
-
-
-def token_id(run: Run, token: str) -> int:
-    """Raises ``RunError``, with the nearest tokens that there are."""
-    try:
-        return run.tokens.index(token)
-    except ValueError:
-        near = difflib.get_close_matches(token.lower(), run.tokens, n=3)
-        remedy = f"Did you mean {' or '.join(near)}" if near else "See its corpus/vocab.parquet"
-        raise RunError(run.uri, f"has no token {token!r}", remedy) from None
 
 
 def suits(texts: pa.Array, pattern: str) -> np.ndarray:

@@ -158,7 +158,8 @@ class Run:
     def check_tokens(self, token_M: np.ndarray) -> None:
         """Raises ``ShardError`` for a token that the vocabulary lacks."""
         if len(token_M) and not 0 <= token_M.min() <= token_M.max() < self.num_tokens:
-            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {self.num_tokens}"
+            last = self.num_tokens - 1
+            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {last}"
             raise ShardError(self.corpus_shard("datums").where, problem, REMEDY)
 
     # --- shifts and weights -----------------------------------------------------------------------

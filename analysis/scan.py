@@ -27,7 +27,9 @@ from capture.store import Store
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"
 SCHEMAS = {"outliers": OUTLIERS, "steps": STEPS, "evaluations": EVALUATIONS, "corpus": DATUMS}
-"""What the files of a kind hold, without gaps; of the corpus all but the vocabulary."""
+"""What the files of a kind hold; of the corpus all but the vocabulary."""
+WITHOUT_GAPS = {*SCHEMAS, "tallies"}
+"""Kinds whose files have a value in every row of every column."""
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 Wanted = Mapping[str, Sequence[Any]]
@@ -131,7 +133,7 @@ class Shard:
         """The rows without foreign metadata; raises ``ShardError`` for gaps or broken text."""
         rows = rows.replace_schema_metadata()
         rows.validate(full=True)
-        if self.schema is not None and any(column.null_count for column in rows.columns):
+        if self.file.kind in WITHOUT_GAPS and any(column.null_count for column in rows.columns):
             raise ShardError(self.where, "has rows with gaps", REMEDY)
         return rows
 

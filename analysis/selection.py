@@ -53,6 +53,7 @@ from analysis.token_scores import (
     mahalanobis,
     places,
 )
+from capture.bounds import at_least
 from capture.errors import ConfigError
 
 Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
@@ -86,8 +87,8 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         for name in ("min_count", "most_frequent", "most_counted", "most"):
-            require(name, getattr(self, name) >= 1, self, "must be at least 1")
-        require("min_observations", self.min_observations >= 0, self, "must be at least 0")
+            at_least(f"selection.{name}", getattr(self, name), 1)
+        at_least("selection.min_observations", self.min_observations, 0)
         require("max_q", 0 < self.max_q <= 1, self, "must be above 0 and at most 1")
         require("least", 0 <= self.least < np.inf, self, "must be at least 0 and finite")
         require("prior", 0 < self.prior < np.inf, self, "must be above 0 and finite")

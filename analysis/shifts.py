@@ -6,13 +6,13 @@ against what the run holds; the answer's rows become a table that an analyst can
 Shapes: M shift, K wanted value.
 """
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.names import nearest
 from analysis.scan import Wanted
 from capture.errors import RunError, UnitError
 from capture.gradients import Layout
@@ -67,12 +67,6 @@ def whole_numbers(name: str, values: Whole) -> np.ndarray:
     if value_K.size and value_K.dtype.kind not in "iu":
         raise RunError(name, f"got {values!r}, must be a whole number or several")
     return value_K.astype(np.int64)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at what may have been meant."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f"Did you mean {found[0]}" if found else ""
 
 
 def tabulate(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFrame:

@@ -8,11 +8,11 @@ in entry r of what comes out of it, and to silence a head is to set its part of 
 Shapes: B entry of a subject.
 """
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from analysis.names import nearest
 from capture.errors import ConfigError, UnitError
 from capture.model import LanguageModel, Layer
 
@@ -109,10 +109,8 @@ def require_subjects(model: LanguageModel, subjects: Iterable[Subject]) -> None:
     for subject in subjects:
         known, nouns = units[subject.level], NOUNS[subject.level]
         if subject.unit not in known:
-            near = difflib.get_close_matches(subject.unit, known, n=len(known), cutoff=0)
-            raise UnitError(
-                subject.unit, f"has no {nouns}", f"Units that have: {', '.join(near or known)}"
-            )
+            hint = nearest(subject.unit, list(known))
+            raise UnitError(subject.unit, f"has no {nouns}", hint)
         if not 0 <= subject.group < known[subject.unit]:
             problem = f"does not exist: the unit's {nouns} are 0 to {known[subject.unit] - 1}"
             raise UnitError(str(subject), problem)

@@ -14,6 +14,8 @@ from analysis.levels import groups_at
 from analysis.log_probability import TokenChanges, log_probability_changes
 from analysis.run import Run, Split
 from analysis.subjects import Subject
+from analysis.sweep import Sweep, in_turn
+from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
@@ -48,10 +50,8 @@ class FaithfulnessConfig:
 
     def __post_init__(self) -> None:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
-            if (found := getattr(self, name)) < 1:
-                raise ConfigError(f"faithfulness.{name}", f"got {found}, must be at least 1")
-        if self.seed < 0:
-            raise ConfigError("faithfulness.seed", f"got {self.seed}, must be at least 0")
+            at_least(f"faithfulness.{name}", getattr(self, name), 1)
+        at_least("faithfulness.seed", self.seed, 0)
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)
@@ -124,7 +124,11 @@ def texts_of(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]
 
 
 def measure(
-    run: Run, subjects: Sequence[Subject], config: FaithfulnessConfig, report: Report | None
+    run: Run,
+    subjects: Sequence[Subject],
+    config: FaithfulnessConfig,
+    report: Report | None,
+    sweep: Sweep = in_turn,
 ) -> Truth:
     """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
     token_NT, target_NT = judging_text(run, config)
@@ -137,9 +141,8 @@ def measure(
                 report(before + done, num_datums * len(subjects))
 
         text = token_NT[own], target_NT[own]
-        halves.append(
-            log_probability_changes(model, *text, subjects, num_tokens=run.num_tokens, report=tell)
-        )
+        options = {"num_tokens": run.num_tokens, "report": tell, "sweep": sweep}
+        halves.append(log_probability_changes(model, *text, subjects, **options))
     first, second = halves
     token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
     if len(token_W) < FEWEST:

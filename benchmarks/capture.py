@@ -220,26 +220,44 @@ def make_lines(
 ) -> list[Line]:
     """All lines in the order of the table; recording stands beside the plain step."""
     longest = recordings[RECORDED].segment_steps
-    plain, *others = (
-        Line(
-            one.name,
-            one.note,
-            stopwatch(training_step(bench, one.method)),
-            min(one.steps, longest),
-        )
-        for one in candidates
-    )
-    with_factors = recordings[FACTORS].line(
-        FACTORS, "The same and the factors of every datum, packed on the writer's thread."
-    )
-    checkpoints = recordings[CHECKPOINTS].line(
-        CHECKPOINTS, "capture.record=checkpoints: nothing observed, a checkpoint a segment."
-    )
-    recorded = recordings[RECORDED].line(
+    plain, *others = (step_line(bench, one, longest) for one in candidates)
+    return [
+        plain,
+        recorded_line(recordings[RECORDED]),
+        factors_line(recordings[FACTORS]),
+        checkpoints_line(recordings[CHECKPOINTS]),
+        *observed_lines(bench, longest),
+        torch_line(bench, twin, longest),
+        *others,
+        post_line(bench),
+    ]
+
+
+def step_line(bench: Workbench, one: Candidate, longest: int) -> Line:
+    step = stopwatch(training_step(bench, one.method))
+    return Line(one.name, one.note, step, min(one.steps, longest))
+
+
+def factors_line(recording: Recording) -> Line:
+    note = "The same and the factors of every datum, packed on the writer's thread."
+    return recording.line(FACTORS, note)
+
+
+def checkpoints_line(recording: Recording) -> Line:
+    note = "capture.record=checkpoints: nothing observed, a checkpoint a segment."
+    return recording.line(CHECKPOINTS, note)
+
+
+def recorded_line(recording: Recording) -> Line:
+    return recording.line(
         RECORDED,
         "The same, with the recorder and its writer: outliers, steps, a checkpoint a segment, "
         "to a local folder. B/row: outliers. KB/datum: everything, per datum and step.",
     )
+
+
+def observed_lines(bench: Workbench, longest: int) -> list[Line]:
+    """Capture of which nothing is stored, with tallies and without."""
     captured = Line(
         CAPTURED,
         "What a run does a step, audit, outliers, positions, tallies, but nothing is stored.",
@@ -252,31 +270,27 @@ def make_lines(
         stopwatch(lambda turn: observe_untallied(bench, turn)),
         min(50, longest),
     )
-    torch_plain = Line(
+    return [captured, untallied]
+
+
+def torch_line(bench: Workbench, twin: peers.TorchTwin, longest: int) -> Line:
+    return Line(
         TORCH,
         "Torch's transformer and nn.Dropout on the same weights: our plain step is no straw man. "
         "Error: of the logits, dropout off.",
         stopwatch(training_step(bench, peers.torch_own(twin))),
         min(20, longest),
     )
-    post = Line(
+
+
+def post_line(bench: Workbench) -> Line:
+    return Line(
         POST,
         f"EXTRAPOLATED from {TOKENS} of the 700 backward passes a step; nothing stored (the post "
         "stored 2.9 MB a datum). Error: of one datum, all its tokens.",
         methods.extrapolated(bench, TOKENS),
         1,
     )
-    return [
-        plain,
-        recorded,
-        with_factors,
-        checkpoints,
-        captured,
-        untallied,
-        torch_plain,
-        *others,
-        post,
-    ]
 
 
 def verdict(results: list[Result], *, quick: bool) -> str:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
-from capture import checkpoint
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
 from capture.plan import Turn
@@ -84,7 +83,7 @@ class Recording:
         observed = observe_kinds(self.bench, turn, self.kinds)
         self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
-            self.recorder.commit(checkpoint.snapshot(self.bench.model))
+            self.recorder.commit(self.bench.engine.snapshot())
 
     def line(self, name: str, note: str) -> Line:
         """Blocks of an untimed and a timed segment."""

@@ -3,21 +3,25 @@
 from collections.abc import Collection
 
 import torch
+from torch import nn
 
 from capture import checkpoint
-from capture.engine import Engine, choose_device
+from capture.device import choose_device
+from capture.engine import Engine
 from capture.errors import ConfigError
 from capture.factors import choose_units
+from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
+from capture.group import ALONE, Group
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
 from capture.records import RecordKind
+from capture.schedule import require_fit
 from capture.store import Store
-from capture.tape import Tape
 
 
-def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
+def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
     """A model with the run's initial weights, and what is captured of it to record these kinds."""
     config = plan.config
     model = fresh_model(
@@ -32,21 +36,36 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
     if k > size:
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
+    require_fit(config.training.schedule, plan.num_steps)
+    unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
     units = units if kinds else {}
-    last_only = bool(units) and config.capture.loss_positions == "last"
-    return Engine(model, config.training, units=units, last_only=last_only, seed=config.run.seed)
+    return Engine(
+        model,
+        config.training,
+        units=units,
+        last_only=bool(units) and config.capture.loss_positions == "last",
+        seed=config.run.seed,
+        num_steps=plan.num_steps,
+        by_vmap=unsplit,
+        group=group,
+    )
 
 
 def rehearse(engine: Engine, plan: Plan) -> None:
-    """Send one datum through the model; raises ``UnitError`` if a unit cannot be captured."""
-    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long().to(engine.device)
-    with Tape(choose_units(engine.model, plan.config.capture.units)) as tape:
-        engine.model(token_1T)
-    tape.factors()
+    """Send a datum through the model; raises ``UnitError`` if a unit cannot be captured."""
+    unsplit = unsplit_of(engine.model, plan)
+    if unsplit and plan.config.capture.fallback == "none":
+        raise refusal(engine.model, unsplit)
+
+
+def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
+    """The units asked for that have no factors, and what uses them."""
+    units = choose_units(model, plan.config.capture.units)
+    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
+    return unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:
-    """Put the weights at the end of a marker's steps into the model."""
-    weights = checkpoint.read_checkpoint(store, marker.end_step, marker)
-    where = f"{store.uri}/{checkpoint.key_of(marker.end_step)}"
-    checkpoint.restore(engine.model, weights, where)
+    """Put the engine back to the end of a marker's steps: weights and optimizer."""
+    tensors = checkpoint.read_checkpoint(store, marker.end_step, marker)
+    engine.restore(tensors, marker.end_step, f"{store.uri}/{checkpoint.key_of(marker.end_step)}")

@@ -24,6 +24,7 @@ from capture.chunks import (
     footer_length,
 )
 from capture.errors import ShardError
+from capture.ranges import RangeFile
 
 FIRST_READ_BYTES = 64 * 2**10
 """Fetched to find the footer; most footers are smaller."""
@@ -54,19 +55,20 @@ def open_parquet(
 
 def prepare(
     source: BinaryIO, num_bytes: int, footer_checksum: str
-) -> tuple[parquet.ParquetFile, "CheckedSource"]:
+) -> tuple[parquet.ParquetFile, "CheckedChunks"]:
     """The file, of which the footer was read and looked at; raises all sorts of errors."""
     footer = read_footer(source, num_bytes)
     if footer_checksum and hashlib.sha256(footer).hexdigest() != footer_checksum:
         raise ValueError("the checksum of its footer differs from the marker's")
     metadata = parquet.ParquetFile(pa.BufferReader(b"PAR1" + footer)).metadata
     if not metadata.num_rows:
-        return without_rows(metadata), CheckedSource(source, num_bytes, [])
+        return without_rows(metadata), CheckedChunks(source, [])
     check_metadata(metadata)
     chunks = chunks_of(metadata)
     check_chunks(chunks, num_bytes)
-    checked = CheckedSource(source, num_bytes, chunks)
-    file = parquet.ParquetFile(checked, metadata=metadata, arrow_extensions_enabled=False)
+    checked = CheckedChunks(source, chunks)
+    whole = RangeFile(num_bytes, checked.read_range)
+    file = parquet.ParquetFile(whole, metadata=metadata, arrow_extensions_enabled=False)
     check_dictionaries(chunks, file.schema_arrow)
     return file, checked
 
@@ -134,8 +136,8 @@ def read_footer(source: BinaryIO, num_bytes: int) -> bytes:
     return tail[-length:]
 
 
-class CheckedSource(io.RawIOBase):
-    """A Parquet file of which only whole, checked column chunks can be read.
+class CheckedChunks:
+    """The bytes of a Parquet file, of which only whole, checked column chunks can be read.
 
     A chunk that is not as it should be reads as the end of the file, for pyarrow keeps a file's
     metadata for ever when an exception comes out of it; ``refusal`` tells why.
@@ -143,30 +145,12 @@ class CheckedSource(io.RawIOBase):
 
     refusal: Exception | None = None
 
-    def __init__(self, source: BinaryIO, num_bytes: int, chunks: list[Chunk]) -> None:
+    def __init__(self, source: BinaryIO, chunks: list[Chunk]) -> None:
         self.source = source
-        self.num_bytes = num_bytes
         self.chunks = chunks
-        self.place = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: self.num_bytes}[whence]
-        self.place = base + offset
-        return self.place
-
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, every chunk among them checked; none if one is to be refused."""
-        end = self.num_bytes if size < 0 else min(self.num_bytes, self.place + size)
-        start, self.place = self.place, end
+    def read_range(self, start: int, end: int) -> bytes:
+        """Bytes [start, end), every chunk among them checked; none if one is to be refused."""
         self.source.seek(start)
         data = self.source.read(end - start)
         try:

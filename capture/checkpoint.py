@@ -1,8 +1,14 @@
 """Weights at the end of a segment, as safetensors; all that resuming and replaying need.
 
+What an optimizer remembers stands beside them, as ``optimizer/STATE/PARAMETER``; plain SGD keeps
+nothing, nor does any other before its first step. Who wants the weights alone need not know.
+
 Dropout, batch order and learning rate follow from the seed and the step, so there is no generator
 state to keep.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +22,7 @@ from capture.store import Store
 
 MAX_POSITIONS = 2**28
 """Numbers in the encoding of positions: 1 GiB."""
+OPTIMIZER = "optimizer/"
 REMEDY = "Run: ontogeny verify"
 
 
@@ -24,11 +31,26 @@ def key_of(step: int) -> str:
     return f"checkpoints/step-{step:06d}.safetensors"
 
 
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU, untouched by further training."""
-    return {
+def snapshot(
+    model: nn.Module, remembered: Mapping[str, Tensor] = MappingProxyType({})
+) -> dict[str, Tensor]:
+    """A copy of the weights on the CPU, untouched by further training; with an optimizer's state
+    (``optimizer.snapshot``) beside it."""
+    weights = {
         name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()
     }
+    return weights | {f"{OPTIMIZER}{key}": tensor for key, tensor in remembered.items()}
+
+
+def parted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of a checkpoint: the weights, and what the optimizer remembers (``STATE/PARAMETER``)."""
+    remembered = {
+        name.removeprefix(OPTIMIZER): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(OPTIMIZER)
+    }
+    weights = {n: tensor for n, tensor in tensors.items() if not n.startswith(OPTIMIZER)}
+    return weights, remembered
 
 
 def encode(weights: dict[str, Tensor]) -> bytes:
@@ -54,7 +76,11 @@ def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> di
 
 
 def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoint") -> None:
-    """Put weights into a model, in place; raises ``ShardError`` if they are of another model."""
+    """Put weights into a model, in place; raises ``ShardError`` if they are of another model.
+
+    What the optimizer remembers may stand among them and is passed over.
+    """
+    weights, _ = parted(weights)
     own = model.state_dict()
     wrong = sorted(own.keys() ^ weights.keys())
     if wrong:

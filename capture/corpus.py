@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from capture.bounds import at_least
 from capture.errors import ConfigError, CorpusError
 from capture.text import Text, basic_english, python_reference, read_path
 from capture.wikitext import Split, read_wikitext
@@ -46,8 +47,7 @@ class CorpusConfig:
         if self.kind == "python-reference" and self.path is not None:
             problem = f"got {self.path!r}, must be null when corpus.kind is python-reference"
             raise ConfigError("corpus.path", problem, "Set corpus.kind to text or wikitext2")
-        if self.window < 1:
-            raise ConfigError("corpus.window", f"got {self.window}, must be at least 1")
+        at_least("corpus.window", self.window, 1)
         for name in ("validation_share", "test_share"):
             if not 0 <= (found := getattr(self, name)) < 1:
                 raise ConfigError(f"corpus.{name}", f"got {found}, must be at least 0 and below 1")

@@ -1,20 +1,30 @@
-"""One training step in plain torch: forward, one backward pass, clip, SGD; factors on the side."""
+"""One training step in plain torch: forward, one backward pass, clip, update; factors on the side.
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+A batch may go through in several micro-batches: their gradients add up in the parameters, and their
+factors are joined along N, so that slots number the whole batch. With bfloat16 the forward pass
+runs under autocast, the weights stay float32, and factors are what was multiplied, as float32.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
+from capture import checkpoint, optimizer, schedule
 from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
 from capture.factors import Factors
+from capture.fallback import factors_by_vmap
+from capture.gradients import join_datums
+from capture.group import ALONE, Group
 from capture.model import LanguageModel, masked_per_datum
+from capture.optimizer import OptimizerConfig, Tensors
+from capture.schedule import ScheduleConfig
 from capture.tape import Tape
 from capture.update import clip_factor
 
@@ -27,17 +37,23 @@ class TrainingConfig:
     """Passes over the training datums."""
     batch: int = 20
     """Datums per step."""
+    accumulate: int = 1
+    """Micro-batches that a batch goes through in, for want of memory; must divide batch."""
     learning_rate: float = 5.0
-    """SGD's learning rate in the first epoch."""
+    """The learning rate that the schedule starts from."""
     decay: float = 0.95
-    """The learning rate is multiplied by this after every epoch."""
+    """The learning rate is multiplied by this after every epoch, or as the schedule has it."""
     clip: float = 0.5
     """The gradient's norm over the whole model is clipped at this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass's products; bfloat16 means autocast, with weights in float32."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "batch", "accumulate"):
             if (found := getattr(self, name)) < 1:
                 raise ConfigError(f"training.{name}", f"got {found}, must be at least 1")
         for name in ("learning_rate", "decay", "clip"):
@@ -45,6 +61,9 @@ class TrainingConfig:
                 raise ConfigError(f"training.{name}", f"got {found}, must be above 0")
         if self.batch > 2**15:
             raise ConfigError("training.batch", f"got {self.batch}, must be at most {2**15}")
+        if self.batch % self.accumulate:
+            problem = f"got {self.accumulate}, must divide training.batch = {self.batch}"
+            raise ConfigError("training.accumulate", problem)
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class LastToken:
     """What the loss at each window's last position alone contributes to a step."""
 
     factors: Factors
-    gradients: dict[str, Tensor]
+    gradients: Tensors
     """By unit, from autograd: what the factors must add up to."""
 
 
@@ -67,13 +86,17 @@ class Step:
     learning_rate: float
     factors: Factors
     """Of the training loss."""
-    last: "LastToken | None"
+    last: LastToken | None
     """The last token's part of it, where that is what is recorded."""
-
-    @property
-    def scale(self) -> float:
-        """What a gradient is multiplied by to become a shift."""
-        return -self.learning_rate * self.clip
+    scale: float
+    """What a gradient is multiplied by (and then by the preconditioner) to become a shift."""
+    preconditioner: Tensors | None = None
+    """By unit, what an entry's shift is multiplied by besides; None: 1, as with SGD."""
+    carry: Tensors | None = None
+    """By unit, the part of the change that is no datum's: momentum, weight decay; None: 0."""
+    gradients: Tensors | None = None
+    """By unit, what the optimizer was given: autograd's sum over the batch, clipped. None where an
+    update is scale times the sum of the datums' gradients in float32, and nothing else."""
 
 
 class Engine:
@@ -87,45 +110,168 @@ class Engine:
         units: dict[str, nn.Parameter],
         last_only: bool,
         seed: int,
+        num_steps: int = 0,
+        by_vmap: Collection[str] = (),
+        group: Group = ALONE,
     ) -> None:
+        """``num_steps``: of the whole run, for a schedule that ends with it.
+
+        ``by_vmap``: the units that have no factors and are captured by the fall-back.
+        ``group``: the workers that take each step together, of which this is one.
+        """
         self.model = model
         self.config = config
         self.units = units
+        self.by_vmap = {name: units[name] for name in units if name in by_vmap}
+        self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
+        self.num_steps = num_steps
+        self.group = group
         self.device = model.decoder.weight.device
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+        self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
-        """Apply one update. The batch's slots are its rows."""
-        learning_rate = self.config.learning_rate * self.config.decay**epoch
+        """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
+        learning_rate = self.learning_rate(step, epoch)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.zero_grad()
         loss, factors, last = self.gradients(token_NT, target_NT, step)
+        loss = self.summed(loss, last)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        self.optimizer.step()
         clip = clip_factor(norm, self.config.clip)
-        return Step(loss, norm, clip, learning_rate, factors, last)
+        parts, gradients = self.update(learning_rate, clip, step)
+        return Step(
+            loss,
+            norm,
+            clip,
+            learning_rate,
+            factors,
+            last,
+            parts.scale,
+            parts.preconditioner,
+            parts.carry,
+            gradients,
+        )
+
+    def learning_rate(self, step: int, epoch: int) -> float:
+        config = self.config
+        return config.learning_rate * schedule.factor(
+            config.schedule, config.decay, step=step, epoch=epoch, num_steps=self.num_steps
+        )
+
+    def update(
+        self, learning_rate: float, clip: float, step: int
+    ) -> tuple[optimizer.Split, Tensors | None]:
+        """Have the optimizer move the weights; the parts of it, and the gradients that it had."""
+        config = self.config.optimizer
+        states = optimizer.states_of(config)
+        moments = optimizer.state_of(self.optimizer, self.units, states[0]) if states else {}
+        legacy = optimizer.inherit(config, self.units, moments)
+        self.optimizer.step()
+        squares = optimizer.state_of(self.optimizer, self.units, "exp_avg_sq")
+        parts = optimizer.split(
+            config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
+        )
+        if config.plain and self.config.precision == "float32":
+            return parts, None
+        grads = {name: parameter.grad for name, parameter in self.units.items()}
+        return parts, {name: grad for name, grad in grads.items() if grad is not None}
 
     def gradients(
         self, token_NT: Tensor, target_NT: Tensor, step: int
     ) -> tuple[float, Factors, LastToken | None]:
-        """Forward and backward: gradients into the parameters, factors on the tape."""
+        """Forward and backward: gradients into the parameters, factors on the tape.
+
+        All of them are of the whole batch's mean loss, in however many pieces it goes through, and
+        the share of this worker's slots in it.
+        """
         self.model.train()
-        masks = self.masks(range(len(token_NT)), step, token_NT.shape[1])
-        tape = Tape(self.units, len(token_NT))
-        with tape if self.units else nullcontext():
+        slots = self.group.slots(len(token_NT))
+        size = len(slots) // self.config.accumulate
+        pieces = [
+            self.gradients_of(token_NT, target_NT, slots[start : start + size], step)
+            for start in range(0, len(slots), size)
+        ]
+        losses, factors, lasts = zip(*pieces, strict=True)
+        return sum(losses), join_datums(factors), joined([last for last in lasts if last])
+
+    def gradients_of(
+        self, token_NT: Tensor, target_NT: Tensor, slots: range, step: int
+    ) -> tuple[float, Factors, LastToken | None]:
+        """The same for some slots of the batch, a micro-batch."""
+        positions = target_NT.numel()
+        token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
+        masks = self.masks(slots, step, token_NT.shape[1])
+        tape = Tape(self.by_tape, len(token_NT))
+        with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.model(token_NT, masks)
+        logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
+        loss = loss * (target_NT.numel() / positions)
         loss.backward(retain_graph=self.last_only)
-        factors = tape.factors()
+        batch = (token_NT, target_NT, masks, positions)
+        factors = tape.factors() | self.fall_back(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
-        grads = torch.autograd.grad(last / target_NT.numel(), list(self.units.values()))
+        grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        return loss.item(), factors, LastToken(tape.factors(), gradients)
+        of_last = tape.factors() | self.fall_back(*batch, scored=slice(-1, None))
+        return loss.item(), factors, LastToken(of_last, gradients)
+
+    def fall_back(
+        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
+    ) -> Factors:
+        """Of the units that have no factors; ``scored``: where in the window the loss counts."""
+        if not self.by_vmap:
+            return {}
+        pools = () if masks.pool_NK is None else (masks.pool_NK,)
+
+        def loss_of(
+            weights: dict[str, Tensor], token_T: Tensor, target_T: Tensor, *pool_K: Tensor
+        ) -> Tensor:
+            masks = Masks(pool_K[0][None]) if pool_K else Masks.none()
+            with self.autocast():
+                logit_TV = functional_call(self.model, weights, (token_T[None], masks))[0].float()
+            lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
+            return lost / positions
+
+        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
+
+    def snapshot(self) -> Tensors:
+        """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""
+        parameters = dict(self.model.named_parameters())
+        return checkpoint.snapshot(self.model, optimizer.snapshot(self.optimizer, parameters))
+
+    def restore(self, tensors: Tensors, step: int, where: str) -> None:
+        """Go back to a checkpoint after ``step`` updates; raises ``ShardError`` for another's."""
+        weights, remembered = checkpoint.parted(tensors)
+        checkpoint.restore(self.model, weights, where)
+        optimizer.restore(
+            self.optimizer,
+            dict(self.model.named_parameters()),
+            remembered,
+            config=self.config.optimizer,
+            step=step,
+            where=where,
+        )
+
+    def autocast(self) -> torch.autocast:
+        wanted = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def summed(self, loss: float, last: LastToken | None) -> float:
+        """The whole batch's loss; all gradients become the whole batch's too."""
+        if self.group.size == 1:
+            return loss
+        total = torch.tensor([loss], device=self.device)
+        parameters = self.model.parameters()
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        lasts = last.gradients.values() if last else ()
+        self.group.sum_([total, *grads, *lasts])
+        return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(
@@ -138,24 +284,10 @@ class Engine:
         )
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device asked for; raises ``ConfigError`` where there is none."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ConfigError("training.device", "got cuda, but torch finds no CUDA device here")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Within: torch's operations give the same bits for the same input, or refuse to run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    settings: Any = sys.modules["torch.utils.deterministic"]
-    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # a costly aid for finding reads of such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        settings.fill_uninitialized_memory = before[1]
+def joined(pieces: Sequence[LastToken]) -> LastToken | None:
+    """Of a batch, from its micro-batches in order."""
+    if not pieces:
+        return None
+    first, *others = (piece.gradients for piece in pieces)
+    sums = {name: sum((other[name] for other in others), grad) for name, grad in first.items()}
+    return LastToken(join_datums([piece.factors for piece in pieces]), sums)

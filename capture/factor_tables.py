@@ -50,11 +50,13 @@ def rows_of_step(
     scale: float,
     precision: Literal["float32", "float16"],
     *,
+    first_slot: int = 0,
     preconditioned: bool = False,
 ) -> tuple[FactorLayout, Rows]:
-    """What is stored of a step; ``datum_N`` maps slot to datum.
+    """What is stored of a step, whose factors are of the slots from ``first_slot`` on.
 
-    ``preconditioned``: whether a shift is more than the gradient times the scale.
+    ``datum_N``: the datum in each of them. ``preconditioned``: whether a shift is more than the
+    gradient times the scale.
     """
     layout, kept = lay_out(factors, precision)
     layout = replace(layout, preconditioned=preconditioned)
@@ -62,7 +64,8 @@ def rows_of_step(
         name: tensor.detach().reshape(len(datum_N), -1).cpu().numpy()
         for name, tensor in kept.items()
     }
-    return layout, Rows(step, np.arange(len(datum_N)), datum_N, scale, array_NS)
+    slot_N = first_slot + np.arange(len(datum_N))
+    return layout, Rows(step, slot_N, datum_N, scale, array_NS)
 
 
 # --- what to keep ---------------------------------------------------------------------------------

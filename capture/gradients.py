@@ -6,8 +6,8 @@ P all captured parameters in order.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -81,6 +81,25 @@ def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
     return mapped(factors, lambda factor: factor[start:stop])
 
 
+def join_datums(pieces: Sequence[Factors]) -> Factors:
+    """The factors of a batch from those of its parts, in order: undoes ``slice_datums``."""
+    if len(pieces) == 1:
+        return pieces[0]
+    uses = {name: zip(*(piece[name] for piece in pieces), strict=True) for name in pieces[0]}
+    return {name: [join(parts) for parts in own] for name, own in uses.items()}
+
+
+def join(parts: Sequence[Factor]) -> Factor:
+    inputs = [part.a_NTI for part in parts if part.a_NTI is not None]
+    tokens = [part.token_NT for part in parts if part.token_NT is not None]
+    return replace(
+        parts[0],
+        delta_NTO=torch.cat([part.delta_NTO for part in parts]),
+        a_NTI=torch.cat(inputs) if inputs else None,
+        token_NT=torch.cat(tokens) if tokens else None,
+    )
+
+
 def sum_shifts(
     factors: Factors,
     layout: Layout,
@@ -90,7 +109,7 @@ def sum_shifts(
     """The sum over datums of all shifts, [P], without any datum's own."""
     out_P = torch.empty(layout.size, device=next(iter(factors.values()))[0].delta_NTO.device)
     for name, out_S in zip(layout.names, out_P.split(layout.sizes), strict=True):
-        write_sum(factors[name], scale, out_S, preconditioner and preconditioner[name])
+        write_sum(factors[name], scale, out_S, preconditioner[name] if preconditioner else None)
     return out_P
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from capture.bounds import at_least
 from capture.dropout import Masks
 from capture.errors import ConfigError
 
@@ -42,8 +43,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("layers", "width", "hidden", "heads"):
-            if (found := getattr(self, name)) < 1:
-                raise ConfigError(f"model.{name}", f"got {found}, must be at least 1")
+            at_least(f"model.{name}", getattr(self, name), 1)
         if self.width % self.heads:
             problem = f"got {self.heads}, must divide model.width = {self.width}"
             raise ConfigError("model.heads", problem)

@@ -1,4 +1,4 @@
-"""A value far away as a file: reads fetch exactly the bytes that are read, and nothing ahead."""
+"""Bytes that are fetched, as a file: reads fetch exactly what is read, and nothing ahead."""
 
 import io
 from collections.abc import Callable

@@ -4,11 +4,15 @@ The training thread only appends arrays. When a segment is full it goes, with a 
 to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. Factors, of
 which a segment has too many, go there by the table, a few megabytes at a time. If the store is
 slower than training, what is closed piles up to ``store.max_pending_bytes``; then training waits.
+
+Of several workers each stores its own rows. The first one stores what a run has once, and the
+marker when all have told it what they stored.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,9 +20,10 @@ from torch import Tensor
 from capture.backlog import Backlog, Waiting
 from capture.factor_parts import Part
 from capture.gradients import Layout
-from capture.markers import Marker, segment_key, total_bytes, write_marker
+from capture.group import ALONE, Group
+from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.observer import Observation
-from capture.segments import OpenSegment, put_part, put_segment
+from capture.segments import OpenSegment, put_part, put_rows, put_shared
 from capture.store import Store
 from capture.tally import Sums
 
@@ -35,20 +40,26 @@ class Recorder:
         layout: Layout,
         done: list[Marker],
         *,
+        group: Group = ALONE,
         may_commit: Callable[[], None] = lambda: None,
         report: Callable[[Waiting], None] = lambda event: None,
     ) -> None:
         """``done``: the segments that are committed already.
 
         ``may_commit`` is called before a segment is written, and again before its marker; it raises
-        if that may not be.
+        if that may not be. ``group``: the workers that record the run together.
         """
+        self.group = group
+        self.writers = group.apart()
+        """The same, for the thread that writes."""
+        self.stored: dict[int, list[Share]] = {}
+        """By segment: what all workers have stored of those whose markers are not written yet."""
         self.store = store
         self.layout = layout
         self.segment = len(done)
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
-        """Outlier rows recorded so far, stored or about to be."""
+        """Outlier rows recorded so far, stored or about to be; other workers' taken as ours."""
         self.may_commit = may_commit
         self.earlier_bytes = total_bytes(done)
         self.backlog = Backlog(store.config, report)
@@ -65,7 +76,7 @@ class Recorder:
         """
         self.send(self.open.add_step(observed, datum_N))
         if observed.outliers:
-            self.rows += len(observed.outliers.slot_M)
+            self.rows += len(observed.outliers.slot_M) * self.group.size
 
     def send(self, parts: list[Part]) -> None:
         """Have tables of factors of the open segment written."""
@@ -76,14 +87,18 @@ class Recorder:
             )
 
     def add_evaluation(self, row: dict[str, object]) -> None:
+        """Record how a held-out split is predicted; for the first worker alone."""
         self.open.evaluations.append(row)
 
     def add_tallies(self, window: int, sums: Sums) -> None:
-        """Record the tallies of a window of training that has ended."""
+        """Record the tallies of a window that has ended, for the first worker alone."""
         self.open.tallies.append((window, sums))
 
     def commit(self, weights: dict[str, Tensor]) -> None:
-        """Close the open segment and have it written; waits while too much is pending already."""
+        """Close the open segment and have it written; waits while too much is pending already.
+
+        ``weights``: of the first worker alone.
+        """
         self.send(self.open.parts.close())
         done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
@@ -98,25 +113,30 @@ class Recorder:
     def write_part(self, segment: int, done: OpenSegment, part: Part) -> int:
         """Store a table of factors, on the backlog's thread; its bytes count with the segment's."""
         self.may_commit()
-        done.factors.append(put_part(self.store, segment, part))
+        done.factors.append(put_part(self.store, segment, part, self.group.rank))
         return 0
 
     def write(
         self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
     ) -> int:
-        """Store a segment, on the backlog's thread; returns its bytes."""
-        self.may_commit()
-        files = put_segment(self.store, self.layout, segment, done, weights)
-        marker = Marker(
-            done.first_step,
-            done.end_step,
-            tuple(files),
-            retries=self.store.take_retries(),
-            waited_seconds=round(load.waited_seconds, 3),
-            pending_bytes=load.pending_bytes,
-        )
-        self.may_commit()
-        write_marker(self.store, segment_key(segment), marker)
+        """Store a segment, on the backlog's thread; returns its bytes.
+
+        Can be called again when the store was away: what is stored is told to the others once.
+        """
+        if segment not in self.stored:
+            self.may_commit()
+            rank = self.group.rank
+            files = put_rows(self.store, self.layout, segment, done, rank)
+            if rank == 0:
+                files += put_shared(self.store, segment, done, weights)
+            share = Share(files, self.store.take_retries(), load.waited_seconds, load.pending_bytes)
+            told = self.writers.gather(asdict(share))
+            self.stored[segment] = [share_of(values) for values in told]
+        marker = marker_of(done, self.stored[segment])
+        if self.group.rank == 0:
+            self.may_commit()
+            write_marker(self.store, segment_key(segment), marker)
+        del self.stored[segment]
         return total_bytes([marker])
 
     def look(self) -> None:
@@ -151,3 +171,29 @@ class Load:
 
     waited_seconds: float
     pending_bytes: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker has stored of a segment, and what it met."""
+
+    files: list[File]
+    retries: int
+    waited_seconds: float
+    pending_bytes: int
+
+
+def share_of(values: dict[str, Any]) -> Share:
+    return Share(**{**values, "files": [File(**file) for file in values["files"]]})
+
+
+def marker_of(done: OpenSegment, shares: list[Share]) -> Marker:
+    """A segment of which the workers have stored these shares."""
+    return Marker(
+        done.first_step,
+        done.end_step,
+        tuple(file for share in shares for file in share.files),
+        retries=sum(share.retries for share in shares),
+        waited_seconds=round(max(share.waited_seconds for share in shares), 3),
+        pending_bytes=sum(share.pending_bytes for share in shares),
+    )

@@ -19,7 +19,7 @@ import torch
 from capture import checkpoint
 from capture.assembly import build_engine, restore
 from capture.config import Config, make_config
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.errors import ReplayError, RunError
 from capture.factor_layout import FactorLayout
 from capture.factor_tables import Rows

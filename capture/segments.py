@@ -22,8 +22,6 @@ from capture.store import Store
 from capture.tally import Sums
 from capture.tally_tables import encoded
 
-WORKER = "w00"
-
 
 @dataclass
 class OpenSegment:
@@ -77,10 +75,10 @@ def outlier_rows(step: object, outliers: Outliers, datum_N: np.ndarray) -> dict[
 # --- files ----------------------------------------------------------------------------------------
 
 
-def put_segment(
-    store: Store, layout: Layout, segment: int, done: OpenSegment, weights: dict[str, Tensor]
+def put_shared(
+    store: Store, segment: int, done: OpenSegment, weights: dict[str, Tensor]
 ) -> list[File]:
-    """Store one segment's steps, checkpoint, evaluations and records."""
+    """Store what a segment has once, however many workers there are."""
     name = f"segment-{segment:06d}"
     files = [
         put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
@@ -88,26 +86,39 @@ def put_segment(
             store, checkpoint.key_of(done.end_step), "checkpoints", checkpoint.encode(weights)
         ),
     ]
-    files += put_outliers(store, layout, segment, done)
     if done.evaluations:
         rows = table(done.evaluations, EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
-    return files + put_tallies(store, done.tallies) + done.factors
+    return files + put_tallies(store, done.tallies)
 
 
-def put_outliers(store: Store, layout: Layout, segment: int, done: OpenSegment) -> list[File]:
+def put_rows(
+    store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int = 0
+) -> list[File]:
+    """Store one worker's outliers of a segment; its factors are stored already."""
+    return put_outliers(store, layout, segment, done, rank) + done.factors
+
+
+def put_outliers(
+    store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int = 0
+) -> list[File]:
     """The segment's outliers, if it has any."""
-    if not done.outliers:
+    if not any(len(piece["column"]) for piece in done.outliers):
         return []
-    key = f"outliers/segment-{segment:06d}-{WORKER}.parquet"
+    key = f"outliers/segment-{segment:06d}-{worker(rank)}.parquet"
     return [put_table(store, key, "outliers", outlier_table(done, layout))]
 
 
-def put_part(store: Store, segment: int, part: Part) -> File:
+def put_part(store: Store, segment: int, part: Part, rank: int = 0) -> File:
     """A table of factors."""
-    key, (data, num_rows) = part.key(segment, WORKER), part.encode()
+    key, (data, num_rows) = part.key(segment, worker(rank)), part.encode()
     store.put(key, data)
     return File.of(key, "factors", data, num_rows)
+
+
+def worker(rank: int) -> str:
+    """How the keys of a worker's shards end."""
+    return f"w{rank:02d}"
 
 
 def put_tallies(store: Store, tallies: list[tuple[int, Sums]]) -> list[File]:

@@ -65,7 +65,7 @@ def begin(store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], Non
     ``may_commit`` is called before the marker is written, and raises if it may not be.
     """
     config_text = describe_run(plan.config, engine.device)
-    weights = checkpoint.encode(checkpoint.snapshot(engine.model))
+    weights = checkpoint.encode(engine.snapshot())
     files = [
         put_bytes(store, KEY, "config", config_text),
         put_bytes(store, checkpoint.key_of(0), "checkpoints", weights),

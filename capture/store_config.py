@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from capture.bounds import at_least
 from capture.errors import ConfigError
 
 
@@ -40,17 +41,12 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint_url)
-        if self.retries < 0:
-            raise ConfigError("store.retries", f"got {self.retries}, must be at least 0")
+        at_least("store.retries", self.retries, 0)
         for name in ("first_wait_seconds", "connect_timeout_seconds", "read_timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"store.{name}", f"got {getattr(self, name)}, must be above 0")
-        if not self.patience_seconds >= 0:
-            problem = f"got {self.patience_seconds}, must be at least 0"
-            raise ConfigError("store.patience_seconds", problem)
-        if self.max_pending_bytes < 1:
-            problem = f"got {self.max_pending_bytes}, must be at least 1"
-            raise ConfigError("store.max_pending_bytes", problem)
+        at_least("store.patience_seconds", self.patience_seconds, 0)
+        at_least("store.max_pending_bytes", self.max_pending_bytes, 1)
 
 
 def check_endpoint(url: str) -> None:

@@ -12,6 +12,7 @@ folders are named so that pandas, DuckDB and Arrow read ``unit`` and ``by`` from
 Shapes: V vocabulary, I neuron, R token that occurs.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,7 @@ from capture import shards
 from capture.schema import tally_schema
 from capture.tally import BYS, By, Sums
 
+KEY = re.compile(r"tallies/unit=([^/]+)/by=(target|input)/window-(\d{4,9})\.parquet")
 TOKENS_PER_GROUP = 2048
 SIGNIFICANT_BITS = 7
 """Of what is stored; sums are kept in float32 and put off by at most 2^-SIGNIFICANT_BITS, 0.8 %."""
@@ -29,6 +31,14 @@ SIGNIFICANT_BITS = 7
 
 def key_of(unit: str, by: By, window: int) -> str:
     return f"tallies/unit={unit}/by={by}/window-{window:04d}.parquet"
+
+
+def table_of(key: str) -> tuple[str, By, int] | None:
+    """Unit, kind of token and window of the table under a key; None for other keys."""
+    if not (found := KEY.fullmatch(key)):
+        return None
+    unit, by, window = found[1], BYS[BYS.index(found[2])], int(found[3])
+    return (unit, by, window) if key_of(unit, by, window) == key else None
 
 
 def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:

@@ -22,6 +22,7 @@ from capture.uses import READERS, Call, Role, Unsplit, same_gradient
 
 MOST_POSITIONS = 2**15
 """What the record's 16-bit position can count."""
+CANNOT = "which capture cannot split per datum"
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Use:
     shape: torch.Size
     """Of the output, features last."""
     device: torch.device
+    dtype: torch.dtype
+    """Of the factors."""
     delta: Tensor | None = None
 
     def keep(self, delta: Tensor) -> None:
@@ -57,9 +60,8 @@ class Use:
         return Factor(role.kind, delta_NTO, self.by_datum(a), role.transposed)
 
     def by_datum(self, x: Tensor) -> Tensor:
-        """[N, T, features], or [N·T, features] and the like, as [N, T, features] of float32."""
-        x = x if x.dtype == torch.float64 else x.float()
-        return x.reshape(self.num_datums, -1, x.shape[-1])
+        """[N, T, features] of what has the two first axes in one, or more than two of them."""
+        return x.to(self.dtype).reshape(self.num_datums, -1, x.shape[-1])
 
 
 class Tape(TorchFunctionMode):
@@ -79,6 +81,8 @@ class Tape(TorchFunctionMode):
         super().__init__()
         self.units = list(units)
         self.num_datums = num_datums
+        doubles = any(parameter.dtype == torch.float64 for parameter in units.values())
+        self.dtype = torch.float64 if doubles else torch.float32
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
         self.uses: list[Use] = []
@@ -137,10 +141,11 @@ class Tape(TorchFunctionMode):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
         if len(shape) < 2 or shape[0] % N:
-            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums,")
+            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
         if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
             raise Unsplit(f"{func_name(func)} at {positions:,} positions")
-        use = Use(func_name(func), roles, rounded(call, out), N, first_axis, shape, out.device)
+        kept = rounded(call, out)
+        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
         out.register_hook(use.keep)
         self.uses.append(use)
         return out
@@ -203,6 +208,6 @@ def rounded(call: Call, out: Tensor) -> Call:
 def unsupported(unit: str, use: str) -> UnitError:
     return UnitError(
         unit,
-        f"is used by {use}, which capture cannot split per datum",
+        f"is used by {use}, {CANNOT}",
         "Leave it out with capture.units, or set capture.fallback=vmap",
     )

@@ -88,7 +88,9 @@ def layer_norm(
 ) -> Call:
     one_axis(normalized_shape, "LayerNorm")
     with torch.no_grad():
-        return Call([(weight, SCALE), (bias, SUM)], F.layer_norm(input, normalized_shape, eps=eps))
+        return Call(
+            [(weight, SCALE), (bias, SUM)], F.layer_norm(input.float(), normalized_shape, eps=eps)
+        )
 
 
 def rms_norm(
@@ -99,7 +101,7 @@ def rms_norm(
 ) -> Call:
     one_axis(normalized_shape, "RMSNorm")
     with torch.no_grad():
-        return Call([(weight, SCALE)], F.rms_norm(input, normalized_shape, eps=eps))
+        return Call([(weight, SCALE)], F.rms_norm(input.float(), normalized_shape, eps=eps))
 
 
 def one_axis(normalized_shape: Sequence[int], kind: str) -> None:

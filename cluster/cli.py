@@ -13,11 +13,13 @@ from importlib import metadata
 from rich.console import Console
 
 from capture.errors import CaptureError
+from cluster.arguments import Parser
 from cluster.commands import (
     ablate,
     activations,
     attribute,
     behaviour,
+    bigrams,
     capture,
     demo,
     faithfulness,
@@ -35,7 +37,7 @@ COMMANDS = (
     demo,
     capture,
     replay,
-    *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
+    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(info, verify, garbage),
 )
 """In the order of the help."""
@@ -51,6 +53,7 @@ a first quarter of an hour:
 and further:
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
   ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
@@ -63,15 +66,20 @@ Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        return carried_out(parser().parse_args(argv), errors)
+    except CaptureError as error:
+        errors.print(f"ontogeny: {error}", markup=False, style="red")
+        return error.exit_code
+
+
+def carried_out(arguments: argparse.Namespace, errors: Console) -> int:
+    """The exit code of a command that does what it should or is stopped."""
     width = None if sys.stdout.isatty() else 110
     try:
         with stoppable():
             return arguments.command(arguments, Console(width=width, highlight=False))
-    except CaptureError as error:
-        errors.print(f"ontogeny: {error}", markup=False, style="red")
-        return error.exit_code
     except KeyboardInterrupt as stop:
         errors.print("\nStopped. Committed segments are safe; " + way_on(arguments))
         return exit_code(stop)
@@ -80,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+def parser() -> Parser:
+    top = Parser(
         prog="ontogeny",
         description="Watch a language model learn: record what every training datum did to every "
         "weight, and ask the record what taught a neuron.",

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from capture import lease, s3  # noqa: F401  (so that no child needs to import botocore)
-from capture.engine import deterministic
+from capture.device import deterministic
 from capture.folder import Folder
 from capture.store import Store
 from tiny import make_run, tiny_config

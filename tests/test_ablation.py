@@ -1,18 +1,15 @@
 """Ablation's tables: they count and average what naive forward passes say."""
 
-import functools
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from ablated import CONFIG, ablated, both, evaluated, prepared, rows_of, subject_of
 from analysis.ablation import ablate, write_ablation
 from analysis.ablation_choice import AblationConfig, Text
-from analysis.ablation_tables import TABLES, Ablation
+from analysis.ablation_tables import TABLES
 from analysis.bootstrap import draws
 from analysis.flips import context, layer_table, place_in_run
-from analysis.run import Run, open_run
 from analysis.subjects import Subject
 from analysis.tables import read_table
 from reference_ablation import (
@@ -22,46 +19,7 @@ from reference_ablation import (
     predictions,
     records,
     without,
-    write_attribution,
 )
-from tiny_run import copied, tiny_run
-
-CONFIG = AblationConfig(max_neurons=9, max_datums=20, scored_datums=7, contexts_per_token=2)
-Attributed = dict[Subject, tuple[list[int], list[int]]]
-
-
-@functools.cache
-def prepared() -> tuple[Run, Attributed]:
-    """A run with an attribution, and what that says."""
-    run = open_run(copied(tiny_run(), "memory://ablation").uri)
-    return run, write_attribution(run)
-
-
-@functools.cache
-def ablated(config: AblationConfig = CONFIG) -> tuple[Run, Ablation]:
-    run, _ = prepared()
-    return run, ablate(run, config)
-
-
-def subject_of(row: Any) -> Subject:
-    return Subject(row.unit, row.neuron, row.level)
-
-
-def rows_of(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
-    number = "neuron" if "neuron" in table else "group"
-    own = (table["unit"] == subject.unit) & (table[number] == subject.group)
-    return table[own & (table["level"] == subject.level)]
-
-
-def evaluated(subject: Subject) -> list[int]:
-    return prepared()[1][subject][1][: CONFIG.max_datums]
-
-
-def both(run: Run, subject: Subject, datums: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions before and after, [K, T]."""
-    token_NT, model = run.token_NT[datums], run.model()
-    return predictions(model, token_NT), predictions(without(model, subject), token_NT)
-
 
 # --- what is ablated ------------------------------------------------------------------------------
 

@@ -100,9 +100,9 @@ def test_impossible_settings_are_refused(values: dict, text: str) -> None:
 @pytest.mark.parametrize(
     ("level", "only", "text"),
     [
-        ("neuron", "layers.1.linear2.wieght:0", "has no neurons. Units that have: " + UNIT),
-        ("neuron", "layers.0.norm1.weight:0", "has no neurons. Units that have: "),
-        ("head", f"{UNIT}:0", "has no heads. Units that have: "),
+        ("neuron", "layers.1.linear2.wieght:0", "has no neurons. Did you mean " + UNIT),
+        ("neuron", "layers.0.norm1.weight:0", "has no neurons. Did you mean layers."),
+        ("head", f"{UNIT}:0", "has no heads. Did you mean layers."),
         ("neuron", f"{UNIT}:12", "neuron 12: does not exist: the unit's neurons are 0 to 11."),
         ("row", f"{UNIT}:16", "row 16: does not exist: the unit's rows are 0 to 15."),
         ("head", "layers.0.self_attn:2", "head 2: does not exist: the unit's heads are 0 to 1."),

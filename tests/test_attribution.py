@@ -2,7 +2,6 @@
 
 import functools
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,30 +11,18 @@ from pandas.testing import assert_frame_equal
 from analysis import attribution_tables
 from analysis.attribution import attribute, write_attribution
 from analysis.attribution_config import AttributionConfig
-from analysis.attribution_tables import Attribution
 from analysis.evidence import RowEvidence
-from analysis.levels import LEVELS, Level, groups_at, parameters_at
+from analysis.levels import Level, groups_at
 from analysis.neuron_tokens import neuron_tokens
 from analysis.run import open_run
-from analysis.selection import SelectionConfig
 from analysis.tables import marker_key, read_table
-from analysis.tallies import read_tally, tally_windows
-from capture.errors import ConfigError, RunError, ShardError, UnitError
-from capture.gradients import Layout
+from attributed import attributed
+from capture.errors import RunError, ShardError, UnitError
 from capture.markers import segment_key
 from capture.store import Store
 from cluster.local import run_job
 from reference_analysis import read_everything, records, rows_of_neurons
-from tiny_run import copied, make_run, tiny_run
-
-ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
-"""Choose tokens although a tiny run proves little."""
-
-
-@functools.cache
-def attributed(**settings: Any) -> Attribution:
-    config = AttributionConfig(**{"selection": ANY, **settings})
-    return attribute(open_run(tiny_run()), run_job, config)
+from tiny_run import copied, tiny_run
 
 
 @functools.cache
@@ -46,71 +33,6 @@ def neuron_rows() -> pd.DataFrame:
 def weigh(rows: pd.DataFrame, weight: str) -> pd.Series:
     size = rows["shift"].abs().astype(float)
     return {"count": size * 0 + 1, "shift": size, "effect": size * rows["weight"].abs()}[weight]
-
-
-# --- levels ---------------------------------------------------------------------------------------
-
-LAYOUT = Layout(
-    {
-        "layers.0.self_attn.in_proj_weight": (12, 4),
-        "layers.0.self_attn.in_proj_bias": (12,),
-        "layers.0.self_attn.out_proj.weight": (4, 4),
-        "layers.0.linear1.weight": (3, 4),
-        "layers.1.self_attn.out_proj.weight": (4, 4),
-    }
-)
-
-
-def named_groups(level: Level) -> dict[tuple[str, int], tuple[str, int] | None]:
-    """(unit, index) of every captured parameter → what its group is called."""
-    groups = groups_at(level, LAYOUT, heads=2)
-    found = {}
-    for unit, start, size in zip(LAYOUT.names, LAYOUT.offsets, LAYOUT.sizes, strict=False):
-        for index in range(size):
-            group = groups.group_P[start + index]
-            name = (groups.units[group], int(groups.number_G[group])) if group >= 0 else None
-            found[unit, index] = name
-    return found
-
-
-def test_neurons_are_columns_of_mlp_units_and_rows_are_outputs() -> None:
-    neurons, rows = named_groups("neuron"), named_groups("row")
-    for (unit, index), name in neurons.items():
-        assert name == ((unit, index % 4) if unit.endswith("linear1.weight") else None)
-    for (unit, index), name in rows.items():
-        assert name == ((unit, index // 4) if len(LAYOUT.shapes[unit]) == 2 else None)
-    for (unit, _), name in named_groups("unit").items():
-        assert name == (unit, -1)
-
-
-def test_a_head_has_rows_of_each_projection_in_and_columns_of_the_one_out() -> None:
-    for (unit, index), name in named_groups("head").items():
-        row, column = divmod(index, 4)
-        attention = unit[:8] + ".self_attn"
-        if unit.endswith("in_proj_weight"):
-            assert name == (attention, row % 4 // 2)
-        elif unit.endswith("out_proj.weight"):
-            assert name == (attention, column // 2)
-        else:
-            assert name is None
-
-
-@pytest.mark.parametrize("level", [level for level in LEVELS if level != "parameter"])
-def test_families_are_units_layers_of_heads_or_all_units(level: Level) -> None:
-    groups = groups_at(level, LAYOUT, heads=2)
-    own = pd.DataFrame({"unit": groups.units, "family": groups.family_G})
-    families = 1 if level == "unit" else own["unit"].nunique()
-    assert own["family"].nunique() == groups.num_families == families
-    assert level == "unit" or (own.groupby("unit")["family"].nunique() == 1).all()
-
-
-def test_parameters_leave_the_rest_of_their_unit_as_one_group() -> None:
-    groups = parameters_at(np.array([80, 3, 78]), LAYOUT)
-    names = [(name, number) for name, number in zip(groups.units, groups.number_G, strict=True)]
-    first, last = LAYOUT.names[0], LAYOUT.names[3]
-    assert names == [(last, 4), (first, 3), (last, 2)]
-    assert groups.family_G.tolist() == [1, 0, 1, 0, 1]
-    assert np.bincount(groups.group_P + 1).tolist() == [12 + 16 + 16, 1, 1, 1, 47, 10]
 
 
 # --- tokens against pandas ------------------------------------------------------------------------
@@ -277,63 +199,6 @@ def test_other_outliers_are_the_largest_for_their_like(notion: str, keep: float)
     assert found == pytest.approx(neurons.sum(), rel=0.01)  # bins have a width
 
 
-# --- tallies --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("evidence", ["mass", "use", "input-mass", "input-use"])
-def test_tallies_are_the_evidence_of_every_neuron(evidence: str) -> None:
-    run, found = open_run(tiny_run()), attributed(evidence=evidence)
-    by = "input" if evidence.startswith("input") else "target"
-    windows = tally_windows(run)["window"]
-    assert len(found.tokens) > 20
-    read = functools.cache(lambda unit, *windows: read_tally(run, unit, by, *windows))
-    for row in records(found.tokens.iloc[::5]):
-        tally = read(row.unit)
-        value_VI = tally.use_VI if evidence.endswith("use") else tally.mass_VI
-        weight_VI = np.maximum(value_VI, 0).astype(float)
-        others = weight_VI.sum(1) - weight_VI[:, row.group]
-        expected = others[row.token_id] / others.sum() * weight_VI[:, row.group].sum()
-        assert row.weight == pytest.approx(weight_VI[row.token_id, row.group])
-        if expected > 0:  # else the background is given a floor
-            assert row.expected == pytest.approx(expected, rel=1e-5)
-        assert row.count == tally.count_V[row.token_id]
-        assert np.isnan(row.up)
-        each = [read(row.unit, (w,)) for w in windows]
-        own = found.windows.query("unit == @row.unit and group == @row.group")
-        own = own[own["token_id"] == row.token_id]
-        if evidence.endswith("use"):
-            values = np.array([tally.use_VI[row.token_id, row.group] for tally in each])
-            assert own["weight"].tolist() == pytest.approx(np.maximum(values, 0).tolist())
-            assert row.strengthened == pytest.approx(np.maximum(values, 0).sum())
-            assert row.weakened == pytest.approx(np.maximum(-values, 0).sum())
-        else:
-            assert own["weight"].sum() == pytest.approx(row.weight, rel=1e-5)
-            assert np.isnan(row.strengthened)
-
-
-def test_with_tallies_datums_still_come_from_rows() -> None:
-    mass, rows = (attributed(evidence=evidence).datums for evidence in ("mass", "target"))
-    keys = ["unit", "group", "datum"]
-    assert mass.set_index(keys).sort_index().equals(rows.set_index(keys).sort_index())
-
-
-def test_tallies_of_an_epoch_are_those_of_its_steps() -> None:
-    run, half = open_run(tiny_run()), attributed(evidence="mass", end_step=12)
-    assert half.windows["end_step"].unique().tolist() == [12]
-    row = half.tokens.iloc[0]
-    mass_VI = read_tally(run, row["unit"], windows=[0]).mass_VI
-    assert row["weight"] == pytest.approx(mass_VI[int(row["token_id"]), int(row["group"])])
-    problem = "has tallies of steps 0:12, 12:24; none of these windows lies within 3:20"
-    with pytest.raises(RunError, match=problem):
-        attributed(evidence="use", first_step=3, end_step=20)
-
-
-def test_a_run_without_tallies_says_how_to_get_them() -> None:
-    run = open_run(make_run("memory://attribution-bare", "capture.tally.enabled=false"))
-    with pytest.raises(RunError, match=r"Capture with capture\.tally\.enabled=true"):
-        attribute(run, run_job, AttributionConfig(evidence="mass"))
-
-
 # --- tables ---------------------------------------------------------------------------------------
 
 
@@ -395,44 +260,3 @@ def test_a_damaged_table_is_named() -> None:
     run.store.put(marker_key("attribute"), b"{}")
     with pytest.raises(ShardError, match=r"analysis/attribute/tables.json: is not a readable"):
         read_table(run, "attribute", "datums", attribution_tables.DATUMS)
-
-
-# --- what cannot be attributed --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"level": "layer"}, "level: got layer, must be one of parameter, neuron, row, unit, head"),
-        ({"windows": 0}, "windows: got 0, must be at least 1"),
-        ({"max_parameters": 0}, "max_parameters: got 0, must be at least 1"),
-        ({"max_datums": 0}, "max_datums: got 0, must be at least 1"),
-        ({"keep": 0.0}, r"keep: got 0\.0, must be above 0 and at most 1"),
-        ({"first_step": -1}, "first_step: got -1, must be at least 0"),
-        ({"first_step": 5, "end_step": 5}, "end_step: got 5, must be above the first step, 5"),
-        (
-            {"evidence": "use", "level": "head"},
-            "level: got head, with evidence use it must be neuron. Other settings need one of the "
-            "evidences target, input, window",
-        ),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^attribution\.{problem}\.$"):
-        AttributionConfig(**settings)
-
-
-@pytest.mark.parametrize(("first", "end"), [(24, None), (3, 25)])
-def test_steps_that_the_run_lacks_are_refused(first: int, end: int | None) -> None:
-    problem = f"has steps 0 to 23, asked for {first} to {(end or 24) - 1}. Steps are chosen as in"
-    with pytest.raises(RunError, match=problem):
-        attributed(first_step=first, end_step=end)
-
-
-def test_a_run_without_segments_is_refused() -> None:
-    store = copied(tiny_run(), "memory://attribution-empty")
-    for segment in range(4):
-        store.delete(segment_key(segment))
-    for config in (AttributionConfig(), AttributionConfig(evidence="use")):
-        with pytest.raises(RunError, match="holds no committed segment yet"):
-            attribute(open_run(store.uri), run_job, config)

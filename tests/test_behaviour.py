@@ -1,13 +1,9 @@
 """A named behaviour: the job's laws, the whole analysis on a small run, its errors."""
 
-import argparse
 import functools
-import io
 import itertools
 import random
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +12,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from analysis import datum_sums
 from analysis.behaviour import (
@@ -31,16 +26,14 @@ from analysis.behaviour import (
 from analysis.datum_sums import DatumSums, SumByDatum, cells_of
 from analysis.jobs import merge_all
 from analysis.moved import LEVELS, captured_levels
-from analysis.predicates import Predicate, parse_datums, select_datums
+from analysis.predicates import Predicate, select_datums
 from analysis.run import open_run
 from analysis.tables import read_table
-from capture.errors import CaptureError, ConfigError, RunError, ShardError
+from capture.errors import ShardError
 from capture.gradients import Layout
 from capture.schema import OUTLIERS
-from cluster.commands import behaviour as command
 from cluster.local import run_job
 from table_rows import TableRows
-from tiny import contents
 from tiny_run import copied, make_run, tiny_run
 
 LAYOUT = Layout(
@@ -156,95 +149,6 @@ def test_a_position_outside_the_window_is_named() -> None:
         job().map_shard(TableRows(table, "shard"))
 
 
-# --- selecting ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("predicate", "shows"),
-    [
-        (Predicate(contains="w3"), lambda tokens, targets, text, n: "w3" in tokens),
-        (Predicate(target="w3"), lambda tokens, targets, text, n: "w3" in targets),
-        (
-            Predicate(regex=r"w3 w\d\b"),
-            lambda tokens, targets, text, n: re.search(r"w3 w\d\b", text),
-        ),
-        (Predicate(datums=(4, 2, 4)), lambda tokens, targets, text, n: n in (2, 4)),
-    ],
-)
-def test_a_predicate_selects_the_datums_that_show_it(predicate: Predicate, shows: Any) -> None:
-    run = open_run(tiny_run())
-    names, texts = np.array(run.tokens), run.texts.to_pylist()
-    wanted = [
-        bool(shows(names[run.token_NT[n]], names[run.target_NT[n]], texts[n], n))
-        for n in range(run.num_datums)
-    ]
-    assert 0 < sum(wanted) < run.num_datums
-    assert select_datums(run, predicate).tolist() == wanted
-
-
-@pytest.mark.parametrize(
-    ("predicate", "text"),
-    [
-        (Predicate(contains="W33"), "has no token 'W33'. Did you mean w3"),
-        (Predicate(target="€"), "has no token '€'. See its corpus/vocab.parquet."),
-        (Predicate(regex="(w"), "behaviour.regex: '(w' is no regular expression (missing ): (w)."),
-        (Predicate(datums=(3, 51)), "has no datum 51: its datums are 0 to 50."),
-        (
-            Predicate(datums=(7,)),
-            "1 of 51 datums seen by training are among the 1 given, at least 2",
-        ),
-        (
-            Predicate(regex="zebra"),
-            "0 of 51 datums seen by training have text that suits 'zebra', at",
-        ),
-        (
-            Predicate(regex="w"),
-            "all but 0 of 51 datums seen by training have text that suits 'w', at",
-        ),
-        (
-            Predicate(contains="w3"),
-            "contain 'w3', at least 40 must not. Narrow it, or ask for fewer",
-        ),
-    ],
-)
-def test_what_cannot_be_compared_is_said(predicate: Predicate, text: str) -> None:
-    run = open_run(tiny_run())
-    config = BehaviourConfig(controls=40 if predicate.contains == "w3" else 2)
-    with pytest.raises((RunError, ConfigError)) as caught:
-        find_moved(run, run_job, predicate, config)
-    assert text in str(caught.value)
-
-
-@pytest.mark.parametrize("values", [{}, {"contains": "a", "target": "b"}])
-def test_a_behaviour_is_one_condition(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"must be exactly one\. Give one of: contains, target"):
-        Predicate(**values)
-
-
-@pytest.mark.parametrize("name", ["max_datums", "controls", "resamples", "seed"])
-def test_impossible_values_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^behaviour.{name}: got -1, must be at least"):
-        BehaviourConfig(**{name: -1})
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("1,x", "'x' is not the id of a datum"),
-        ("-1", "'-1' is not"),
-        ("²", "'²' is not"),
-        (" , ", "names no datum"),
-    ],
-)
-def test_ids_are_whole_numbers(text: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=f"^ids: {problem}"):
-        parse_datums(text, "ids")
-
-
-def test_ids_are_separated_by_commas_or_space() -> None:
-    assert parse_datums("3, 1\n2,\t3\n", "ids") == (3, 1, 2, 3)
-
-
 # --- the whole ------------------------------------------------------------------------------------
 
 
@@ -349,76 +253,3 @@ def test_a_part_that_is_trained_by_a_behaviour_is_found() -> None:
     assert (best["unit"], best["group"]) == (unit, 7)
     assert best["q"] < 0.001
     assert 0 < best["low"] < best["difference"] < best["high"]
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def parsed(*arguments: str) -> argparse.Namespace:
-    top = argparse.ArgumentParser()
-    command.add(top.add_subparsers())
-    return top.parse_args(["behaviour", *arguments])
-
-
-def printed(*arguments: str) -> str:
-    console = Console(width=140, file=io.StringIO(), highlight=False)
-    assert command.run(parsed(*arguments), console) == 0
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def uri() -> str:
-    return copied(tiny_run(), "memory://behaviour-command").uri
-
-
-def test_the_command_says_what_was_compared_and_what_was_moved(uri: str) -> None:
-    out = printed(uri, "--target", "w3", "--controls", "2", "--measure", "target")
-    assert re.search(r"datums that have the target 'w3': \d+\. Compared: \d+ with \d+ contr", out)
-    assert re.search(r"in standard deviations: visits [+-]\d\.\d\d, mean_log_count", out)
-    for title in ("Moved more, by unit", "by attention head: ", "by neuron: "):
-        assert title in out
-    assert re.search(r"layers\.1\.self_attn +\d +\S+ +\S+ +\d+\.\d\d +\S+ to \S+ +\S+", out)
-    table = read_table(open_run(uri), JOB, "heads", TABLES["heads"])
-    assert set(table["measure"]) == {"rows", "shift", "target"}
-
-
-def test_quiet_prints_nothing(uri: str) -> None:
-    assert printed(uri, "--contains", "w3", "--controls", "2", "--quiet") == ""
-
-
-def test_ids_may_stand_in_a_file(uri: str, tmp_path: Path) -> None:
-    file = tmp_path / "ids.txt"
-    file.write_text("3\n4\n9\n")
-    assert "datums that are among the 3 given: 3." in printed(uri, "--datums", str(file))
-    assert "datums that are among the 2 given: 2." in printed(uri, "--datums", "3,4")
-
-
-def test_bad_input_leaves_the_last_tables_alone(uri: str, tmp_path: Path) -> None:
-    printed(uri, "--contains", "w3", "--controls", "2", "--quiet")
-    binary = tmp_path / "ids.bin"
-    binary.write_bytes(b"\xff\xfe\x00")
-    before = contents(uri)
-    for arguments, text in (
-        (("--contains", "nosuch"), "has no token 'nosuch'"),
-        (("--regex", "*"), "behaviour.regex: '*' is no regular expression"),
-        (("--datums", "3,x"), "--datums: 'x' is not the id of a datum. Give ids"),
-        (("--datums", str(binary)), "is not a text file. Give a file of ids."),
-        (("--contains", "w3", "--most", "1"), "behaviour.max_datums: got 1, must be at least 2."),
-        (("--contains", "w3", "--measure", "target"), "--measure: target is measured for --target"),
-    ):
-        with pytest.raises(CaptureError) as caught:
-            command.run(parsed(uri, *arguments), Console(file=io.StringIO()))
-        assert text in str(caught.value)
-        assert caught.value.exit_code == 2
-    assert contents(uri) == before
-
-
-@pytest.mark.parametrize("arguments", [(), ("--contains", "a", "--target", "b")])
-def test_exactly_one_condition_is_asked_for(
-    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as left:
-        parsed("run", *arguments)
-    assert left.value.code == 2
-    assert "--contains" in capsys.readouterr().err

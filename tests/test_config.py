@@ -102,6 +102,7 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
         ("run.seed=[", "run.seed: got '[', which is not valid YAML."),
         ("epochs", "epochs: is not an override. Write key=value, as in run.seed=1."),
         ("training.learning_rate=.nan", "training.learning_rate: got nan, must be above 0."),
+        ("store.patience_seconds=.nan", "store.patience_seconds: got nan, must be at least 0."),
     ],
 )
 def test_a_wrong_override_is_explained(override, text):

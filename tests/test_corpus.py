@@ -1,20 +1,14 @@
 """Laws of the corpus (tokens, vocabulary, datums, order), then cases, then what goes wrong."""
 
 import os
-import pickle
 import re
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture import wikitext
 from capture.corpus import (
     CorpusConfig,
     batches,
@@ -26,7 +20,6 @@ from capture.corpus import (
     load_corpus,
     read_streams,
 )
-from capture.errors import ConfigError, CorpusError
 from capture.text import basic_english, read_path
 
 ROOT = Path(__file__).parents[1]
@@ -229,197 +222,6 @@ def test_the_python_reference_needs_nothing():
     assert corpus.validation is not None
     assert corpus.test is None
     assert {"the", "function", "lambda"} <= corpus.vocabulary.index.keys()
-
-
-@pytest.mark.parametrize("column", [0, 1])
-def test_wikitext_is_read_under_either_name_with_its_own_splits(tmp_path, column):
-    for split, names in wikitext.FILE_NAMES.items():
-        (tmp_path / names[column]).write_text(f" = {split} = \n \n one two three . \n")
-    pieces = read_streams(CorpusConfig(kind="wikitext2", path=str(tmp_path)))
-    assert pieces["train"] == ["=", "train", "=", "one", "two", "three", "."]
-    assert pieces["validation"][1] == "validation"
-    assert pieces["test"][1] == "test"
-
-
-def test_wikitext_with_training_text_alone_has_no_other_split(tmp_path):
-    (tmp_path / "train.txt").write_text("a b c d e f g")
-    config = CorpusConfig(kind="wikitext2", path=str(tmp_path), window=2, validation_share=0.9)
-    corpus = load_corpus(config, batch=3)
-    assert len(corpus.train) == 3
-    assert corpus.validation is corpus.test is None
-
-
-@pytest.fixture
-def hub_file(tmp_path):
-    """A small file in the layout of the hub: a row a line, empty ones too."""
-    path = tmp_path / "train.parquet"
-    pq.write_table(pa.table({"text": ["", " = Title = \n", " a b <unk> . \n"]}), path)
-    return path
-
-
-def test_without_a_folder_wikitext_comes_from_the_hub(hub_file, monkeypatch):
-    asked = []
-    monkeypatch.setattr(wikitext, "download", lambda name: asked.append(name) or hub_file)
-    pieces = read_streams(CorpusConfig(kind="wikitext2"))
-    assert pieces["train"] == pieces["test"] == ["=", "title", "=", "a", "b", "<unk>", "."]
-    assert asked == [
-        f"wikitext-2-v1/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")
-    ]
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A stand-in for huggingface_hub, to be given its two functions."""
-    module = types.ModuleType("huggingface_hub")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return module
-
-
-def test_the_hub_is_not_asked_for_what_is_cached(hub, hub_file):
-    hub.try_to_load_from_cache = lambda repo, name, repo_type: str(hub_file)
-    assert wikitext.download("f.parquet") == hub_file
-
-
-def test_what_is_not_cached_is_fetched_with_a_timeout(hub, hub_file):
-    asked = []
-    hub.try_to_load_from_cache = lambda repo, name, repo_type: None
-    hub.hf_hub_download = lambda *args, **options: asked.append((args, options)) or str(hub_file)
-    assert wikitext.download("f.parquet") == hub_file
-    options = {"repo_type": "dataset", "etag_timeout": wikitext.ANSWER_TIMEOUT_SECONDS}
-    assert asked == [(("Salesforce/wikitext", "f.parquet"), options)]
-
-
-def failure(config: CorpusConfig, batch: int = 20) -> str:
-    """The message of the CorpusError that loading raises; it survives pickling."""
-    with pytest.raises(CorpusError) as caught:
-        load_corpus(config, batch=batch)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    return str(caught.value)
-
-
-WAYS_OUT = [
-    "set corpus.path to a folder with train.txt or wiki.train.tokens",
-    "pip install 'ontogeny[wikitext]'",
-]
-
-
-def test_no_network_names_both_ways_out(hub):
-    def unreachable(*_, **__):
-        raise FileNotFoundError("cannot find the file in the cache") from OSError("no route\nmore")
-
-    hub.try_to_load_from_cache = lambda *_, **__: None
-    hub.hf_hub_download = unreachable
-    message = failure(CorpusConfig(kind="wikitext2"))
-    assert "train-00000-of-00001.parquet could not be fetched (OSError: no route)" in message
-    assert all(way in message for way in WAYS_OUT)
-
-
-def test_no_hub_library_names_both_ways_out(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    message = failure(CorpusConfig(kind="wikitext2"))
-    assert "huggingface_hub is not installed" in message
-    assert all(way in message for way in WAYS_OUT)
-
-
-@pytest.mark.parametrize("broken", ["bytes", "column"])
-def test_a_damaged_download_is_named(tmp_path, monkeypatch, broken):
-    path = tmp_path / "train.parquet"
-    path.write_bytes(b"PAR1 and no more")
-    if broken == "column":
-        pq.write_table(pa.table({"line": ["a"]}), path)
-    monkeypatch.setattr(wikitext, "download", lambda name: path)
-    message = failure(CorpusConfig(kind="wikitext2"))
-    assert f"{path}: is not a Parquet file with a column 'text'" in message
-    assert "Delete it and run again" in message
-
-
-@pytest.mark.parametrize("kind", ["text", "wikitext2"])
-def test_a_missing_path_is_named(tmp_path, kind):
-    path = tmp_path / "nowhere"
-    assert f"{path}: does not exist. " in failure(CorpusConfig(kind=kind, path=str(path)))
-
-
-def test_a_wikitext_folder_without_training_text_says_what_it_holds(tmp_path):
-    for name in ["valid.txt", "test.txt"]:
-        (tmp_path / name).write_text("a b c")
-    message = failure(CorpusConfig(kind="wikitext2", path=str(tmp_path)))
-    assert "has no train.txt or wiki.train.tokens; it holds test.txt, valid.txt" in message
-    assert "corpus.kind=text" in message
-
-
-def test_a_wikitext_file_in_place_of_a_folder_is_refused(tmp_path):
-    (tmp_path / "train.txt").write_text("a b c")
-    path = str(tmp_path / "train.txt")
-    assert f"{path}: is not a folder. " in failure(CorpusConfig(kind="wikitext2", path=path))
-
-
-def test_a_folder_without_text_files_says_what_it_holds(tmp_path):
-    config = CorpusConfig(kind="text", path=str(tmp_path))
-    assert "has no .txt file; it holds nothing" in failure(config)
-    for i in range(9):
-        (tmp_path / f"{i}.md").write_text("a")
-    assert "it holds 0.md, 1.md, 2.md, 3.md, 4.md, 5.md, 3 more. " in failure(config)
-
-
-def test_undecodable_bytes_are_located(tmp_path):
-    (tmp_path / "a.txt").write_text("fine")
-    (tmp_path / "b.txt").write_bytes(b"caf\xe9 latin")
-    message = failure(CorpusConfig(kind="text", path=str(tmp_path)))
-    assert f"{tmp_path / 'b.txt'}: is not UTF-8: byte 0xe9 at offset 3. " in message
-
-
-def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
-    def refuse(_):
-        raise PermissionError(13, "Permission denied")
-
-    path = tmp_path / "a.txt"
-    path.write_text("fine")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    message = failure(CorpusConfig(kind="text", path=str(path)))
-    assert f"{path}: cannot be read (Permission denied). " in message
-
-
-@pytest.mark.parametrize("content", ["", " \n\t", '";:"'])
-def test_an_empty_text_is_refused(tmp_path, content):
-    path = tmp_path / "a.txt"
-    path.write_text(content)
-    assert f"{path}: holds no words. " in failure(CorpusConfig(kind="text", path=str(path)))
-
-
-def test_less_than_one_batch_says_how_many_datums_it_takes(tmp_path):
-    path = tmp_path / "a.txt"
-    config = CorpusConfig(kind="text", path=str(path), validation_share=0)
-    path.write_text("word " * 700)
-    message = failure(config)
-    assert "gives 19 datums of 35 tokens for training, needed: 20" in message
-    assert "Give more text, or lower corpus.window or training.batch." in message
-    path.write_text("word " * 701)
-    assert len(load_corpus(config, batch=20).train) == 20
-
-
-def test_a_held_out_split_without_a_datum_is_refused(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("word " * 1000)
-    message = failure(CorpusConfig(kind="text", path=str(path)))
-    assert "gives 0 datums of 35 tokens for validation, needed: 1" in message
-    assert "set corpus.validation_share to 0" in message
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"window": 0}, "corpus.window: got 0, must be at least 1"),
-        ({"validation_share": 1.0}, "corpus.validation_share: got 1.0, must be at least 0 and"),
-        ({"test_share": -0.1}, "corpus.test_share: got -0.1, must be at least 0 and below 1"),
-        ({"validation_share": float("nan")}, "corpus.validation_share: got nan, must be"),
-        ({"validation_share": 0.5, "test_share": 0.5}, "corpus.test_share: got 1.0 together with"),
-        ({"kind": "text"}, "corpus.path: got null, must name a file or folder when corpus.kind"),
-        ({"path": "x.txt"}, "corpus.path: got 'x.txt', must be null when corpus.kind is python-"),
-    ],
-)
-def test_impossible_values_are_refused(values, message):
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        CorpusConfig(**values)
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 
 from analysis.run import Run, open_run
 from analysis.tables import read_table
+from analysis.tallies import neuron_history, read_tally, token_history
 from capture.errors import CaptureError, ShardError
 from capture.markers import read_marker, segment_key, write_marker
 from capture.store import Store
@@ -118,6 +119,9 @@ QUESTIONS: dict[str, Callable[[Run], object]] = {
     "vocabulary": lambda run: run.vocabulary(),
     "tokens": lambda run: run.target_NT,
     "weights": lambda run: run.model(14).decoder.weight.numpy(),
+    "one unit's tallies": lambda run: read_tally(run, WEIGHT).mass_VI,
+    "one neuron's tallies": lambda run: neuron_history(run, WEIGHT, 2, "input"),
+    "one token's tallies": lambda run: token_history(run, "w1"),
     "a gradient": lambda run: run.gradient(9, run.steps()["datums"][9][2], WEIGHT),
     "tables": lambda run: read_table(run, "attribute", "numbers", NUMBERS),
 }

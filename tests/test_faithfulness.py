@@ -13,11 +13,12 @@ from scipy.stats import sem
 
 from analysis.contenders import Claim, claims, places
 from analysis.faithfulness import (
-    CEILING,
+    HALF,
     SCORES,
+    affected_by,
     best_of,
-    ceiling,
     faithfulness,
+    half_of_text,
     judge,
     summaries,
 )
@@ -168,18 +169,31 @@ def known(run, truth: Truth) -> np.ndarray:
 
 def test_a_claim_that_knows_the_truth_is_perfect_and_its_opposite_is_not(run, truth):
     subjects, size_SV = draw_neurons(run, CONFIG), known(run, truth)
-    knows = judge(Claim("truth", "", "", size_SV), truth, subjects, CONFIG)
-    errs = judge(Claim("lie", "", "", -size_SV), truth, subjects, CONFIG)
+    affected_SW = affected_by(truth, truth.whole, CONFIG)
+    knows, errs = (
+        judge(Claim(name, "", "", score_SV), truth.token_W, affected_SW, subjects, CONFIG)
+        for name, score_SV in (("truth", size_SV), ("lie", -size_SV))
+    )
     assert knows["auc"].dropna().min() == 1
     assert errs["auc"].dropna().max() < 0.5
 
 
-def test_the_ceiling_judges_each_half_by_the_other(run, truth):
+def test_the_truth_is_made_of_the_changes_once(run, monkeypatch):
+    """However many claims there are; each half of the text is looked at by itself."""
+    asked = []
+    sizes = Truth.sizes
+    monkeypatch.setattr(Truth, "sizes", lambda *given: asked.append(given) or sizes(*given))
+    found = faithfulness(run, run_job, replace(CONFIG, neurons=1))
+    assert len(found.selections) > 4 * len(asked)
+    assert len(asked) == 5
+
+
+def test_half_of_the_text_is_judged_by_the_other(run, truth):
     """Two halves that are the same text make it perfect; two others do not."""
     subjects = draw_neurons(run, CONFIG)
     same = replace(truth, second=truth.first)
-    assert ceiling(same, subjects, CONFIG)["auc"].dropna().min() == 1
-    assert ceiling(truth, subjects, CONFIG)["auc"].dropna().min() < 1
+    assert half_of_text(same, subjects, CONFIG)["auc"].dropna().min() == 1
+    assert half_of_text(truth, subjects, CONFIG)["auc"].dropna().min() < 1
 
 
 def test_every_evidence_makes_claims_about_every_token(run):
@@ -204,8 +218,9 @@ def test_of_each_evidence_the_best_selection_over_all_units_is_shown(run, truth)
     subjects = draw_neurons(run, CONFIG)
     good = known(run, truth)
     bad = np.zeros_like(good)
+    affected_SW = affected_by(truth, truth.whole, CONFIG)
     judged = [
-        judge(Claim("x", "unit", select, score), truth, subjects, CONFIG)
+        judge(Claim("x", "unit", select, score), truth.token_W, affected_SW, subjects, CONFIG)
         for select, score in (("odds", bad), ("kl", good))
     ]
     table = pd.DataFrame(summaries(pd.concat(judged, ignore_index=True), CONFIG))
@@ -220,7 +235,7 @@ def test_the_command_leaves_tables_that_read_back(capsys):
     assert main(["faithfulness", uri, *arguments]) == 0
     out = capsys.readouterr().out
     assert "How well each ranks the tokens that silencing affects" in out
-    assert CEILING in out
+    assert HALF in out
     table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
     assert table["auc"].between(0, 1).all()
     assert (table["auc_low"] <= table["auc"]).all()

@@ -138,8 +138,7 @@ def test_the_command_lists_first_and_removes_when_told(run, capsys):
 
 @pytest.mark.parametrize("minutes", ["-1", "soon", "1e99", "nan"])
 def test_impossible_ages_are_refused(run, minutes, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["gc", str(run), "--older-than", minutes])
+    assert main(["gc", str(run), "--older-than", minutes]) == 2
     assert repr(minutes) in capsys.readouterr().err
 
 

@@ -4,11 +4,9 @@ import functools
 import itertools
 import pickle
 import random
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,73 +15,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.evidence import Outlying, Reading, Weighing, Weight
-from analysis.jobs import Job, Rows, merge_all
-from analysis.lessons import TellLessons
-from analysis.levels import groups_at
+from analysis.evidence import Outlying, Reading, Weight
+from analysis.jobs import Job, merge_all
 from analysis.outlying import ScaleRows, SizeRows, scale_groups
 from analysis.run import open_run
-from analysis.samples import CollectEvidence, CountRows
-from analysis.strongest import Pairs
+from analysis.samples import CountRows
 from analysis.sums import Sums, origin_bit, united_bits
-from analysis.weights import StartWeights
 from capture.errors import RunError, ShardError
-from capture.gradients import Layout
 from capture.schema import OUTLIERS
-from capture.store import Store
 from cluster.local import run_job
+from outlier_jobs import (
+    DATUMS,
+    LAYOUT,
+    READING,
+    STARTS,
+    TOKEN_NT,
+    WEIGHTS_2P,
+    WINDOW,
+    arrays,
+    collecting,
+    random_rows,
+    telling,
+)
 from table_rows import TableRows
 from tiny_run import copied, tiny_run
-
-LAYOUT = Layout({"a.linear1.weight": (3, 4), "a.linear1.bias": (3,), "b.linear2.weight": (5, 2)})
-DATUMS, WINDOW, TOKENS, STEPS = 6, 8, 9, 9
-READING = Reading(LAYOUT, DATUMS, WINDOW)
-GROUPS = groups_at("neuron", LAYOUT, heads=1)
-TOKEN_NT = np.random.default_rng(5).integers(TOKENS, size=(DATUMS, WINDOW)).astype(np.int32)
-WEIGHTS_2P = np.random.default_rng(6).choice([-1, 0, 0.5, 2], size=(2, LAYOUT.size))
-STARTS = StartWeights(Store("memory://nowhere"), LAYOUT, (0, 4))
-STARTS.kept.update(zip((0, 4), WEIGHTS_2P.astype(np.float32), strict=True))
-
-
-def random_rows(num_rows: int, seed: int) -> pa.Table:
-    """Outliers of the layout in no particular order; shifts are eighths, whose sums are exact."""
-    rng = np.random.default_rng(seed)
-    unit_M = rng.integers(len(LAYOUT.names), size=num_rows).astype(np.int16)
-    columns = {
-        "step": rng.integers(STEPS, size=num_rows),
-        "slot": rng.integers(4, size=num_rows),
-        "datum": rng.integers(DATUMS, size=num_rows),
-        "unit": pa.DictionaryArray.from_arrays(unit_M, LAYOUT.names),
-        "index": rng.integers(np.array(LAYOUT.sizes)[unit_M]),
-        "shift": rng.choice([-4, -1, 1, 2, 8], size=num_rows) / 8,
-        "position": rng.integers(WINDOW, size=num_rows),
-    }
-    return pa.table(columns).cast(OUTLIERS)
-
-
-def collecting(weight: Weight, token_NT: np.ndarray | None = TOKEN_NT) -> CollectEvidence:
-    return CollectEvidence(READING, GROUPS, Weighing(weight, STARTS), token_NT, TOKENS)
-
-
-def telling(weight: Weight, *, whole_windows: bool) -> TellLessons:
-    """Two windows of training; lessons and pairs for most groups, not all."""
-    group_J, token_J = np.divmod(np.arange(0, GROUPS.num_groups * TOKENS, 2), TOKENS)
-    group_K, datum_K = np.divmod(np.arange(1, GROUPS.num_groups * DATUMS, 3), DATUMS)
-    return TellLessons(
-        reading=READING,
-        groups=GROUPS,
-        weighing=Weighing(weight, STARTS),
-        weights=STARTS,
-        token_NT=TOKEN_NT,
-        whole_windows=whole_windows,
-        group_J=group_J,
-        token_J=token_J,
-        num_tokens=TOKENS,
-        first_steps=np.array([0, 5]),
-        pairs=Pairs(group_K, datum_K, GROUPS.num_groups, DATUMS),
-        pair_group_P=GROUPS.group_P,
-    )
-
 
 FEW = replace(READING, steps=range(2, 7), outlying=Outlying(np.ones(LAYOUT.size, "f4"), 0.25))
 JOBS: dict[str, Job] = {
@@ -99,15 +54,6 @@ JOBS: dict[str, Job] = {
     "ScaleRows": ScaleRows(READING, scale_groups("neuron", LAYOUT)),
     "SizeRows": SizeRows(READING, np.full(LAYOUT.size, 0.3, np.float32)),
 }
-
-
-def arrays(answer: object) -> list[Any]:
-    """All arrays within an answer, to the last bit."""
-    if isinstance(answer, np.ndarray):
-        return [answer.shape, answer.dtype, answer.tobytes()]
-    if isinstance(answer, int):
-        return [answer]
-    return [arrays(value) for value in vars(answer).values()]
 
 
 # --- law 6 ----------------------------------------------------------------------------------------
@@ -281,84 +227,6 @@ def test_origins_are_told_apart_up_to_a_hundred() -> None:
         sums = Sums(1, key_K, np.zeros((1, 200)), bits_K)
         assert np.median(sums.origins_K) == pytest.approx(number, rel=0.1)
     assert Sums(1, np.arange(1), np.zeros((1, 1)), ~np.zeros(1, np.uint64)).origins_K[0] == np.inf
-
-
-# --- the merge tree and the local runner ----------------------------------------------------------
-
-
-@given(st.integers(1, 200))
-@settings(max_examples=50)
-def test_the_tree_keeps_few_partials_and_is_shallow(num_partials: int) -> None:
-    alive, most_alive = 0, 0
-
-    def partials() -> Iterator[tuple[int, int]]:
-        nonlocal alive, most_alive
-        for _ in range(num_partials):
-            alive += 1
-            most_alive = max(most_alive, alive)
-            yield 1, 0
-
-    def merge(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-        nonlocal alive
-        alive -= 1
-        return a[0] + b[0], max(a[1], b[1]) + 1
-
-    size, depth = merge_all(partials(), merge)
-    assert (size, alive) == (num_partials, 1)
-    assert most_alive <= np.log2(num_partials) + 2  # the one that has just come included
-    assert depth <= np.log2(num_partials) + 1
-
-
-def test_the_local_runner_equals_one_shard_with_all_rows() -> None:
-    run = open_run(tiny_run())
-    shards = run.shards("outliers")
-    tables = [shard.table(OUTLIERS.names) for shard in shards]
-    job = CountRows(Reading(run.layout, run.num_datums, run.token_NT.shape[1]))
-    told: list[tuple[int, int]] = []
-    found = run_job(job, shards, lambda done, total: told.append((done, total)))
-    whole = job.map_shard(TableRows(pa.concat_tables(tables).unify_dictionaries()))
-    assert arrays(found) == arrays(whole)
-    assert [total for _, total in told] == [sum(map(len, tables))] * len(shards)
-    assert told[-1][0] == told[-1][1]
-
-
-@dataclass(frozen=True)
-class Slow:
-    """A job whose first shards take longest, and whose merging shows the order."""
-
-    fails: str = ""
-    under_way: list[str] = field(default_factory=list)
-    most: list[int] = field(default_factory=list)
-
-    def map_shard(self, shard: Rows) -> str:
-        self.under_way.append(shard.where)
-        self.most.append(len(self.under_way))
-        if shard.where == self.fails:
-            raise ShardError(shard.where, "is bad")
-        threading.Event().wait(0.002 * (9 - int(shard.where)))
-        self.under_way.remove(shard.where)
-        return shard.where
-
-    def merge(self, a: str, b: str) -> str:
-        return a + b
-
-    def finish(self, partial: str) -> str:
-        return partial
-
-
-def test_threads_merge_in_the_order_of_shards_and_few_run_at_a_time() -> None:
-    shards: Any = [SimpleNamespace(where=str(i), rows=1) for i in range(9)]
-    job = Slow()
-    assert run_job(job, shards, threads=3) == "012345678"
-    assert 1 < max(job.most) <= 3
-
-
-def test_what_a_shard_raises_ends_the_job() -> None:
-    shards: Any = [SimpleNamespace(where=str(i), rows=1) for i in range(9)]
-    job = Slow(fails="2")
-    with pytest.raises(ShardError, match="2: is bad"):
-        run_job(job, shards, threads=2)
-    assert len(job.most) < 9
 
 
 # --- damaged shards -------------------------------------------------------------------------------

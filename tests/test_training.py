@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
+from torch.nn import functional as F
 
 from capture import training
 from capture.assembly import build_engine
@@ -19,6 +20,7 @@ from capture.markers import read_segments, segment_key
 from capture.observer import on_device
 from capture.store import Store
 from capture.training import Event, Progress
+from capture.uses import READERS
 from capture.verify import verify
 from reference import top_k
 from tiny import contents, make_run, read_outliers, tiny_config
@@ -183,11 +185,12 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     assert list(precious.parent.iterdir()) == [precious]
 
 
-def test_a_mistake_found_late_leaves_the_old_run_in_place(whole, tmp_path):
+def test_a_mistake_found_late_leaves_the_old_run_in_place(whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "run")
     before = contents(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="'nothing' matches no parameter"):
         make_run(tiny_config(tmp_path, "capture.units=[nothing]"), overwrite=True)
+    monkeypatch.delitem(READERS, F.embedding)
     with pytest.raises(UnitError, match=r"encoder\.weight: is used by embedding, which capture"):
         make_run(tiny_config(tmp_path, "capture.units=['*']"), overwrite=True)
     assert contents(str(tmp_path / "run")) == before

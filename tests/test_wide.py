@@ -11,6 +11,7 @@ from torch import Tensor
 
 from capture import wide
 from capture.buffer import ShiftBuffer
+from capture.device import deterministic
 from capture.factors import Factor, Factors
 from capture.gradients import Layout
 from capture.inner import dense
@@ -185,3 +186,19 @@ def test_wide_is_what_is_large_and_much_taller_than_it_is_broad(monkeypatch):
     assert not is_wide((768, 50_257))
     assert not is_wide((28_782,))
     assert not is_wide((400, 20))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_outliers_are_the_same():
+    factors = make_factors(5, 4, levels=2)
+    there = {
+        name: [use.mapped(lambda x: x.cuda()) for use in uses] for name, uses in factors.items()
+    }
+    config, cuda = OutlierConfig(k=40), torch.device("cuda")
+    with deterministic():
+        found, _ = find_outliers(ShiftBuffer(layout_of(factors), 4, cuda), there, SCALE, config)
+    wanted, _ = find(factors, 40)
+    assert pairs(found) == pairs(wanted)
+    assert torch.equal(found.shift_M.cpu(), wanted.shift_M)
+    assert torch.equal(found.position_M.cpu(), wanted.position_M)

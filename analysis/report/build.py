@@ -25,7 +25,8 @@ from analysis.report.timeline import read_timeline
 from analysis.report.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.website import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
 from analysis.run import Run
-from capture.errors import ConfigError, RunError
+from capture.bounds import at_least
+from capture.errors import RunError
 from capture.store import Store
 
 INDEX = "index.html"
@@ -46,8 +47,7 @@ class ReportConfig:
     """Neurons with a page of their own: those with the most evidence."""
 
     def __post_init__(self) -> None:
-        if self.max_neurons < 1:
-            raise ConfigError("--neurons", f"got {self.max_neurons}, must be at least 1")
+        at_least("--neurons", self.max_neurons, 1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def report_store(run: Run, to: str | None = None) -> Store:
 
     Raises ``RunError`` where it holds something else than a report.
     """
-    store = Store(to if to is not None else f"{run.uri}/report")
+    store = Store(f"{run.uri}/report", run.store.config) if to is None else Store(to)
     earlier_files(store)
     return store
 

@@ -196,8 +196,8 @@ def faithfulness(material: Material) -> Html:
     reading = markup.paragraph(
         "AUC is the chance that a token which silencing moves most is ranked above one that it "
         "does not: 0.5 is guessing. Precision is the share of such tokens among the first five. "
-        "Grey: baselines, which need no record of training, and the ceiling: what half of the text "
-        "says about the other half. Bars are 95 % intervals over neurons.",
+        "Grey: baselines, which need no record of training, and what half of the text says "
+        "about the other half, for the truth is noisy too. Bars are 95 % intervals over neurons.",
         kind="soft",
     )
     return together(

@@ -14,6 +14,7 @@ from analysis.report.material import Material, each
 from analysis.report.neuron_table import neuron_table
 from analysis.report.website import Page
 from analysis.run import Run
+from capture import optimizer, schedule
 
 MOST_POINTS = 400
 """Of a line over steps; more steps are averaged."""
@@ -47,6 +48,7 @@ def overview(material: Material) -> Page:
 def settings(run: Run) -> Html:
     config, made = run.config, run.provenance
     model, training, outliers = config.model, config.training, config.capture.outliers
+    decline = schedule.in_words(training.schedule, training.decay)
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
     return facts(
         [
@@ -64,8 +66,9 @@ def settings(run: Run) -> Html:
             ),
             (
                 "Training",
-                f"{training.epochs} epochs of batches of {training.batch}, learning rate "
-                f"{training.learning_rate:g} × {training.decay:g} an epoch, clip {training.clip:g}",
+                f"{training.epochs} epochs of batches of {training.batch}, "
+                f"{optimizer.in_words(training.optimizer)}, learning rate "
+                f"{training.learning_rate:g} {decline}, clip {training.clip:g}",
             ),
             (
                 "Recorded",
@@ -193,7 +196,7 @@ def trust(run: Run) -> Html:
     words = (
         f"At each of {len(steps):,} steps, the shifts of all datums were added up and compared "
         f"with the change of the weights. The largest relative error was {error_M.max():.1e}; "
-        f"training stops at {run.config.capture.audit_tolerance:.0e}."
+        f"training stops at {run.config.capture.audit_tolerance:.0e} more than rounding explains."
     )
     chart = plots.line_chart(axes, [Series("", step, error, 1)])
     return section("Why the numbers can be trusted", markup.paragraph(words), chart)

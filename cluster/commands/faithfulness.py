@@ -5,11 +5,11 @@ import argparse
 import pandas as pd
 from rich.console import Console
 
-from analysis.faithfulness import CEILING, Faithfulness, faithfulness, write_faithfulness
+from analysis.faithfulness import HALF, Faithfulness, faithfulness, write_faithfulness
 from analysis.run import open_run
 from analysis.truth import FaithfulnessConfig
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_skipped, print_table
 
@@ -19,8 +19,9 @@ def add(inner) -> None:
 Silences some neurons of every unit and sees which tokens' log-probability changes most, on
 held-out text. Then ranks the same tokens by everything that claims to know them: outlier rows by
 window, input and target token, tallies, and (without any record) activations, token frequency,
-chance. AUC: how often a truly affected token outranks another one; 0.5 is chance. The ceiling is
-what one half of the text says about the other. Tables go to RUN/analysis/faithfulness/."""
+chance. AUC: how often a truly affected token outranks another one; 0.5 is chance. Half of the
+text is judged by the other half, too: how noisy the truth itself is. Tables go to
+RUN/analysis/faithfulness/."""
     made = add_command(inner, "faithfulness", run, "Which attribution is true, and where?", text)
     add_run(made)
     made.add_argument("--neurons", type=int, default=16, metavar="N", help="a unit, default 16")
@@ -33,6 +34,7 @@ what one half of the text says about the other. Tables go to RUN/analysis/faithf
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
@@ -45,8 +47,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         seed=arguments.seed,
     )
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
-    with counting(console, "silencing neurons", "datums", quiet=arguments.quiet) as report:
-        found = faithfulness(opened, run_job, config, report)
+    with (
+        machines(arguments) as on,
+        counting(console, "silencing neurons", "datums", quiet=arguments.quiet) as report,
+    ):
+        found = faithfulness(opened, on.run_job, config, report, on.sweep)
     write_faithfulness(opened, found)
     if not arguments.quiet:
         show(console, found, config)
@@ -79,9 +84,9 @@ def show(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> N
 
 
 def in_order(scores: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each evidence: the ceiling, then by mean AUC, best first."""
+    """The rows of each evidence: half of the text, then by mean AUC, best first."""
     groups = [(str(evidence), rows) for evidence, rows in scores.groupby("evidence", sort=False)]
-    return sorted(groups, key=lambda group: (group[0] != CEILING, -group[1]["auc"].mean()))
+    return sorted(groups, key=lambda group: (group[0] != HALF, -group[1]["auc"].mean()))
 
 
 def short(unit: str) -> str:

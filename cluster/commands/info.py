@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.run import Run, open_run
+from capture import optimizer, schedule
 from capture.errors import ShardError
 from capture.markers import read_marker, total_bytes
 from cluster.arguments import add_command, add_run
@@ -80,14 +81,15 @@ def settings(run: Run) -> dict[str, str]:
     model, training, capture = config.model, config.training, config.capture
     size = f"{run.layout.size:,} parameters in {len(run.layout.names)} units"
     kept = f"top {capture.outliers.k:,} a {capture.outliers.scope}"
-    rate = f"learning rate {training.learning_rate:g} × {training.decay:g} an epoch"
+    decline = schedule.in_words(training.schedule, training.decay)
+    rate = f"{optimizer.in_words(training.optimizer)}, learning rate {training.learning_rate:g}"
     return {
         "seed": str(config.run.seed),
         "corpus": f"{config.corpus.kind}: {run.num_datums:,} datums of {config.corpus.window} "
         f"tokens, vocabulary {run.num_tokens:,}",
         "model": f"{model.layers} layers, width {model.width}, hidden {model.hidden}, "
         f"{model.heads} heads, dropout {model.dropout:g}",
-        "training": f"{training.epochs} epochs, batch {training.batch}, {rate}, "
+        "training": f"{training.epochs} epochs, batch {training.batch}, {rate} {decline}, "
         f"clip {training.clip:g}",
         "captured": f"{', '.join(capture.units)}: {size}; loss at {capture.loss_positions} "
         f"positions, {kept}",

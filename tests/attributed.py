@@ -1,0 +1,21 @@
+"""What attribution finds in the tiny run."""
+
+import functools
+from typing import Any
+
+from analysis.attribution import attribute
+from analysis.attribution_config import AttributionConfig
+from analysis.attribution_tables import Attribution
+from analysis.run import open_run
+from analysis.selection import SelectionConfig
+from cluster.local import run_job
+from tiny_run import tiny_run
+
+ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
+"""Choose tokens although a tiny run proves little."""
+
+
+@functools.cache
+def attributed(**settings: Any) -> Attribution:
+    config = AttributionConfig(**{"selection": ANY, **settings})
+    return attribute(open_run(tiny_run()), run_job, config)
