@@ -69,7 +69,10 @@ class Assumed:
     prefixes: int = 1
     """Partitions that the store has split the run's keys into."""
     part_bytes: float = 8 * 2**20
-    """Of a multipart upload (ours)."""
+    """Of a multipart upload (ours), larger where there would be more than ``most_parts``."""
+    most_parts: int = 10_000
+    checkpoint_nodes: int = 1
+    """That write a checkpoint: the first worker's (ours)."""
     step_seconds: float = 0.005
     """Of a step, whatever its size: launches, the loop."""
     merge_bytes_per_second: float = 1e9
@@ -121,6 +124,8 @@ class Prediction:
     recording_seconds: float
     bandwidth_seconds: float
     """Until the store has taken a step's bytes."""
+    checkpoint_seconds: float
+    """Until those who write the checkpoint have, a step's share of it."""
     request_seconds: float
     """Until it has taken a step's share of requests."""
     objects: float
@@ -132,7 +137,8 @@ class Prediction:
     @property
     def step_seconds(self) -> float:
         busy = self.training_seconds + self.all_reduce_seconds + self.recording_seconds
-        return max(busy, self.bandwidth_seconds, self.request_seconds)
+        stored = (self.bandwidth_seconds, self.checkpoint_seconds, self.request_seconds)
+        return max(busy, *stored)
 
     @property
     def days(self) -> float:
@@ -149,6 +155,7 @@ class Prediction:
         whole = {
             max(busy, key=busy.__getitem__): sum(busy.values()),
             "store bandwidth": self.bandwidth_seconds,
+            "checkpoint": self.checkpoint_seconds,
             "requests": self.request_seconds,
         }
         return max(whole, key=whole.__getitem__)
@@ -170,7 +177,10 @@ def predict(
     slots = math.ceil(work.batch / replicas)
     compute = slots * work.datum_flops / (replica * assumed.gpu_flops)
     segment = segment_bytes(work, kind, measured)
-    requests = segment_requests(work, kind, replicas, measured, assumed)
+    puts = segment_puts(work, kind, replicas, measured, assumed)
+    put_speed = assumed.put_per_prefix_second * assumed.prefixes
+    writing = min(assumed.checkpoint_nodes, math.ceil(gpus / assumed.gpus_per_node))
+    checkpoint = work.checkpoint_bytes / (writing * assumed.node_store_bytes_per_second)
     return Prediction(
         gpus=gpus,
         replicas=replicas,
@@ -178,9 +188,8 @@ def predict(
         all_reduce_seconds=all_reduce_seconds(work, replicas, replica, assumed),
         recording_seconds=compute * measured.recording[kind],
         bandwidth_seconds=segment / store_speed(gpus, assumed) / work.segment_steps,
-        request_seconds=requests
-        / (assumed.put_per_prefix_second * assumed.prefixes)
-        / work.segment_steps,
+        checkpoint_seconds=checkpoint / work.segment_steps,
+        request_seconds=puts / put_speed / work.segment_steps,
         objects=segment_objects(kind, replicas) * work.segments,
         stored_bytes=segment * work.segments,
         steps=work.steps,
@@ -213,12 +222,18 @@ def segment_objects(kind: Kind, replicas: int) -> float:
     return 4.0 + (0 if kind == "checkpoints" else replicas)
 
 
-def segment_requests(
+def segment_puts(
     work: Workload, kind: Kind, replicas: int, measured: Measured, assumed: Assumed
 ) -> float:
-    """Puts of a segment: each object at least one, a part at a time where it is large."""
-    parts = segment_bytes(work, kind, measured) / assumed.part_bytes
-    return parts + segment_objects(kind, replicas)
+    """Of a segment: each object at least one, more where it goes up in parts."""
+
+    def parts(size: float) -> float:
+        return min(max(1.0, size / assumed.part_bytes), assumed.most_parts)
+
+    record = segment_bytes(work, kind, measured) - work.checkpoint_bytes
+    shards = segment_objects(kind, replicas) - 4.0
+    others = 3.0 + parts(work.checkpoint_bytes)
+    return others + (shards * parts(record / shards) if shards else 0.0)
 
 
 def replay_days(

@@ -4,6 +4,7 @@ The costs here are round numbers; what was measured is read by benchmarks/scale.
 """
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from benchmarks.scale_model import (
     record_bytes,
     replay_days,
 )
+from benchmarks.scale_tables import SOURCES, WHY, clock, size, tables
 from benchmarks.scale_workloads import GPT3, SEVEN, SMALL, STUDY, transformer
 from capture.model import LanguageModel, ModelConfig
 
@@ -153,12 +155,23 @@ def test_the_bottleneck_is_what_was_made_slow() -> None:
         "all-reduce": {"network_bytes_per_second": 1.0},
         "store bandwidth": {"store_bytes_per_second": 1.0},
         "requests": {"put_per_prefix_second": 1e-6},
+        "checkpoint": {"node_store_bytes_per_second": 1e3, "store_bytes_per_second": 1e30},
     }
     for name, change in slow.items():
         assumed = dataclasses.replace(ENDLESS, **change)
         assert predict(SMALL, "outliers", 64, MEASURED, assumed).bottleneck == name
     costly = dataclasses.replace(MEASURED, recording=dict.fromkeys(KINDS, 9.0))
     assert predict(SMALL, "outliers", 64, costly, ENDLESS).bottleneck == "recording"
+
+
+def test_a_checkpoint_goes_through_the_nodes_that_write_it() -> None:
+    """One node writes GPT-3's for longer than a segment is trained; eight do not."""
+    assert predict(GPT3, "outliers", 4096, MEASURED, ASSUMED).bottleneck == "checkpoint"
+    for change in ({"checkpoint_nodes": 8}, {"checkpoint_nodes": 512}):
+        spread = dataclasses.replace(ASSUMED, **change)
+        assert predict(GPT3, "outliers", 4096, MEASURED, spread).bottleneck == "training"
+    longer = dataclasses.replace(GPT3, segment_steps=1000)
+    assert predict(longer, "outliers", 4096, MEASURED, ASSUMED).bottleneck == "training"
 
 
 def test_longer_segments_take_fewer_objects_and_fewer_bytes() -> None:
@@ -202,3 +215,30 @@ def test_a_partial_is_never_larger_than_a_number_for_every_neuron_and_token() ->
 def test_the_driver_is_what_many_shards_wait_for() -> None:
     slow = dataclasses.replace(MEASURED, driver_seconds=10.0)
     assert ask(SEVEN, 256, 4096, slow, ASSUMED).bottleneck == "driver"
+
+
+# --- what the documentation says ------------------------------------------------------------------
+
+
+def test_the_tables_name_every_assumption_and_every_measurement() -> None:
+    assert WHY.keys() == {field.name for field in dataclasses.fields(Assumed)}
+    measured = {field.name for field in dataclasses.fields(Measured)}
+    assert SOURCES.keys() | {"recording"} == measured
+
+
+def test_the_documentation_holds_what_the_results_say() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    for table in tables():
+        assert table in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0.0 B"), (999.4, "999 B"), (999.6, "1.0 kB"), (8.5e11, "850 GB")]
+)
+def test_sizes_are_written_with_a_unit(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_times_are_written_in_the_largest_unit_that_they_fill() -> None:
+    texts = [clock(seconds) for seconds in (0.5, 59.9, 5400, 86_400, 3.2e7)]
+    assert texts == ["0.5 s", "59.9 s", "1.5 h", "1.0 d", "1.0 years"]
