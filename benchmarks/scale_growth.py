@@ -3,7 +3,8 @@
 One run of a tiny model, so that its steps cost little and what grows can be seen: sampled at 100,
 200, 500, … steps. Then an attribution over the first 1, 2, 5, … of its segments. Whatever is linear
 in the steps has an exponent of 1 (a straight line through the samples on double logarithmic paper),
-whatever does not grow has 0. Memory is resident memory of this process.
+whatever does not grow has 0. Times are processor time, which other work on the machine hardly
+disturbs; memory is resident memory of this process.
 """
 
 import gc
@@ -38,7 +39,7 @@ class Sample:
     count: int
     """Steps taken, or shards read."""
     seconds: float
-    """Since the first step, or for the answer."""
+    """Of the processor, in all threads, since the first step or for the answer."""
     resident_bytes: int
     stored_bytes: int = 0
 
@@ -59,8 +60,8 @@ class Growth:
         return {
             "capture_time_exponent": exponent(self.capture, lambda sample: sample.seconds),
             "stored_bytes_per_step": (last.stored_bytes - first.stored_bytes) / steps,
-            "capture_memory_per_step_bytes": (last.resident_bytes - first.resident_bytes) / steps,
-            "milliseconds_per_step": 1000 * (last.seconds - first.seconds) / steps,
+            "capture_memory_rise_bytes": last.resident_bytes - self.capture[1].resident_bytes,
+            "processor_milliseconds_per_step": 1000 * (last.seconds - first.seconds) / steps,
             "attribution_seconds_per_shard": float(slope),
             "attribution_seconds_at_once": float(start),
         }
@@ -110,9 +111,9 @@ def capture_samples(config: Config, wanted: Sequence[int]) -> list[Sample]:
     def report(event: Event) -> None:
         nonlocal start
         if isinstance(event, Progress) and event.steps_done == 1:
-            start = time.perf_counter()
+            start = time.process_time()
         elif isinstance(event, Progress) and event.steps_done in wanted:
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             found.append(Sample(event.steps_done, seconds, resident_bytes(), event.stored_bytes))
 
     capture_run(config, report)
@@ -124,9 +125,9 @@ def attribution_samples(config: Config) -> list[Sample]:
     for num_shards in counts(open_run(config.run.uri).steps_done // SEGMENT_STEPS):
         asked = AttributionConfig(end_step=num_shards * SEGMENT_STEPS)
         gc.collect()
-        start = time.perf_counter()
+        start = time.process_time()
         attribute(open_run(config.run.uri), run_job, asked)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         found.append(Sample(num_shards, seconds, resident_bytes()))
     return found
 

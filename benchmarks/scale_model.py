@@ -18,7 +18,7 @@ from typing import Literal
 from benchmarks.scale_workloads import FLOAT_BYTES, Workload
 
 Kind = Literal["outliers", "tallies", "factors", "checkpoints", "dense"]
-KINDS: tuple[Kind, ...] = ("tallies", "checkpoints", "outliers", "factors", "dense")
+KINDS: tuple[Kind, ...] = ("outliers", "tallies", "checkpoints", "factors", "dense")
 """In the order of their size at a large model. Every run keeps its checkpoints besides."""
 DAY_SECONDS = 86_400.0
 

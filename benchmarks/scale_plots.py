@@ -74,12 +74,12 @@ def records(measured: Measured) -> Figure:
 
 def training(measured: Measured, assumed: Assumed) -> Figure:
     """Days of training by GPUs and kind; the marker says what a step waits for."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
     for place, work in enumerate((SEVEN, GPT3), 1):
         axes = axes_of(figure, 2, place, f"{work.name}: days to train and record")
         draw_training(axes, work, measured, assumed)
-        if place == 2:
-            axes.legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 

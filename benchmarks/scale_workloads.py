@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
