@@ -46,9 +46,8 @@ def stages(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
     """The instructions of each named stage, its FROM first."""
     found: dict[str, list[tuple[str, str]]] = {}
     for word, rest in instructions(dockerfile):
-        if word == "FROM":
-            stage = found.setdefault(rest.split()[-1], [])
-        stage.append((word, rest))
+        name = rest.split()[-1] if word == "FROM" else list(found)[-1]
+        found.setdefault(name, []).append((word, rest))
     return found
 
 
