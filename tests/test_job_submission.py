@@ -153,7 +153,7 @@ def assert_readable(said: str) -> None:
 
 
 def assert_same_training(uri: str, own: str) -> None:
-    """Losses and weights of both runs to the tolerance that another order of sums allows."""
+    """Losses and the first outliers, to the tolerance that another order of sums allows."""
     theirs, ours = open_run(uri), open_run(own)
     losses = [run.steps()["loss"].to_numpy() for run in (theirs, ours)]
     errors = np.abs(losses[0] - losses[1]) / losses[1]
@@ -161,7 +161,7 @@ def assert_same_training(uri: str, own: str) -> None:
         f"losses apart by at most {errors.max():.1e}, in the first segment {errors[:20].max():.1e}"
     )
     assert errors[:20].max() < 1e-5
-    assert errors.max() < 1e-3
+    assert errors.max() < 1e-4
     columns = ["step", "slot", "datum", "unit", "index"]
     keys = [set(map(tuple, rows_of(run, range(20))[columns].to_numpy())) for run in (uri, own)]
     shared = len(keys[0] & keys[1]) / len(keys[1])
