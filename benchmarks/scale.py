@@ -17,9 +17,10 @@ from benchmarks.scale_costs import GROWTH, JOBS, RESULTS, WORKERS, measured, rea
 from benchmarks.scale_growth import as_json, measure_growth
 from benchmarks.scale_model import Assumed
 from benchmarks.scale_plots import draw
-from benchmarks.scale_tables import tables
+from benchmarks.scale_tables import tables, with_tables
 
-FIGURES = Path(__file__).parent.parent / "docs" / "scale"
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+FIGURES = PAGE.with_suffix("")
 BENCHMARKS = {"benchmarks.scale_capture": WORKERS, "benchmarks.scale_jobs": JOBS}
 """Each a program of its own, which starts clusters; → the name of its results."""
 
@@ -57,7 +58,7 @@ def measure(folder: Path, *, quick: bool) -> None:
 def predicted(folder: Path) -> None:
     costs, assumed = measured(folder), Assumed()
     draw(FIGURES, costs, assumed, read(folder / GROWTH))
-    print("\n\n".join(tables(folder)))
+    PAGE.write_text(with_tables(PAGE.read_text(), tables(folder)))
 
 
 if __name__ == "__main__":

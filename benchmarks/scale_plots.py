@@ -112,7 +112,7 @@ def growth_figure(growth: Mapping[str, Any]) -> Figure:
         column(captured, "count"), column(captured, "resident_bytes") / 1e6, "o-", color=COLOURS[0]
     )
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * column(captured, "resident_bytes").max() / 1e6)
     axes = axes_of(figure, 3, 3, "attribution: seconds by shards")
     axes.plot(column(asked, "count"), column(asked, "seconds"), "o", color=COLOURS[0])
     slope, start = np.polyfit(column(asked, "count"), column(asked, "seconds"), 1)

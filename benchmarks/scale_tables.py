@@ -1,5 +1,6 @@
 """The scale model's assumptions and predictions as the tables of docs/scale.md."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def asking_table(costs: Measured, assumed: Assumed) -> str:
 
 def enough(work: Workload, assumed: Assumed) -> list[int]:
     return [gpus for gpus in GPUS if gpus >= gpus_per_replica(work, assumed)]
+
+
+def with_tables(text: str, made: Sequence[str]) -> str:
+    """The page with these tables in the places that its comments number."""
+
+    def renewed(place: re.Match[str]) -> str:
+        return f"{place[1]}{made[int(place[2])]}\n"
+
+    return re.sub(r"(<!-- table (\d+) -->\n)(?:\|.*\n)*", renewed, text)
 
 
 # --- how numbers are written ----------------------------------------------------------------------

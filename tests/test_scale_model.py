@@ -22,7 +22,7 @@ from benchmarks.scale_model import (
     record_bytes,
     replay_days,
 )
-from benchmarks.scale_tables import SOURCES, WHY, clock, size, tables
+from benchmarks.scale_tables import SOURCES, WHY, clock, size, tables, with_tables
 from benchmarks.scale_workloads import GPT3, SEVEN, SMALL, STUDY, transformer
 from capture.model import LanguageModel, ModelConfig
 
@@ -228,8 +228,16 @@ def test_the_tables_name_every_assumption_and_every_measurement() -> None:
 
 def test_the_documentation_holds_what_the_results_say() -> None:
     text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
-    for table in tables():
-        assert table in text
+    made = tables()
+    assert with_tables(text, made) == text
+    assert all(table in text for table in made)
+
+
+def test_a_table_takes_the_place_of_the_old_one() -> None:
+    page = "a\n<!-- table 1 -->\n| x |\n| y |\nb\n<!-- table 0 -->\n"
+    assert with_tables(page, ["| 0 |", "| 1 |"]) == (
+        "a\n<!-- table 1 -->\n| 1 |\nb\n<!-- table 0 -->\n| 0 |\n"
+    )
 
 
 @pytest.mark.parametrize(
