@@ -25,6 +25,7 @@ from cluster.commands import (
     garbage,
     info,
     neurons,
+    plan,
     report,
     verify,
 )
@@ -35,7 +36,7 @@ COMMANDS = (
     demo,
     capture,
     *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
-    *(info, verify, garbage),
+    *(plan, info, verify, garbage),
 )
 """In the order of the help."""
 
@@ -48,6 +49,7 @@ a first quarter of an hour:
   ontogeny ablate runs/wikitext2             does silencing those neurons agree?
   ontogeny report runs/wikitext2             a folder of pages to look at, one a neuron
 and further:
+  ontogeny plan wikitext2 corpus.path=DIR    what that will take, before it is paid for
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny activations runs/wikitext2        what activations alone would tell
