@@ -35,21 +35,24 @@ from analysis.flips import (
     layer_table,
     move_table,
 )
-from analysis.log_probability import changes_in_pieces
+from analysis.log_probability import changes_in_pieces, no_changes
 from analysis.replacement import Plan, Value
 from analysis.run import Run
 from analysis.silencing import Report, Silencing, silence
+from analysis.sweep import Sweep, in_turn
 from analysis.tables import joined, write_tables
 from analysis.target_changes import TargetChanges, target_table
 from capture.model import LanguageModel
 
 
-def ablate(run: Run, config: AblationConfig, report: Report | None = None) -> Ablation:
+def ablate(
+    run: Run, config: AblationConfig, report: Report | None = None, sweep: Sweep = in_turn
+) -> Ablation:
     """Ablate the chosen subjects, one at a time, in the run's last model.
 
-    ``report`` is told of pairs of subject and datum. Raises ``RunError`` where attribution has not
-    been done on the run as it is, or found nothing; ``ConfigError`` or ``UnitError`` for subjects
-    that do not exist.
+    ``report`` is told of pairs of subject and datum, ``sweep`` says where the model is run. Raises
+    ``RunError`` where attribution has not been done on the run as it is, or found nothing;
+    ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
     model, text = run.model(), Text.of(run, config.split)
     choice = choose(run, model, len(text.token_NT), config)
@@ -57,9 +60,9 @@ def ablate(run: Run, config: AblationConfig, report: Report | None = None) -> Ab
     plan = Plan.of(model, text.token_NT, choice.subjects, config.value, train_NT, config.seed)
     scored = [datum_K[: config.scored_datums] for datum_K in choice.datums]
     both = Progress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
-    silenced = silence(model, text.token_NT, plan, choice.datums, both.flips)
+    silenced = silence(model, text.token_NT, plan, choice.datums, both.flips, sweep)
     flips = list(flips_by_subject(silenced, choice, config.value))
-    changes = score(model, text, plan, choice, scored, config.value, both)
+    changes = score(model, text, plan, choice, scored, config.value, both, sweep)
     return tables_of(run, text, config, choice, flips, changes, silenced.certified)
 
 
@@ -114,14 +117,13 @@ def score(
     datums: list[np.ndarray],
     kind: Value,
     progress: Progress,
+    sweep: Sweep,
 ) -> list[TargetChanges]:
     """What becomes of the targets' log-probabilities on some datums of each subject, in order."""
-    pieces = changes_in_pieces(model, text.token_NT, text.target_NT, plan, datums, progress.scores)
-    small = (np.int32, np.int32, np.int16, np.float32)
-    columns = [[np.empty(0, kind)] for kind in small]
-    for piece in pieces:
-        for column, values, kind_of in zip(columns, piece, small, strict=True):
-            column.append(values.cpu().numpy().astype(kind_of))
+    told = progress.scores
+    texts = text.token_NT, text.target_NT
+    pieces = [*changes_in_pieces(model, *texts, plan, datums, told, sweep)]
+    columns = zip(no_changes(), *pieces, strict=True)
     subject_M, datum_M, position_M, change_M = map(np.concatenate, columns)
     order_M = np.argsort(subject_M, kind="stable")
     bounds = np.searchsorted(subject_M[order_M], np.arange(len(datums) + 1))

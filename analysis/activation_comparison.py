@@ -16,6 +16,7 @@ import pyarrow as pa
 from analysis.activation_choice import Choice
 from analysis.activation_histograms import activations_at, bin_bounds, bins_of, histogram
 from analysis.activations import Report, mlp_units
+from analysis.sweep import Sweep, in_turn
 from capture.model import LanguageModel
 
 MAX_POSITIONS = 2000
@@ -61,13 +62,15 @@ def compare(
     choice: Choice,
     seed: int,
     report: Report | None,
+    sweep: Sweep = in_turn,
 ) -> Iterator[Distribution]:
     """The distributions of the three figures, in order."""
     shown = [*choice.tokens, *choice.others]
     rng = np.random.default_rng(seed)
     places = [draw_places(label_NT.ravel(), token, rng) for token in shown]
     columns = neighbours(choice.neuron, mlp_units(model)[choice.unit])
-    x_MC = activations_at(model, token_NT, np.concatenate(places), choice.unit, columns, report)
+    place_M = np.concatenate(places)
+    x_MC = activations_at(model, token_NT, place_M, choice.unit, columns, report, sweep)
     ends = np.cumsum([len(place_M) for place_M in places])[:-1]
     by_token = dict(zip(shown, np.split(x_MC, ends), strict=True))
     own, first = columns.index(choice.neuron), choice.tokens[0]

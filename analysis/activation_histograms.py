@@ -5,13 +5,24 @@ B bin.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations import By, Report, activation_blocks, mlp_units, require_neuron
+from analysis.activations import (
+    By,
+    Report,
+    activation_blocks,
+    blocks_of,
+    mlp_units,
+    require_neuron,
+    told,
+    unit_inputs,
+)
 from analysis.run import Run
+from analysis.sweep import Sweep, in_turn
 from analysis.tables import joined
 from capture.model import LanguageModel
 
@@ -46,6 +57,7 @@ def activations_at(
     unit: str,
     column_C: Sequence[int],
     report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> np.ndarray:
     """Activations of neurons of one unit at places (datum · T + position), float32 [M, C].
 
@@ -53,9 +65,26 @@ def activations_at(
     """
     datum_M, position_M = np.divmod(place_M, token_NT.shape[1])
     datum_N, row_M = np.unique(datum_M, return_inverse=True)
-    blocks = activation_blocks(model, token_NT[datum_N], [unit], report)
-    x_NTC = np.concatenate([inputs[unit][:, :, list(column_C)] for _, inputs in blocks])
-    return x_NTC[row_M, position_M]
+    blocks = blocks_of(len(datum_N))
+    found = sweep(ReadActivations(model, token_NT[datum_N], unit, tuple(column_C)), blocks)
+    return np.concatenate(list(told(found, blocks, report)))[row_M, position_M]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadActivations:
+    """The work over blocks of datums: activations of some neurons, [N, T, C]."""
+
+    model: LanguageModel
+    token_NT: np.ndarray
+    unit: str
+    column_C: tuple[int, ...]
+
+    def to(self, device: str) -> "ReadActivations":
+        return replace(self, model=self.model.to(device))
+
+    def __call__(self, block: slice) -> np.ndarray:
+        inputs = unit_inputs(self.model, self.token_NT[block], [self.unit])
+        return inputs[self.unit][:, :, list(self.column_C)]
 
 
 # --- bins -----------------------------------------------------------------------------------------

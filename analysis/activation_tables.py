@@ -30,12 +30,17 @@ from analysis.activation_comparison import (
 from analysis.activation_histograms import HISTOGRAMS, label_tokens
 from analysis.activations import (
     MeasureActivations,
+    MeasureBlock,
     Report,
     Statistics,
     activation_scores,
+    blocks_of,
     mlp_units,
+    told,
 )
+from analysis.jobs import merge_all
 from analysis.run import Run
+from analysis.sweep import Sweep, in_turn
 from analysis.tables import joined, write_tables
 from capture.model import LanguageModel
 
@@ -114,12 +119,17 @@ class Activations:
     """``ABOUT``"""
 
 
-def activations(run: Run, config: ActivationConfig, report: Report | None = None) -> Activations:
+def activations(
+    run: Run,
+    config: ActivationConfig,
+    report: Report | None = None,
+    sweep: Sweep = in_turn,
+) -> Activations:
     """Measure the asked tokens over all training datums, then compare one neuron.
 
-    Raises ``RunError`` where nothing is committed, there is no checkpoint at the step, or
-    attribution is wanted but older than the run; ``UnitError`` and ``ConfigError`` for a neuron
-    and tokens that are not there.
+    ``sweep`` says where the model is run. Raises ``RunError`` where nothing is committed, there is
+    no checkpoint at the step, or attribution is wanted but older than the run; ``UnitError`` and
+    ``ConfigError`` for a neuron and tokens that are not there.
     """
     run.require_shards("steps")
     step = run.steps_done if config.step is None else config.step
@@ -128,11 +138,11 @@ def activations(run: Run, config: ActivationConfig, report: Report | None = None
     taught = attributed_tokens(run) if config.wants_attribution else None
     count_V = np.bincount(label_NT.ravel(), minlength=run.num_tokens)
     token_K, tokens_from = choose_tokens(run.tokens, count_V, config, taught)
-    found = statistics_of(model, run.token_NT, label_NT, token_K, report)
+    found = statistics_of(model, run.token_NT, label_NT, token_K, report, sweep)
     statistics = statistics_table(found, token_K, run.tokens)
     ranks = rank_table(found, token_K, run.tokens)
     choice = choose_comparison(run.tokens, count_V, token_K, config, taught, ranks)
-    compared = list(compare(model, run.token_NT, label_NT, choice, config.seed, report))
+    compared = list(compare(model, run.token_NT, label_NT, choice, config.seed, report, sweep))
     about = {
         "by": config.by,
         "step": step,
@@ -167,12 +177,15 @@ def statistics_of(
     label_NT: np.ndarray,
     token_K: np.ndarray,
     report: Report | None,
+    sweep: Sweep,
 ) -> dict[str, Statistics]:
     """Statistics of some tokens, in their order, and after them of all others together, [K + 1]."""
     place_V = np.full(max(token_K.max(), label_NT.max()) + 1, len(token_K))
     place_V[token_K] = np.arange(len(token_K))
     job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K) + 1)
-    return job.finish(job.map_block(token_NT, place_V[label_NT], report))
+    blocks = blocks_of(len(token_NT))
+    partials = sweep(MeasureBlock(job, token_NT, place_V[label_NT]), blocks)
+    return job.finish(merge_all(told(partials, blocks, report), job.merge))
 
 
 def statistics_table(

@@ -15,9 +15,9 @@ Shapes: N datum, T position, M position of any datum, V label (token), K label t
 I neuron of a unit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from capture.dropout import Masks
 from capture.errors import UnitError
 from capture.model import LanguageModel
 
+Done = TypeVar("Done")
 DATUMS_AT_ONCE = 256
 By = Literal["target", "input"]
 """The token that a position is to predict, or the one that it reads."""
@@ -88,11 +89,23 @@ def activation_blocks(
     report: Report | None = None,
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     """Which datums, and the activations there; all datums in order, a bounded number at a time."""
-    for start in range(0, len(token_NT), DATUMS_AT_ONCE):
-        block = slice(start, min(start + DATUMS_AT_ONCE, len(token_NT)))
+    for block in blocks_of(len(token_NT)):
         yield block, unit_inputs(model, token_NT[block], units)
         if report:
             report(block.stop, len(token_NT))
+
+
+def blocks_of(num_datums: int) -> list[slice]:
+    starts = range(0, num_datums, DATUMS_AT_ONCE)
+    return [slice(start, min(start + DATUMS_AT_ONCE, num_datums)) for start in starts]
+
+
+def told(results: Iterable[Done], blocks: Sequence[slice], report: Report | None) -> Iterator[Done]:
+    """The results of a text's blocks; ``report`` is told of each once it has been used."""
+    for block, result in zip(blocks, results, strict=True):
+        yield result
+        if report:
+            report(block.stop, blocks[-1].stop)
 
 
 # --- what is kept of them -------------------------------------------------------------------------
@@ -218,6 +231,22 @@ class MeasureActivations:
 
     def finish(self, partial: Measured) -> dict[str, Statistics]:
         return {unit: sums.statistics(partial.count_V) for unit, sums in partial.units.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class MeasureBlock:
+    """The same as work over blocks of one text, for machines that hold model and text."""
+
+    job: MeasureActivations
+    token_NT: np.ndarray
+    label_NT: np.ndarray
+
+    def to(self, device: str) -> "MeasureBlock":
+        job = replace(self.job, model=self.job.model.to(device))
+        return MeasureBlock(job, self.token_NT, self.label_NT)
+
+    def __call__(self, block: slice) -> Measured:
+        return self.job.map_block(self.token_NT[block], self.label_NT[block])
 
 
 def activation_statistics(

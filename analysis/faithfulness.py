@@ -36,6 +36,7 @@ from analysis.log_probability import TokenChanges
 from analysis.ranking import affected, auc, interval, precision
 from analysis.run import Run
 from analysis.subjects import Subject
+from analysis.sweep import Sweep, in_turn
 from analysis.tables import joined, write_tables
 from analysis.truth import FaithfulnessConfig, Report, Truth, draw_neurons, measure
 
@@ -94,13 +95,17 @@ class Faithfulness:
 
 
 def faithfulness(
-    run: Run, run_job: Runner, config: FaithfulnessConfig, report: Report | None = None
+    run: Run,
+    run_job: Runner,
+    config: FaithfulnessConfig,
+    report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> Faithfulness:
     """Judge every claim by silencing. Raises ``RunError`` where the run holds no text to do so,
     no outliers, no neurons, or too little text for any token to be ranked."""
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
-    truth = measure(run, subjects, config, report)
+    truth = measure(run, subjects, config, report, sweep)
     affected_SW = affected_by(truth, truth.whole, config)
     judged = [
         judge(claim, truth.token_W, affected_SW, subjects, config)

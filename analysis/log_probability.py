@@ -8,15 +8,18 @@ M position of any pair of subject and datum, Z pair of subject and token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.chunks import chunks
+from analysis.chunks import Chunk, chunks
 from analysis.replacement import DATUMS_AT_ONCE, Plan, Value
 from analysis.subjects import Subject
+from analysis.sweep import Sweep, in_turn
 from analysis.tracing import Edit, Trace, go_on, trace
 from analysis.unembedding import Unembedding
 from capture.model import LanguageModel
@@ -48,6 +51,7 @@ def log_probability_changes(
     mean_text_NT: np.ndarray | None = None,
     seed: int = 0,
     report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> TokenChanges:
     """What ablating each subject does to each token as a target, over a whole text.
 
@@ -58,16 +62,15 @@ def log_probability_changes(
     text_NT = token_NT if mean_text_NT is None else mean_text_NT
     plan = Plan.of(model, token_NT, subjects, value, text_NT, seed)
     datums = [np.arange(len(token_NT))] * len(subjects)
-    target = torch.from_numpy(target_NT).to(model.decoder.weight.device)
-    shape = 2, len(subjects) * num_tokens
-    change_Z, square_Z = torch.zeros(shape, dtype=torch.float64, device=target.device)
-    for piece in changes_in_pieces(model, token_NT, target_NT, plan, datums, report):
-        target_M = target[piece.datum_M, piece.position_M]
-        place_M, change_M = piece.subject_M * num_tokens + target_M, piece.change_M.double()
-        change_Z.index_add_(0, place_M, change_M)
-        square_Z.index_add_(0, place_M, change_M.square())
+    change_Z, square_Z = np.zeros((2, len(subjects) * num_tokens))
+    for piece in changes_in_pieces(model, token_NT, target_NT, plan, datums, report, sweep):
+        target_M = target_NT[piece.datum_M, piece.position_M]
+        place_M = piece.subject_M.astype(np.int64) * num_tokens + target_M
+        change_M = piece.change_M.astype(np.float64)
+        np.add.at(change_Z, place_M, change_M)
+        np.add.at(square_Z, place_M, change_M**2)
     change_SV, square_SV = (
-        sum_Z.view(len(subjects), num_tokens).cpu().numpy() for sum_Z in (change_Z, square_Z)
+        sum_Z.reshape(len(subjects), num_tokens) for sum_Z in (change_Z, square_Z)
     )
     return TokenChanges(change_SV, square_SV, np.bincount(target_NT.ravel(), minlength=num_tokens))
 
@@ -75,14 +78,16 @@ def log_probability_changes(
 class ProbabilityChanges(NamedTuple):
     """Changes of log p(target), nats: ablated - clean. Positions that are missing have 0."""
 
-    subject_M: Tensor
-    """Place in the list of subjects."""
-    datum_M: Tensor
-    position_M: Tensor
-    change_M: Tensor
+    subject_M: np.ndarray
+    """Place in the list of subjects, int32."""
+    datum_M: np.ndarray
+    """int32"""
+    position_M: np.ndarray
+    """int16"""
+    change_M: np.ndarray
+    """float32"""
 
 
-@torch.inference_mode()
 def changes_in_pieces(
     model: LanguageModel,
     token_NT: np.ndarray,
@@ -90,21 +95,74 @@ def changes_in_pieces(
     plan: Plan,
     datums: Sequence[np.ndarray],
     report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> Iterator[ProbabilityChanges]:
-    """All changes, each subject of the plan ablated on its own datums, in no special order."""
-    unembedding = Unembedding(model.decoder)
+    """All changes, each subject of the plan ablated on its own datums; a piece a chunk of datums.
+
+    A piece takes 14 bytes a position of a chunk's pairs of subject and datum, at most.
+    """
     num_pairs, done = sum(map(len, datums)), 0
-    for chunk in chunks(datums, DATUMS_AT_ONCE):
-        token_UT, target_UT = token_NT[chunk.datum_U], target_NT[chunk.datum_U]
-        clean = CleanProbability.of(model, unembedding, token_UT, target_UT)
-        lender = plan.lender(model, token_NT, chunk.datum_U)
-        datum_U = torch.from_numpy(chunk.datum_U).to(clean.target_UT.device)
-        for group in plan.groups:
-            for edit in group.edit(clean.trace, lender, *chunk.pairs(group)).batches():
-                yield changes_of(model, unembedding, clean, edit, datum_U)
+    items = list(chunks(datums, DATUMS_AT_ONCE))
+    pieces = sweep(Score(model, plan, token_NT, target_NT), items)
+    for chunk, piece in zip(items, pieces, strict=True):
+        yield piece
         done += chunk.num_pairs
         if report:
             report(done, num_pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The work over chunks."""
+
+    model: LanguageModel
+    plan: Plan
+    token_NT: np.ndarray
+    target_NT: np.ndarray
+
+    def to(self, device: str) -> "Score":
+        model, plan = self.model.to(device), self.plan.to(device)
+        return Score(model, plan, self.token_NT, self.target_NT)
+
+    @cached_property
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.model.decoder)
+
+    @torch.inference_mode()
+    def __call__(self, chunk: Chunk) -> ProbabilityChanges:
+        token_UT, target_UT = self.token_NT[chunk.datum_U], self.target_NT[chunk.datum_U]
+        clean = CleanProbability.of(self.model, self.unembedding, token_UT, target_UT)
+        lender = self.plan.lender(self.model, self.token_NT, chunk.datum_U)
+        found = [no_changes()]
+        for group in self.plan.groups:
+            edits = group.edit(clean.trace, lender, *chunk.pairs(group)).batches()
+            found += [self.changes(clean, edit, chunk.datum_U) for edit in edits]
+        return ProbabilityChanges(*map(np.concatenate, zip(*found, strict=True)))
+
+    def changes(
+        self, clean: "CleanProbability", edit: Edit, datum_U: np.ndarray
+    ) -> ProbabilityChanges:
+        """The changes that one edit makes."""
+        moved = go_on(self.model, clean.trace, edit)
+        row_M = edit.row_Q[moved.pair_M]
+        where = (row_M, moved.position_M)
+        after_M, _ = self.unembedding.log_probability(
+            moved.hidden_MD, clean.target_UT[where], clean.normaliser_UT[where]
+        )
+        change_M = after_M - clean.chance_UT[where]
+        tensors = (edit.subject_Q[moved.pair_M], row_M, moved.position_M, change_M)
+        subject_M, row_M, position_M, change_M = (tensor.cpu().numpy() for tensor in tensors)
+        columns = (subject_M, datum_U[row_M], position_M, change_M)
+        pairs = zip(columns, SMALL, strict=True)
+        return ProbabilityChanges(*(column_M.astype(kind) for column_M, kind in pairs))
+
+
+def no_changes() -> ProbabilityChanges:
+    return ProbabilityChanges(*(np.empty(0, kind) for kind in SMALL))
+
+
+SMALL = (np.int32, np.int32, np.int16, np.float32)
+"""Types of the columns of ``ProbabilityChanges``."""
 
 
 class CleanProbability(NamedTuple):
@@ -129,23 +187,3 @@ class CleanProbability(NamedTuple):
         target = torch.from_numpy(target_UT).long().to(found.hidden_NTD.device)
         pair = unembedding.log_probability(found.hidden_NTD.flatten(0, 1), target.flatten())
         return cls(found, target, *(value_M.view(target.shape) for value_M in pair))
-
-
-def changes_of(
-    model: LanguageModel,
-    unembedding: Unembedding,
-    clean: CleanProbability,
-    edit: Edit,
-    datum_U: Tensor,
-) -> ProbabilityChanges:
-    """The changes that one edit makes."""
-    moved = go_on(model, clean.trace, edit)
-    row_M = edit.row_Q[moved.pair_M]
-    where = (row_M, moved.position_M)
-    after_M, _ = unembedding.log_probability(
-        moved.hidden_MD, clean.target_UT[where], clean.normaliser_UT[where]
-    )
-    change_M = after_M - clean.chance_UT[where]
-    return ProbabilityChanges(
-        edit.subject_Q[moved.pair_M], datum_U[row_M], moved.position_M, change_M
-    )

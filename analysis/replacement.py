@@ -38,6 +38,10 @@ class Group:
     same_GB: Tensor
     """What replaces them everywhere; not used if values are lent."""
 
+    def to(self, device: str) -> "Group":
+        tensors = (self.subject_G, self.entry_GB, self.same_GB)
+        return Group(self.place, *(tensor.to(device) for tensor in tensors))
+
     def edit(self, found: Trace, lender: "Lender | None", group_Q: Tensor, row_Q: Tensor) -> Edit:
         """The edit of these pairs: of a subject, by its place in the group, and a traced datum."""
         entry_QB = self.entry_GB[group_Q]
@@ -116,6 +120,9 @@ class Plan:
             groups.append(Group(place, torch.tensor(own, device=device), entry_GB, same_GB))
         donors = Donors.draw(token_NT.shape, seed) if value == "resample" else None
         return cls(tuple(groups), donors)
+
+    def to(self, device: str) -> "Plan":
+        return Plan(tuple(group.to(device) for group in self.groups), self.donors)
 
     def lender(
         self, model: LanguageModel, token_NT: np.ndarray, datum_K: np.ndarray

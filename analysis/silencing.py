@@ -9,14 +9,16 @@ Q pair of a subject and a datum.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from analysis.chunks import chunks
+from analysis.chunks import Chunk, chunks
 from analysis.prediction import Prediction
 from analysis.replacement import DATUMS_AT_ONCE, Plan
+from analysis.sweep import Sweep, in_turn
 from analysis.tracing import Edit, Moved, go_on, trace
 from analysis.unembedding import Unembedding
 from capture.model import LanguageModel
@@ -53,13 +55,13 @@ class Silencing:
         return self.before_UT[np.searchsorted(self.datum_U, datum_K)]
 
 
-@torch.inference_mode()
 def silence(
     model: LanguageModel,
     token_NT: np.ndarray,
     plan: Plan,
     datums: Sequence[np.ndarray],
     report: Report | None = None,
+    sweep: Sweep = in_turn,
 ) -> Silencing:
     """Ablate each subject of the plan, one at a time, on its own datums (distinct ones).
 
@@ -67,26 +69,61 @@ def silence(
     logits are nearer to each other than float32 tells apart. ``report`` is told of pairs of subject
     and datum.
     """
-    unembedding = Unembedding(model.decoder)
     found, before, num_full, done = [nothing()], [], 0, 0
+    items = list(chunks(datums, DATUMS_AT_ONCE))
     num_pairs = sum(map(len, datums))
-    for chunk in chunks(datums, DATUMS_AT_ONCE):
-        clean = trace(model, token_NT[chunk.datum_U])
-        prediction = Prediction.of(unembedding, clean.hidden_NTD.flatten(0, 1))
-        before.append(prediction.token_M.view(len(chunk.datum_U), -1).int().cpu().numpy())
-        lender = plan.lender(model, token_NT, chunk.datum_U)
-        for group in plan.groups:
-            for edit in group.edit(clean, lender, *chunk.pairs(group)).batches():
-                moved = go_on(model, clean, edit)
-                changes, full = changes_of(unembedding, prediction, edit, moved)
-                found.append(changes._replace(datum_M=chunk.datum_U[changes.datum_M]))
-                num_full += full
+    for chunk, silenced in zip(items, sweep(Silence(model, plan, token_NT), items), strict=True):
+        before.append(silenced.before_UT)
+        found.append(silenced.changes)
+        num_full += silenced.num_full
         done += chunk.num_pairs
         if report:
             report(done, num_pairs)
     certified = 1 - num_full / (num_pairs * token_NT.shape[1])
     datum_U = np.unique(np.concatenate(datums))
     return Silencing(datum_U, np.concatenate(before), in_order(found), certified)
+
+
+class Silenced(NamedTuple):
+    """A chunk: predictions of its datums, those that ablation changed, and what these cost."""
+
+    before_UT: np.ndarray
+    changes: Changes
+    num_full: int
+    """Positions that took the logits of the whole vocabulary."""
+
+
+@dataclass(frozen=True, eq=False)
+class Silence:
+    """The work over chunks."""
+
+    model: LanguageModel
+    plan: Plan
+    token_NT: np.ndarray
+
+    def to(self, device: str) -> "Silence":
+        return Silence(self.model.to(device), self.plan.to(device), self.token_NT)
+
+    @cached_property
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.model.decoder)
+
+    @torch.inference_mode()
+    def __call__(self, chunk: Chunk) -> Silenced:
+        clean = trace(self.model, self.token_NT[chunk.datum_U])
+        prediction = Prediction.of(self.unembedding, clean.hidden_NTD.flatten(0, 1))
+        before_UT = prediction.token_M.view(len(chunk.datum_U), -1).int().cpu().numpy()
+        lender = self.plan.lender(self.model, self.token_NT, chunk.datum_U)
+        found, num_full = [nothing()], 0
+        for group in self.plan.groups:
+            for edit in group.edit(clean, lender, *chunk.pairs(group)).batches():
+                moved = go_on(self.model, clean, edit)
+                changes, full = changes_of(self.unembedding, prediction, edit, moved)
+                found.append(changes._replace(datum_M=chunk.datum_U[changes.datum_M]))
+                num_full += full
+        return Silenced(
+            before_UT, Changes(*map(np.concatenate, zip(*found, strict=True))), num_full
+        )
 
 
 def nothing() -> Changes:

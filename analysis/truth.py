@@ -14,6 +14,7 @@ from analysis.levels import groups_at
 from analysis.log_probability import TokenChanges, log_probability_changes
 from analysis.run import Run, Split
 from analysis.subjects import Subject
+from analysis.sweep import Sweep, in_turn
 from capture.bounds import at_least
 from capture.errors import ConfigError, RunError
 
@@ -123,7 +124,11 @@ def texts_of(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]
 
 
 def measure(
-    run: Run, subjects: Sequence[Subject], config: FaithfulnessConfig, report: Report | None
+    run: Run,
+    subjects: Sequence[Subject],
+    config: FaithfulnessConfig,
+    report: Report | None,
+    sweep: Sweep = in_turn,
 ) -> Truth:
     """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
     token_NT, target_NT = judging_text(run, config)
@@ -136,9 +141,8 @@ def measure(
                 report(before + done, num_datums * len(subjects))
 
         text = token_NT[own], target_NT[own]
-        halves.append(
-            log_probability_changes(model, *text, subjects, num_tokens=run.num_tokens, report=tell)
-        )
+        options = {"num_tokens": run.num_tokens, "report": tell, "sweep": sweep}
+        halves.append(log_probability_changes(model, *text, subjects, **options))
     first, second = halves
     token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
     if len(token_W) < FEWEST:

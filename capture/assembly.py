@@ -12,6 +12,7 @@ from capture.errors import ConfigError
 from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
+from capture.group import ALONE, Group
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
@@ -20,7 +21,7 @@ from capture.schedule import require_fit
 from capture.store import Store
 
 
-def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
+def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
     """A model with the run's initial weights, and what is captured of it to record these kinds."""
     config = plan.config
     model = fresh_model(
@@ -46,6 +47,7 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind]) -> Engine:
         seed=config.run.seed,
         num_steps=plan.num_steps,
         by_vmap=unsplit,
+        group=group,
     )
 
 

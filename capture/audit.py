@@ -31,6 +31,7 @@ from torch import Tensor
 from capture.engine import Step, TrainingConfig
 from capture.factors import Factors
 from capture.gradients import Layout, slice_datums, sum_shifts
+from capture.group import ALONE, Group
 from capture.update import relative_error, rounding_error
 
 BFLOAT16_ROUNDING = 2.0**-8
@@ -53,14 +54,19 @@ def shortfalls(
     before_P: Tensor,
     after_P: Tensor,
     config: TrainingConfig,
+    group: Group = ALONE,
 ) -> list[Shortfall]:
-    """All that must be 0 but for rounding; ``total_P``: the sum of the recorded shifts."""
+    """All that must be 0 but for rounding; ``total_P``: the sum of the recorded shifts.
+
+    That sum is over the slots of all workers of ``group``; the step's factors are this worker's.
+    """
     change_P = after_P - before_P
     stored = rounding_error(before_P, after_P) * roundings(config)
     if step.gradients is None:
-        all_P = sum_shifts(step.factors, layout, step.scale) if step.last else total_P
-        return [compared(all_P, change_P, stored), *of_last(step, layout, total_P, config)]
-    fresh_P = layout.flatten(step.gradients).mul_(step.scale / step.clip)
+        all_P = sum_of_all(step, layout, group) if step.last else total_P
+        return [compared(all_P, change_P, stored), *of_last(step, layout, total_P, config, group)]
+    rate = step.scale / step.clip if step.clip else 0.0  # 0: of a gradient without a number
+    fresh_P = layout.flatten(step.gradients).mul_(rate)
     applied_P = fresh_P
     if step.preconditioner:
         preconditioner_P = layout.flatten(step.preconditioner)
@@ -68,21 +74,30 @@ def shortfalls(
         total_P = total_P / preconditioner_P
     if step.carry:
         applied_P = applied_P + layout.flatten(step.carry)
-    all_P = sum_shifts(step.factors, layout, step.scale) if step.last else total_P
+    all_P = sum_of_all(step, layout, group) if step.last else total_P
     return [
         compared(applied_P, change_P, stored),
-        of_gradients(all_P, fresh_P, step.factors, step.scale, layout, config),
-        *of_last(step, layout, total_P, config),
+        of_gradients(all_P, fresh_P, step.factors, step.scale, layout, config, group),
+        *of_last(step, layout, total_P, config, group),
     ]
 
 
-def of_last(step: Step, layout: Layout, total_P: Tensor, config: TrainingConfig) -> list[Shortfall]:
+def sum_of_all(step: Step, layout: Layout, group: Group) -> Tensor:
+    """Σ of the shifts of the whole loss before any preconditioner, over all workers, [P]."""
+    total_P = sum_shifts(step.factors, layout, step.scale)
+    group.sum_([total_P])
+    return total_P
+
+
+def of_last(
+    step: Step, layout: Layout, total_P: Tensor, config: TrainingConfig, group: Group
+) -> list[Shortfall]:
     """Of the last token's part against autograd's, where it is what is recorded."""
     if not step.last:
         return []
     wanted_P = layout.flatten(step.last.gradients) * step.scale
     last = step.last.factors
-    return [of_gradients(total_P, wanted_P, last, step.scale, layout, config)]
+    return [of_gradients(total_P, wanted_P, last, step.scale, layout, config, group)]
 
 
 def of_gradients(
@@ -92,19 +107,26 @@ def of_gradients(
     scale: float,
     layout: Layout,
     config: TrainingConfig,
+    group: Group = ALONE,
 ) -> Shortfall:
     """Of the datums' gradients, added up, against autograd's; both times ``scale``."""
     if config.precision == "float32":
         return compared(found_P, wanted_P, 0.0)
-    allowed_P = rounded_away(found_P, factors, scale, layout, config.accumulate)
+    allowed_P = rounded_away(found_P, factors, scale, layout, config.accumulate, group)
     missed_P = (found_P - wanted_P).abs_()
     excess_P = missed_P.sub_(allowed_P).clamp_(min=0)
-    error = relative_error(found_P, wanted_P)
-    return Shortfall(error, relative_error(wanted_P + excess_P, wanted_P))
+    exactly_P = wanted_P.double()
+    unexplained = relative_error(exactly_P + excess_P, exactly_P)
+    return Shortfall(relative_error(found_P, wanted_P), unexplained)
 
 
 def rounded_away(
-    found_P: Tensor, factors: Factors, scale: float, layout: Layout, accumulate: int
+    found_P: Tensor,
+    factors: Factors,
+    scale: float,
+    layout: Layout,
+    accumulate: int,
+    group: Group,
 ) -> Tensor:
     """How far bfloat16 may put autograd's gradient off, entry by entry; times ``scale``."""
     parts = []
@@ -116,10 +138,13 @@ def rounded_away(
             for use in uses
             for number in range(accumulate)
         ]
-        sums = [found] if len(pieces) == 1 else [sum_shifts(p, own, scale) for p in pieces]
+        whole = len(pieces) * group.size == 1
+        sums = [found] if whole else [sum_shifts(p, own, scale) for p in pieces]
         largest = torch.stack([one.abs() for one in sums]).sum(0)
         parts.append(largest * (len(uses) * BFLOAT16_ROUNDING))
-    return torch.cat(parts)
+    allowed_P = torch.cat(parts)
+    group.sum_([allowed_P])
+    return allowed_P
 
 
 def compared(found_P: Tensor, wanted_P: Tensor, explained: float) -> Shortfall:

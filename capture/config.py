@@ -21,6 +21,7 @@ from capture.corpus import CorpusConfig
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback
+from capture.group import WorkersConfig, require_share
 from capture.model import ModelConfig
 from capture.outliers import OutlierConfig
 from capture.plain_yaml import read_yaml
@@ -101,6 +102,11 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        training = self.training
+        require_share(self.workers, batch=training.batch, accumulate=training.accumulate)
 
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -261,8 +267,11 @@ def to_values(config: Config) -> dict[str, Any]:
 
 
 def differences(found: Config, wanted: Config) -> list[str]:
-    """Keys whose values differ, each as ``key: found → wanted``; where the run lies is moot."""
+    """Keys whose values differ, each as ``key: found → wanted``.
+
+    Where the run lies is moot, and on how many workers it is made.
+    """
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    moot = ("run.uri", "store.")
+    moot = ("run.uri", "store.", "workers.")
     keys = [key for key in new if not key.startswith(moot) and old.get(key) != new[key]]
     return [f"{key}: {old.get(key)} → {new[key]}" for key in keys]

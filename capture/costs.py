@@ -102,7 +102,7 @@ def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
     added = {kind: added_seconds(found, kind) for kind in KINDS}
     each = [
         start(plan),
-        files("steps", course.segments, row_bytes(found, "steps") * course.steps),
+        files("steps", course.segments, steps_bytes(course, found)),
         files("evaluations", course.evaluations, EVALUATION_BYTES * course.evaluations),
         files("checkpoints", course.segments + 1, weights_bytes * (course.segments + 1)),
         outliers(plan, course, found, added["outliers"]),
@@ -142,19 +142,9 @@ def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> 
     per_step = config.outliers.k
     per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
     steps = min(config.segment_steps, course.steps)
-    size = outlier_bytes(found, per_step * steps) * per_step * course.steps
+    size = row_bytes(found, "outliers") * per_step * course.steps
     memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
     return files("outliers", course.segments, size, step_seconds=seconds, memory_bytes=memory)
-
-
-def outlier_bytes(found: Calibration, rows: int) -> float:
-    """Bytes a row in a shard of so many: the more there are, the closer are sorted neighbours.
-
-    A distance between neighbours that halves takes a bit less, so bytes fall with log2(rows).
-    """
-    (few, short), (many, long) = (size_of(files, "outliers") for files in found.segments)
-    slope = (long / many - short / few) / math.log2(many / few)
-    return max(long / many / 2, long / many + slope * math.log2(rows / many))
 
 
 def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
@@ -190,6 +180,13 @@ def markers(plan: Plan, course: Course, each: Sequence[Cost]) -> Cost:
 def is_recorded(plan: Plan, kind: str) -> bool:
     """Whether the configuration makes files of this kind."""
     return kind not in KINDS or kind in plan.config.capture.kinds
+
+
+def steps_bytes(course: Course, found: Calibration) -> float:
+    """A table's frame, and its rows: what three more of them have added, which is soon less."""
+    (few, short), (many, long) = (size_of(files, "steps") for files in found.segments)
+    row = (long - short) / (many - few)
+    return course.segments * (long - row * many) + course.steps * row
 
 
 def row_bytes(found: Calibration, kind: str) -> float:

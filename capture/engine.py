@@ -21,6 +21,7 @@ from capture.errors import ConfigError
 from capture.factors import Factors
 from capture.fallback import factors_by_vmap
 from capture.gradients import join_datums
+from capture.group import ALONE, Group
 from capture.model import LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
 from capture.schedule import ScheduleConfig
@@ -111,10 +112,12 @@ class Engine:
         seed: int,
         num_steps: int = 0,
         by_vmap: Collection[str] = (),
+        group: Group = ALONE,
     ) -> None:
         """``num_steps``: of the whole run, for a schedule that ends with it.
 
         ``by_vmap``: the units that have no factors and are captured by the fall-back.
+        ``group``: the workers that take each step together, of which this is one.
         """
         self.model = model
         self.config = config
@@ -124,15 +127,17 @@ class Engine:
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
+        self.group = group
         self.device = model.decoder.weight.device
         self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
-        """Apply one update. The batch's slots are its rows."""
+        """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
         learning_rate = self.learning_rate(step, epoch)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.zero_grad()
         loss, factors, last = self.gradients(token_NT, target_NT, step)
+        loss = self.summed(loss, last)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         clip = clip_factor(norm, self.config.clip)
         parts, gradients = self.update(learning_rate, clip, step)
@@ -178,10 +183,12 @@ class Engine:
     ) -> tuple[float, Factors, LastToken | None]:
         """Forward and backward: gradients into the parameters, factors on the tape.
 
-        All of them are of the whole batch's mean loss, in however many pieces it goes through.
+        All of them are of the whole batch's mean loss, in however many pieces it goes through, and
+        the share of this worker's slots in it.
         """
         self.model.train()
-        slots, size = range(len(token_NT)), len(token_NT) // self.config.accumulate
+        slots = self.group.slots(len(token_NT))
+        size = len(slots) // self.config.accumulate
         pieces = [
             self.gradients_of(token_NT, target_NT, slots[start : start + size], step)
             for start in range(0, len(slots), size)
@@ -254,6 +261,17 @@ class Engine:
     def autocast(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def summed(self, loss: float, last: LastToken | None) -> float:
+        """The whole batch's loss; all gradients become the whole batch's too."""
+        if self.group.size == 1:
+            return loss
+        total = torch.tensor([loss], device=self.device)
+        parameters = self.model.parameters()
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        lasts = last.gradients.values() if last else ()
+        self.group.sum_([total, *grads, *lasts])
+        return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
         return draw_masks(

@@ -51,8 +51,18 @@ class StoreAwayError(StoreError):
     """A store that does not serve now, and may later: what was asked can be asked again."""
 
 
+class ClusterError(CaptureError):
+    """A cluster that cannot be joined or used, or that lost a piece of work too often."""
+
+
 class ShardError(CaptureError):
     """A file of a run that is missing or not what its marker says."""
+
+    exit_code = NOT_TRUSTWORTHY
+
+
+class ReplayError(CaptureError):
+    """A replayed segment does not end where it ended when it was captured."""
 
     exit_code = NOT_TRUSTWORTHY
 

@@ -63,12 +63,16 @@ class TakenOver:
     reason: str
 
 
-def left_behind(store: Store) -> TakenOver | None:
-    """A lease that nobody holds any more; raises ``RunError`` if somebody may."""
+def left_behind(store: Store, owner: str = "") -> TakenOver | None:
+    """A lease that nobody holds any more; raises ``RunError`` if somebody may.
+
+    ``owner``: who asks, as ``group.attempt``; a group that is started again takes over from itself.
+    """
     found = read_lease(store)
     if found is None:
         return None
-    reason = why_free(found, datetime.now(UTC))
+    again = "" if not same_group(found.owner, owner) else "its group was started again"
+    reason = again or why_free(found, datetime.now(UTC))
     if not reason:
         problem = f"is being captured by {found.holder} (its lease expires at {found.expires})"
         raise RunError(store.uri, problem, "Let it end, stop it, or wait until its lease expires")
@@ -76,14 +80,14 @@ def left_behind(store: Store) -> TakenOver | None:
 
 
 @contextmanager
-def held(store: Store, report: Callable[[TakenOver], None]) -> Iterator["Holding"]:
+def held(store: Store, report: Callable[[TakenOver], None], owner: str = "") -> Iterator["Holding"]:
     """Hold the run's lease; raises ``RunError`` if another capture does."""
-    left = left_behind(store)
-    lease = of_this_process()
+    left = left_behind(store, owner)
+    lease = of_this_process(owner)
     if left:
         store.put(KEY, encode(lease))
     elif not store.put_if_absent(KEY, encode(lease)):
-        left_behind(store)
+        left_behind(store, owner)
     if left or not is_exclusive(store):
         time.sleep(SETTLE_SECONDS)
     holding = Holding(store, lease)
@@ -108,11 +112,7 @@ class Holding:
 
     def require(self) -> None:
         """Raises ``RunError`` if the lease is not ours any more."""
-        found = read_lease(self.store)
-        if found is None or found.owner != self.lease.owner:
-            problem = f"was taken over by {found.holder if found else 'another capture'}"
-            remedy = "Of two captures of one run this one stops; nothing of the run is damaged"
-            raise RunError(self.store.uri, problem, remedy)
+        require(self.store, self.lease.owner)
 
     def keep(self) -> None:
         """Renew the lease now and then; remove it at the end, unless another has it.
@@ -150,6 +150,27 @@ class Holding:
         self.thread.join(RELEASE_SECONDS)
 
 
+def require(store: Store, owner: str) -> None:
+    """Raises ``RunError`` if the lease is not this owner's."""
+    found = read_lease(store)
+    if found is None or found.owner != owner:
+        problem = f"was taken over by {found.holder if found else 'another capture'}"
+        remedy = "Of two captures of one run this one stops; nothing of the run is damaged"
+        raise RunError(store.uri, problem, remedy)
+
+
+def withdraw(store: Store, group: str) -> None:
+    """Remove the lease of a group whose workers have all ended, whichever of them had it."""
+    found = read_lease(store)
+    if found and same_group(found.owner, f"{group}."):
+        store.delete(KEY)
+
+
+def same_group(owner: str, other: str) -> bool:
+    """Whether both are attempts of one group of workers."""
+    return "." in owner and owner.partition(".")[0] == other.partition(".")[0]
+
+
 def is_exclusive(store: Store) -> bool:
     """Whether put-if-absent can be relied on."""
     return "://" not in store.uri or store.uri.startswith(("file:", "local:", "memory:"))
@@ -158,12 +179,11 @@ def is_exclusive(store: Store) -> bool:
 # --- the file -------------------------------------------------------------------------------------
 
 
-def of_this_process() -> Lease:
+def of_this_process(owner: str = "") -> Lease:
     pid = os.getpid()
     began = process_of(pid)
-    return Lease(
-        uuid.uuid4().hex, socket.gethostname(), machine(), pid, began, at(0), at(EXPIRY_SECONDS)
-    )
+    owner = owner or uuid.uuid4().hex
+    return Lease(owner, socket.gethostname(), machine(), pid, began, at(0), at(EXPIRY_SECONDS))
 
 
 def at(seconds: float) -> str:

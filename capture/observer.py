@@ -15,12 +15,16 @@ from capture.buffer import ShiftBuffer
 from capture.corpus import Datums
 from capture.engine import Engine, Step
 from capture.errors import AuditError
+from capture.factor_layout import FactorLayout
+from capture.factor_tables import Rows, rows_of_step
 from capture.factors import Factors
 from capture.gradients import Layout, sum_shifts
-from capture.outliers import Outliers, find_outliers
+from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
 from capture.tally import Tally, tallied_units
+
+REMEDY = "Nothing of the open segment was stored"
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class Observation:
     row: dict[str, object]
     """Of the table ``steps``."""
     outliers: Outliers | None = None
-    factors: Factors | None = None
-    """Of the loss whose shifts are recorded."""
+    """Of this worker's slots; slots are those of the whole batch."""
+    factors: tuple[FactorLayout, Rows] | None = None
+    """Of the same slots and the loss whose shifts are recorded, as they are stored."""
 
 
 class Observer:
@@ -43,13 +48,14 @@ class Observer:
         self.engine = engine
         self.kinds = kinds
         self.layout = Layout.of(engine.units)
+        self.slots = engine.group.slots(plan.config.training.batch)
         if kinds:
-            self.buffer = ShiftBuffer(self.layout, plan.config.training.batch, engine.device)
+            self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
         widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
-        self.tally = Tally(widths, vocabulary, engine.device) if tallies else None
+        self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 
     def step(self, turn: Turn) -> Observation:
         """One update, observed; adds to the tallies."""
@@ -58,20 +64,33 @@ class Observer:
         before_P = self.layout.flatten(self.engine.units)
         step, recorded = self.update(turn)
         after_P = self.layout.flatten(self.engine.units)
+        if not math.isfinite(step.loss + step.gradient_norm):
+            raise diverged(turn, step)  # not a number is not among the largest
         outliers = None
         if "outliers" in self.kinds:
+            config = self.plan.config.capture.outliers
             outliers, total_P = find_outliers(
-                self.buffer,
-                recorded,
-                step.scale,
-                self.plan.config.capture.outliers,
-                step.preconditioner,
+                self.buffer, recorded, step.scale, config, step.preconditioner
             )
+            outliers = of_group(outliers, config, self.engine.group, self.slots.start)
         else:
             total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
+        self.engine.group.sum_([total_P])
         error = self.audit(turn, step, total_P, before_P, after_P)
-        factors = recorded if "factors" in self.kinds else None
+        factors = self.factors(turn, step, recorded) if "factors" in self.kinds else None
         return Observation(self.row(turn, step, error), outliers, factors)
+
+    def factors(self, turn: Turn, step: Step, recorded: Factors) -> tuple[FactorLayout, Rows]:
+        precision = self.plan.config.capture.factors.precision
+        return rows_of_step(
+            turn.step,
+            turn.datum_N[self.slots.start : self.slots.stop],
+            recorded,
+            step.scale,
+            precision,
+            first_slot=self.slots.start,
+            preconditioned=step.preconditioner is not None,
+        )
 
     def row(self, turn: Turn, step: Step, audit_error: float) -> dict[str, object]:
         """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""
@@ -97,22 +116,29 @@ class Observer:
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
             of_sgd = -step.learning_rate * step.clip  # whatever the optimizer makes of it
-            self.tally.add(recorded, weights, of_sgd, token_NT, target_NT)
+            own = slice(self.slots.start, self.slots.stop)
+            self.tally.add(recorded, weights, of_sgd, token_NT[own], target_NT[own])
         return step, recorded
 
     def audit(
         self, turn: Turn, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
     ) -> float:
         """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
-        found = shortfalls(step, self.layout, total_P, before_P, after_P, self.plan.config.training)
+        training, group = self.plan.config.training, self.engine.group
+        found = shortfalls(step, self.layout, total_P, before_P, after_P, training, group)
         error = max(each.error for each in found)
         allowed = self.plan.config.capture.audit_tolerance
         if not all(each.unexplained <= allowed for each in found):
+            if not math.isfinite(after_P.norm()):
+                raise diverged(turn, step)
             problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-            if not (math.isfinite(step.loss) and math.isfinite(after_P.norm())):
-                problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
-            raise AuditError(f"step {turn.step}", problem, "Nothing of the open segment was stored")
+            raise AuditError(f"step {turn.step}", problem, REMEDY)
         return error
+
+
+def diverged(turn: Turn, step: Step) -> AuditError:
+    problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
+    return AuditError(f"step {turn.step}", problem, REMEDY)
 
 
 def on_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The k largest shifts, exactly, and the position that each of them came from.
 
-Shapes: N datum, T position, P captured parameter, M entry, R row to select in, W widest row, K
-kept.
+Shapes: N datum, T position, P captured parameter, M entry, A entry of any worker, R row to
+select in, W widest row, K kept.
 """
 
 import math
@@ -16,6 +16,7 @@ from capture.buffer import ShiftBuffer
 from capture.errors import ConfigError
 from capture.factors import Factor, Factors
 from capture.gradients import Layout, slice_datums, write_sum
+from capture.group import Group
 from capture.wide import WideRows, WideUnit
 
 
@@ -76,6 +77,24 @@ def find_outliers(
         slot_M, column_M, shift_M = slot_M[keep_K], column_M[keep_K], shift_M[keep_K]
     position_M = strongest_positions(factors, buffer.layout, slot_M, column_M)
     return Outliers(slot_M, column_M, shift_M, position_M), total_P
+
+
+def of_group(outliers: Outliers, config: OutlierConfig, group: Group, first_slot: int) -> Outliers:
+    """What a worker keeps of what it found, by slot of the whole batch.
+
+    The k largest of a step are so among those that are among the k largest of their worker.
+    """
+    slot_M = outliers.slot_M + first_slot
+    column_M, shift_M, position_M = outliers.column_M, outliers.shift_M, outliers.position_M
+    if config.scope == "step" and group.size > 1:
+        sizes = group.join(shift_M.abs())
+        size_A = torch.cat(sizes)
+        first = sum(len(size_M) for size_M in sizes[: group.rank])
+        keep_K = largest(size_A, torch.zeros_like(size_A, dtype=torch.int64), config.k) - first
+        keep_K = keep_K[(keep_K >= 0) & (keep_K < len(shift_M))]
+        slot_M, column_M = slot_M[keep_K], column_M[keep_K]
+        shift_M, position_M = shift_M[keep_K], position_M[keep_K]
+    return Outliers(slot_M, column_M, shift_M, position_M)
 
 
 def wide_rows(

@@ -134,7 +134,9 @@ class Store:
             raise kind(where, f"cannot be {done}: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str, StoreConfig]]:
-        return Store, (self.uri, self.config)
+        """Elsewhere, a relative path would mean another folder."""
+        uri = str(self.place.root) if isinstance(self.place, Folder) else self.uri
+        return Store, (uri, self.config)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"

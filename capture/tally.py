@@ -30,6 +30,7 @@ from torch import Tensor
 
 from capture.errors import ConfigError
 from capture.factors import Factors
+from capture.group import ALONE, Group
 
 By = Literal["target", "input"]
 """Which token of a position a tally counts it for."""
@@ -89,10 +90,18 @@ def tallied_units(shapes: Mapping[str, tuple[int, ...]], config: TallyConfig) ->
 class Tally:
     """Adds up the open window's tallies, where the model is."""
 
-    def __init__(self, widths: dict[str, int], vocabulary: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        widths: dict[str, int],
+        vocabulary: int,
+        device: torch.device,
+        group: Group = ALONE,
+    ) -> None:
+        """``group``: the workers that add up the window together, each its own positions."""
         self.widths = widths
         self.vocabulary = vocabulary
         self.device = device
+        self.group = group
         self.clear()
 
     def clear(self) -> None:
@@ -111,14 +120,15 @@ class Tally:
         target_NT: Tensor,
     ) -> None:
         """Add a step: its factors, the weights that it started from, and ``scale`` = -lr · clip."""
-        share_MK = shares(factors, weights, scale, self.widths)
+        share_MK = shares(factors, weights, scale, self.widths, self.group.size)
         assert len(share_MK) == token_NT.numel(), "a unit must be used once a position"
         for by, token_M in zip(BYS, (target_NT.flatten(), token_NT.flatten()), strict=True):
             self.sum_VK[by].index_add_(0, token_M, share_MK)
             self.count_V[by].index_add_(0, token_M, torch.ones_like(token_M))
 
     def drain(self) -> Sums:
-        """The open window's tallies; begins the next one."""
+        """The open window's tallies, all workers' together; begins the next one."""
+        self.group.sum_([*self.count_V.values(), *self.sum_VK.values()])
         count_V: dict[By, Tensor] = {by: self.count_V[by].cpu() for by in BYS}
         sum_VK: dict[By, Tensor] = {by: self.sum_VK[by].cpu() for by in BYS}
         sums = Sums(self.widths, count_V, sum_VK)
@@ -127,9 +137,15 @@ class Tally:
 
 
 def shares(
-    factors: Factors, weights: Mapping[str, Tensor], scale: float, widths: Mapping[str, int]
+    factors: Factors,
+    weights: Mapping[str, Tensor],
+    scale: float,
+    widths: Mapping[str, int],
+    workers: int = 1,
 ) -> Tensor:
-    """Mass and use of every neuron at each position of a batch, [M, K].
+    """Mass and use of every neuron at each position, [M, K].
+
+    ``workers``: of how many equal parts of a batch these positions are one.
 
     A unit that is used several times in a forward pass has the sum over its uses.
     """
@@ -144,6 +160,6 @@ def shares(
             delta_MO, a_MI = use.delta_NTO.flatten(0, 1), use.a_NTI.flatten(0, 1)
             reach_M1 = delta_MO.norm(dim=1, keepdim=True).mul_(abs(scale))
             mass_MI.addcmul_(a_MI.abs(), reach_M1)
-            use_MI.addcmul_(a_MI, delta_MO @ weights[name], value=-num_positions)
+            use_MI.addcmul_(a_MI, delta_MO @ weights[name], value=-num_positions * workers)
         start += 2 * width
     return share_MK

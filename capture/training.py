@@ -7,6 +7,7 @@ leaves the same bytes as one that was not.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from capture import lease
 from capture.assembly import build_engine, rehearse, restore
@@ -16,6 +17,7 @@ from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
 from capture.evaluation import Evaluation, evaluations
+from capture.group import ALONE, Group, require_same
 from capture.markers import Marker, read_segments, require_start
 from capture.observer import Observer
 from capture.plan import Plan, Turn
@@ -52,28 +54,49 @@ Report = Callable[[Event], None]
 
 
 def capture_run(
-    config: Config, report: Report, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    report: Report,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    group: Group = ALONE,
+    owner: str = "",
 ) -> None:
     """Train and record the run at ``config.run.uri``, or what is left of it with ``resume``.
+
+    ``group``: the workers that do so together, and ``owner``: who holds the run's lease for them.
+    The first worker begins the run and speaks for all; the others follow when it has.
 
     Raises ``RunError`` if a run is in the way, is being captured or has another configuration,
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
     store = Store(config.run.uri, config.store)
-    lease.left_behind(store)
-    may_begin(store, config, resume=resume, overwrite=overwrite)
+    if group.rank == 0:
+        lease.left_behind(store, owner)
+        may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan, config.capture.kinds)
+        engine = build_engine(plan, config.capture.kinds, group)
         rehearse(engine, plan)
-        with lease.held(store, report) as holding:
+        if group.rank:
+            follow(store, plan, engine, owner)
+            return
+        with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)
                 begin(store, plan, engine, holding.require)
             else:
                 check_corpus(store, plan.corpus)
+            group.gather("begun")
             train(store, plan, engine, holding.require, report)
+
+
+def follow(store: Store, plan: Plan, engine: Engine, owner: str) -> None:
+    """Train and record as a worker that is not the first, from where the first one begins."""
+    engine.group.gather("ready")
+    check_corpus(store, plan.corpus)
+    train(store, plan, engine, partial(lease.require, store, owner), lambda event: None)
 
 
 def train(
@@ -83,18 +106,24 @@ def train(
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
     observer = Observer(plan, engine, plan.config.capture.kinds)
+    group = engine.group
+    leads = group.rank == 0
     if done:
         retrace(observer, store, [require_start(store), *done], report)
-        restore(engine, store, done[-1])
-    recorder = Recorder(store, observer.layout, done, may_commit=may_commit, report=report)
+    if done or not leads:  # all begin with the first worker's weights, whatever machine drew theirs
+        restore(engine, store, done[-1] if done else require_start(store))
+    recorder = Recorder(
+        store, observer.layout, done, group=group, may_commit=may_commit, report=report
+    )
     with recorder:
         for turn in plan.turns(first_step):
             loss = record(observer, turn, recorder)
-            for evaluation in evaluations(plan, engine, turn) if turn.ends_epoch else ():
+            for evaluation in evaluations(plan, engine, turn) if turn.ends_epoch and leads else ():
                 recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if turn.ends_segment:
-                recorder.commit(engine.snapshot())
+                require_same(group, list(engine.model.parameters()), f"step {turn.step}")
+                recorder.commit(engine.snapshot() if leads else {})
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
             recorder.look()
@@ -126,7 +155,9 @@ def record(observer: Observer, turn: Turn, recorder: Recorder) -> object:
     observed = observer.step(turn)
     recorder.add_step(observed, turn.datum_N)
     if observer.tally and turn.ends_window:
-        recorder.add_tallies(turn.window, observer.tally.drain())
+        sums = observer.tally.drain()
+        if observer.engine.group.rank == 0:
+            recorder.add_tallies(turn.window, sums)
     return observed.row["loss"]
 
 

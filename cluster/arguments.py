@@ -43,3 +43,20 @@ def add_overrides(made: argparse.ArgumentParser) -> None:
 
 def add_quiet(made: argparse.ArgumentParser) -> None:
     made.add_argument("--quiet", action="store_true", help="print errors only")
+
+
+def add_ray(made: argparse.ArgumentParser) -> None:
+    text = "work on a Ray cluster: host:port, local, or by default the one that is there"
+    where = made.add_mutually_exclusive_group()
+    where.add_argument("--ray", nargs="?", const="", type=ray_address, metavar="ADDRESS", help=text)
+    text = "work on this machine alone, even within a Ray job"
+    where.add_argument("--no-ray", action="store_true", help=text)
+
+
+def ray_address(text: str) -> str:
+    """An address as Ray knows it: host:port, auto or local."""
+    host, sign, port = text.rpartition(":")
+    if text in ("", "auto", "local") or (sign and host and port.isdigit() and "/" not in host):
+        return "" if text == "auto" else text
+    problem = f"{text!r} is not a cluster's address: host:port or local; put RUN before --ray"
+    raise argparse.ArgumentTypeError(problem)

@@ -19,6 +19,7 @@ from cluster.commands import (
     activations,
     attribute,
     behaviour,
+    bigrams,
     capture,
     demo,
     faithfulness,
@@ -26,6 +27,7 @@ from cluster.commands import (
     info,
     neurons,
     plan,
+    replay,
     report,
     verify,
 )
@@ -35,7 +37,8 @@ from cluster.terminal import program
 COMMANDS = (
     demo,
     capture,
-    *(attribute, ablate, activations, neurons, behaviour, faithfulness, report),
+    replay,
+    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(plan, info, verify, garbage),
 )
 """In the order of the help."""
@@ -52,6 +55,8 @@ and further:
   ontogeny plan wikitext2 corpus.path=DIR    what that will take, before it is paid for
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
+  ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
+  ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 

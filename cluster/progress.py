@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -16,8 +17,18 @@ from capture.training import Event, Retracing
 from capture.training import Progress as Standing
 
 SECONDS_BETWEEN_LINES = 10.0
-Report = Callable[[Event], None]
-Aside = Evaluation | Retracing | Waiting | TakenOver
+
+
+@dataclass(frozen=True)
+class StartedAgain:
+    """Workers were lost, and their group was started anew for the so-manieth time."""
+
+    number: int
+    most: int
+
+
+Report = Callable[[Event | StartedAgain], None]
+Aside = Evaluation | Retracing | Waiting | TakenOver | StartedAgain
 
 
 @contextmanager
@@ -50,22 +61,58 @@ def capture_bar(console: Console) -> Progress:
 def counting(
     console: Console, what: str, unit: str, *, quiet: bool
 ) -> Iterator[Callable[[int, int], None]]:
-    """What to tell how much of an analysis is done, and how much there is; a bar that vanishes."""
+    """What to tell how much of an analysis is done, and how much there is.
+
+    A bar that vanishes; where there is no terminal, a line now and then. Rows are told of shard by
+    shard, so these are counted, too.
+    """
+    speed = Speed(unit)
+    if not (quiet or console.is_terminal):
+        yield CountingLines(console, what, speed)
+        return
     bar = Progress(
         TextColumn(what),
         BarColumn(bar_width=None),
         TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn(f"of {{task.fields[total_text]}} {unit}"),
+        TextColumn(f"of {{task.fields[total_text]}} {unit}{{task.fields[speed]}}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=quiet,
     )
     with bar:
-        task = bar.add_task(what, total=None, total_text="…")
+        task = bar.add_task(what, total=None, total_text="…", speed="")
         yield lambda done, total: bar.update(
-            task, completed=done, total=total, total_text=short(total)
+            task, completed=done, total=total, total_text=short(total), speed=speed.told()
         )
+
+
+class Speed:
+    """Shards a second since the beginning, for what is counted in rows."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.shards, self.start = unit, 0, time.monotonic()
+
+    def told(self) -> str:
+        """To be called after every shard; empty for other units."""
+        self.shards += 1
+        seconds = max(time.monotonic() - self.start, 0.001)
+        return f", {self.shards / seconds:.1f} shards/s" if self.unit == "rows" else ""
+
+
+class CountingLines:
+    """One line every few seconds, for logs."""
+
+    def __init__(self, console: Console, what: str, speed: Speed) -> None:
+        self.console, self.what, self.speed = console, what, speed
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        speed, now = self.speed.told(), time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            share = f"{done / max(total, 1):.0%} of {short(total)} {self.speed.unit}"
+            self.console.print(f"{self.what}: {share}{speed}", highlight=False, markup=False)
 
 
 class Pace:
@@ -105,6 +152,8 @@ class Asides:
                 return None
             self.last = now
             return waiting_line(event)
+        if isinstance(event, StartedAgain):
+            return f"workers were lost; their group starts again ({event.number} of {event.most})"
         if isinstance(event, TakenOver):
             return f"went on in the place of {event.holder}: {event.reason}"
         if isinstance(event, Retracing):
@@ -121,7 +170,7 @@ class Bar:
         self.asides = Asides()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | StartedAgain) -> None:
         if not isinstance(event, Standing):
             line = self.asides.line(event)
             if line is not None:
@@ -147,7 +196,7 @@ class Lines:
         self.asides = Asides()
         self.last = -SECONDS_BETWEEN_LINES
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | StartedAgain) -> None:
         if not isinstance(event, Standing):
             line = self.asides.line(event)
             if line is not None:

@@ -1,12 +1,16 @@
-"""Settings for all tests, and an S3 server for those that want one."""
+"""Settings for all tests; an S3 server and a Ray cluster for those that want one."""
 
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from s3_server import BUCKET, Server, environment, serving
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 settings.register_profile("ontogeny", deadline=None, derandomize=True)
 settings.load_profile("ontogeny")
@@ -24,3 +28,12 @@ def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in environment(s3_server.endpoint).items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def ray_nodes() -> Iterator["Cluster"]:
+    """A cluster of two nodes with a core each, which this process has joined."""
+    from ray_cluster import ray_cluster
+
+    with ray_cluster(2) as nodes:
+        yield nodes

@@ -19,6 +19,7 @@ READING = {
     "activations": "",
     "neurons": "",
     "behaviour": "--contains w1",
+    "bigrams": "",
     "faithfulness": "",
     "report": "",
     "info": "",

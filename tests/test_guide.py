@@ -18,6 +18,7 @@ from analysis import (
     attribution_config,
     attribution_tables,
     behaviour,
+    bigram_tables,
     faithfulness,
     neuron_tables,
     outlying,
@@ -36,6 +37,7 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "activations": activation_tables.TABLES,
     "neurons": neuron_tables.TABLES,
     "behaviour": behaviour.TABLES,
+    "bigrams": bigram_tables.TABLES,
     "faithfulness": faithfulness.TABLES,
     "report": {"timeline": timeline.TIMELINE},
 }

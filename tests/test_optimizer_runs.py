@@ -183,6 +183,14 @@ def test_what_no_datum_accounts_for_stops_the_training(tmp_path, monkeypatch, wa
     assert [m.end_step for m in read_segments(Store(config.run.uri))] == [8] * (step > 8)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("rate", ["1e19", "1e30"])
+def test_a_training_that_diverges_says_so(tmp_path, way, rate):
+    late = (f"training.learning_rate={rate}", "training.clip=1e30")
+    with pytest.raises(AuditError, match="training has diverged"):
+        make_run(tiny_config(tmp_path, *WAYS[way], *late))
+
+
 def test_a_checkpoint_without_the_optimizer_s_part_is_not_resumed(tmp_path):
     config = tiny_config(tmp_path, *ADAMW)
     stopped_after(config, 9)

@@ -17,7 +17,8 @@ from analysis.replacement import VALUES
 from analysis.run import Run, open_run
 from analysis.subjects import LEVELS, NOUNS
 from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_table
 
@@ -57,6 +58,7 @@ it most. Needs ontogeny attribute first. Tables go to RUN/analysis/ablate/.
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of samples, default 0")
     made.add_argument("--rows", type=int, default=10, metavar="N", help="shown, default 10")
+    add_ray(made)
     add_quiet(made)
 
 
@@ -93,15 +95,25 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         split=arguments.split,
         seed=arguments.seed,
     )
-    ablate(open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet)
+    opened = open_run(arguments.run)
+    with machines(arguments) as on:
+        ablate(opened, config, console, rows=arguments.rows, quiet=arguments.quiet, on=on)
     return 0
 
 
-def ablate(run: Run, config: AblationConfig, console: Console, *, rows: int, quiet: bool) -> None:
+def ablate(
+    run: Run,
+    config: AblationConfig,
+    console: Console,
+    *,
+    rows: int,
+    quiet: bool,
+    on: Machines = HERE,
+) -> None:
     """Ablate, write the tables, show the first rows of them."""
     what = f"silencing {NOUNS[config.level]}"
     with counting(console, what, "datums", quiet=quiet) as report:
-        found = silence(run, config, report)
+        found = silence(run, config, report, on.sweep)
     write_ablation(run, found)
     if not quiet:
         show(console, found, rows=rows)

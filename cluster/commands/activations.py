@@ -11,7 +11,8 @@ from analysis.activation_tables import Activations, write_activations
 from analysis.activation_tables import activations as measure
 from analysis.run import Run, open_run
 from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_run
+from cluster.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_table
 
@@ -38,6 +39,7 @@ attribute found, if it was run. A token's positions are those that are to predic
     made.add_argument("--by", choices=("target", "input"), default="target", help="default target")
     made.add_argument("--step", type=int, metavar="N", help="of the checkpoint, default the last")
     made.add_argument("--rows", type=int, default=3, metavar="N", help="tokens shown, default 3")
+    add_ray(made)
     add_quiet(made)
 
 
@@ -49,18 +51,24 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         by=arguments.by,
         step=arguments.step,
     )
-    activations(
-        open_run(arguments.run), config, console, rows=arguments.rows, quiet=arguments.quiet
-    )
+    opened = open_run(arguments.run)
+    with machines(arguments) as on:
+        activations(opened, config, console, rows=arguments.rows, quiet=arguments.quiet, on=on)
     return 0
 
 
 def activations(
-    run: Run, config: ActivationConfig, console: Console, *, rows: int, quiet: bool
+    run: Run,
+    config: ActivationConfig,
+    console: Console,
+    *,
+    rows: int,
+    quiet: bool,
+    on: Machines = HERE,
 ) -> None:
     """Measure, write the tables, show the first tokens and the compared neuron."""
     with counting(console, "measuring activations", "datums", quiet=quiet) as report:
-        found = measure(run, config, report)
+        found = measure(run, config, report, on.sweep)
     write_activations(run, found)
     if not quiet:
         show(console, found, rows=rows)

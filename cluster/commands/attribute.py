@@ -18,8 +18,8 @@ from analysis.run import Run, open_run
 from analysis.selection import METHODS, SelectionConfig
 from capture.bounds import at_least
 from capture.errors import ConfigError, UnitError
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
 from cluster.taught import Focus, show
 from cluster.terminal import print_skipped
@@ -80,6 +80,7 @@ def add(inner) -> None:
     made.add_argument("--token", help="show what this token taught")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="shown, default 20")
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
@@ -97,7 +98,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         number=arguments.number,
         token=arguments.token,
     )
-    attribute(found, config, console, quiet=arguments.quiet, focus=focus)
+    with machines(arguments) as on:
+        attribute(found, config, console, quiet=arguments.quiet, focus=focus, on=on)
     print_skipped(console, found.skipped)
     return 0
 
@@ -142,12 +144,13 @@ def attribute(
     quiet: bool,
     rows: int = 20,
     focus: Focus | None = None,
+    on: Machines = HERE,
 ) -> None:
     """Attribute, write the tables, show the first rows of them."""
     focus = focus or Focus(rows=rows)
     check_focus(run, config, focus)
     with counting(console, "reading outliers", "rows", quiet=quiet) as report:
-        found = analyse(run, partial(run_job, report=report), config)
+        found = analyse(run, partial(on.run_job, report=report), config)
     write_attribution(run, found)
     if not quiet:
         show(console, found, focus)

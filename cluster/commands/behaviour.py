@@ -12,8 +12,8 @@ from analysis.predicates import Predicate, parse_datums
 from analysis.run import open_run
 from capture.bounds import at_least
 from capture.errors import ConfigError
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_skipped, print_table
 
@@ -50,6 +50,7 @@ the same datums. Tables go to RUN/analysis/behaviour/."""
     made.add_argument("--measure", choices=MEASURES, default="rows", help="shown, default rows")
     made.add_argument("--rows", type=int, default=10, metavar="N", help="shown, default 10")
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
@@ -67,8 +68,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         controls=arguments.controls, max_datums=arguments.most, seed=arguments.seed
     )
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
-    with counting(console, "reading outliers", "rows", quiet=arguments.quiet) as report:
-        found = find_moved(opened, partial(run_job, report=report), predicate, config)
+    with (
+        machines(arguments) as on,
+        counting(console, "reading outliers", "rows", quiet=arguments.quiet) as report,
+    ):
+        found = find_moved(opened, partial(on.run_job, report=report), predicate, config)
     write_behaviour(opened, found)
     if not arguments.quiet:
         show(console, found, measure=arguments.measure, rows=arguments.rows)

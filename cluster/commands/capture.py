@@ -12,6 +12,7 @@ from capture.config import Config, read_config
 from capture.training import capture_run
 from cluster.arguments import add_command, add_overrides, add_quiet
 from cluster.progress import capture_report
+from cluster.ray_session import require_ray
 from cluster.terminal import next_commands
 
 
@@ -53,9 +54,19 @@ def record(
 ) -> None:
     """Capture the run and say what it left behind."""
     with capture_report(console, quiet=quiet) as report:
-        capture_run(config, report, resume=resume, overwrite=overwrite)
+        runner(config)(config, report, resume=resume, overwrite=overwrite)
     if not quiet:
         summary(console, open_run(config.run.uri, config.store))
+
+
+def runner(config: Config):
+    """What captures: this process, or workers of a cluster; Ray is loaded for those alone."""
+    if config.workers.count == 1:
+        return capture_run
+    require_ray()
+    from cluster.workers import capture_on_workers
+
+    return capture_on_workers
 
 
 def summary(console: Console, run: Run) -> None:

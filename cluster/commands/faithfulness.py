@@ -8,8 +8,8 @@ from rich.console import Console
 from analysis.faithfulness import HALF, Faithfulness, faithfulness, write_faithfulness
 from analysis.run import open_run
 from analysis.truth import FaithfulnessConfig
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_skipped, print_table
 
@@ -34,6 +34,7 @@ RUN/analysis/faithfulness/."""
     )
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
@@ -46,8 +47,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         seed=arguments.seed,
     )
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
-    with counting(console, "silencing neurons", "datums", quiet=arguments.quiet) as report:
-        found = faithfulness(opened, run_job, config, report)
+    with (
+        machines(arguments) as on,
+        counting(console, "silencing neurons", "datums", quiet=arguments.quiet) as report,
+    ):
+        found = faithfulness(opened, on.run_job, config, report, on.sweep)
     write_faithfulness(opened, found)
     if not arguments.quiet:
         show(console, found, config)

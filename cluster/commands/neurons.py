@@ -18,8 +18,8 @@ from analysis.neurons import (
 )
 from analysis.run import Run, open_run
 from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
 from cluster.terminal import data_table, print_skipped, print_table, token_list
 
@@ -54,6 +54,7 @@ topics is polysemantic. Tables go to RUN/analysis/neurons/."""
     add_number(made, "--seed", 0, "of the samples and the map")
     add_number(made, "--rows", 20, "shown")
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
@@ -78,15 +79,24 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         bootstraps=arguments.bootstraps,
     )
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
-    neurons(opened, config, console, rows=arguments.rows, quiet=arguments.quiet)
+    with machines(arguments) as on:
+        neurons(opened, config, console, rows=arguments.rows, quiet=arguments.quiet, on=on)
     print_skipped(console, opened.skipped)
     return 0
 
 
-def neurons(run: Run, config: NeuronsConfig, console: Console, *, rows: int, quiet: bool) -> None:
+def neurons(
+    run: Run,
+    config: NeuronsConfig,
+    console: Console,
+    *,
+    rows: int,
+    quiet: bool,
+    on: Machines = HERE,
+) -> None:
     """Group the neurons, write the tables, show the first rows of them."""
     with counting(console, "reading outliers", "rows", quiet=quiet) as report:
-        moved = read_moved(run, partial(run_job, report=report))
+        moved = read_moved(run, partial(on.run_job, report=report))
     with counting(console, "grouping again", "samples", quiet=quiet) as report:
         found = group_neurons(run, moved, config, report)
     write_neurons(run, found)

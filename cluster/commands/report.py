@@ -7,8 +7,8 @@ from rich.console import Console
 
 from analysis.report.build import Built, ReportConfig, gather, report_store, write_report
 from analysis.run import Run, open_run
-from cluster.arguments import add_command, add_quiet, add_run, add_skip_damaged
-from cluster.local import run_job
+from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
 from cluster.terminal import print_skipped
 
@@ -30,24 +30,32 @@ at the same place is replaced."""
         help=f"with a page each, the strongest first; default {ReportConfig.max_neurons}",
     )
     add_skip_damaged(made)
+    add_ray(made)
     add_quiet(made)
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     config = ReportConfig(max_neurons=arguments.neurons)
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
-    report(opened, config, console, to=arguments.to, quiet=arguments.quiet)
+    with machines(arguments) as on:
+        report(opened, config, console, to=arguments.to, quiet=arguments.quiet, on=on)
     print_skipped(console, opened.skipped)
     return 0
 
 
 def report(
-    opened: Run, config: ReportConfig, console: Console, *, to: str | None = None, quiet: bool
+    opened: Run,
+    config: ReportConfig,
+    console: Console,
+    *,
+    to: str | None = None,
+    quiet: bool,
+    on: Machines = HERE,
 ) -> None:
     """Write the pages and say where they are."""
     store = report_store(opened, to)
     with counting(console, "reading outliers", "rows", quiet=quiet) as tell:
-        material = gather(opened, partial(run_job, report=tell), config)
+        material = gather(opened, partial(on.run_job, report=tell), config)
     with counting(console, "writing pages", "neurons", quiet=quiet) as tell:
         built = write_report(material, store, tell)
     if not quiet:

@@ -1,0 +1,214 @@
+"""What jobs on Ray gain and cost: one worker and two, many shards, and the driver's memory.
+
+*Efficiency*: the attribution job over made-up shards of the study's shape (two million rows each),
+on one thread of this process, then on a cluster of one core and one of two; the efficiency of two
+workers is half of how many times faster they are than one. *Growth*: a job that counts
+rows over 10, 100 and 1,000 shards on two workers, each number in a driver of its own: seconds a
+shard, and by how much the driver's resident memory rose at its highest over the first shards'.
+
+Clusters are made on this machine before anything is timed; each job runs once untimed.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+
+from analysis.evidence import Reading
+from analysis.samples import CountRows
+from analysis.scan import Shard
+from benchmarks.attribution import (
+    BATCH,
+    DATUMS,
+    KEPT,
+    STEPS,
+    WIDTH,
+    WINDOW,
+    Material,
+    made_up_rows,
+    synthetic,
+    write_shard,
+)
+from benchmarks.report import machine
+from capture.gradients import Layout
+from capture.markers import START
+from capture.store import Store
+from cluster import local
+from cluster.mapreduce import run_job
+from cluster.ray_session import connect
+
+OBJECT_STORE_BYTES = 2 * 2**30
+LOOKS_A_SECOND = 200
+LAYOUT = Layout({"layers.0.linear1.weight": (WIDTH, WIDTH)})
+"""Of the job that counts rows: a partial of 0.3 MB."""
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    rows: int
+    shards: int
+    local_seconds: list[float]
+    """One thread, no Ray; a sample a round, as below."""
+    one_worker_seconds: list[float]
+    two_workers_seconds: list[float]
+
+    @property
+    def two_workers(self) -> float:
+        """1 is twice as fast as one worker."""
+        one, two = map(statistics.median, (self.one_worker_seconds, self.two_workers_seconds))
+        return one / two / 2
+
+
+@dataclass(frozen=True)
+class Growth:
+    shards: int
+    seconds: float
+    driver_bytes: int
+    """Rise of the driver's resident memory at its highest, over what it was after ten shards."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    num_shards, rounds = (2, 1) if arguments.quick else (arguments.shards, arguments.rounds)
+    numbers = [10, 100] if arguments.quick else [10, 100, 1000]
+    with tempfile.TemporaryDirectory() as folder:
+        material = synthetic(folder, num_shards * STEPS * BATCH * KEPT)
+        Store(folder).put(START, b"")  # by which workers see that they see the run
+        efficiency = measure_efficiency(material, rounds)
+        print(
+            f"{efficiency.rows:,} rows in {efficiency.shards} shards: "
+            f"{statistics.median(efficiency.local_seconds):.2f} s here, "
+            f"{statistics.median(efficiency.one_worker_seconds):.2f} s on one worker, "
+            f"{statistics.median(efficiency.two_workers_seconds):.2f} s on two; "
+            f"efficiency {efficiency.two_workers:.2f}"
+        )
+        growth = [in_own_process(f"{folder}/small", number) for number in numbers]
+    for found in growth:
+        print(
+            f"{found.shards:>5} shards: {1000 * found.seconds / found.shards:.1f} ms a shard, "
+            f"driver + {found.driver_bytes / 2**20:.1f} MiB"
+        )
+    if arguments.json:
+        told = {"efficiency": asdict(efficiency) | {"two_workers": efficiency.two_workers}}
+        told |= {"growth": [asdict(found) for found in growth], "machine": machine()}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--shards", type=int, default=16, help="of two million rows, default 16")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="does everything work?")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")
+    return parser.parse_args()
+
+
+@contextmanager
+def workers(number: int) -> Iterator[None]:
+    """A cluster of so many cores on this machine, joined by this process."""
+    node = {"num_cpus": number, "object_store_memory": OBJECT_STORE_BYTES}
+    path = str(Path(__file__).parent.parent)
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}):
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        try:
+            with connect(str(cluster.address)):
+                yield
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+# --- efficiency -----------------------------------------------------------------------------------
+
+
+def measure_efficiency(material: Material, rounds: int) -> Efficiency:
+    """Rounds of one number of workers follow each other: two clusters would share the cores."""
+    job, shards = material.job, material.shards
+    here = seconds(lambda: local.run_job(job, shards, threads=1), rounds)
+    there = []
+    for number in (1, 2):
+        with workers(number):
+            there.append(seconds(lambda: run_job(job, shards), rounds))
+    return Efficiency(material.rows, len(shards), here, *there)
+
+
+def seconds(run: Callable[[], object], rounds: int) -> list[float]:
+    """How long it takes, after once for nothing."""
+    run()
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+def in_own_process(folder: str, num_shards: int) -> Growth:
+    """Measured by a fresh driver, whose memory nothing else has used."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(measure_growth, (folder, num_shards))
+
+
+def measure_growth(folder: str, num_shards: int) -> Growth:
+    shards, job = small_shards(folder, num_shards), CountRows(Reading(LAYOUT, DATUMS, WINDOW))
+    Store(folder).put(START, b"")
+    with workers(2):
+        run_job(job, shards[:10])
+        before = resident_bytes()
+        with highest_resident() as highest:
+            start = time.perf_counter()
+            found = run_job(job, shards)
+            took = time.perf_counter() - start
+        assert found.sum() == sum(shard.rows for shard in shards)
+        return Growth(num_shards, took, max(highest) - before)
+
+
+def small_shards(folder: str, number: int) -> list[Shard]:
+    """Twenty rows each."""
+    rows = made_up_rows(LAYOUT, 0, np.random.default_rng(0)).slice(0, 20)
+    return [write_shard(folder, place, rows) for place in range(number)]
+
+
+@contextmanager
+def highest_resident() -> Iterator[list[int]]:
+    """Resident memory while this lasts, looked at now and then."""
+    looks, over = [resident_bytes()], threading.Event()
+
+    def look() -> None:
+        while not over.wait(1 / LOOKS_A_SECOND):
+            looks[0] = max(looks[0], resident_bytes())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield looks
+    finally:
+        over.set()
+        thread.join()
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Steps of a run taken again, from the checkpoint before them: weights and factors in between.
+
+Only checkpoints are stored, one a segment. A step follows from them, the seed and the text, so
+whatever it did can be seen again. At the end of every segment that is passed, the weights are
+compared with the checkpoint there, and go on from it: on the machine that made the run they are the
+same bits.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from capture import checkpoint
+from capture.assembly import build_engine, restore
+from capture.device import deterministic
+from capture.engine import Engine
+from capture.errors import ShardError
+from capture.factors import Factors
+from capture.markers import Marker
+from capture.observer import on_device
+from capture.plan import Plan
+from capture.records import RecordKind
+from capture.store import Store
+from capture.update import relative_error
+
+DRIFT = 1e-4
+"""How far, relatively, another kind of machine may put the weights off within a segment."""
+
+Weights = dict[str, Tensor]
+Report = Callable[[], None]
+"""Told after every step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What one step did to the units asked for."""
+
+    step: int
+    datum_N: list[int]
+    """By slot."""
+    factors: Factors
+    """Of the training loss."""
+    scale: float
+    """What a gradient is multiplied by (and then by the preconditioner) to become a shift."""
+    preconditioner: Weights | None
+    """By unit, what an entry's shift is multiplied by besides; None: 1."""
+    carry: Weights | None
+    """By unit, the part of the change that is no datum's: momentum, weight decay; None: 0."""
+    before: Weights
+    after: Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Retaking:
+    """A run, to take steps of again."""
+
+    store: Store
+    plan: Plan
+    markers: Sequence[Marker]
+    """Of the start and of every committed segment, in order."""
+    threads: int
+    """That the run was made with: sums of floats depend on it."""
+
+    def weights_after(self, steps: int, units: Sequence[str], report: Report) -> Weights:
+        """Copies of these parameters as they were after so many steps."""
+        engine = self.engine(units, kinds=())
+        marker = self.marker_before(steps)
+        restore(engine, self.store, marker)
+        for _ in self.advance(engine, marker.end_step, steps):
+            report()
+        return copied(engine, units)
+
+    def updates(self, steps: range, units: Sequence[str], report: Report) -> Iterator[Update]:
+        """Each of these steps in turn."""
+        engine = self.engine(units, kinds=("factors",))
+        marker = self.marker_before(steps.start)
+        restore(engine, self.store, marker)
+        for update in self.advance(engine, marker.end_step, steps.stop):
+            if update.step in steps:
+                yield update
+            report()
+
+    def num_steps(self, steps: range) -> int:
+        """How many steps must be taken to see these."""
+        return steps.stop - self.marker_before(steps.start).end_step
+
+    def marker_before(self, steps: int) -> Marker:
+        return [marker for marker in self.markers if marker.end_step <= steps][-1]
+
+    def engine(self, units: Sequence[str], kinds: Sequence[RecordKind]) -> Engine:
+        """An engine of this run that captures these units of the whole window's loss, or none."""
+        config = self.plan.config
+        captured = replace(
+            config.capture,
+            record="shifts",
+            units=list(units),
+            loss_positions="all",
+            outliers=replace(config.capture.outliers, k=1),
+        )
+        plan = replace(self.plan, config=replace(config, capture=captured))
+        return build_engine(plan, kinds)
+
+    def advance(self, engine: Engine, first_step: int, end_step: int) -> Iterator[Update]:
+        """Take steps, from wherever the engine has been put."""
+        token_NT, target_NT = on_device(self.plan.corpus.train, engine.device)
+        ends = {marker.end_step: marker for marker in self.markers}
+        for turn in islice(self.plan.turns(first_step), end_step - first_step):
+            datum_N = torch.from_numpy(turn.datum_N).to(engine.device)
+            before = copied(engine, engine.units)
+            with deterministic(), using_threads(self.threads):
+                step = engine.step(
+                    token_NT[datum_N], target_NT[datum_N], step=turn.step, epoch=turn.epoch
+                )
+            yield Update(
+                turn.step,
+                turn.datum_N.tolist(),
+                step.factors,
+                step.scale,
+                step.preconditioner,
+                step.carry,
+                before,
+                copied(engine, engine.units),
+            )
+            if turn.step + 1 in ends:
+                self.meet(engine, ends[turn.step + 1])
+
+    def meet(self, engine: Engine, marker: Marker) -> None:
+        """Go on from the checkpoint reached; raises ``ShardError`` if the weights miss it."""
+        found = checkpoint.snapshot(engine.model)
+        restore(engine, self.store, marker)
+        wanted = checkpoint.snapshot(engine.model)
+        missed = relative_error(*(torch.cat([w[n].flatten() for n in w]) for w in (found, wanted)))
+        if not missed <= DRIFT:
+            where = f"{self.store.uri}/{checkpoint.key_of(marker.end_step)}"
+            problem = f"is not where its steps lead: taken again, they miss it by {missed:.1e}"
+            remedy = "Use the versions in run.yaml, on the same kind of machine"
+            raise ShardError(where, problem, remedy)
+
+
+def copied(engine: Engine, units: Iterable[str]) -> Weights:
+    parameters = dict(engine.model.named_parameters())
+    return {name: parameters[name].detach().clone() for name in units}
+
+
+@contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """Within: torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

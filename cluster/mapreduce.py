@@ -1,0 +1,135 @@
+"""Jobs on Ray: shards are read by tasks where the workers are, partials merged by tasks as well.
+
+The driver holds references, no partials. It merges them in the same tree as the local runner, in
+the order of the shards, so that even sums of floats are the same to the last bit. A merge waits for
+its two parts and takes no worker until then; shards that a slow one holds up are merged meanwhile
+with their neighbours, so that log₂ n partials wait for it. Each worker keeps one copy of the job.
+
+A lost worker or node is Ray's to make good: the task runs again, and so do those whose results went
+with it. What a shard raises is not tried again; it arrives as it was raised.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from analysis.jobs import Job, merge_all
+from analysis.scan import Shard
+from capture.errors import ClusterError, StoreError
+from capture.markers import START
+from capture.store import Store
+from cluster.local import Report
+from cluster.policy import MAX_LOSSES, pieces_at_once
+from cluster.ray_session import first_line, standing
+
+Partial = TypeVar("Partial")
+Result = TypeVar("Result")
+
+
+def run_job(
+    job: Job[Partial, Result], shards: Sequence[Shard], report: Report | None = None
+) -> Result:
+    """What the job answers over these shards (at least one), as ``cluster.local.run_job`` has it.
+
+    Needs a session (``cluster.ray_session``). Raises what the first failing shard raised,
+    ``StoreError`` for a run that the workers cannot see, ``ClusterError`` for a shard that took its
+    worker with it time and again.
+    """
+    require_sight(shards[0].store)
+    held = [ray.put(job)]
+    limit, under_way = pieces_at_once(standing().cpus), UnderWay(shards, report)
+
+    def partials() -> Iterator[ObjectRef]:
+        for shard in shards:
+            under_way.make_room(limit)
+            partial, receipt = map_one.remote(held, shard)  # pyright: ignore[reportGeneralTypeIssues]
+            under_way.shards[receipt] = shard
+            yield partial
+
+    try:
+        whole = merge_all(partials(), lambda a, b: merge_two.remote(held, a, b))
+        under_way.make_room(1)
+        return job.finish(answer(whole, "the merged result"))
+    finally:
+        under_way.cancel()
+
+
+class UnderWay:
+    """Shards that are with workers, each by the receipt that will tell of its end."""
+
+    def __init__(self, shards: Sequence[Shard], report: Report | None) -> None:
+        self.shards: dict[ObjectRef, Shard] = {}
+        self.report = report
+        self.rows, self.num_rows = 0, sum(shard.rows for shard in shards)
+
+    def make_room(self, limit: int) -> None:
+        """Wait until fewer than ``limit`` are under way; raises what a shard raised."""
+        while len(self.shards) >= limit:
+            for receipt in ray.wait(list(self.shards))[0]:
+                shard = self.shards.pop(receipt)
+                self.rows += answer(receipt, shard.where)
+                if self.report:
+                    self.report(self.rows, self.num_rows)
+
+    def cancel(self) -> None:
+        """Leave off what is still under way; merges that wait for it fall with it."""
+        for receipt in self.shards:
+            ray.cancel(receipt)
+
+
+@ray.remote(num_returns=2, max_retries=MAX_LOSSES)
+def map_one(held: list[ObjectRef], shard: Shard) -> tuple[Any, int]:
+    """A partial result, and a receipt that is small enough for the driver: its rows."""
+    return unpacked(held[0]).map_shard(shard), shard.rows
+
+
+@ray.remote(max_retries=MAX_LOSSES)
+def merge_two(held: list[ObjectRef], a: Any, b: Any) -> Any:
+    return unpacked(held[0]).merge(a, b)
+
+
+@lru_cache(maxsize=1)
+def unpacked(job: ObjectRef) -> Job:
+    """The job, once in each worker process: what it reads besides shards is read once."""
+    return ray.get(job)
+
+
+def answer(reference: ObjectRef, where: str) -> Any:
+    """What a task made; raises what it raised, or ``ClusterError`` if it was lost for good."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        problem = f"was lost with its worker, {MAX_LOSSES + 1} times: {first_line(error)}"
+        raise ClusterError(where, problem, "See whether workers run out of memory") from error
+
+
+def require_sight(store: Store) -> None:
+    """Raises ``StoreError`` for a run that is not where every worker can read it."""
+    scheme = store.uri.partition("://")[0] if "://" in store.uri else "file"
+    if scheme == "memory":
+        remedy = "Capture to a folder or to s3://, or leave out --ray"
+        raise StoreError(
+            store.uri, "lies in the memory of one process, out of workers' reach", remedy
+        )
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if scheme not in ("file", "local") or len(nodes) < 2:
+        return
+    on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    looks = [sees.options(scheduling_strategy=where).remote(store) for where in on]
+    pairs = zip(nodes, looks, strict=True)
+    blind = {node["NodeName"] for node, look in pairs if not answer(look, store.uri)}
+    if blind:
+        remedy = "Put the run on a folder that all nodes share, or on s3://"
+        raise StoreError(store.uri, f"cannot be seen from {', '.join(sorted(blind))}", remedy)
+
+
+@ray.remote(num_cpus=0, max_retries=MAX_LOSSES)
+def sees(store: Store) -> bool:
+    return store.exists(START)

@@ -1,0 +1,160 @@
+"""A Ray cluster loses workers and nodes, has slow ones, fails and is stopped: the answer stays."""
+
+import threading
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra cluster")
+
+from ray.cluster_utils import Cluster
+
+from capture.errors import ClusterError, ShardError
+from cluster import local
+from cluster.holders import sweep
+from cluster.mapreduce import run_job
+from cluster.policy import MAX_LOSSES
+from ray_cluster import NODE
+from ray_jobs import Doing, Names, shards_named
+
+pytestmark = pytest.mark.ray
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
+    shards = shards_named(tmp_path, ["a", "die", "b", "c", "d"])
+    assert run_job(Names(str(tmp_path)), shards) == "(((a die) (b c)) d)"
+    assert (tmp_path / "died").exists()
+
+
+def test_an_actor_that_dies_is_replaced_and_its_item_done_again(
+    ray_nodes: Cluster, tmp_path: Path
+) -> None:
+    items = ["a", "die", "device", "c"]
+    assert [*sweep(Doing(str(tmp_path)), items)] == ["A", "DIE", "cpu", "C"]
+    assert (tmp_path / "died").exists()
+
+
+def test_what_takes_its_worker_with_it_time_and_again_is_named(
+    ray_nodes: Cluster, tmp_path: Path
+) -> None:
+    times = f"was lost with its worker, {MAX_LOSSES + 1} times: "
+    with pytest.raises(ClusterError, match=f"outliers/die-always: {times}.*memory") as raised:
+        run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "die-always"]))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_what_takes_its_actor_with_it_time_and_again_is_named(
+    ray_nodes: Cluster, tmp_path: Path
+) -> None:
+    with pytest.raises(ClusterError, match=f"^item 1: was lost .*, {MAX_LOSSES + 1} times: "):
+        list(sweep(Doing(str(tmp_path)), ["a", "die-always"]))
+
+
+def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
+    ray_nodes: Cluster, tmp_path: Path
+) -> None:
+    shards = shards_named(tmp_path, ["a", "b", "bad", "c", "d", "e", "f", "g"])
+    with pytest.raises(ShardError) as raised:
+        run_job(Names(str(tmp_path)), shards)
+    assert type(raised.value) is ShardError
+    assert raised.value.args == ("bad", "is bad", "Look at it")
+    assert raised.value.exit_code == 3
+    with pytest.raises(ShardError, match=r"^bad: is bad\. Look at it\.$"):
+        list(sweep(Doing(str(tmp_path)), ["a", "bad"]))
+
+
+def test_the_cluster_serves_on_after_an_error(ray_nodes: Cluster, tmp_path: Path) -> None:
+    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
+
+
+def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
+    """It takes with it a shard under way and the partials that it held."""
+    third = ray_nodes.add_node(**NODE)
+    ray_nodes.wait_for_nodes()
+    names = [*map(str, range(6)), "await", *map(str, range(6, 12))]
+    shards = shards_named(tmp_path, names)
+
+    def tell(done: int, total: int) -> None:
+        if done == 12:
+            ray_nodes.remove_node(third, allow_graceful=False)
+            (tmp_path / "go").touch()
+
+    job = Names(str(tmp_path), partial_bytes=200_000)
+    found = run_job(job, shards, tell)
+    assert found == local.run_job(job, shards)
+
+
+# --- stragglers and memory ------------------------------------------------------------------------
+
+
+def test_one_slow_shard_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
+    told: list[int] = []
+    names = ["await", *map(str, range(20))]
+
+    def tell(done: int, total: int) -> None:
+        told.append(done)
+        if done == 20:
+            (tmp_path / "go").touch()
+
+    found = run_job(Names(str(tmp_path)), shards_named(tmp_path, names), tell)
+    assert found.startswith("(((((await 0)")
+    assert told[-1] == 21, "twenty shards were done before the first one was let go"
+
+
+def let_go(folder: Path, done: int) -> None:
+    """Once so many items were begun."""
+    while len(list(folder.glob("begun-*"))) < done:
+        time.sleep(0.01)
+    (folder / "go").touch()
+
+
+def test_one_slow_actor_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
+    """The other one makes all that the lead allows; the order stays."""
+    items = ["await", *map(str, range(7))]
+    results = sweep(Doing(str(tmp_path)), items)
+    done = threading.Thread(target=let_go, args=(tmp_path, 7))
+    done.start()
+    assert [*results] == ["AWAIT", *map(str, range(7))]
+    done.join()
+
+
+@pytest.mark.parametrize("num_shards", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_shards: int) -> None:
+    """A megabyte each; at most the one that the answer is made of comes to the driver."""
+    shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
+    job = Names(str(tmp_path), partial_bytes=10**6)
+    tracemalloc.start()
+    try:
+        assert run_job(job, shards) == local.run_job(replace(job, partial_bytes=0), shards)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1_500_000
+
+
+def test_stopping_leaves_no_shard_under_way(ray_nodes: Cluster, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    names = ["a", "await", "await", "await", "b"]
+    with pytest.raises(KeyboardInterrupt):
+        run_job(Names(str(tmp_path)), shards_named(tmp_path, names), stop)
+    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
+    assert not (tmp_path / "go").exists()
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def test_where_there_are_gpus_actors_take_one_each(ray_nodes: Cluster, tmp_path: Path) -> None:
+    with_gpu = ray_nodes.add_node(**NODE, num_gpus=1)
+    ray_nodes.wait_for_nodes()
+    assert [*sweep(Doing(str(tmp_path)), ["device", "a"])] == ["cuda", "A"]
+    ray_nodes.remove_node(with_gpu)
