@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capture.assembly import build_engine
 from capture.device import deterministic
@@ -88,8 +88,9 @@ def observer_of(plan: Plan, engine: Engine, kinds: Kinds) -> Observer:
 
 
 def again(plan: Plan) -> Iterator[Turn]:
-    """The run's first steps, over and over."""
-    return itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
+    """The run's first steps, over and over, numbered on."""
+    turns = itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
+    return (replace(turn, step=step) for step, turn in enumerate(turns))
 
 
 def timed(

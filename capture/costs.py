@@ -19,6 +19,7 @@ from capture.records import KINDS
 from capture.start import corpus_tables
 from capture.store_config import PART_BYTES
 from capture.tally import tallied_units
+from capture.tally_tables import TOKENS_PER_GROUP
 
 MARKER_BYTES, FILE_BYTES = 350, 300
 """Of a marker, and what each file that it names adds."""
@@ -148,16 +149,19 @@ def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> 
 
 
 def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """Tables of a column a neuron: each group of rows has a frame, which small ones mostly are."""
     widths = tallied_units(found.layout.shapes, plan.config.capture.tally)
-    rows, num_bytes = size_of(found.segments[1], "tallies")
-    if not rows:
+    (few, short), (many, long) = (size_of(files, "tallies") for files in found.segments)
+    if not many > few:
         return Cost("tallies")
-    per_row = num_bytes / rows
-    tokens = sum(map(sum, course.windows))
+    row = (long - short) / (many - few)
+    frame = (long - row * many) / (2 * len(widths))
+    tokens = [count for window in course.windows for count in window]
+    groups = sum(math.ceil(count / TOKENS_PER_GROUP) for count in tokens)
+    size = len(widths) * (frame * groups + row * sum(tokens))
     vocabulary = len(plan.corpus.vocabulary.tokens)
     sums = 2 * 2 * vocabulary * sum(widths.values()) * FLOAT_BYTES
-    objects = 2 * len(widths) * len(course.windows)
-    size = per_row * tokens * len(widths)
+    objects = len(widths) * len(tokens)
     return files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
 
 

@@ -88,12 +88,12 @@ def scaled_costs(scale: Scale, given: Assumptions = ASSUMPTIONS) -> list[Estimat
         "tallies": 4 * given.vocabulary * neurons * given.tally_bytes * given.windows,
         "checkpoints": state * (1 + steps / given.segment_steps),
         "factors": scale.tokens * layers * given.factor_floats * width * 4 * given.packed,
-        "dense": dense_bytes(scale),
+        "dense": dense_bytes_of(scale),
     }
     seconds = training_seconds(scale, given) * scale.gpus
     return [Estimate(kind, size, size / seconds) for kind, size in sizes.items()]
 
 
-def dense_bytes(scale: Scale) -> float:
+def dense_bytes_of(scale: Scale) -> float:
     """Every parameter's shift of every datum as float32: the study's own estimate."""
     return 4 * scale.params * scale.datums
