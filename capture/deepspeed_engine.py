@@ -14,6 +14,7 @@ parameter's gradient is multiplied by their number before DeepSpeed sees it.
 import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,7 +66,7 @@ def require_installed() -> None:
     """Raises ``ConfigError`` where DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         problem = "got deepspeed, which is not installed here"
-        raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[deepspeed]'")
+        raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[cluster]'")
 
 
 class DeepSpeedEngine(Engine):
@@ -302,6 +303,7 @@ def initialised(
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of DeepSpeed's calls
     compiled["deepspeed_shm_comm"] = False  # it would call a C++ compiler; gloo does the same
     wrapped = Rounding(model, device, wanted=config.precision == "bfloat16")
     numbers = sum(parameter.numel() for parameter in model.parameters())
