@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from capture import checkpoint
+from capture.deepspeed_engine import DeepSpeedEngine, require_installed
 from capture.device import choose_device
 from capture.engine import Engine
 from capture.errors import ConfigError
 from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
-from capture.group import ALONE, Group
+from capture.group import ALONE, Group, Together
 from capture.markers import Marker
 from capture.model import fresh_model
 from capture.plan import Plan
@@ -22,7 +23,11 @@ from capture.store import Store
 
 
 def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
-    """A model with the run's initial weights, and what is captured of it to record these kinds."""
+    """A model with the run's initial weights, and what is captured of it to record these kinds.
+
+    DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
+    Raises ``UnitError`` if a unit cannot be captured.
+    """
     config = plan.config
     model = fresh_model(
         config.model,
@@ -37,8 +42,21 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
     require_fit(config.training.schedule, plan.num_steps)
-    unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
+    unsplit = unsplit_of(model, plan)
+    if unsplit and config.capture.fallback == "none":
+        raise refusal(model, unsplit)
     units = units if kinds else {}
+    if config.engine == "deepspeed" and isinstance(group, Together):
+        require_installed()
+        return DeepSpeedEngine(
+            model,
+            config.training,
+            config.deepspeed,
+            units=units,
+            seed=config.run.seed,
+            num_steps=plan.num_steps,
+            group=group,
+        )
     return Engine(
         model,
         config.training,
@@ -51,15 +69,8 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
     )
 
 
-def rehearse(engine: Engine, plan: Plan) -> None:
-    """Send a datum through the model; raises ``UnitError`` if a unit cannot be captured."""
-    unsplit = unsplit_of(engine.model, plan)
-    if unsplit and plan.config.capture.fallback == "none":
-        raise refusal(engine.model, unsplit)
-
-
 def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
-    """The units asked for that have no factors, and what uses them."""
+    """The units asked for that have no factors, and what uses them: sends a datum through."""
     units = choose_units(model, plan.config.capture.units)
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
     return unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
