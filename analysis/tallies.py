@@ -36,7 +36,7 @@ class UnitTally:
 
 def tally_units(run: Run) -> dict[str, int]:
     """The units with tallies and their number of neurons; raises ``RunError`` if none has."""
-    units = tallied_units(run.layout.shapes, run.config.capture.tally)
+    units = tallied_units(run.layout, run.config.capture.tally)
     if not units or not run.shards("tallies"):
         problem = "holds no tallies"
         if run.config.capture.tally.enabled and run.steps_done < run.num_steps:

@@ -22,7 +22,7 @@ from capture.factors import Factors
 from capture.fallback import factors_by_vmap
 from capture.gradients import join_datums
 from capture.group import ALONE, Group
-from capture.model import LanguageModel, masked_per_datum
+from capture.model import AnyModel, LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
 from capture.schedule import ScheduleConfig
 from capture.tape import Tape
@@ -104,7 +104,7 @@ class Engine:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnyModel,
         config: TrainingConfig,
         *,
         units: dict[str, nn.Parameter],
@@ -128,7 +128,7 @@ class Engine:
         self.seed = seed
         self.num_steps = num_steps
         self.group = group
-        self.device = model.decoder.weight.device
+        self.device = next(model.parameters()).device
         self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
@@ -274,6 +274,8 @@ class Engine:
         return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
+        if not isinstance(self.model, LanguageModel):
+            return Masks.none()
         return draw_masks(
             slots,
             entries=masked_per_datum(self.model.config, window),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from capture.engine import Engine
-from capture.model import LanguageModel
+from capture.model import AnyModel
 from capture.observer import on_device
 from capture.plan import Plan, Turn
 
@@ -42,7 +42,7 @@ def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
+def evaluate(model: AnyModel, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
     """Mean cross-entropy in nats per token, dropout off."""
     model.eval()
     total = 0.0

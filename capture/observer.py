@@ -17,6 +17,7 @@ from capture.engine import Engine, Step
 from capture.errors import AuditError
 from capture.factors import Factors
 from capture.gradients import Layout, sum_shifts
+from capture.hf_model import stored_transposed
 from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
@@ -46,13 +47,13 @@ class Observer:
         self.plan = plan
         self.engine = engine
         self.kinds = kinds
-        self.layout = Layout.of(engine.units)
+        self.layout = Layout.of(engine.units, stored_transposed(engine.model))
         self.slots = engine.group.slots(plan.config.training.batch)
         if kinds:
             self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
-        widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
+        widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import build_engine, rehearse, restore
+from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -71,6 +71,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)
@@ -82,6 +83,7 @@ def capture_run(
         if group.rank:
             follow(store, plan, engine, owner)
             return
+        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)
