@@ -21,7 +21,7 @@ from analysis.bigram_datums import Causes, find_causes
 from analysis.bigram_layers import Layers, Pair, find_layers
 from analysis.bigram_shifts import Bigrams, largest_shifts
 from analysis.bigram_tables import BIGRAMS, DATUMS, JOB, TABLES
-from analysis.predicates import token_id
+from analysis.names import token_id
 from analysis.run import Run
 from analysis.tables import joined, write_tables
 from capture.audit import BFLOAT16_ROUNDING
@@ -72,8 +72,8 @@ class Shifted:
 
 
 def find_bigrams(run: Run, config: BigramConfig, report: Report | None = None) -> Shifted:
-    """Raises ``RunError`` for steps or a token that the run lacks, ``AuditError`` where the datums
-    of a step do not add up to what it did."""
+    """Raises ``RunError`` for steps that the run lacks, ``ConfigError`` for a token that it lacks,
+    ``AuditError`` where the datums of a step do not add up to what it did."""
     run.require_shards("steps")
     search = Search(run, config, report or (lambda done, total: None))
     found = list(search.of_each_step() if config.each_step else search.of_range())
@@ -94,7 +94,7 @@ class Search:
         self.run = run
         self.config = config
         self.steps = wanted_steps(run, config)
-        self.token = None if config.token is None else token_id(run, config.token)
+        self.token = None if config.token is None else token_id(run.tokens, config.token)
         self.retaking = Retaking(
             run.store, plan_of(run), [run.start, *run.segments], threads_of(run)
         )

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from capture import checkpoint
 from capture.assembly import build_engine, restore
-from capture.engine import Engine, deterministic
+from capture.device import deterministic
+from capture.engine import Engine
 from capture.errors import ShardError
 from capture.factors import Factors
 from capture.markers import Marker

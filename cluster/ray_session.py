@@ -11,7 +11,9 @@ address that they listen on.
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,19 +51,29 @@ def connect(address: str = "") -> Iterator[Session]:
         return
     require_answer(address or os.environ.get("RAY_ADDRESS", ""))
     try:
-        ray.init(
-            address or None,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=code(),
-        )
+        with own_sigterm():
+            ray.init(
+                address or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=code(),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(address or "Ray", f"cannot be joined: {first_line(error)}") from error
     try:
         yield standing()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Within, Ray puts a handler of its own in the place of ours; afterwards ours is back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def require_ray():

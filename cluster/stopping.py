@@ -24,7 +24,10 @@ def stoppable() -> Iterator[None]:
         yield
         return
 
+    taken: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        taken.append(number)
         for one in STOPPING:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
@@ -32,6 +35,10 @@ def stoppable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
+    except KeyboardInterrupt as error:
+        if taken and not isinstance(error, Stopped):  # Ray, waiting, puts its own in its place
+            raise Stopped(taken[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

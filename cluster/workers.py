@@ -13,7 +13,6 @@ import uuid
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 from ray.train import (
     ControllerError,
     FailureConfig,
@@ -28,13 +27,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture import lease
 from capture.config import Config
-from capture.errors import CaptureError, ClusterError, ConfigError, StoreError
+from capture.errors import CaptureError, ClusterError, ConfigError
 from capture.group import PATIENCE
 from capture.start import may_begin
 from capture.store import Store
 from cluster.desk import Desk, Task, work
 from cluster.progress import Report
 from cluster.ray_session import connect, first_line
+from cluster.reach import require_reach
 
 LOOK_SECONDS = 0.2
 """Between looks at what workers have told."""
@@ -184,55 +184,6 @@ def require_room(config: Config, nodes: list[dict[str, float]]) -> bool:
     return device != "cpu" and gpus >= wanted.count
 
 
-def require_reach(store: Store, nodes: dict[str, str]) -> None:
-    """Raises ``StoreError`` for a run that lies where not all nodes (id → name) can reach it."""
-    remedy = "Put the run on s3://, or in a folder that all nodes share"
-    if store.uri.startswith("memory:"):
-        raise StoreError(store.uri, "lies in the memory of one process", remedy)
-    key, mark = f"segments/.reach-{uuid.uuid4().hex}", uuid.uuid4().hex
-    store.put(key, mark.encode())
-    try:
-        looks = {
-            name: read_mark.options(scheduling_strategy=at(node)).remote(store, key, os.getcwd())
-            for node, name in nodes.items()
-        }
-        found = {name: answer(look) for name, look in looks.items()}
-    finally:
-        store.delete(key)
-    require_mark(store.uri, mark, found)
-
-
-def require_mark(uri: str, mark: str, found: dict[str, str]) -> None:
-    """``found``: what each node found in the place of the mark."""
-    blind = [f"{name} ({what})" for name, what in found.items() if what != mark]
-    if blind:
-        remedy = "Put the run on s3://, or in a folder that all nodes share"
-        raise StoreError(uri, f"cannot be reached from node {', '.join(blind)}", remedy)
-
-
-@ray.remote(num_cpus=0)
-def read_mark(store: Store, key: str, folder: str) -> str:
-    """What this node finds at a key, or why it finds nothing."""
-    if os.path.isdir(folder):
-        os.chdir(folder)
-    try:
-        return Store(store.uri, store.config).get(key).decode()
-    except FileNotFoundError:
-        return "it is not there"
-    except CaptureError as error:
-        return error.problem
-
-
-def answer(look: ray.ObjectRef) -> str:
-    try:
-        return ray.get(look)
-    except RayTaskError as error:
-        raise error.cause from error
-
-
 def here() -> NodeAffinitySchedulingStrategy:
-    return at(ray.get_runtime_context().get_node_id())
-
-
-def at(node: str) -> NodeAffinitySchedulingStrategy:
+    node = ray.get_runtime_context().get_node_id()
     return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -3,22 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest import mock
 
 import ray
 from ray.cluster_utils import Cluster
 
 from cluster.ray_session import connect
+from ray_jobs import ENVIRONMENT
 
-ROOT = Path(__file__).parent.parent
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-ENVIRONMENT = {
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),  # jobs of tests are there
-    "OMP_NUM_THREADS": "1",
-    "RAY_AUTH_MODE": "disabled",  # no token is left behind in this machine's home
-    "RAY_DEDUP_LOGS": "0",
-}
 
 
 @contextmanager

@@ -13,6 +13,15 @@ from capture.errors import ShardError
 from capture.markers import START, File
 from capture.store import Store
 
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),  # jobs of tests are there
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "disabled",  # no token is left behind in this machine's home
+    "RAY_DEDUP_LOGS": "0",
+}
+"""Of drivers and nodes."""
+
 
 def shards_named(folder: Path, names: list[str]) -> list[Shard]:
     """Shards with nothing behind them but a name; a row each."""

@@ -77,6 +77,7 @@ SETTINGS = {
         "training.optimizer.kind=adamw",
         "training.optimizer.weight_decay=0.01",
         "training.learning_rate=0.003",
+        'capture.units=["*weight"]',
     ),
     "rounded": ("training.precision=bfloat16", "capture.loss_positions=last"),
 }

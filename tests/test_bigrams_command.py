@@ -85,7 +85,7 @@ def test_steps_are_read(text: str, wanted: tuple[int, int | None]) -> None:
         ("--steps=-1:2", "--steps: got '-1:2', must be like"),
         ("--steps 9:99", "run: has steps 0:24, of which 9:99 is no part. Ask for steps FIRST:END"),
         ("--steps 24", "run: has steps 0:24, of which 24:25 is no part."),
-        ("--token w33", "run: has no token 'w33'. Did you mean w3."),
+        ("--token w33", "token 'w33': is not in the vocabulary. Did you mean w3."),
         ("--top 0", "bigrams.top: got 0, must be at least 1."),
         ("--datums -1", "bigrams.datums: got -1, must be at least 0."),
     ],

@@ -24,6 +24,8 @@ from tiny import contents, make_run, tiny_config
 
 KEYS = ["step", "slot", "unit", "index"]
 TABLES = ("steps", "evaluations")
+NOISE = [f"layers.{number}.self_attn.in_proj_bias" for number in range(2)]
+"""A key's bias has no gradient but rounding, which Adam makes a whole step of."""
 STORED = 2.0**-6
 """Tallies are stored rounded; a sum that is near a boundary goes to either side of it."""
 
@@ -128,14 +130,20 @@ def same_tables(wanted: pd.DataFrame, found: pd.DataFrame, rtol: float = 2e-3) -
 def same_weights(wanted: str, found: str) -> None:
     for key in Store(wanted).keys("checkpoints"):
         ours, theirs = load(Store(wanted).get(key)), load(Store(found).get(key))
-        for name, tensor in ours.items():
+        for name in ours.keys() - set(NOISE):
+            tensor = ours[name]
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_two_workers_leave_the_same_bytes_each_time(tmp_path: Path):
+def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
+    alone: Path, tmp_path: Path
+):
+    """The order of additions alone parts losses, by 1e-6 after 14 steps (docs: what it is later)."""
     on_workers(2, capture_twice, tmp_path)
     first, second = (contents(str(tmp_path / name)) for name in ("first", "second"))
     assert first == second
+    wanted, found = (read_all(str(path), "steps") for path in (alone / "last", tmp_path / "first"))
+    assert_allclose(found["loss"], wanted["loss"], rtol=1e-5)
 
 
 def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):

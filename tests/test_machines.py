@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import os
 import pickle
+import signal
 import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from cluster.arguments import add_ray
 from cluster.cli import main
 from cluster.machines import HERE, machines, wanted
 from cluster.ray_session import JOB, OURS, code, connect
+from ray_jobs import ENVIRONMENT
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -120,3 +125,45 @@ def test_a_store_that_travels_names_its_folder_in_full(
     sent = pickle.dumps(Store("run"))
     monkeypatch.chdir("/")
     assert pickle.loads(sent).get("a") == b"1"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_signal_ends_a_job_in_order_and_the_cluster_with_it(tmp_path: Path, number: int) -> None:
+    """In a process of its own, which says when its shard is under way."""
+    pytest.importorskip("ray")
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+    )
+    while not (tmp_path / "awaited").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (128 + number, ""), out
+    assert out == "stopped\n"
+
+
+ENDLESS = """
+import sys
+import time
+from pathlib import Path
+from cluster.mapreduce import run_job
+from cluster.ray_session import connect
+from cluster.stopping import exit_code, stoppable
+from ray_jobs import Names, shards_named
+
+folder = sys.argv[1]
+try:
+    with stoppable(), connect("local"):
+        run_job(Names(folder), shards_named(Path(folder), ["await"]))
+except KeyboardInterrupt as stop:
+    print("stopped")
+    sys.exit(exit_code(stop))
+"""

@@ -27,7 +27,8 @@ from capture.training import Event, Progress, capture_run
 from capture.verify import verify
 from cluster.cli import main
 from cluster.progress import StartedAgain
-from cluster.workers import capture_on_workers, explained, require_mark, require_room
+from cluster.reach import require_mark
+from cluster.workers import capture_on_workers, explained, require_room
 from ray_cluster import ENVIRONMENT, ROOT, ray_cluster
 from spawned import on_workers
 from tiny import contents, tiny_config
@@ -258,10 +259,10 @@ def test_gpus_are_taken_where_all_workers_can_have_one():
 
 
 def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
-    require_mark("runs/x", "m", {"a": "m", "b": "m"})
+    require_mark("runs/x", "m", [("a", "m"), ("b", "m")])
     message = r"^runs/x: cannot be reached from node b \(it is not there\)\. Put the run on s3://"
     with pytest.raises(StoreError, match=message):
-        require_mark("runs/x", "m", {"a": "m", "b": "it is not there"})
+        require_mark("runs/x", "m", [("a", "m"), ("b", "it is not there")])
 
 
 def test_what_ended_a_group_is_said_in_one_line():

@@ -31,10 +31,10 @@ def tiny_config(folder: Path, *overrides: str, name: str = "run") -> Config:
     return make_config(values, overrides)
 
 
-def make_run(config: Config, **options: bool) -> list[Event]:
+def make_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> list[Event]:
     """Capture a run; returns everything that it reported."""
     reports: list[Event] = []
-    capture_run(config, reports.append, **options)
+    capture_run(config, reports.append, resume=resume, overwrite=overwrite)
     return reports
 
 
