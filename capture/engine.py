@@ -225,7 +225,21 @@ class Engine:
         self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
     ) -> Factors:
         """Of the units that have no factors; ``scored``: where in the window the loss counts."""
-        if not self.by_vmap:
+        names = list(self.by_vmap)
+        return self.each_by_vmap(names, token_NT, target_NT, masks, positions, scored=scored)
+
+    def each_by_vmap(
+        self,
+        names: Sequence[str],
+        token_NT: Tensor,
+        target_NT: Tensor,
+        masks: Masks,
+        positions: int,
+        *,
+        scored: slice,
+    ) -> Factors:
+        """Every datum's gradient of these units, dense; ``positions``: those of the whole batch."""
+        if not names:
             return {}
         pools = () if masks.pool_NK is None else (masks.pool_NK,)
 
@@ -238,7 +252,8 @@ class Engine:
             lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
             return lost / positions
 
-        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
+        units = {name: self.units[name] for name in names}
+        return factors_by_vmap(loss_of, units, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
         """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""

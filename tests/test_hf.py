@@ -31,7 +31,7 @@ def test_a_run_is_audited_resumable_and_reproducible(tmp_path, family):
     run = open_run(str(tmp_path / "run"))
     errors = run.steps()["audit_error"]
     assert len(errors) == 14
-    assert ((errors > 0) & (errors < 1e-5)).all()
+    assert ((errors > 0) & (errors < 1e-4)).all()  # 1e-5 and what storing the weights rounds away
     assert run.config.capture.units == [LAYERS[family]]
     assert set(read_outliers(run.uri)["unit"].to_pylist()) <= set(run.layout.names)
     interrupted = hf_config(tmp_path, family, name="again")
