@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
 
+from analysis.gradients import Gradients, When
 from analysis.scan import REMEDY, Shard, read_all
 from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, wanted_steps
 from capture import checkpoint
@@ -27,6 +28,7 @@ from capture.hf_model import stored_transposed
 from capture.markers import File, Marker, read_segments, require_start
 from capture.model import AnyModel, LanguageModel, build_model
 from capture.provenance import KEY, read_run
+from capture.replay_markers import with_replayed
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
 from capture.store import DEFAULT, Store
 from capture.store_config import StoreConfig
@@ -48,7 +50,8 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     start = require_start(place)
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
-    return Run(place, config, provenance, start, tuple(read_segments(place)), skip_damaged)
+    segments = with_replayed(place, read_segments(place))
+    return Run(place, config, provenance, start, segments, skip_damaged)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +200,29 @@ class Run:
         rows = read_all(self.shards("outliers", steps), OUTLIERS, wanted)
         when = read_all(self.shards("steps", steps), WHEN)
         return tabulate(self.of_known_steps(rows, when), when, self.texts)
+
+    @cached_property
+    def gradients(self) -> Gradients:
+        """What factors tell; a step without them is taken again in memory, which is logged."""
+        return Gradients(self.store, self.layout, self.shards("steps"), self.shards("factors"))
+
+    def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
+        """Of the datum's share of the batch's mean loss, of the unit's shape, before clipping."""
+        return self.gradients.gradient(step, datum, unit)
+
+    def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
+        """What the datum changed: its gradient times learning rate and clipping."""
+        return self.gradients.shift(step, datum, unit)
+
+    def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
+        """Column n of the gradient, made without the rest of it."""
+        return self.gradients.column(step, datum, unit, n)
+
+    def inner_products(
+        self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]
+    ) -> np.ndarray:
+        """⟨g, g'⟩ over the units, for each (step, datum) of the one and of the other."""
+        return self.gradients.inner_products(units, one, other)
 
     def of_known_steps(self, rows: pa.Table, when: pa.Table) -> pa.Table:
         """Outliers of steps and datums that the run has; a step may be among what was skipped."""

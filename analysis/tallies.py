@@ -7,7 +7,7 @@ Shapes: V token of the vocabulary, I neuron of the unit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,8 @@ class UnitTally:
 
 def tally_units(run: Run) -> dict[str, int]:
     """The units with tallies and their number of neurons; raises ``RunError`` if none has."""
-    units = tallied_units(run.layout, run.config.capture.tally)
+    config = replace(run.config.capture.tally, enabled=True)  # replaying adds them whatever it says
+    units = tallied_units(run.layout, config)
     if not units or not run.shards("tallies"):
         problem = "holds no tallies"
         if run.config.capture.tally.enabled and run.steps_done < run.num_steps:

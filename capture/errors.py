@@ -61,6 +61,12 @@ class ShardError(CaptureError):
     exit_code = NOT_TRUSTWORTHY
 
 
+class ReplayError(CaptureError):
+    """A replayed segment does not end where it ended when it was captured."""
+
+    exit_code = NOT_TRUSTWORTHY
+
+
 class AuditError(CaptureError):
     """The per-datum shifts of a step do not add up to the applied change of the weights."""
 

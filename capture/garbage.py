@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from capture.errors import ShardError
 from capture.lease import left_behind
 from capture.markers import START, read_segments, require_start, segment_key
+from capture.replay_markers import read_replays
 from capture.start import PARTS
 from capture.store import Store
 from capture.verify import read_derived
@@ -73,11 +74,11 @@ def named_keys(store: Store) -> set[str]:
     chain = {segment_key(number): marker for number, marker in enumerate(segments)}
     keys = store.keys()
     derived, findings = read_derived(store, keys, {START: start, **chain})
-    damaged = [finding for finding in findings if finding.state == "damaged"]
-    if damaged:
-        where = f"{store.uri}/{damaged[0].key}"
-        raise ShardError(where, damaged[0].detail, "Make its tables again, or delete it")
-    markers = {START: start, **chain, **derived}
+    added, problems = read_replays(store, keys, chain)
+    damaged = [(f.key, f.detail) for f in findings if f.state == "damaged"] + [*problems.items()]
+    for key, problem in damaged:
+        raise ShardError(f"{store.uri}/{key}", problem, "Make its tables again, or delete it")
+    markers = {START: start, **chain, **derived, **added}
     return {*markers, *(file.key for marker in markers.values() for file in marker.files)}
 
 

@@ -11,6 +11,7 @@ Shapes: N datum, T token, V vocabulary.
 import difflib
 import warnings
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -57,6 +58,9 @@ class HFConfig:
 
 class HFModel(nn.Module):
     """Token ids in, logits out; its parameters have the names that the library gives them."""
+
+    whole: Any
+    """The library's own model."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
@@ -146,14 +150,10 @@ def first_line(error: Exception) -> str:
 
 def known_settings(family: str) -> set[str]:
     """The settings that a family has; raises ``ConfigError`` for a family that is not one."""
-    from transformers.models.auto.configuration_auto import (  # pyright: ignore
-        CONFIG_MAPPING_NAMES,
-    )
-    from transformers.models.auto.modeling_auto import (  # pyright: ignore
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    )
-
-    families = CONFIG_MAPPING_NAMES.keys() & MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    auto = "transformers.models.auto"
+    names = import_module(f"{auto}.configuration_auto").CONFIG_MAPPING_NAMES.keys()
+    causal = import_module(f"{auto}.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    families = names & causal
     if family not in families:
         near = difflib.get_close_matches(family, sorted(families), n=1)
         problem = f"got {family!r}, must be one of the {len(families)} causal language models"

@@ -15,6 +15,8 @@ from capture.buffer import ShiftBuffer
 from capture.corpus import Datums
 from capture.engine import Engine, Step
 from capture.errors import AuditError
+from capture.factor_layout import FactorLayout
+from capture.factor_tables import Rows, rows_of_step
 from capture.factors import Factors
 from capture.gradients import Layout, sum_shifts
 from capture.hf_model import stored_transposed
@@ -34,9 +36,8 @@ class Observation:
     """Of the table ``steps``."""
     outliers: Outliers | None = None
     """Of this worker's slots; slots are those of the whole batch."""
-    factors: Factors | None = None
-    """Of the loss whose shifts are recorded, a row a slot from ``first_slot`` on."""
-    first_slot: int = 0
+    factors: tuple[FactorLayout, Rows] | None = None
+    """Of the same slots and the loss whose shifts are recorded, as they are stored."""
 
 
 class Observer:
@@ -77,8 +78,20 @@ class Observer:
             total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         self.engine.group.sum_([total_P])
         error = self.audit(turn, step, total_P, before_P, after_P)
-        factors = recorded if "factors" in self.kinds else None
-        return Observation(self.row(turn, step, error), outliers, factors, self.slots.start)
+        factors = self.factors(turn, step, recorded) if "factors" in self.kinds else None
+        return Observation(self.row(turn, step, error), outliers, factors)
+
+    def factors(self, turn: Turn, step: Step, recorded: Factors) -> tuple[FactorLayout, Rows]:
+        precision = self.plan.config.capture.factors.precision
+        return rows_of_step(
+            turn.step,
+            turn.datum_N[self.slots.start : self.slots.stop],
+            recorded,
+            step.scale,
+            precision,
+            first_slot=self.slots.start,
+            preconditioned=step.preconditioner is not None,
+        )
 
     def row(self, turn: Turn, step: Step, audit_error: float) -> dict[str, object]:
         """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""

@@ -1,61 +1,34 @@
 """From steps to segments: a buffer on the training thread, a writer beside it.
 
 The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
-to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. If the store
-is slower than training, closed segments pile up to ``store.max_pending_bytes``; then training
-waits.
+to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. Factors, of
+which a segment has too many, go there by the table, a few megabytes at a time. If the store is
+slower than training, what is closed piles up to ``store.max_pending_bytes``; then training waits.
 
 Of several workers each stores its own rows. The first one stores what a run has once, and the
 marker when all have told it what they stored.
-
-Shapes: M outlier.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch import Tensor
 
-from capture import checkpoint, shards
 from capture.backlog import Backlog, Waiting
+from capture.factor_parts import Part
 from capture.gradients import Layout
 from capture.group import ALONE, Group
 from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.observer import Observation
-from capture.outliers import Outliers
-from capture.schema import EVALUATIONS, OUTLIERS, STEPS
+from capture.segments import OpenSegment, put_part, put_rows, put_shared
 from capture.store import Store
 from capture.tally import Sums
-from capture.tally_tables import encoded
 
 FAREWELL_SECONDS = 5.0
 """For what is closed and not yet stored when a user stops the capture."""
-
-
-@dataclass
-class OpenSegment:
-    """What has been recorded of the segment that is under way."""
-
-    first_step: int
-    steps: list[dict[str, object]] = field(default_factory=list)
-    evaluations: list[dict[str, object]] = field(default_factory=list)
-    outliers: list[dict[str, np.ndarray]] = field(default_factory=list)
-    tallies: list[tuple[int, Sums]] = field(default_factory=list)
-    """Windows of training that ended within the segment."""
-
-    @property
-    def end_step(self) -> int:
-        return self.first_step + len(self.steps)
-
-    def num_bytes(self) -> int:
-        """Held in memory, but for a few rows of losses."""
-        outliers = sum(column.nbytes for piece in self.outliers for column in piece.values())
-        sums = [tensor for _, sums in self.tallies for tensor in sums.sum_VK.values()]
-        return outliers + sum(tensor.nbytes for tensor in sums)
 
 
 class Recorder:
@@ -79,7 +52,7 @@ class Recorder:
         self.group = group
         self.writers = group.apart()
         """The same, for the thread that writes."""
-        self.stored: dict[int, list[Part]] = {}
+        self.stored: dict[int, list[Share]] = {}
         """By segment: what all workers have stored of those whose markers are not written yet."""
         self.store = store
         self.layout = layout
@@ -97,24 +70,21 @@ class Recorder:
         return self.earlier_bytes + self.backlog.stored_bytes
 
     def add_step(self, observed: Observation, datum_N: np.ndarray) -> None:
-        """Record what a step did; ``datum_N`` maps slot to datum."""
-        self.open.steps.append(observed.row)
-        if observed.outliers:
-            self.add_outliers(observed.row["step"], observed.outliers, datum_N)
+        """Record what a step did; ``datum_N`` maps slot to datum.
 
-    def add_outliers(self, step: object, outliers: Outliers, datum_N: np.ndarray) -> None:
-        slot_M = outliers.slot_M.cpu().numpy().astype(np.int16)
-        self.open.outliers.append(
-            {
-                "step": np.full(len(slot_M), step, np.int32),
-                "slot": slot_M,
-                "datum": datum_N.astype(np.int32)[slot_M],
-                "column": outliers.column_M.cpu().numpy(),
-                "shift": outliers.shift_M.cpu().numpy(),
-                "position": outliers.position_M.cpu().numpy().astype(np.int16),
-            }
-        )
-        self.rows += len(slot_M) * self.group.size
+        Waits while too much is pending already, if that fills a table of factors.
+        """
+        self.send(self.open.add_step(observed, datum_N))
+        if observed.outliers:
+            self.rows += len(observed.outliers.slot_M) * self.group.size
+
+    def send(self, parts: list[Part]) -> None:
+        """Have tables of factors of the open segment written."""
+        for part in parts:
+            self.backlog.make_room(part.num_bytes)
+            self.backlog.add(
+                part.num_bytes, partial(self.write_part, self.segment, self.open, part)
+            )
 
     def add_evaluation(self, row: dict[str, object]) -> None:
         """Record how a held-out split is predicted; for the first worker alone."""
@@ -129,6 +99,7 @@ class Recorder:
 
         ``weights``: of the first worker alone.
         """
+        self.send(self.open.parts.close())
         done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
         num_bytes = done.num_bytes() + sum(tensor.nbytes for tensor in weights.values())
@@ -138,6 +109,12 @@ class Recorder:
         )
         write = partial(self.write, segment, done, weights, load)
         self.backlog.add(num_bytes, write)
+
+    def write_part(self, segment: int, done: OpenSegment, part: Part) -> int:
+        """Store a table of factors, on the backlog's thread; its bytes count with the segment's."""
+        self.may_commit()
+        done.factors.append(put_part(self.store, segment, part, self.group.rank))
+        return 0
 
     def write(
         self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
@@ -149,12 +126,12 @@ class Recorder:
         if segment not in self.stored:
             self.may_commit()
             rank = self.group.rank
-            files = write_rows(self.store, self.layout, segment, done, rank)
+            files = put_rows(self.store, self.layout, segment, done, rank)
             if rank == 0:
-                files += write_shared(self.store, segment, done, weights)
-            part = Part(files, self.store.take_retries(), load.waited_seconds, load.pending_bytes)
-            told = self.writers.gather(asdict(part))
-            self.stored[segment] = [part_of(values) for values in told]
+                files += put_shared(self.store, segment, done, weights)
+            share = Share(files, self.store.take_retries(), load.waited_seconds, load.pending_bytes)
+            told = self.writers.gather(asdict(share))
+            self.stored[segment] = [share_of(values) for values in told]
         marker = marker_of(done, self.stored[segment])
         if self.group.rank == 0:
             self.may_commit()
@@ -197,7 +174,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """What one worker has stored of a segment, and what it met."""
 
     files: list[File]
@@ -206,103 +183,17 @@ class Part:
     pending_bytes: int
 
 
-def part_of(values: dict[str, Any]) -> Part:
-    return Part(**{**values, "files": [File(**file) for file in values["files"]]})
+def share_of(values: dict[str, Any]) -> Share:
+    return Share(**{**values, "files": [File(**file) for file in values["files"]]})
 
 
-def marker_of(done: OpenSegment, parts: list[Part]) -> Marker:
-    """A segment of which the workers have stored these parts."""
+def marker_of(done: OpenSegment, shares: list[Share]) -> Marker:
+    """A segment of which the workers have stored these shares."""
     return Marker(
         done.first_step,
         done.end_step,
-        tuple(file for part in parts for file in part.files),
-        retries=sum(part.retries for part in parts),
-        waited_seconds=round(max(part.waited_seconds for part in parts), 3),
-        pending_bytes=sum(part.pending_bytes for part in parts),
+        tuple(file for share in shares for file in share.files),
+        retries=sum(share.retries for share in shares),
+        waited_seconds=round(max(share.waited_seconds for share in shares), 3),
+        pending_bytes=sum(share.pending_bytes for share in shares),
     )
-
-
-def write_rows(
-    store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int
-) -> list[File]:
-    """Store one worker's shards of a segment."""
-    if not any(len(piece["column"]) for piece in done.outliers):
-        return []
-    key = f"outliers/segment-{segment:06d}-w{rank:02d}.parquet"
-    return [put_table(store, key, "outliers", outlier_table(done, layout))]
-
-
-def write_shared(
-    store: Store, segment: int, done: OpenSegment, weights: dict[str, Tensor]
-) -> list[File]:
-    """Store what a segment has once, however many workers there are."""
-    name = f"segment-{segment:06d}"
-    files = [
-        put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
-        put_bytes(
-            store, checkpoint.key_of(done.end_step), "checkpoints", checkpoint.encode(weights)
-        ),
-    ]
-    if done.evaluations:
-        rows = table(done.evaluations, EVALUATIONS)
-        files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
-    return files + put_tallies(store, done.tallies)
-
-
-def put_table(store: Store, key: str, kind: str, rows: pa.Table) -> File:
-    data = shards.encode(rows)
-    store.put(key, data)
-    return File.of(key, kind, data, rows.num_rows)
-
-
-def put_tallies(store: Store, tallies: list[tuple[int, Sums]]) -> list[File]:
-    files = []
-    for window, sums in tallies:
-        for key, rows, data in encoded(sums, window):
-            store.put(key, data)
-            files.append(File.of(key, "tallies", data, rows))
-    return files
-
-
-def put_bytes(store: Store, key: str, kind: str, data: bytes) -> File:
-    store.put(key, data)
-    return File.of(key, kind, data)
-
-
-def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def outlier_table(done: OpenSegment, layout: Layout) -> pa.Table:
-    """The segment's outliers, sorted by unit (alphabetically), index, step and slot.
-
-    Row groups then span neighbours in the alphabet, so that the least and greatest unit of a group
-    say which units it can hold.
-    """
-    columns = {
-        name: np.concatenate([piece[name] for piece in done.outliers]) for name in done.outliers[0]
-    }
-    column_M = columns.pop("column")
-    unit_M = np.searchsorted(layout.offsets, column_M, side="right") - 1
-    index_M = column_M - np.array(layout.offsets)[unit_M]
-    names = sorted(layout.names)
-    rank_U = np.array([names.index(name) for name in layout.names], np.int32)
-    order_M = stable_order(index_M)
-    order_M = order_M[stable_order(rank_U[unit_M][order_M])]
-    columns["index"] = index_M.astype(np.int32)
-    sorted_columns = {name: values[order_M] for name, values in columns.items()}
-    unit_codes_M = rank_U[unit_M[order_M]].astype(np.int16)
-    units = pa.DictionaryArray.from_arrays(unit_codes_M, pa.array(names))
-    return pa.table({**sorted_columns, "unit": units}).select(OUTLIERS.names).cast(OUTLIERS)
-
-
-def stable_order(key_M: np.ndarray) -> np.ndarray:
-    """Places in ascending order of a key, equal keys in their old order: a radix sort.
-
-    NumPy sorts 16-bit integers in linear time, so the key goes through in 16-bit digits.
-    """
-    order_M = np.arange(len(key_M))
-    for shift in range(0, max(1, int(key_M.max(initial=0)).bit_length()), 16):
-        digit_M = ((key_M >> shift) & 0xFFFF).astype(np.uint16)
-        order_M = order_M[np.argsort(digit_M[order_M], kind="stable")]
-    return order_M

@@ -3,6 +3,8 @@
 A change of any of these raises ``SCHEMA_VERSION``; golden tests pin them.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -77,3 +79,27 @@ def tally_schema(num_neurons: int) -> pa.Schema:
             *(pa.field(f"use_{n}", pa.float32()) for n in numbers),
         ]
     )
+
+
+def factor_schema(precisions: Mapping[str, str]) -> pa.Schema:
+    """Factors of a few steps: a row a datum and step, ascending by step and slot.
+
+    ``precisions``: of each array, by name; what the arrays are, the table's metadata tells.
+    """
+    fields = [
+        pa.field("step", pa.int32()),
+        pa.field("slot", pa.int16()),
+        pa.field("datum", pa.int32()),
+        pa.field("scale", pa.float64()),  # a gradient times this (and a preconditioner) is a shift
+    ]
+    for name, precision in precisions.items():
+        if precision == "int32":
+            fields.append(pa.field(name, pa.list_(pa.int32())))  # tokens
+            continue
+        # see capture.float_planes
+        fields.append(pa.field(f"{name}_high", pa.binary()))
+        fields.append(pa.field(f"{name}_low", pa.binary()))
+        if precision == "float16":
+            fields.append(pa.field(f"{name}_exponent", pa.int16()))  # times 2 to this
+            fields.append(pa.field(f"{name}_error", pa.float32()))  # largest, of all its numbers
+    return pa.schema(fields)

@@ -7,6 +7,9 @@ column chunk carries a checksum.
 """
 
 import io
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -20,11 +23,17 @@ VERSION_KEY = b"ontogeny.schema_version"
 
 
 def encode(
-    table: pa.Table, *, rows_per_group: int | None = None, statistics: list[str] | bool = True
+    table: pa.Table,
+    *,
+    rows_per_group: int | None = None,
+    statistics: list[str] | bool = True,
+    uncompressed: Collection[str] = (),
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> memoryview:
     """The table as the bytes of a Parquet file; equal tables give equal bytes.
 
-    ``statistics``: the columns whose least and greatest value each row group tells.
+    ``statistics``: the columns whose least and greatest value each row group tells;
+    ``uncompressed``: those that are noise; ``metadata``: what the footer says besides.
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     sink = pa.BufferOutputStream()
@@ -34,16 +43,26 @@ def encode(
         sink,
         table.schema,
         write_statistics=statistics,
-        compression="zstd",
-        compression_level=1,
+        **compression(table.schema, uncompressed),
         use_dictionary=[field.name for field in flat if pa.types.is_dictionary(field.type)],
         column_encoding={field.name: coding for field in flat if (coding := encoding(field.type))},
         write_page_checksum=True,
     )
     with writer:
         writer.write_table(table, row_group_size=size)
-        writer.add_key_value_metadata(reserved(num_chunks(table, size)))
+        writer.add_key_value_metadata({**metadata, **reserved(num_chunks(table, size))})
     return with_checksums(sink.getvalue())
+
+
+def compression(schema: pa.Schema, uncompressed: Collection[str]) -> dict[str, Any]:
+    """How Parquet's writer is told which columns to leave as they are."""
+    if not uncompressed:
+        return {"compression": "zstd", "compression_level": 1}
+    names = [name for name in schema.names if name not in uncompressed]
+    lists = {name for name in names if pa.types.is_list(schema.field(name).type)}
+    packed = [f"{name}.list.element" if name in lists else name for name in names]
+    codecs = dict.fromkeys(uncompressed, "none") | dict.fromkeys(packed, "zstd")
+    return {"compression": codecs, "compression_level": dict.fromkeys(packed, 1)}
 
 
 def num_chunks(table: pa.Table, rows_per_group: int) -> int:

@@ -13,8 +13,10 @@ from capture.errors import RunError
 from capture.markers import START, Marker, segment_key, segments_there, write_marker
 from capture.plan import Plan
 from capture.provenance import KEY, describe_run, read_run_config
-from capture.recorder import put_bytes, put_table
+from capture.records import KINDS
+from capture.replay_markers import replay_key
 from capture.schema import DATUMS, VOCABULARY
+from capture.segments import put_bytes, put_table
 from capture.store import Store
 
 PARTS = {
@@ -50,7 +52,9 @@ def clear(store: Store) -> None:
     stays: it is that of the capture which clears.
     """
     listed = store.keys()
-    keys = {*listed, *map(segment_key, segments_there(store, listed))} - {lease.KEY}
+    segments = segments_there(store, listed)
+    added = [replay_key(segment, kind) for segment in segments for kind in KINDS]
+    keys = {*listed, *map(segment_key, segments), *added} - {lease.KEY}
     for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
         store.delete(key)
 

@@ -27,6 +27,7 @@ from capture.markers import (
     segment_of,
     segments_there,
 )
+from capture.replay_markers import read_replays, replay_of
 from capture.store import Store
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
@@ -55,8 +56,10 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     markers, findings = read_chain(store, keys)
     derived, more = read_derived(store, keys, markers)
     findings += more
+    added, problems = read_replays(store, keys, markers)
+    findings += [Finding(key, "damaged", problem) for key, problem in problems.items()]
     listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
-    for marker in [*markers.values(), *derived.values()]:
+    for marker in [*markers.values(), *derived.values(), *added.values()]:
         for file in marker.files:
             listed.add(file.key)
             report(file)
@@ -159,7 +162,7 @@ def marker_of(key: str) -> str:
 
 
 def is_marker(key: str) -> bool:
-    return segment_of(key) is not None or marker_of(key) == key
+    return segment_of(key) is not None or marker_of(key) == key or replay_of(key) is not None
 
 
 def unvouched(key: str, listed: set[str]) -> bool:

@@ -26,6 +26,7 @@ from cluster.commands import (
     garbage,
     info,
     neurons,
+    replay,
     report,
     selfcheck,
     verify,
@@ -36,6 +37,7 @@ from cluster.terminal import program
 COMMANDS = (
     demo,
     capture,
+    replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(info, verify, selfcheck, garbage),
 )
@@ -53,6 +55,7 @@ and further:
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
+  ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
   ontogeny activations runs/wikitext2        what activations alone would tell
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 

@@ -42,7 +42,7 @@ def intact() -> Files:
 
 
 def made(*overrides: str) -> Files:
-    run = open_run(make_run(URI, *overrides))
+    run = open_run(make_run(URI, "capture.factors.enabled=true", *overrides))
     frame = pd.DataFrame({"number": range(20), "name": [f"n{i}" for i in range(20)]})
     write_tables(run, "attribute", {"numbers": frame}, {"numbers": NUMBERS})
     store = Store(URI)

@@ -122,6 +122,7 @@ QUESTIONS: dict[str, Callable[[Run], object]] = {
     "one unit's tallies": lambda run: read_tally(run, WEIGHT).mass_VI,
     "one neuron's tallies": lambda run: neuron_history(run, WEIGHT, 2, "input"),
     "one token's tallies": lambda run: token_history(run, "w1"),
+    "a gradient": lambda run: run.gradient(9, run.steps()["datums"][9][2], WEIGHT),
     "tables": lambda run: read_table(run, "attribute", "numbers", NUMBERS),
 }
 ANSWERS: dict[str, object] = {}
@@ -159,6 +160,12 @@ def test_no_answer_is_made_from_damage(damage, question):
 @READ
 def test_no_answer_is_made_from_a_damaged_shard(damage, question):
     is_refused_or_right(damage, question)
+
+
+@given(damage=damages("factors/segment-000001"))
+@READ
+def test_no_gradient_is_made_from_damaged_factors(damage):
+    is_refused_or_right(damage, "a gradient")
 
 
 @pytest.mark.torture

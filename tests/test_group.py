@@ -138,7 +138,7 @@ def same_weights(wanted: str, found: str) -> None:
 def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
     alone: Path, tmp_path: Path
 ):
-    """The order of additions alone parts losses, by 1e-6 after 14 steps (docs: what it is later)."""
+    """The order of additions alone parts losses, by 1e-6 after 14 steps."""
     on_workers(2, capture_twice, tmp_path)
     first, second = (contents(str(tmp_path / name)) for name in ("first", "second"))
     assert first == second

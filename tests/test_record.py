@@ -22,7 +22,7 @@ from capture.markers import (
     segment_key,
     write_marker,
 )
-from capture.recorder import stable_order
+from capture.segments import stable_order
 from capture.store import Store
 from capture.verify import Finding, verify
 from tiny import make_run, tiny_config

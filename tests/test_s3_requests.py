@@ -6,8 +6,8 @@ import pytest
 from analysis.run import Run, open_run
 from capture import shards
 from capture.markers import File, Marker, segment_key, write_marker
-from capture.recorder import outlier_table
 from capture.schema import OUTLIERS
+from capture.segments import OpenSegment, outlier_table
 from fault_proxy import Weather, proxied
 from tiny import make_run, tiny_config
 
@@ -27,8 +27,6 @@ def replace_outliers(run: Run, num_rows: int) -> None:
         "shift": rng.normal(size=num_rows).astype(np.float32),
         "position": rng.integers(0, 8, num_rows).astype(np.int16),
     }
-    from capture.recorder import OpenSegment
-
     table = outlier_table(OpenSegment(0, outliers=[rows]), run.layout)
     assert table.schema.equals(OUTLIERS)
     old = segment.files_of("outliers")[0]

@@ -15,7 +15,7 @@ from capture.markers import read_marker, total_bytes
 from cluster.arguments import add_command, add_run
 from cluster.terminal import data_table
 
-KINDS = ("outliers", "tallies", "checkpoints", "steps", "evaluations", "corpus")
+KINDS = ("outliers", "factors", "tallies", "checkpoints", "steps", "evaluations", "corpus")
 
 
 def add(inner) -> None:
