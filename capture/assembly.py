@@ -1,11 +1,13 @@
 """A run's model and optimizer: built from its plan, or put back to where a marker left them."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from capture import checkpoint
+from capture.config import CaptureConfig, Config
 from capture.deepspeed_engine import DeepSpeedEngine, require_installed
 from capture.device import choose_device
 from capture.engine import Engine
@@ -14,12 +16,28 @@ from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
 from capture.group import ALONE, Group, Together
+from capture.hf_model import HFModel, body, build, described, load_weights
 from capture.markers import Marker
-from capture.model import fresh_model
+from capture.model import build_model
 from capture.plan import Plan
 from capture.records import RecordKind
 from capture.schedule import require_fit
 from capture.store import Store
+
+
+def complete(config: Config) -> Config:
+    """With what a Hugging Face model decides: its family and settings, and which units it has."""
+    if config.model.kind != "hf":
+        return config
+    hf = described(config.model.hf)
+    config = replace(config, model=replace(config.model, hf=hf))
+    capture, plain = config.capture, CaptureConfig()
+    if capture.units == plain.units:
+        shape = {"vocabulary": 1, "window": config.corpus.window}
+        capture = replace(capture, units=[body(build(hf, **shape, seed=0, device="meta"))])
+    if capture.tally.units == plain.tally.units:
+        capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
+    return replace(config, capture=capture)
 
 
 def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
@@ -29,7 +47,7 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
     Raises ``UnitError`` if a unit cannot be captured.
     """
     config = plan.config
-    model = fresh_model(
+    model = build_model(
         config.model,
         vocabulary=len(plan.corpus.vocabulary.tokens),
         window=config.corpus.window,
@@ -67,6 +85,12 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
         by_vmap=unsplit,
         group=group,
     )
+
+
+def begin_with(engine: Engine, plan: Plan) -> None:
+    """The weights that a run begins with, where they are not random."""
+    if isinstance(engine.model, HFModel):
+        load_weights(engine.model, plan.config.model.hf)
 
 
 def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:

@@ -27,7 +27,7 @@ from capture.dropout import Masks
 from capture.engine import Engine, LastToken, TrainingConfig
 from capture.errors import ConfigError
 from capture.group import Group
-from capture.model import LanguageModel
+from capture.model import AnyModel
 from capture.optimizer import Tensors
 from capture.update import clip_factor
 
@@ -74,7 +74,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnyModel,
         config: TrainingConfig,
         zero: DeepSpeedConfig,
         *,

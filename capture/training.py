@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import build_engine, restore
+from capture.assembly import begin_with, build_engine, complete, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -72,6 +72,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    config = complete(config)
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
     store = Store(config.run.uri, config.store)
@@ -84,6 +85,7 @@ def capture_run(
         if group.rank:
             follow(store, plan, engine, owner)
             return
+        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)
