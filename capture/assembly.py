@@ -1,11 +1,13 @@
 """A run's model and optimizer: built from its plan, or put back to where a marker left them."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from capture import checkpoint
+from capture.config import CaptureConfig, Config
 from capture.deepspeed_engine import DeepSpeedEngine, require_installed
 from capture.device import choose_device
 from capture.engine import Engine
@@ -14,22 +16,37 @@ from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
 from capture.group import ALONE, Group, Together
+from capture.hf_model import HFModel, body, build, described, load_weights
 from capture.markers import Marker
-from capture.model import fresh_model
+from capture.model import build_model
 from capture.plan import Plan
 from capture.records import RecordKind
 from capture.schedule import require_fit
 from capture.store import Store
 
 
+def complete(config: Config) -> Config:
+    """With what a Hugging Face model decides: its family and settings, and which units it has."""
+    if config.model.kind != "hf":
+        return config
+    hf = described(config.model.hf)
+    config = replace(config, model=replace(config.model, hf=hf))
+    capture, plain = config.capture, CaptureConfig()
+    if capture.units == plain.units:
+        shape = {"vocabulary": 1, "window": config.corpus.window}
+        capture = replace(capture, units=[body(build(hf, **shape, seed=0, device="meta"))])
+    if capture.tally.units == plain.tally.units:
+        capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
+    return replace(config, capture=capture)
+
+
 def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
     """A model with the run's initial weights, and what is captured of it to record these kinds.
 
     DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
-    Raises ``UnitError`` if a unit cannot be captured.
     """
     config = plan.config
-    model = fresh_model(
+    model = build_model(
         config.model,
         vocabulary=len(plan.corpus.vocabulary.tokens),
         window=config.corpus.window,
@@ -42,9 +59,7 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
     require_fit(config.training.schedule, plan.num_steps)
-    unsplit = unsplit_of(model, plan)
-    if unsplit and config.capture.fallback == "none":
-        raise refusal(model, unsplit)
+    unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
     units = units if kinds else {}
     if config.engine == "deepspeed" and isinstance(group, Together):
         require_installed()
@@ -69,8 +84,21 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
     )
 
 
+def begin_with(engine: Engine, plan: Plan) -> None:
+    """The weights that a run begins with, where they are not random."""
+    if isinstance(engine.model, HFModel):
+        load_weights(engine.model, plan.config.model.hf)
+
+
+def rehearse(engine: Engine, plan: Plan) -> None:
+    """Send a datum through the model; raises ``UnitError`` if a unit cannot be captured."""
+    unsplit = unsplit_of(engine.model, plan)
+    if unsplit and plan.config.capture.fallback == "none":
+        raise refusal(engine.model, unsplit)
+
+
 def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
-    """The units asked for that have no factors, and what uses them: sends a datum through."""
+    """The units asked for that have no factors, and what uses them."""
     units = choose_units(model, plan.config.capture.units)
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
     return unsplit_units(model, units, token_1T.to(next(model.parameters()).device))

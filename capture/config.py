@@ -205,6 +205,8 @@ def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
     for name, value in values.items():
         check_key(f"{prefix}{name}")
         wanted = wanted_type(f"{prefix}{name}")
+        if isinstance(value, dict) and typing.get_origin(wanted) is dict:
+            continue
         if isinstance(value, dict) and isinstance(wanted, type) and is_dataclass(wanted):
             check_keys(value, wanted, f"{prefix}{name}.")
         elif is_dataclass(wanted) and value is not None:
@@ -219,6 +221,8 @@ def check_key(key: str) -> None:
     kind: Any = Config
     path = ""
     for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1)
@@ -232,6 +236,8 @@ def check_key(key: str) -> None:
 def wanted_type(key: str) -> Any:
     kind: Any = Config
     for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return Any
         kind = typing.get_type_hints(kind)[part]
     return kind
 
@@ -252,6 +258,8 @@ def describe_type(kind: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if typing.get_origin(kind) is list:
         return f"a list, each {describe_type(arguments[0])}"
+    if typing.get_origin(kind) is dict:
+        return "keys and values"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join("null" if a is type(None) else describe_type(a) for a in arguments)
     return str(kind)
@@ -279,5 +287,5 @@ def differences(found: Config, wanted: Config) -> list[str]:
     """
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
     moot = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
-    keys = [key for key in new if not key.startswith(moot) and old.get(key) != new[key]]
-    return [f"{key}: {old.get(key)} → {new[key]}" for key in keys]
+    keys = [key for key in old | new if not key.startswith(moot) and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from capture import checkpoint, optimizer
 from capture.dropout import Masks
-from capture.engine import Engine, LastToken, TrainingConfig
+from capture.engine import Engine, LastToken, Step, TrainingConfig
 from capture.errors import ConfigError
 from capture.group import Group
-from capture.model import LanguageModel
+from capture.model import AnyModel
 from capture.optimizer import Tensors
 from capture.update import clip_factor
 
@@ -74,7 +74,7 @@ class DeepSpeedEngine(Engine):
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnyModel,
         config: TrainingConfig,
         zero: DeepSpeedConfig,
         *,
@@ -83,7 +83,8 @@ class DeepSpeedEngine(Engine):
         num_steps: int,
         group: Group,
     ) -> None:
-        """``model``: with the same weights on all workers. ``group``: of torch's process group."""
+        """``group``: of torch's process group. DeepSpeed comes in with the first step, or before it
+        when weights are restored: until then the model is whole and the worker's own."""
         super().__init__(
             model,
             config,
@@ -94,17 +95,28 @@ class DeepSpeedEngine(Engine):
             group=group,
         )
         self.scattered = zero.stage == 3
-        self.stage = zero.stage
-        self.outline = {name: own.to("meta") for name, own in model.state_dict().items()}
-        self.initial: Tensors | None = super().snapshot()
-        """The checkpoint before any step, for which no worker has to wait for the others."""
-        self.deep = initialised(model, config, zero, self.optimizer, self.device, group)
-        self.entrance = self.deep
-        self.prepare()
-        for parameter in model.parameters():
-            parameter.register_hook(lambda grad: grad * group.size)
+        self.zero = zero
+        self.outline = {n: own.to("meta") for n, own in checkpoint.tensors_of(model).items()}
+        self.deep: Any = None
+
+    def hand_over(self) -> None:
+        """Make the model DeepSpeed's, once. All workers do so together, with the same weights."""
+        if self.deep is not None:
+            return
+        parts = self.model, self.config, self.zero, self.optimizer, self.device, self.group
+        self.deep = self.entrance = initialised(*parts)
+        for flat in self.flats:  # what is remembered before any step
+            for state in optimizer.states_of(self.config.optimizer):
+                self.optimizer.state[flat][state] = torch.zeros_like(flat)
+        self.count(0)
+        for parameter in self.model.parameters():
+            parameter.register_hook(lambda grad: grad * self.group.size)
 
     # --- a step ---
+
+    def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
+        self.hand_over()
+        return super().step(token_NT, target_NT, step=step, epoch=epoch)
 
     def backward(self, loss: Tensor) -> None:
         """After all but the last micro-batch DeepSpeed is told that this was not the last."""
@@ -130,7 +142,6 @@ class DeepSpeedEngine(Engine):
         legacy = optimizer.inherit(config, weights, moments)
         grads = self.full_gradients() if self.gives_gradients else None
         self.deep.step()
-        self.initial = None
         norm = float(self.deep.get_global_grad_norm())
         clip = clip_factor(norm, self.config.clip)
         squares = self.wholes(self.units, "exp_avg_sq") if len(states) > 1 else {}
@@ -152,6 +163,7 @@ class DeepSpeedEngine(Engine):
     # --- from pieces to wholes, and back ---
 
     def weights(self, names: Collection[str]) -> Tensors:
+        self.hand_over()
         return self.wholes({name: self.units[name] for name in names})
 
     def wholes(self, parameters: dict[str, nn.Parameter], state: str = "") -> Tensors:
@@ -172,7 +184,7 @@ class DeepSpeedEngine(Engine):
     def piece(self, parameter: nn.Parameter, state: str = "") -> tuple[Tensor, int]:
         """What this worker keeps of a weight, or of a state of it: a flat view, and its start."""
         zero: Any = self.deep.optimizer
-        if self.stage == 3:
+        if self.scattered:
             number, first, size = zero.grad_position[zero.get_param_id(parameter)]
             start = self.group.rank * size
             size = max(0, min(size, shape_of(parameter).numel() - start))  # the rest is padding
@@ -196,16 +208,9 @@ class DeepSpeedEngine(Engine):
         zero: Any = self.deep.optimizer
         return (
             zero.fp32_partitioned_groups_flat
-            if self.stage == 3
+            if self.scattered
             else zero.single_partition_of_fp32_groups
         )
-
-    def prepare(self) -> None:
-        """Have the optimizer remember what it does before any step: zeros, and none counted."""
-        for flat in self.flats:
-            for state in optimizer.states_of(self.config.optimizer):
-                self.optimizer.state[flat][state] = torch.zeros_like(flat)
-        self.count(0)
 
     def count(self, step: int) -> None:
         """Tell Adam how many steps it has taken."""
@@ -216,13 +221,12 @@ class DeepSpeedEngine(Engine):
     # --- checkpoints ---
 
     def snapshot(self) -> Tensors:
-        if self.initial is not None:
-            return self.initial
+        if self.deep is None:
+            return super().snapshot()
         parameters = dict(self.model.named_parameters())
-        whole = {id(own): self.kept(own) for own in parameters.values()}
         weights = {
-            name: whole[id(own)] if id(own) in whole else own.cpu()
-            for name, own in self.model.state_dict(keep_vars=True).items()
+            name: self.kept(own) if isinstance(own, nn.Parameter) else own.to("cpu", copy=True)
+            for name, own in checkpoint.tensors_of(self.model).items()
         }
         remembered = {
             f"{checkpoint.OPTIMIZER}{state}/{name}": self.kept(own, state)
@@ -237,13 +241,14 @@ class DeepSpeedEngine(Engine):
         return torch.empty(0) if self.group.rank else found.to("cpu", copy=True)
 
     def restore(self, tensors: Tensors, step: int, where: str) -> None:
+        self.hand_over()
         weights, remembered = checkpoint.parted(tensors)
         checkpoint.require_of_model(self.outline, weights, where)
         parameters = dict(self.model.named_parameters())
         config = self.config.optimizer
         wanted = {name: self.outline[name] for name in parameters}
         optimizer.remembered_by(wanted, remembered, config=config, step=step, where=where)
-        for name, own in self.model.state_dict(keep_vars=True).items():
+        for name, own in checkpoint.tensors_of(self.model).items():
             if isinstance(own, nn.Parameter):
                 self.replace(own, weights[name])
             else:
@@ -253,15 +258,14 @@ class DeepSpeedEngine(Engine):
                 nothing = torch.zeros(wanted[name].shape)
                 self.put(own, remembered.get(f"{state}/{name}", nothing), state)
         self.count(step)
-        self.initial = None
 
     @torch.no_grad()
     def replace(self, parameter: nn.Parameter, value: Tensor) -> None:
         """Set a weight: what forward passes use, and the optimizer's copy of it."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        with GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
-            if self.stage != 3 or self.group.rank == 0:
+        with GatheredParameters([parameter], modifier_rank=0, enabled=self.scattered):
+            if self.group.rank == 0 or not self.scattered:
                 parameter.copy_(value)
         self.put(parameter, value)
 

@@ -22,7 +22,8 @@ from capture.factors import Factors
 from capture.fallback import factors_by_vmap
 from capture.gradients import Layout, join_datums
 from capture.group import ALONE, Group
-from capture.model import LanguageModel, masked_per_datum
+from capture.hf_model import stored_transposed
+from capture.model import AnyModel, LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
 from capture.schedule import ScheduleConfig
 from capture.tape import Tape
@@ -107,7 +108,7 @@ class Engine:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnyModel,
         config: TrainingConfig,
         *,
         units: dict[str, nn.Parameter],
@@ -127,14 +128,14 @@ class Engine:
         """What forward passes go through: the model, or what an engine has put around it."""
         self.config = config
         self.units = units
-        self.layout = Layout.of(units)
+        self.layout = Layout.of(units, stored_transposed(model))
         self.by_vmap = {name: units[name] for name in units if name in by_vmap}
         self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
         self.group = group
-        self.device = model.decoder.weight.device
+        self.device = next(model.parameters()).device
         self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
@@ -241,7 +242,21 @@ class Engine:
         self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
     ) -> Factors:
         """Of the units that have no factors; ``scored``: where in the window the loss counts."""
-        if not self.by_vmap:
+        names = list(self.by_vmap)
+        return self.each_by_vmap(names, token_NT, target_NT, masks, positions, scored=scored)
+
+    def each_by_vmap(
+        self,
+        names: Sequence[str],
+        token_NT: Tensor,
+        target_NT: Tensor,
+        masks: Masks,
+        positions: int,
+        *,
+        scored: slice,
+    ) -> Factors:
+        """Every datum's gradient of these units, dense; ``positions``: those of the whole batch."""
+        if not names:
             return {}
         pools = () if masks.pool_NK is None else (masks.pool_NK,)
 
@@ -254,7 +269,8 @@ class Engine:
             lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
             return lost / positions
 
-        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
+        units = {name: self.units[name] for name in names}
+        return factors_by_vmap(loss_of, units, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
         """A checkpoint: weights, and what the optimizer remembers, copied to the CPU.
@@ -299,6 +315,8 @@ class Engine:
         return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
+        if not isinstance(self.model, LanguageModel):
+            return Masks.none()
         return draw_masks(
             slots,
             entries=masked_per_datum(self.model.config, window),

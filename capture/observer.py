@@ -53,7 +53,7 @@ class Observer:
             self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
-        widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
+        widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 

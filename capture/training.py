@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import build_engine, restore
+from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -74,6 +74,7 @@ def capture_run(
     """
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
+    config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)
@@ -81,9 +82,11 @@ def capture_run(
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
         engine = build_engine(plan, config.capture.kinds, group)
+        rehearse(engine, plan)
         if group.rank:
             follow(store, plan, engine, owner)
             return
+        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)

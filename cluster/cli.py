@@ -1,7 +1,7 @@
 """The command ``ontogeny``: arguments in, exit code out. Each command is a module of commands/.
 
-Exit codes: 0 done; 2 bad input, nothing changed; 3 the record is not what it must be; 130 stopped
-by Ctrl-C, 143 by SIGTERM (what was committed stays).
+Exit codes: 0 done; 1 a self-check found a difference; 2 bad input, nothing changed; 3 the record is
+not what it must be; 130 stopped by Ctrl-C, 143 by SIGTERM (what was committed stays).
 """
 
 import argparse
@@ -28,6 +28,7 @@ from cluster.commands import (
     neurons,
     replay,
     report,
+    selfcheck,
     verify,
 )
 from cluster.stopping import exit_code, stoppable
@@ -38,7 +39,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(info, verify, garbage),
+    *(info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
 
@@ -59,8 +60,8 @@ and further:
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
-Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopped by Ctrl-C,
-143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a failed self-check, 2 bad input, 3 a damaged record or a failed audit,
+130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 

@@ -41,6 +41,8 @@ HOMES = {
     "rich": "cluster/",
     "s3fs": "tests/",  # brought along for pandas and DuckDB; our own way to S3 is botocore
     "sklearn": "analysis/clustering.py",
+    "tokenizers": "capture/hf_",
+    "transformers": "capture/hf_",
 }
 PLOTTING = {"matplotlib", "plotly", "seaborn"}
 RUNS_FOREIGN_CODE = {

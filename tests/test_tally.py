@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from capture.config import make_config
 from capture.errors import ConfigError
 from capture.factors import Factor, Factors
+from capture.gradients import Layout
 from capture.tally import BYS, Tally, TallyConfig, shares, tallied_units
 from capture.tally_tables import SIGNIFICANT_BITS, rounded
 
@@ -131,12 +132,13 @@ def test_rounding_is_to_nearest_and_stays_within_its_bound():
 
 def test_only_captured_linear_weights_that_match_are_tallied():
     shapes = {"a.linear1.weight": (3, 2), "a.linear1.bias": (3,), "a.out_proj.weight": (2, 2)}
-    assert tallied_units(shapes, TallyConfig()) == {"a.linear1.weight": 2}
-    assert tallied_units(shapes, TallyConfig(units=["*"])) == {
+    layout = Layout(shapes)
+    assert tallied_units(layout, TallyConfig()) == {"a.linear1.weight": 2}
+    assert tallied_units(layout, TallyConfig(units=["*"])) == {
         "a.linear1.weight": 2,
         "a.out_proj.weight": 2,
     }
-    assert tallied_units(shapes, TallyConfig(enabled=False)) == {}
+    assert tallied_units(layout, TallyConfig(enabled=False)) == {}
 
 
 def test_windows_have_at_least_one_step():
