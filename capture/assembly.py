@@ -8,7 +8,8 @@ from torch import nn
 
 from capture import checkpoint
 from capture.config import CaptureConfig, Config
-from capture.deepspeed_engine import DeepSpeedEngine, require_installed
+from capture.deepspeed_engine import DeepSpeedEngine
+from capture.deepspeed_setup import require_installed
 from capture.device import choose_device
 from capture.engine import Engine
 from capture.errors import ConfigError

@@ -23,7 +23,7 @@ WAYS = {
     "adamw": ADAMW,
     "nesterov": (*NESTEROV, "training.accumulate=2"),
     "pieces": (*ADAMW, *EVERYTHING, "training.accumulate=2"),
-    "rounded": (*SGD, "training.precision=bfloat16"),
+    "rounded": ("training.learning_rate=0.5", "training.precision=bfloat16"),
     "bare": (*SGD, "capture.record=checkpoints"),
 }
 """By name: what is the same for every engine."""

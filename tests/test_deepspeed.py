@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capture.config import make_config
+from capture.deepspeed_setup import require_installed
 from capture.errors import ConfigError
 from capture.store import Store
 from capture.training import capture_run
@@ -107,8 +108,6 @@ def test_without_a_process_group_there_is_no_deepspeed(tmp_path: Path):
 
 
 def test_without_deepspeed_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
-    from capture.deepspeed_engine import require_installed
-
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ConfigError) as caught:
         require_installed()
