@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from capture.corpus import CorpusConfig
-from capture.deepspeed_engine import DeepSpeedConfig, require_captured
+from capture.deepspeed_setup import DeepSpeedConfig, require_captured
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback

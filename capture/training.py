@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import begin_with, build_engine, complete, restore
+from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -72,9 +72,9 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
-    config = complete(config)
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
+    config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)
@@ -82,6 +82,7 @@ def capture_run(
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
         engine = build_engine(plan, config.capture.kinds, group)
+        rehearse(engine, plan)
         if group.rank:
             follow(store, plan, engine, owner)
             return
