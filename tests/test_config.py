@@ -78,8 +78,8 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
     [
         (
             "model.layer=3",
-            "model.layer: unknown key; allowed here: kind, hf, layers, width, hidden, heads, dropout, "
-            "positions, init_range. Perhaps model.layers is meant.",
+            "model.layer: unknown key; allowed here: kind, hf, layers, width, hidden, heads, "
+            "dropout, positions, init_range. Perhaps model.layers is meant.",
         ),
         (
             "colour=red",
