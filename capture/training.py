@@ -12,7 +12,7 @@ from functools import partial
 from capture import lease
 from capture.assembly import build_engine, rehearse, restore
 from capture.backlog import Waiting
-from capture.config import Config
+from capture.config import Config, require_ours
 from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
@@ -71,6 +71,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    require_ours(config, "ontogeny capture trains by itself", "Set run.loop=capture")
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)
