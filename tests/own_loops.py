@@ -30,7 +30,8 @@ class Small(nn.Module):
         self.out = nn.Linear(D, V)
 
     def forward(self, token_NT: Tensor) -> Tensor:
-        return self.out(self.norm(torch.tanh(self.layer(self.embedding(token_NT)))))
+        x_NTD = self.embedding(token_NT)
+        return self.out(self.norm(x_NTD + torch.tanh(self.layer(x_NTD))))
 
 
 def tokens(num_datums: int = 12) -> Tensor:
