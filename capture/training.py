@@ -12,7 +12,7 @@ from functools import partial
 from capture import lease
 from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
-from capture.config import Config
+from capture.config import Config, require_ours
 from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
@@ -72,6 +72,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    require_ours(config, "ontogeny capture trains by itself", "Set run.loop=capture")
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
     config = complete(config)
