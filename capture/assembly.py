@@ -8,6 +8,7 @@ from torch import nn
 
 from capture import checkpoint
 from capture.config import CaptureConfig, Config
+from capture.corpus import WORDS
 from capture.deepspeed_engine import DeepSpeedEngine
 from capture.deepspeed_setup import require_installed
 from capture.device import choose_device
@@ -31,6 +32,9 @@ def complete(config: Config) -> Config:
     if config.model.kind != "hf":
         return config
     hf = described(config.model.hf)
+    if hf.path and config.corpus.tokenizer == WORDS:
+        problem = f"got {WORDS}, but {hf.path} has learned tokens of its own"
+        raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
     config = replace(config, model=replace(config.model, hf=hf))
     capture, plain = config.capture, CaptureConfig()
     if capture.units == plain.units:

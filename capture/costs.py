@@ -150,7 +150,7 @@ def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> 
 
 def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
     """Tables of a column a neuron: each group of rows has a frame, which small ones mostly are."""
-    widths = tallied_units(found.layout.shapes, plan.config.capture.tally)
+    widths = tallied_units(found.layout, plan.config.capture.tally)
     (few, short), (many, long) = (size_of(files, "tallies") for files in found.segments)
     if not many > few:
         return Cost("tallies")

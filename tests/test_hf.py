@@ -8,6 +8,7 @@ from capture import checkpoint
 from capture.assembly import build_engine, complete
 from capture.corpus import load_corpus
 from capture.errors import RunError
+from capture.hf_model import HFModel
 from capture.inner import dense
 from capture.markers import read_segments
 from capture.model import build_model
@@ -90,7 +91,8 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp
     saved = build_model(
         complete(hf_config(tmp_path, family)).model, vocabulary=60, window=8, seed=7
     )
-    saved.whole.save_pretrained(source)
+    assert isinstance(saved, HFModel)
+    saved.whole.save_pretrained(source)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     make_run(hf_config(tmp_path, {"path": str(source)}, "run.seed=3"))
     for file in source.iterdir():
         file.unlink()
