@@ -7,7 +7,6 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
-READY_HF := $(VENV)/.ready-hf
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check selfcheck slow torture bench clean
@@ -27,7 +26,7 @@ check: $(READY)  ## Run what CI runs: format, lint, types, tests
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow and not torture"
 
-selfcheck: $(READY_HF)  ## Compare capture with slower ways, on three families of models
+selfcheck: $(READY)  ## Compare capture with slower ways, on three families of models
 	$(BIN)/ontogeny selfcheck demo
 	$(BIN)/ontogeny selfcheck gpt2-tiny
 	$(BIN)/ontogeny selfcheck pythia-tiny
@@ -56,10 +55,6 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --quiet torch
 	$(INSTALL) --quiet -e '.[dev]'
-	@touch $@
-
-$(READY_HF): $(READY)
-	$(INSTALL) --quiet -e '.[hf]'
 	@touch $@
 
 $(BENCH_READY): $(READY)

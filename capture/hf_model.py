@@ -9,7 +9,6 @@ Shapes: N datum, T token, V vocabulary.
 """
 
 import difflib
-import warnings
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from capture.dropout import Masks
 from capture.errors import ConfigError
+from capture.hf_source import first_line, foreign_errors, library, quiet, source, unreadable
 
 NOT_SETTINGS = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "auto_map"),
@@ -26,11 +26,7 @@ NOT_SETTINGS = {
 }
 """What a model's description may hold besides its mathematics; left out of ours."""
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-FOREIGN_ERRORS = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, IndexError, KeyError),
-    *(OSError, RuntimeError, TypeError, ValueError),
-)
-"""What the library raises for settings or files that it cannot use."""
+KEY = "model.hf"
 LAYER_BYTES = 64
 """No layer of any model is smaller."""
 
@@ -97,16 +93,6 @@ def stored_transposed(model: nn.Module) -> frozenset[str]:
     )
 
 
-def library() -> Any:
-    """The package transformers; raises ``ConfigError`` where it is not installed."""
-    try:
-        import transformers  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        problem = "needs transformers, which is not installed"
-        raise ConfigError("model.kind hf", problem, "Run: pip install 'ontogeny[hf]'") from error
-    return transformers
-
-
 def is_dropout(name: str) -> bool:
     return "drop" in name
 
@@ -131,21 +117,12 @@ def described(config: HFConfig) -> HFConfig:
 
 def read_description(path: str) -> Any:
     """The library's configuration object of a folder or a hub's id."""
+    place = source(f"{KEY}.path", path)
     try:
-        return library().AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except FOREIGN_ERRORS as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: str, error: Exception) -> ConfigError:
-    problem = f"got {path!r}, which cannot be read: {first_line(error)}"
-    remedy = "Give a folder with config.json and model.safetensors, or a hub's id and a network"
-    return ConfigError("model.hf.path", problem, remedy)
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+        with quiet():
+            return library(KEY).AutoConfig.from_pretrained(**place, trust_remote_code=False)
+    except foreign_errors() as error:
+        raise unreadable(f"{KEY}.path", path, error) from error
 
 
 def known_settings(family: str) -> set[str]:
@@ -159,13 +136,13 @@ def known_settings(family: str) -> set[str]:
         problem = f"got {family!r}, must be one of the {len(families)} causal language models"
         problem += " of transformers, as gpt2, gpt_neox, llama"
         raise ConfigError("model.hf.family", problem, f"Perhaps {near[0]} is meant" if near else "")
-    plain = library().AutoConfig.for_model(family)
+    plain = library(KEY).AutoConfig.for_model(family)
     return {*plain.to_dict(), *plain.attribute_map} - NOT_SETTINGS
 
 
 def library_config(config: HFConfig, vocabulary: int) -> Any:
     """The library's configuration object; raises ``ConfigError`` for settings that it has not."""
-    library()
+    library(KEY)
     assert config.family is not None
     known = known_settings(config.family)
     for name in config.settings:
@@ -177,8 +154,8 @@ def library_config(config: HFConfig, vocabulary: int) -> Any:
     none = {name: None for name in SPECIAL_TOKENS if name in known}
     given: dict[str, Any] = {"vocab_size": vocabulary} | none | config.settings
     try:
-        made = library().AutoConfig.for_model(config.family, **given)
-    except FOREIGN_ERRORS as error:
+        made = library(KEY).AutoConfig.for_model(config.family, **given)
+    except foreign_errors() as error:
         raise refused(config, error) from error
     for name, value in made.to_dict().items():
         if is_dropout(name) and isinstance(value, int | float):
@@ -209,10 +186,10 @@ def build(
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(seed)
         try:
-            whole = library().AutoModelForCausalLM.from_config(
+            whole = library(KEY).AutoModelForCausalLM.from_config(
                 made, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
             )
-        except FOREIGN_ERRORS as error:
+        except foreign_errors() as error:
             raise refused(config, error) from error
     return HFModel(whole)
 
@@ -245,20 +222,21 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
     """
     if config.path is None:
         return
+    place = source(f"{KEY}.path", config.path)
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found, told = library().AutoModelForCausalLM.from_pretrained(
-                config.path,
+        with torch.random.fork_rng(devices=[]), quiet():
+            found, told = library(KEY).AutoModelForCausalLM.from_pretrained(
+                **place,
                 config=model.whole.config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
             )
-    except FOREIGN_ERRORS as error:
-        raise unreadable(config.path, error) from error
-    if absent := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
+    except foreign_errors() as error:
+        raise unreadable(f"{KEY}.path", config.path, error) from error
+    if absent := sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])}):
         problem = f"{config.path} has no fitting {absent[0]}"
         problem += f" (nor {len(absent) - 1} others)" if len(absent) > 1 else ""
         raise ConfigError("model.hf.path", problem, "Leave out settings that change its shape")

@@ -72,9 +72,9 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
-    config = complete(config)
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
+    config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)

@@ -1,23 +1,29 @@
 """Runs of Hugging Face models: the laws hold as for our own, and each mistake has its words."""
 
+from itertools import islice
+
+import numpy as np
 import pytest
 import torch
 
+from analysis.neuron_tokens import parameters_of
 from analysis.run import open_run
+from analysis.tallies import tally_units
 from capture import checkpoint
-from capture.assembly import build_engine, complete
-from capture.corpus import load_corpus
+from capture.assembly import build_engine, complete, restore
+from capture.corpus import Corpus, Datums, Vocabulary, load_corpus
+from capture.device import deterministic
 from capture.errors import RunError
-from capture.hf_model import HFModel
 from capture.inner import dense
 from capture.markers import read_segments
 from capture.model import build_model
-from capture.observer import on_device
+from capture.observer import Observer, on_device
 from capture.plan import Plan
 from capture.store import Store
 from capture.training import capture_run
+from cluster.cli import main
 from tiny import contents, make_run, read_outliers
-from tiny_hf import LAYERS, SETTINGS, hf_config
+from tiny_hf import LAYERS, SETTINGS, hf_config, save_model
 
 transformers = pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
 
@@ -88,34 +94,65 @@ def test_weights_follow_from_the_seed_and_leave_torch_s_generator_alone(tmp_path
 
 def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp_path, family):
     source = tmp_path / "source"
-    saved = build_model(
-        complete(hf_config(tmp_path, family)).model, vocabulary=60, window=8, seed=7
-    )
-    assert isinstance(saved, HFModel)
-    saved.whole.save_pretrained(source)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    make_run(hf_config(tmp_path, {"path": str(source)}, "run.seed=3"))
+    saved = save_model(source, family, vocabulary=300)
+    here = f"corpus.tokenizer={source}"
+    make_run(hf_config(tmp_path, {"path": str(source)}, here, "run.seed=3"))
     for file in source.iterdir():
         file.unlink()
     run = open_run(str(tmp_path / "run"))
     assert run.config.model.hf.family == family
     begun, wanted = run.network(0).state_dict(), saved.state_dict()
     assert all(torch.equal(begun[name], wanted[name]) for name in wanted)
-    assert (run.steps()["audit_error"] < 1e-5).all()
+    assert run.steps()["audit_error"].notna().all()
+    assert replayed(run.uri) == contents(run.uri)["checkpoints/step-000008.safetensors"]
 
 
-def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys):
-    from cluster.cli import main
+def replayed(uri: str) -> bytes:
+    """The checkpoint at the end of the first segment, from steps taken again."""
+    run = open_run(uri)
+    datums = Datums(run.token_NT, run.target_NT)
+    words = Vocabulary(run.tokens, np.ones(len(run.tokens), np.int64))
+    plan = Plan(run.config, Corpus(words, datums, None, None))
+    engine = build_engine(plan, ())
+    with deterministic():
+        restore(engine, run.store, run.start)
+        observer = Observer(plan, engine, ())
+        for turn in islice(plan.turns(0), 8):
+            observer.step(turn)
+    return checkpoint.encode(engine.snapshot())
 
-    make_run(hf_config(tmp_path, "gpt_neox"))
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
+    make_run(hf_config(tmp_path, family, "capture.units=['*']"))
     uri = str(tmp_path / "run")
-    for command in ("info", "attribute", "behaviour", "verify"):
-        extra = ["--target", "."] if command == "behaviour" else []
+    commands = (
+        ["info"],
+        ["attribute"],
+        ["attribute", "--level", "row"],
+        ["attribute", "--evidence", "mass-use"],
+        ["behaviour", "--target", "."],
+        ["bigrams"],
+        ["verify"],
+    )
+    for command, *extra in commands:
         assert main([command, uri, *extra]) == 0, capsys.readouterr().err
-    assert "gpt_neox of transformers (random weights)" in capsys.readouterr().out
-    assert main(["ablate", uri]) == 2
-    assert "has a Hugging Face model" in capsys.readouterr().err
+    assert f"{family} of transformers (random weights)" in capsys.readouterr().out
+    for command in ("ablate", "activations", "faithfulness"):
+        assert main([command, uri]) == 2
+        assert "has a Hugging Face model" in capsys.readouterr().err
     with pytest.raises(RunError, match="has a Hugging Face model"):
         open_run(uri).model()
+
+
+def test_a_neuron_s_outlying_weights_are_those_of_its_input(tmp_path):
+    """GPT-2's weights are stored [I, O]: attribution and tallies agree on what a neuron is."""
+    make_run(hf_config(tmp_path, "gpt2"))
+    run = open_run(str(tmp_path / "run"))
+    unit = "transformer.h.0.mlp.c_fc.weight"
+    assert run.layout.shapes[unit] == (8, 32)
+    assert tally_units(run)[unit] == 8
+    assert list(parameters_of(run, unit, 3)) == list(range(3 * 32, 4 * 32))
 
 
 def plan_of(config) -> Plan:

@@ -144,3 +144,19 @@ def test_only_captured_linear_weights_that_match_are_tallied():
 def test_windows_have_at_least_one_step():
     with pytest.raises(ConfigError, match=r"capture\.tally\.window_steps: got 0, must be at least"):
         make_config({}, ["capture.tally.window_steps=0"])
+
+
+def test_a_weight_that_is_stored_transposed_has_the_same_tallies():
+    """Neurons are inputs, on whichever axis of the weight they lie."""
+    generator = torch.Generator().manual_seed(3)
+    delta_NTO, a_NTI = (torch.randn(2, 3, width, generator=generator) for width in (5, 4))
+    weight_OI = torch.randn(5, 4, generator=generator)
+    for transposed, weight in ((False, weight_OI), (True, weight_OI.T.contiguous())):
+        layout = Layout.of({"w": weight}, ["w"] if transposed else [])
+        widths = tallied_units(layout, TallyConfig(units=["w"]))
+        assert widths == {"w": 4}
+        factors = {"w": [Factor("outer", delta_NTO, a_NTI, transposed)]}
+        found_MK = shares(factors, {"w": weight}, SCALE, widths)
+        if not transposed:
+            wanted_MK = found_MK
+        torch.testing.assert_close(found_MK, wanted_MK)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from capture.config import Config, make_config
+from capture.hf_model import HFConfig, HFModel, build
 from tiny import TEXT
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -38,3 +39,32 @@ def hf_config(folder: Path, hf: dict[str, Any] | str, *overrides: str, name: str
         "capture": {"segment_steps": 8, "outliers": {"k": 30}},
     }
     return make_config(values, overrides)
+
+
+def save_tokenizer(folder: Path) -> int:
+    """A byte-level tokenizer of the tiny text, as the hub would have it; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    made.decoder = decoders.ByteLevel()  # pyright: ignore
+    trainer = trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator([TEXT], trainer)
+    own = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>")
+    own.save_pretrained(folder)
+    return len(own)
+
+
+def save_model(folder: Path, family: str, *, vocabulary: int, **settings: Any) -> HFModel:
+    """A tiny model with random weights, as the hub would have it, with a tokenizer beside it."""
+    shaped = HFConfig(family=family, settings=SETTINGS[family] | settings)
+    model = build(shaped, vocabulary=vocabulary, window=8, seed=7)
+    model.whole.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
