@@ -78,8 +78,8 @@ def initialised(
 ) -> Any:
     """DeepSpeed's engine around the model, which it partitions."""
     local = torch.cuda.current_device() if device.type == "cuda" else 0
-    os.environ.setdefault("LOCAL_RANK", str(local))  # DeepSpeed asks its environment alone
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ["LOCAL_RANK"] = str(local)  # all that DeepSpeed asks: of which of a node's devices
+    os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
     from deepspeed.ops import __compatible_ops__ as compiled
     from deepspeed.utils import logger
