@@ -92,6 +92,14 @@ def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoi
     """
     weights, _ = parted(weights)
     own = tensors_of(model)
+    require_of_model(own, weights, where)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def require_of_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    """Raises ``ShardError`` if these weights are not named, shaped and typed as a model's own."""
     wrong = sorted(own.keys() ^ weights.keys())
     if wrong:
         problem = f"{'lacks' if wrong[0] in own else 'has an unknown'} {wrong[0]}"
@@ -101,9 +109,6 @@ def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoi
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
             problem = f"has {name} as {kind_of(found)}, the model as {kind_of(tensor)}"
             raise ShardError(where, problem, REMEDY)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
 
 
 def kind_of(tensor: Tensor) -> str:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from capture.corpus import CorpusConfig
+from capture.deepspeed_engine import DeepSpeedConfig, require_captured
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback
@@ -103,8 +104,13 @@ class Config:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    engine: Literal["plain", "deepspeed"] = "plain"
+    """What takes the steps: torch as it is, or DeepSpeed, which partitions them among workers."""
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
     def __post_init__(self) -> None:
+        if self.engine == "deepspeed":
+            require_captured(self.capture.loss_positions, self.capture.fallback)
         training = self.training
         require_share(self.workers, batch=training.batch, accumulate=training.accumulate)
 
@@ -277,9 +283,9 @@ def to_values(config: Config) -> dict[str, Any]:
 def differences(found: Config, wanted: Config) -> list[str]:
     """Keys whose values differ, each as ``key: found → wanted``.
 
-    Where the run lies is moot, and on how many workers it is made.
+    Where the run lies is moot, and by how many workers and which engine it is made.
     """
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    moot = ("run.uri", "store.", "workers.")
+    moot = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
     keys = [key for key in old | new if not key.startswith(moot) and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]

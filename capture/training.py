@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import begin_with, build_engine, complete, rehearse, restore
+from capture.assembly import build_engine, complete, restore
 from capture.backlog import Waiting
 from capture.config import Config
 from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
+from capture.errors import ConfigError
 from capture.evaluation import Evaluation, evaluations
 from capture.group import ALONE, Group, require_same
 from capture.markers import Marker, read_segments, require_start
@@ -71,6 +72,8 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    if config.engine == "deepspeed" and group is ALONE:
+        raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
     config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
@@ -78,12 +81,10 @@ def capture_run(
         may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan, config.capture.kinds, group)
-        rehearse(engine, plan)
+        engine = build_engine(plan, config.capture.kinds, group, beginning=True)
         if group.rank:
             follow(store, plan, engine, owner)
             return
-        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)
@@ -112,7 +113,7 @@ def train(
     leads = group.rank == 0
     if done:
         retrace(observer, store, [require_start(store), *done], report)
-    if done or not leads:  # all begin with the first worker's weights, whatever machine drew theirs
+    if done or group.size > 1:  # all begin with the first worker's weights, whoever drew theirs
         restore(engine, store, done[-1] if done else require_start(store))
     recorder = Recorder(
         store, observer.layout, done, group=group, may_commit=may_commit, report=report
@@ -120,12 +121,14 @@ def train(
     with recorder:
         for turn in plan.turns(first_step):
             loss = record(observer, turn, recorder)
-            for evaluation in evaluations(plan, engine, turn) if turn.ends_epoch and leads else ():
-                recorder.add_evaluation(vars(evaluation))
+            evaluating = turn.ends_epoch and (leads or engine.scattered)
+            for evaluation in evaluations(plan, engine, turn) if evaluating else ():
+                if leads:
+                    recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if turn.ends_segment:
                 require_same(group, list(engine.model.parameters()), f"step {turn.step}")
-                recorder.commit(engine.snapshot() if leads else {})
+                recorder.commit(engine.snapshot())
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
             recorder.look()

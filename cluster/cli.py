@@ -26,6 +26,7 @@ from cluster.commands import (
     garbage,
     info,
     neurons,
+    plan,
     replay,
     report,
     selfcheck,
@@ -39,7 +40,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(info, verify, selfcheck, garbage),
+    *(plan, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
 
@@ -52,6 +53,7 @@ a first quarter of an hour:
   ontogeny ablate runs/wikitext2             does silencing those neurons agree?
   ontogeny report runs/wikitext2             a folder of pages to look at, one a neuron
 and further:
+  ontogeny plan wikitext2 corpus.path=DIR    what that will take, before it is paid for
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it

@@ -34,7 +34,7 @@ MAY_NOT_IMPORT = {
 }
 HOMES = {
     "botocore": "capture/s3",
-    "deepspeed": "capture/engine.py",
+    "deepspeed": "capture/deepspeed_engine.py",
     "fsspec": "capture/filesystem.py",
     "omegaconf": "capture/config.py",
     "ray": "cluster/",

@@ -83,7 +83,8 @@ def test_every_option_says_what_it_is_and_cannot_be_changed():
         ),
         (
             "colour=red",
-            "colour: unknown key; allowed here: run, corpus, model, training, capture, store.",
+            "colour: unknown key; allowed here: "
+            "run, corpus, model, training, capture, store, workers.",
         ),
         ("run.seed.x=1", "run.seed.x: unknown key; run.seed has no keys."),
         ("model.layers=many", "model.layers: got 'many', must be a whole number."),
