@@ -69,7 +69,7 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
             evaluation_seconds(plan, engine),
             segments,
-            Layout.of(engine.units),
+            engine.layout,
             peak_bytes(),
         )
 

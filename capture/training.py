@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import begin_with, build_engine, complete, rehearse, restore
+from capture.assembly import build_engine, complete, restore
 from capture.backlog import Waiting
 from capture.config import Config, require_ours
 from capture.corpus import load_corpus
@@ -82,12 +82,10 @@ def capture_run(
         may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan, config.capture.kinds, group)
-        rehearse(engine, plan)
+        engine = build_engine(plan, config.capture.kinds, group, beginning=True)
         if group.rank:
             follow(store, plan, engine, owner)
             return
-        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)

@@ -1,8 +1,5 @@
 """Runs of Hugging Face models: the laws hold as for our own, and each mistake has its words."""
 
-from itertools import islice
-
-import numpy as np
 import pytest
 import torch
 
@@ -10,14 +7,13 @@ from analysis.neuron_tokens import parameters_of
 from analysis.run import open_run
 from analysis.tallies import tally_units
 from capture import checkpoint
-from capture.assembly import build_engine, complete, restore
-from capture.corpus import Corpus, Datums, Vocabulary, load_corpus
-from capture.device import deterministic
+from capture.assembly import build_engine, complete
+from capture.corpus import load_corpus
 from capture.errors import RunError
 from capture.inner import dense
 from capture.markers import read_segments
 from capture.model import build_model
-from capture.observer import Observer, on_device
+from capture.observer import on_device
 from capture.plan import Plan
 from capture.store import Store
 from capture.training import capture_run
@@ -104,22 +100,9 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp
     begun, wanted = run.network(0).state_dict(), saved.state_dict()
     assert all(torch.equal(begun[name], wanted[name]) for name in wanted)
     assert run.steps()["audit_error"].notna().all()
-    assert replayed(run.uri) == contents(run.uri)["checkpoints/step-000008.safetensors"]
-
-
-def replayed(uri: str) -> bytes:
-    """The checkpoint at the end of the first segment, from steps taken again."""
-    run = open_run(uri)
-    datums = Datums(run.token_NT, run.target_NT)
-    words = Vocabulary(run.tokens, np.ones(len(run.tokens), np.int64))
-    plan = Plan(run.config, Corpus(words, datums, None, None))
-    engine = build_engine(plan, ())
-    with deterministic():
-        restore(engine, run.store, run.start)
-        observer = Observer(plan, engine, ())
-        for turn in islice(plan.turns(0), 8):
-            observer.step(turn)
-    return checkpoint.encode(engine.snapshot())
+    assert main(["replay", run.uri, "--record", "factors", "--workers", "1"]) == 0
+    unit = run.layout.names[0]
+    assert open_run(run.uri).gradient(9, int(run.steps()["datums"][9][0]), unit).any()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])

@@ -8,7 +8,7 @@ from capture import assembly, selfcheck
 from capture.dropout import Masks
 from capture.errors import AuditError
 from capture.factors import Factor
-from capture.model import LanguageModel, initialise
+from capture.model import LanguageModel, fresh_model, initialise
 from capture.selfcheck import sampled, self_check
 from capture.store import Store
 from cluster.cli import main
@@ -123,11 +123,12 @@ def test_a_sample_of_units_is_spread_and_keeps_to_its_size():
 
 
 def test_gradients_that_are_no_numbers_are_said_at_once(tmp_path, monkeypatch):
-    def poison(engine, plan) -> None:
-        with torch.no_grad():
-            engine.model.decoder.bias[0] = torch.nan
+    def poisoned(config, **shape: int) -> LanguageModel:
+        model = fresh_model(config, **shape)
+        torch.nn.init.constant_(model.decoder.bias, torch.nan)
+        return model
 
-    monkeypatch.setattr(selfcheck, "begin_with", poison)
+    monkeypatch.setattr(assembly, "build_model", poisoned)
     with pytest.raises(AuditError, match="the first batch: has gradients that are no numbers"):
         list(self_check(tiny_config(tmp_path)))
 

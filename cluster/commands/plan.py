@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from capture import scaling
+from capture.assembly import complete
 from capture.calibration import PLAIN, Calibration, calibrate
 from capture.config import Config, read_config
 from capture.corpus import load_corpus
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def show_plan(console: Console, config: Config, as_json: bool) -> int:
+    config = complete(config)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     found = calibrate(plan, BUDGET_SECONDS)
     costs = costs_of(plan, found)
