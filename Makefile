@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check slow torture bench clean
+.PHONY: help demo test check selfcheck slow torture bench clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## Capture a small training run and see what taught its neurons (minutes)
 	$(BIN)/ontogeny demo
@@ -25,6 +25,11 @@ check: $(READY)  ## Run what CI runs: format, lint, types, tests
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow and not torture"
+
+selfcheck: $(READY)  ## Compare capture with slower ways, on three families of models
+	$(BIN)/ontogeny selfcheck demo
+	$(BIN)/ontogeny selfcheck gpt2-tiny
+	$(BIN)/ontogeny selfcheck pythia-tiny
 
 # pytest leaves with 5 where no test is marked slow, which is no failure.
 slow: $(READY)  ## Run the slow proofs (many minutes)

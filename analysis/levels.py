@@ -4,7 +4,8 @@ A level divides the captured parameters into groups, and the groups into familie
 ones: those of the same unit, the heads of the same layer, all units of the model. What sets a group
 apart is told by comparison with the rest of its family.
 
-- *neuron*: a column (input) of an MLP unit; *row*: a row (output) of any unit with two axes
+- *neuron*: a column (input) of an MLP unit; *row*: a row (output) of any unit with two axes; where
+  a weight is stored [I, O], as in Hugging Face's Conv1D, inputs are its rows
 - *head*: head h of an attention layer, its rows h·E to (h+1)·E of each of the q, k and v thirds of
   ``in_proj_weight`` and its columns of ``out_proj.weight``, with E = width / heads; its unit is
   called ``layers.L.self_attn``
@@ -28,7 +29,7 @@ from capture.gradients import Layout
 Level = Literal["parameter", "neuron", "row", "unit", "head"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 MLP_UNITS = ("linear1.weight", "linear2.weight")
-"""Endings of the units whose columns are neurons."""
+"""Endings of the units whose columns are neurons; of Hugging Face's, all with mlp in the name."""
 IN_PROJECTION, OUT_PROJECTION = "self_attn.in_proj_weight", "self_attn.out_proj.weight"
 WANTING = {
     "parameter": "weights (units with two axes)",
@@ -84,13 +85,13 @@ class Part:
 
 def groups_at(level: Level, layout: Layout, *, heads: int) -> Groups:
     """All groups of a level but *parameter*; raises ``RunError`` where the run captured none."""
-    dividing: dict[str, Callable[[str, tuple[int, ...], int], Part | None]] = {
-        "neuron": columns_of_mlp,
-        "row": rows_of_weight,
+    dividing: dict[str, Callable[[str, Layout, int], Part | None]] = {
+        "neuron": inputs_of_mlp,
+        "row": outputs_of_weight,
         "head": heads_of_attention,
         "unit": whole_unit,
     }
-    parts = [dividing[level](name, shape, heads) for name, shape in layout.shapes.items()]
+    parts = [dividing[level](name, layout, heads) for name in layout.names]
     families = list(dict.fromkeys(part.family for part in parts if part))
     if not families:
         remedy = "Choose another --level, or capture them with capture.units"
@@ -111,24 +112,38 @@ def groups_at(level: Level, layout: Layout, *, heads: int) -> Groups:
     return Groups(level, np.repeat(families, sizes).tolist(), number_G, family_G, group_P)
 
 
-def columns_of_mlp(name: str, shape: tuple[int, ...], heads: int) -> Part | None:
-    if not name.endswith(MLP_UNITS):
+def inputs_of_mlp(name: str, layout: Layout, heads: int) -> Part | None:
+    return Part(name, entries(name, layout, inputs=True)) if is_mlp(name, layout) else None
+
+
+def outputs_of_weight(name: str, layout: Layout, heads: int) -> Part | None:
+    if len(layout.shapes[name]) != 2:
         return None
-    return Part(name, np.tile(np.arange(shape[1]), shape[0]))
+    return Part(name, entries(name, layout, inputs=False))
 
 
-def rows_of_weight(name: str, shape: tuple[int, ...], heads: int) -> Part | None:
-    return Part(name, np.repeat(np.arange(shape[0]), shape[1])) if len(shape) == 2 else None
+def is_mlp(name: str, layout: Layout) -> bool:
+    """Whether a unit's inputs are neurons."""
+    of_library = ".mlp." in name and len(layout.shapes[name]) == 2
+    return name.endswith(MLP_UNITS) or of_library
 
 
-def whole_unit(name: str, shape: tuple[int, ...], heads: int) -> Part | None:
-    return Part(name, np.zeros(np.prod(shape), np.int64))
+def entries(name: str, layout: Layout, *, inputs: bool) -> np.ndarray:
+    """The input (or output) of each entry of a unit with two axes, [S]."""
+    rows, columns = layout.shapes[name]
+    if inputs == (name in layout.transposed):
+        return np.repeat(np.arange(rows), columns)
+    return np.tile(np.arange(columns), rows)
 
 
-def heads_of_attention(name: str, shape: tuple[int, ...], heads: int) -> Part | None:
+def whole_unit(name: str, layout: Layout, heads: int) -> Part | None:
+    return Part(name, np.zeros(np.prod(layout.shapes[name]), np.int64))
+
+
+def heads_of_attention(name: str, layout: Layout, heads: int) -> Part | None:
     if not name.endswith((IN_PROJECTION, OUT_PROJECTION)):
         return None
-    rows, width = shape
+    rows, width = layout.shapes[name]
     family = name.removesuffix(IN_PROJECTION).removesuffix(OUT_PROJECTION) + "self_attn"
     head_D = np.arange(width) // (width // heads)
     if name.endswith(OUT_PROJECTION):

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from analysis.contrast import Contrast, Draw, paired_contrast, weighted_contrast
 from analysis.datum_sums import Cells, DatumSums
-from analysis.levels import IN_PROJECTION, MLP_UNITS, OUT_PROJECTION, Groups, Level, groups_at
+from analysis.levels import IN_PROJECTION, OUT_PROJECTION, Groups, Level, groups_at, is_mlp
 from analysis.matching import Matched
 from analysis.multiple_testing import benjamini_hochberg
 from capture.gradients import Layout
@@ -47,16 +47,13 @@ LEVELS: dict[Level, str] = {"unit": "units", "head": "heads", "neuron": "neurons
 
 def captured_levels(layout: Layout, heads: int) -> list[Groups]:
     """The groups of every level that the run captured any units of."""
-    needs: dict[Level, tuple[str, ...]] = {
-        "unit": ("",),
-        "head": (IN_PROJECTION, OUT_PROJECTION),
-        "neuron": MLP_UNITS,
+    names = layout.names
+    present: dict[Level, bool] = {
+        "unit": True,
+        "head": any(name.endswith((IN_PROJECTION, OUT_PROJECTION)) for name in names),
+        "neuron": any(is_mlp(name, layout) for name in names),
     }
-    return [
-        groups_at(level, layout, heads=heads)
-        for level, ends in needs.items()
-        if any(name.endswith(ends) for name in layout.names)
-    ]
+    return [groups_at(level, layout, heads=heads) for level in present if present[level]]
 
 
 def compare_classes(

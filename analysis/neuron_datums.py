@@ -19,17 +19,15 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from analysis.jobs import Rows
+from analysis.levels import entries, is_mlp
 from analysis.scan import REMEDY, checked_datums, parameter_columns
 from capture.errors import ShardError
 from capture.gradients import Layout
 
-MLP_UNITS = ("linear1.weight", "linear2.weight")
-"""Endings of the units whose columns are neurons."""
-
 
 def mlp_units(layout: Layout) -> dict[str, int]:
     """Each captured MLP unit and how many neurons it has, in the order of the layout."""
-    return {name: shape[1] for name, shape in layout.shapes.items() if name.endswith(MLP_UNITS)}
+    return {name: layout.fan_in(name) for name in layout.names if is_mlp(name, layout)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +107,7 @@ def neuron_of_parameter(layout: Layout) -> np.ndarray:
     for name, num_neurons in mlp_units(layout).items():
         place = layout.names.index(name)
         start, end = layout.offsets[place : place + 2]
-        neuron_P[start:end] = first + np.arange(end - start) % num_neurons
+        neuron_P[start:end] = first + entries(name, layout, inputs=True)
         first += num_neurons
     return neuron_P
 

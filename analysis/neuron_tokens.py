@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.evidence import RowEvidence
-from analysis.levels import MLP_UNITS
+from analysis.levels import entries, is_mlp
 from analysis.names import nearest
 from analysis.run import Run
 from capture.errors import UnitError
@@ -60,10 +60,12 @@ def neuron_tokens(
 
 def parameters_of(run: Run, unit: str, neuron: int) -> range:
     """Flat indices of a neuron's weights in its unit."""
-    known = [name for name in run.layout.names if name.endswith(MLP_UNITS)]
+    known = [name for name in run.layout.names if is_mlp(name, run.layout)]
     if unit not in known:
         raise UnitError(unit, "is no captured unit with neurons", nearest(unit, known))
-    num_rows, num_columns = run.layout.shapes[unit]
-    if not 0 <= neuron < num_columns:
-        raise UnitError(f"{unit} neuron {neuron}", f"does not exist: 0 to {num_columns - 1} do")
-    return range(neuron, num_rows * num_columns, num_columns)
+    num_neurons = run.layout.fan_in(unit)
+    if not 0 <= neuron < num_neurons:
+        raise UnitError(f"{unit} neuron {neuron}", f"does not exist: 0 to {num_neurons - 1} do")
+    index_S = np.flatnonzero(entries(unit, run.layout, inputs=True) == neuron)
+    step = 1 if unit in run.layout.transposed else num_neurons
+    return range(int(index_S[0]), int(index_S[-1]) + 1, step)

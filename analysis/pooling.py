@@ -6,7 +6,7 @@ Shapes: P captured parameter, G group (parameters, then the rest of each unit).
 import numpy as np
 import pandas as pd
 
-from analysis.levels import MLP_UNITS, Groups, groups_at
+from analysis.levels import Groups, groups_at, is_mlp
 from capture.gradients import Layout
 
 SUMS = ("count", "weight", "expected", "up", "down", "strengthened", "weakened")
@@ -19,7 +19,7 @@ def neurons_of(groups: Groups, layout: Layout) -> tuple[Groups | None, np.ndarra
     captured.
     """
     neuron_G = np.full(groups.num_groups, -1)
-    if not any(name.endswith(MLP_UNITS) for name in layout.names):
+    if not any(is_mlp(name, layout) for name in layout.names):
         return None, neuron_G
     neurons = groups_at("neuron", layout, heads=1)
     place_P = np.flatnonzero((groups.group_P >= 0) & (groups.group_P < groups.num_named))

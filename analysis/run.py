@@ -26,8 +26,9 @@ from capture.config import Config, make_config
 from capture.errors import RunError, ShardError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
+from capture.hf_model import stored_transposed
 from capture.markers import File, Marker, read_segments, require_start
-from capture.model import LanguageModel, fresh_model
+from capture.model import AnyModel, LanguageModel, build_model
 from capture.provenance import KEY, read_run
 from capture.replay_markers import with_replayed
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
@@ -122,8 +123,8 @@ class Run:
         """The captured units, their shapes and order."""
         if self.is_own:
             return own_run.layout_of(self.store, self.config, self.start)
-        units = choose_units(self.blank_model(), self.config.capture.units)
-        return Layout.of(units)
+        model = self.blank_model()
+        return Layout.of(choose_units(model, self.config.capture.units), stored_transposed(model))
 
     # --- tables -----------------------------------------------------------------------------------
 
@@ -256,6 +257,17 @@ class Run:
         return rows.filter(pa.array(known_M))
 
     def model(self, step: int | None = None) -> LanguageModel:
+        """As ``network``, of a run of the study's transformer: its layers can be looked into.
+
+        Raises ``RunError`` for a run of another kind of model.
+        """
+        network = self.network(step)
+        if not isinstance(network, LanguageModel):
+            problem = "has a Hugging Face model, and this looks into layers of the study's alone"
+            raise RunError(self.uri, problem, "Of any model work: attribute, behaviour, bigrams")
+        return network
+
+    def network(self, step: int | None = None) -> AnyModel:
         """The model after ``step`` updates (by default all that are committed), for evaluation.
 
         Raises ``RunError`` if no checkpoint was made there, or nobody here can build the model.
@@ -336,13 +348,13 @@ class Run:
     def vocabulary_table(self) -> pa.Table:
         return self.corpus_shard("vocab").rows_of(VOCABULARY)
 
-    def blank_model(self) -> LanguageModel:
+    def blank_model(self) -> AnyModel:
         """A model of the run's shape; its weights mean nothing."""
         if self.is_own:
             raise own_run.modelless(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_room(self.store, self.config.model, **shape)
-        return fresh_model(self.config.model, **shape, seed=0)
+        return build_model(self.config.model, **shape, seed=0)
 
 
 def overlap(steps: range, segment: Marker) -> bool:

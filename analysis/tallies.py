@@ -37,7 +37,7 @@ class UnitTally:
 def tally_units(run: Run) -> dict[str, int]:
     """The units with tallies and their number of neurons; raises ``RunError`` if none has."""
     config = replace(run.config.capture.tally, enabled=True)  # replaying adds them whatever it says
-    units = tallied_units(run.layout.shapes, config)
+    units = tallied_units(run.layout, config)
     if not units or not run.shards("tallies"):
         problem = "holds no tallies"
         if run.config.capture.tally.enabled and run.steps_done < run.num_steps:

@@ -29,11 +29,14 @@ from benchmarks.report import Result, as_json, machine, make_result, table
 from benchmarks.timing import Line, measure, stopwatch
 from benchmarks.workbench import Workbench, make_workbench
 from capture.config import to_values
+from capture.records import RecordKind
 from capture.store import Store
 
 DEFAULT_FOLDER = Path(__file__).parents[1] / "../shared/data/wikitext-2"
 PLAIN = "plain step"
 CAPTURED = "capture, not written"
+FACTORS = "capture with factors, written"
+CHECKPOINTS = "checkpoints alone, written"
 UNTALLIED = "capture without tallies, not written"
 RECORDED = "capture, written"
 POST = "the post's way: one backward per token"
@@ -119,17 +122,31 @@ def run(bench: Workbench, size: Size) -> list[Result]:
     errors = check(bench, candidates, twin)
     require(errors)
     with tempfile.TemporaryDirectory() as folder:
-        recording = Recording(bench, Store(folder), size.segment)
-        lines = make_lines(bench, candidates, twin, recording)
+        recordings = make_recordings(bench, Path(folder), size.segment)
+        lines = make_lines(bench, candidates, twin, recordings)
         try:
             samples = measure(lines, bench.turns, size.rounds)
         finally:
-            recording.recorder.close()
-        sizes = recording.sizes()
+            for recording in recordings.values():
+                recording.recorder.close()
+        sizes = {name: recording.sizes() for name, recording in recordings.items()}
     results = [
         make_result(line, samples[line.name], samples[PLAIN], errors[line.name]) for line in lines
     ]
-    return [replace(one, sizes=sizes) if one.name == RECORDED else one for one in results]
+    return [replace(one, sizes=sizes.get(one.name)) for one in results]
+
+
+def make_recordings(bench: Workbench, folder: Path, segment_steps: int) -> dict[str, Recording]:
+    """One of each kind of run, by the name of its line."""
+    kinds: dict[str, list[RecordKind]] = {
+        RECORDED: ["outliers", "tallies"],
+        FACTORS: ["outliers", "tallies", "factors"],
+        CHECKPOINTS: [],
+    }
+    return {
+        name: Recording(bench, Store(str(folder / str(place))), segment_steps, kinds[name])
+        for place, name in enumerate(kinds)
+    }
 
 
 def check(bench: Workbench, candidates: list[Candidate], twin: peers.TorchTwin) -> dict[str, float]:
@@ -138,7 +155,9 @@ def check(bench: Workbench, candidates: list[Candidate], twin: peers.TorchTwin) 
     errors = {one.name: reference.error(one.method) for one in candidates}
     errors[TORCH] = reference.error_of_torch(twin)
     errors[POST] = reference.error_of_tokens()
-    errors[CAPTURED] = errors[RECORDED] = errors[UNTALLIED] = reference.error_of_capture()
+    captured = (CAPTURED, RECORDED, UNTALLIED, FACTORS)
+    errors |= dict.fromkeys(captured, reference.error_of_capture())
+    errors[CHECKPOINTS] = 0.0  # nothing is captured
     return errors
 
 
@@ -194,14 +213,19 @@ def has_opacus() -> bool:
 
 
 def make_lines(
-    bench: Workbench, candidates: list[Candidate], twin: peers.TorchTwin, recording: Recording
+    bench: Workbench,
+    candidates: list[Candidate],
+    twin: peers.TorchTwin,
+    recordings: dict[str, Recording],
 ) -> list[Line]:
     """All lines in the order of the table; recording stands beside the plain step."""
-    longest = recording.segment_steps
+    longest = recordings[RECORDED].segment_steps
     plain, *others = (step_line(bench, one, longest) for one in candidates)
     return [
         plain,
-        recorded_line(recording),
+        recorded_line(recordings[RECORDED]),
+        factors_line(recordings[FACTORS]),
+        checkpoints_line(recordings[CHECKPOINTS]),
         *observed_lines(bench, longest),
         torch_line(bench, twin, longest),
         *others,
@@ -212,6 +236,16 @@ def make_lines(
 def step_line(bench: Workbench, one: Candidate, longest: int) -> Line:
     step = stopwatch(training_step(bench, one.method))
     return Line(one.name, one.note, step, min(one.steps, longest))
+
+
+def factors_line(recording: Recording) -> Line:
+    note = "The same and the factors of every datum, packed on the writer's thread."
+    return recording.line(FACTORS, note)
+
+
+def checkpoints_line(recording: Recording) -> Line:
+    note = "capture.record=checkpoints: nothing observed, a checkpoint a segment."
+    return recording.line(CHECKPOINTS, note)
 
 
 def recorded_line(recording: Recording) -> Line:
@@ -267,6 +301,8 @@ def verdict(results: list[Result], *, quick: bool) -> str:
     tallies = ratio[CAPTURED] - ratio[UNTALLIED]
     return (
         f"{RECORDED}: {ratio[RECORDED]:.2f} × a plain step (target: at most 1.15)\n"
+        f"{FACTORS}: {ratio[FACTORS]:.2f} × a plain step (target: at most 1.35)\n"
+        f"{CHECKPOINTS}: {ratio[CHECKPOINTS]:.2f} × a plain step (target: at most 1.03)\n"
         f"tallies: {tallies:.3f} of a plain step (target: at most 0.05)\n"
         f"{POST}: {ratio[POST] / ratio[RECORDED]:.0f} × that (target: at least 300)"
     )

@@ -9,6 +9,7 @@ segment of a long run does. The writer of the second is waited for after the clo
 that it does not compete with the next method.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
@@ -18,6 +19,7 @@ from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
 from capture.plan import Turn
 from capture.recorder import Recorder
+from capture.records import RecordKind
 from capture.store import Store
 
 
@@ -46,18 +48,39 @@ def observe_untallied(bench: Workbench, turn: Turn) -> Observation:
         bench.observer.tally = tally
 
 
+def observe_kinds(bench: Workbench, turn: Turn, kinds: frozenset[RecordKind]) -> Observation:
+    """A step of which these kinds are recorded, as a run of those settings takes it."""
+    observer, engine = bench.observer, bench.engine
+    before = observer.kinds, observer.tally, engine.units
+    observer.kinds = kinds
+    observer.tally = observer.tally if "tallies" in kinds else None
+    engine.units = engine.units if kinds else {}
+    try:
+        return observe(bench, turn)
+    finally:
+        observer.kinds, observer.tally, engine.units = before
+
+
 class Recording:
     """Steps that are recorded, a commit after every ``segment_steps`` of them."""
 
-    def __init__(self, bench: Workbench, store: Store, segment_steps: int) -> None:
+    def __init__(
+        self,
+        bench: Workbench,
+        store: Store,
+        segment_steps: int,
+        kinds: Collection[RecordKind] = ("outliers", "tallies"),
+    ) -> None:
+        """``kinds``: what is recorded; none for checkpoints alone."""
         self.bench = bench
         self.store = store
         self.segment_steps = segment_steps
+        self.kinds = frozenset(kinds)
         write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
         self.recorder = Recorder(store, bench.observer.layout, [])
 
     def step(self, turn: Turn) -> None:
-        observed = observe(self.bench, turn)
+        observed = observe_kinds(self.bench, turn, self.kinds)
         self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
             self.recorder.commit(self.bench.engine.snapshot())
@@ -71,7 +94,7 @@ class Recording:
     def sizes(self) -> Sizes:
         markers = read_segments(self.store)
         files = [file for marker in markers for file in marker.files_of("outliers")]
-        rows = sum(file.rows or 0 for file in files)
+        rows = sum(file.rows or 0 for file in files) or 1
         steps = sum(marker.end_step - marker.first_step for marker in markers)
         datums = steps * self.bench.plan.config.training.batch
         return Sizes(

@@ -1,30 +1,57 @@
 """A run's model and optimizer: built from its plan, or put back to where a marker left them."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from capture import checkpoint
+from capture.config import CaptureConfig, Config
+from capture.corpus import WORDS
+from capture.deepspeed_engine import DeepSpeedEngine
+from capture.deepspeed_setup import require_installed
 from capture.device import choose_device
 from capture.engine import Engine
 from capture.errors import ConfigError
 from capture.factors import choose_units
 from capture.fallback import refusal, unsplit_units
 from capture.gradients import Layout
-from capture.group import ALONE, Group
+from capture.group import ALONE, Group, Together
+from capture.hf_model import HFModel, body, build, described, load_weights
 from capture.markers import Marker
-from capture.model import fresh_model
+from capture.model import build_model
 from capture.plan import Plan
 from capture.records import RecordKind
 from capture.schedule import require_fit
 from capture.store import Store
 
 
+def complete(config: Config) -> Config:
+    """With what a Hugging Face model decides: its family and settings, and which units it has."""
+    if config.model.kind != "hf":
+        return config
+    hf = described(config.model.hf)
+    if hf.path and config.corpus.tokenizer == WORDS:
+        problem = f"got {WORDS}, but {hf.path} has learned tokens of its own"
+        raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
+    config = replace(config, model=replace(config.model, hf=hf))
+    capture, plain = config.capture, CaptureConfig()
+    if capture.units == plain.units:
+        shape = {"vocabulary": 1, "window": config.corpus.window}
+        capture = replace(capture, units=[body(build(hf, **shape, seed=0, device="meta"))])
+    if capture.tally.units == plain.tally.units:
+        capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
+    return replace(config, capture=capture)
+
+
 def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
-    """A model with the run's initial weights, and what is captured of it to record these kinds."""
+    """A model with the run's initial weights, and what is captured of it to record these kinds.
+
+    DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
+    """
     config = plan.config
-    model = fresh_model(
+    model = build_model(
         config.model,
         vocabulary=len(plan.corpus.vocabulary.tokens),
         window=config.corpus.window,
@@ -39,6 +66,17 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
     require_fit(config.training.schedule, plan.num_steps)
     unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
     units = units if kinds else {}
+    if config.engine == "deepspeed" and isinstance(group, Together):
+        require_installed()
+        return DeepSpeedEngine(
+            model,
+            config.training,
+            config.deepspeed,
+            units=units,
+            seed=config.run.seed,
+            num_steps=plan.num_steps,
+            group=group,
+        )
     return Engine(
         model,
         config.training,
@@ -49,6 +87,12 @@ def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE
         by_vmap=unsplit,
         group=group,
     )
+
+
+def begin_with(engine: Engine, plan: Plan) -> None:
+    """The weights that a run begins with, where they are not random."""
+    if isinstance(engine.model, HFModel):
+        load_weights(engine.model, plan.config.model.hf)
 
 
 def rehearse(engine: Engine, plan: Plan) -> None:

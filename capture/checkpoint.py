@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from capture.errors import ShardError
+from capture.hf_model import bytes_of
 from capture.markers import File, Marker
 from capture.model import ModelConfig
 from capture.store import Store
@@ -37,9 +38,18 @@ def snapshot(
     """A copy of the weights on the CPU, untouched by further training; with an optimizer's state
     (``optimizer.snapshot``) beside it."""
     weights = {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()
+        name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors_of(model).items()
     }
     return weights | {f"{OPTIMIZER}{key}": tensor for key, tensor in remembered.items()}
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint keeps of a model; of tied weights the first name alone."""
+    named: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        named.setdefault(id(tensor), name)
+    return {name: state[name] for name in named.values()}
 
 
 def parted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -81,7 +91,15 @@ def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoi
     What the optimizer remembers may stand among them and is passed over.
     """
     weights, _ = parted(weights)
-    own = model.state_dict()
+    own = tensors_of(model)
+    require_of_model(own, weights, where)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+
+
+def require_of_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    """Raises ``ShardError`` if these weights are not named, shaped and typed as a model's own."""
     wrong = sorted(own.keys() ^ weights.keys())
     if wrong:
         problem = f"{'lacks' if wrong[0] in own else 'has an unknown'} {wrong[0]}"
@@ -91,9 +109,6 @@ def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoi
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
             problem = f"has {name} as {kind_of(found)}, the model as {kind_of(tensor)}"
             raise ShardError(where, problem, REMEDY)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
 
 
 def kind_of(tensor: Tensor) -> str:
@@ -112,8 +127,11 @@ def require_room(store: Store, config: ModelConfig, *, vocabulary: int, window: 
             found = source.seek(0, 2)
     except FileNotFoundError as error:
         raise ShardError(key, "is missing", REMEDY) from error
-    a_layer = 4 * config.width**2 + 2 * config.width * config.hidden
-    wanted = 4 * (2 * vocabulary * config.width + config.layers * a_layer)
+    if config.kind == "hf":
+        wanted = bytes_of(config.hf, vocabulary=vocabulary, window=window, most=found)
+    else:
+        a_layer = 4 * config.width**2 + 2 * config.width * config.hidden
+        wanted = 4 * (2 * vocabulary * config.width + config.layers * a_layer)
     if wanted > found or window * config.width > MAX_POSITIONS:
         problem = f"holds {found:,} bytes, the model of run.yaml needs {wanted:,}"
         raise ShardError(key, problem, REMEDY)

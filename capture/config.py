@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from capture.corpus import CorpusConfig
+from capture.deepspeed_setup import DeepSpeedConfig, require_captured
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback
@@ -106,8 +107,13 @@ class Config:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    engine: Literal["plain", "deepspeed"] = "plain"
+    """What takes the steps: torch as it is, or DeepSpeed, which partitions them among workers."""
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
     def __post_init__(self) -> None:
+        if self.engine == "deepspeed":
+            require_captured(self.capture.loss_positions, self.capture.fallback)
         training = self.training
         require_share(self.workers, batch=training.batch, accumulate=training.accumulate)
 
@@ -202,6 +208,8 @@ def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
     for name, value in values.items():
         check_key(f"{prefix}{name}")
         wanted = wanted_type(f"{prefix}{name}")
+        if isinstance(value, dict) and typing.get_origin(wanted) is dict:
+            continue
         if isinstance(value, dict) and isinstance(wanted, type) and is_dataclass(wanted):
             check_keys(value, wanted, f"{prefix}{name}.")
         elif is_dataclass(wanted) and value is not None:
@@ -216,6 +224,8 @@ def check_key(key: str) -> None:
     kind: Any = Config
     path = ""
     for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1)
@@ -229,6 +239,8 @@ def check_key(key: str) -> None:
 def wanted_type(key: str) -> Any:
     kind: Any = Config
     for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return Any
         kind = typing.get_type_hints(kind)[part]
     return kind
 
@@ -249,6 +261,8 @@ def describe_type(kind: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if typing.get_origin(kind) is list:
         return f"a list, each {describe_type(arguments[0])}"
+    if typing.get_origin(kind) is dict:
+        return "keys and values"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join("null" if a is type(None) else describe_type(a) for a in arguments)
     return str(kind)
@@ -278,9 +292,9 @@ def to_values(config: Config) -> dict[str, Any]:
 def differences(found: Config, wanted: Config) -> list[str]:
     """Keys whose values differ, each as ``key: found → wanted``.
 
-    Where the run lies is moot, and on how many workers it is made.
+    Where the run lies is moot, and by how many workers and which engine it is made.
     """
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    moot = ("run.uri", "store.", "workers.")
-    keys = [key for key in new if not key.startswith(moot) and old.get(key) != new[key]]
-    return [f"{key}: {old.get(key)} → {new[key]}" for key in keys]
+    moot = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
+    keys = [key for key in old | new if not key.startswith(moot) and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]

@@ -9,7 +9,7 @@ Shapes: N datum, T token, V vocabulary, B batch, S slot.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,12 @@ import numpy as np
 
 from capture.bounds import at_least
 from capture.errors import ConfigError, CorpusError
+from capture.hf_tokenizer import HFTokenizer
 from capture.text import Text, basic_english, python_reference, read_path
 from capture.wikitext import Split, read_wikitext
 
 UNKNOWN = "<unk>"
+WORDS = "words"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class CorpusConfig:
     """The reference every Python carries, WikiText-2, or any UTF-8 text."""
     path: str | None = None
     """wikitext2: folder of its files, or null to download; text: a file, or a folder of .txt."""
+    tokenizer: str = WORDS
+    """words, the study's; or a Hugging Face tokenizer: a folder, or an id on the hub."""
     window: int = 35
     """Tokens per datum."""
     validation_share: float = 0.03
@@ -58,11 +62,16 @@ class CorpusConfig:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens of the training text, most frequent first, ties alphabetical; id 0 is <unk>."""
+    """The tokens of the training text, most frequent first, ties alphabetical; id 0 is <unk>.
+
+    Or those of a Hugging Face tokenizer, in its order.
+    """
 
     tokens: list[str]
     counts: np.ndarray
     """Occurrences in the training text, int64 [V]; for <unk>, how often the text itself says so."""
+    joined: Callable[[Sequence[str]], str] = " ".join
+    """What tokens that follow each other are as text."""
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -99,37 +108,43 @@ class Corpus:
 
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
     """Read, tokenise and cut a text; ``CorpusError`` where it cannot fill one batch."""
-    streams = read_streams(config)
+    tokenizer = None if config.tokenizer == WORDS else HFTokenizer(config.tokenizer)
+    streams = read_streams(config, tokenizer)
     datums: dict[Split, Datums]
     if config.kind == "wikitext2":
-        vocabulary = build_vocabulary(streams["train"])
+        vocabulary = vocabulary_of(streams["train"], tokenizer)
         datums = {
             split: cut_windows(vocabulary.encode(tokens), config.window)
             for split, tokens in streams.items()
         }
     else:
-        vocabulary, datums = hold_out(streams["train"], config)
+        vocabulary, datums = hold_out(streams["train"], config, tokenizer)
     for split, found in datums.items():
         check_size(config, split, len(found), batch=batch)
     return Corpus(vocabulary, datums["train"], datums.get("validation"), datums.get("test"))
 
 
-def read_streams(config: CorpusConfig) -> dict[Split, list[str]]:
+def read_streams(
+    config: CorpusConfig, tokenizer: HFTokenizer | None = None
+) -> dict[Split, list[str]]:
     """The tokens of each split that the corpus has of its own; all as train if it has none."""
     path = None if config.path is None else Path(config.path).expanduser()
     if config.kind == "wikitext2":
-        return {split: tokenise(text) for split, text in read_wikitext(path).items()}
-    return {"train": tokenise(python_reference() if path is None else read_path(path))}
+        return {split: tokenise(text, tokenizer) for split, text in read_wikitext(path).items()}
+    text = python_reference() if path is None else read_path(path)
+    return {"train": tokenise(text, tokenizer)}
 
 
-def tokenise(text: Text) -> list[str]:
-    tokens = basic_english(text.content)
+def tokenise(text: Text, tokenizer: HFTokenizer | None = None) -> list[str]:
+    tokens = tokenizer.tokens(text.content) if tokenizer else basic_english(text.content)
     if not tokens:
         raise CorpusError(text.where, "holds no words", "Give a file with text in it")
     return tokens
 
 
-def hold_out(tokens: list[str], config: CorpusConfig) -> tuple[Vocabulary, dict[Split, Datums]]:
+def hold_out(
+    tokens: list[str], config: CorpusConfig, tokenizer: HFTokenizer | None = None
+) -> tuple[Vocabulary, dict[Split, Datums]]:
     """Cut one stream into windows and deal them to splits; the vocabulary is of training windows.
 
     Held-out windows are spread evenly, so that they sample the whole text: the end of a text is one
@@ -138,7 +153,7 @@ def hold_out(tokens: list[str], config: CorpusConfig) -> tuple[Vocabulary, dict[
     window, num_windows = config.window, max(len(tokens) - 1, 0) // config.window
     split_W = deal(num_windows, validation=config.validation_share, test=config.test_share)
     spoken = (tokens[w * window : (w + 1) * window] for w in np.flatnonzero(split_W == "train"))
-    vocabulary = build_vocabulary(itertools.chain.from_iterable(spoken))
+    vocabulary = vocabulary_of(itertools.chain.from_iterable(spoken), tokenizer)
     whole = cut_windows(vocabulary.encode(tokens), window)
     shares: dict[Split, float] = {
         "train": 1.0,
@@ -180,6 +195,15 @@ def check_size(config: CorpusConfig, split: Split, num_datums: int, *, batch: in
     elif config.kind != "wikitext2":
         remedy += f", or set corpus.{split}_share to 0 to hold nothing out"
     raise CorpusError(config.path or config.kind, problem, remedy)
+
+
+def vocabulary_of(tokens: Iterable[str], tokenizer: HFTokenizer | None = None) -> Vocabulary:
+    """Of the training text, or the tokenizer's with the counts of the training text."""
+    if tokenizer is None:
+        return build_vocabulary(tokens)
+    counter = Counter(tokens)
+    counts = np.array([counter[name] for name in tokenizer.names], np.int64)
+    return Vocabulary(tokenizer.names, counts, tokenizer.joined)
 
 
 def build_vocabulary(tokens: Iterable[str]) -> Vocabulary:

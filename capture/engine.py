@@ -20,9 +20,10 @@ from capture.dropout import Masks, draw_masks
 from capture.errors import ConfigError
 from capture.factors import Factors
 from capture.fallback import factors_by_vmap
-from capture.gradients import join_datums
+from capture.gradients import Layout, join_datums
 from capture.group import ALONE, Group
-from capture.model import LanguageModel, masked_per_datum
+from capture.hf_model import stored_transposed
+from capture.model import AnyModel, LanguageModel, masked_per_datum
 from capture.optimizer import OptimizerConfig, Tensors
 from capture.schedule import ScheduleConfig
 from capture.tape import Tape
@@ -102,9 +103,12 @@ class Step:
 class Engine:
     """A model and its optimizer, advanced one step at a time."""
 
+    scattered = False
+    """Whether no worker holds the whole model, so that all must call for any forward pass."""
+
     def __init__(
         self,
-        model: LanguageModel,
+        model: AnyModel,
         config: TrainingConfig,
         *,
         units: dict[str, nn.Parameter],
@@ -120,31 +124,32 @@ class Engine:
         ``group``: the workers that take each step together, of which this is one.
         """
         self.model = model
+        self.entrance: nn.Module = model
+        """What forward passes go through: the model, or what an engine has put around it."""
         self.config = config
         self.units = units
+        self.layout = Layout.of(units, stored_transposed(model))
         self.by_vmap = {name: units[name] for name in units if name in by_vmap}
         self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
         self.group = group
-        self.device = model.decoder.weight.device
+        self.device = next(model.parameters()).device
         self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
         """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
         learning_rate = self.learning_rate(step, epoch)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss, factors, last = self.gradients(token_NT, target_NT, step)
         loss = self.summed(loss, last)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
-        clip = clip_factor(norm, self.config.clip)
-        parts, gradients = self.update(learning_rate, clip, step)
+        norm, parts, gradients = self.update(learning_rate, step)
         return Step(
             loss,
             norm,
-            clip,
+            clip_factor(norm, self.config.clip),
             learning_rate,
             factors,
             last,
@@ -161,10 +166,13 @@ class Engine:
         )
 
     def update(
-        self, learning_rate: float, clip: float, step: int
-    ) -> tuple[optimizer.Split, Tensors | None]:
-        """Have the optimizer move the weights; the parts of it, and the gradients that it had."""
+        self, learning_rate: float, step: int
+    ) -> tuple[float, optimizer.Split, Tensors | None]:
+        """Have the optimizer move the weights; the gradient's norm before it was clipped, the parts
+        of the update, and the gradients that it had."""
         config = self.config.optimizer
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        clip = clip_factor(norm, self.config.clip)
         states = optimizer.states_of(config)
         moments = optimizer.state_of(self.optimizer, self.units, states[0]) if states else {}
         legacy = optimizer.inherit(config, self.units, moments)
@@ -173,10 +181,15 @@ class Engine:
         parts = optimizer.split(
             config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
         )
-        if config.plain and self.config.precision == "float32":
-            return parts, None
+        if not self.gives_gradients:
+            return norm, parts, None
         grads = {name: parameter.grad for name, parameter in self.units.items()}
-        return parts, {name: grad for name, grad in grads.items() if grad is not None}
+        return norm, parts, {name: grad for name, grad in grads.items() if grad is not None}
+
+    @property
+    def gives_gradients(self) -> bool:
+        """Whether the audit must know the gradients: see ``Step.gradients``."""
+        return not self.config.optimizer.plain or self.config.precision != "float32"
 
     def gradients(
         self, token_NT: Tensor, target_NT: Tensor, step: int
@@ -186,7 +199,7 @@ class Engine:
         All of them are of the whole batch's mean loss, in however many pieces it goes through, and
         the share of this worker's slots in it.
         """
-        self.model.train()
+        self.entrance.train()
         slots = self.group.slots(len(token_NT))
         size = len(slots) // self.config.accumulate
         pieces = [
@@ -205,11 +218,11 @@ class Engine:
         masks = self.masks(slots, step, token_NT.shape[1])
         tape = Tape(self.by_tape, len(token_NT))
         with tape if self.units else nullcontext(), self.autocast():
-            logit_NTV = self.model(token_NT, masks)
+            logit_NTV = self.entrance(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss = loss * (target_NT.numel() / positions)
-        loss.backward(retain_graph=self.last_only)
+        self.backward(loss)
         batch = (token_NT, target_NT, masks, positions)
         factors = tape.factors() | self.fall_back(*batch, scored=slice(None))
         if not self.last_only:
@@ -221,11 +234,29 @@ class Engine:
         of_last = tape.factors() | self.fall_back(*batch, scored=slice(-1, None))
         return loss.item(), factors, LastToken(of_last, gradients)
 
+    def backward(self, loss: Tensor) -> None:
+        """Add a micro-batch's gradients to the parameters'."""
+        loss.backward(retain_graph=self.last_only)
+
     def fall_back(
         self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
     ) -> Factors:
         """Of the units that have no factors; ``scored``: where in the window the loss counts."""
-        if not self.by_vmap:
+        names = list(self.by_vmap)
+        return self.each_by_vmap(names, token_NT, target_NT, masks, positions, scored=scored)
+
+    def each_by_vmap(
+        self,
+        names: Sequence[str],
+        token_NT: Tensor,
+        target_NT: Tensor,
+        masks: Masks,
+        positions: int,
+        *,
+        scored: slice,
+    ) -> Factors:
+        """Every datum's gradient of these units, dense; ``positions``: those of the whole batch."""
+        if not names:
             return {}
         pools = () if masks.pool_NK is None else (masks.pool_NK,)
 
@@ -238,10 +269,16 @@ class Engine:
             lost = F.cross_entropy(logit_TV[scored], target_T[scored], reduction="sum")
             return lost / positions
 
-        return factors_by_vmap(loss_of, self.by_vmap, (token_NT, target_NT, *pools))
+        units = {name: self.units[name] for name in names}
+        return factors_by_vmap(loss_of, units, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
-        """A checkpoint: weights, and what the optimizer remembers, copied to the CPU."""
+        """A checkpoint: weights, and what the optimizer remembers, copied to the CPU.
+
+        All workers call it, and the first one has it; the others get nothing.
+        """
+        if self.group.rank:
+            return {}
         parameters = dict(self.model.named_parameters())
         return checkpoint.snapshot(self.model, optimizer.snapshot(self.optimizer, parameters))
 
@@ -257,6 +294,10 @@ class Engine:
             step=step,
             where=where,
         )
+
+    def weights(self, names: Collection[str]) -> Tensors:
+        """Of these units, whole, as they stand now (not to be changed); all workers call it."""
+        return {name: self.units[name].detach() for name in names}
 
     def autocast(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
@@ -274,6 +315,8 @@ class Engine:
         return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
+        if not isinstance(self.model, LanguageModel):
+            return Masks.none()
         return draw_masks(
             slots,
             entries=masked_per_datum(self.model.config, window),

@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.engine import Engine
-from capture.model import LanguageModel
 from capture.observer import on_device
 from capture.plan import Plan, Turn
 
@@ -26,13 +25,13 @@ class Evaluation:
 
 
 def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
-    """Loss on each held-out split of the corpus."""
+    """Loss on each held-out split of the corpus; by all workers where the model is scattered."""
     found = []
     for split in ("validation", "test"):
         datums = getattr(plan.corpus, split)
         if datums is not None:
             token_NT, target_NT = on_device(datums, engine.device)
-            loss = evaluate(engine.model, token_NT, target_NT, batch=plan.config.training.batch)
+            loss = evaluate(engine.entrance, token_NT, target_NT, batch=plan.config.training.batch)
             found.append(
                 Evaluation(
                     turn.step + 1, turn.epoch, split, loss, math.exp(loss), target_NT.numel()
@@ -42,7 +41,7 @@ def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
+def evaluate(model: nn.Module, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
     """Mean cross-entropy in nats per token, dropout off."""
     model.eval()
     total = 0.0

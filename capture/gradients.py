@@ -6,7 +6,7 @@ P all captured parameters in order.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,10 +21,17 @@ class Layout:
     """Where each unit lies among the P captured parameters."""
 
     shapes: dict[str, tuple[int, ...]]
+    transposed: frozenset[str] = frozenset()
+    """The weights that are stored [I, O]."""
 
     @classmethod
-    def of(cls, units: Mapping[str, Tensor]) -> "Layout":
-        return cls({name: tuple(parameter.shape) for name, parameter in units.items()})
+    def of(cls, units: Mapping[str, Tensor], transposed: Iterable[str] = ()) -> "Layout":
+        shapes = {name: tuple(parameter.shape) for name, parameter in units.items()}
+        return cls(shapes, frozenset(transposed) & shapes.keys())
+
+    def fan_in(self, name: str) -> int:
+        """Inputs of a unit with two axes."""
+        return self.shapes[name][0 if name in self.transposed else 1]
 
     @property
     def names(self) -> list[str]:

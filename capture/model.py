@@ -10,7 +10,7 @@ Shapes: N datum, T token, S source token, D width, H head, E width of a head, V 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -20,12 +20,16 @@ from torch.nn import functional as F
 from capture.bounds import at_least
 from capture.dropout import Masks
 from capture.errors import ConfigError
+from capture.hf_model import HFConfig, HFModel, build
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The transformer of the study; the defaults are its values."""
+    """The transformer of the study, whose values are the defaults; or one of transformers'."""
 
+    kind: Literal["transformer", "hf"] = "transformer"
+    """The study's transformer, shaped by the keys here, or a Hugging Face model, shaped by hf."""
+    hf: HFConfig = field(default_factory=HFConfig)
     layers: int = 3
     """Number of transformer layers."""
     width: int = 200
@@ -42,6 +46,7 @@ class ModelConfig:
     """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
 
     def __post_init__(self) -> None:
+        self.require_own_keys()
         for name in ("layers", "width", "hidden", "heads"):
             at_least(f"model.{name}", getattr(self, name), 1)
         if self.width % self.heads:
@@ -54,6 +59,22 @@ class ModelConfig:
             raise ConfigError("model.dropout", problem)
         if not self.init_range > 0:
             raise ConfigError("model.init_range", f"got {self.init_range}, must be above 0")
+
+    def require_own_keys(self) -> None:
+        """What shapes the other kind of model would be ignored, so it is refused."""
+        if self.kind == "transformer":
+            if self.hf != HFConfig():
+                problem = "is set, but model.kind is transformer"
+                raise ConfigError("model.hf", problem, "Set model.kind=hf")
+            return
+        if self.hf.path is None and self.hf.family is None:
+            problem = "got null, must name a family (or model.hf.path a model) for model.kind hf"
+            raise ConfigError("model.hf.family", problem, "For example model.hf.family=gpt2")
+        for key in fields(self):
+            if key.name not in ("kind", "hf") and getattr(self, key.name) != key.default:
+                problem = f"got {getattr(self, key.name)}, but model.kind is hf"
+                remedy = "Leave it out; what shapes the model is in model.hf.settings"
+                raise ConfigError(f"model.{key.name}", problem, remedy)
 
 
 class SelfAttention(nn.Module):
@@ -123,6 +144,9 @@ class LanguageModel(nn.Module):
         return self.decoder(self.hidden(token_NT, masks or Masks.none()))
 
 
+AnyModel = LanguageModel | HFModel
+
+
 def encode_positions(config: ModelConfig, window: int) -> Tensor:
     """Sinusoidal encoding, [T, D]: Vaswani et al. 2017, section 3.5."""
     t_T1 = torch.arange(window)[:, None]
@@ -146,6 +170,32 @@ def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int)
         model = LanguageModel(config, vocabulary=vocabulary, window=window)
     initialise(model, torch.Generator().manual_seed(seed))
     return model
+
+
+def build_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> AnyModel:
+    """A model of either kind with the random weights of this seed."""
+    if config.kind == "hf":
+        return build(config.hf, vocabulary=vocabulary, window=window, seed=seed)
+    return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed)
+
+
+def called(config: ModelConfig) -> str:
+    """What a sentence about the model begins with."""
+    if config.kind == "hf":
+        return f"A {config.hf.family}"
+    return f"A model of {config.layers} layers"
+
+
+def in_words(config: ModelConfig) -> str:
+    """The model's kind and size, for people."""
+    if config.kind == "hf":
+        settings = ", ".join(f"{name} {value}" for name, value in config.hf.settings.items())
+        origin = config.hf.path or "random weights"
+        return f"{config.hf.family} of transformers ({origin}): {settings or 'its defaults'}"
+    return (
+        f"{config.layers} layers, width {config.width}, hidden {config.hidden}, "
+        f"{config.heads} heads, dropout {config.dropout:g}"
+    )
 
 
 def initialise(model: LanguageModel, generator: torch.Generator) -> None:

@@ -18,7 +18,7 @@ from capture.errors import AuditError
 from capture.factor_layout import FactorLayout
 from capture.factor_tables import Rows, rows_of_step
 from capture.factors import Factors
-from capture.gradients import Layout, sum_shifts
+from capture.gradients import sum_shifts
 from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
@@ -47,13 +47,13 @@ class Observer:
         self.plan = plan
         self.engine = engine
         self.kinds = kinds
-        self.layout = Layout.of(engine.units)
+        self.layout = engine.layout
         self.slots = engine.group.slots(plan.config.training.batch)
         if kinds:
             self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = on_device(plan.corpus.train, engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
-        widths = tallied_units(self.layout.shapes, plan.config.capture.tally)
+        widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 
@@ -61,9 +61,9 @@ class Observer:
         """One update, observed; adds to the tallies."""
         if not self.kinds:
             return Observation(self.row(turn, self.update(turn)[0], math.nan))
-        before_P = self.layout.flatten(self.engine.units)
+        before_P = self.layout.flatten(self.engine.weights(self.layout.names))
         step, recorded = self.update(turn)
-        after_P = self.layout.flatten(self.engine.units)
+        after_P = self.layout.flatten(self.engine.weights(self.layout.names))
         if not math.isfinite(step.loss + step.gradient_norm):
             raise diverged(turn, step)  # not a number is not among the largest
         outliers = None
@@ -111,7 +111,7 @@ class Observer:
         datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
         token_NT, target_NT = self.token_NT[datum_N], self.target_NT[datum_N]
         widths = self.tally.widths if self.tally else ()
-        weights = {name: self.engine.units[name].detach().clone() for name in widths}
+        weights = {name: own.clone() for name, own in self.engine.weights(widths).items()}
         step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:

@@ -198,6 +198,25 @@ def restore(
 ) -> None:
     """Have it remember what it did after ``step`` updates; raises ``ShardError`` if that is another
     optimizer's. It forgets what it remembered before."""
+    wanted = remembered_by(parameters, kept, config=config, step=step, where=where)
+    optimizer.state.clear()
+    for key, parameter in wanted.items():
+        own = optimizer.state[parameter]
+        own[key.partition("/")[0]] = kept[key].to(parameter.device, copy=True)
+        if config.kind != "sgd":
+            own["step"] = torch.tensor(float(step))
+
+
+def remembered_by(
+    parameters: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    *,
+    config: OptimizerConfig,
+    step: int,
+    where: str,
+) -> Tensors:
+    """``state/parameter`` → the parameter, of all that is remembered after ``step`` updates; raises
+    ``ShardError`` if ``kept`` is not just that."""
     states = states_of(config) if step else ()
     wanted = {f"{state}/{name}": p for state in states for name, p in parameters.items()}
     for key in sorted(wanted.keys() | kept.keys()):
@@ -207,12 +226,7 @@ def restore(
             raise ShardError(where, f"lacks optimizer/{key}", REMEDY)
         if (kept[key].shape, kept[key].dtype) != (wanted[key].shape, wanted[key].dtype):
             raise ShardError(where, f"has optimizer/{key} of another shape or type", REMEDY)
-    optimizer.state.clear()
-    for key, parameter in wanted.items():
-        own = optimizer.state[parameter]
-        own[key.partition("/")[0]] = kept[key].to(parameter.device, copy=True)
-        if config.kind != "sgd":
-            own["step"] = torch.tensor(float(step))
+    return wanted
 
 
 def states_of(config: OptimizerConfig) -> tuple[str, ...]:

@@ -20,10 +20,8 @@ from capture.errors import StoreAwayError, StoreError
 from capture.ranges import RangeFile
 from capture.s3_connection import Connection, connection_to
 from capture.s3_faults import ENDPOINT, judged, no_bucket, parts_of
-from capture.store_config import StoreConfig
+from capture.store_config import PART_BYTES, StoreConfig
 
-PART_BYTES = 8 * 2**20
-"""A value above twice this goes up in parts of this size; S3 takes 5 MiB to 5 GiB, 10,000 parts."""
 MOST_PARTS = 10_000
 UPLOADS = 3
 """How often an upload is begun anew when the store has lost it."""

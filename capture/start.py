@@ -124,6 +124,6 @@ def datum_table(datums: Datums, vocabulary: Vocabulary) -> pa.Table:
         "datum": np.arange(len(datums)),
         "tokens": list(datums.token_NT),
         "last_target": datums.target_NT[:, -1],
-        "text": [" ".join(names[token_T]) for token_T in datums.token_NT],
+        "text": [vocabulary.joined(names[token_T].tolist()) for token_T in datums.token_NT],
     }
     return pa.table(columns).cast(DATUMS)

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from capture.bounds import at_least
 from capture.errors import ConfigError
 
+PART_BYTES = 8 * 2**20
+"""A value above twice this goes up in parts of this size; S3 takes 5 MiB to 5 GiB, 10,000 parts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:

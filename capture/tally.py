@@ -1,7 +1,7 @@
 """Tallies: how much every token moved and used every neuron, over all datums and with no cut-off.
 
 At position t a linear unit with input a and output gradient δ contributes δ_t a_tᵀ to a datum's
-gradient, so its neuron n (a column) is moved there by a vector of length ‖δ_t‖ |a_tn|. Added up by
+gradient, so its neuron n (an input) is moved there by a vector of length ‖δ_t‖ |a_tn|. Added up by
 token, while training runs and without any dense gradient, that gives for every token and neuron
 
 - *mass*: Σ lr · clip · ‖δ_t‖ · |a_tn|, the way that the neuron's weights were moved, in units of
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from capture.errors import ConfigError
 from capture.factors import Factors
+from capture.gradients import Layout
 from capture.group import ALONE, Group
 
 By = Literal["target", "input"]
@@ -76,11 +77,11 @@ class Sums:
         raise KeyError(unit)
 
 
-def tallied_units(shapes: Mapping[str, tuple[int, ...]], config: TallyConfig) -> dict[str, int]:
-    """Of the captured units (by their shapes), those with tallies, and their number of neurons."""
+def tallied_units(layout: Layout, config: TallyConfig) -> dict[str, int]:
+    """Of the captured units, those with tallies, and their number of neurons."""
     return {
-        name: shape[1]
-        for name, shape in shapes.items()
+        name: layout.fan_in(name)
+        for name, shape in layout.shapes.items()
         if config.enabled
         and len(shape) == 2
         and any(fnmatchcase(name, pattern) for pattern in config.units)
@@ -158,8 +159,9 @@ def shares(
         for use in factors[name]:
             assert use.a_NTI is not None
             delta_MO, a_MI = use.delta_NTO.flatten(0, 1), use.a_NTI.flatten(0, 1)
+            weight_OI = weights[name].T if use.transposed else weights[name]
             reach_M1 = delta_MO.norm(dim=1, keepdim=True).mul_(abs(scale))
             mass_MI.addcmul_(a_MI.abs(), reach_M1)
-            use_MI.addcmul_(a_MI, delta_MO @ weights[name], value=-num_positions * workers)
+            use_MI.addcmul_(a_MI, delta_MO @ weight_OI, value=-num_positions * workers)
         start += 2 * width
     return share_MK

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import build_engine, rehearse, restore
+from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
 from capture.config import Config, require_ours
 from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
+from capture.errors import ConfigError
 from capture.evaluation import Evaluation, evaluations
 from capture.group import ALONE, Group, require_same
 from capture.markers import Marker, read_segments, require_start
@@ -72,6 +73,9 @@ def capture_run(
     and store raise. Nothing is removed before everything else has been found in order.
     """
     require_ours(config, "ontogeny capture trains by itself", "Set run.loop=capture")
+    if config.engine == "deepspeed" and group is ALONE:
+        raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
+    config = complete(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
         lease.left_behind(store, owner)
@@ -83,6 +87,7 @@ def capture_run(
         if group.rank:
             follow(store, plan, engine, owner)
             return
+        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)
@@ -111,7 +116,7 @@ def train(
     leads = group.rank == 0
     if done:
         retrace(observer, store, [require_start(store), *done], report)
-    if done or not leads:  # all begin with the first worker's weights, whatever machine drew theirs
+    if done or group.size > 1:  # all begin with the first worker's weights, whoever drew theirs
         restore(engine, store, done[-1] if done else require_start(store))
     recorder = Recorder(
         store, observer.layout, done, group=group, may_commit=may_commit, report=report
@@ -119,12 +124,14 @@ def train(
     with recorder:
         for turn in plan.turns(first_step):
             loss = record(observer, turn, recorder)
-            for evaluation in evaluations(plan, engine, turn) if turn.ends_epoch and leads else ():
-                recorder.add_evaluation(vars(evaluation))
+            evaluating = turn.ends_epoch and (leads or engine.scattered)
+            for evaluation in evaluations(plan, engine, turn) if evaluating else ():
+                if leads:
+                    recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if turn.ends_segment:
                 require_same(group, list(engine.model.parameters()), f"step {turn.step}")
-                recorder.commit(engine.snapshot() if leads else {})
+                recorder.commit(engine.snapshot())
             if turn.step + 1 == plan.num_steps:
                 recorder.settle()
             recorder.look()

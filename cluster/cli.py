@@ -1,7 +1,7 @@
 """The command ``ontogeny``: arguments in, exit code out. Each command is a module of commands/.
 
-Exit codes: 0 done; 2 bad input, nothing changed; 3 the record is not what it must be; 130 stopped
-by Ctrl-C, 143 by SIGTERM (what was committed stays).
+Exit codes: 0 done; 1 a self-check found a difference; 2 bad input, nothing changed; 3 the record is
+not what it must be; 130 stopped by Ctrl-C, 143 by SIGTERM (what was committed stays).
 """
 
 import argparse
@@ -26,8 +26,10 @@ from cluster.commands import (
     garbage,
     info,
     neurons,
+    plan,
     replay,
     report,
+    selfcheck,
     verify,
 )
 from cluster.stopping import exit_code, stoppable
@@ -38,7 +40,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(info, verify, garbage),
+    *(plan, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
 
@@ -51,6 +53,7 @@ a first quarter of an hour:
   ontogeny ablate runs/wikitext2             does silencing those neurons agree?
   ontogeny report runs/wikitext2             a folder of pages to look at, one a neuron
 and further:
+  ontogeny plan wikitext2 corpus.path=DIR    what that will take, before it is paid for
   ontogeny neurons runs/wikitext2            which neurons belong together
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
@@ -59,8 +62,8 @@ and further:
   ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
-Exit codes: 0 done, 2 bad input, 3 a damaged record or a failed audit, 130 stopped by Ctrl-C,
-143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a failed self-check, 2 bad input, 3 a damaged record or a failed audit,
+130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 

@@ -157,9 +157,10 @@ def explained(error: TrainingFailedError, config: Config) -> CaptureError:
         return ClusterError("workers", problem, f"Make room on the cluster, then {GO_ON}")
     assert isinstance(error, WorkerGroupError)
     rank, cause = min(error.worker_failures.items())
-    starts = config.workers.max_failures + 1
-    problem = f"were lost {starts} times, last worker {rank}: {type(cause).__name__}: "
-    return ClusterError("workers", problem + first_line(cause), f"Put that right, then {GO_ON}")
+    times = config.workers.max_failures + 1
+    often = "" if times == 1 else f" {times} times"
+    problem = f"were lost{often}, last worker {rank}: {type(cause).__name__}: {first_line(cause)}"
+    return ClusterError("workers", problem, f"Put that right, then {GO_ON}")
 
 
 # --- before anything is started -------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from capture.config import Config
 from capture.errors import AuditError
 from capture.group import Group, Together, require_same
 from capture.store import Store
@@ -69,7 +70,7 @@ def differing(group: Group, least: float) -> str:
 
 
 SETTINGS = {
-    "datum": ("model.dropout=0.3",),
+    "datum": ("model.dropout=0.3", "capture.factors.enabled=true"),
     "step": ("capture.outliers.scope=step",),
     "last": ("capture.loss_positions=last",),
     "bare": ("capture.record=checkpoints",),
@@ -83,25 +84,30 @@ SETTINGS = {
 }
 
 
+def shared_config(group: Group, folder: Path, *overrides: str, name: str) -> Config:
+    """A tiny run of all workers, whose text every one of them has written when this returns."""
+    config = tiny_config(folder, *overrides, f"workers.count={group.size}", name=name)
+    group.gather("written")
+    return config
+
+
 def capture_all(group: Group, folder: Path) -> list[int]:
     """A run of each of the settings, of an epoch; its steps, as they were reported."""
     reports: list[Event] = []
     for name, overrides in SETTINGS.items():
-        config = tiny_config(
-            folder, *overrides, "training.epochs=1", f"workers.count={group.size}", name=name
-        )
+        config = shared_config(group, folder, *overrides, "training.epochs=1", name=name)
         capture_run(config, reports.append, group=group, owner=f"{name}.1")
     return [event.steps_done for event in reports if isinstance(event, Progress)]
 
 
 def capture_twice(group: Group, folder: Path) -> None:
     for name in ("first", "second"):
-        config = tiny_config(folder, "training.epochs=1", f"workers.count={group.size}", name=name)
+        config = shared_config(group, folder, "training.epochs=1", name=name)
         capture_run(config, lambda event: None, group=group, owner=f"{name}.1")
 
 
 def resume_later(group: Group, folder: Path) -> list[str]:
     """Go on with a run of which one worker has captured some; what its markers then name."""
-    config = tiny_config(folder, f"workers.count={group.size}", name="resumed")
+    config = shared_config(group, folder, name="resumed")
     capture_run(config, lambda event: None, resume=True, group=group, owner="g.2")
     return Store(config.run.uri).keys("outliers")

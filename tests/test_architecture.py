@@ -34,13 +34,15 @@ MAY_NOT_IMPORT = {
 }
 HOMES = {
     "botocore": "capture/s3",
-    "deepspeed": "capture/engine.py",
+    "deepspeed": "capture/deepspeed",
     "fsspec": "capture/filesystem.py",
     "omegaconf": "capture/config.py",
     "ray": "cluster/",
     "rich": "cluster/",
     "s3fs": "tests/",  # brought along for pandas and DuckDB; our own way to S3 is botocore
     "sklearn": "analysis/clustering.py",
+    "tokenizers": "capture/hf_",
+    "transformers": "capture/hf_",
 }
 PLOTTING = {"matplotlib", "plotly", "seaborn"}
 RUNS_FOREIGN_CODE = {

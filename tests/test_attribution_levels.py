@@ -9,6 +9,7 @@ import pytest
 from analysis.attribution import attribute
 from analysis.attribution_config import AttributionConfig
 from analysis.levels import LEVELS, Level, groups_at, parameters_at
+from analysis.neuron_datums import neuron_of_parameter
 from analysis.run import open_run
 from attributed import attributed
 from capture.errors import ConfigError, RunError
@@ -121,3 +122,14 @@ def test_a_run_without_segments_is_refused() -> None:
     for config in (AttributionConfig(), AttributionConfig(evidence="use")):
         with pytest.raises(RunError, match="holds no committed segment yet"):
             attribute(open_run(store.uri), run_job, config)
+
+
+def test_neurons_of_a_weight_that_is_stored_transposed_are_its_rows() -> None:
+    """As of Hugging Face's Conv1D; both ways to group a unit's entries say the same."""
+    names = ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias", "h.0.attn.c_attn.weight"]
+    layout = Layout(dict(zip(names, [(4, 3), (3,), (4, 6)], strict=True)), frozenset(names))
+    neurons, rows = (groups_at(level, layout, heads=2) for level in ("neuron", "row"))
+    assert neurons.number_G[neurons.group_P[:12]].tolist() == [i // 3 for i in range(12)]
+    assert rows.number_G[rows.group_P[:12]].tolist() == [i % 3 for i in range(12)]
+    assert (neurons.group_P[12:] == -1).all()
+    assert neuron_of_parameter(layout).tolist() == neurons.group_P.tolist()

@@ -57,3 +57,24 @@ def test_one_parameter_costs_a_few_per_cent_of_the_bytes(s3, s3_server, tmp_path
     assert size > 10 * 2**20
     assert 0 < fetched <= 0.05 * size
     assert weather.requests["GET"] <= 20
+
+
+def test_one_datum_s_gradient_of_one_unit_costs_a_few_columns(s3, s3_server, tmp_path, monkeypatch):
+    settings = ["corpus.window=35", "model.width=64", "model.hidden=64", "model.heads=2"]
+    settings += ["corpus.validation_share=0.1", "training.epochs=1"]
+    settings += ["capture.factors.enabled=true", f"run.uri={s3}"]
+    make_run(tiny_config(tmp_path, *settings))
+    weather = Weather(s3_server.port)
+    with proxied(weather) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        run = open_run(s3)
+        step, datum = 1, run.steps()["datums"][1][2]
+        weather.requests.clear()
+        found = run.gradient(step, datum, "layers.0.linear2.weight")
+    size = sum(shard.file.num_bytes for shard in run.shards("factors"))
+    fetched = sum(n for path, n in weather.fetched.items() if "/factors/" in path)
+    print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(weather.requests)}")
+    assert found.any()
+    assert size > 2**20
+    assert 0 < fetched <= 2**16 + 2 * 2 * 35 * 64 * 4, "the tail, and two rows of δ and a"
+    assert weather.requests["GET"] <= 20

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from capture.config import make_config
 from capture.errors import ConfigError
 from capture.factors import Factor, Factors
+from capture.gradients import Layout
 from capture.tally import BYS, Tally, TallyConfig, shares, tallied_units
 from capture.tally_tables import SIGNIFICANT_BITS, rounded
 
@@ -131,14 +132,31 @@ def test_rounding_is_to_nearest_and_stays_within_its_bound():
 
 def test_only_captured_linear_weights_that_match_are_tallied():
     shapes = {"a.linear1.weight": (3, 2), "a.linear1.bias": (3,), "a.out_proj.weight": (2, 2)}
-    assert tallied_units(shapes, TallyConfig()) == {"a.linear1.weight": 2}
-    assert tallied_units(shapes, TallyConfig(units=["*"])) == {
+    layout = Layout(shapes)
+    assert tallied_units(layout, TallyConfig()) == {"a.linear1.weight": 2}
+    assert tallied_units(layout, TallyConfig(units=["*"])) == {
         "a.linear1.weight": 2,
         "a.out_proj.weight": 2,
     }
-    assert tallied_units(shapes, TallyConfig(enabled=False)) == {}
+    assert tallied_units(layout, TallyConfig(enabled=False)) == {}
 
 
 def test_windows_have_at_least_one_step():
     with pytest.raises(ConfigError, match=r"capture\.tally\.window_steps: got 0, must be at least"):
         make_config({}, ["capture.tally.window_steps=0"])
+
+
+def test_a_weight_that_is_stored_transposed_has_the_same_tallies():
+    """Neurons are inputs, on whichever axis of the weight they lie."""
+    generator = torch.Generator().manual_seed(3)
+    delta_NTO, a_NTI = (torch.randn(2, 3, width, generator=generator) for width in (5, 4))
+    weight_OI = torch.randn(5, 4, generator=generator)
+    for transposed, weight in ((False, weight_OI), (True, weight_OI.T.contiguous())):
+        layout = Layout.of({"w": weight}, ["w"] if transposed else [])
+        widths = tallied_units(layout, TallyConfig(units=["w"]))
+        assert widths == {"w": 4}
+        factors = {"w": [Factor("outer", delta_NTO, a_NTI, transposed)]}
+        found_MK = shares(factors, {"w": weight}, SCALE, widths)
+        if not transposed:
+            wanted_MK = found_MK
+        torch.testing.assert_close(found_MK, wanted_MK)

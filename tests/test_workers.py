@@ -29,8 +29,9 @@ from cluster.cli import main
 from cluster.progress import StartedAgain
 from cluster.reach import require_mark
 from cluster.workers import capture_on_workers, explained, require_room
-from ray_cluster import ENVIRONMENT, ROOT, ray_cluster
-from spawned import on_workers
+from ray_cluster import ray_cluster
+from ray_jobs import ENVIRONMENT, ROOT
+from spawned import on_workers, shared_config
 from tiny import contents, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
@@ -44,7 +45,8 @@ def config_of(folder: Path, name: str, *overrides: str) -> Config:
 
 def undisturbed(group: Group, folder: Path) -> None:
     """The long run by two workers without Ray."""
-    capture_run(config_of(folder, "wanted"), lambda event: None, group=group, owner="wanted.1")
+    config = shared_config(group, folder, *LONG, name="wanted")
+    capture_run(config, lambda event: None, group=group, owner="wanted.1")
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +223,9 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
     config = config_of(tmp_path, "often", "workers.max_failures=0")
     with (
         after_segment(Store(config.run.uri), 0, kill_a_worker),
-        pytest.raises(ClusterError, match=r"were lost 1 times?.*go on with --resume"),
+        pytest.raises(
+            ClusterError, match=r"^workers: were lost, last worker \d: .*go on with --resume"
+        ),
     ):
         capture_on_workers(config, lambda event: None)
     assert is_free(Store(config.run.uri))
@@ -275,28 +279,3 @@ def test_what_ended_a_group_is_said_in_one_line():
     lost = explained(died, config)
     assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
     assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
-
-
-def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
-    store = Store(str(tmp_path))
-    with lease.held(store, lambda event: None, "g.1") as first:
-        with pytest.raises(RunError, match="is being captured"):
-            lease.left_behind(store, "other.1")
-        with pytest.raises(RunError, match="is being captured"):
-            lease.left_behind(store)
-        taken: list[lease.TakenOver] = []
-        with lease.held(store, taken.append, "g.2") as second:
-            second.require()
-            with pytest.raises(RunError, match="was taken over"):
-                first.require()
-        assert [event.reason for event in taken] == ["its group was started again"]
-
-
-def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
-    store = Store(str(tmp_path))
-    store.put(lease.KEY, lease.encode(lease.of_this_process("g.2")))
-    lease.withdraw(store, "other")
-    assert store.exists(lease.KEY)
-    lease.withdraw(store, "g")
-    assert not store.exists(lease.KEY)
-    lease.withdraw(store, "g")

@@ -14,7 +14,7 @@ from analysis.report.material import Material, each
 from analysis.report.neuron_table import neuron_table
 from analysis.report.website import Page
 from analysis.run import Run
-from capture import optimizer, schedule
+from capture import model, optimizer, schedule
 
 MOST_POINTS = 400
 """Of a line over steps; more steps are averaged."""
@@ -27,7 +27,7 @@ def overview(material: Material) -> Page:
     run = material.run
     rows = sum(file.rows or 0 for marker in run.segments for file in marker.files_of("outliers"))
     lead = markup.paragraph(
-        f"A model of {run.config.model.layers} layers learned {run.num_datums:,} windows of text "
+        f"{model.called(run.config.model)} learned {run.num_datums:,} windows of text "
         f"in {run.steps_done:,} steps. {rows:,} outsized shifts of single weights were recorded; "
         f"these pages say what they taught {len(material.neurons):,} neurons.",
         kind="lead",
@@ -47,7 +47,7 @@ def overview(material: Material) -> Page:
 
 def settings(run: Run) -> Html:
     config, made = run.config, run.provenance
-    model, training, outliers = config.model, config.training, config.capture.outliers
+    training, outliers = config.training, config.capture.outliers
     decline = schedule.in_words(training.schedule, training.decay)
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
     return facts(
@@ -59,11 +59,7 @@ def settings(run: Run) -> Html:
                 f"{config.corpus.kind}: {run.num_datums:,} windows of {config.corpus.window} "
                 f"tokens, vocabulary {run.num_tokens:,}",
             ),
-            (
-                "Model",
-                f"{model.layers} layers, width {model.width}, hidden {model.hidden}, "
-                f"{model.heads} heads, dropout {model.dropout:g}",
-            ),
+            ("Model", model.in_words(config.model)),
             (
                 "Training",
                 f"{training.epochs} epochs of batches of {training.batch}, "

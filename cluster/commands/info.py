@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.run import Run, open_run
-from capture import optimizer, schedule
+from capture import model, optimizer, schedule
 from capture.errors import ShardError
 from capture.markers import read_marker, total_bytes
 from cluster.arguments import add_command, add_run
@@ -79,7 +79,7 @@ def waiting(run: Run) -> str:
 def settings(run: Run) -> dict[str, str]:
     """The configuration in words."""
     config = run.config
-    model, training, capture = config.model, config.training, config.capture
+    training, capture = config.training, config.capture
     size = f"{run.layout.size:,} parameters in {len(run.layout.names)} units"
     kept = f"top {capture.outliers.k:,} a {capture.outliers.scope}"
     decline = schedule.in_words(training.schedule, training.decay)
@@ -90,8 +90,7 @@ def settings(run: Run) -> dict[str, str]:
         "seed": str(config.run.seed),
         "corpus": f"{config.corpus.kind}: {run.num_datums:,} datums of {config.corpus.window} "
         f"tokens, vocabulary {run.num_tokens:,}",
-        "model": f"{model.layers} layers, width {model.width}, hidden {model.hidden}, "
-        f"{model.heads} heads, dropout {model.dropout:g}",
+        "model": model.in_words(config.model),
         "training": f"{training.epochs} epochs, batch {training.batch}, {rate} {decline}, "
         f"clip {training.clip:g}",
         "captured": f"{', '.join(capture.units)}: {size}; loss at {capture.loss_positions} "

@@ -1,0 +1,65 @@
+"""Scale, measured and predicted: runs the benchmarks of scale, or draws what follows from them.
+
+python -m benchmarks.scale                # measure, an hour; results in benchmarks/results/
+python -m benchmarks.scale --quick        # minutes: does everything work? results nowhere
+python -m benchmarks.scale --predict      # tables and figures of docs/scale.md from the results
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.report import machine
+from benchmarks.scale_costs import GROWTH, JOBS, RESULTS, WORKERS, measured, read
+from benchmarks.scale_growth import as_json, measure_growth
+from benchmarks.scale_model import Assumed
+from benchmarks.scale_plots import draw
+from benchmarks.scale_tables import tables, with_tables
+
+PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+FIGURES = PAGE.with_suffix("")
+BENCHMARKS = {"benchmarks.scale_capture": WORKERS, "benchmarks.scale_jobs": JOBS}
+"""Each a program of its own, which starts clusters; → the name of its results."""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.predict:
+        return predicted(arguments.json)
+    if arguments.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            return measure(Path(folder), quick=True)
+    return measure(arguments.json, quick=False)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--quick", action="store_true", help="does everything work?")
+    way.add_argument("--predict", action="store_true", help="tables and figures from the results")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", default=RESULTS)
+    return parser.parse_args()
+
+
+def measure(folder: Path, *, quick: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for module, name in BENCHMARKS.items():
+        command = [sys.executable, "-m", module, "--json", str(folder / name)]
+        subprocess.run([*command, *(["--quick"] if quick else [])], check=True)
+    found = as_json(measure_growth(1000 if quick else 10_000))
+    told = json.dumps(found | {"machine": machine()}, indent=1)
+    (folder / GROWTH).write_text(told + "\n")
+    print(json.dumps(found["summary"], indent=1))
+
+
+def predicted(folder: Path) -> None:
+    costs, assumed = measured(folder), Assumed()
+    draw(FIGURES, costs, assumed, read(folder / GROWTH))
+    PAGE.write_text(with_tables(PAGE.read_text(), tables(folder)))
+
+
+if __name__ == "__main__":
+    main()

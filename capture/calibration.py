@@ -1,0 +1,143 @@
+"""A few real steps of a run that is not made: what each kind of record takes of time and bytes.
+
+The steps are the run's own first ones, with its model on its text, recorded into memory; nothing
+goes to the run's store. Steps with different records alternate, so that a machine that is busy for
+a while slows all of them alike, and medians are kept.
+"""
+
+import itertools
+import resource
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from capture.assembly import build_engine
+from capture.device import deterministic
+from capture.engine import Engine
+from capture.evaluation import evaluate
+from capture.gradients import Layout
+from capture.markers import START, File, Marker, read_segments, write_marker
+from capture.observer import Observer, on_device
+from capture.plan import Plan, Turn
+from capture.recorder import Recorder
+from capture.records import KINDS, RecordKind
+from capture.store import Store
+
+Kinds = frozenset[RecordKind]
+PLAIN: Kinds = frozenset()
+EVERYTHING: Kinds = frozenset(KINDS)
+EVALUATED = 100
+"""Held-out datums whose evaluation is timed."""
+SHORT, LONG = 3, 6
+"""Steps of the two segments whose files are measured."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured."""
+
+    num_steps: int
+    """Timed with each set of records."""
+    step_seconds: dict[Kinds, float]
+    """A step in which these records are made, their writing not included; none: plain training."""
+    evaluation_seconds: float
+    """A held-out datum."""
+    segments: tuple[tuple[File, ...], tuple[File, ...]]
+    """The files of segments of ``SHORT`` and ``LONG`` steps."""
+    layout: Layout
+    """The captured units."""
+    peak_bytes: int
+    """The most memory that this process has held so far."""
+
+
+def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
+    """Take the first steps of a run over and over for about this long, and record some.
+
+    Raises what the run itself would raise before its first step.
+    """
+    with deterministic():
+        engine = build_engine(plan, KINDS)
+        segments = recorded(plan, engine)
+        sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
+        observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
+        seconds = timed(plan, observers, budget_seconds)
+        return Calibration(
+            min(map(len, seconds.values())),
+            {kinds: statistics.median(own) for kinds, own in seconds.items()},
+            evaluation_seconds(plan, engine),
+            segments,
+            Layout.of(engine.units),
+            peak_bytes(),
+        )
+
+
+def one(kind: RecordKind) -> Kinds:
+    return frozenset({kind})
+
+
+def observer_of(plan: Plan, engine: Engine, kinds: Kinds) -> Observer:
+    """An observer of the same model; one that sees nothing where nothing is recorded."""
+    if not kinds:
+        model, training = engine.model, plan.config.training
+        alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
+        engine = Engine(model, training, units={}, **alike)
+    return Observer(plan, engine, kinds)
+
+
+def again(plan: Plan) -> Iterator[Turn]:
+    """The run's first steps, over and over, numbered on."""
+    turns = itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
+    return (replace(turn, step=step) for step, turn in enumerate(turns))
+
+
+def timed(
+    plan: Plan, observers: dict[Kinds, Observer], budget_seconds: float
+) -> dict[Kinds, list[float]]:
+    """Seconds of steps by what is recorded of them; three of each at least."""
+    seconds: dict[Kinds, list[float]] = {kinds: [] for kinds in observers}
+    began, turns = time.monotonic(), again(plan)
+    for observer in observers.values():
+        observer.step(next(turns))
+    while len(seconds[PLAIN]) < 3 or time.monotonic() - began < budget_seconds:
+        for kinds, observer in observers.items():
+            turn, start = next(turns), time.perf_counter()
+            observer.step(turn)
+            seconds[kinds].append(time.perf_counter() - start)
+    return seconds
+
+
+def recorded(plan: Plan, engine: Engine) -> tuple[tuple[File, ...], tuple[File, ...]]:
+    """The files of two segments of everything, stored in memory and forgotten."""
+    store = Store(f"memory://calibration-{uuid.uuid4().hex}")
+    write_marker(store, START, Marker(0, 0, ()))
+    observer, turns = observer_of(plan, engine, EVERYTHING), again(plan)
+    with Recorder(store, observer.layout, []) as recorder:
+        for num_steps in (SHORT, LONG):
+            for turn in itertools.islice(turns, num_steps):
+                recorder.add_step(observer.step(turn), turn.datum_N)
+            if observer.tally:
+                recorder.add_tallies(0, observer.tally.drain())
+            recorder.commit(engine.snapshot())
+    short, long = (marker.files for marker in read_segments(store))
+    for key in store.keys():
+        store.delete(key)
+    return short, long
+
+
+def evaluation_seconds(plan: Plan, engine: Engine) -> float:
+    """How long a datum's evaluation takes."""
+    batch = plan.config.training.batch
+    token_NT, target_NT = on_device(plan.corpus.train, engine.device)
+    token_NT, target_NT = token_NT[:EVALUATED], target_NT[:EVALUATED]
+    start = time.perf_counter()
+    evaluate(engine.model, token_NT, target_NT, batch=batch)
+    return (time.perf_counter() - start) / len(token_NT)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

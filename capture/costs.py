@@ -1,0 +1,247 @@
+"""What a run will take, kind by kind: bytes, objects, requests and time, from its plan.
+
+Objects follow from the plan exactly, and so do the bytes of checkpoints and corpus. Bytes of other
+tables are what a calibration found for a row, brought to the length of the run's own segments.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from capture import shards
+from capture.calibration import EVERYTHING, LONG, PLAIN, Calibration
+from capture.markers import File
+from capture.plan import Plan
+from capture.records import KINDS
+from capture.start import corpus_tables
+from capture.store_config import PART_BYTES
+from capture.tally import tallied_units
+from capture.tally_tables import TOKENS_PER_GROUP
+
+MARKER_BYTES, FILE_BYTES = 350, 300
+"""Of a marker, and what each file that it names adds."""
+EVALUATION_BYTES = 3_000
+"""A table of one or two losses."""
+RUN_YAML_BYTES = 2_500
+FLOAT_BYTES = 4
+ENCODING_COPIES = 3
+"""A segment's rows in memory while they are sorted and packed, counted in copies."""
+ROW_BYTES = 28
+"""An outlier in memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one kind of file takes over a whole run."""
+
+    kind: str
+    num_bytes: int = 0
+    objects: int = 0
+    requests: int = 0
+    """Writes, as an object store counts them: large objects go in parts."""
+    step_seconds: float = 0.0
+    """What recording it adds to a step; writing goes on beside training."""
+    memory_bytes: int = 0
+    """Held at most, besides the model's own."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How many of everything a run has."""
+
+    steps: int
+    datums: int
+    """Shown to the model, over all epochs."""
+    segments: int
+    evaluations: int
+    """Segments in which a held-out split is evaluated."""
+    evaluated: int
+    """Held-out datums, over all epochs."""
+    windows: tuple[tuple[int, int], ...]
+    """Of training, for tallies: different targets and different inputs."""
+
+
+def course_of(plan: Plan) -> Course:
+    """Counted, not estimated."""
+    training, capture = plan.config.training, plan.config.capture
+    held_out = [datums for datums in (plan.corpus.validation, plan.corpus.test) if datums]
+    ends = {turn // capture.segment_steps for turn in epoch_ends(plan)} if held_out else set()
+    return Course(
+        plan.num_steps,
+        plan.num_steps * training.batch,
+        math.ceil(plan.num_steps / capture.segment_steps),
+        len(ends),
+        training.epochs * sum(map(len, held_out)),
+        tuple(tokens_by_window(plan)),
+    )
+
+
+def epoch_ends(plan: Plan) -> Iterable[int]:
+    """The last step of each epoch."""
+    per_epoch = plan.steps_per_epoch
+    return range(per_epoch - 1, plan.num_steps, per_epoch)
+
+
+def tokens_by_window(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Different targets and inputs of each window of training."""
+    datums: list[np.ndarray] = []
+    train = plan.corpus.train
+    for turn in plan.turns(0):
+        datums.append(turn.datum_N)
+        if turn.ends_window:
+            seen = np.concatenate(datums)
+            yield len(np.unique(train.target_NT[seen])), len(np.unique(train.token_NT[seen]))
+            datums = []
+
+
+def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
+    """What each kind of file takes, whether the configuration records it or not."""
+    course, weights_bytes = course_of(plan), checkpoint_bytes(found)
+    added = {kind: added_seconds(found, kind) for kind in KINDS}
+    each = [
+        start(plan),
+        files("steps", course.segments, steps_bytes(course, found)),
+        files("evaluations", course.evaluations, EVALUATION_BYTES * course.evaluations),
+        files("checkpoints", course.segments + 1, weights_bytes * (course.segments + 1)),
+        outliers(plan, course, found, added["outliers"]),
+        tallies(plan, course, found, added["tallies"]),
+        factors(course, found, added["factors"]),
+    ]
+    return [*each, markers(plan, course, each)]
+
+
+def added_seconds(found: Calibration, kind: str) -> float:
+    """What a kind adds to a step: the way from factors to it, the tape's share included."""
+    alone = next(own for kinds, own in found.step_seconds.items() if kinds == {kind})
+    return max(0.0, alone - found.step_seconds[PLAIN])
+
+
+def files(kind: str, objects: int, num_bytes: float, **others: Any) -> Cost:
+    """So many files of one size."""
+    size = num_bytes / objects if objects else 0
+    return Cost(kind, round(num_bytes), objects, objects * put_requests(size), **others)
+
+
+def put_requests(num_bytes: float) -> int:
+    """Requests that writing an object takes: one, or its parts, their begin and their end."""
+    return 1 if num_bytes <= 2 * PART_BYTES else 2 + math.ceil(num_bytes / PART_BYTES)
+
+
+def start(plan: Plan) -> Cost:
+    """Configuration and corpus."""
+    tables = corpus_tables(plan.corpus).values()
+    sizes = [len(shards.encode(table)) for table in tables]
+    requests = 1 + sum(map(put_requests, sizes))
+    return Cost("corpus", sum(sizes) + RUN_YAML_BYTES, 1 + len(sizes), requests)
+
+
+def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    config = plan.config.capture
+    per_step = config.outliers.k
+    per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
+    steps = min(config.segment_steps, course.steps)
+    size = row_bytes(found, "outliers") * per_step * course.steps
+    memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
+    return files("outliers", course.segments, size, step_seconds=seconds, memory_bytes=memory)
+
+
+def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """Tables of a column a neuron: each group of rows has a frame, which small ones mostly are."""
+    widths = tallied_units(found.layout, plan.config.capture.tally)
+    (few, short), (many, long) = (size_of(files, "tallies") for files in found.segments)
+    if not many > few:
+        return Cost("tallies")
+    row = (long - short) / (many - few)
+    frame = (long - row * many) / (2 * len(widths))
+    tokens = [count for window in course.windows for count in window]
+    groups = sum(math.ceil(count / TOKENS_PER_GROUP) for count in tokens)
+    size = len(widths) * (frame * groups + row * sum(tokens))
+    vocabulary = len(plan.corpus.vocabulary.tokens)
+    sums = 2 * 2 * vocabulary * sum(widths.values()) * FLOAT_BYTES
+    objects = len(widths) * len(tokens)
+    return files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
+
+
+def factors(course: Course, found: Calibration, seconds: float) -> Cost:
+    rows, num_bytes = size_of(found.segments[1], "factors")
+    if not rows:
+        return Cost("factors")
+    parts = sum(file.kind == "factors" for file in found.segments[1])
+    objects = math.ceil(parts * course.steps / LONG)
+    return files("factors", objects, num_bytes / rows * course.datums, step_seconds=seconds)
+
+
+def markers(plan: Plan, course: Course, each: Sequence[Cost]) -> Cost:
+    """The start's and the segments' markers, which name the files of what is recorded."""
+    named = sum(cost.objects for cost in each if is_recorded(plan, cost.kind))
+    objects = course.segments + 1
+    return files("markers", objects, MARKER_BYTES * objects + FILE_BYTES * named)
+
+
+def is_recorded(plan: Plan, kind: str) -> bool:
+    """Whether the configuration makes files of this kind."""
+    return kind not in KINDS or kind in plan.config.capture.kinds
+
+
+def steps_bytes(course: Course, found: Calibration) -> float:
+    """A table's frame, and its rows: what three more of them have added, which is soon less."""
+    (few, short), (many, long) = (size_of(files, "steps") for files in found.segments)
+    row = (long - short) / (many - few)
+    return course.segments * (long - row * many) + course.steps * row
+
+
+def row_bytes(found: Calibration, kind: str) -> float:
+    rows, num_bytes = size_of(found.segments[1], kind)
+    return num_bytes / rows if rows else 0.0
+
+
+def size_of(files: Iterable[File], kind: str) -> tuple[int, int]:
+    """Rows and bytes of a segment's files of one kind."""
+    own = [file for file in files if file.kind == kind]
+    return sum(file.rows or 0 for file in own), sum(file.num_bytes for file in own)
+
+
+# --- the whole ------------------------------------------------------------------------------------
+
+
+def training_seconds(plan: Plan, found: Calibration) -> float:
+    """All steps and evaluations of the run as configured."""
+    course = course_of(plan)
+    step = found.step_seconds[plan.config.capture.kinds]
+    return course.steps * step + course.evaluated * found.evaluation_seconds
+
+
+def checkpoint_bytes(found: Calibration) -> int:
+    """Weights and the optimizer's state."""
+    return size_of(found.segments[1], "checkpoints")[1]
+
+
+def dense_bytes(course: Course, found: Calibration) -> int:
+    """What the study's way takes: every captured parameter's shift of every datum, as float32."""
+    return FLOAT_BYTES * found.layout.size * course.datums
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """What checkpoints every so many steps cost, and what they save."""
+
+    segment_steps: int
+    num_bytes: int
+    reach_seconds: float
+    """To take again, everything recorded, the steps to one in the middle of a segment."""
+
+
+def spacings(plan: Plan, found: Calibration, steps: Iterable[int]) -> list[Spacing]:
+    """Storage against latency: the farther apart checkpoints are, the more there is to replay."""
+    replayed = found.step_seconds[EVERYTHING]
+    return [
+        Spacing(
+            each,
+            checkpoint_bytes(found) * (1 + math.ceil(plan.num_steps / each)),
+            replayed * min(each, plan.num_steps) / 2,
+        )
+        for each in steps
+    ]

@@ -1,0 +1,134 @@
+"""What a run is said to take is what it then takes."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from analysis.run import Run, open_run
+from capture import costs
+from capture.calibration import PLAIN, Calibration, calibrate
+from capture.config import Config
+from capture.corpus import load_corpus
+from capture.costs import costs_of, course_of, dense_bytes, put_requests, spacings
+from capture.plan import Plan
+from capture.records import KINDS
+from capture.scaling import ASSUMPTIONS, Scale, dense_bytes_of, scaled_costs
+from capture.store import Store
+from capture.store_config import PART_BYTES
+from tiny import make_run, tiny_config
+
+EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
+
+
+def plan_of(config: Config) -> Plan:
+    return Plan(config, load_corpus(config.corpus, batch=config.training.batch))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Calibration, Run]:
+    """A run of everything, and what was foreseen of it."""
+    config = tiny_config(tmp_path_factory.mktemp("made"), *EVERYTHING)
+    plan = plan_of(config)
+    found = calibrate(plan, 0)
+    make_run(config)
+    return plan, found, open_run(config.run.uri)
+
+
+def files_of(run: Run) -> tuple[Counter[str], Counter[str]]:
+    """Objects and bytes by kind; run.yaml counts with the corpus."""
+    objects, sizes = Counter[str](), Counter[str]()
+    for marker in (run.start, *run.segments):
+        for file in marker.files:
+            kind = "corpus" if file.kind == "config" else file.kind
+            objects[kind] += 1
+            sizes[kind] += file.num_bytes
+    for key in run.store.keys("segments"):
+        objects["markers"] += 1
+        sizes["markers"] += len(run.store.get(key))
+    return objects, sizes
+
+
+def test_objects_are_counted_exactly(made: tuple[Plan, Calibration, Run]):
+    plan, found, run = made
+    objects, _ = files_of(run)
+    assert {cost.kind: cost.objects for cost in costs_of(plan, found)} == dict(objects)
+    assert sum(objects.values()) == len(run.store.keys())
+
+
+def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
+    plan, found, run = made
+    _, sizes = files_of(run)
+    foreseen = {cost.kind: cost.num_bytes for cost in costs_of(plan, found)}
+    assert foreseen["checkpoints"] == sizes["checkpoints"]
+    for kind in ("outliers", "factors", "tallies", "steps", "corpus", "markers"):
+        assert foreseen[kind] == pytest.approx(sizes[kind], rel=0.15), kind
+    assert sum(foreseen.values()) == pytest.approx(sum(sizes.values()), rel=0.1)
+
+
+def test_nothing_is_written_and_the_run_is_the_same_afterwards(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    calibrate(plan_of(config), 0)
+    assert Store(config.run.uri).keys() == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_recorded_is_foreseen_as_well(made: tuple[Plan, Calibration, Run], tmp_path):
+    plan = plan_of(tiny_config(tmp_path, "capture.record=checkpoints", *EVERYTHING[1:]))
+    foreseen = costs_of(plan, calibrate(plan, 0))
+    others = {cost.kind: cost.objects for cost in costs_of(*made[:2])}
+    assert {cost.kind: cost.objects for cost in foreseen} == others
+    assert [cost.kind for cost in foreseen if not costs.is_recorded(plan, cost.kind)] == [*KINDS]
+
+
+def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[Plan, Calibration, Run]):
+    plan, found, run = made
+    course = course_of(plan)
+    assert (course.steps, course.segments) == (run.num_steps, len(run.segments))
+    assert course.datums == run.num_steps * 4
+    assert course.evaluated == 3 * len(run.datum_table("validation"))
+    assert dense_bytes(course, found) == 4 * run.layout.size * course.datums
+    assert set(found.step_seconds) >= {PLAIN, plan.config.capture.kinds}
+
+
+def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[Plan, Calibration, Run]):
+    near, far = spacings(*made[:2], [2, 20])
+    assert near.num_bytes > far.num_bytes
+    assert near.reach_seconds < far.reach_seconds
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "requests"),
+    [(0, 1), (2 * PART_BYTES, 1), (2 * PART_BYTES + 1, 5), (10 * PART_BYTES, 12)],
+)
+def test_large_objects_go_in_parts(num_bytes: int, requests: int):
+    assert put_requests(num_bytes) == requests
+
+
+# --- of any size ----------------------------------------------------------------------------------
+
+GPT3 = Scale(175e9, 700e9, window=1000, gpus=1024)
+"""As the study has it."""
+
+
+def test_the_study_s_own_estimates():
+    """490 exabytes for GPT-3; for its own run, 720,000 parameters a datum, some 850 GB."""
+    assert dense_bytes_of(GPT3) == pytest.approx(490e18)
+    own = Scale(1e6, 1e6, window=35, gpus=1)
+    assert dense_bytes_of(own) == pytest.approx(4 * 1e6 * 1e6 / 35)
+
+
+def test_gpt_3_has_its_shape_and_its_cost():
+    layers = (175e9 / (12 * ASSUMPTIONS.width_per_layer**2)) ** (1 / 3)
+    assert round(layers) == 96
+    sizes = {estimate.kind: estimate.num_bytes for estimate in scaled_costs(GPT3)}
+    assert sizes["outliers"] < sizes["checkpoints"] < sizes["factors"] < sizes["dense"]
+
+
+@pytest.mark.parametrize("kind", ["outliers", "factors", "dense"])
+def test_twice_the_tokens_take_twice_the_bytes(kind: str):
+    double = Scale(175e9, 1400e9, window=1000, gpus=1024)
+    once, twice = (
+        next(e.num_bytes for e in scaled_costs(scale) if e.kind == kind) for scale in (GPT3, double)
+    )
+    assert twice == pytest.approx(2 * once)

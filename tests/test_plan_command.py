@@ -1,0 +1,81 @@
+"""``ontogeny plan``: its tables, its JSON, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.commands import plan as command
+
+SETTINGS = [
+    *("training.epochs=1", "model.layers=1", "model.width=8", "model.hidden=8", "model.heads=2"),
+    *("training.batch=400", "capture.outliers.k=10"),
+]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "BUDGET_SECONDS", 0.0)
+
+
+def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
+    uri = str(tmp_path / "run")
+    assert main(["plan", "demo", f"run.uri={uri}", *SETTINGS]) == 0
+    said = capsys.readouterr().out
+    for word in ("outliers", "tallies", "factors", "checkpoints", "dense, the study's way"):
+        assert word in said
+    assert "As configured:" in said
+    assert "100 (configured)" in said
+    assert not Path(uri).exists()
+
+
+def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(command, "free_bytes", lambda uri: 1000)
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
+    assert "Too little room" in capsys.readouterr().out
+
+
+def test_json_holds_what_the_tables_show(capsys, tmp_path: Path):
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    kinds = {kind["kind"]: kind for kind in values["kinds"]}
+    assert kinds["outliers"]["recorded"]
+    assert not kinds["factors"]["recorded"]
+    assert kinds["factors"]["num_bytes"] > 0
+    assert values["dense_bytes"] > 0
+    assert values["step_seconds"]["plain"] > 0
+
+
+def test_any_size_is_estimated_from_stated_assumptions(capsys):
+    asked = ["--model-params", "175e9", "--tokens", "700e9", "--window", "1000", "--gpus", "1024"]
+    assert main(["plan", *asked]) == 0
+    said = capsys.readouterr().out
+    assert "490" in said
+    assert "Assumptions" in said
+    assert main(["plan", *asked, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["kinds"][-1]["num_bytes"] == pytest.approx(490e18)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "needs a CONFIG, or --model-params and --tokens"),
+        (["--tokens", "1e9"], "takes --model-params and --tokens together"),
+        (["demo", "--tokens", "1e9", "--model-params", "1e9"], "and no CONFIG beside them"),
+        (["--tokens", "1e9", "--model-params", "-1"], "--model-params: got -1.0, must be at least"),
+        (["nowhere.yaml"], "no such file"),
+        (["demo", "capture.units=[nothing]"], "matches no parameter"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(capsys, arguments: list[str], problem: str):
+    assert main(["plan", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_stores_that_are_no_folders_have_no_known_room():
+    assert command.free_bytes("s3://bucket/run") is None
+    assert (command.free_bytes("some/folder/that/is/not/there") or 0) > 0
