@@ -257,4 +257,5 @@ def test_a_hugging_face_model_with_labels_padding_and_tied_weights(tmp_path):
     run = open_run(uri(tmp_path))
     assert run.steps()["audit_error"].max() < 1e-5
     assert "transformer.wte.weight" in run.layout.shapes
+    assert len(run.layout.transposed) == 8  # neurons of these are rows
     assert run.shifts()["position"].max() < 5

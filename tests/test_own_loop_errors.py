@@ -20,9 +20,11 @@ from own_loops import TOP, Small, loss_of, tokens, uri
 SGD, ADAM = torch.optim.SGD, torch.optim.Adam
 
 
-def recorded(folder: Path, model: nn.Module, loop: Callable[[Recording], object], **more) -> None:
+def recorded(
+    folder: Path, model: nn.Module, loop: Callable[[Recording], object], **more: Any
+) -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
-    with record(model, optimizer, run=uri(folder), **({"outliers": TOP} | more)) as recorder:
+    with record(model, optimizer, run=uri(folder), outliers=TOP, **more) as recorder:
         loop(recorder)
 
 
@@ -30,6 +32,15 @@ def step(recorder: Recording, loss: Tensor) -> None:
     loss.backward()
     recorder.optimizer.step()
     recorder.optimizer.zero_grad()
+
+
+class Many(nn.Module):
+    """As a mixture of very many experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        experts = (nn.Parameter(torch.zeros(1)) for _ in range(3000))
+        self.of_a_mixture_with_a_long_name_of_its_own = nn.ParameterList(experts)
 
 
 # --- what cannot begin ----------------------------------------------------------------------------
@@ -51,7 +62,7 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
         "optimizer: is SGD with dampening=0.1",
     ),
     "untrained": (
-        lambda m: SGD(m.layer.parameters(), 0.1),
+        lambda m: SGD(list(m.parameters())[1:], 0.1),
         {},
         "units: embedding.weight is no parameter that the optimizer trains",
     ),
@@ -59,6 +70,11 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
         lambda m: SGD(m.parameters(), 0.1),
         {"units": ["*.kernel"]},
         "matches no parameter of the model",
+    ),
+    "thousands": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {},
+        "units: match 3,000 parameters, more than run.yaml can name",
     ),
     "text": (
         lambda m: SGD(m.parameters(), 0.1),
@@ -96,7 +112,7 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
 @pytest.mark.parametrize("name", BEGINNINGS)
 def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path, name):
     optimizer_of, more, text = BEGINNINGS[name]
-    model = Small()
+    model = Many() if name == "thousands" else Small()
     recording = record(model, optimizer_of(model), run=uri(tmp_path), **more)
     with pytest.raises(ConfigError, match=re.escape(text)):
         recording.__enter__()
