@@ -3,6 +3,9 @@
 Nobody but they can build the model, and datums may have numbers alone; the rest is in the run.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 from analysis.scan import REMEDY, Shard, read_all
@@ -17,14 +20,16 @@ from capture.store import Store
 DATUMS = pa.schema([STEPS.field("datums")])
 
 
-def layout_of(store: Store, config: Config, start: Marker) -> Layout:
+def layout_of(store: Store, config: Config, provenance: Mapping[str, Any], start: Marker) -> Layout:
     """The captured units, by name in the configuration, with shapes from the first checkpoint."""
     weights = checkpoint.read_checkpoint(store, 0, start)
     unknown = [name for name in config.capture.units if name not in weights]
     if unknown:
         where = f"{store.uri}/{checkpoint.key_of(0)}"
         raise ShardError(where, f"lacks {unknown[0]}, which run.yaml names", REMEDY)
-    return Layout.of({name: weights[name] for name in config.capture.units})
+    transposed = provenance.get("transposed")
+    known = map(str, transposed if isinstance(transposed, list) else ())
+    return Layout.of({name: weights[name] for name in config.capture.units}, known)
 
 
 def count_datums(steps: list[Shard]) -> int:

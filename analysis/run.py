@@ -122,7 +122,7 @@ class Run:
     def layout(self) -> Layout:
         """The captured units, their shapes and order."""
         if self.is_own:
-            return own_run.layout_of(self.store, self.config, self.start)
+            return own_run.layout_of(self.store, self.config, self.provenance, self.start)
         model = self.blank_model()
         return Layout.of(choose_units(model, self.config.capture.units), stored_transposed(model))
 

@@ -29,11 +29,12 @@ from capture.engine import TrainingConfig
 from capture.errors import ConfigError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
+from capture.hf_model import stored_transposed
 from capture.markers import read_segments, require_start
 from capture.outliers import OutlierConfig
 from capture.own_datums import Told, tables_of, window_of
 from capture.own_update import config_of, group_of
-from capture.provenance import describe_run
+from capture.provenance import MAX_BYTES, describe_run
 from capture.recorder import Recorder
 from capture.recording import Recording
 from capture.records import FactorConfig
@@ -84,6 +85,8 @@ def record(
         tally=TallyConfig(enabled=False),
     )
     config = own_config(optimizer, chosen, run, store, capture, window=window_of(tables) or 1)
+    layout = Layout.of(chosen, stored_transposed(model))
+    described = own_description(config, chosen, layout)
     place = Store(run, store)
     lease.left_behind(place)
     may_begin(place, config, resume=resume, overwrite=overwrite)
@@ -92,12 +95,10 @@ def record(
         if may_begin(place, config, resume=resume, overwrite=overwrite):
             clear(place)
             weights = checkpoint.snapshot(model)
-            described = describe_run(config, next(iter(chosen.values())).device)
             put_start(place, described, weights, tables, holding.require)
         else:
             check_tables(place, tables)
         done = read_segments(place)
-        layout = Layout.of(chosen)
         recorder = stack.enter_context(Recorder(place, layout, done, may_commit=holding.require))
         last = done[-1] if done else require_start(place)
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
@@ -142,3 +143,13 @@ def own_config(
         capture=capture,
         store=store,
     )
+
+
+def own_description(config: Config, units: dict[str, nn.Parameter], layout: Layout) -> bytes:
+    """The text of ``run.yaml``; raises ``ConfigError`` if it would be more than is ever read."""
+    device = next(iter(units.values())).device
+    described = describe_run(config, device, transposed=layout.transposed)
+    if len(described) > MAX_BYTES:
+        problem = f"match {len(units):,} parameters, more than run.yaml can name"
+        raise ConfigError("units", problem, "Choose fewer")
+    return described

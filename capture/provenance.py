@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -25,8 +26,11 @@ FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str,
 PACKAGES = ("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf")
 
 
-def describe_run(config: Config, device: torch.device) -> bytes:
-    """The text of ``run.yaml`` for a run that starts now on this device."""
+def describe_run(config: Config, device: torch.device, *, transposed: Iterable[str] = ()) -> bytes:
+    """The text of ``run.yaml`` for a run that starts now on this device.
+
+    ``transposed``: weights that are stored [I, O], of a model that a reader cannot build.
+    """
     values = {
         "schema_version": SCHEMA_VERSION,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,6 +40,8 @@ def describe_run(config: Config, device: torch.device) -> bytes:
         "threads": torch.get_num_threads(),
         "config": to_values(config),
     }
+    if found := sorted(transposed):
+        values["transposed"] = found
     return yaml.safe_dump(values, sort_keys=False).encode()
 
 

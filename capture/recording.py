@@ -73,7 +73,7 @@ class Recording:
         counting. Raises ``ConfigError`` for datums that there are not."""
         id_N = as_ids(ids)
         self.require_known(id_N)
-        self.watch.told_N = id_N
+        self.watch.tell(id_N)
 
     def evaluation(self, split: str, loss: float, tokens: int = 0) -> None:
         """Note the loss (a mean, in nats) on something held out, over so many tokens."""

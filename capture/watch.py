@@ -95,16 +95,19 @@ class Watch(Tape):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
+    def tell(self, datum_N: np.ndarray) -> None:
+        """Which datums the coming forward pass is of."""
+        self.told_N, self.num_datums = datum_N, len(datum_N)
+
     def expect(self, x: Tensor) -> None:
         """A forward pass begins with this activation; raises ``UnitError`` if it is not of the
         datums that were told."""
         if not torch.is_grad_enabled():
             return
-        told_N = self.told_N
-        self.num_datums = x.shape[0] if told_N is None else len(told_N)
-        if self.num_datums and x.shape[0] % self.num_datums:
-            problem = f"got {tuple(x.shape)} where {self.num_datums} datums were told"
+        if self.told_N is not None and x.shape[0] != len(self.told_N):
+            problem = f"got {tuple(x.shape)} where {len(self.told_N)} datums were told"
             raise UnitError("model", problem, "Its first axis must be the batch's")
+        self.num_datums = x.shape[0]
 
     def follow(self, use: Use, out: Tensor) -> None:
         out.register_hook(partial(self.open_pass().arrive, next(self.numbers), use))

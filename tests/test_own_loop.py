@@ -237,3 +237,25 @@ def test_images_are_datums_too(tmp_path):
     shifts = open_run(uri(tmp_path)).shifts(unit="0.weight")
     assert set(shifts["datum"]) == {"image 1", "image 3", "image 5"}
     assert set(shifts["position"]) == {0}
+
+
+def test_a_hugging_face_model_with_labels_padding_and_tied_weights(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    shape = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 11}
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape))
+    optimizer = OPTIMIZERS["adamw"](model)
+    token_NT = tokens()
+    with record(model, optimizer, run=uri(tmp_path), datums=token_NT, outliers=TOP) as recorder:
+        for ids in (range(0, 4), range(4, 10)):
+            recorder.datums(list(ids))
+            now_NT = token_NT[list(ids)]
+            model(input_ids=now_NT, labels=now_NT).loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    run = open_run(uri(tmp_path))
+    assert run.steps()["audit_error"].max() < 1e-5
+    assert "transformer.wte.weight" in run.layout.shapes
+    assert len(run.layout.transposed) == 8  # neurons of these are rows
+    assert run.shifts()["position"].max() < 5

@@ -1,6 +1,7 @@
 """A run of somebody's own training loop, as its readers see it; and going on with it."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from cluster.cli import main
 from own_loops import TOP, Small, loss_of, tokens, uri
 from tiny import contents
 
-SETTINGS = {"outliers": TOP, "segment_steps": 4}
-TOLD = {"datums": tokens(), "vocabulary": [f"w{i}" for i in range(11)]}
+SETTINGS: dict[str, Any] = {"outliers": TOP, "segment_steps": 4}
+TOLD: dict[str, Any] = {"datums": tokens(), "vocabulary": [f"w{i}" for i in range(11)]}
 
 
 def train(model, optimizer, recorder, steps: range) -> None:
