@@ -78,12 +78,20 @@ def refused(name: str, problem: str, remedy: str = "") -> ConfigError:
 def make(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Torch's own optimizer; its learning rate is set anew at every step."""
+    """Torch's own optimizer; its learning rate is set anew at every step.
+
+    Its multi-tensor Nesterov, the default on CUDA, adds momentum into the gradients themselves,
+    which the audit has yet to read: not that one.
+    """
     decay = config.weight_decay
     if config.kind == "sgd":
-        momentum, nesterov = config.momentum, config.nesterov
         return torch.optim.SGD(
-            parameters, learning_rate, momentum, weight_decay=decay, nesterov=nesterov
+            parameters,
+            learning_rate,
+            config.momentum,
+            weight_decay=decay,
+            nesterov=config.nesterov,
+            foreach=False if config.nesterov else None,
         )
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
     betas = config.beta1, config.beta2

@@ -22,6 +22,7 @@ from capture.optimizer import (
     in_words,
     inherit,
     make,
+    make,
     restore,
     snapshot,
     split,
@@ -280,3 +281,13 @@ def test_an_optimizer_in_words():
         "SGD with Nesterov momentum 0.9, weight decay 0.01",
         "AdamW (β₁ 0.9, β₂ 0.95), weight decay 0.1",
     ]
+
+
+def test_a_nesterov_step_leaves_the_gradients_for_the_audit_to_read():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    config = OptimizerConfig(momentum=0.9, nesterov=True)
+    made = make([weight], config, 0.1)
+    assert made.defaults["foreach"] is False
+    weight.grad = torch.ones(3)
+    made.step()
+    assert weight.grad.tolist() == [1, 1, 1]
