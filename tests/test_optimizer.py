@@ -22,7 +22,6 @@ from capture.optimizer import (
     in_words,
     inherit,
     make,
-    make,
     restore,
     snapshot,
     split,
