@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import compute
+from torch import Tensor
 
+from analysis import own_run
 from analysis.gradients import Gradients, When
 from analysis.scan import REMEDY, Shard, read_all
 from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, wanted_steps
@@ -79,8 +81,20 @@ class Run:
 
     @property
     def num_steps(self) -> int:
-        """Steps that the finished run has."""
+        """Steps that the finished run has; of a loop of its own, that it has so far."""
+        if self.is_own:
+            return self.steps_done
         return self.config.training.epochs * (self.num_datums // self.config.training.batch)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a training loop of somebody's own made it: ``capture.own_loop``."""
+        return self.config.run.loop == "own"
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether its datums are known by number alone."""
+        return self.is_own and not self.start.files_of("corpus")
 
     @property
     def last(self) -> Marker:
@@ -95,6 +109,8 @@ class Run:
     @cached_property
     def num_datums(self) -> int:
         """Training datums."""
+        if self.is_numbered:
+            return own_run.count_datums(self.shards("steps"))
         return self.corpus_shard("datums").require_rows()
 
     @cached_property
@@ -105,6 +121,8 @@ class Run:
     @cached_property
     def layout(self) -> Layout:
         """The captured units, their shapes and order."""
+        if self.is_own:
+            return own_run.layout_of(self.store, self.config, self.start)
         model = self.blank_model()
         return Layout.of(choose_units(model, self.config.capture.units), stored_transposed(model))
 
@@ -133,7 +151,9 @@ class Run:
 
     @cached_property
     def texts(self) -> pa.Array:
-        """Text of each training datum."""
+        """Text of each training datum; its number where it has none."""
+        if self.is_numbered:
+            return own_run.numbers(self.num_datums)
         return self.datum_table("train")["text"].combine_chunks()
 
     @cached_property
@@ -252,6 +272,17 @@ class Run:
     def network(self, step: int | None = None) -> AnyModel:
         """The model after ``step`` updates (by default all that are committed), for evaluation.
 
+        Raises ``RunError`` if no checkpoint was made there, or nobody here can build the model.
+        """
+        step = self.steps_done if step is None else step
+        model, weights = self.blank_model(), self.checkpoint(step)
+        checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
+        return model.eval().requires_grad_(False)
+
+    def checkpoint(self, step: int | None = None) -> dict[str, Tensor]:
+        """Weights by name after ``step`` updates (by default all that are committed), and what the
+        optimizer remembers, as ``optimizer/STATE/PARAMETER``.
+
         Raises ``RunError`` if no checkpoint was made there.
         """
         step = self.steps_done if step is None else step
@@ -260,11 +291,8 @@ class Run:
             near = ", ".join(str(k) for k in sorted(sorted(kept, key=lambda k: abs(k - step))[:3]))
             problem = f"has no checkpoint after {step} steps; the nearest are after {near}"
             raise RunError(self.uri, problem)
-        model = self.blank_model()
         marker = next((m for m in self.segments if m.end_step == step), self.start)
-        weights = checkpoint.read_checkpoint(self.store, step, marker)
-        checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
-        return model.eval().requires_grad_(False)
+        return checkpoint.read_checkpoint(self.store, step, marker)
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -311,7 +339,8 @@ class Run:
         for file in self.start.files_of("corpus"):
             if file.key == key and file.rows is not None:
                 return self.shard(file, self.start)
-        raise RunError(self.uri, f"has no {key}")
+        remedy = "Say what datums are: record(…, datums=…)" if self.is_numbered else ""
+        raise RunError(self.uri, f"has no {key}", remedy)
 
     def datum_table(self, split: Split) -> pa.Table:
         shard = self.corpus_shard("datums" if split == "train" else split)
@@ -323,6 +352,8 @@ class Run:
 
     def blank_model(self) -> AnyModel:
         """A model of the run's shape; its weights mean nothing."""
+        if self.is_own:
+            raise own_run.modelless(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_room(self.store, self.config.model, **shape)
         return build_model(self.config.model, **shape, seed=0)

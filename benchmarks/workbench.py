@@ -44,6 +44,7 @@ class Workbench:
 
     @property
     def model(self) -> LanguageModel:
+        assert isinstance(self.engine.model, LanguageModel)
         return self.engine.model
 
     @property

@@ -9,7 +9,8 @@ from torch import nn
 from capture import checkpoint
 from capture.config import CaptureConfig, Config
 from capture.corpus import WORDS
-from capture.deepspeed_engine import DeepSpeedEngine, require_installed
+from capture.deepspeed_engine import DeepSpeedEngine
+from capture.deepspeed_setup import require_installed
 from capture.device import choose_device
 from capture.engine import Engine
 from capture.errors import ConfigError
@@ -44,16 +45,10 @@ def complete(config: Config) -> Config:
     return replace(config, capture=capture)
 
 
-def build_engine(
-    plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE, *, beginning: bool = False
-) -> Engine:
-    """A model with random weights of the run's seed, and what is captured to record these kinds.
-
-    ``beginning``: with the weights that the run begins with, where those are of a Hugging Face
-    model's folder; who restores a checkpoint afterwards can do without.
+def build_engine(plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE) -> Engine:
+    """A model with the run's initial weights, and what is captured of it to record these kinds.
 
     DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
-    Raises ``UnitError`` if a unit cannot be captured.
     """
     config = plan.config
     model = build_model(
@@ -62,8 +57,6 @@ def build_engine(
         window=config.corpus.window,
         seed=config.run.seed,
     )
-    if beginning and isinstance(model, HFModel):
-        load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
     units = choose_units(model, config.capture.units)
     size, k = Layout.of(units).size, config.capture.outliers.k
@@ -71,9 +64,7 @@ def build_engine(
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
     require_fit(config.training.schedule, plan.num_steps)
-    unsplit = unsplit_of(model, plan)
-    if unsplit and config.capture.fallback == "none":
-        raise refusal(model, unsplit)
+    unsplit = unsplit_of(model, plan) if config.capture.fallback == "vmap" else ()
     units = units if kinds else {}
     if config.engine == "deepspeed" and isinstance(group, Together):
         require_installed()
@@ -98,8 +89,21 @@ def build_engine(
     )
 
 
+def begin_with(engine: Engine, plan: Plan) -> None:
+    """The weights that a run begins with, where they are not random."""
+    if isinstance(engine.model, HFModel):
+        load_weights(engine.model, plan.config.model.hf)
+
+
+def rehearse(engine: Engine, plan: Plan) -> None:
+    """Send a datum through the model; raises ``UnitError`` if a unit cannot be captured."""
+    unsplit = unsplit_of(engine.model, plan)
+    if unsplit and plan.config.capture.fallback == "none":
+        raise refusal(engine.model, unsplit)
+
+
 def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
-    """The units asked for that have no factors, and what uses them: sends a datum through."""
+    """The units asked for that have no factors, and what uses them."""
     units = choose_units(model, plan.config.capture.units)
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
     return unsplit_units(model, units, token_1T.to(next(model.parameters()).device))

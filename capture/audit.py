@@ -71,7 +71,8 @@ def shortfalls(
     if step.preconditioner:
         preconditioner_P = layout.flatten(step.preconditioner)
         applied_P = fresh_P * preconditioner_P
-        total_P = total_P / preconditioner_P
+        moved_P = preconditioner_P != 0  # where it is 0, as at a learning rate of 0, nothing tells
+        total_P = torch.where(moved_P, total_P / preconditioner_P, fresh_P)
     if step.carry:
         applied_P = applied_P + layout.flatten(step.carry)
     all_P = sum_of_all(step, layout, group) if step.last else total_P

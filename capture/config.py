@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from capture.corpus import CorpusConfig
-from capture.deepspeed_engine import DeepSpeedConfig, require_captured
+from capture.deepspeed_setup import DeepSpeedConfig, require_captured
 from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback
@@ -39,6 +39,9 @@ class RunConfig:
     """Where the run goes: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
     seed: int = 0
     """Decides initial weights, batch order and dropout; at least 0."""
+    loop: Literal["capture", "own"] = "capture"
+    """Who trains: ontogeny capture, or a loop of your own, which capture.own_loop records; then
+    model, corpus and training say no more than could be seen."""
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -273,6 +276,12 @@ def explained(error: OmegaConfBaseException) -> ConfigError:
             return cause
         cause = cause.__cause__
     return ConfigError(str(getattr(error, "full_key", "config")), str(error).splitlines()[0])
+
+
+def require_ours(config: Config, problem: str, remedy: str) -> None:
+    """Raises ``ConfigError`` for a run of a training loop that is not ours."""
+    if config.run.loop == "own":
+        raise ConfigError("run.loop", f"is own (made by capture.own_loop), but {problem}", remedy)
 
 
 def to_values(config: Config) -> dict[str, Any]:

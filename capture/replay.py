@@ -18,7 +18,7 @@ import torch
 
 from capture import checkpoint
 from capture.assembly import build_engine, restore
-from capture.config import Config, make_config
+from capture.config import Config, make_config, require_ours
 from capture.device import deterministic
 from capture.errors import ReplayError, RunError
 from capture.factor_layout import FactorLayout
@@ -73,6 +73,7 @@ def read_past(store: Store, precision: Precision | None = None) -> Past:
     start = require_start(store)
     values = read_run(store, start)
     config = make_config(values["config"], where=f"{store.uri}/{KEY}")
+    require_ours(config, "its steps cannot be taken again", "Record factors as it trains")
     threads = values.get("threads")
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         threads = torch.get_num_threads()

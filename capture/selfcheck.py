@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from capture.assembly import build_engine, complete
+from capture.assembly import begin_with, build_engine, complete, rehearse
 from capture.audit import BFLOAT16_ROUNDING, shortfalls
 from capture.buffer import ShiftBuffer
 from capture.config import Config
@@ -132,7 +132,9 @@ def self_check(config: Config) -> Iterator[Check]:
     config = complete(config)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan, frozenset({"outliers"}), beginning=True)
+        engine = build_engine(plan, frozenset({"outliers"}))
+        rehearse(engine, plan)
+        begin_with(engine, plan)
         probe, mates = make_probe(plan, engine)
         factors = captured(probe)
         found_DP = probe.dense(factors, range(probe.num))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from capture import checkpoint, lease, shards
 from capture.config import Config, differences
@@ -64,13 +65,22 @@ def begin(store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], Non
 
     ``may_commit`` is called before the marker is written, and raises if it may not be.
     """
-    config_text = describe_run(plan.config, engine.device)
-    weights = checkpoint.encode(engine.snapshot())
+    described = describe_run(plan.config, engine.device)
+    put_start(store, described, engine.snapshot(), corpus_tables(plan.corpus), may_commit)
+
+
+def put_start(
+    store: Store,
+    described: bytes,
+    weights: dict[str, Tensor],
+    tables: dict[str, pa.Table],
+    may_commit: Callable[[], None],
+) -> None:
+    """The same of a run that is described so: its ``run.yaml``, its corpus by key."""
     files = [
-        put_bytes(store, KEY, "config", config_text),
-        put_bytes(store, checkpoint.key_of(0), "checkpoints", weights),
+        put_bytes(store, KEY, "config", described),
+        put_bytes(store, checkpoint.key_of(0), "checkpoints", checkpoint.encode(weights)),
     ]
-    tables = corpus_tables(plan.corpus)
     files += [put_table(store, key, "corpus", rows) for key, rows in tables.items()]
     may_commit()
     write_marker(store, START, Marker(0, 0, tuple(files), retries=store.take_retries()))
@@ -78,7 +88,12 @@ def begin(store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], Non
 
 def check_corpus(store: Store, corpus: Corpus) -> None:
     """A run goes on only with the text that it began with; raises ``RunError`` for another."""
-    for key, rows in corpus_tables(corpus).items():
+    check_tables(store, corpus_tables(corpus))
+
+
+def check_tables(store: Store, tables: dict[str, pa.Table]) -> None:
+    """The same, by key; raises ``RunError``."""
+    for key, rows in tables.items():
         where = f"{store.uri}/{key}"
         if not store.exists(key) or not shards.decode(store.get(key), where).equals(rows):
             problem = (

@@ -127,7 +127,7 @@ class Tape(TorchFunctionMode):
         try:
             return self.record(func, found, read(func, args, kwargs), out)
         except Unsplit as use:
-            self.unsplit |= dict.fromkeys(found, str(use))
+            self.refuse(dict.fromkeys(found, str(use)), out)
             return out
 
     def record(
@@ -146,9 +146,17 @@ class Tape(TorchFunctionMode):
             raise Unsplit(f"{func_name(func)} at {positions:,} positions")
         kept = rounded(call, out)
         use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
+        self.follow(use, out)
+        return out
+
+    def follow(self, use: Use, out: Tensor) -> None:
+        """See to it that the use has its δ after the backward pass."""
         out.register_hook(use.keep)
         self.uses.append(use)
-        return out
+
+    def refuse(self, unsplit: dict[str, str], out: Any) -> None:
+        """Take down units that cannot be captured, and what uses them; ``out``: its output."""
+        self.unsplit |= unsplit
 
     def forget_deltas(self) -> None:
         """Make ready for the backward pass of another loss through the same graph."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from capture import lease
-from capture.assembly import build_engine, complete, restore
+from capture.assembly import begin_with, build_engine, complete, rehearse, restore
 from capture.backlog import Waiting
-from capture.config import Config
+from capture.config import Config, require_ours
 from capture.corpus import load_corpus
 from capture.device import deterministic
 from capture.engine import Engine
@@ -72,6 +72,7 @@ def capture_run(
     ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
     and store raise. Nothing is removed before everything else has been found in order.
     """
+    require_ours(config, "ontogeny capture trains by itself", "Set run.loop=capture")
     if config.engine == "deepspeed" and group is ALONE:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
     config = complete(config)
@@ -81,10 +82,12 @@ def capture_run(
         may_begin(store, config, resume=resume, overwrite=overwrite)
     plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
-        engine = build_engine(plan, config.capture.kinds, group, beginning=True)
+        engine = build_engine(plan, config.capture.kinds, group)
+        rehearse(engine, plan)
         if group.rank:
             follow(store, plan, engine, owner)
             return
+        begin_with(engine, plan)
         with lease.held(store, report, owner) as holding:
             if may_begin(store, config, resume=resume, overwrite=overwrite):
                 clear(store)

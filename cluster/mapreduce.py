@@ -5,10 +5,15 @@ the order of the shards, so that even sums of floats are the same to the last bi
 its two parts and takes no worker until then; shards that a slow one holds up are merged meanwhile
 with their neighbours, so that log₂ n partials wait for it. Each worker keeps one copy of the job.
 
+What the driver remembers of a task lasts as long as the result that rests on it, so there are no
+more than ``MOST_TASKS`` of them: a task of a larger job maps a block of neighbouring shards and
+merges them itself. Blocks are as long as a power of two, which leaves the tree as it is.
+
 A lost worker or node is Ray's to make good: the task runs again, and so do those whose results went
 with it. What a shard raises is not tried again; it arrives as it was raised.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -26,6 +31,9 @@ from capture.store import Store
 from cluster.local import Report
 from cluster.policy import MAX_LOSSES, pieces_at_once
 from cluster.ray_session import first_line, standing
+
+MOST_TASKS = 128
+"""That read shards, of one job."""
 
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
@@ -45,10 +53,10 @@ def run_job(
     limit, under_way = pieces_at_once(standing().cpus), UnderWay(shards, report)
 
     def partials() -> Iterator[ObjectRef]:
-        for shard in shards:
+        for block in blocks(shards):
             under_way.make_room(limit)
-            partial, receipt = map_one.remote(held, shard)  # pyright: ignore[reportGeneralTypeIssues]
-            under_way.shards[receipt] = shard
+            partial, receipt = map_block.remote(held, block)  # pyright: ignore[reportGeneralTypeIssues]
+            under_way.blocks[receipt] = block[0].where
             yield partial
 
     try:
@@ -59,33 +67,41 @@ def run_job(
         under_way.cancel()
 
 
+def blocks(shards: Sequence[Shard]) -> Iterator[Sequence[Shard]]:
+    """The shards in order, in at most ``MOST_TASKS`` pieces of a power of two, but for the last."""
+    size = 1 << math.ceil(math.log2(max(1, len(shards) / MOST_TASKS)))
+    return (shards[start : start + size] for start in range(0, len(shards), size))
+
+
 class UnderWay:
-    """Shards that are with workers, each by the receipt that will tell of its end."""
+    """Blocks of shards that are with workers, each by the receipt that will tell of its end."""
 
     def __init__(self, shards: Sequence[Shard], report: Report | None) -> None:
-        self.shards: dict[ObjectRef, Shard] = {}
+        self.blocks: dict[ObjectRef, str] = {}
+        """The first shard of each, for messages."""
         self.report = report
         self.rows, self.num_rows = 0, sum(shard.rows for shard in shards)
 
     def make_room(self, limit: int) -> None:
         """Wait until fewer than ``limit`` are under way; raises what a shard raised."""
-        while len(self.shards) >= limit:
-            for receipt in ray.wait(list(self.shards))[0]:
-                shard = self.shards.pop(receipt)
-                self.rows += answer(receipt, shard.where)
+        while len(self.blocks) >= limit:
+            for receipt in ray.wait(list(self.blocks))[0]:
+                self.rows += answer(receipt, self.blocks.pop(receipt))
                 if self.report:
                     self.report(self.rows, self.num_rows)
 
     def cancel(self) -> None:
         """Leave off what is still under way; merges that wait for it fall with it."""
-        for receipt in self.shards:
+        for receipt in self.blocks:
             ray.cancel(receipt)
 
 
 @ray.remote(num_returns=2, max_retries=MAX_LOSSES)
-def map_one(held: list[ObjectRef], shard: Shard) -> tuple[Any, int]:
+def map_block(held: list[ObjectRef], block: Sequence[Shard]) -> tuple[Any, int]:
     """A partial result, and a receipt that is small enough for the driver: its rows."""
-    return unpacked(held[0]).map_shard(shard), shard.rows
+    job = unpacked(held[0])
+    partial = merge_all(map(job.map_shard, block), job.merge)
+    return partial, sum(shard.rows for shard in block)
 
 
 @ray.remote(max_retries=MAX_LOSSES)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from capture.config import Config
+from capture.config import Config, make_config
 from capture.group import Group
 from capture.store import Store
 from capture.training import Event, capture_run
-from tiny import tiny_config
+from tiny import TEXT, tiny_config
 
 ADAMW = (
     *("training.optimizer.kind=adamw", "training.optimizer.weight_decay=0.01"),
@@ -23,7 +23,7 @@ WAYS = {
     "adamw": ADAMW,
     "nesterov": (*NESTEROV, "training.accumulate=2"),
     "pieces": (*ADAMW, *EVERYTHING, "training.accumulate=2"),
-    "rounded": (*ADAMW, "training.precision=bfloat16"),
+    "rounded": ("training.learning_rate=0.5", "training.precision=bfloat16"),
     "bare": (*SGD, "capture.record=checkpoints"),
 }
 """By name: what is the same for every engine."""
@@ -55,6 +55,10 @@ def capture_many(group: Group, folder: Path) -> None:
 
 
 def capture_cases(cases: list[str], group: Group, folder: Path) -> None:
+    if "rounded 1" in cases:  # each worker rounds its own sum, so the plain engine is given two too
+        count = f"workers.count={group.size}"
+        config = tiny_config(folder, *WAYS["rounded"], count, "training.epochs=1", name="rounded")
+        capture_run(config, ignore, group=group, owner="rounded.1")
     for case in cases:
         capture_one(case, group, folder, case.replace(" ", "-"))
 
@@ -79,6 +83,27 @@ def forget_last(store: Store, segment: int = 1) -> None:
     for key in store.keys():
         if f"segment-{segment:06d}" in key:
             store.delete(key)
+
+
+def tied_config(folder: Path, *overrides: str, name: str) -> Config:
+    """A GPT-2 whose embedding is its unembedding too, all of it captured."""
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    settings = {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16}
+    values = {
+        "run": {"uri": str(folder / name)},
+        "corpus": {"kind": "text", "path": str(text), "window": 8, "validation_share": 0.05},
+        "model": {"kind": "hf", "hf": {"family": "gpt2", "settings": settings}},
+        "training": {"epochs": 1, "batch": 4, "device": "cpu"},
+        "capture": {"segment_steps": 8, "units": ["*"], "outliers": {"k": 30}},
+    }
+    return make_config(values, [*ADAMW, *overrides])
+
+
+def capture_tied(group: Group, folder: Path) -> None:
+    overrides = ("engine=deepspeed", "deepspeed.stage=3", f"workers.count={group.size}")
+    config = tied_config(folder, *overrides, name="tied-3")
+    capture_run(config, ignore, group=group, owner="tied.1")
 
 
 def ignore(event: Event) -> None:

@@ -34,7 +34,7 @@ MAY_NOT_IMPORT = {
 }
 HOMES = {
     "botocore": "capture/s3",
-    "deepspeed": "capture/deepspeed_engine.py",
+    "deepspeed": "capture/deepspeed",
     "fsspec": "capture/filesystem.py",
     "omegaconf": "capture/config.py",
     "ray": "cluster/",

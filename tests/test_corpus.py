@@ -199,8 +199,10 @@ def test_unknown_is_counted_once_and_takes_what_training_lacks():
 def test_text_is_one_stream_with_windows_of_it_held_out(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text(" ".join(str(i) for i in range(100)))
-    shares = {"validation_share": 0.1, "test_share": 0.2}
-    corpus = load_corpus(CorpusConfig(kind="text", path=str(path), window=3, **shares), batch=2)
+    config = CorpusConfig(
+        kind="text", path=str(path), window=3, validation_share=0.1, test_share=0.2
+    )
+    corpus = load_corpus(config, batch=2)
     assert corpus.validation is not None
     assert corpus.test is not None
     assert [len(corpus.train), len(corpus.test), len(corpus.validation)] == [24, 6, 3]

@@ -1,29 +1,39 @@
 """Law 3 for engines: steps that DeepSpeed takes leave the run that the plain engine leaves."""
 
 import importlib.util
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from capture.config import make_config
+from capture.config import make_config, to_values
+from capture.deepspeed_setup import require_installed
 from capture.errors import ConfigError
 from capture.store import Store
 from capture.training import capture_run
+from cluster.launched import TOLD, capture_launched
 from deepspeed_runs import (
     FEW,
     MANY,
     capture_few,
     capture_many,
+    capture_tied,
     forget_last,
     go_on,
     ignore,
     plain_config,
+    tied_config,
 )
 from same_runs import read_all, same_run
 from spawned import on_workers
 from tiny import make_run
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
@@ -33,7 +43,8 @@ needs_deepspeed = pytest.mark.skipif(
 def same_as_plain(cases: list[str], folder: Path) -> None:
     """Outliers, tallies, steps, evaluations and checkpoints; audited to the usual tolerance."""
     for way in dict.fromkeys(case.split()[0] for case in cases):
-        make_run(plain_config(folder, way))
+        if not (folder / way).exists():
+            make_run(plain_config(folder, way))
     for case in cases:
         found = str(folder / case.replace(" ", "-"))
         same_run(str(folder / case.split()[0]), found, size=2)
@@ -67,6 +78,43 @@ def test_either_engine_goes_on_where_the_other_stopped(tmp_path: Path):
     make_run(plain_config(tmp_path, "adamw", "left"), resume=True)
     for way, name in (("adamw", "taken-over"), ("nesterov", "taken-back"), ("adamw", "left")):
         same_run(str(tmp_path / way), str(tmp_path / name), size=2)
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_weights_that_are_partitioned_and_tied_are_captured(tmp_path: Path):
+    pytest.importorskip("transformers")
+    on_workers(2, capture_tied, tmp_path)
+    make_run(tied_config(tmp_path, name="tied"))
+    same_run(str(tmp_path / "tied"), str(tmp_path / "tied-3"), size=2)
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_launcher_s_processes_capture_together(tmp_path: Path):
+    make_run(plain_config(tmp_path, "sgd"))
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(to_values(plain_config(tmp_path, "sgd", "launched"))))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "cluster", "capture", str(config), "engine=deepspeed", "deepspeed.stage=2"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("every step audited") == 1
+    same_run(str(tmp_path / "sgd"), str(tmp_path / "launched"), size=2)
+
+
+def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.MonkeyPatch):
+    for name, value in zip(TOLD, ("0", "2", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    config = make_config({}, ["workers.count=4"])
+    with pytest.raises(ConfigError, match=r"got 4, but the launcher has started 2\. Leave it out"):
+        capture_launched(config, ignore)
 
 
 # --- what cannot be -------------------------------------------------------------------------------
@@ -106,8 +154,6 @@ def test_without_a_process_group_there_is_no_deepspeed(tmp_path: Path):
 
 
 def test_without_deepspeed_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
-    from capture.deepspeed_engine import require_installed
-
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ConfigError) as caught:
         require_installed()

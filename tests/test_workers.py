@@ -29,7 +29,8 @@ from cluster.cli import main
 from cluster.progress import StartedAgain
 from cluster.reach import require_mark
 from cluster.workers import capture_on_workers, explained, require_room
-from ray_cluster import ENVIRONMENT, ROOT, ray_cluster
+from ray_cluster import ray_cluster
+from ray_jobs import ENVIRONMENT, ROOT
 from spawned import on_workers, shared_config
 from tiny import contents, tiny_config
 

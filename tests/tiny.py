@@ -20,7 +20,8 @@ TEXT = (
 def tiny_config(folder: Path, *overrides: str, name: str = "run") -> Config:
     """A run at ``folder/name`` on a text beside it: 28 steps in segments of 8."""
     text = folder / "text.txt"
-    text.write_text(TEXT)
+    if not text.exists():  # several workers may ask for the same run
+        text.write_text(TEXT)
     values = {
         "run": {"uri": str(folder / name)},
         "corpus": {"kind": "text", "path": str(text), "window": 8, "validation_share": 0.05},

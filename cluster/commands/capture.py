@@ -11,6 +11,7 @@ from analysis.run import Run, open_run
 from capture.config import Config, read_config
 from capture.training import capture_run
 from cluster.arguments import add_command, add_overrides, add_quiet
+from cluster.launched import capture_launched, is_launched, leads
 from cluster.progress import capture_report
 from cluster.ray_session import require_ray
 from cluster.terminal import next_commands
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
     )
-    if not arguments.quiet:
+    if not arguments.quiet and leads():
         uri = shlex.quote(config.run.uri)
         next_commands(console, [f"{name} {uri}" for name in ("attribute", "info", "verify")])
     return 0
@@ -54,7 +55,8 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Capture the run and say what it left behind."""
+    """Capture the run and say what it left behind; of a launcher's processes the first does."""
+    quiet = quiet or not leads()
     with capture_report(console, quiet=quiet) as report:
         runner(config)(config, report, resume=resume, overwrite=overwrite)
     if not quiet:
@@ -62,8 +64,13 @@ def record(
 
 
 def runner(config: Config):
-    """What captures: this process, or workers of a cluster; Ray is loaded for those alone."""
-    if config.workers.count == 1:
+    """What captures: this process, a launcher's processes, or workers of a cluster.
+
+    DeepSpeed's steps are those of workers, be it one. Ray is loaded for a cluster's alone.
+    """
+    if is_launched():
+        return capture_launched
+    if config.workers.count == 1 and config.engine == "plain":
         return capture_run
     require_ray()
     from cluster.workers import capture_on_workers

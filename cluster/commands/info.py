@@ -46,6 +46,7 @@ def provenance(run: Run) -> dict[str, str]:
     made, versions = run.provenance, run.provenance["versions"]
     whole = run.steps_done == run.num_steps
     done = "complete" if whole else "go on with ontogeny capture … --resume"
+    done = "of a training loop of its own" if run.is_own else done
     steps = f"{run.steps_done} of {run.num_steps} steps, {len(run.segments)} segments"
     return {
         "run": run.uri,
@@ -83,6 +84,8 @@ def settings(run: Run) -> dict[str, str]:
     kept = f"top {capture.outliers.k:,} a {capture.outliers.scope}"
     decline = schedule.in_words(training.schedule, training.decay)
     rate = f"{optimizer.in_words(training.optimizer)}, learning rate {training.learning_rate:g}"
+    if run.is_own:
+        return own_settings(run) | {"captured": f"{size}; {kept}"}
     return {
         "seed": str(config.run.seed),
         "corpus": f"{config.corpus.kind}: {run.num_datums:,} datums of {config.corpus.window} "
@@ -92,6 +95,18 @@ def settings(run: Run) -> dict[str, str]:
         f"clip {training.clip:g}",
         "captured": f"{', '.join(capture.units)}: {size}; loss at {capture.loss_positions} "
         f"positions, {kept}",
+    }
+
+
+def own_settings(run: Run) -> dict[str, str]:
+    """What is known of a training loop that is not ours."""
+    training = run.config.training
+    tokens = "" if run.is_numbered else f" of {run.config.corpus.window} tokens"
+    optimizing = optimizer.in_words(training.optimizer)
+    return {
+        "corpus": f"{run.num_datums:,} datums{tokens}",
+        "model": "its own",
+        "training": f"{optimizing}, learning rate {training.learning_rate:g} at first",
     }
 
 
@@ -116,7 +131,8 @@ def losses(run: Run) -> Table:
         "epoch", "training loss", *(f"{split} loss" for split in splits), "perplexity"
     )
     for epoch, loss in steps.groupby("epoch")["loss"].mean().items():
-        here = evaluations[evaluations["epoch"] == epoch].set_index("split")
+        here = evaluations[evaluations["epoch"] == epoch]
+        here = here.drop_duplicates("split", keep="last").set_index("split")
         held_out = [f"{here.loc[s, 'loss']:.3f}" if s in here.index else "…" for s in splits]
         perplexity = f"{here['perplexity'].iloc[-1]:.1f}" if len(here) else "…"
         table.add_row(str(epoch), f"{loss:.3f}", *held_out, perplexity)

@@ -1,0 +1,162 @@
+"""A tape for a training loop that is not ours: it runs on, and sees what backward passes reach.
+
+Nobody says here where a batch begins. What one backward pass goes through is a *pass*; its forward
+calls may be several, of the same datums. Several passes before an update (micro-batches) are joined
+along N. A use counts when its δ arrives and not before, so that a forward pass which is evaluated
+only leaves nothing behind, not even its activations. Gradients that were thrown away (``zero_grad``
+without an update, as when a scaler meets an overflow) take their passes with them.
+
+Shapes: N datum, T position, as in ``capture.factors``.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capture.errors import UnitError
+from capture.factors import Factor, Factors
+from capture.gradients import join_datums
+from capture.tape import CANNOT, Tape, Use, flat
+
+LEAVE_OUT = "Leave it out of units"
+
+
+@dataclass(eq=False)
+class Pass:
+    """What one backward pass went through."""
+
+    datum_N: np.ndarray | None = None
+    """Which datum sits in which slot, if that was told."""
+    uses: dict[int, Use] = field(default_factory=dict)
+    """Those that it reached, by their order in the forward pass."""
+    unsplit: dict[str, str] = field(default_factory=dict)
+    """Units that it reached and that cannot be captured → what uses them."""
+    losses: list[Tensor] = field(default_factory=list)
+    """What ``backward`` was called on."""
+
+    def num_datums(self) -> int:
+        return next(iter(self.uses.values())).num_datums
+
+    def arrive(self, number: int, use: Use, delta: Tensor) -> None:
+        """Keep δ of a use; of a graph that is gone through twice, the sum."""
+        before = use.delta if number in self.uses else None
+        use.keep(delta)
+        if before is not None and use.delta is not None:
+            use.delta = before + use.delta
+        self.uses[number] = use
+
+    def factors(self, units: Iterable[str], where: str) -> Factors:
+        """By unit; raises ``UnitError`` for one without any, or where datums are not first."""
+        for unit, use in self.unsplit.items():
+            raise UnitError(unit, f"is used by {use}, {CANNOT}", LEAVE_OUT)
+        found: Factors = {name: [] for name in units}
+        num_datums = self.num_datums()
+        for _, use in sorted(self.uses.items()):
+            for name, role in use.roles.items():
+                if use.num_datums != num_datums:
+                    problem = f"is used with {use.num_datums} datums, others with {num_datums}"
+                    raise UnitError(name, problem, "The first axis must be the batch's, everywhere")
+                found[name].append(use.factor(role))
+        for name, uses in found.items():
+            if not uses:
+                raise UnitError(name, f"got no gradient in a backward pass of {where}", LEAVE_OUT)
+        return found
+
+
+class Watch(Tape):
+    """Records the factors of the given parameters for as long as it is entered."""
+
+    def __init__(self, units: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(units)
+        self.parameters = list(units.values())
+        self.own_names = dict(self.names)
+        self.passes = [Pass()]
+        """The last one is open, and may be empty."""
+        self.numbers = itertools.count()
+        self.told_N: np.ndarray | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.backward and args[0].numel() == 1:
+            self.passes[-1].losses.append(args[0].detach())
+        if not torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def expect(self, x: Tensor) -> None:
+        """A forward pass begins with this activation; raises ``UnitError`` if it is not of the
+        datums that were told."""
+        if not torch.is_grad_enabled():
+            return
+        told_N = self.told_N
+        self.num_datums = x.shape[0] if told_N is None else len(told_N)
+        if self.num_datums and x.shape[0] % self.num_datums:
+            problem = f"got {tuple(x.shape)} where {self.num_datums} datums were told"
+            raise UnitError("model", problem, "Its first axis must be the batch's")
+
+    def follow(self, use: Use, out: Tensor) -> None:
+        out.register_hook(partial(self.open_pass().arrive, next(self.numbers), use))
+
+    def refuse(self, unsplit: dict[str, str], out: Any) -> None:
+        """It matters only if the backward pass comes by."""
+        reached = self.open_pass().unsplit
+        for tensor in flat((out,)):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(lambda delta: reached.update(unsplit))
+
+    def open_pass(self) -> Pass:
+        """The pass that a forward call belongs to: a new one once the last has gone backward."""
+        if self.passes[-1].uses:
+            if self.gradients_are_gone():
+                self.passes.clear()
+            self.passes.append(Pass())
+        if self.told_N is not None:
+            self.passes[-1].datum_N, self.told_N = self.told_N, None
+        return self.passes[-1]
+
+    def gradients_are_gone(self) -> bool:
+        grads = [parameter.grad for parameter in self.parameters]
+        return not any(grad is not None and bool(grad.any()) for grad in grads)
+
+    def take(self) -> list[Pass]:
+        """The passes since the last update, which this ends."""
+        found = [one for one in self.passes if one.uses or one.unsplit]
+        self.passes = [Pass()]
+        self.names = dict(self.own_names)
+        self.derived.clear()
+        return found
+
+
+def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Factors:
+    """Of all their datums in order; raises ``UnitError`` if their uses do not match."""
+    units = list(units)
+    pieces = [one.factors(units, where) for one in passes]
+    for name in units:
+        if len({tuple(use.kind for use in piece[name]) for piece in pieces}) > 1:
+            problem = f"is used otherwise in one backward pass of {where} than in the next"
+            raise UnitError(name, problem, LEAVE_OUT)
+        for place in range(len(pieces[0][name])):
+            widest = max(piece[name][place].delta_NTO.shape[1] for piece in pieces)
+            for piece in pieces:
+                piece[name][place] = padded(piece[name][place], widest)
+    return join_datums(pieces)
+
+
+def padded(use: Factor, positions: int) -> Factor:
+    """The use with so many positions; those added have δ = 0."""
+    missing = positions - use.delta_NTO.shape[1]
+    if not missing:
+        return use
+    return use.mapped(lambda x: F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)))
