@@ -126,12 +126,12 @@ def neuron_histograms(
     the model lacks.
     """
     run.require_shards("steps")
-    model = run.model()
-    for unit, neuron in taught:
-        require_neuron(model, unit, neuron)
     units = list(dict.fromkeys(unit for unit, _ in taught))
     if not units:
         return joined([], HISTOGRAMS)
+    model = run.model()
+    for unit, neuron in taught:
+        require_neuron(model, unit, neuron)
     sample_N = np.random.default_rng(seed).permutation(run.num_datums)[:max_datums]
     label_M = label_tokens(run, by)[sample_N].ravel()
     blocks = [x for _, x in activation_blocks(model, run.token_NT[sample_N], units, report)]

@@ -264,7 +264,9 @@ class Run:
         network = self.network(step)
         if not isinstance(network, LanguageModel):
             problem = "has a Hugging Face model, and this looks into layers of the study's alone"
-            raise RunError(self.uri, problem, "Of any model work: attribute, behaviour, bigrams")
+            raise RunError(
+                self.uri, problem, "Of any model work: attribute, behaviour, bigrams, report"
+            )
         return network
 
     def network(self, step: int | None = None) -> AnyModel:

@@ -23,7 +23,7 @@ MAX_BYTES = 2**17
 REMEDY = "Run: ontogeny verify"
 FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str, "config": dict}
 """What ``run.yaml`` holds besides, and of what kind."""
-PACKAGES = ("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf")
+PACKAGES = (*("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers"),)
 
 
 def describe_run(config: Config, device: torch.device, *, transposed: Iterable[str] = ()) -> bytes:

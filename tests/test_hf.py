@@ -115,6 +115,8 @@ def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
         ["attribute", "--level", "row"],
         ["attribute", "--evidence", "mass-use"],
         ["behaviour", "--target", "."],
+        ["attribute"],
+        ["report"],
         ["bigrams"],
         ["verify"],
     )

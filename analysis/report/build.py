@@ -122,6 +122,8 @@ def gather(run: Run, run_job: Runner, config: ReportConfig) -> Material:
         problem = "has attributions, but none of neurons"
         raise RunError(run.uri, problem, f"Run: ontogeny attribute {run.uri} --level neuron")
     taught = taught_tokens(sources["attribute", "tokens"], groups)
+    if run.config.model.kind == "hf":  # whose activations are not read: no such figure
+        taught = {}
     histograms = neuron_histograms(run, taught)
     return Material(run, sources, read_timeline(run, run_job), histograms, groups)
 

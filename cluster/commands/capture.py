@@ -22,7 +22,9 @@ def add(inner) -> None:
 CONFIG is a YAML file, or the name of a configuration that comes with the product (demo,
 wikitext2). Any key can be given anew: ontogeny capture wikitext2 run.seed=1 training.epochs=2"""
     made = add_command(inner, "capture", run, "Train a model and record it.", text)
-    made.add_argument("config", metavar="CONFIG", help="YAML file, or demo, or wikitext2")
+    made.add_argument(
+        "config", metavar="CONFIG", help="YAML file, or demo, wikitext2, gpt2-tiny, …"
+    )
     add_overrides(made)
     way = made.add_mutually_exclusive_group()
     way.add_argument("--resume", action="store_true", help="go on after the last committed segment")
