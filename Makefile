@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check selfcheck slow torture bench clean
+.PHONY: help demo test check selfcheck slow torture bench scale clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ slow: $(READY)  ## Run the slow proofs (many minutes)
 
 torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
 	$(BIN)/python -m pytest -s -m torture --durations=0
+
+scale: $(READY)  ## Measure one worker against two, many shards and long runs (an hour)
+	$(BIN)/python -m benchmarks.scale
 
 bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, against other ways
 	$(BIN)/python -m benchmarks.capture

@@ -130,13 +130,17 @@ class Engine:
         self.units = units
         self.layout = Layout.of(units, stored_transposed(model))
         self.by_vmap = {name: units[name] for name in units if name in by_vmap}
-        self.by_tape = {name: units[name] for name in units if name not in by_vmap}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
         self.group = group
         self.device = next(model.parameters()).device
         self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
+
+    @property
+    def by_tape(self) -> dict[str, nn.Parameter]:
+        """The units whose factors are recorded in the forward pass."""
+        return {name: own for name, own in self.units.items() if name not in self.by_vmap}
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
         """Apply one update. The batch's slots are its rows, of which factors are this worker's."""

@@ -21,6 +21,7 @@ READING = {
     "behaviour": "--contains w1",
     "bigrams": "",
     "faithfulness": "",
+    "replay": "--record factors",
     "report": "",
     "info": "",
     "verify": "",

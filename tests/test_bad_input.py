@@ -27,7 +27,7 @@ def test_no_command_escapes_this_file(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
-    assert set(listed) == READING.keys() | {"capture", "demo"}
+    assert set(listed) == READING.keys() | {"capture", "demo", "plan", "selfcheck"}
 
 
 @pytest.mark.parametrize("command", READING)

@@ -69,7 +69,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_record_what_one_process_records(alone: Path, tmp_path: Path, size: int):
     steps = on_workers(size, capture_all, tmp_path)
     assert steps[0] == [*range(1, 15)] * len(SETTINGS)
@@ -101,6 +101,7 @@ def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
     assert_allclose(found["loss"], wanted["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
     wanted = tmp_path / "wanted"
     wanted.mkdir()

@@ -128,9 +128,8 @@ def test_a_store_that_travels_names_its_folder_in_full(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_ends_a_job_in_order_and_the_cluster_with_it(tmp_path: Path, number: int) -> None:
     """In a process of its own, which says when its shard is under way."""
     pytest.importorskip("ray")

@@ -7,16 +7,21 @@ import pytest
 
 from cluster.cli import main
 from cluster.commands import plan as command
+from tiny import TEXT
 
 SETTINGS = [
     *("training.epochs=1", "model.layers=1", "model.width=8", "model.hidden=8", "model.heads=2"),
-    *("training.batch=400", "capture.outliers.k=10"),
+    *("training.batch=40", "capture.outliers.k=10", "capture.tally.enabled=false"),
+    *("corpus.window=8", "corpus.kind=text", "corpus.path=text.txt"),
 ]
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No more steps than must be, on a text of some hundred words."""
     monkeypatch.setattr(command, "BUDGET_SECONDS", 0.0)
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
 
 
 def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
@@ -66,7 +71,7 @@ def test_any_size_is_estimated_from_stated_assumptions(capsys):
         (["demo", "--tokens", "1e9", "--model-params", "1e9"], "and no CONFIG beside them"),
         (["--tokens", "1e9", "--model-params", "-1"], "--model-params: got -1.0, must be at least"),
         (["nowhere.yaml"], "no such file"),
-        (["demo", "capture.units=[nothing]"], "matches no parameter"),
+        (["demo", *SETTINGS, "capture.units=[nothing]"], "matches no parameter"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(capsys, arguments: list[str], problem: str):

@@ -40,6 +40,7 @@ def test_an_actor_that_dies_is_replaced_and_its_item_done_again(
     assert (tmp_path / "died").exists()
 
 
+@pytest.mark.slow
 def test_what_takes_its_worker_with_it_time_and_again_is_named(
     ray_nodes: Cluster, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ def test_the_cluster_serves_on_after_an_error(ray_nodes: Cluster, tmp_path: Path
     assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
     """It takes with it a shard under way and the partials that it held."""
     third = ray_nodes.add_node(**NODE)

@@ -39,6 +39,7 @@ def uri(bare, tmp_path) -> str:
     return str(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_processes_add_the_same_bytes_as_one(uri, bare, tmp_path, capsys):
     shutil.copytree(bare, tmp_path / "alone")
     kinds = "--record=outliers,factors,tallies"

@@ -143,6 +143,10 @@ def more_rows(marker: Marker) -> Marker:
 
 def test_identical_windows_share_a_text() -> None:
     """A text of one repeated window, so that several datums read the same."""
-    run = open_run(make_run("memory://run-repeats", "corpus.window=1", "training.batch=40"))
+    run = open_run(
+        make_run(
+            "memory://run-repeats", "corpus.window=1", "training.batch=40", "training.epochs=1"
+        )
+    )
     found = run.shifts(steps=range(3))
     assert found["datum"].tolist() == [run.datums()["text"][d] for d in found["datum_id"]]

@@ -127,6 +127,7 @@ def same_and_sound(wanted: dict[str, bytes], config: Config) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     nodes: Cluster, wanted: dict[str, bytes], tmp_path: Path
