@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.bigram_datums import Causes, find_causes
-from analysis.bigram_layers import Layers, Pair, find_layers
-from analysis.bigram_shifts import shifts_of
-from analysis.bigrams import require_whole
+from analysis.bigrams.bigrams import require_whole
+from analysis.bigrams.datums import Causes, find_causes
+from analysis.bigrams.layers import Layers, Pair, find_layers
+from analysis.bigrams.shifts import shifts_of
 from capture.audit import BFLOAT16_ROUNDING
 from capture.engine import Engine
 from capture.errors import AuditError
