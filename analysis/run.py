@@ -3,38 +3,38 @@
 Only what a marker vouches for is read. Tables come as pandas DataFrames with the columns of
 ``capture.schema``, where each column is described.
 
-Shapes: N datum, T position, V token of the vocabulary.
+Shapes: N datum, T position.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pyarrow import compute
 from torch import Tensor
 
-from analysis import own_run
+from analysis import own_run, windows
+from analysis.committed import Committed
 from analysis.gradients import Gradients, When
-from analysis.scan import REMEDY, Shard, read_all
-from analysis.shifts import Whole, tabulate, wanted_datums, wanted_parameters, wanted_steps
+from analysis.scan import Shard, read_all
+from analysis.shifts import Whole, held, tabulate, wanted_datums, wanted_parameters, wanted_steps
 from capture import checkpoint
 from capture.config import Config, make_config
-from capture.errors import RunError, ShardError, UnitError
+from capture.errors import RunError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
 from capture.hf_model import stored_transposed
-from capture.markers import File, Marker, read_segments, require_start
+from capture.markers import Marker, read_segments, require_start
 from capture.model import AnyModel, LanguageModel, build_model
 from capture.provenance import KEY, read_run
 from capture.replay_markers import with_replayed
 from capture.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
 from capture.store import DEFAULT, Store
 from capture.store_config import StoreConfig
-from capture.verify import Finding, check_file
+from capture.verify import Finding
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 Split = Literal["train", "validation", "test"]
@@ -53,22 +53,29 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
     segments = with_replayed(place, read_segments(place))
-    return Run(place, config, provenance, start, segments, skip_damaged)
+    return Run(Committed(place, start, segments, skip_damaged), config, provenance)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """What was committed of a run when it was opened."""
 
-    store: Store
+    committed: Committed
     config: Config
     provenance: dict[str, Any]
     """``run.yaml``: configuration, versions, device, git commit, time."""
-    start: Marker
-    segments: tuple[Marker, ...]
-    skip_damaged: bool = False
-    findings: dict[str, list[Finding]] = field(default_factory=dict)
-    """What is wrong with each shard that was checked, by key; filled with ``skip_damaged`` only."""
+
+    @property
+    def store(self) -> Store:
+        return self.committed.store
+
+    @property
+    def start(self) -> Marker:
+        return self.committed.start
+
+    @property
+    def segments(self) -> tuple[Marker, ...]:
+        return self.committed.segments
 
     @property
     def uri(self) -> str:
@@ -77,7 +84,7 @@ class Run:
     @property
     def steps_done(self) -> int:
         """Steps that are committed; the last of them is one less."""
-        return self.segments[-1].end_step if self.segments else 0
+        return self.committed.steps_done
 
     @property
     def num_steps(self) -> int:
@@ -97,14 +104,9 @@ class Run:
         return self.is_own and not self.start.files_of("corpus")
 
     @property
-    def last(self) -> Marker:
-        """The marker up to which the run has come."""
-        return self.segments[-1] if self.segments else self.start
-
-    @property
     def skipped(self) -> list[Finding]:
         """Damaged shards that were left out so far, and what is wrong with each."""
-        return [finding for found in self.findings.values() for finding in found]
+        return self.committed.skipped
 
     @cached_property
     def num_datums(self) -> int:
@@ -160,28 +162,14 @@ class Run:
     def token_NT(self) -> np.ndarray:
         """Inputs of the training datums, int32."""
         table = self.datum_table("train")
-        token_M = np.array(table["tokens"].combine_chunks().flatten())
-        self.check_tokens(token_M)
-        window = self.config.corpus.window
-        lengths = compute.list_value_length(table["tokens"]).unique().to_pylist()
-        if lengths not in ([], [window]):
-            where = self.corpus_shard("datums").where
-            raise ShardError(where, f"has datums that are not of {window} tokens", REMEDY)
-        return token_M.reshape(len(table), window)
+        where, window = self.corpus_shard("datums").where, self.config.corpus.window
+        return windows.inputs(table, where, window=window, num_tokens=self.num_tokens)
 
     @cached_property
     def target_NT(self) -> np.ndarray:
         """Targets of the training datums, int32: the inputs one later."""
-        last_N = self.datum_table("train")["last_target"].to_numpy()
-        self.check_tokens(last_N)
-        return np.hstack([self.token_NT[:, 1:], last_N[:, None]])
-
-    def check_tokens(self, token_M: np.ndarray) -> None:
-        """Raises ``ShardError`` for a token that the vocabulary lacks."""
-        if len(token_M) and not 0 <= token_M.min() <= token_M.max() < self.num_tokens:
-            last = self.num_tokens - 1
-            problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {last}"
-            raise ShardError(self.corpus_shard("datums").where, problem, REMEDY)
+        table, where = self.datum_table("train"), self.corpus_shard("datums").where
+        return windows.targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
     # --- shifts and weights -----------------------------------------------------------------------
 
@@ -219,7 +207,10 @@ class Run:
             raise UnitError("index", f"got {index} without a unit", "Say which unit it indexes")
         rows = read_all(self.shards("outliers", steps), OUTLIERS, wanted)
         when = read_all(self.shards("steps", steps), WHEN)
-        return tabulate(self.of_known_steps(rows, when), when, self.texts)
+        where = f"{self.uri}/outliers"
+        may_lack = self.committed.skip_damaged
+        rows = held(rows, when, where, num_datums=self.num_datums, may_lack=may_lack)
+        return tabulate(rows, when, self.texts)
 
     @cached_property
     def gradients(self) -> Gradients:
@@ -243,18 +234,6 @@ class Run:
     ) -> np.ndarray:
         """⟨g, g'⟩ over the units, for each (step, datum) of the one and of the other."""
         return self.gradients.inner_products(units, one, other)
-
-    def of_known_steps(self, rows: pa.Table, when: pa.Table) -> pa.Table:
-        """Outliers of steps and datums that the run has; a step may be among what was skipped."""
-        datum_M = rows["datum"].to_numpy()
-        if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < self.num_datums:
-            raise ShardError(f"{self.uri}/outliers", "has datums that the corpus lacks", REMEDY)
-        known_M = np.isin(rows["step"].to_numpy(), when["step"].to_numpy())
-        if known_M.all():
-            return rows
-        if not self.skip_damaged:
-            raise ShardError(f"{self.uri}/outliers", "has steps that steps/ lacks", REMEDY)
-        return rows.filter(pa.array(known_M))
 
     def model(self, step: int | None = None) -> LanguageModel:
         """As ``network``, of a run of the study's transformer: its layers can be looked into.
@@ -285,62 +264,22 @@ class Run:
 
         Raises ``RunError`` if no checkpoint was made there.
         """
-        step = self.steps_done if step is None else step
-        kept = [0, *(segment.end_step for segment in self.segments)]
-        if step not in kept:
-            near = ", ".join(str(k) for k in sorted(sorted(kept, key=lambda k: abs(k - step))[:3]))
-            problem = f"has no checkpoint after {step} steps; the nearest are after {near}"
-            raise RunError(self.uri, problem)
-        marker = next((m for m in self.segments if m.end_step == step), self.start)
-        return checkpoint.read_checkpoint(self.store, step, marker)
+        return self.committed.checkpoint(self.steps_done if step is None else step)
 
     # --- files ------------------------------------------------------------------------------------
 
     def shards(self, kind: str, steps: range | None = None) -> list[Shard]:
         """Committed tables of one kind, in order; with ``steps``, of segments that have any."""
-        return [
-            self.shard(file, segment)
-            for segment in self.segments
-            if steps is None or overlap(steps, segment)
-            for file in segment.files_of(kind)
-            if file.rows is not None and not self.skips(file)
-        ]
-
-    def skips(self, file: File) -> bool:
-        """Whether a damaged shard is to be left out; looked at once."""
-        if self.skip_damaged and file.key not in self.findings:
-            self.findings[file.key] = check_file(self.store, file)
-        return bool(self.findings.get(file.key))
+        return self.committed.shards(kind, steps)
 
     def require_shards(self, kind: str) -> list[Shard]:
         """All files of one kind; raises ``RunError`` if nothing is committed yet."""
-        shards = self.shards(kind)
-        if not shards:
-            raise self.lacking(kind)
-        return shards
-
-    def lacking(self, kind: str) -> RunError:
-        """Why there are no tables of a kind, and how to get some."""
-        if self.skipped:
-            problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
-            return RunError(self.uri, problem, "Restore the run from a copy")
-        if self.segments:
-            remedy = f"Add them: ontogeny replay {self.uri} --record {kind}"
-            return RunError(self.uri, f"has no {kind} recorded", remedy)
-        remedy = "Let it train on: ontogeny capture … --resume"
-        return RunError(self.uri, "holds no committed segment yet", remedy)
-
-    def shard(self, file: File, marker: Marker) -> Shard:
-        return Shard(self.store, file, marker.first_step, marker.end_step)
+        return self.committed.require_shards(kind)
 
     def corpus_shard(self, name: str) -> Shard:
         """A table of the corpus; raises ``RunError`` if the run has none of this name."""
-        key = f"corpus/{name}.parquet"
-        for file in self.start.files_of("corpus"):
-            if file.key == key and file.rows is not None:
-                return self.shard(file, self.start)
         remedy = "Say what datums are: record(…, datums=…)" if self.is_numbered else ""
-        raise RunError(self.uri, f"has no {key}", remedy)
+        return self.committed.corpus_shard(name, remedy)
 
     def datum_table(self, split: Split) -> pa.Table:
         shard = self.corpus_shard("datums" if split == "train" else split)
@@ -357,7 +296,3 @@ class Run:
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_room(self.store, self.config.model, **shape)
         return build_model(self.config.model, **shape, seed=0)
-
-
-def overlap(steps: range, segment: Marker) -> bool:
-    return any(step in steps for step in range(segment.first_step, segment.end_step))

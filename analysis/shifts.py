@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.names import nearest
-from analysis.scan import Wanted
-from capture.errors import RunError, UnitError
+from analysis.scan import REMEDY, Wanted
+from capture.errors import RunError, ShardError, UnitError
 from capture.gradients import Layout
 
 Whole = int | np.integer | Sequence[int] | np.ndarray
@@ -67,6 +67,22 @@ def whole_numbers(name: str, values: Whole) -> np.ndarray:
     if value_K.size and value_K.dtype.kind not in "iu":
         raise RunError(name, f"got {values!r}, must be a whole number or several")
     return value_K.astype(np.int64)
+
+
+def held(
+    rows: pa.Table, when: pa.Table, where: str, *, num_datums: int, may_lack: bool
+) -> pa.Table:
+    """Rows of steps in ``when`` and of datums that the corpus has; raises ``ShardError`` for
+    others, but leaves out those of unknown steps where ``may_lack``."""
+    datum_M = rows["datum"].to_numpy()
+    if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < num_datums:
+        raise ShardError(where, "has datums that the corpus lacks", REMEDY)
+    known_M = np.isin(rows["step"].to_numpy(), when["step"].to_numpy())
+    if known_M.all():
+        return rows
+    if not may_lack:
+        raise ShardError(where, "has steps that steps/ lacks", REMEDY)
+    return rows.filter(pa.array(known_M))
 
 
 def tabulate(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFrame:

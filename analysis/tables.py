@@ -48,7 +48,7 @@ def write_tables(
         run.store.put(key, data)
     files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
     marker = Marker(0, run.steps_done, tuple(files), retries=run.store.take_retries())
-    write_marker(run.store, marker_key(job), marker, after=run.last)
+    write_marker(run.store, marker_key(job), marker, after=run.committed.last)
 
 
 def parquet_of(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
@@ -84,7 +84,7 @@ def require_tables(run: Run, job: str) -> Marker:
     if marker.end_step != run.steps_done:
         problem = f"has tables of {job} for {marker.end_step} steps, but {run.steps_done} are done"
         raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
-    if marker.previous and marker.previous != run.last.checksum:
+    if marker.previous and marker.previous != run.committed.last.checksum:
         problem = f"has tables of {job} that were made from another run"
         raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
     return marker

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from analysis.log_probability import log_probability_changes
-from analysis.replacement import Plan
+from analysis.ablation.log_probability import log_probability_changes
+from analysis.ablation.replacement import Plan
+from analysis.ablation.silencing import Silencing, silence
+from analysis.ablation.subjects import Subject
 from analysis.run import open_run
-from analysis.silencing import Silencing, silence
-from analysis.subjects import Subject
 from benchmarks import methods
 from benchmarks.capture import DEFAULT_FOLDER
 from benchmarks.methods import training_step

@@ -23,12 +23,12 @@ import duckdb  # pyright: ignore[reportMissingImports]
 import numpy as np
 import pyarrow as pa
 
-from analysis.evidence import Reading, Weighing
+from analysis.attribution.evidence import Reading, Weighing
+from analysis.attribution.samples import CollectEvidence
+from analysis.attribution.sums import Sums
 from analysis.levels import MLP_UNITS, groups_at
 from analysis.run import open_run
-from analysis.samples import CollectEvidence
 from analysis.scan import Shard
-from analysis.sums import Sums
 from benchmarks.report import machine
 from benchmarks.timing import quartiles
 from capture import shards

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.run import open_run
 from benchmarks.workbench import zipf_tokens
 from capture.config import Config, make_config

@@ -27,8 +27,8 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from analysis.evidence import Reading
-from analysis.samples import CountRows
+from analysis.attribution.evidence import Reading
+from analysis.attribution.samples import CountRows
 from analysis.scan import Shard
 from benchmarks.attribution import (
     BATCH,

@@ -28,10 +28,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capture.engine import Step, TrainingConfig
+from capture.engine import Step
 from capture.factors import Factors
 from capture.gradients import Layout, slice_datums, sum_shifts
 from capture.group import ALONE, Group
+from capture.training_config import TrainingConfig
 from capture.update import relative_error, rounding_error
 
 BFLOAT16_ROUNDING = 2.0**-8

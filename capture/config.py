@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from capture.corpus import CorpusConfig
 from capture.deepspeed_setup import DeepSpeedConfig, require_captured
-from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.fallback import Fallback
 from capture.group import WorkersConfig, require_share
@@ -29,6 +28,7 @@ from capture.plain_yaml import read_yaml
 from capture.records import FactorConfig, RecordKind
 from capture.store_config import StoreConfig
 from capture.tally import TallyConfig
+from capture.training_config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from capture import checkpoint, optimizer
 from capture.deepspeed_setup import DeepSpeedConfig, initialised
-from capture.engine import Engine, LastToken, Step, TrainingConfig
+from capture.engine import Engine, LastToken, Step
 from capture.group import Group
 from capture.model import AnyModel
 from capture.optimizer import Tensors
+from capture.training_config import TrainingConfig
 from capture.update import clip_factor
 
 

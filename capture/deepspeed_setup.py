@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from capture.dropout import Masks
-from capture.engine import TrainingConfig
 from capture.errors import ConfigError
 from capture.group import Group
+from capture.training_config import TrainingConfig
 
 LARGEST_BUCKET = 5 * 10**8
 """Numbers that are sent at once; DeepSpeed's default."""

@@ -25,7 +25,6 @@ from torch import nn
 from capture import checkpoint, lease
 from capture.config import CaptureConfig, Config, RunConfig
 from capture.corpus import CorpusConfig
-from capture.engine import TrainingConfig
 from capture.errors import ConfigError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
@@ -42,6 +41,7 @@ from capture.start import check_tables, clear, may_begin, put_start
 from capture.store import DEFAULT, Store
 from capture.store_config import StoreConfig
 from capture.tally import TallyConfig
+from capture.training_config import TrainingConfig
 
 
 @contextmanager

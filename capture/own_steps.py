@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from capture.audit import shortfalls
 from capture.buffer import ShiftBuffer
 from capture.config import CaptureConfig
-from capture.engine import Step, TrainingConfig
+from capture.engine import Step
 from capture.errors import AuditError, RunError, UnitError
 from capture.factor_tables import rows_of_step
 from capture.factors import Factors
@@ -25,6 +25,7 @@ from capture.gradients import Layout, sum_shifts
 from capture.observer import Observation
 from capture.outliers import Outliers, find_outliers
 from capture.own_update import Coming, norm_of, rescaling
+from capture.training_config import TrainingConfig
 from capture.watch import Pass, join_passes
 
 DROPPED = "Nothing of the open segment is stored"

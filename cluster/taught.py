@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.attribution_tables import Attribution
+from analysis.attribution.tables import Attribution
 from cluster.terminal import data_table, print_table, token_list
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.ablation import ablate
-from analysis.ablation_choice import AblationConfig
-from analysis.ablation_tables import Ablation
+from analysis.ablation.ablate import ablate
+from analysis.ablation.choice import AblationConfig
+from analysis.ablation.subjects import Subject
+from analysis.ablation.tables import Ablation
 from analysis.run import Run, open_run
-from analysis.subjects import Subject
 from reference_ablation import (
     predictions,
     without,

@@ -3,11 +3,11 @@
 import functools
 from typing import Any
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
-from analysis.attribution_tables import Attribution
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.tables import Attribution
+from analysis.measures.selection import SelectionConfig
 from analysis.run import open_run
-from analysis.selection import SelectionConfig
 from cluster.local import run_job
 from tiny_run import tiny_run
 

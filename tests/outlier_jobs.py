@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from analysis.evidence import Reading, Weighing, Weight
-from analysis.lessons import TellLessons
+from analysis.attribution.evidence import Reading, Weighing, Weight
+from analysis.attribution.lessons import TellLessons
+from analysis.attribution.samples import CollectEvidence
+from analysis.attribution.strongest import Pairs
+from analysis.attribution.weights import StartWeights
 from analysis.levels import groups_at
-from analysis.samples import CollectEvidence
-from analysis.strongest import Pairs
-from analysis.weights import StartWeights
 from capture.gradients import Layout
 from capture.schema import OUTLIERS
 from capture.store import Store

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.attribution_tables import JOB, TABLES
-from analysis.replacement import Donors
+from analysis.ablation.replacement import Donors
+from analysis.ablation.subjects import Subject
+from analysis.attribution.tables import JOB, TABLES
 from analysis.run import Run
-from analysis.subjects import Subject
 from analysis.tables import write_tables
 from capture.dropout import Masks
 from capture.model import LanguageModel, Layer, ModelConfig, fresh_model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.config import AttributionConfig
 from analysis.levels import MLP_UNITS
 from analysis.run import Run
 from capture.checkpoint import read_checkpoint

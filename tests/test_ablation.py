@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from ablated import CONFIG, ablated, both, evaluated, prepared, rows_of, subject_of
-from analysis.ablation import ablate, write_ablation
-from analysis.ablation_choice import AblationConfig, Text
-from analysis.ablation_tables import TABLES
-from analysis.bootstrap import draws
-from analysis.flips import context, layer_table, place_in_run
-from analysis.subjects import Subject
+from analysis.ablation.ablate import ablate, write_ablation
+from analysis.ablation.choice import AblationConfig, Text
+from analysis.ablation.flips import context, layer_table, place_in_run
+from analysis.ablation.subjects import Subject
+from analysis.ablation.tables import TABLES
+from analysis.measures.bootstrap import draws
 from analysis.tables import read_table
 from reference_ablation import (
     flips_by_token,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis import bootstrap
-from analysis.bootstrap import draws, intervals, mean_interval
+from analysis.measures import bootstrap
+from analysis.measures.bootstrap import draws, intervals, mean_interval
 
 
 def some_tables(seed: int, num_datums: int, num_columns: int) -> tuple[np.ndarray, np.ndarray]:

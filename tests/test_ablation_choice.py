@@ -6,11 +6,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from analysis.ablation import ablate
-from analysis.ablation_choice import AblationConfig, Text
-from analysis.attribution_tables import JOB, TABLES
+from analysis.ablation.ablate import ablate
+from analysis.ablation.choice import AblationConfig, Text
+from analysis.ablation.subjects import (
+    Subject,
+    all_subjects,
+    entries_of,
+    parse_subjects,
+    place_of,
+    rest_of,
+)
+from analysis.attribution.tables import JOB, TABLES
 from analysis.run import Run, open_run
-from analysis.subjects import Subject, all_subjects, entries_of, parse_subjects, place_of, rest_of
 from analysis.tables import write_tables
 from capture.errors import CaptureError, ConfigError, RunError, UnitError
 from cluster import cli

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import log_probability, replacement, tracing, unembedding
-from analysis.log_probability import log_probability_changes
-from analysis.replacement import VALUES, Donors, Value
-from analysis.subjects import Subject
-from analysis.tracing import trace
-from analysis.unembedding import Unembedding
+from analysis.ablation import log_probability, replacement, tracing, unembedding
+from analysis.ablation.log_probability import log_probability_changes
+from analysis.ablation.replacement import VALUES, Donors, Value
+from analysis.ablation.subjects import Subject
+from analysis.ablation.tracing import trace
+from analysis.ablation.unembedding import Unembedding
 from capture.errors import UnitError
 from capture.model import LanguageModel
 from reference_ablation import (

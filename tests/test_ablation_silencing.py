@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from analysis import prediction, tracing, unembedding
-from analysis.prediction import Prediction
-from analysis.replacement import DATUMS_AT_ONCE, VALUES, Donors, Plan, Value
+from analysis.ablation import prediction, tracing, unembedding
+from analysis.ablation.prediction import Prediction
+from analysis.ablation.replacement import DATUMS_AT_ONCE, VALUES, Donors, Plan, Value
+from analysis.ablation.silencing import Silencing, silence
+from analysis.ablation.subjects import Subject
+from analysis.ablation.unembedding import Unembedding
 from analysis.run import open_run
-from analysis.silencing import Silencing, silence
-from analysis.subjects import Subject
-from analysis.unembedding import Unembedding
 from capture.model import LanguageModel
 from reference_ablation import (
     UNITS,

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.activation_choice import ActivationConfig
-from analysis.activation_tables import JOB, TABLES, activations
+from analysis.activations.choice import ActivationConfig
+from analysis.activations.tables import JOB, TABLES, activations
 from analysis.run import Run, open_run
 from analysis.tables import read_table, write_tables
 from capture.errors import CaptureError, ConfigError, RunError, UnitError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.activation_histograms import (
+from analysis.activations.histograms import (
     HISTOGRAMS,
     NUM_BINS,
     activations_at,
@@ -14,7 +14,7 @@ from analysis.activation_histograms import (
     bins_of,
     neuron_histograms,
 )
-from analysis.activations import (
+from analysis.activations.scores import (
     mlp_units,
     unit_inputs,
 )

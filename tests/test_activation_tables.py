@@ -8,11 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis import activation_comparison
-from analysis.activation_choice import ActivationConfig
-from analysis.activation_comparison import neighbours
-from analysis.activation_tables import JOB, TABLES, Activations, activations, write_activations
-from analysis.activations import mlp_units, unit_inputs
+from analysis.activations import comparison as activation_comparison
+from analysis.activations.choice import ActivationConfig
+from analysis.activations.comparison import neighbours
+from analysis.activations.scores import mlp_units, unit_inputs
+from analysis.activations.tables import JOB, TABLES, Activations, activations, write_activations
 from analysis.run import Run, open_run
 from analysis.tables import read_table, write_tables
 from tiny_run import copied, tiny_run

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from analysis import activations
-from analysis.activations import (
+from analysis.activations import scores as activations
+from analysis.activations.scores import (
     By,
     MeasureActivations,
     Statistics,

@@ -40,7 +40,7 @@ HOMES = {
     "ray": "cluster/",
     "rich": "cluster/",
     "s3fs": "tests/",  # brought along for pandas and DuckDB; our own way to S3 is botocore
-    "sklearn": "analysis/clustering.py",
+    "sklearn": "analysis/neurons/clustering.py",
     "tokenizers": "capture/hf_",
     "transformers": "capture/hf_",
 }

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis import attribution_tables
-from analysis.attribution import attribute, write_attribution
-from analysis.attribution_config import AttributionConfig
-from analysis.evidence import RowEvidence
+from analysis.attribution import tables as attribution_tables
+from analysis.attribution.attribute import attribute, write_attribution
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.evidence import RowEvidence
 from analysis.levels import Level, groups_at
-from analysis.neuron_tokens import neuron_tokens
+from analysis.neurons.tokens import neuron_tokens
 from analysis.run import open_run
 from analysis.tables import marker_key, read_table
 from attributed import attributed

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
+from analysis.measures.selection import SelectionConfig
 from analysis.run import open_run
-from analysis.selection import SelectionConfig
 from cluster.cli import main
 from cluster.local import run_job
 from cluster.taught import Focus, bars, show, signs

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.levels import LEVELS, Level, groups_at, parameters_at
-from analysis.neuron_datums import neuron_of_parameter
+from analysis.neurons.datums import neuron_of_parameter
 from analysis.run import open_run
 from attributed import attributed
 from capture.errors import ConfigError, RunError

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
-from analysis.attribution_tables import Attribution
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.tables import Attribution
+from analysis.attribution.tokens import count_tokens, token_matrix
+from analysis.measures.selection import SelectionConfig, choose
 from analysis.run import open_run
-from analysis.selection import SelectionConfig, choose
-from analysis.tokens import count_tokens, token_matrix
 from capture.errors import RunError
 from cluster.local import run_job
 from reference_analysis import attributed_tokens, neuron_tokens, read_everything, records, select

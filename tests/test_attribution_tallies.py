@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.run import open_run
 from analysis.tallies import read_tally, tally_windows
 from attributed import attributed

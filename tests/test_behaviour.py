@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import datum_sums
-from analysis.behaviour import (
+from analysis.behaviour import datum_sums
+from analysis.behaviour.behaviour import (
     JOB,
     TABLES,
     Behaviour,
@@ -23,10 +23,10 @@ from analysis.behaviour import (
     find_moved,
     write_behaviour,
 )
-from analysis.datum_sums import DatumSums, SumByDatum, cells_of
+from analysis.behaviour.datum_sums import DatumSums, SumByDatum, cells_of
+from analysis.behaviour.moved import LEVELS, captured_levels
+from analysis.behaviour.predicates import Predicate, select_datums
 from analysis.jobs import merge_all
-from analysis.moved import LEVELS, captured_levels
-from analysis.predicates import Predicate, select_datums
 from analysis.run import open_run
 from analysis.tables import read_table
 from capture.errors import ShardError

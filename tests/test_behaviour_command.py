@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analysis.behaviour import (
+from analysis.behaviour.behaviour import (
     JOB,
     TABLES,
 )

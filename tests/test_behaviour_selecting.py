@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.behaviour import (
+from analysis.behaviour.behaviour import (
     BehaviourConfig,
     find_moved,
 )
-from analysis.predicates import Predicate, parse_datums, select_datums
+from analysis.behaviour.predicates import Predicate, parse_datums, select_datums
 from analysis.run import open_run
 from capture.errors import ConfigError, RunError
 from cluster.local import run_job

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.contrast import Contrast, Draw, paired_contrast, weighted_contrast
-from analysis.matching import COVARIATES, balance, covariates, match
+from analysis.behaviour.contrast import Contrast, Draw, paired_contrast, weighted_contrast
+from analysis.behaviour.matching import COVARIATES, balance, covariates, match
 
 FEW = Draw(resamples=200, seed=0)
 

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.bigram_datums import Causes, find_causes
-from analysis.bigram_layers import Layers, Pair, find_layers
-from analysis.bigram_shifts import shifts_of
-from analysis.bigrams import require_whole
+from analysis.bigrams.bigrams import require_whole
+from analysis.bigrams.datums import Causes, find_causes
+from analysis.bigrams.layers import Layers, Pair, find_layers
+from analysis.bigrams.shifts import shifts_of
 from capture.audit import BFLOAT16_ROUNDING
-from capture.engine import Engine, TrainingConfig
+from capture.engine import Engine
 from capture.errors import AuditError
 from capture.gradients import write_shifts
 from capture.model import ModelConfig, fresh_model
 from capture.optimizer import OptimizerConfig
 from capture.retaking import Update, copied
+from capture.training_config import TrainingConfig
 
 V, D, WINDOW, BATCH = 11, 6, 5, 4
 STEPS = 3

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.bigram_layers import Pair, find_layers
-from analysis.bigram_shifts import largest_shifts
-from analysis.bigram_tables import BIGRAMS, DATUMS, JOB
-from analysis.bigrams import BigramConfig, Search, Shifted, find_bigrams, write_bigrams
+from analysis.bigrams.bigrams import BigramConfig, Search, Shifted, find_bigrams, write_bigrams
+from analysis.bigrams.layers import Pair, find_layers
+from analysis.bigrams.shifts import largest_shifts
+from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB
 from analysis.run import Run, open_run
 from analysis.tables import read_table
 from capture.errors import ConfigError, RunError

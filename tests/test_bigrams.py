@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from analysis import bigram_shifts
-from analysis.bigram_layers import Layers, Pair, find_layers
-from analysis.bigram_shifts import Bigrams, largest_shifts
+from analysis.bigrams import shifts as bigram_shifts
+from analysis.bigrams.layers import Layers, Pair, find_layers
+from analysis.bigrams.shifts import Bigrams, largest_shifts
 from capture.errors import UnitError
 from capture.model import LanguageModel, ModelConfig, fresh_model
 

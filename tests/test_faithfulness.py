@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import sem
 
-from analysis.contenders import Claim, claims, places
-from analysis.faithfulness import (
+from analysis.ablation.log_probability import TokenChanges, log_probability_changes
+from analysis.faithfulness.contenders import Claim, claims, places
+from analysis.faithfulness.judge import (
     HALF,
     SCORES,
     affected_by,
@@ -22,12 +23,8 @@ from analysis.faithfulness import (
     judge,
     summaries,
 )
-from analysis.levels import groups_at
-from analysis.log_probability import TokenChanges, log_probability_changes
-from analysis.ranking import affected, auc, interval, precision
-from analysis.run import open_run
-from analysis.tables import read_table
-from analysis.truth import (
+from analysis.faithfulness.ranking import affected, auc, interval, precision
+from analysis.faithfulness.truth import (
     SIGMAS,
     FaithfulnessConfig,
     Truth,
@@ -35,6 +32,9 @@ from analysis.truth import (
     judging_text,
     measure,
 )
+from analysis.levels import groups_at
+from analysis.run import open_run
+from analysis.tables import read_table
 from capture.errors import ConfigError, RunError
 from cluster.cli import main
 from cluster.local import run_job

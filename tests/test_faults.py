@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from analysis.attribution import AttributionConfig, attribute, write_attribution
+from analysis.attribution.attribute import AttributionConfig, attribute, write_attribution
 from analysis.run import open_run
 from analysis.tables import marker_key
 from capture import s3 as s3_module

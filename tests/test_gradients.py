@@ -9,12 +9,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from capture.dropout import Masks
-from capture.engine import Engine, TrainingConfig
+from capture.engine import Engine
 from capture.errors import ConfigError, UnitError
 from capture.factors import Factors, choose_units
 from capture.gradients import Layout, slice_datums, sum_shifts, write_shifts
 from capture.model import LanguageModel
 from capture.tape import Tape
+from capture.training_config import TrainingConfig
 from capture.update import relative_error, rounding_error
 from reference import (
     TINY,

@@ -12,20 +12,17 @@ import pyarrow as pa
 import pytest
 from matplotlib import pyplot
 
-from analysis import (
-    ablation_tables,
-    activation_tables,
-    attribution_config,
-    attribution_tables,
-    behaviour,
-    bigram_tables,
-    faithfulness,
-    neuron_tables,
-    outlying,
-    predicates,
-    replacement,
-    selection,
-)
+from analysis.ablation import replacement
+from analysis.ablation import tables as ablation_tables
+from analysis.activations import tables as activation_tables
+from analysis.attribution import config as attribution_config
+from analysis.attribution import outlying
+from analysis.attribution import tables as attribution_tables
+from analysis.behaviour import behaviour, predicates
+from analysis.bigrams import tables as bigram_tables
+from analysis.faithfulness import judge as faithfulness
+from analysis.measures import selection
+from analysis.neurons import tables as neuron_tables
 from analysis.report import timeline
 from cluster.cli import parser
 from tiny import make_run, tiny_config

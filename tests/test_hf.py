@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analysis.neuron_tokens import parameters_of
+from analysis.neurons.tokens import parameters_of
 from analysis.run import open_run
 from analysis.tallies import tally_units
 from capture import checkpoint

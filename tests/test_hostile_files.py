@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.levels import Level
 from analysis.run import open_run
 from analysis.tables import read_table

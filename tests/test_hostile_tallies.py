@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from analysis.attribution import attribute
-from analysis.attribution_config import AttributionConfig
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.run import Run, open_run
 from analysis.tallies import neuron_history, read_tally, tally_windows, token_history
 from capture.errors import ShardError

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.evidence import Outlying, Reading, Weight
+from analysis.attribution.evidence import Outlying, Reading, Weight
+from analysis.attribution.outlying import ScaleRows, SizeRows, scale_groups
+from analysis.attribution.samples import CountRows
+from analysis.attribution.sums import Sums, origin_bit, united_bits
 from analysis.jobs import Job, merge_all
-from analysis.outlying import ScaleRows, SizeRows, scale_groups
 from analysis.run import open_run
-from analysis.samples import CountRows
-from analysis.sums import Sums, origin_bit, united_bits
 from capture.errors import RunError, ShardError
 from capture.schema import OUTLIERS
 from cluster.local import run_job
@@ -88,8 +88,8 @@ def test_rows_in_small_pieces_and_cells_by_sorting_give_the_same(
 ) -> None:
     table, job = random_rows(50, 0), JOBS[name]
     whole = arrays(job.map_shard(TableRows(table)))
-    monkeypatch.setattr("analysis.evidence.ROWS_AT_ONCE", 9)
-    monkeypatch.setattr("analysis.sums.CELLS_AT_ONCE", 3)
+    monkeypatch.setattr("analysis.attribution.evidence.ROWS_AT_ONCE", 9)
+    monkeypatch.setattr("analysis.attribution.sums.CELLS_AT_ONCE", 3)
     assert arrays(job.map_shard(TableRows(table))) == whole
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.evidence import Reading
+from analysis.attribution.evidence import Reading
+from analysis.attribution.samples import CountRows
 from analysis.jobs import Rows, merge_all
 from analysis.run import open_run
-from analysis.samples import CountRows
 from capture.errors import ShardError
 from capture.schema import OUTLIERS
 from cluster.local import run_job

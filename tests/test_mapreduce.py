@@ -14,15 +14,15 @@ pytest.importorskip("ray", reason="needs the extra cluster")
 
 from ray.cluster_utils import Cluster
 
-from analysis.ablation import ablate
-from analysis.ablation_choice import AblationConfig
-from analysis.activation_choice import ActivationConfig
-from analysis.activation_tables import activations
-from analysis.attribution import attribute, write_attribution
-from analysis.attribution_config import AttributionConfig
-from analysis.evidence import Reading, Weight
+from analysis.ablation.ablate import ablate
+from analysis.ablation.choice import AblationConfig
+from analysis.activations.choice import ActivationConfig
+from analysis.activations.tables import activations
+from analysis.attribution.attribute import attribute, write_attribution
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.evidence import Reading, Weight
+from analysis.attribution.samples import CountRows
 from analysis.run import Run, open_run
-from analysis.samples import CountRows
 from analysis.sweep import in_turn
 from capture.errors import StoreError
 from capture.markers import File
@@ -73,7 +73,7 @@ def test_ablation_is_the_same(run: Run) -> None:
 
 
 def test_activations_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.activations.DATUMS_AT_ONCE", 7)
+    monkeypatch.setattr("analysis.activations.scores.DATUMS_AT_ONCE", 7)
     told: list[tuple[int, int]] = []
     here = activations(run, ActivationConfig())
     there = activations(run, ActivationConfig(), lambda *done: told.append(done), sweep)

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from rich.console import Console
 
-from analysis.clustering import ClusteringConfig
 from analysis.jobs import merge_all
-from analysis.neuron_datums import Moved, MovedNeurons, Sums, mlp_units
-from analysis.neuron_tables import TABLES
-from analysis.neurons import Neurons, NeuronsConfig, group_neurons, read_moved, write_neurons
+from analysis.neurons.clustering import ClusteringConfig
+from analysis.neurons.datums import Moved, MovedNeurons, Sums, mlp_units
+from analysis.neurons.grouping import (
+    Neurons,
+    NeuronsConfig,
+    group_neurons,
+    read_moved,
+    write_neurons,
+)
+from analysis.neurons.tables import TABLES
 from analysis.run import open_run
 from analysis.scan import read_all
 from analysis.tables import read_table

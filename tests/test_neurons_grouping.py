@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
-from analysis.association import associations
-from analysis.clustering import ClusteringConfig, by_size, find_clusters, plane
-from analysis.neurons import clustered
-from analysis.stability import agreement, best_jaccard, bootstrap, draw, spread
+from analysis.measures.association import associations
+from analysis.neurons.clustering import ClusteringConfig, by_size, find_clusters, plane
+from analysis.neurons.grouping import clustered
+from analysis.neurons.stability import agreement, best_jaccard, bootstrap, draw, spread
 from capture.errors import ConfigError
 
 BLOCKS, PER_BLOCK, NUM_DATUMS = 4, 15, 400

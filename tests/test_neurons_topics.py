@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.sparse import csr_array
 
-from analysis.topics import cluster_tokens, dealt_anew, find_topics, independent, own_tokens
+from analysis.neurons.topics import cluster_tokens, dealt_anew, find_topics, independent, own_tokens
 
 
 def taught() -> tuple[csr_array, np.ndarray]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from capture.audit import shortfalls
-from capture.engine import Engine, Step, TrainingConfig
+from capture.engine import Engine, Step
 from capture.errors import ConfigError, ShardError
 from capture.factors import choose_units
 from capture.gradients import Layout, sum_shifts, write_shifts
@@ -29,6 +29,7 @@ from capture.optimizer import (
     states_of,
 )
 from capture.schedule import ScheduleConfig
+from capture.training_config import TrainingConfig
 from capture.update import relative_error
 from reference import random_batch, tiny_model
 

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from capture.audit import BFLOAT16_ROUNDING, of_gradients, shortfalls
 from capture.device import deterministic
 from capture.dropout import draw_masks
-from capture.engine import Engine, Step, TrainingConfig
+from capture.engine import Engine, Step
 from capture.factors import Factors, choose_units
 from capture.gradients import Layout, mapped, sum_shifts, write_shifts
 from capture.model import masked_per_datum
 from capture.optimizer import OptimizerConfig
 from capture.tape import Tape
+from capture.training_config import TrainingConfig
 from reference import TINY, random_batch, tiny_model
 
 ADAMW = OptimizerConfig(kind="adamw", weight_decay=0.1)

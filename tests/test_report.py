@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import ablation_tables, activation_tables, neuron_tables
+from analysis.ablation import tables as ablation_tables
+from analysis.activations import tables as activation_tables
+from analysis.neurons import tables as neuron_tables
 from analysis.report import markup, neuron_page, neuron_tests
 from analysis.report.build import (
     INDEX,

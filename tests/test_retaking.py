@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.bigrams import plan_of
+from analysis.bigrams.bigrams import plan_of
 from analysis.run import Run, open_run
 from capture import checkpoint, retaking
 from capture.assembly import build_engine

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import selection
-from analysis.multiple_testing import benjamini_hochberg
-from analysis.selection import METHODS, Method, SelectionConfig, choose, others
+from analysis.measures import selection
+from analysis.measures.multiple_testing import benjamini_hochberg
+from analysis.measures.selection import METHODS, Method, SelectionConfig, choose, others
 
 EVERYTHING = SelectionConfig(most=10**6, min_observations=0, max_q=1)
 COLUMNS = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.selection import METHODS, Method, SelectionConfig, choose, others
+from analysis.measures.selection import METHODS, Method, SelectionConfig, choose, others
 from capture.errors import ConfigError
 
 EVERYTHING = SelectionConfig(most=10**6, min_observations=0, max_q=1)

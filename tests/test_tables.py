@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.attribution_tables import GROUPS
+from analysis.attribution.tables import GROUPS
 from analysis.run import open_run
 from analysis.tables import read_table, table_key, write_tables
 from capture.errors import RunError, StoreError

@@ -13,7 +13,7 @@ from importlib import resources
 
 import pandas as pd
 
-from analysis.activation_histograms import neuron_histograms
+from analysis.activations.histograms import neuron_histograms
 from analysis.jobs import Runner
 from analysis.report.chapters import chapters
 from analysis.report.material import Material, parts

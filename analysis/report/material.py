@@ -27,7 +27,7 @@ class Material:
     timeline: pd.DataFrame
     """``analysis.report.timeline.TIMELINE``"""
     histograms: pd.DataFrame
-    """``analysis.activation_histograms.HISTOGRAMS`` of the report's neurons."""
+    """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
     groups: pd.DataFrame
     """The neurons of the report, strongest first."""
 

@@ -9,13 +9,13 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.ablation import ablate as silence
-from analysis.ablation import write_ablation
-from analysis.ablation_choice import SPLITS, AblationConfig
-from analysis.ablation_tables import Ablation
-from analysis.replacement import VALUES
+from analysis.ablation.ablate import ablate as silence
+from analysis.ablation.ablate import write_ablation
+from analysis.ablation.choice import SPLITS, AblationConfig
+from analysis.ablation.replacement import VALUES
+from analysis.ablation.subjects import LEVELS, NOUNS
+from analysis.ablation.tables import Ablation
 from analysis.run import Run, open_run
-from analysis.subjects import LEVELS, NOUNS
 from capture.bounds import at_least
 from cluster.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.machines import HERE, Machines, machines

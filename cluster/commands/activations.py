@@ -6,9 +6,9 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.activation_choice import ActivationConfig
-from analysis.activation_tables import Activations, write_activations
-from analysis.activation_tables import activations as measure
+from analysis.activations.choice import ActivationConfig
+from analysis.activations.tables import Activations, write_activations
+from analysis.activations.tables import activations as measure
 from analysis.run import Run, open_run
 from capture.bounds import at_least
 from cluster.arguments import add_command, add_quiet, add_ray, add_run

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.attribution import attribute as analyse
-from analysis.attribution import write_attribution
-from analysis.attribution_config import BACKGROUNDS, EVIDENCE, AttributionConfig
-from analysis.evidence import WEIGHTS
+from analysis.attribution.attribute import attribute as analyse
+from analysis.attribution.attribute import write_attribution
+from analysis.attribution.config import BACKGROUNDS, EVIDENCE, AttributionConfig
+from analysis.attribution.evidence import WEIGHTS
+from analysis.attribution.outlying import NOTIONS
 from analysis.levels import LEVELS, groups_at
+from analysis.measures.selection import METHODS, SelectionConfig
 from analysis.names import nearest, token_id
-from analysis.outlying import NOTIONS
 from analysis.run import Run, open_run
-from analysis.selection import METHODS, SelectionConfig
 from capture.bounds import at_least
 from capture.errors import ConfigError, UnitError
 from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged

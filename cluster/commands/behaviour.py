@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from analysis.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
-from analysis.predicates import Predicate, parse_datums
+from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
+from analysis.behaviour.predicates import Predicate, parse_datums
 from analysis.run import open_run
 from capture.bounds import at_least
 from capture.errors import ConfigError

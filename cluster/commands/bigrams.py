@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.bigrams import BigramConfig, Shifted, find_bigrams, write_bigrams
+from analysis.bigrams.bigrams import BigramConfig, Shifted, find_bigrams, write_bigrams
 from analysis.run import Run, open_run
 from capture.errors import ConfigError
 from cluster.arguments import add_command, add_quiet, add_run

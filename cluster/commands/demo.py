@@ -5,8 +5,8 @@ import shlex
 
 from rich.console import Console
 
-from analysis.ablation import AblationConfig
-from analysis.attribution import AttributionConfig
+from analysis.ablation.ablate import AblationConfig
+from analysis.attribution.attribute import AttributionConfig
 from analysis.report.build import ReportConfig
 from analysis.run import open_run
 from capture.config import read_config

@@ -5,9 +5,9 @@ import argparse
 import pandas as pd
 from rich.console import Console
 
-from analysis.faithfulness import HALF, Faithfulness, faithfulness, write_faithfulness
+from analysis.faithfulness.judge import HALF, Faithfulness, faithfulness, write_faithfulness
+from analysis.faithfulness.truth import FaithfulnessConfig
 from analysis.run import open_run
-from analysis.truth import FaithfulnessConfig
 from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.machines import machines
 from cluster.progress import counting

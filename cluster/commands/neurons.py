@@ -7,8 +7,8 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.clustering import METHODS, ClusteringConfig
-from analysis.neurons import (
+from analysis.neurons.clustering import METHODS, ClusteringConfig
+from analysis.neurons.grouping import (
     WEIGHTS,
     Neurons,
     NeuronsConfig,

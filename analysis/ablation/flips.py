@@ -1,0 +1,257 @@
+"""Which predictions ablation flips: the study's table, who became whom, and whether data agrees.
+
+A flip is a position whose prediction differs without the subject (called a neuron here, though it
+may be a row or a head). For a token w, ``count`` is the number of positions where the prediction
+before or after is w, and ``proportion`` the share of those that are flips. ``notable`` marks the
+tokens that attribution found for the neuron, so a table in which they stand on top says that data
+and ablation agree. Intervals are over datums (``analysis.measures.bootstrap``).
+
+Shapes: K datum of a neuron, T position, M flip, E entry of a table, V token of the vocabulary,
+W flipped token.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.ablation.replacement import Value
+from analysis.ablation.subjects import Subject
+from analysis.measures.bootstrap import dense_intervals, intervals, mean_interval
+
+CONTEXT_TOKENS = 20
+"""Tokens of the window that a context shows, at most, on either side of the prediction."""
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronFlips:
+    """One neuron's evaluation: its datums, the predictions before, and what changed."""
+
+    subject: Subject
+    kind: Value
+    """What stood in for it."""
+    notable: np.ndarray
+    """Ids of the tokens that attribution found."""
+    datum_K: np.ndarray
+    """Evaluated datums, those that weigh most for the neuron first."""
+    before_KT: np.ndarray
+    """Predictions before."""
+    row_M: np.ndarray
+    """Of each flip: place in ``datum_K`` …"""
+    position_M: np.ndarray
+    """… position …"""
+    after_M: np.ndarray
+    """… and the prediction after."""
+
+    @property
+    def before_M(self) -> np.ndarray:
+        return self.before_KT[self.row_M, self.position_M]
+
+    @property
+    def labels(self) -> dict[str, object]:
+        return {
+            "level": self.subject.level,
+            "unit": self.subject.unit,
+            "neuron": self.subject.group,
+            "kind": self.kind,
+        }
+
+
+def flip_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
+    """Tokens with a flip: proportion, its interval, counts; by proportion, then count."""
+    V = len(tokens)
+    after_V = np.bincount(found.after_M, minlength=V)
+    flips_V = np.bincount(found.before_M, minlength=V) + after_V
+    count_V = np.bincount(found.before_KT.ravel(), minlength=V) + after_V
+    token_W = np.flatnonzero(flips_V)
+    proportion_W = flips_V[token_W] / count_V[token_W]
+    token_W = token_W[np.lexsort((token_W, -count_V[token_W], -proportion_W))]
+    low_W, high_W = flip_intervals(found, token_W, V)
+    gained_V = np.bincount(found.after_M, minlength=V)
+    return pd.DataFrame(
+        {
+            **found.labels,
+            "token": [tokens[token] for token in token_W],
+            "proportion": flips_V[token_W] / count_V[token_W],
+            "count": count_V[token_W],
+            "flips": flips_V[token_W],
+            "notable": np.isin(token_W, found.notable),
+            "token_id": token_W,
+            "low": low_W,
+            "high": high_W,
+            "lost": flips_V[token_W] - gained_V[token_W],
+            "gained": gained_V[token_W],
+        }
+    )
+
+
+def flip_intervals(
+    found: NeuronFlips, token_W: np.ndarray, num_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end of each flipped token's proportion, both [W]."""
+    place_V = np.full(num_tokens, -1)
+    place_V[token_W] = np.arange(len(token_W))
+    K, T = found.before_KT.shape
+    flip = place_V[np.concatenate([found.before_M, found.after_M])]
+    row_E = np.concatenate([found.row_M, found.row_M])
+    predicted = place_V[found.before_KT.ravel()]
+    of_flipped = predicted >= 0
+    count = np.concatenate([predicted[of_flipped], flip[len(found.after_M) :]])
+    count_row = np.concatenate([np.repeat(np.arange(K), T)[of_flipped], found.row_M])
+    part, whole = (row_E, flip, np.ones(len(flip))), (count_row, count, np.ones(len(count)))
+    return intervals(K, len(token_W), part, whole)
+
+
+def move_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
+    """before, after, count: which prediction became which, the most frequent move first."""
+    V = len(tokens)
+    move_E, count_E = np.unique(
+        found.before_M.astype(np.int64) * V + found.after_M, return_counts=True
+    )
+    order_E = np.lexsort((move_E, -count_E))
+    names = np.array(tokens, object)
+    labels = found.labels
+    return pd.DataFrame(
+        {
+            "level": labels["level"],
+            "unit": labels["unit"],
+            "group": labels["neuron"],
+            "kind": labels["kind"],
+            "before": names[move_E[order_E] // V],
+            "after": names[move_E[order_E] % V],
+            "count": count_E[order_E],
+        }
+    )
+
+
+def agreement(found: NeuronFlips) -> dict[str, object]:
+    """How often predictions of notable tokens flip, against those of all other tokens.
+
+    Judged by the prediction before, so that a flip counts once.
+    """
+    flips, notable_flips = len(found.before_M), int(np.isin(found.before_M, found.notable).sum())
+    positions = found.before_KT.size
+    notable = int(np.isin(found.before_KT, found.notable).sum())
+    notable_share = share(notable_flips, notable)
+    other_share = share(flips - notable_flips, positions - notable)
+    flipped = np.union1d(found.before_M, found.after_M)
+    (notable_low, other_low), (notable_high, other_high) = share_intervals(found)
+    return found.labels | {
+        "datums": len(found.datum_K),
+        "positions": positions,
+        "flips": flips,
+        "flipped_tokens": len(flipped),
+        "notable_tokens": len(found.notable),
+        "notable_flipped": len(np.intersect1d(flipped, found.notable)),
+        "notable_share": notable_share,
+        "other_share": other_share,
+        "ratio": share(notable_share, other_share),
+        "notable_low": notable_low,
+        "notable_high": notable_high,
+        "other_low": other_low,
+        "other_high": other_high,
+    }
+
+
+def share_intervals(found: NeuronFlips) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high end of the flipping share of notable tokens and of others, both [2]."""
+    flip_KT = np.zeros(found.before_KT.shape, bool)
+    flip_KT[found.row_M, found.position_M] = True
+    notable_KT = np.isin(found.before_KT, found.notable)
+    sides = (notable_KT, ~notable_KT)
+    part_K2 = np.stack([(flip_KT & side_KT).sum(1) for side_KT in sides], 1)
+    whole_K2 = np.stack([side_KT.sum(1) for side_KT in sides], 1)
+    return dense_intervals(part_K2.astype(np.float32), whole_K2.astype(np.float32))
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole; NaN for a part of nothing."""
+    if whole:
+        return part / whole
+    return math.inf if part else math.nan
+
+
+def layer_table(neurons: pd.DataFrame, units: Sequence[str]) -> pd.DataFrame:
+    """The study's table of layers: means over the neurons of a unit, from their ``agreement``.
+
+    With intervals over neurons. Units stand in the given order, others after them. A neuron without
+    any flip has no share of notable tokens.
+    """
+    flipped = neurons["flipped_tokens"]
+    shares = (neurons["notable_flipped"] / flipped).where(flipped > 0)
+    groups = neurons.assign(share=shares).groupby(["level", "unit", "kind"], sort=False)
+    table = pd.DataFrame([{**labels_of(key), **layer_means(own)} for key, own in groups])
+    place = {unit: number for number, unit in enumerate(units)}
+    order = table["unit"].map(lambda unit: (place.get(unit, len(place)), unit))
+    return table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def labels_of(key: object) -> dict[str, object]:
+    assert isinstance(key, tuple)
+    return dict(zip(("level", "unit", "kind"), key, strict=True))
+
+
+def layer_means(own: pd.DataFrame) -> dict[str, float]:
+    """Means over neurons of one unit, and their intervals."""
+    flipped_low, flipped_high = mean_interval(own["flipped_tokens"].to_numpy(np.float64))
+    notable_low, notable_high = mean_interval(own["share"].to_numpy(np.float64))
+    return {
+        "neurons": len(own),
+        "flipped_tokens": own["flipped_tokens"].mean(),
+        "notable_share": own["share"].mean(),
+        "flipped_low": flipped_low,
+        "flipped_high": flipped_high,
+        "notable_low": notable_low,
+        "notable_high": notable_high,
+    }
+
+
+# --- contexts -------------------------------------------------------------------------------------
+
+
+def context_table(
+    found: NeuronFlips,
+    stream_KT: np.ndarray,
+    tokens: Sequence[str],
+    most: int,
+) -> pd.DataFrame:
+    """Flips to read, at most so many for every flipped token: those in the most attributed datums.
+
+    ``stream_KT`` holds the evaluated datums' inputs and, at the end, their last target.
+    """
+    names = np.array(tokens, object)
+    token_E = np.concatenate([found.before_M, found.after_M])
+    event_E = np.tile(np.arange(len(found.row_M)), 2)
+    order = np.lexsort((found.position_M[event_E], found.row_M[event_E], token_E))
+    kept = order[place_in_run(token_E[order]) < most]
+    event = event_E[kept]
+    row, position = found.row_M[event], found.position_M[event]
+    before, after = names[found.before_M[event]], names[found.after_M[event]]
+    return pd.DataFrame(
+        {
+            **found.labels,
+            "token": names[token_E[kept]],
+            "datum": found.datum_K[row],
+            "position": position,
+            "before": before,
+            "after": after,
+            "target": names[stream_KT[row, position + 1]],
+            "context": list(map(context, names[stream_KT[row]], position, before, after)),
+        }
+    )
+
+
+def place_in_run(value_E: np.ndarray) -> np.ndarray:
+    """0, 1, 2, … within every run of equal values."""
+    start_E = np.flatnonzero(np.diff(value_E, prepend=-1))
+    lengths = np.diff(start_E, append=len(value_E))
+    return np.arange(len(value_E)) - np.repeat(start_E, lengths)
+
+
+def context(words: Iterable[str], position: int, before: str, after: str) -> str:
+    """ "… when the (<unk> war) english took …": the predictions stand before the true next word."""
+    words, here = list(words), position + 1
+    read, coming = words[max(0, here - CONTEXT_TOKENS) : here], words[here : here + CONTEXT_TOKENS]
+    return " ".join(["…", *read, f"({before} {after})", *coming, "…"])

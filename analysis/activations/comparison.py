@@ -1,0 +1,127 @@
+"""One neuron on some tokens, one token in some neurons: the study's Figures 1 to 3 as numbers.
+
+Figure 1 sets a neuron's activations on a token beside those on frequent words drawn at random,
+Figure 2 beside those of the neurons next to it, Figure 3 sets several tokens beside the words.
+
+Shapes: N datum, T position, M position of any datum, C compared neuron, B bin.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from analysis.activations.choice import Choice
+from analysis.activations.histograms import activations_at, bin_bounds, bins_of, histogram
+from analysis.activations.scores import Report, mlp_units
+from analysis.sweep import Sweep, in_turn
+from capture.model import LanguageModel
+
+MAX_POSITIONS = 2000
+"""Positions of a token that are compared: drawn at random if there are more."""
+
+COMPARISONS = pa.schema(
+    [
+        pa.field("figure", pa.int32()),  # 1: one token and others; 2: neurons; 3: tokens and others
+        pa.field("unit", pa.string()),
+        pa.field("neuron", pa.int32()),  # column of the unit
+        pa.field("token", pa.string()),
+        pa.field("token_id", pa.int32()),
+        pa.field("focus", pa.bool_()),  # what the figure is about, beside what it is compared with
+        pa.field("count", pa.int64()),  # positions looked at, at most 2,000
+        pa.field("mean", pa.float64()),
+        pa.field("std", pa.float64()),
+        pa.field("min", pa.float64()),
+        pa.field("q25", pa.float64()),
+        pa.field("median", pa.float64()),
+        pa.field("q75", pa.float64()),
+        pa.field("max", pa.float64()),
+    ]
+)
+"""One row a distribution of a figure; what it is about first (in figure 2 neurons in order)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """The activations of a neuron where a token stands, in one of the figures."""
+
+    figure: int
+    unit: str
+    neuron: int
+    token: int
+    focus: bool
+    x_M: np.ndarray
+
+
+def compare(
+    model: LanguageModel,
+    token_NT: np.ndarray,
+    label_NT: np.ndarray,
+    choice: Choice,
+    seed: int,
+    report: Report | None,
+    sweep: Sweep = in_turn,
+) -> Iterator[Distribution]:
+    """The distributions of the three figures, in order."""
+    shown = [*choice.tokens, *choice.others]
+    rng = np.random.default_rng(seed)
+    places = [draw_places(label_NT.ravel(), token, rng) for token in shown]
+    columns = neighbours(choice.neuron, mlp_units(model)[choice.unit])
+    place_M = np.concatenate(places)
+    x_MC = activations_at(model, token_NT, place_M, choice.unit, columns, report, sweep)
+    ends = np.cumsum([len(place_M) for place_M in places])[:-1]
+    by_token = dict(zip(shown, np.split(x_MC, ends), strict=True))
+    own, first = columns.index(choice.neuron), choice.tokens[0]
+
+    def one(figure: int, token: int, column: int, focus: bool) -> Distribution:
+        x_M = by_token[token][:, column]
+        return Distribution(figure, choice.unit, columns[column], token, focus, x_M)
+
+    for token in (first, *choice.others):
+        yield one(1, token, own, token == first)
+    for column in range(len(columns)):
+        yield one(2, first, column, column == own)
+    for token in shown:
+        yield one(3, token, own, token in choice.tokens)
+
+
+def draw_places(label_M: np.ndarray, token: int, rng: np.random.Generator) -> np.ndarray:
+    """Some of the positions of a token, ascending."""
+    place_M = np.flatnonzero(label_M == token)
+    if len(place_M) <= MAX_POSITIONS:
+        return place_M
+    return np.sort(rng.choice(place_M, MAX_POSITIONS, replace=False))
+
+
+def neighbours(neuron: int, num_neurons: int) -> list[int]:
+    """The neuron and up to two on either side."""
+    return list(range(max(neuron - 2, 0), min(neuron + 3, num_neurons)))
+
+
+def comparison_table(compared: Sequence[Distribution], names: Sequence[str]) -> pd.DataFrame:
+    """``COMPARISONS``"""
+    rows = []
+    for found in compared:
+        x_M = found.x_M.astype(np.float64)
+        low, q25, median, q75, high = np.quantile(x_M, [0, 0.25, 0.5, 0.75, 1])
+        spread = {"min": low, "q25": q25, "median": median, "q75": q75, "max": high}
+        named = {name: getattr(found, name) for name in ("figure", "unit", "neuron", "focus")}
+        named |= {"token": names[found.token], "token_id": found.token, "count": len(x_M)}
+        rows.append(named | {"mean": x_M.mean(), "std": x_M.std()} | spread)
+    return pd.DataFrame(rows)
+
+
+def histogram_tables(compared: Sequence[Distribution], names: Sequence[str]) -> list[pd.DataFrame]:
+    """``HISTOGRAMS`` of every distribution, in order."""
+    frames = []
+    for figure in (1, 2, 3):
+        own = [found for found in compared if found.figure == figure]
+        low, high = (f([f(found.x_M) for found in own]) for f in (np.min, np.max))
+        bound_B = bin_bounds(float(low), float(high))
+        for found in own:
+            count_B = np.bincount(bins_of(found.x_M, bound_B), minlength=len(bound_B) - 1)
+            named = {"unit": found.unit, "neuron": found.neuron, "group": names[found.token]}
+            frames.append(histogram(bound_B, count_B, figure=figure, **named))
+    return frames

@@ -1,0 +1,116 @@
+"""What ``attribute`` is asked: about whom, from which evidence, against what, chosen how."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from analysis.attribution.evidence import ROW_EVIDENCE, WEIGHTS, Weight
+from analysis.attribution.outlying import NOTIONS, Notion
+from analysis.levels import LEVELS, Level
+from analysis.measures.selection import METHODS, Method, SelectionConfig
+from capture.bounds import at_least
+from capture.errors import ConfigError
+
+Evidence = Literal[
+    "window", "target", "input", "mass", "use", "mass-use", "input-mass", "input-use"
+]
+EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
+Background = Literal["unit", "train"]
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionConfig:
+    """One question to a run's record."""
+
+    level: Level = "neuron"
+    """What is asked about (``analysis.levels``). At the level of parameters, neurons take the
+    tokens of their analysed parameters together, as in the study."""
+    evidence: Evidence = "target"
+    """What speaks: outlier rows, of the token to be predicted at the row's position (target), of
+    the one that stands there (input), of all of the datum (window); or tallies of every position of
+    every neuron, by target or by input token: how far it moved the neuron (mass), how much the
+    neuron helped it (use), or √(mass · |use|): where it moved the neuron and mattered, either way
+    (mass-use)."""
+    weight: Weight = "count"
+    """Rows count once, by |shift|, or by |shift · weight at the start of the segment|."""
+    background: Background = "unit"
+    """What a group is compared with: the rest of its family (``analysis.levels``), or the tokens of
+    all datums that have outliers (with tallies: of all positions)."""
+    select: Method = "odds"
+    """How tokens are chosen (``analysis.measures.selection``)."""
+    outliers: Notion = "absolute"
+    """Which recorded rows count as outliers (``analysis.attribution.outlying``)."""
+    keep: float = 0.25
+    """By other notions than absolute: the share of recorded rows that counts."""
+    first_step: int = 0
+    """Only steps from here on."""
+    end_step: int | None = None
+    """Only steps before this one (None: all)."""
+    windows: int = 5
+    """Parts of equal length of these steps, to tell when a token was taught. Tallies have their
+    own windows."""
+    max_parameters: int = 5000
+    """At the level of parameters: so many are analysed, the weights with the most rows."""
+    max_datums: int = 2000
+    """Datums kept of a group, those with the most evidence."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+
+    @classmethod
+    def study(cls, **changes: Any) -> "AttributionConfig":
+        """The study's attribution to the letter."""
+        study = cls(level="parameter", evidence="window", select="study", background="train")
+        return replace(study, **changes)
+
+    @classmethod
+    def trusted(cls, *, tallies: bool, **changes: Any) -> "AttributionConfig":
+        """What silencing agreed with best on the study's setting (``analysis.faithfulness.judge``).
+
+        ``tallies``: whether the run has them. They speak of neurons and of whole windows of
+        training only; elsewhere the target tokens of outliers are the best there is.
+        """
+        best = cls(evidence="target", background="train", select="rate")
+        plain = vars(cls())
+        of_rows = ("weight", "outliers", "level", "first_step", "end_step")
+        if tallies and all(changes.get(name, plain[name]) == plain[name] for name in of_rows):
+            best = replace(best, evidence="mass-use")
+        return replace(best, **changes)
+
+    @property
+    def reads_tallies(self) -> bool:
+        return self.evidence not in ROW_EVIDENCE
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                refuse(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
+        for name in ("windows", "max_parameters", "max_datums"):
+            at_least(f"attribution.{name}", getattr(self, name), 1)
+        if not 0 < self.keep <= 1:
+            refuse("keep", self.keep, "must be above 0 and at most 1")
+        at_least("attribution.first_step", self.first_step, 0)
+        if self.end_step is not None and self.end_step <= self.first_step:
+            refuse("end_step", self.end_step, f"must be above the first step, {self.first_step}")
+        if self.reads_tallies:
+            self.check_tallies()
+
+    def check_tallies(self) -> None:
+        """Tallies are of neurons, and know no single rows."""
+        remedy = f"Other settings need one of the evidences {', '.join(ROW_EVIDENCE)}"
+        for name, only in (("level", "neuron"), ("weight", "count"), ("outliers", "absolute")):
+            if getattr(self, name) != only:
+                wanted = f"with evidence {self.evidence} it must be {only}"
+                refuse(name, getattr(self, name), wanted, remedy)
+
+
+CHOICES = {
+    "level": LEVELS,
+    "evidence": EVIDENCE,
+    "weight": WEIGHTS,
+    "background": BACKGROUNDS,
+    "select": METHODS,
+    "outliers": NOTIONS,
+}
+
+
+def refuse(name: str, found: object, wanted: str, remedy: str = "") -> None:
+    raise ConfigError(f"attribution.{name}", f"got {found}, {wanted}", remedy)

@@ -1,0 +1,232 @@
+"""Which tokens stand out in the evidence of a group? Six answers, of which two have error rates.
+
+A group (a neuron, a parameter, a head, …) has evidence: a weight for every token, such as the
+number of its outlier rows at which the token was the target. A background says how that weight
+would be spread if the group were like any other. With w_v the weight of token v, W = Σ w_v and π_v
+its share of the background, *expected* is W·π_v and the *relative frequency* w_v / (W·π_v).
+
+- **study**: the published heuristic. Of the tokens counted
+  ``min_count`` times, the ``most_frequent`` of highest relative frequency; of these the
+  ``most_counted`` of highest count. Its score is the count.
+- **product**: (1 + log count) · (1 + log relative frequency).
+- **mahalanobis**: the Mahalanobis distance of (count, relative frequency) from their mean over the
+  tokens of the group's sample, with their covariance: a bivariate z-score.
+- **kl**: how much of the Kullback-Leibler divergence of the sample from the background goes away
+  when the token is taken out of both and both are renormalised, in nats.
+- **odds**: the log-odds ratio of the token against the background, in nats, shrunken by an
+  informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, "Fightin' Words", equations 16 to 20,
+  the background known): with α_v = ``prior`` · π_v and n = Σ counts
+
+      δ_v = log((c_v + α_v) / (n + prior - c_v - α_v)) - log(π_v / (1 - π_v))
+      σ_v² = 1 / (c_v + α_v) + 1 / (n + prior - c_v - α_v)
+
+  The score is δ_v - z·σ_v, its lower bound at ``confidence``: a ratio that rests on few
+  observations is not taken at its word. p is the probability of c_v or more among n draws from the
+  background (exact binomial tail: G² and z promise too much for rare tokens, and agree for frequent
+  ones); q is Benjamini-Hochberg's over all tokens of the group.
+
+- **rate**: log((c_v + κ) / (W·π_v + κ)), the relative frequency, shrunken by ``least`` = κ
+  observations that are as expected; p, q and what is kept as for *odds*. Among tokens that are more
+  than chance it puts those first that stand out furthest, however rare.
+
+The study tried the second to fourth and let them go; its text names them without formulas, so these
+are our reading. All but *study* keep to tokens that the sample has more of than the background.
+
+Shapes: G group, V token of the vocabulary, M chosen (group, token).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from analysis.measures.comparison import Evidence, compare
+from analysis.measures.token_scores import (
+    ROUNDING,
+    binomial_tail,
+    divergence_change,
+    false_shares,
+    log_odds,
+    log_product,
+    log_rate,
+    mahalanobis,
+    places,
+)
+from capture.bounds import at_least
+from capture.errors import ConfigError
+
+Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
+METHODS: tuple[Method, ...] = get_args(Method)
+CELLS_AT_ONCE = 2**21
+"""Groups × tokens worked on at once: about ten arrays of float64 of this size exist together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """What it takes to be chosen. The first three are the study's, for its method alone."""
+
+    min_count: int = 20
+    """study: a token is counted at least this often."""
+    most_frequent: int = 200
+    """study: of such tokens, so many with the highest relative frequency are considered."""
+    most_counted: int = 5
+    """study: of these, so many with the highest count are chosen."""
+    most: int = 10
+    """All others: so many tokens a group, those of highest score."""
+    min_observations: float = 5.0
+    """All others: a token has at least this count; fewer may be one datum's."""
+    max_q: float = 0.05
+    """rate, odds: the share of the chosen tokens that may be there by chance."""
+    least: float = 3.0
+    """rate: observations' worth of belief that a token is as frequent as in the background."""
+    prior: float = 100.0
+    """odds: observations' worth of belief that a group is like its background."""
+    confidence: float = 0.95
+    """odds: of the lower bound that is the score; 0.5 makes it the estimate itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_count", "most_frequent", "most_counted", "most"):
+            at_least(f"selection.{name}", getattr(self, name), 1)
+        at_least("selection.min_observations", self.min_observations, 0)
+        require("max_q", 0 < self.max_q <= 1, self, "must be above 0 and at most 1")
+        require("least", 0 <= self.least < np.inf, self, "must be at least 0 and finite")
+        require("prior", 0 < self.prior < np.inf, self, "must be above 0 and finite")
+        require("confidence", 0.5 <= self.confidence < 1, self, "must be from 0.5 to below 1")
+
+
+def require(name: str, holds: bool, config: SelectionConfig, wanted: str) -> None:
+    if not holds:
+        raise ConfigError(f"selection.{name}", f"got {getattr(config, name)}, {wanted}")
+
+
+def choose(
+    method: Method,
+    sample_GV: np.ndarray,
+    background: np.ndarray,
+    config: SelectionConfig,
+    effective_G: np.ndarray | None = None,
+    most_GV: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """The tokens that stand out in each group: one row each, by group, then rank from 0.
+
+    ``sample_GV`` are weights ≥ 0, ``background`` [V] or [G, V] weights ≥ 0 on any scale.
+    ``effective_G`` says to how many independent observations the weights of a group amount (Kish:
+    (Σ w)² / Σ w² over its observations); None: the weights are counts. What is not independent
+    (rows of one datum, say) should be one observation, or p promises too much. ``most_GV`` is what
+    a weight may count for where it is decided whether there is more than chance; how much more is
+    scored by the whole weight.
+
+    Columns: group, token_id, rank; score, p, q (NaN where the method has none); count (the weight
+    on the scale of independent observations), weight, expected (weight), relative_frequency. Where
+    the background lacks a token, it is taken to have half as much of it as of its rarest. A group
+    without sample or without background has no rows.
+    """
+    assert method in METHODS, method
+    assert sample_GV.shape[-background.ndim :] == background.shape
+    at_once = max(1, CELLS_AT_ONCE // max(1, sample_GV.shape[1]))
+    pieces = [
+        choose_some(
+            method,
+            sample_GV[start : start + at_once],
+            background[None] if background.ndim == 1 else background[start : start + at_once],
+            config,
+            None if effective_G is None else effective_G[start : start + at_once],
+            None if most_GV is None else most_GV[start : start + at_once],
+        ).assign(group=lambda found, start=start: found["group"] + start)
+        for start in range(0, max(1, len(sample_GV)), at_once)
+    ]
+    return pd.concat(pieces, ignore_index=True)
+
+
+def others(sample_GV: np.ndarray) -> np.ndarray:
+    """The sum over all other groups, for each: "the same unit's other neurons" as background."""
+    total_V = sample_GV.sum(0)
+    rest_GV = total_V - sample_GV
+    rest_GV[rest_GV <= ROUNDING * total_V] = 0
+    return rest_GV
+
+
+def choose_some(
+    method: Method,
+    sample_GV: np.ndarray,
+    background_GV: np.ndarray,
+    config: SelectionConfig,
+    effective_G: np.ndarray | None,
+    most_GV: np.ndarray | None,
+) -> pd.DataFrame:
+    """``choose`` for as many groups as fit into memory at once."""
+    evidence = compare(sample_GV, background_GV, effective_G)
+    p_GV = q_GV = np.broadcast_to(np.nan, sample_GV.shape)
+    if method == "study":
+        chosen = study_tokens(evidence, config)
+        return tabulate(chosen, evidence, evidence.count_GV, p_GV, q_GV)
+    sure = evidence
+    if most_GV is not None:
+        sure = compare(np.minimum(sample_GV, most_GV), background_GV, effective_G)
+    allowed_GV = sure.more_GV & (sure.count_GV >= config.min_observations)
+    with np.errstate(divide="ignore", invalid="ignore"):  # in cells that are not allowed
+        match method:
+            case "product":
+                score_GV = log_product(evidence)
+            case "mahalanobis":
+                score_GV = mahalanobis(evidence)
+            case "kl":
+                score_GV = divergence_change(evidence)
+            case "odds" | "rate":
+                score_GV = log_rate(evidence, config.least)
+                if method == "odds":
+                    score_GV = log_odds(evidence, config.prior, config.confidence)
+                p_GV = binomial_tail(sure)
+                q_GV = false_shares(p_GV, sure.num_tokens_G, config.max_q)
+                allowed_GV &= q_GV <= config.max_q
+    chosen = best(allowed_GV, config.most, -score_GV)
+    return tabulate(chosen, evidence, score_GV, p_GV, q_GV)
+
+
+def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The study's heuristic; ties go to the higher relative frequency, then to the lower id."""
+    ratio_GV, count_GV = evidence.ratio_GV, evidence.count_GV
+    counted_GV = (count_GV >= config.min_count) & (ratio_GV > 0)
+    frequent_GV = np.zeros(count_GV.shape, bool)
+    frequent_GV[best(counted_GV, config.most_frequent, -ratio_GV)] = True
+    return best(frequent_GV, config.most_counted, -count_GV, -ratio_GV)
+
+
+# --- picking --------------------------------------------------------------------------------------
+
+
+def best(allowed_GV: np.ndarray, most: int, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The allowed cells first by the keys (ascending, then by token), so many a group: two [M]."""
+    group_M, token_M = np.nonzero(allowed_GV)
+    values = [key_GV[group_M, token_M] for key_GV in reversed(keys)]
+    order_M = np.lexsort((token_M, *values, group_M))
+    group_M, token_M = group_M[order_M], token_M[order_M]
+    kept_M = places(group_M) < most
+    return group_M[kept_M], token_M[kept_M]
+
+
+def tabulate(
+    chosen: tuple[np.ndarray, np.ndarray],
+    evidence: Evidence,
+    score_GV: np.ndarray,
+    p_GV: np.ndarray,
+    q_GV: np.ndarray,
+) -> pd.DataFrame:
+    """``choose``'s columns for the chosen cells, in their order."""
+    group_M, token_M = chosen
+    weight_M, relative_M = evidence.weight_GV[chosen], evidence.relative_GV[chosen]
+    return pd.DataFrame(
+        {
+            "group": group_M.astype(np.int32),
+            "token_id": token_M.astype(np.int32),
+            "rank": places(group_M).astype(np.int32),
+            "score": score_GV[chosen].astype(np.float64),
+            "p": p_GV[chosen],
+            "q": q_GV[chosen],
+            "count": evidence.count_GV[chosen].astype(np.float64),
+            "weight": weight_M.astype(np.float64),
+            "expected": weight_M / relative_M,
+            "relative_frequency": relative_M,
+        }
+    )

@@ -1,0 +1,71 @@
+"""One neuron, asked directly: of which tokens are its outlier rows?
+
+For a look at a single neuron before, or instead of, the attribution of all. It reads the row groups
+of one unit and tests nothing.
+
+Shapes: M row, V token of the vocabulary.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.attribution.evidence import RowEvidence
+from analysis.levels import entries, is_mlp
+from analysis.names import nearest
+from analysis.run import Run
+from capture.errors import UnitError
+
+
+def neuron_tokens(
+    run: Run,
+    unit: str,
+    neuron: int,
+    *,
+    evidence: RowEvidence = "target",
+    steps: range | None = None,
+) -> pd.DataFrame:
+    """The tokens that the outlier rows of a neuron (column of an MLP unit) speak of.
+
+    Columns: token_id, token; count (rows; with whole windows times the token's occurrences), size
+    (Σ |shift|, in units of the weight), first_step and last_step, share (of all counts), and
+    relative_frequency (share against the token's share of the training text). By count descending.
+
+    Raises ``UnitError`` for a unit that is no captured MLP unit or has no such neuron, ``RunError``
+    for steps that the run lacks.
+    """
+    rows = run.shifts(unit, parameters_of(run, unit, neuron), steps=steps)
+    token_NT = run.target_NT if evidence == "target" else run.token_NT
+    token_MT = token_NT[rows["datum_id"].to_numpy()]
+    if evidence != "window":
+        token_MT = np.take_along_axis(token_MT, rows["position"].to_numpy(np.int64)[:, None], 1)
+    each = rows.loc[rows.index.repeat(token_MT.shape[1]), ["abs_diff", "step"]]
+    found = (
+        each.assign(token_id=token_MT.ravel())
+        .groupby("token_id")
+        .agg(
+            count=("step", "size"),
+            size=("abs_diff", "sum"),
+            first_step=("step", "min"),
+            last_step=("step", "max"),
+        )
+        .reset_index()
+        .sort_values("count", ascending=False, kind="stable", ignore_index=True)
+    )
+    text_V = np.bincount(token_NT.ravel(), minlength=run.num_tokens) / token_NT.size
+    found.insert(1, "token", np.array(run.tokens, object)[found["token_id"]])
+    found["share"] = found["count"] / max(1, found["count"].sum())
+    found["relative_frequency"] = found["share"] / text_V[found["token_id"]]
+    return found
+
+
+def parameters_of(run: Run, unit: str, neuron: int) -> range:
+    """Flat indices of a neuron's weights in its unit."""
+    known = [name for name in run.layout.names if is_mlp(name, run.layout)]
+    if unit not in known:
+        raise UnitError(unit, "is no captured unit with neurons", nearest(unit, known))
+    num_neurons = run.layout.fan_in(unit)
+    if not 0 <= neuron < num_neurons:
+        raise UnitError(f"{unit} neuron {neuron}", f"does not exist: 0 to {num_neurons - 1} do")
+    index_S = np.flatnonzero(entries(unit, run.layout, inputs=True) == neuron)
+    step = 1 if unit in run.layout.transposed else num_neurons
+    return range(int(index_S[0]), int(index_S[-1]) + 1, step)
