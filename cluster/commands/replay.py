@@ -75,7 +75,9 @@ def wanted_precision(overrides: list[str]) -> Precision | None:
 def chosen_segments(text: str | None, committed: int, uri: str) -> list[int]:
     """Segments of a list such as 0-9,12; raises for what is none or is not committed."""
     if not committed:
-        raise RunError(uri, "holds no committed segment yet", "Let it train on")
+        raise RunError(
+            uri, "holds no committed segment yet", "Let it train on: ontogeny capture … --resume"
+        )
     if text is None:
         return list(range(committed))
     chosen: set[int] = set()
