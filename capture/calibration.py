@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from capture.assembly import build_engine
@@ -45,6 +45,10 @@ class Calibration:
     """A step in which these records are made, their writing not included; none: plain training."""
     evaluation_seconds: float
     """A held-out datum."""
+    writing_seconds: float
+    """Of the configured records of a step: sorting, packing and storing them, in memory."""
+    window_seconds: float
+    """Of a window's tallies."""
     segments: tuple[tuple[File, ...], tuple[File, ...]]
     """The files of segments of ``SHORT`` and ``LONG`` steps."""
     layout: Layout
@@ -60,7 +64,8 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
     """
     with deterministic():
         engine = build_engine(plan, KINDS)
-        segments = recorded(plan, engine)
+        (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
+        window_seconds, writing_seconds = writing(plan, engine)
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
         seconds = timed(plan, observers, budget_seconds)
@@ -68,7 +73,9 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
             evaluation_seconds(plan, engine),
-            segments,
+            writing_seconds,
+            window_seconds,
+            (short, long),
             engine.layout,
             peak_bytes(),
         )
@@ -109,22 +116,40 @@ def timed(
     return seconds
 
 
-def recorded(plan: Plan, engine: Engine) -> tuple[tuple[File, ...], tuple[File, ...]]:
-    """The files of two segments of everything, stored in memory and forgotten."""
+def recorded(
+    plan: Plan, engine: Engine, kinds: Kinds, lengths: Sequence[int]
+) -> tuple[list[tuple[File, ...]], list[float]]:
+    """Files of segments stored in memory and forgotten, and the seconds that storing each took."""
     store = Store(f"memory://calibration-{uuid.uuid4().hex}")
     write_marker(store, START, Marker(0, 0, ()))
-    observer, turns = observer_of(plan, engine, EVERYTHING), again(plan)
+    observer, turns, seconds = observer_of(plan, engine, kinds), again(plan), []
     with Recorder(store, observer.layout, []) as recorder:
-        for num_steps in (SHORT, LONG):
+        for num_steps in lengths:
             for turn in itertools.islice(turns, num_steps):
                 recorder.add_step(observer.step(turn), turn.datum_N)
             if observer.tally:
                 recorder.add_tallies(0, observer.tally.drain())
-            recorder.commit(engine.snapshot())
-    short, long = (marker.files for marker in read_segments(store))
+            weights, start = engine.snapshot(), time.perf_counter()
+            recorder.commit(weights)
+            recorder.settle()
+            seconds.append(time.perf_counter() - start)
+    files = [marker.files for marker in read_segments(store)]
     for key in store.keys():
         store.delete(key)
-    return short, long
+    return files, seconds
+
+
+def writing(plan: Plan, engine: Engine) -> tuple[float, float]:
+    """Seconds of storing a window's tallies, and of a step's other configured records."""
+    kinds = plan.config.capture.kinds
+    others: Kinds = kinds - {"tallies"}
+    if not others:
+        return 0.0, 0.0
+    _, (_, apart) = recorded(plan, engine, others, (1, LONG))
+    if others == kinds:
+        return 0.0, apart / LONG
+    _, (_, together) = recorded(plan, engine, kinds, (1, LONG))
+    return max(0.0, together - apart), apart / LONG
 
 
 def evaluation_seconds(plan: Plan, engine: Engine) -> float:

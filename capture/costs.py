@@ -5,11 +5,13 @@ tables are what a calibration found for a row, brought to the length of the run'
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from capture import shards
 from capture.calibration import EVERYTHING, LONG, PLAIN, Calibration
@@ -208,10 +210,16 @@ def size_of(files: Iterable[File], kind: str) -> tuple[int, int]:
 
 
 def training_seconds(plan: Plan, found: Calibration) -> float:
-    """All steps and evaluations of the run as configured."""
+    """The whole run as configured.
+
+    Writing goes on beside training where a core is free for it, and otherwise takes from it.
+    """
     course = course_of(plan)
     step = found.step_seconds[plan.config.capture.kinds]
-    return course.steps * step + course.evaluated * found.evaluation_seconds
+    training = course.steps * step + course.evaluated * found.evaluation_seconds
+    writing = course.steps * found.writing_seconds + len(course.windows) * found.window_seconds
+    free = (os.cpu_count() or 1) > torch.get_num_threads()
+    return max(training, writing) if free else training + writing
 
 
 def checkpoint_bytes(found: Calibration) -> int:

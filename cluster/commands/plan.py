@@ -128,7 +128,7 @@ def summary(console: Console, plan: Plan, costs: list[Cost], found: Calibration)
     console.print(
         f"\n[bold]As configured[/]: {decimal(size)} in {sum(c.objects for c in own):,} objects by "
         f"{sum(c.requests for c in own):,} writes; {in_words(training_seconds(plan, found))} of "
-        f"training and evaluation ({steps:.2f} × plain training, writing beside it); at most "
+        f"training, evaluation and writing (a step is {steps:.2f} × a plain one); at most "
         f"{decimal(memory(plan, own, found))} of memory"
     )
     free = free_bytes(uri)
