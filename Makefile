@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check selfcheck slow torture bench scale clean
+.PHONY: help demo test check selfcheck slow machines torture bench scale clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ selfcheck: $(READY)  ## Compare capture with slower ways, on three families of m
 
 # pytest leaves with 5 where no test is marked slow, which is no failure.
 slow: $(READY)  ## Run the slow proofs (many minutes)
-	$(BIN)/python -m pytest -m "slow and not torture" || test $$? -eq 5
+	$(BIN)/python -m pytest -m "slow and not torture and not machines" || test $$? -eq 5
+
+machines: $(READY)  ## Run the slow proofs of workers that die and of DeepSpeed's stages
+	$(BIN)/python -m pytest -m "slow and machines"
 
 torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
 	$(BIN)/python -m pytest -s -m torture --durations=0

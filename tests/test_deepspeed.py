@@ -32,6 +32,8 @@ from same_runs import read_all, same_run
 from spawned import on_workers
 from tiny import make_run
 
+pytestmark = pytest.mark.machines
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
 

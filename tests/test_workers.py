@@ -34,7 +34,10 @@ from ray_jobs import ENVIRONMENT, ROOT
 from spawned import on_workers, shared_config
 from tiny import contents, tiny_config
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # of its own
+    pytest.mark.machines,
+]
 LONG = ("training.epochs=8", "workers.count=2")
 """112 steps in 14 segments: time enough to be killed in."""
 
