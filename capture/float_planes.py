@@ -30,7 +30,7 @@ def split(value_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if (high_NS == MINUS_ZERO).any() or (kept_NS & (high_NS == 0)).any():
         kept_NS = np.ones_like(kept_NS)
     else:
-        high_NS[bits_NS == 1] = MINUS_ZERO
+        high_NS -= bits_NS == 1  # 0 becomes 255, MINUS_ZERO
     byte_MB = np.compress(kept_NS.reshape(-1), bits_NS).view(np.uint8).reshape(-1, width)
     low_MB = np.empty((len(byte_MB), width - 1), np.uint8)
     for place in range(width - 1):  # several times faster than all at once

@@ -2,8 +2,8 @@
 
 Integers that run or repeat are delta-packed; shifts are near-random floats, for which a dictionary
 is useless and splitting their bytes lets zstd find the repeating exponents. Row groups are small,
-so that a reader who wants one parameter of a shard reads a few per cent of it. Every page and every
-column chunk carries a checksum.
+so that a reader who wants one parameter of a shard reads a few per cent of it. Every column chunk
+carries a checksum, and but for factors every page too.
 """
 
 import io
@@ -28,12 +28,15 @@ def encode(
     rows_per_group: int | None = None,
     statistics: list[str] | bool = True,
     uncompressed: Collection[str] = (),
+    page_checksums: bool = True,
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> memoryview:
     """The table as the bytes of a Parquet file; equal tables give equal bytes.
 
     ``statistics``: the columns whose least and greatest value each row group tells;
-    ``uncompressed``: those that are noise; ``metadata``: what the footer says besides.
+    ``uncompressed``: those that are noise; ``page_checksums``: whether pages have checksums too,
+    which are for other readers, and a third as much work again where nearly all is noise;
+    ``metadata``: what the footer says besides.
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     sink = pa.BufferOutputStream()
@@ -46,7 +49,7 @@ def encode(
         **compression(table.schema, uncompressed),
         use_dictionary=[field.name for field in flat if pa.types.is_dictionary(field.type)],
         column_encoding={field.name: coding for field in flat if (coding := encoding(field.type))},
-        write_page_checksum=True,
+        write_page_checksum=page_checksums,
     )
     with writer:
         writer.write_table(table, row_group_size=size)
