@@ -32,11 +32,12 @@ from analysis.scan import Shard
 from benchmarks.report import machine
 from benchmarks.timing import quartiles
 from capture import shards
+from capture.device import available_cores
 from capture.gradients import Layout
 from capture.markers import File
 from capture.schema import OUTLIERS
 from capture.store import Store
-from cluster.local import available_cores, run_job
+from cluster.local import run_job
 
 WIDTH, WINDOW, VOCABULARY, DATUMS = 200, 35, 28_782, 58_560
 """Of made-up rows: the study's."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from benchmarks.timing import Line, stopwatch
 from benchmarks.workbench import Workbench
-from capture.device import deterministic
+from capture.device import deterministic, packers
 from capture.markers import START, Marker, read_segments, write_marker
 from capture.observer import Observation
 from capture.plan import Turn
@@ -77,7 +77,8 @@ class Recording:
         self.segment_steps = segment_steps
         self.kinds = frozenset(kinds)
         write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
-        self.recorder = Recorder(store, bench.observer.layout, [])
+        turns = packers(bench.engine.device)
+        self.recorder = Recorder(store, bench.observer.layout, [], packers=turns)
 
     def step(self, turn: Turn) -> None:
         observed = observe_kinds(self.bench, turn, self.kinds)

@@ -22,7 +22,7 @@ class Result:
     milliseconds: tuple[float, float, float]
     """Per training step."""
     ratio: tuple[float, float, float]
-    """To the plain step of the same round."""
+    """To the plain steps before and after."""
     block_milliseconds: list[float]
     """Every sample."""
     error: float
@@ -32,9 +32,9 @@ class Result:
     sizes: Sizes | None = None
 
 
-def make_result(line: Line, samples: Samples, plain: Samples, error: float) -> Result:
+def make_result(line: Line, samples: Samples, error: float) -> Result:
     milliseconds = [1000 * seconds for seconds in samples.seconds]
-    ratios = [own / base for own, base in zip(samples.seconds, plain.seconds, strict=True)]
+    ratios = [own / base for own, base in zip(samples.seconds, samples.plain, strict=True)]
     return Result(
         line.name,
         line.note,

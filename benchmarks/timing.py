@@ -1,9 +1,9 @@
 """Interleaved timing: what a step takes by each method, side by side on the same machine.
 
 In every round each method runs one block of consecutive steps, some untimed to warm up, then the
-timed ones. A sample is the mean of a block; a method's ratio is taken within the round, to the
-plain block of that round, so a machine that slows down for a minute slows both. Rounds run
-alternately forwards and backwards through the methods, which cancels a steady drift.
+timed ones. A sample is the mean of a block. Plain blocks stand between all others, and a method's
+ratio is to the mean of the two beside it, so a machine that slows down for a minute slows both.
+Rounds run alternately forwards and backwards through the methods, which cancels a steady drift.
 """
 
 import itertools
@@ -45,6 +45,8 @@ class Samples:
     """What was measured of a line, one entry a round."""
 
     seconds: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+    """The mean of the plain blocks before and after it."""
     peak_bytes: int | None = None
     """Resident memory of the whole process at its highest in the timed steps."""
 
@@ -60,12 +62,18 @@ def stopwatch(step: Callable[[Turn], object]) -> Run:
 
 
 def measure(lines: list[Line], turns: Iterator[Turn], rounds: int) -> dict[str, Samples]:
-    """Samples by name of the line."""
+    """Samples by name of the line; the first one is the plain step, which stands beside each."""
+    plain, *others = lines
     found = {line.name: Samples() for line in lines}
+    beside = found[plain.name].seconds
     for number in range(rounds):
-        for line in lines[:: -1 if number % 2 else 1]:
+        time_block(plain, turns, found[plain.name])
+        for line in others[:: -1 if number % 2 else 1]:
             print(f"round {number + 1} of {rounds}: {line.name}", file=sys.stderr, flush=True)
             time_block(line, turns, found[line.name])
+            time_block(plain, turns, found[plain.name])
+            found[line.name].plain.append((beside[-2] + beside[-1]) / 2)
+    found[plain.name].plain = list(beside)
     return found
 
 

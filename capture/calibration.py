@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from capture.assembly import build_engine
-from capture.device import deterministic
+from capture.device import deterministic, packers
 from capture.engine import Engine
 from capture.evaluation import evaluate
 from capture.gradients import Layout
@@ -123,7 +123,7 @@ def recorded(
     store = Store(f"memory://calibration-{uuid.uuid4().hex}")
     write_marker(store, START, Marker(0, 0, ()))
     observer, turns, seconds = observer_of(plan, engine, kinds), again(plan), []
-    with Recorder(store, observer.layout, []) as recorder:
+    with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
         for num_steps in lengths:
             for turn in itertools.islice(turns, num_steps):
                 recorder.add_step(observer.step(turn), turn.datum_N)

@@ -10,6 +10,9 @@ import torch
 
 from capture.errors import ConfigError
 
+MOST_PACKERS = 8
+"""Each packs a table of up to 24 MB."""
+
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """The device asked for; raises ``ConfigError`` where there is none."""
@@ -17,6 +20,25 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cuda" and not available:
         raise ConfigError("training.device", "got cuda, but torch finds no CUDA device here")
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def packers(device: torch.device) -> int:
+    """How many threads should pack what was recorded while training waits for them; 0: one beside
+    training.
+
+    Where training computes on every core, a core that is taken from one of torch's threads stops
+    them all: they wait for each other at the end of each operation. Taking turns costs half.
+    """
+    cores = available_cores()
+    busy = device.type == "cpu" and torch.get_num_threads() >= cores
+    return min(cores, MOST_PACKERS) if busy else 0
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from torch import nn
 from capture import checkpoint, lease
 from capture.config import CaptureConfig, Config, RunConfig
 from capture.corpus import CorpusConfig
+from capture.device import packers
 from capture.errors import ConfigError, UnitError
 from capture.factors import choose_units
 from capture.gradients import Layout
@@ -99,7 +100,10 @@ def record(
         else:
             check_tables(place, tables)
         done = read_segments(place)
-        recorder = stack.enter_context(Recorder(place, layout, done, may_commit=holding.require))
+        turns = packers(next(iter(chosen.values())).device)
+        recorder = stack.enter_context(
+            Recorder(place, layout, done, packers=turns, may_commit=holding.require)
+        )
         last = done[-1] if done else require_start(place)
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
             yield recording

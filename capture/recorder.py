@@ -2,14 +2,17 @@
 
 The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
 to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. Factors, of
-which a segment has too many, go there by the table, a few megabytes at a time. If the store is
-slower than training, what is closed piles up to ``store.max_pending_bytes``; then training waits.
+which a segment has too many, go there by the table, a few megabytes at a time. Packing them is much
+work: where no core is free for it beside training, tables are packed on all cores at once while
+training waits. If the store is slower than training, what is closed piles up to
+``store.max_pending_bytes``; then training waits.
 
 Of several workers each stores its own rows. The first one stores what a run has once, and the
 marker when all have told it what they stored.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +26,7 @@ from capture.gradients import Layout
 from capture.group import ALONE, Group
 from capture.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.observer import Observation
-from capture.segments import OpenSegment, put_part, put_rows, put_shared
+from capture.segments import OpenSegment, Packed, packed, put_packed, put_rows, put_shared
 from capture.store import Store
 from capture.tally import Sums
 
@@ -41,14 +44,19 @@ class Recorder:
         done: list[Marker],
         *,
         group: Group = ALONE,
+        packers: int = 0,
         may_commit: Callable[[], None] = lambda: None,
         report: Callable[[Waiting], None] = lambda event: None,
     ) -> None:
         """``done``: the segments that are committed already.
 
         ``may_commit`` is called before a segment is written, and again before its marker; it raises
-        if that may not be. ``group``: the workers that record the run together.
+        if that may not be. ``group``: the workers that record the run together. ``packers``: tables
+        of factors that are packed at once while training waits; 0: one by one beside training.
         """
+        self.packers = packers
+        self.parts: list[Part] = []
+        """Tables of factors of the open segment that wait for others to be packed with."""
         self.group = group
         self.writers = group.apart()
         """The same, for the thread that writes."""
@@ -79,12 +87,27 @@ class Recorder:
             self.rows += len(observed.outliers.slot_M) * self.group.size
 
     def send(self, parts: list[Part]) -> None:
-        """Have tables of factors of the open segment written."""
-        for part in parts:
-            self.backlog.make_room(part.num_bytes)
-            self.backlog.add(
-                part.num_bytes, partial(self.write_part, self.segment, self.open, part)
-            )
+        """Have tables of factors of the open segment packed and written."""
+        self.parts += parts
+        if len(self.parts) >= self.packers:
+            self.pack()
+
+    def pack(self) -> None:
+        """Have all tables of factors written that are full, packed now if training waits for it."""
+        parts, self.parts = self.parts, []
+        make = [partial(packed, self.segment, part, self.group.rank) for part in parts]
+        if not self.packers:
+            for part, pack in zip(parts, make, strict=True):
+                self.write_later(part.num_bytes, pack)
+        elif parts:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                tables = list(pool.map(lambda pack: pack(), make))
+            for table in tables:
+                self.write_later(len(table[1]), partial(given, table))
+
+    def write_later(self, num_bytes: int, pack: Callable[[], Packed]) -> None:
+        self.backlog.make_room(num_bytes)
+        self.backlog.add(num_bytes, partial(self.write_part, self.open, pack))
 
     def add_evaluation(self, row: dict[str, object]) -> None:
         """Record how a held-out split is predicted; for the first worker alone."""
@@ -100,6 +123,7 @@ class Recorder:
         ``weights``: of the first worker alone.
         """
         self.send(self.open.parts.close())
+        self.pack()
         done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
         num_bytes = done.num_bytes() + sum(tensor.nbytes for tensor in weights.values())
@@ -110,10 +134,10 @@ class Recorder:
         write = partial(self.write, segment, done, weights, load)
         self.backlog.add(num_bytes, write)
 
-    def write_part(self, segment: int, done: OpenSegment, part: Part) -> int:
+    def write_part(self, done: OpenSegment, pack: Callable[[], Packed]) -> int:
         """Store a table of factors, on the backlog's thread; its bytes count with the segment's."""
         self.may_commit()
-        done.factors.append(put_part(self.store, segment, part, self.group.rank))
+        done.factors.append(put_packed(self.store, pack()))
         return 0
 
     def write(
@@ -163,6 +187,11 @@ class Recorder:
             self.close()
         else:
             self.backlog.close(None if isinstance(error, Exception) else FAREWELL_SECONDS)
+
+
+def given(table: Packed) -> Packed:
+    """What is packed already."""
+    return table
 
 
 @dataclass(frozen=True)

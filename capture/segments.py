@@ -22,6 +22,9 @@ from capture.store import Store
 from capture.tally import Sums
 from capture.tally_tables import encoded
 
+Packed = tuple[File, memoryview]
+"""A file and its bytes."""
+
 
 @dataclass
 class OpenSegment:
@@ -109,11 +112,21 @@ def put_outliers(
     return [put_table(store, key, "outliers", outlier_table(done, layout))]
 
 
-def put_part(store: Store, segment: int, part: Part, rank: int = 0) -> File:
-    """A table of factors."""
-    key, (data, num_rows) = part.key(segment, worker(rank)), part.encode()
-    store.put(key, data)
-    return File.of(key, "factors", data, num_rows)
+def packed(segment: int, part: Part, rank: int = 0) -> Packed:
+    """A table of factors as it is stored."""
+    data, num_rows = part.encode()
+    return File.of(part.key(segment, worker(rank)), "factors", data, num_rows), data
+
+
+def put_packed(store: Store, table: Packed) -> File:
+    file, data = table
+    store.put(file.key, data)
+    return file
+
+
+def put_part(store: Store, segment: int, part: Part) -> File:
+    """Pack and store a table of factors."""
+    return put_packed(store, packed(segment, part))
 
 
 def worker(rank: int) -> str:

@@ -14,7 +14,7 @@ from capture.assembly import build_engine, complete, restore
 from capture.backlog import Waiting
 from capture.config import Config, require_ours
 from capture.corpus import load_corpus
-from capture.device import deterministic
+from capture.device import deterministic, packers
 from capture.engine import Engine
 from capture.errors import ConfigError
 from capture.evaluation import Evaluation, evaluations
@@ -117,7 +117,13 @@ def train(
     if done or group.size > 1:  # all begin with the first worker's weights, whoever drew theirs
         restore(engine, store, done[-1] if done else require_start(store))
     recorder = Recorder(
-        store, observer.layout, done, group=group, may_commit=may_commit, report=report
+        store,
+        observer.layout,
+        done,
+        group=group,
+        packers=packers(engine.device),
+        may_commit=may_commit,
+        report=report,
     )
     with recorder:
         for turn in plan.turns(first_step):

@@ -5,7 +5,6 @@ enough. Partial results are merged in the order of the shards whichever is done 
 floats do not depend on timing.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 from analysis.jobs import Job, merge_all
 from analysis.scan import Shard
+from capture.device import available_cores
 
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
@@ -66,8 +66,3 @@ def in_order(
         result = waiting.popleft().result()
         waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
         yield result
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

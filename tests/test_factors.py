@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from torch import Tensor
 
-from capture import factor_layout, factor_parts
+from capture import device, factor_layout, factor_parts, training
 from capture.factor_layout import KEY, decode
 from capture.factor_parts import FactorParts, begins_at
 from capture.factor_tables import halved, lay_out, rows_of_step
@@ -197,18 +197,33 @@ def test_another_layout_begins_another_table():
     assert len(parts.add(*rows_of_step(1, np.arange(N), other, 1.0, "float32"))) == 1
 
 
-def test_a_run_s_bytes_do_not_depend_on_when_its_tables_were_written(tmp_path, monkeypatch):
-    """Laws 3 and 5: with room for one table at a time, the run is the same."""
+def test_a_run_s_bytes_do_not_depend_on_when_its_tables_were_packed(tmp_path, monkeypatch):
+    """Laws 3 and 5: beside training or in its stead, with room for one table or for all."""
+    monkeypatch.setattr(factor_parts, "PART_ROWS", 8)
     runs = []
-    for name, pending in (("wide", 2**30), ("narrow", 1)):
-        settings = ["capture.factors.enabled=true", "training.epochs=1"]
-        config = tiny_config(tmp_path, *settings, f"store.max_pending_bytes={pending}", name=name)
-        monkeypatch.setattr(factor_parts, "PART_ROWS", 8)
-        make_run(config)
-        folder = tmp_path / name / "factors"
-        runs.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert runs[0] == runs[1]
+    for number in (0, 1, 3):  # of 4 and 3 tables a segment
+        monkeypatch.setattr(training, "packers", lambda device, number=number: number)
+        for pending in (2**30, 1):
+            name = f"{number}-{pending}"
+            settings = ["capture.factors.enabled=true", "training.epochs=1"]
+            settings.append(f"store.max_pending_bytes={pending}")
+            make_run(tiny_config(tmp_path, *settings, name=name))
+            folder = tmp_path / name / "factors"
+            runs.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert all(run == runs[0] for run in runs)
     assert len(runs[0]) == 14 / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "cores", "threads", "wanted"),
+    [("cpu", 2, 2, 2), ("cpu", 64, 64, 8), ("cpu", 4, 3, 0), ("cuda", 2, 2, 0), ("cpu", 1, 1, 1)],
+)
+def test_training_waits_for_packing_where_it_leaves_no_core_free(
+    kind, cores, threads, wanted, monkeypatch
+):
+    monkeypatch.setattr(device, "available_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert device.packers(torch.device(kind)) == wanted
 
 
 # --- layouts of unknown origin --------------------------------------------------------------------

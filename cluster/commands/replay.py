@@ -9,13 +9,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from capture.config import make_config, read_override, to_values
+from capture.device import available_cores
 from capture.errors import ConfigError, RunError
 from capture.markers import read_segments
 from capture.records import KINDS, wanted_kinds
 from capture.replay import TOLERANCE, Precision, Replayed, read_past
 from capture.store import Store
 from cluster.arguments import add_command, add_overrides, add_quiet, add_run
-from cluster.local import available_cores
 from cluster.processes import replay_segments
 from cluster.progress import counting
 
