@@ -1,6 +1,6 @@
 """A run's model and optimizer: built from its plan, or put back to where a marker left them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -66,15 +66,8 @@ def build_engine(
     if beginning and isinstance(model, HFModel):
         load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
-    units = choose_units(model, config.capture.units)
-    size, k = Layout.of(units).size, config.capture.outliers.k
-    if k > size:
-        problem = f"got {k}, must be at most {size}, the number of captured parameters"
-        raise ConfigError("capture.outliers.k", problem)
     require_fit(config.training.schedule, plan.num_steps)
-    unsplit = unsplit_of(model, plan)
-    if unsplit and config.capture.fallback == "none":
-        raise refusal(model, unsplit)
+    units, unsplit = captured(model, plan)
     units = units if kinds else {}
     if config.engine == "deepspeed" and isinstance(group, Together):
         require_installed()
@@ -99,11 +92,25 @@ def build_engine(
     )
 
 
-def unsplit_of(model: nn.Module, plan: Plan) -> dict[str, str]:
-    """The units asked for that have no factors, and what uses them: sends a datum through."""
-    units = choose_units(model, plan.config.capture.units)
+def captured(
+    model: nn.Module, plan: Plan
+) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
+    """The units asked for; and those of them that have no factors, and what uses them.
+
+    Sends a datum through. Raises ``ConfigError`` for a choice that cannot be and ``UnitError`` for
+    units without factors, unless the fall-back is asked for.
+    """
+    config = plan.config.capture
+    units = choose_units(model, config.units)
+    size, k = Layout.of(units).size, config.outliers.k
+    if k > size:
+        problem = f"got {k}, must be at most {size}, the number of captured parameters"
+        raise ConfigError("capture.outliers.k", problem)
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
-    return unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
+    unsplit = unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
+    if unsplit and config.fallback == "none":
+        raise refusal(model, unsplit)
+    return units, unsplit
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:

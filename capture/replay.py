@@ -9,12 +9,13 @@ the order of its steps: those of a window that began earlier begin with its firs
 """
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from capture import checkpoint
 from capture.assembly import build_engine, restore
@@ -108,7 +109,8 @@ def replay_segment(past: Past, segment: int, kinds: Collection[RecordKind]) -> R
         observer = observer_at(past, first_needed(past.plan, own, wanted), wanted)
         run_up(past.plan, observer, own, wanted)
         done = record(past, observer, segment, own)
-        difference = compare(past, observer, own)
+        wanted_weights = checkpoint.read_checkpoint(past.store, own.end_step, own)
+        difference = compare(past, observer.engine.model, wanted_weights, own.end_step)
     files = files_of(past, observer, segment, done)
     for kind in wanted:
         write_replay(past.store, segment, kind, files[kind], own)
@@ -178,17 +180,17 @@ def record(past: Past, observer: Observer, segment: int, own: Marker) -> OpenSeg
     return done
 
 
-def compare(past: Past, observer: Observer, own: Marker) -> float:
-    """How far the weights are from the checkpoint, relatively; ``ReplayError`` if too far."""
-    wanted = checkpoint.read_checkpoint(past.store, own.end_step, own)
-    found = checkpoint.snapshot(observer.engine.model)
+def compare(past: Past, model: nn.Module, wanted: Mapping[str, Tensor], step: int) -> float:
+    """How far the weights are from the checkpoint after ``step`` steps, which is ``wanted``,
+    relatively; raises ``ReplayError`` if too far."""
+    found = checkpoint.snapshot(model)
     if all(torch.equal(found[name], wanted[name]) for name in found):
         return 0.0
     missed = sum(float((found[n].double() - wanted[n]).square().sum()) for n in found)
     size = sum(float(wanted[n].double().square().sum()) for n in found)
     difference = (missed / size) ** 0.5 if size else float("inf")
     if not difference <= TOLERANCE:
-        where = f"{past.store.uri}/{checkpoint.key_of(own.end_step)}"
+        where = f"{past.store.uri}/{checkpoint.key_of(step)}"
         problem = f"replaying ended {difference:.1e} of it away, allowed: {TOLERANCE:.0e}"
         remedy = f"Replay where it was captured: {past.device}, {past.threads} threads"
         raise ReplayError(where, problem, remedy)

@@ -7,7 +7,6 @@ same bits.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,19 +15,12 @@ from torch import Tensor
 
 from capture import checkpoint
 from capture.assembly import build_engine, restore
-from capture.device import deterministic
 from capture.engine import Engine
-from capture.errors import ShardError
 from capture.factors import Factors
 from capture.markers import Marker
 from capture.observer import on_device
-from capture.plan import Plan
 from capture.records import RecordKind
-from capture.store import Store
-from capture.update import relative_error
-
-DRIFT = 1e-4
-"""How far, relatively, another kind of machine may put the weights off within a segment."""
+from capture.replay import Past, as_captured, compare
 
 Weights = dict[str, Tensor]
 Report = Callable[[], None]
@@ -58,18 +50,15 @@ class Update:
 class Retaking:
     """A run, to take steps of again."""
 
-    store: Store
-    plan: Plan
+    past: Past
     markers: Sequence[Marker]
     """Of the start and of every committed segment, in order."""
-    threads: int
-    """That the run was made with: sums of floats depend on it."""
 
     def weights_after(self, steps: int, units: Sequence[str], report: Report) -> Weights:
         """Copies of these parameters as they were after so many steps."""
         engine = self.engine(units, kinds=())
         marker = self.marker_before(steps)
-        restore(engine, self.store, marker)
+        restore(engine, self.past.store, marker)
         for _ in self.advance(engine, marker.end_step, steps):
             report()
         return copied(engine, units)
@@ -78,7 +67,7 @@ class Retaking:
         """Each of these steps in turn."""
         engine = self.engine(units, kinds=("factors",))
         marker = self.marker_before(steps.start)
-        restore(engine, self.store, marker)
+        restore(engine, self.past.store, marker)
         for update in self.advance(engine, marker.end_step, steps.stop):
             if update.step in steps:
                 yield update
@@ -93,7 +82,7 @@ class Retaking:
 
     def engine(self, units: Sequence[str], kinds: Sequence[RecordKind]) -> Engine:
         """An engine of this run that captures these units of the whole window's loss, or none."""
-        config = self.plan.config
+        config = self.past.plan.config
         captured = replace(
             config.capture,
             record="shifts",
@@ -101,17 +90,17 @@ class Retaking:
             loss_positions="all",
             outliers=replace(config.capture.outliers, k=1),
         )
-        plan = replace(self.plan, config=replace(config, capture=captured))
+        plan = replace(self.past.plan, config=replace(config, capture=captured))
         return build_engine(plan, kinds)
 
     def advance(self, engine: Engine, first_step: int, end_step: int) -> Iterator[Update]:
         """Take steps, from wherever the engine has been put."""
-        token_NT, target_NT = on_device(self.plan.corpus.train, engine.device)
+        token_NT, target_NT = on_device(self.past.plan.corpus.train, engine.device)
         ends = {marker.end_step: marker for marker in self.markers}
-        for turn in islice(self.plan.turns(first_step), end_step - first_step):
+        for turn in islice(self.past.plan.turns(first_step), end_step - first_step):
             datum_N = torch.from_numpy(turn.datum_N).to(engine.device)
             before = copied(engine, engine.units)
-            with deterministic(), using_threads(self.threads):
+            with as_captured(self.past):
                 step = engine.step(
                     token_NT[datum_N], target_NT[datum_N], step=turn.step, epoch=turn.epoch
                 )
@@ -129,29 +118,13 @@ class Retaking:
                 self.meet(engine, ends[turn.step + 1])
 
     def meet(self, engine: Engine, marker: Marker) -> None:
-        """Go on from the checkpoint reached; raises ``ShardError`` if the weights miss it."""
-        found = checkpoint.snapshot(engine.model)
-        restore(engine, self.store, marker)
-        wanted = checkpoint.snapshot(engine.model)
-        missed = relative_error(*(torch.cat([w[n].flatten() for n in w]) for w in (found, wanted)))
-        if not missed <= DRIFT:
-            where = f"{self.store.uri}/{checkpoint.key_of(marker.end_step)}"
-            problem = f"is not where its steps lead: taken again, they miss it by {missed:.1e}"
-            remedy = "Use the versions in run.yaml, on the same kind of machine"
-            raise ShardError(where, problem, remedy)
+        """Go on from the checkpoint reached; raises ``ReplayError`` if the weights miss it."""
+        wanted = checkpoint.read_checkpoint(self.past.store, marker.end_step, marker)
+        compare(self.past, engine.model, wanted, marker.end_step)
+        where = f"{self.past.store.uri}/{checkpoint.key_of(marker.end_step)}"
+        engine.restore(wanted, marker.end_step, where)
 
 
 def copied(engine: Engine, units: Iterable[str]) -> Weights:
     parameters = dict(engine.model.named_parameters())
     return {name: parameters[name].detach().clone() for name in units}
-
-
-@contextmanager
-def using_threads(number: int) -> Iterator[None]:
-    """Within: torch computes with so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,16 +1,18 @@
 """Steps taken again are the steps that were taken, to the last bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from analysis.bigrams.bigrams import plan_of
 from analysis.run import Run, open_run
-from capture import checkpoint, retaking
+from capture import checkpoint
 from capture.assembly import build_engine
-from capture.errors import ShardError
+from capture.errors import ReplayError
 from capture.markers import File
 from capture.observer import Observer
+from capture.replay import Past, read_past
 from capture.retaking import Retaking, Weights, copied
 from capture.store import Store
 from tiny_run import copied as copied_run
@@ -20,8 +22,8 @@ UNITS = ["decoder.weight", "encoder.weight"]
 THREADS = torch.get_num_threads()
 
 
-def of(run: Run) -> Retaking:
-    return Retaking(run.store, plan_of(run), [run.start, *run.segments], THREADS)
+def of(run: Run, past: Past | None = None) -> Retaking:
+    return Retaking(past or read_past(run.store), [run.start, *run.segments])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def states(run: Run) -> list[Weights]:
     """The weights before the first step and after each, from one training in a row."""
-    plan = plan_of(run)
+    plan = read_past(run.store).plan
     engine = build_engine(plan, ())
     observer = Observer(plan, engine, ())
     found = [copied(engine, UNITS)]
@@ -77,9 +79,11 @@ def test_updates_lead_from_state_to_state(run: Run, states: list[Weights]) -> No
 def test_a_run_that_records_other_positions_is_taken_again_whole() -> None:
     """What moves the weights is the loss of all positions, whatever of it is recorded."""
     run = open_run(tiny_run())
-    config = retaking.replace(run.config.capture, loss_positions="last")
-    whole = retaking.replace(run, config=retaking.replace(run.config, capture=config))
-    (update,) = of(whole).updates(range(1), UNITS, lambda: None)
+    past = read_past(run.store)
+    capture = replace(past.plan.config.capture, loss_positions="last")
+    plan = replace(past.plan, config=replace(past.plan.config, capture=capture))
+    last = of(run, replace(past, plan=plan))
+    (update,) = last.updates(range(1), UNITS, lambda: None)
     (decoder,) = update.factors["decoder.weight"]
     assert bool((decoder.delta_NTO.abs().sum((0, 2)) > 0).all())
 
@@ -113,15 +117,14 @@ def test_a_checkpoint_that_other_machines_rounded_otherwise_is_gone_on_from(
 @pytest.mark.parametrize("by", [1e-3, float("nan")])
 def test_a_checkpoint_that_steps_do_not_lead_to_is_refused(elsewhere: Store, by: float) -> None:
     put_changed(elsewhere, by)
-    with pytest.raises(ShardError) as caught:
+    with pytest.raises(ReplayError) as caught:
         list(of(open_run(elsewhere.uri)).updates(range(8), UNITS, lambda: None))
-    text = "elsewhere/checkpoints/step-000007.safetensors: is not where its steps lead: taken again"
-    assert text in str(caught.value)
-    assert "Use the versions in run.yaml" in str(caught.value)
+    assert "elsewhere/checkpoints/step-000007.safetensors: replaying ended" in str(caught.value)
+    assert "Replay where it was captured" in str(caught.value)
 
 
 def test_the_number_of_threads_is_the_run_s_while_steps_are_taken(run: Run) -> None:
-    found = Retaking(run.store, plan_of(run), [run.start, *run.segments], THREADS + 1)
+    found = of(run, replace(read_past(run.store), threads=THREADS + 1))
     seen: list[int] = []
     engine = found.engine(UNITS, ())
     step = engine.step

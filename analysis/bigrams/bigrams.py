@@ -26,15 +26,12 @@ from analysis.run import Run
 from analysis.tables import joined, write_tables
 from capture.audit import BFLOAT16_ROUNDING
 from capture.bounds import at_least, at_most
-from capture.corpus import Corpus, Datums, Vocabulary
 from capture.errors import AuditError, RunError
-from capture.plan import Plan
+from capture.replay import read_past
 from capture.retaking import Retaking, Update
 
 MOST = 1000
 """Bigrams at a time: over a range, contributions of every datum to each are held."""
-MOST_THREADS = 1024
-"""Whatever ``run.yaml`` says."""
 Report = Callable[[int, int], None]
 """Told after every step: steps taken, steps to take."""
 
@@ -95,9 +92,7 @@ class Search:
         self.config = config
         self.steps = wanted_steps(run, config)
         self.token = None if config.token is None else token_id(run.tokens, config.token)
-        self.retaking = Retaking(
-            run.store, plan_of(run), [run.start, *run.segments], threads_of(run)
-        )
+        self.retaking = Retaking(read_past(run.store), [run.start, *run.segments])
         self.report = report
         self.done = 0
 
@@ -246,18 +241,3 @@ def wanted_steps(run: Run, config: BigramConfig) -> range:
         problem = f"has steps 0:{run.steps_done}, of which {config.first_step}:{end} is no part"
         raise RunError(run.uri, problem, "Ask for steps FIRST:END, END not among them")
     return range(config.first_step, end)
-
-
-def threads_of(run: Run) -> int:
-    """That the run was made with; those of now for a run that does not say."""
-    found = run.provenance.get("threads")
-    if type(found) is int and 0 < found <= MOST_THREADS:
-        return found
-    return torch.get_num_threads()
-
-
-def plan_of(run: Run) -> Plan:
-    """The order of the run's steps, from what it holds itself."""
-    vocabulary = Vocabulary(run.tokens, run.vocabulary_table["count"].to_numpy())
-    train = Datums(run.token_NT, run.target_NT)
-    return Plan(run.config, Corpus(vocabulary, train, None, None))
