@@ -17,7 +17,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
 from capture import shards
 from capture.schema import tally_schema
@@ -53,13 +52,19 @@ def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:
 
 
 def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
-    """A row for every token that occurs in the window, in order."""
-    token_R = sums.count_V[by].nonzero().squeeze(1)
-    mass_RI, use_RI = (rounded(values[token_R]) for values in sums.of(by, unit))
+    """A row for every token that occurs in the window, in order.
+
+    NumPy's work, not torch's: this is done beside training, and a second thread that computes with
+    torch has a team of OpenMP threads of its own. There are then more of them than cores, and the
+    training thread's team goes to sleep between any two operations for the rest of the run.
+    """
+    count_V = sums.count_V[by].numpy()
+    token_R = count_V.nonzero()[0]
+    mass_RI, use_RI = (rounded(values.numpy()[token_R]) for values in sums.of(by, unit))
     columns = [
         np.full(len(token_R), window),
-        token_R.numpy(),
-        sums.count_V[by][token_R].numpy(),
+        token_R,
+        count_V[token_R],
         *np.ascontiguousarray(mass_RI.T),
         *np.ascontiguousarray(use_RI.T),
     ]
@@ -68,9 +73,9 @@ def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def rounded(values: Tensor) -> np.ndarray:
+def rounded(values: np.ndarray) -> np.ndarray:
     """To the nearest float32 of ``SIGNIFICANT_BITS`` bits, ties to even: a third of the bytes."""
-    bits = values.numpy().view(np.uint32)
+    bits = values.view(np.uint32)
     dropped = 24 - SIGNIFICANT_BITS
     half = (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
     return ((bits + half) >> dropped << dropped).view(np.float32)
