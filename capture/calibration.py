@@ -1,16 +1,17 @@
 """A few real steps of a run that is not made: what each kind of record takes of time and bytes.
 
-The steps are the run's own first ones, with its model on its text, recorded into memory; nothing
-goes to the run's store. Steps with different records alternate, so that a machine that is busy for
-a while slows all of them alike, and medians are kept.
+The steps are the run's own first ones, with its model on its text, recorded into a folder that is
+removed; nothing goes to the run's store. Steps with different records alternate, so that a machine
+that is busy for a while slows all of them alike, and medians are kept. How recording as it is
+configured and training get in each other's way is seen by doing both, segment after segment.
 """
 
 import itertools
 import resource
 import statistics
 import sys
+import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,12 +44,13 @@ class Calibration:
     """Timed with each set of records."""
     step_seconds: dict[Kinds, float]
     """A step in which these records are made, their writing not included; none: plain training."""
+    recorded_seconds: float
+    """A step of the configured records, packed and stored beside the next steps, but for what
+    tallies add at the end of a window; its share of a checkpoint included."""
     evaluation_seconds: float
     """A held-out datum."""
-    writing_seconds: float
-    """Of the configured records of a step: sorting, packing and storing them, in memory."""
     window_seconds: float
-    """Of a window's tallies."""
+    """Of storing tallies of ``LONG`` steps, beside nothing else."""
     segments: tuple[tuple[File, ...], tuple[File, ...]]
     """The files of segments of ``SHORT`` and ``LONG`` steps."""
     layout: Layout
@@ -65,15 +67,15 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
     with deterministic():
         engine = build_engine(plan, KINDS)
         (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
-        window_seconds, writing_seconds = writing(plan, engine)
+        recorded_seconds, window_seconds = recording(plan, engine)
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
         seconds = timed(plan, observers, budget_seconds)
         return Calibration(
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
+            recorded_seconds,
             evaluation_seconds(plan, engine),
-            writing_seconds,
             window_seconds,
             (short, long),
             engine.layout,
@@ -117,39 +119,52 @@ def timed(
 
 
 def recorded(
-    plan: Plan, engine: Engine, kinds: Kinds, lengths: Sequence[int]
+    plan: Plan, engine: Engine, kinds: Kinds, lengths: Sequence[int], *, settling: bool = True
 ) -> tuple[list[tuple[File, ...]], list[float]]:
-    """Files of segments stored in memory and forgotten, and the seconds that storing each took."""
-    store = Store(f"memory://calibration-{uuid.uuid4().hex}")
-    write_marker(store, START, Marker(0, 0, ()))
-    observer, turns, seconds = observer_of(plan, engine, kinds), again(plan), []
-    with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
-        for num_steps in lengths:
-            for turn in itertools.islice(turns, num_steps):
-                recorder.add_step(observer.step(turn), turn.datum_N)
-            if observer.tally:
-                recorder.add_tallies(0, observer.tally.drain())
-            weights, start = engine.snapshot(), time.perf_counter()
-            recorder.commit(weights)
-            recorder.settle()
-            seconds.append(time.perf_counter() - start)
-    files = [marker.files for marker in read_segments(store)]
-    for key in store.keys():
-        store.delete(key)
-    return files, seconds
+    """Files of segments of these lengths, stored somewhere and forgotten; seconds of each.
+
+    With ``settling`` those of its end: from its last step until it is stored. Else all from the
+    end of the segment before to its own, in which that one is stored.
+    """
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        write_marker(store, START, Marker(0, 0, ()))
+        observer, turns = observer_of(plan, engine, kinds), again(plan)
+        with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
+            start = time.perf_counter()
+            for num_steps in lengths:
+                for turn in itertools.islice(turns, num_steps):
+                    recorder.add_step(observer.step(turn), turn.datum_N)
+                if observer.tally and settling:
+                    recorder.add_tallies(0, observer.tally.drain())
+                if settling:
+                    start = time.perf_counter()
+                recorder.commit(engine.snapshot())
+                if settling:
+                    recorder.settle()
+                seconds.append(time.perf_counter() - start)
+                start = time.perf_counter()
+        return [marker.files for marker in read_segments(store)], seconds
 
 
-def writing(plan: Plan, engine: Engine) -> tuple[float, float]:
-    """Seconds of storing a window's tallies, and of a step's other configured records."""
+def recording(plan: Plan, engine: Engine) -> tuple[float, float]:
+    """Seconds of a step as it is configured, and of storing a window's tallies.
+
+    A segment's end, its checkpoint above all, weighs less in the run's longer segments: what does
+    not grow with the steps is found from ends of two lengths.
+    """
     kinds = plan.config.capture.kinds
     others: Kinds = kinds - {"tallies"}
-    if not others:
-        return 0.0, 0.0
-    _, (_, apart) = recorded(plan, engine, others, (1, LONG))
-    if others == kinds:
-        return 0.0, apart / LONG
-    _, (_, together) = recorded(plan, engine, kinds, (1, LONG))
-    return max(0.0, together - apart), apart / LONG
+    _, (_, short, long) = recorded(plan, engine, others, (1, SHORT, LONG))
+    window_seconds = 0.0
+    if others != kinds:
+        _, (_, together) = recorded(plan, engine, kinds, (1, LONG))
+        window_seconds = max(0.0, together - long)
+    end = min(long, max(0.0, long - (long - short) / (LONG - SHORT) * LONG))
+    _, (_, *apart) = recorded(plan, engine, kinds, [LONG] * 4, settling=False)
+    step = (statistics.median(apart) - end) / LONG
+    return step + end / plan.config.capture.segment_steps, window_seconds
 
 
 def evaluation_seconds(plan: Plan, engine: Engine) -> float:

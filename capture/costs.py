@@ -5,13 +5,11 @@ tables are what a calibration found for a row, brought to the length of the run'
 """
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from capture import shards
 from capture.calibration import EVERYTHING, LONG, PLAIN, Calibration
@@ -210,16 +208,23 @@ def size_of(files: Iterable[File], kind: str) -> tuple[int, int]:
 
 
 def training_seconds(plan: Plan, found: Calibration) -> float:
-    """The whole run as configured.
-
-    Writing goes on beside training where a core is free for it, and otherwise takes from it.
-    """
+    """The whole run as configured: steps with their recording, evaluations, windows of tallies."""
     course = course_of(plan)
-    step = found.step_seconds[plan.config.capture.kinds]
-    training = course.steps * step + course.evaluated * found.evaluation_seconds
-    writing = course.steps * found.writing_seconds + len(course.windows) * found.window_seconds
-    free = (os.cpu_count() or 1) > torch.get_num_threads()
-    return max(training, writing) if free else training + writing
+    return (
+        course.steps * found.recorded_seconds
+        + course.evaluated * found.evaluation_seconds
+        + window_seconds(plan, course, found)
+    )
+
+
+def window_seconds(plan: Plan, course: Course, found: Calibration) -> float:
+    """Storing all windows' tallies: as long a token as it took for those of a few steps."""
+    rows = size_of(found.segments[1], "tallies")[0]
+    if not rows or "tallies" not in plan.config.capture.kinds:
+        return 0.0
+    tokens = sum(count for window in course.windows for count in window)
+    units = len(tallied_units(found.layout, plan.config.capture.tally))
+    return found.window_seconds * units * tokens / rows
 
 
 def checkpoint_bytes(found: Calibration) -> int:

@@ -1,6 +1,7 @@
 """What a run is said to take is what it then takes."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ from capture import costs
 from capture.calibration import PLAIN, Calibration, calibrate
 from capture.config import Config
 from capture.corpus import load_corpus
-from capture.costs import costs_of, course_of, dense_bytes, put_requests, spacings
+from capture.costs import (
+    costs_of,
+    course_of,
+    dense_bytes,
+    put_requests,
+    spacings,
+    training_seconds,
+)
 from capture.plan import Plan
 from capture.records import KINDS
 from capture.scaling import ASSUMPTIONS, Scale, dense_bytes_of, scaled_costs
@@ -89,6 +97,30 @@ def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[Plan, Calibration, 
     assert course.evaluated == 3 * len(run.datum_table("validation"))
     assert dense_bytes(course, found) == 4 * run.layout.size * course.datums
     assert set(found.step_seconds) >= {PLAIN, plan.config.capture.kinds}
+
+
+def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
+    made: tuple[Plan, Calibration, Run], tmp_path: Path
+):
+    plan, found, run = made
+    known = replace(found, recorded_seconds=1.0, evaluation_seconds=0.01, window_seconds=7.0)
+    evaluated = 3 * len(run.datum_table("validation"))
+    rows = sum(file.rows or 0 for marker in run.segments for file in marker.files_of("tallies"))
+    seen = sum(file.rows or 0 for file in found.segments[1] if file.kind == "tallies")
+    wanted = run.num_steps + 0.01 * evaluated + 7.0 * rows / seen
+    assert training_seconds(plan, known) == pytest.approx(wanted)
+    bare = plan_of(tiny_config(tmp_path, *EVERYTHING, "capture.tally.enabled=false"))
+    assert training_seconds(bare, known) == pytest.approx(run.num_steps + 0.01 * evaluated)
+
+
+def test_recording_is_timed_whatever_is_recorded(made: tuple[Plan, Calibration, Run], tmp_path):
+    _, found, _ = made
+    least = found.step_seconds[PLAIN] / 10
+    assert found.recorded_seconds > least
+    for other in ("capture.record=checkpoints", "capture.segment_steps=1"):
+        alone = calibrate(plan_of(tiny_config(tmp_path, other)), 0)
+        assert alone.recorded_seconds > least
+        assert alone.window_seconds >= 0
 
 
 def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[Plan, Calibration, Run]):
