@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import machine
-from benchmarks.scale_costs import GROWTH, JOBS, RESULTS, WORKERS, measured, read
+from benchmarks.scale_costs import GROWTH, JOBS, REPLAY, RESULTS, WORKERS, measured, read
 from benchmarks.scale_growth import as_json, measure_growth
 from benchmarks.scale_model import Assumed
 from benchmarks.scale_plots import draw
@@ -21,8 +21,12 @@ from benchmarks.scale_tables import tables, with_tables
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 FIGURES = PAGE.with_suffix("")
-BENCHMARKS = {"benchmarks.scale_capture": WORKERS, "benchmarks.scale_jobs": JOBS}
-"""Each a program of its own, which starts clusters; → the name of its results."""
+BENCHMARKS = {
+    "benchmarks.scale_capture": WORKERS,
+    "benchmarks.scale_jobs": JOBS,
+    "benchmarks.scale_replay": REPLAY,
+}
+"""Each a program of its own, which starts processes; → the name of its results."""
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """What asking costs at scale: an attribution over a run's outlier shards. Pure functions.
 
 Reading, requests and adding up go on side by side on all cores; then partials are merged in a tree
-as deep as log₂ of the shards; all the while the driver handles one task after the other.
+as deep as log₂ of the shards; all the while the driver handles one task after the other. A task
+takes a block of shards and merges them itself, one merge after the other.
 """
 
 import math
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.scale_model import Assumed, Measured, datum_bytes, store_speed
 from benchmarks.scale_workloads import Workload
+from cluster.policy import block_size, most_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +55,19 @@ def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: As
     cores = gpus * assumed.cores_per_gpu
     size = datum_bytes(work, "outliers", measured) * work.datums
     depth = math.ceil(math.log2(shards)) if shards > 1 else 0
+    block = block_size(shards, most_tasks(cores))
+    tasks = math.ceil(shards / block)
     sizes = [partial_bytes(work, rows / shards * 2**level, assumed) for level in range(depth + 1)]
+    merged = sum(max(1.0, block / 2**level) * sizes[level] for level in range(1, depth + 1))
     adding = rows / measured.rows_per_core_second + shards * measured.shard_seconds
     return Asking(
         shards=shards,
         depth=depth,
         reading_seconds=size / store_speed(gpus, assumed),
         request_seconds=shards / (assumed.get_per_prefix_second * assumed.prefixes),
-        adding_seconds=adding / min(cores, shards),
-        merging_seconds=sum(sizes[1:]) / assumed.merge_bytes_per_second,
-        driver_seconds=shards * measured.driver_seconds,
+        adding_seconds=adding / min(cores, tasks),
+        merging_seconds=merged / assumed.merge_bytes_per_second,
+        driver_seconds=tasks * measured.task_seconds,
         partial_bytes=sizes[-1],
     )
 

@@ -110,7 +110,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--shards", type=int, default=16, help="of two million rows, default 16")
+    parser.add_argument("--shards", type=int, default=32, help="of two million rows, default 32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="does everything work?")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")

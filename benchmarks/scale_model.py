@@ -37,8 +37,8 @@ class Measured:
     """Outlier rows that attribution adds up."""
     shard_seconds: float
     """What a shard costs an analysis beside its rows, on its worker."""
-    driver_seconds: float
-    """What a shard costs the driver: its tasks, their merging."""
+    task_seconds: float
+    """What a task costs the driver, merging its result included."""
 
 
 @dataclass(frozen=True, kw_only=True)

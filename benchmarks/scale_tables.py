@@ -45,10 +45,10 @@ WHY = {
 """Field of ``Assumed`` → what it is."""
 SOURCES = {
     "outlier_bytes": "an outlier row on the store (`make bench`)",
-    "factor_share": "factors on the store over their float32 (prototype)",
+    "factor_share": "factors on the store over their float32 (`capture --written`)",
     "rows_per_core_second": "rows that attribution adds up, a core and second (`make bench`)",
     "shard_seconds": "of a worker, a shard beside its rows (at most)",
-    "driver_seconds": "of the driver, a shard (at most)",
+    "task_seconds": "of the driver, a task (at most)",
 }
 """Field of ``Measured`` → what it is."""
 

@@ -5,15 +5,14 @@ the order of the shards, so that even sums of floats are the same to the last bi
 its two parts and takes no worker until then; shards that a slow one holds up are merged meanwhile
 with their neighbours, so that log₂ n partials wait for it. Each worker keeps one copy of the job.
 
-What the driver remembers of a task lasts as long as the result that rests on it, so there are no
-more than ``MOST_TASKS`` of them: a task of a larger job maps a block of neighbouring shards and
+What the driver remembers of a task lasts as long as the result that rests on it, so their number
+is bounded (``policy.most_tasks``): a task of a larger job maps a block of neighbouring shards and
 merges them itself. Blocks are as long as a power of two, which leaves the tree as it is.
 
 A lost worker or node is Ray's to make good: the task runs again, and so do those whose results went
 with it. What a shard raises is not tried again; it arrives as it was raised.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -29,11 +28,8 @@ from capture.errors import ClusterError, StoreError
 from capture.markers import START
 from capture.store import Store
 from cluster.local import Report
-from cluster.policy import MAX_LOSSES, pieces_at_once
+from cluster.policy import MAX_LOSSES, block_size, most_tasks, pieces_at_once
 from cluster.ray_session import first_line, standing
-
-MOST_TASKS = 128
-"""That read shards, of one job."""
 
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
@@ -50,10 +46,11 @@ def run_job(
     """
     require_sight(shards[0].store)
     held = [ray.put(job)]
-    limit, under_way = pieces_at_once(standing().cpus), UnderWay(shards, report)
+    cpus, under_way = standing().cpus, UnderWay(shards, report)
+    limit = pieces_at_once(cpus)
 
     def partials() -> Iterator[ObjectRef]:
-        for block in blocks(shards):
+        for block in blocks(shards, most_tasks(cpus)):
             under_way.make_room(limit)
             partial, receipt = map_block.remote(held, block)  # pyright: ignore[reportGeneralTypeIssues]
             under_way.blocks[receipt] = block[0].where
@@ -67,9 +64,9 @@ def run_job(
         under_way.cancel()
 
 
-def blocks(shards: Sequence[Shard]) -> Iterator[Sequence[Shard]]:
-    """The shards in order, in at most ``MOST_TASKS`` pieces of a power of two, but for the last."""
-    size = 1 << math.ceil(math.log2(max(1, len(shards) / MOST_TASKS)))
+def blocks(shards: Sequence[Shard], most: int) -> Iterator[Sequence[Shard]]:
+    """The shards in order, in at most so many pieces of a power of two, but for the last."""
+    size = block_size(len(shards), most)
     return (shards[start : start + size] for start in range(0, len(shards), size))
 
 
