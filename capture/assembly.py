@@ -92,9 +92,7 @@ def build_engine(
     )
 
 
-def captured(
-    model: nn.Module, plan: Plan
-) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
+def captured(model: nn.Module, plan: Plan) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
     """The units asked for; and those of them that have no factors, and what uses them.
 
     Sends a datum through. Raises ``ConfigError`` for a choice that cannot be and ``UnitError`` for

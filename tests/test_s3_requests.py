@@ -76,5 +76,5 @@ def test_one_datum_s_gradient_of_one_unit_costs_a_few_columns(s3, s3_server, tmp
     print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(weather.requests)}")
     assert found.any()
     assert size > 2**20
-    assert 0 < fetched <= 2**16 + 2 * 2 * 35 * 64 * 4, "the tail, and two rows of δ and a"
+    assert 0 < fetched <= 2**16 + 4 * 2 * 35 * 64 * 4, "the tail, and four rows of δ and a"
     assert weather.requests["GET"] <= 20
