@@ -77,8 +77,8 @@ class Recording:
         self.segment_steps = segment_steps
         self.kinds = frozenset(kinds)
         write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
-        turns = packers(bench.engine.device)
-        self.recorder = Recorder(store, bench.observer.layout, [], packers=turns)
+        at_once = packers(bench.engine.device)
+        self.recorder = Recorder(store, bench.observer.layout, [], packers=at_once)
 
     def step(self, turn: Turn) -> None:
         observed = observe_kinds(self.bench, turn, self.kinds)

@@ -100,9 +100,9 @@ def record(
         else:
             check_tables(place, tables)
         done = read_segments(place)
-        turns = packers(next(iter(chosen.values())).device)
+        at_once = packers(next(iter(chosen.values())).device)
         recorder = stack.enter_context(
-            Recorder(place, layout, done, packers=turns, may_commit=holding.require)
+            Recorder(place, layout, done, packers=at_once, may_commit=holding.require)
         )
         last = done[-1] if done else require_start(place)
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
