@@ -100,7 +100,7 @@ class Recorder:
             for part, pack in zip(parts, make, strict=True):
                 self.write_later(part.num_bytes, pack)
         elif parts:
-            with ThreadPoolExecutor(len(parts)) as pool:
+            with ThreadPoolExecutor(self.packers) as pool:
                 tables = list(pool.map(lambda pack: pack(), make))
             for table in tables:
                 self.write_later(len(table[1]), partial(given, table))
