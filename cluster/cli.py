@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        return carried_out(parser().parse_args(argv), errors)
+        return carried_out(parsed(argv), errors)
     except CaptureError as error:
         errors.print(f"ontogeny: {error}", markup=False, style="red")
         return error.exit_code
@@ -105,6 +105,17 @@ def parser() -> Parser:
     for command in COMMANDS:
         command.add(inner)
     return top
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments in any order: settings (``key=value``) may stand behind options too."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if "overrides" in arguments and all("=" in word and word[0] != "-" for word in rest):
+        arguments.overrides = [*arguments.overrides, *rest]
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def way_on(arguments: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from capture.backlog import Waiting
 from capture.evaluation import Evaluation
 from capture.lease import TakenOver
 from capture.training import Progress
-from cluster.cli import main
+from cluster.cli import main, parsed
 from cluster.progress import Lines, capture_report, clock, short
 from tiny import contents, make_run, tiny_config
 
@@ -89,6 +89,28 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, text, capsys):
     assert captured.err.startswith(f"ontogeny: {text}")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "capture demo training.epochs=1 --resume run.seed=4",
+        "capture --resume demo training.epochs=1 run.seed=4",
+        "capture demo --resume training.epochs=1 run.seed=4",
+    ],
+)
+def test_settings_may_stand_before_and_behind_options(line):
+    arguments = parsed(line.split())
+    assert (arguments.config, arguments.resume) == ("demo", True)
+    assert sorted(arguments.overrides) == ["run.seed=4", "training.epochs=1"]
+
+
+@pytest.mark.parametrize(
+    "line", ["capture demo --resume more", "capture demo --seed=4", "info a b=1"]
+)
+def test_what_is_no_setting_is_not_taken_for_one(line, capsys):
+    assert main(line.split()) == 2
+    assert "unrecognized arguments: " + line.split()[-1] in capsys.readouterr().err
 
 
 def test_a_run_in_the_way_is_refused_and_named(run, tmp_path, capsys):
