@@ -21,13 +21,12 @@ from pyarrow import parquet
 from analysis.scan import REMEDY, Shard, promising_groups
 from analysis.shifts import nearest
 from capture import inner
-from capture.errors import RunError, ShardError, UnitError
+from capture.errors import ConfigError, RunError, ShardError, UnitError
 from capture.factor_layout import KEY, FactorLayout, decode
 from capture.factor_parts import begins_at
-from capture.factor_tables import Rows
 from capture.factors import Factor
 from capture.gradients import Layout
-from capture.replay import Past, factors_of_step, read_past
+from capture.replay import Again, Past, read_past, step_again
 from capture.schema import factor_schema
 from capture.store import Store
 from capture.stored_factors import (
@@ -53,8 +52,8 @@ class Gradients:
     layout: Layout
     steps: list[Shard]
     factors: list[Shard]
-    replayed: dict[int, tuple[FactorLayout, Rows]] = field(default_factory=dict)
-    """The last step that was taken again, because its factors are not stored."""
+    replayed: dict[int, Again] = field(default_factory=dict)
+    """The last step that was taken again, because not all that was asked of it is stored."""
     batches: dict[int, list[int]] = field(default_factory=dict)
     """Datums by slot, of steps that were asked for."""
 
@@ -70,13 +69,16 @@ class Gradients:
     def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Of the unit's shape, float32; to the bit what outliers hold.
 
-        Raises ``RunError`` where an optimizer multiplied each entry by something else besides.
+        An optimizer that multiplies each entry by something besides, as Adam does, is asked for it
+        by taking the step again. Raises ``RunError`` where that cannot be.
         """
         found = self.read(unit, [(step, datum)])[0]
+        shift = dense(found.uses, found.shape, found.scale)
         if found.preconditioned:
-            problem = "was trained with a preconditioner, which factors do not hold"
-            raise RunError(self.uri, problem, "Ask for the gradient, or for the outliers' shifts")
-        return dense(found.uses, found.shape, found.scale).numpy()
+            preconditioner = self.again(step, "no preconditioner").preconditioner
+            assert preconditioner is not None
+            shift *= preconditioner[unit]
+        return shift.numpy()
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
         """Column n of the gradient, float32 [R]; the dense gradient is never made."""
@@ -102,8 +104,22 @@ class Gradients:
 
     @cached_property
     def past(self) -> Past:
-        """What replaying needs of the run."""
-        return read_past(self.store)
+        """What replaying needs of the run; raises ``RunError`` for one of somebody's own loop."""
+        try:
+            return read_past(self.store)
+        except ConfigError as error:
+            problem = "was recorded in a loop that is not ours, whose steps cannot be taken again"
+            remedy = "Record factors as it trains, and ask for gradients"
+            raise RunError(self.uri, problem, remedy) from error
+
+    def again(self, step: int, lacking: str) -> Again:
+        """A step taken again, which is said, for what the run does not hold of it."""
+        if step not in self.replayed:
+            past = self.past
+            LOG.warning("%s: step %d has %s recorded; taking it again", self.uri, step, lacking)
+            self.replayed.clear()
+            self.replayed[step] = step_again(past, step)
+        return self.replayed[step]
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -126,11 +142,8 @@ class Gradients:
                 return found
         if any(covers(shard, step) for shard in self.factors):
             raise RunError(self.uri, f"has no intact factors of step {step}, slot {slot}", REMEDY)
-        if step not in self.replayed:
-            LOG.warning("%s: step %d has no factors recorded; taking it again", self.uri, step)
-            self.replayed.clear()
-            self.replayed[step] = factors_of_step(self.past, step)
-        return of_row(*self.replayed[step], slot, unit, shape)
+        again = self.again(step, "no factors")
+        return of_row(again.layout, again.rows, slot, unit, shape)
 
     def slot(self, step: int, datum: int) -> int:
         """Where in its batch a datum was; raises ``RunError`` if it was not there."""

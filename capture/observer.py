@@ -19,6 +19,7 @@ from capture.factor_layout import FactorLayout
 from capture.factor_tables import Rows, rows_of_step
 from capture.factors import Factors
 from capture.gradients import sum_shifts
+from capture.optimizer import Tensors
 from capture.outliers import Outliers, find_outliers, of_group
 from capture.plan import Plan, Turn
 from capture.records import RecordKind
@@ -37,6 +38,8 @@ class Observation:
     """Of this worker's slots; slots are those of the whole batch."""
     factors: tuple[FactorLayout, Rows] | None = None
     """Of the same slots and the loss whose shifts are recorded, as they are stored."""
+    preconditioner: Tensors | None = None
+    """The step's: see ``Step``."""
 
 
 class Observer:
@@ -78,7 +81,8 @@ class Observer:
         self.engine.group.sum_([total_P])
         error = self.audit(turn, step, total_P, before_P, after_P)
         factors = self.factors(turn, step, recorded) if "factors" in self.kinds else None
-        return Observation(self.row(turn, step, error), outliers, factors)
+        row = self.row(turn, step, error)
+        return Observation(row, outliers, factors, step.preconditioner)
 
     def factors(self, turn: Turn, step: Step, recorded: Factors) -> tuple[FactorLayout, Rows]:
         precision = self.plan.config.capture.factors.precision

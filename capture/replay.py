@@ -26,6 +26,7 @@ from capture.factor_layout import FactorLayout
 from capture.factor_tables import Rows
 from capture.markers import START, File, Marker, read_marker, require_start, segment_key
 from capture.observer import Observer
+from capture.optimizer import Tensors
 from capture.plan import Plan
 from capture.provenance import KEY, read_run
 from capture.records import KINDS, RecordKind
@@ -223,8 +224,18 @@ def as_captured(past: Past) -> Iterator[None]:
 # --- a step ---------------------------------------------------------------------------------------
 
 
-def factors_of_step(past: Past, step: int) -> tuple[FactorLayout, Rows]:
-    """Factors of one step, kept nowhere; raises ``RunError`` for one that is not committed."""
+@dataclass(frozen=True, eq=False)
+class Again:
+    """What a step that was taken again tells of every shift in it."""
+
+    layout: FactorLayout
+    rows: Rows
+    preconditioner: Tensors | None
+    """By unit, what an entry's shift is multiplied by besides the scale; None: 1."""
+
+
+def step_again(past: Past, step: int) -> Again:
+    """One step, kept nowhere; raises ``RunError`` for one that is not committed."""
     number = step // past.plan.config.capture.segment_steps
     if not past.store.exists(segment_key(number)):
         raise RunError(past.store.uri, f"has no committed segment with step {step}")
@@ -233,6 +244,6 @@ def factors_of_step(past: Past, step: int) -> tuple[FactorLayout, Rows]:
         begin = number * past.plan.config.capture.segment_steps
         for turn in itertools.islice(past.plan.turns(begin), step - begin):
             observer.update(turn)
-        found = observer.step(next(past.plan.turns(step))).factors
-    assert found
-    return found
+        found = observer.step(next(past.plan.turns(step)))
+    assert found.factors
+    return Again(*found.factors, found.preconditioner)

@@ -76,6 +76,21 @@ def test_shifts_are_the_outliers_to_the_last_bit(run):
         assert_array_equal(shift[some["index"]], some["diff"])
 
 
+def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog):
+    """What multiplies each entry besides is had by taking the step again."""
+    settings = ["training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.epochs=1"]
+    run = recorded(tmp_path, *settings)
+    rows = run.shifts(steps=range(9, 11))
+    for (step, datum, unit), some in rows.groupby(["step", "datum_id", "unit"], observed=True):
+        shift = run.shift(step, datum, unit).reshape(-1)
+        assert_array_equal(shift[some["index"]], some["diff"])
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"{run.uri}: step {step} has no preconditioner recorded; taking it again"
+        for step in (9, 10)
+    ]
+
+
 def test_shifts_of_a_step_add_up_to_the_change_of_the_weights(tmp_path):
     run = recorded(tmp_path, "capture.segment_steps=1", "training.epochs=1")
     step = run.steps().iloc[5]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from analysis.run import open_run
-from capture.errors import ConfigError, RunError
+from capture.errors import RunError
 from capture.own_loop import record
 from capture.store import Store
 from capture.verify import verify
@@ -127,7 +127,7 @@ def test_what_needs_the_model_says_so_in_one_line(run, command, capsys):
 
 
 def test_gradients_without_factors_are_not_to_be_had(run):
-    with pytest.raises(ConfigError, match="its steps cannot be taken again"):
+    with pytest.raises(RunError, match="whose steps cannot be taken again"):
         open_run(run).gradient(0, 0, "layer.weight")
 
 

@@ -14,7 +14,7 @@ from capture import checkpoint, observer, replay
 from capture.errors import AuditError, ReplayError, RunError, ShardError
 from capture.garbage import named_keys
 from capture.markers import read_segments, segment_key
-from capture.replay import Replayed, factors_of_step, read_past, replay_segment
+from capture.replay import Replayed, read_past, replay_segment, step_again
 from capture.replay_markers import replay_key, replay_of
 from capture.store import Store
 from capture.verify import verify
@@ -176,7 +176,7 @@ def test_a_gradient_is_had_without_any_factors_and_that_is_said(bare, whole, cap
     said = [record.getMessage() for record in caplog.records]
     assert said == [f"{run.uri}: step 11 has no factors recorded; taking it again"]
     with pytest.raises(RunError, match="no committed segment with step 99"):
-        factors_of_step(read_past(run.store), 99)
+        step_again(read_past(run.store), 99)
 
 
 def test_shifts_are_audited_in_replaying_too(run, monkeypatch):
