@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# File by file, side by side: what a file makes for its tests is made once.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 
@@ -18,13 +21,13 @@ demo: $(READY)  ## Capture a small training run and see what taught its neurons 
 	$(BIN)/ontogeny demo
 
 test: $(READY)  ## Run the tests, all but the slow proofs
-	$(BIN)/python -m pytest -m "not slow and not torture"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not torture"
 
 check: $(READY)  ## Run what CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not slow and not torture"
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not torture"
 
 selfcheck: $(READY)  ## Compare capture with slower ways, on three families of models
 	$(BIN)/ontogeny selfcheck demo
@@ -33,7 +36,7 @@ selfcheck: $(READY)  ## Compare capture with slower ways, on three families of m
 
 # pytest leaves with 5 where no test is marked slow, which is no failure.
 slow: $(READY)  ## Run the slow proofs (many minutes)
-	$(BIN)/python -m pytest -m "slow and not torture and not machines" || test $$? -eq 5
+	$(PYTEST) -m "slow and not torture and not machines" || test $$? -eq 5
 
 machines: $(READY)  ## Run the slow proofs of workers that die and of DeepSpeed's stages
 	$(BIN)/python -m pytest -m "slow and machines"

@@ -36,7 +36,7 @@ def test_a_run_that_does_not_exist(command, runs, capsys):
     assert "memory://bad-input/nowhere: holds no run. Make one with: ontogeny capture" in said
 
 
-@pytest.mark.parametrize("command", READING.keys() - {"info", "verify", "gc"})
+@pytest.mark.parametrize("command", sorted(READING.keys() - {"info", "verify", "gc"}))
 def test_a_run_that_has_no_committed_segment(command, runs, capsys):
     said = refused(f"{command} {{untrained}} {READING[command]}", runs, capsys)
     assert "untrained: holds no committed segment yet. Let it train on: ontogeny capture" in said
