@@ -13,7 +13,7 @@ from capture import wide
 from capture.buffer import ShiftBuffer
 from capture.device import deterministic
 from capture.factors import Factor, Factors
-from capture.gradients import Layout
+from capture.gradients import Layout, mapped
 from capture.inner import dense
 from capture.outliers import OutlierConfig, Outliers, find_outliers
 from capture.wide import WideUnit, is_wide
@@ -131,7 +131,9 @@ def test_numbers_of_any_size_and_a_preconditioner_change_nothing_of_it(seed, k, 
     shift_NP = dense_shifts(factors, preconditioner)
     outliers, total_P = find(factors, k, preconditioner=preconditioner)
     assert pairs(outliers) == top_k(shift_NP, k)
-    torch.testing.assert_close(total_P, torch.tensor(shift_NP.sum(0)))
+    size_P = np.abs(dense_shifts(mapped(factors, torch.abs), preconditioner)).sum(0)
+    missed_P = np.abs(total_P.numpy() - shift_NP.sum(0))
+    assert (missed_P <= 1e-5 * size_P).all()  # terms of either sign may leave almost nothing
 
 
 @pytest.mark.parametrize("scope", ["datum", "step"])
