@@ -1,4 +1,4 @@
-"""Segments replayed by several processes of this machine, each segment by one of them.
+"""Segments replayed by several processes of this machine or of a cluster, each by one of them.
 
 Processes and not threads: torch's number of threads, on which the bits depend, is a setting of the
 process. They are started anew, not forked, since torch's threads do not survive a fork.
@@ -10,11 +10,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from capture.errors import RunError
 from capture.records import RecordKind
 from capture.replay import Past, Replayed, replay_segment
 
+Run = Callable[["Replaying", Sequence[int]], Iterator[Replayed]]
+"""Has segments replayed elsewhere: ``cluster.holders.sweep``."""
 Report = Callable[[int, int], None]
 """Told after every segment: how many are done, how many there are."""
 
@@ -26,21 +29,39 @@ def replay_segments(
     report: Report,
     *,
     workers: int,
+    sweep: Run | None = None,
 ) -> list[Replayed]:
-    """What became of each segment, in order.
+    """What became of each segment, in order; ``sweep``: by a cluster, whatever ``workers`` says.
 
     What one raises ends the replay: others that are under way come to their end, the rest is left.
     """
-    found = []
-    done = (
-        (replay_segment(past, segment, kinds) for segment in segments)
-        if min(workers, len(segments)) <= 1
-        else by_processes(past, segments, kinds, workers)
-    )
+    found: list[Replayed] = []
+    work = Replaying(past, kinds)
+    if sweep:
+        done = sweep(work, segments)
+    elif min(workers, len(segments)) <= 1:
+        done = map(work, segments)
+    else:
+        done = by_processes(past, segments, kinds, workers)
     for replayed in done:
         found.append(replayed)
         report(len(found), len(segments))
     return sorted(found, key=lambda replayed: replayed.segment)
+
+
+@dataclass(frozen=True)
+class Replaying:
+    """What is done to each segment."""
+
+    past: Past
+    kinds: Collection[RecordKind]
+
+    def to(self, device: str) -> "Replaying":
+        """The run's own configuration says on what it computes."""
+        return self
+
+    def __call__(self, segment: int, /) -> Replayed:
+        return replay_segment(self.past, segment, self.kinds)
 
 
 def by_processes(

@@ -15,7 +15,8 @@ from capture.markers import read_segments
 from capture.records import KINDS, wanted_kinds
 from capture.replay import TOLERANCE, Precision, Replayed, read_past
 from capture.store import Store
-from cluster.arguments import add_command, add_overrides, add_quiet, add_run
+from cluster.arguments import add_command, add_overrides, add_quiet, add_ray, add_run
+from cluster.machines import HERE, machines
 from cluster.processes import replay_segments
 from cluster.progress import counting
 
@@ -38,8 +39,9 @@ One setting can be given anew: {PRECISION}=float16"""
     made.add_argument(
         "--record", metavar="KINDS", default="outliers", help="as in outliers,factors,tallies"
     )
-    processes = "processes; default: one for as many cores as the run was captured on"
+    processes = "processes here; default: one for as many cores as the run was captured on"
     made.add_argument("--workers", type=int, metavar="N", help=processes)
+    add_ray(made)
     add_overrides(made)
     add_quiet(made)
 
@@ -52,8 +54,14 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     workers = arguments.workers or max(1, available_cores() // past.threads)
     if workers < 1:
         raise ConfigError("--workers", f"got {workers}, must be at least 1")
-    with counting(console, "replay", "segments", quiet=arguments.quiet) as report:
-        found = replay_segments(past, segments, kinds, report, workers=workers)
+    with machines(arguments) as on:
+        sweep = None if on is HERE else on.sweep
+        if sweep:
+            from cluster.mapreduce import require_sight
+
+            require_sight(store)
+        with counting(console, "replay", "segments", quiet=arguments.quiet) as report:
+            found = replay_segments(past, segments, kinds, report, workers=workers, sweep=sweep)
     if not arguments.quiet:
         show(console, store.uri, found)
     return 0
