@@ -1,4 +1,4 @@
-"""Segments replayed by workers of a cluster: the same bytes as here, whoever is lost on the way."""
+"""Segments replayed by workers of a cluster: the same bytes as here."""
 
 from pathlib import Path
 

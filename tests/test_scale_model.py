@@ -201,9 +201,8 @@ def test_replay_uses_more_gpus_than_the_batch_has_slots_until_segments_run_out()
 
 @given(work=workloads, workers=st.integers(1, 512), gpus=gpus)
 def test_more_machines_never_make_an_answer_later(work, workers: int, gpus: int) -> None:
-    """But for the driver, who deals out more tasks to more of them."""
     few, many = (ask(work, workers, n, MEASURED, ASSUMED) for n in (gpus, 2 * gpus))
-    assert many.seconds <= max(few.seconds, many.driver_seconds)
+    assert many.seconds <= few.seconds
     assert many.driver_seconds <= 4096 * MEASURED.task_seconds
     assert 2 ** (few.depth - 1) < few.shards <= 2**few.depth
 
