@@ -69,21 +69,21 @@ def test_every_gradient_and_shift_is_what_capture_had_to_the_last_bit(run, seen)
                 assert_array_equal(run.shift(step, datum, unit), shift_N[slot])
 
 
-def test_shifts_are_the_outliers_to_the_last_bit(run):
-    rows = run.shifts(steps=range(3, 12, 4))
+def assert_shifts_are_the_outliers(run, rows):
     for (step, datum, unit), some in rows.groupby(["step", "datum_id", "unit"], observed=True):
         shift = run.shift(step, datum, unit).reshape(-1)
         assert_array_equal(shift[some["index"]], some["diff"])
+
+
+def test_shifts_are_the_outliers_to_the_last_bit(run):
+    assert_shifts_are_the_outliers(run, run.shifts(steps=range(3, 12, 4)))
 
 
 def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog):
     """What multiplies each entry besides is had by taking the step again."""
     settings = ["training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.epochs=1"]
     run = recorded(tmp_path, *settings)
-    rows = run.shifts(steps=range(9, 11))
-    for (step, datum, unit), some in rows.groupby(["step", "datum_id", "unit"], observed=True):
-        shift = run.shift(step, datum, unit).reshape(-1)
-        assert_array_equal(shift[some["index"]], some["diff"])
+    assert_shifts_are_the_outliers(run, run.shifts(steps=range(9, 11)))
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         f"{run.uri}: step {step} has no preconditioner recorded; taking it again"
