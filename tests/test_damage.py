@@ -19,7 +19,7 @@ from damage import NUMBERS, URI, Files, damaged, damages, intact, older
 
 WEIGHT = "layers.1.linear2.weight"
 SHORT = settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
-READ = settings(SHORT, max_examples=30)
+READ = settings(SHORT, max_examples=20)
 LONG = settings(SHORT, max_examples=5000, derandomize=False, phases=[Phase.generate])
 
 

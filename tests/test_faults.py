@@ -91,6 +91,7 @@ def told_by_info(uri: str, config: StoreConfig) -> str:
     return next(line for line in lines if line.startswith("retries"))
 
 
+@pytest.mark.slow
 def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) -> None:
     weather = Weather(s3_server.port, rate=0.05, seed=4)
     survive(s3, through, tmp_path, weather)

@@ -90,6 +90,7 @@ def same_gradients(wanted: Run, found: Run) -> None:
             assert_allclose(found.gradient(*at), wanted.gradient(*at), rtol=2e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
     alone: Path, tmp_path: Path
 ):

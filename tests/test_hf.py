@@ -105,7 +105,7 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp
     assert open_run(run.uri).gradient(9, int(run.steps()["datums"][9][0]), unit).any()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
     make_run(hf_config(tmp_path, family, "capture.units=['*']"))
     uri = str(tmp_path / "run")

@@ -251,6 +251,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded():
     """Of a process of its own; what the tests need to make the content is part of it."""
     here = Path(__file__).parent

@@ -30,7 +30,7 @@ def warm() -> Iterator[Mortals]:
         yield found
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=[pytest.mark.s3, pytest.mark.slow])])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> "Place":
     if request.param == "folder":
         return Place(str(tmp_path / "run"), {})

@@ -156,6 +156,7 @@ def test_stopping_leaves_no_shard_under_way(ray_nodes: Cluster, tmp_path: Path) 
 # --- devices --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_where_there_are_gpus_actors_take_one_each(ray_nodes: Cluster, tmp_path: Path) -> None:
     with_gpu = ray_nodes.add_node(**NODE, num_gpus=1)
     ray_nodes.wait_for_nodes()

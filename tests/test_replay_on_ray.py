@@ -8,7 +8,7 @@ from capture.store import Store
 from cluster.cli import main
 from tiny import contents, make_run, tiny_config
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_a_cluster_adds_the_records_that_processes_would(ray_nodes, tmp_path: Path) -> None:

@@ -149,4 +149,5 @@ def test_identical_windows_share_a_text() -> None:
         )
     )
     found = run.shifts(steps=range(3))
-    assert found["datum"].tolist() == [run.datums()["text"][d] for d in found["datum_id"]]
+    texts = run.datums()["text"]
+    assert found["datum"].tolist() == [texts[d] for d in found["datum_id"]]

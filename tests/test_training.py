@@ -140,7 +140,7 @@ def test_rows_do_not_depend_on_the_length_of_segments(whole, tmp_path, segment_s
         assert torch.equal(tensor, last[name])
 
 
-@pytest.mark.parametrize("steps", [1, 7, 8, 9, 14, 16, 23, 27])
+@pytest.mark.parametrize("steps", [1, 8, 9, 23, 27])
 def test_a_resumed_run_equals_one_that_was_never_stopped(whole, tmp_path, steps):
     config = tiny_config(tmp_path)
     with pytest.raises(Stopped):
