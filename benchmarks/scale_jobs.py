@@ -1,10 +1,12 @@
 """What jobs on Ray gain and cost: one worker and two, many shards, and the driver's memory.
 
-*Efficiency*: the attribution job over made-up shards of the study's shape (two million rows each),
-on one thread of this process, then on a cluster of one core and one of two; the efficiency of two
-workers is half of how many times faster they are than one. *Growth*: a job that counts
-rows over 10, 100 and 1,000 shards on two workers, each number in a driver of its own: seconds a
-shard, and by how much the driver's resident memory rose at its highest over the first shards'.
+*Efficiency*: the attribution job over made-up shards of the study's shape (two million rows each).
+In every round by one thread of this process, by a cluster of one core and by one of two, and half
+of it by one process and by two at once that share nothing. The efficiency of two workers is half
+of how many times faster they are than one, the *ceiling* what the machine itself allows: one
+process alone over two. *Growth*: a job that counts rows over 10, 100 and 1,000 shards on two
+workers, each number in a driver of its own: seconds a shard, and by how much the driver's resident
+memory rose at its highest over the first shards'.
 
 Clusters are made on this machine before anything is timed; each job runs once untimed.
 """
@@ -17,9 +19,10 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 from unittest import mock
 
@@ -29,6 +32,7 @@ from ray.cluster_utils import Cluster
 
 from analysis.attribution.evidence import Reading
 from analysis.attribution.samples import CountRows
+from analysis.jobs import Job
 from analysis.scan import Shard
 from benchmarks.attribution import (
     BATCH,
@@ -64,12 +68,20 @@ class Efficiency:
     """One thread, no Ray; a sample a round, as below."""
     one_worker_seconds: list[float]
     two_workers_seconds: list[float]
+    half_alone_seconds: list[float]
+    """Half of the shards, one thread of a process of its own, no Ray."""
+    halves_at_once_seconds: list[float]
+    """Two such, side by side."""
 
     @property
-    def two_workers(self) -> float:
-        """1 is twice as fast as one worker."""
-        one, two = map(statistics.median, (self.one_worker_seconds, self.two_workers_seconds))
-        return one / two / 2
+    def figures(self) -> dict[str, float]:
+        """The median over the rounds of each round's own ratio; 1 is twice as fast as one."""
+        workers = zip(self.one_worker_seconds, self.two_workers_seconds, strict=True)
+        halves = zip(self.half_alone_seconds, self.halves_at_once_seconds, strict=True)
+        return {
+            "two_workers": statistics.median(one / two / 2 for one, two in workers),
+            "ceiling": statistics.median(alone / both for alone, both in halves),
+        }
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ def main() -> None:
             f"{statistics.median(efficiency.local_seconds):.2f} s here, "
             f"{statistics.median(efficiency.one_worker_seconds):.2f} s on one worker, "
             f"{statistics.median(efficiency.two_workers_seconds):.2f} s on two; "
-            f"efficiency {efficiency.two_workers:.2f}"
+            "efficiency {two_workers:.2f}, ceiling {ceiling:.2f}".format(**efficiency.figures)
         )
         growth = [in_own_process(f"{folder}/small", number) for number in numbers]
     for found in growth:
@@ -102,7 +114,7 @@ def main() -> None:
             f"driver + {found.driver_bytes / 2**20:.1f} MiB"
         )
     if arguments.json:
-        told = {"efficiency": asdict(efficiency) | {"two_workers": efficiency.two_workers}}
+        told = {"efficiency": asdict(efficiency) | efficiency.figures}
         told |= {"growth": [asdict(found) for found in growth], "machine": machine()}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(told, indent=1) + "\n")
@@ -136,25 +148,50 @@ def workers(number: int) -> Iterator[None]:
 
 
 def measure_efficiency(material: Material, rounds: int) -> Efficiency:
-    """Rounds of one number of workers follow each other: two clusters would share the cores."""
+    """A cluster at a time, made anew for each sample: two at once would share the cores."""
     job, shards = material.job, material.shards
-    here = seconds(lambda: local.run_job(job, shards, threads=1), rounds)
-    there = []
-    for number in (1, 2):
-        with workers(number):
-            there.append(seconds(lambda: run_job(job, shards), rounds))
-    return Efficiency(material.rows, len(shards), here, *there)
+    half = shards[: len(shards) // 2]
+    found = Efficiency(material.rows, len(shards), [], [], [], [], [])
+    with process() as first, process() as second:
+        for _ in range(rounds):
+            found.local_seconds.append(seconds(lambda: local.run_job(job, shards, threads=1)))
+            found.half_alone_seconds.append(seconds(lambda: at_once([first], job, half)))
+            found.halves_at_once_seconds.append(
+                seconds(lambda: at_once([first, second], job, half))
+            )
+            for number, samples in (1, found.one_worker_seconds), (2, found.two_workers_seconds):
+                with workers(number):
+                    samples.append(seconds(lambda: run_job(job, shards)))
+    return found
 
 
-def seconds(run: Callable[[], object], rounds: int) -> list[float]:
+@contextmanager
+def process() -> Iterator[Pool]:
+    """One of one thread, like a worker."""
+    with (
+        mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+    ):
+        yield pool
+
+
+def at_once(processes: Sequence[Pool], job: Job, shards: Sequence[Shard]) -> None:
+    """The same job by each of them, side by side, with nothing in common."""
+    results = [process.apply_async(by_itself, (job, shards)) for process in processes]
+    for result in results:
+        result.get()
+
+
+def by_itself(job: Job, shards: Sequence[Shard]) -> None:
+    local.run_job(job, shards, threads=1)
+
+
+def seconds(run: Callable[[], object]) -> float:
     """How long it takes, after once for nothing."""
     run()
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return found
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 # --- growth ---------------------------------------------------------------------------------------

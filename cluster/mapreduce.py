@@ -34,6 +34,9 @@ from cluster.ray_session import first_line, standing
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
 
+TELLINGS, HEARD_SECONDS = 5, 0.2
+"""How often tasks are told to leave off, and how long each time they may take to."""
+
 
 def run_job(
     job: Job[Partial, Result], shards: Sequence[Shard], report: Report | None = None
@@ -88,9 +91,17 @@ class UnderWay:
                     self.report(self.rows, self.num_rows)
 
     def cancel(self) -> None:
-        """Leave off what is still under way; merges that wait for it fall with it."""
-        for receipt in self.blocks:
-            ray.cancel(receipt)
+        """Leave off what is still under way; merges that wait for it fall with it.
+
+        A task that its worker is just taking up does not hear that it is cancelled, so those that
+        have not ended are told again.
+        """
+        left = list(self.blocks)
+        for _ in range(TELLINGS):
+            for receipt in left:
+                ray.cancel(receipt)
+            if left:
+                _, left = ray.wait(left, num_returns=len(left), timeout=HEARD_SECONDS)
 
 
 @ray.remote(num_returns=2, max_retries=MAX_LOSSES)

@@ -143,14 +143,17 @@ def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_sh
 
 
 def test_stopping_leaves_no_shard_under_way(ray_nodes: Cluster, tmp_path: Path) -> None:
+    """Often, for what a worker is just taking up may not hear it; such a one waits for ever."""
+
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     names = ["a", "await", "await", "await", "b"]
-    with pytest.raises(KeyboardInterrupt):
-        run_job(Names(str(tmp_path)), shards_named(tmp_path, names), stop)
-    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
-    assert not (tmp_path / "go").exists()
+    for time_over in range(12):
+        folder = tmp_path / str(time_over)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(Names(str(folder)), shards_named(folder, names), stop)
+        assert run_job(Names(str(folder)), shards_named(folder, ["c", "d"])) == "(c d)"
 
 
 # --- devices --------------------------------------------------------------------------------------
