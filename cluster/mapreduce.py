@@ -34,7 +34,7 @@ from cluster.ray_session import first_line, standing
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
 
-TELLINGS, HEARD_SECONDS = 5, 0.2
+TELLINGS, HEARD_SECONDS = 3, 1.0
 """How often tasks are told to leave off, and how long each time they may take to."""
 
 

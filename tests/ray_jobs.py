@@ -48,8 +48,13 @@ def act(folder: str, name: str) -> None:
         raise ShardError(name, "is bad", "Look at it")
     if name == "await":
         once(folder, "awaited")
-        while not (Path(folder) / "go").exists():
-            time.sleep(0.01)
+        awaiting = Path(folder) / f"awaiting-{os.getpid()}"
+        awaiting.touch()
+        try:
+            while not (Path(folder) / "go").exists():
+                time.sleep(0.01)
+        finally:
+            awaiting.unlink()
 
 
 @dataclass(frozen=True)
