@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from capture import checkpoint
 from capture.assembly import build_engine
 from capture.device import deterministic, packers
 from capture.engine import Engine
@@ -53,6 +54,8 @@ class Calibration:
     """Of storing tallies of ``LONG`` steps, beside nothing else."""
     segments: tuple[tuple[File, ...], tuple[File, ...]]
     """The files of segments of ``SHORT`` and ``LONG`` steps."""
+    start_bytes: int
+    """Of the checkpoint before the first step, when an optimizer remembers nothing yet."""
     layout: Layout
     """The captured units."""
     peak_bytes: int
@@ -66,11 +69,12 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
     """
     with deterministic():
         engine = build_engine(plan, KINDS)
+        start_bytes = len(checkpoint.encode(engine.snapshot()))
         (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
         recorded_seconds, window_seconds = recording(plan, engine)
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
-        seconds = timed(plan, observers, budget_seconds)
+        seconds = timed(again(plan, engine), observers, budget_seconds)
         return Calibration(
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
@@ -78,6 +82,7 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             evaluation_seconds(plan, engine),
             window_seconds,
             (short, long),
+            start_bytes,
             engine.layout,
             peak_bytes(),
         )
@@ -88,26 +93,32 @@ def one(kind: RecordKind) -> Kinds:
 
 
 def observer_of(plan: Plan, engine: Engine, kinds: Kinds) -> Observer:
-    """An observer of the same model; one that sees nothing where nothing is recorded."""
-    if not kinds:
-        model, training = engine.model, plan.config.training
-        alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
-        engine = Engine(model, training, units={}, **alike)
-    return Observer(plan, engine, kinds)
+    """An observer of the same model; one that sees nothing where nothing is recorded.
+
+    All share one optimizer, which counts the steps of all.
+    """
+    if kinds:
+        return Observer(plan, engine, kinds)
+    alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
+    plain = Engine(engine.model, plan.config.training, units={}, **alike)
+    plain.optimizer = engine.optimizer
+    return Observer(plan, plain, kinds)
 
 
-def again(plan: Plan) -> Iterator[Turn]:
-    """The run's first steps, over and over, numbered on."""
+def again(plan: Plan, engine: Engine) -> Iterator[Turn]:
+    """The run's first steps, over and over, numbered on from 0; the optimizer, whose own count must
+    be the same, forgets what it did before."""
+    engine.optimizer.state.clear()
     turns = itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
     return (replace(turn, step=step) for step, turn in enumerate(turns))
 
 
 def timed(
-    plan: Plan, observers: dict[Kinds, Observer], budget_seconds: float
+    turns: Iterator[Turn], observers: dict[Kinds, Observer], budget_seconds: float
 ) -> dict[Kinds, list[float]]:
     """Seconds of steps by what is recorded of them; three of each at least."""
     seconds: dict[Kinds, list[float]] = {kinds: [] for kinds in observers}
-    began, turns = time.monotonic(), again(plan)
+    began = time.monotonic()
     for observer in observers.values():
         observer.step(next(turns))
     while len(seconds[PLAIN]) < 3 or time.monotonic() - began < budget_seconds:
@@ -130,7 +141,7 @@ def recorded(
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         write_marker(store, START, Marker(0, 0, ()))
-        observer, turns = observer_of(plan, engine, kinds), again(plan)
+        observer, turns = observer_of(plan, engine, kinds), again(plan, engine)
         with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
             start = time.perf_counter()
             for num_steps in lengths:

@@ -99,13 +99,13 @@ def tokens_by_window(plan: Plan) -> Iterator[tuple[int, int]]:
 
 def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
     """What each kind of file takes, whether the configuration records it or not."""
-    course, weights_bytes = course_of(plan), checkpoint_bytes(found)
+    course = course_of(plan)
     added = {kind: added_seconds(found, kind) for kind in KINDS}
     each = [
         start(plan),
         files("steps", course.segments, steps_bytes(course, found)),
         files("evaluations", course.evaluations, EVALUATION_BYTES * course.evaluations),
-        files("checkpoints", course.segments + 1, weights_bytes * (course.segments + 1)),
+        checkpoints(course, found),
         outliers(plan, course, found, added["outliers"]),
         tallies(plan, course, found, added["tallies"]),
         factors(course, found, added["factors"]),
@@ -136,6 +136,14 @@ def start(plan: Plan) -> Cost:
     sizes = [len(shards.encode(table)) for table in tables]
     requests = 1 + sum(map(put_requests, sizes))
     return Cost("corpus", sum(sizes) + RUN_YAML_BYTES, 1 + len(sizes), requests)
+
+
+def checkpoints(course: Course, found: Calibration) -> Cost:
+    """One before the first step and one after each segment."""
+    size = segment_checkpoint_bytes(found)
+    requests = put_requests(found.start_bytes) + course.segments * put_requests(size)
+    total = checkpoint_bytes(found, course.segments)
+    return Cost("checkpoints", total, course.segments + 1, requests)
 
 
 def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
@@ -227,7 +235,12 @@ def window_seconds(plan: Plan, course: Course, found: Calibration) -> float:
     return found.window_seconds * units * tokens / rows
 
 
-def checkpoint_bytes(found: Calibration) -> int:
+def checkpoint_bytes(found: Calibration, segments: int) -> int:
+    """Of all of a run; the first holds weights alone."""
+    return found.start_bytes + segments * segment_checkpoint_bytes(found)
+
+
+def segment_checkpoint_bytes(found: Calibration) -> int:
     """Weights and the optimizer's state."""
     return size_of(found.segments[1], "checkpoints")[1]
 
@@ -253,7 +266,7 @@ def spacings(plan: Plan, found: Calibration, steps: Iterable[int]) -> list[Spaci
     return [
         Spacing(
             each,
-            checkpoint_bytes(found) * (1 + math.ceil(plan.num_steps / each)),
+            checkpoint_bytes(found, math.ceil(plan.num_steps / each)),
             replayed * min(each, plan.num_steps) / 2,
         )
         for each in steps

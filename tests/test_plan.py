@@ -27,16 +27,25 @@ from capture.store_config import PART_BYTES
 from tiny import make_run, tiny_config
 
 EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
+ADAMW = ("training.learning_rate=0.01", "training.optimizer.kind=adamw")
+OPTIMIZERS = {
+    "sgd": (),
+    "momentum": ("training.learning_rate=0.3", "training.optimizer.momentum=0.9"),
+    "adamw": (*ADAMW, "training.optimizer.weight_decay=0.1"),
+}
 
 
 def plan_of(config: Config) -> Plan:
     return Plan(config, load_corpus(config.corpus, batch=config.training.batch))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Calibration, Run]:
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Plan, Calibration, Run]:
     """A run of everything, and what was foreseen of it."""
-    config = tiny_config(tmp_path_factory.mktemp("made"), *EVERYTHING)
+    folder = tmp_path_factory.mktemp(request.param)
+    config = tiny_config(folder, *EVERYTHING, *OPTIMIZERS[request.param])
     plan = plan_of(config)
     found = calibrate(plan, 0)
     make_run(config)
@@ -113,20 +122,28 @@ def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
     assert training_seconds(bare, known) == pytest.approx(run.num_steps + 0.01 * evaluated)
 
 
-def test_recording_is_timed_whatever_is_recorded(made: tuple[Plan, Calibration, Run], tmp_path):
-    _, found, _ = made
-    least = found.step_seconds[PLAIN] / 10
-    assert found.recorded_seconds > least
-    for other in ("capture.record=checkpoints", "capture.segment_steps=1"):
-        alone = calibrate(plan_of(tiny_config(tmp_path, other)), 0)
-        assert alone.recorded_seconds > least
-        assert alone.window_seconds >= 0
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("capture.record=checkpoints",),
+        ("capture.record=checkpoints", *OPTIMIZERS["adamw"]),
+        ("capture.segment_steps=1",),
+    ],
+)
+def test_recording_is_timed_whatever_is_recorded(settings: tuple[str, ...], tmp_path: Path):
+    found = calibrate(plan_of(tiny_config(tmp_path, *settings)), 0)
+    assert found.recorded_seconds > found.step_seconds[PLAIN] / 10
+    assert found.window_seconds >= 0
 
 
 def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[Plan, Calibration, Run]):
-    near, far = spacings(*made[:2], [2, 20])
+    plan, found, run = made
+    near, far = spacings(plan, found, [2, 20])
     assert near.num_bytes > far.num_bytes
     assert near.reach_seconds < far.reach_seconds
+    (own,) = spacings(plan, found, [plan.config.capture.segment_steps])
+    assert own.num_bytes == files_of(run)[1]["checkpoints"]
 
 
 @pytest.mark.parametrize(
