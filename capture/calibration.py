@@ -58,6 +58,8 @@ class Calibration:
     """Of the checkpoint before the first step, when an optimizer remembers nothing yet."""
     layout: Layout
     """The captured units."""
+    factor_row_bytes: int
+    """Of one datum's factors before they are packed."""
     peak_bytes: int
     """The most memory that this process has held so far."""
 
@@ -84,6 +86,7 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             (short, long),
             start_bytes,
             engine.layout,
+            factor_row_bytes(plan, engine),
             peak_bytes(),
         )
 
@@ -186,6 +189,13 @@ def evaluation_seconds(plan: Plan, engine: Engine) -> float:
     start = time.perf_counter()
     evaluate(engine.model, token_NT, target_NT, batch=batch)
     return (time.perf_counter() - start) / len(token_NT)
+
+
+def factor_row_bytes(plan: Plan, engine: Engine) -> int:
+    """How much a datum's factors are, seen in a step."""
+    observed = observer_of(plan, engine, one("factors")).step(next(again(plan, engine)))
+    assert observed.factors
+    return observed.factors[0].row_bytes
 
 
 def peak_bytes() -> int:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from capture import shards
-from capture.calibration import EVERYTHING, LONG, PLAIN, Calibration
+from capture.calibration import EVERYTHING, PLAIN, Calibration
+from capture.factor_parts import rows_of_parts
 from capture.markers import File
 from capture.plan import Plan
 from capture.records import KINDS
@@ -72,7 +73,7 @@ def course_of(plan: Plan) -> Course:
     return Course(
         plan.num_steps,
         plan.num_steps * training.batch,
-        math.ceil(plan.num_steps / capture.segment_steps),
+        len(lengths(plan)),
         len(ends),
         training.epochs * sum(map(len, held_out)),
         tuple(tokens_by_window(plan)),
@@ -108,7 +109,7 @@ def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
         checkpoints(course, found),
         outliers(plan, course, found, added["outliers"]),
         tallies(plan, course, found, added["tallies"]),
-        factors(course, found, added["factors"]),
+        factors(plan, course, found, added["factors"]),
     ]
     return [*each, markers(plan, course, each)]
 
@@ -173,13 +174,22 @@ def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> C
     return files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
 
 
-def factors(course: Course, found: Calibration, seconds: float) -> Cost:
-    rows, num_bytes = size_of(found.segments[1], "factors")
-    if not rows:
-        return Cost("factors")
-    parts = sum(file.kind == "factors" for file in found.segments[1])
-    objects = math.ceil(parts * course.steps / LONG)
-    return files("factors", objects, num_bytes / rows * course.datums, step_seconds=seconds)
+def factors(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    size = row_bytes(found, "factors") * course.datums
+    objects = sum(len(tables_of(plan, found, steps)) for steps in lengths(plan))
+    return files("factors", objects, size, step_seconds=seconds)
+
+
+def tables_of(plan: Plan, found: Calibration, steps: int) -> list[int]:
+    """Rows of the tables of factors that a segment of so many steps is cut into."""
+    batch = plan.config.training.batch
+    return rows_of_parts(found.factor_row_bytes, steps=steps, datums=batch)
+
+
+def lengths(plan: Plan) -> list[int]:
+    """Steps of each segment."""
+    most = plan.config.capture.segment_steps
+    return [min(most, plan.num_steps - first) for first in range(0, plan.num_steps, most)]
 
 
 def markers(plan: Plan, course: Course, each: Sequence[Cost]) -> Cost:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.run import Run, open_run
-from capture import costs
+from capture import costs, factor_parts
 from capture.calibration import PLAIN, Calibration, calibrate
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -71,6 +71,18 @@ def test_objects_are_counted_exactly(made: tuple[Plan, Calibration, Run]):
     objects, _ = files_of(run)
     assert {cost.kind: cost.objects for cost in costs_of(plan, found)} == dict(objects)
     assert sum(objects.values()) == len(run.store.keys())
+
+
+@pytest.mark.parametrize(("segment_steps", "most"), [(5, 10), (8, 3), (100, 10)])
+def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_path, monkeypatch):
+    """14 steps of 4 datums, in segments of which the last is shorter."""
+    monkeypatch.setattr(factor_parts, "PART_ROWS", most)
+    settings = ("training.epochs=1", f"capture.segment_steps={segment_steps}")
+    config = tiny_config(tmp_path, *EVERYTHING, *settings)
+    plan = plan_of(config)
+    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    make_run(config)
+    assert foreseen == dict(files_of(open_run(config.run.uri))[0])
 
 
 def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
