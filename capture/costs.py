@@ -148,13 +148,15 @@ def checkpoints(course: Course, found: Calibration) -> Cost:
 
 
 def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """A table for each segment and worker."""
     config = plan.config.capture
     per_step = config.outliers.k
     per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
     steps = min(config.segment_steps, course.steps)
     size = row_bytes(found, "outliers") * per_step * course.steps
     memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
-    return files("outliers", course.segments, size, step_seconds=seconds, memory_bytes=memory)
+    objects = course.segments * plan.config.workers.count
+    return files("outliers", objects, size, step_seconds=seconds, memory_bytes=memory)
 
 
 def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
@@ -181,9 +183,10 @@ def factors(plan: Plan, course: Course, found: Calibration, seconds: float) -> C
 
 
 def tables_of(plan: Plan, found: Calibration, steps: int) -> list[int]:
-    """Rows of the tables of factors that a segment of so many steps is cut into."""
-    batch = plan.config.training.batch
-    return rows_of_parts(found.factor_row_bytes, steps=steps, datums=batch)
+    """Rows of the tables of factors that a segment of so many steps is cut into, by each worker."""
+    workers = plan.config.workers.count
+    datums = plan.config.training.batch // workers
+    return rows_of_parts(found.factor_row_bytes, steps=steps, datums=datums) * workers
 
 
 def lengths(plan: Plan) -> list[int]:

@@ -24,6 +24,7 @@ from capture.records import KINDS
 from capture.scaling import ASSUMPTIONS, Scale, dense_bytes_of, scaled_costs
 from capture.store import Store
 from capture.store_config import PART_BYTES
+from spawned import SETTINGS, capture_datum, on_workers
 from tiny import make_run, tiny_config
 
 EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
@@ -83,6 +84,14 @@ def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_
     foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
     make_run(config)
     assert foreseen == dict(files_of(open_run(config.run.uri))[0])
+
+
+def test_every_worker_s_objects_are_counted(tmp_path: Path):
+    settings = ("training.epochs=1", "workers.count=2")
+    plan = plan_of(tiny_config(tmp_path, *SETTINGS["datum"], *settings))
+    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    on_workers(2, capture_datum, tmp_path)
+    assert foreseen == dict(files_of(open_run(plan.config.run.uri))[0])
 
 
 def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):

@@ -35,6 +35,18 @@ def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
     assert not Path(uri).exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["workers.count=4"], "whole batches; the run has 4 workers."),
+        (["engine=deepspeed"], "whole batches; the run is DeepSpeed's."),
+    ],
+)
+def test_what_is_timed_is_one_process(capsys, tmp_path: Path, settings: list[str], said: str):
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, *settings]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(command, "free_bytes", lambda uri: 1000)
     assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0

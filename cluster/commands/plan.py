@@ -131,6 +131,9 @@ def summary(console: Console, plan: Plan, costs: list[Cost], found: Calibration)
         f"training, evaluation and writing (a step is {steps:.2f} × a plain one); at most "
         f"{decimal(memory(plan, own, found))} of memory"
     )
+    if (workers := plan.config.workers.count) > 1 or plan.config.engine == "deepspeed":
+        each = f"the run has {workers} workers" if workers > 1 else "the run is DeepSpeed's"
+        console.print(f"Times and memory are of one process that takes whole batches; {each}.")
     free = free_bytes(uri)
     if free is not None and free < size:
         text = f"{uri} has {decimal(free)} free, the run needs {decimal(size)}"
