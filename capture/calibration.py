@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from capture import checkpoint
 from capture.assembly import build_engine
 from capture.device import deterministic, packers
@@ -60,8 +62,12 @@ class Calibration:
     """The captured units."""
     factor_row_bytes: int
     """Of one datum's factors before they are packed."""
+    packers: int
+    """Tables of factors that are packed at once while training waits; 0: one beside training."""
     peak_bytes: int
     """The most memory that this process has held so far."""
+    device_peak_bytes: int
+    """The same of a CUDA device's memory, in tensors; 0 without one."""
 
 
 def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
@@ -74,6 +80,8 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
         start_bytes = len(checkpoint.encode(engine.snapshot()))
         (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
         recorded_seconds, window_seconds = recording(plan, engine)
+        evaluating_seconds = evaluation_seconds(plan, engine)
+        peaks = peak_bytes(), device_peak_bytes(engine.device)  # of one observer, as in a run
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
         seconds = timed(again(plan, engine), observers, budget_seconds)
@@ -81,13 +89,14 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
             recorded_seconds,
-            evaluation_seconds(plan, engine),
+            evaluating_seconds,
             window_seconds,
             (short, long),
             start_bytes,
             engine.layout,
             factor_row_bytes(plan, engine),
-            peak_bytes(),
+            packers(engine.device),
+            *peaks,
         )
 
 
@@ -202,3 +211,8 @@ def peak_bytes() -> int:
     """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_bytes(device: torch.device) -> int:
+    """The most memory of a CUDA device that tensors have taken; 0 for the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -32,6 +32,10 @@ ENCODING_COPIES = 3
 """A segment's rows in memory while they are sorted and packed, counted in copies."""
 ROW_BYTES = 28
 """An outlier in memory."""
+CHECKPOINT_COPIES = 2
+"""Of a checkpoint while it is stored: the tensors and their bytes."""
+PACKING_COPIES = 4.3
+"""Of a table of factors while it is packed: as it came, in planes, and Parquet's (measured)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def checkpoints(course: Course, found: Calibration) -> Cost:
     size = segment_checkpoint_bytes(found)
     requests = put_requests(found.start_bytes) + course.segments * put_requests(size)
     total = checkpoint_bytes(found, course.segments)
-    return Cost("checkpoints", total, course.segments + 1, requests)
+    memory = CHECKPOINT_COPIES * size
+    return Cost("checkpoints", total, course.segments + 1, requests, memory_bytes=memory)
 
 
 def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
@@ -177,9 +182,12 @@ def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> C
 
 
 def factors(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """Tables that are packed as soon as they are full; the next one fills meanwhile."""
     size = row_bytes(found, "factors") * course.datums
-    objects = sum(len(tables_of(plan, found, steps)) for steps in lengths(plan))
-    return files("factors", objects, size, step_seconds=seconds)
+    tables = [table for steps in lengths(plan) for table in tables_of(plan, found, steps)]
+    held = max(tables) * found.factor_row_bytes
+    memory = round(held * (1 + PACKING_COPIES * max(1, found.packers)))
+    return files("factors", len(tables), size, step_seconds=seconds, memory_bytes=memory)
 
 
 def tables_of(plan: Plan, found: Calibration, steps: int) -> list[int]:

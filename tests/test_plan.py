@@ -104,6 +104,20 @@ def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
     assert sum(foreseen.values()) == pytest.approx(sum(sizes.values()), rel=0.1)
 
 
+def test_memory_is_that_of_tables_being_packed_and_of_a_checkpoint_twice(
+    made: tuple[Plan, Calibration, Run],
+):
+    plan, found, run = made
+    alone, one, eight = (
+        {cost.kind: cost.memory_bytes for cost in costs_of(plan, replace(found, packers=packers))}
+        for packers in (0, 1, 8)
+    )
+    largest = 6 * 4 * found.factor_row_bytes
+    assert 4 * largest < alone["factors"] == one["factors"] < eight["factors"] < 40 * largest
+    (checkpoint,) = run.segments[-1].files_of("checkpoints")
+    assert alone["checkpoints"] == 2 * checkpoint.num_bytes
+
+
 def test_nothing_is_written_and_the_run_is_the_same_afterwards(tmp_path: Path):
     config = tiny_config(tmp_path)
     calibrate(plan_of(config), 0)
