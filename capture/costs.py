@@ -48,7 +48,7 @@ class Cost:
     requests: int = 0
     """Writes, as an object store counts them: large objects go in parts."""
     step_seconds: float = 0.0
-    """What recording it adds to a step; writing goes on beside training."""
+    """What making it adds to a step, neither packed nor stored."""
     memory_bytes: int = 0
     """Held at most, besides the model's own."""
 

@@ -86,6 +86,21 @@ def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_
     assert foreseen == dict(files_of(open_run(config.run.uri))[0])
 
 
+def test_each_worker_has_tables_of_its_own(made: tuple[Plan, Calibration, Run], tmp_path: Path):
+    """Twelve datums to a table: three steps of one process, six of each of two workers."""
+    _, found, _ = made
+    larger = replace(found, factor_row_bytes=factor_parts.PART_BYTES // 12)
+    alone, both = (
+        {cost.kind: cost.objects for cost in costs_of(plan, larger)}
+        for count in (1, 2)
+        for plan in [plan_of(tiny_config(tmp_path, *EVERYTHING, f"workers.count={count}"))]
+    )
+    assert (alone["outliers"], both["outliers"]) == (7, 14)
+    assert (alone["factors"], both["factors"]) == (14, 14)
+    assert alone | {"outliers": 14} == both
+
+
+@pytest.mark.slow
 def test_every_worker_s_objects_are_counted(tmp_path: Path):
     settings = ("training.epochs=1", "workers.count=2")
     plan = plan_of(tiny_config(tmp_path, *SETTINGS["datum"], *settings))
