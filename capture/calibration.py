@@ -15,6 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
+from capture import checkpoint
 from capture.assembly import build_engine
 from capture.device import deterministic, packers
 from capture.engine import Engine
@@ -53,10 +56,18 @@ class Calibration:
     """Of storing tallies of ``LONG`` steps, beside nothing else."""
     segments: tuple[tuple[File, ...], tuple[File, ...]]
     """The files of segments of ``SHORT`` and ``LONG`` steps."""
+    start_bytes: int
+    """Of the checkpoint before the first step, when an optimizer remembers nothing yet."""
     layout: Layout
     """The captured units."""
+    factor_row_bytes: int
+    """Of one datum's factors before they are packed."""
+    packers: int
+    """Tables of factors that are packed at once while training waits; 0: one beside training."""
     peak_bytes: int
     """The most memory that this process has held so far."""
+    device_peak_bytes: int
+    """The same of a CUDA device's memory, in tensors; 0 without one."""
 
 
 def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
@@ -66,20 +77,26 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
     """
     with deterministic():
         engine = build_engine(plan, KINDS)
+        start_bytes = len(checkpoint.encode(engine.snapshot()))
         (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
         recorded_seconds, window_seconds = recording(plan, engine)
+        evaluating_seconds = evaluation_seconds(plan, engine)
+        peaks = peak_bytes(), device_peak_bytes(engine.device)  # of one observer, as in a run
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
-        seconds = timed(plan, observers, budget_seconds)
+        seconds = timed(again(plan, engine), observers, budget_seconds)
         return Calibration(
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
             recorded_seconds,
-            evaluation_seconds(plan, engine),
+            evaluating_seconds,
             window_seconds,
             (short, long),
+            start_bytes,
             engine.layout,
-            peak_bytes(),
+            factor_row_bytes(plan, engine),
+            packers(engine.device),
+            *peaks,
         )
 
 
@@ -88,26 +105,32 @@ def one(kind: RecordKind) -> Kinds:
 
 
 def observer_of(plan: Plan, engine: Engine, kinds: Kinds) -> Observer:
-    """An observer of the same model; one that sees nothing where nothing is recorded."""
-    if not kinds:
-        model, training = engine.model, plan.config.training
-        alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
-        engine = Engine(model, training, units={}, **alike)
-    return Observer(plan, engine, kinds)
+    """An observer of the same model; one that sees nothing where nothing is recorded.
+
+    All share one optimizer, which counts the steps of all.
+    """
+    if kinds:
+        return Observer(plan, engine, kinds)
+    alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
+    plain = Engine(engine.model, plan.config.training, units={}, **alike)
+    plain.optimizer = engine.optimizer
+    return Observer(plan, plain, kinds)
 
 
-def again(plan: Plan) -> Iterator[Turn]:
-    """The run's first steps, over and over, numbered on."""
+def again(plan: Plan, engine: Engine) -> Iterator[Turn]:
+    """The run's first steps, over and over, numbered on from 0; the optimizer, whose own count must
+    be the same, forgets what it did before."""
+    engine.optimizer.state.clear()
     turns = itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
     return (replace(turn, step=step) for step, turn in enumerate(turns))
 
 
 def timed(
-    plan: Plan, observers: dict[Kinds, Observer], budget_seconds: float
+    turns: Iterator[Turn], observers: dict[Kinds, Observer], budget_seconds: float
 ) -> dict[Kinds, list[float]]:
     """Seconds of steps by what is recorded of them; three of each at least."""
     seconds: dict[Kinds, list[float]] = {kinds: [] for kinds in observers}
-    began, turns = time.monotonic(), again(plan)
+    began = time.monotonic()
     for observer in observers.values():
         observer.step(next(turns))
     while len(seconds[PLAIN]) < 3 or time.monotonic() - began < budget_seconds:
@@ -130,7 +153,7 @@ def recorded(
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         write_marker(store, START, Marker(0, 0, ()))
-        observer, turns = observer_of(plan, engine, kinds), again(plan)
+        observer, turns = observer_of(plan, engine, kinds), again(plan, engine)
         with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
             start = time.perf_counter()
             for num_steps in lengths:
@@ -177,7 +200,19 @@ def evaluation_seconds(plan: Plan, engine: Engine) -> float:
     return (time.perf_counter() - start) / len(token_NT)
 
 
+def factor_row_bytes(plan: Plan, engine: Engine) -> int:
+    """How much a datum's factors are, seen in a step."""
+    observed = observer_of(plan, engine, one("factors")).step(next(again(plan, engine)))
+    assert observed.factors
+    return observed.factors[0].row_bytes
+
+
 def peak_bytes() -> int:
     """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_bytes(device: torch.device) -> int:
+    """The most memory of a CUDA device that tensors have taken; 0 for the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

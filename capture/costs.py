@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from capture import shards
-from capture.calibration import EVERYTHING, LONG, PLAIN, Calibration
+from capture.calibration import EVERYTHING, PLAIN, Calibration
+from capture.factor_parts import rows_of_parts
 from capture.markers import File
 from capture.plan import Plan
 from capture.records import KINDS
@@ -31,6 +32,10 @@ ENCODING_COPIES = 3
 """A segment's rows in memory while they are sorted and packed, counted in copies."""
 ROW_BYTES = 28
 """An outlier in memory."""
+CHECKPOINT_COPIES = 2
+"""Of a checkpoint while it is stored: the tensors and their bytes."""
+PACKING_COPIES = 4.3
+"""Of a table of factors while it is packed: as it came, in planes, and Parquet's (measured)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Cost:
     requests: int = 0
     """Writes, as an object store counts them: large objects go in parts."""
     step_seconds: float = 0.0
-    """What recording it adds to a step; writing goes on beside training."""
+    """What making it adds to a step, neither packed nor stored."""
     memory_bytes: int = 0
     """Held at most, besides the model's own."""
 
@@ -72,7 +77,7 @@ def course_of(plan: Plan) -> Course:
     return Course(
         plan.num_steps,
         plan.num_steps * training.batch,
-        math.ceil(plan.num_steps / capture.segment_steps),
+        len(lengths(plan)),
         len(ends),
         training.epochs * sum(map(len, held_out)),
         tuple(tokens_by_window(plan)),
@@ -99,16 +104,16 @@ def tokens_by_window(plan: Plan) -> Iterator[tuple[int, int]]:
 
 def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
     """What each kind of file takes, whether the configuration records it or not."""
-    course, weights_bytes = course_of(plan), checkpoint_bytes(found)
+    course = course_of(plan)
     added = {kind: added_seconds(found, kind) for kind in KINDS}
     each = [
         start(plan),
         files("steps", course.segments, steps_bytes(course, found)),
         files("evaluations", course.evaluations, EVALUATION_BYTES * course.evaluations),
-        files("checkpoints", course.segments + 1, weights_bytes * (course.segments + 1)),
+        checkpoints(course, found),
         outliers(plan, course, found, added["outliers"]),
         tallies(plan, course, found, added["tallies"]),
-        factors(course, found, added["factors"]),
+        factors(plan, course, found, added["factors"]),
     ]
     return [*each, markers(plan, course, each)]
 
@@ -138,14 +143,25 @@ def start(plan: Plan) -> Cost:
     return Cost("corpus", sum(sizes) + RUN_YAML_BYTES, 1 + len(sizes), requests)
 
 
+def checkpoints(course: Course, found: Calibration) -> Cost:
+    """One before the first step and one after each segment."""
+    size = segment_checkpoint_bytes(found)
+    requests = put_requests(found.start_bytes) + course.segments * put_requests(size)
+    total = checkpoint_bytes(found, course.segments)
+    memory = CHECKPOINT_COPIES * size
+    return Cost("checkpoints", total, course.segments + 1, requests, memory_bytes=memory)
+
+
 def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """A table for each segment and worker."""
     config = plan.config.capture
     per_step = config.outliers.k
     per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
     steps = min(config.segment_steps, course.steps)
     size = row_bytes(found, "outliers") * per_step * course.steps
     memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
-    return files("outliers", course.segments, size, step_seconds=seconds, memory_bytes=memory)
+    objects = course.segments * plan.config.workers.count
+    return files("outliers", objects, size, step_seconds=seconds, memory_bytes=memory)
 
 
 def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
@@ -165,13 +181,26 @@ def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> C
     return files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
 
 
-def factors(course: Course, found: Calibration, seconds: float) -> Cost:
-    rows, num_bytes = size_of(found.segments[1], "factors")
-    if not rows:
-        return Cost("factors")
-    parts = sum(file.kind == "factors" for file in found.segments[1])
-    objects = math.ceil(parts * course.steps / LONG)
-    return files("factors", objects, num_bytes / rows * course.datums, step_seconds=seconds)
+def factors(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
+    """Tables that are packed as soon as they are full; the next one fills meanwhile."""
+    size = row_bytes(found, "factors") * course.datums
+    tables = [table for steps in lengths(plan) for table in tables_of(plan, found, steps)]
+    held = max(tables) * found.factor_row_bytes
+    memory = round(held * (1 + PACKING_COPIES * max(1, found.packers)))
+    return files("factors", len(tables), size, step_seconds=seconds, memory_bytes=memory)
+
+
+def tables_of(plan: Plan, found: Calibration, steps: int) -> list[int]:
+    """Rows of the tables of factors that a segment of so many steps is cut into, by each worker."""
+    workers = plan.config.workers.count
+    datums = plan.config.training.batch // workers
+    return rows_of_parts(found.factor_row_bytes, steps=steps, datums=datums) * workers
+
+
+def lengths(plan: Plan) -> list[int]:
+    """Steps of each segment."""
+    most = plan.config.capture.segment_steps
+    return [min(most, plan.num_steps - first) for first in range(0, plan.num_steps, most)]
 
 
 def markers(plan: Plan, course: Course, each: Sequence[Cost]) -> Cost:
@@ -227,7 +256,12 @@ def window_seconds(plan: Plan, course: Course, found: Calibration) -> float:
     return found.window_seconds * units * tokens / rows
 
 
-def checkpoint_bytes(found: Calibration) -> int:
+def checkpoint_bytes(found: Calibration, segments: int) -> int:
+    """Of all of a run; the first holds weights alone."""
+    return found.start_bytes + segments * segment_checkpoint_bytes(found)
+
+
+def segment_checkpoint_bytes(found: Calibration) -> int:
     """Weights and the optimizer's state."""
     return size_of(found.segments[1], "checkpoints")[1]
 
@@ -253,7 +287,7 @@ def spacings(plan: Plan, found: Calibration, steps: Iterable[int]) -> list[Spaci
     return [
         Spacing(
             each,
-            checkpoint_bytes(found) * (1 + math.ceil(plan.num_steps / each)),
+            checkpoint_bytes(found, math.ceil(plan.num_steps / each)),
             replayed * min(each, plan.num_steps) / 2,
         )
         for each in steps

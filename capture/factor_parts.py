@@ -52,6 +52,20 @@ def begins_at(key: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def most_rows(row_bytes: int) -> int:
+    """That a table holds, where one datum's numbers are so large."""
+    return max(1, min(PART_ROWS, PART_BYTES // max(1, row_bytes)))
+
+
+def rows_of_parts(row_bytes: int, *, steps: int, datums: int) -> list[int]:
+    """Rows of the tables that ``FactorParts`` makes of a segment, of so many datums a step."""
+    most = most_rows(row_bytes)
+    if datums > most:
+        return [min(most, datums - first) for first in range(0, datums, most)] * steps
+    together = most // datums
+    return [datums * min(together, steps - first) for first in range(0, steps, together)]
+
+
 class FactorParts:
     """Cuts steps into parts: whole steps while they fit, a step that is too large by slots."""
 
@@ -60,7 +74,7 @@ class FactorParts:
 
     def add(self, layout: FactorLayout, rows: Rows) -> list[Part]:
         """Add a step; returns the parts that this closes."""
-        most = max(1, min(PART_ROWS, PART_BYTES // max(1, layout.row_bytes)))
+        most = most_rows(layout.row_bytes)
         closed = []
         for piece in cut(rows, most):
             part = self.open

@@ -106,6 +106,12 @@ def capture_twice(group: Group, folder: Path) -> None:
         capture_run(config, lambda event: None, group=group, owner=f"{name}.1")
 
 
+def capture_datum(group: Group, folder: Path) -> None:
+    """A run of every kind of record, in segments of which the last is shorter."""
+    config = shared_config(group, folder, *SETTINGS["datum"], "training.epochs=1", name="run")
+    capture_run(config, lambda event: None, group=group, owner="g.1")
+
+
 def resume_later(group: Group, folder: Path) -> list[str]:
     """Go on with a run of which one worker has captured some; what its markers then name."""
     config = shared_config(group, folder, name="resumed")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from capture import device, factor_layout, factor_parts, training
 from capture.factor_layout import KEY, decode
-from capture.factor_parts import FactorParts, begins_at
+from capture.factor_parts import FactorParts, begins_at, rows_of_parts
 from capture.factor_tables import halved, lay_out, rows_of_step
 from capture.factors import Factor, Factors
 from capture.gradients import Layout, write_shifts
@@ -177,7 +177,10 @@ def test_any_cut_into_tables_keeps_the_rows_and_whole_steps_where_they_fit(most,
         patch.setattr(factor_parts, "PART_ROWS", most)
         for step in range(steps):
             closed += parts.add(*rows_of_step(step, np.arange(N), example(), 1.0, "float32"))
-    closed += parts.close()
+        closed += parts.close()
+        row_bytes = closed[0].layout.row_bytes
+        foreseen = rows_of_parts(row_bytes, steps=steps, datums=N)
+    assert [part.num_rows for part in closed] == foreseen
     rows = [(p.step, s) for part in closed for p in part.pieces for s in p.slot_N.tolist()]
     assert rows == [(step, slot) for step in range(steps) for slot in range(N)]
     assert all(part.num_rows <= most for part in closed)

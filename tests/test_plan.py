@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.run import Run, open_run
-from capture import costs
+from capture import costs, factor_parts
 from capture.calibration import PLAIN, Calibration, calibrate
 from capture.config import Config
 from capture.corpus import load_corpus
@@ -24,19 +24,29 @@ from capture.records import KINDS
 from capture.scaling import ASSUMPTIONS, Scale, dense_bytes_of, scaled_costs
 from capture.store import Store
 from capture.store_config import PART_BYTES
+from spawned import SETTINGS, capture_datum, on_workers
 from tiny import make_run, tiny_config
 
 EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
+ADAMW = ("training.learning_rate=0.01", "training.optimizer.kind=adamw")
+OPTIMIZERS = {
+    "sgd": (),
+    "momentum": ("training.learning_rate=0.3", "training.optimizer.momentum=0.9"),
+    "adamw": (*ADAMW, "training.optimizer.weight_decay=0.1"),
+}
 
 
 def plan_of(config: Config) -> Plan:
     return Plan(config, load_corpus(config.corpus, batch=config.training.batch))
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Calibration, Run]:
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Plan, Calibration, Run]:
     """A run of everything, and what was foreseen of it."""
-    config = tiny_config(tmp_path_factory.mktemp("made"), *EVERYTHING)
+    folder = tmp_path_factory.mktemp(request.param)
+    config = tiny_config(folder, *EVERYTHING, *OPTIMIZERS[request.param])
     plan = plan_of(config)
     found = calibrate(plan, 0)
     make_run(config)
@@ -64,6 +74,41 @@ def test_objects_are_counted_exactly(made: tuple[Plan, Calibration, Run]):
     assert sum(objects.values()) == len(run.store.keys())
 
 
+@pytest.mark.parametrize(("segment_steps", "most"), [(5, 10), (8, 3), (100, 10)])
+def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_path, monkeypatch):
+    """14 steps of 4 datums, in segments of which the last is shorter."""
+    monkeypatch.setattr(factor_parts, "PART_ROWS", most)
+    settings = ("training.epochs=1", f"capture.segment_steps={segment_steps}")
+    config = tiny_config(tmp_path, *EVERYTHING, *settings)
+    plan = plan_of(config)
+    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    make_run(config)
+    assert foreseen == dict(files_of(open_run(config.run.uri))[0])
+
+
+def test_each_worker_has_tables_of_its_own(made: tuple[Plan, Calibration, Run], tmp_path: Path):
+    """Twelve datums to a table: three steps of one process, six of each of two workers."""
+    _, found, _ = made
+    larger = replace(found, factor_row_bytes=factor_parts.PART_BYTES // 12)
+    alone, both = (
+        {cost.kind: cost.objects for cost in costs_of(plan, larger)}
+        for count in (1, 2)
+        for plan in [plan_of(tiny_config(tmp_path, *EVERYTHING, f"workers.count={count}"))]
+    )
+    assert (alone["outliers"], both["outliers"]) == (7, 14)
+    assert (alone["factors"], both["factors"]) == (14, 14)
+    assert alone | {"outliers": 14} == both
+
+
+@pytest.mark.slow
+def test_every_worker_s_objects_are_counted(tmp_path: Path):
+    settings = ("training.epochs=1", "workers.count=2")
+    plan = plan_of(tiny_config(tmp_path, *SETTINGS["datum"], *settings))
+    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    on_workers(2, capture_datum, tmp_path)
+    assert foreseen == dict(files_of(open_run(plan.config.run.uri))[0])
+
+
 def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
     plan, found, run = made
     _, sizes = files_of(run)
@@ -72,6 +117,20 @@ def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
     for kind in ("outliers", "factors", "tallies", "steps", "corpus", "markers"):
         assert foreseen[kind] == pytest.approx(sizes[kind], rel=0.15), kind
     assert sum(foreseen.values()) == pytest.approx(sum(sizes.values()), rel=0.1)
+
+
+def test_memory_is_that_of_tables_being_packed_and_of_a_checkpoint_twice(
+    made: tuple[Plan, Calibration, Run],
+):
+    plan, found, run = made
+    alone, one, eight = (
+        {cost.kind: cost.memory_bytes for cost in costs_of(plan, replace(found, packers=packers))}
+        for packers in (0, 1, 8)
+    )
+    largest = 6 * 4 * found.factor_row_bytes
+    assert 4 * largest < alone["factors"] == one["factors"] < eight["factors"] < 40 * largest
+    (checkpoint,) = run.segments[-1].files_of("checkpoints")
+    assert alone["checkpoints"] == 2 * checkpoint.num_bytes
 
 
 def test_nothing_is_written_and_the_run_is_the_same_afterwards(tmp_path: Path):
@@ -113,20 +172,28 @@ def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
     assert training_seconds(bare, known) == pytest.approx(run.num_steps + 0.01 * evaluated)
 
 
-def test_recording_is_timed_whatever_is_recorded(made: tuple[Plan, Calibration, Run], tmp_path):
-    _, found, _ = made
-    least = found.step_seconds[PLAIN] / 10
-    assert found.recorded_seconds > least
-    for other in ("capture.record=checkpoints", "capture.segment_steps=1"):
-        alone = calibrate(plan_of(tiny_config(tmp_path, other)), 0)
-        assert alone.recorded_seconds > least
-        assert alone.window_seconds >= 0
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("capture.record=checkpoints",),
+        ("capture.record=checkpoints", *OPTIMIZERS["adamw"]),
+        ("capture.segment_steps=1",),
+    ],
+)
+def test_recording_is_timed_whatever_is_recorded(settings: tuple[str, ...], tmp_path: Path):
+    found = calibrate(plan_of(tiny_config(tmp_path, *settings)), 0)
+    assert found.recorded_seconds > found.step_seconds[PLAIN] / 10
+    assert found.window_seconds >= 0
 
 
 def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[Plan, Calibration, Run]):
-    near, far = spacings(*made[:2], [2, 20])
+    plan, found, run = made
+    near, far = spacings(plan, found, [2, 20])
     assert near.num_bytes > far.num_bytes
     assert near.reach_seconds < far.reach_seconds
+    (own,) = spacings(plan, found, [plan.config.capture.segment_steps])
+    assert own.num_bytes == files_of(run)[1]["checkpoints"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """``ontogeny plan``: its tables, its JSON, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from capture.calibration import PLAIN, Calibration, calibrate
+from capture.plan import Plan
 from cluster.cli import main
 from cluster.commands import plan as command
 from tiny import TEXT
@@ -33,6 +36,31 @@ def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
     assert "As configured:" in said
     assert "100 (configured)" in said
     assert not Path(uri).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["workers.count=4"], "whole batches; the run has 4 workers."),
+        (["engine=deepspeed"], "whole batches; the run is DeepSpeed's."),
+    ],
+)
+def test_what_is_timed_is_one_process(capsys, tmp_path: Path, settings: list[str], said: str):
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, *settings]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monkeypatch, tmp_path):
+    def slower(plan: Plan, budget_seconds: float) -> Calibration:
+        found = calibrate(plan, budget_seconds)
+        seconds = 3 * found.step_seconds[PLAIN]
+        return replace(found, recorded_seconds=seconds, device_peak_bytes=7_000_000_000)
+
+    monkeypatch.setattr(command, "calibrate", slower)
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a step is 3.00 × a plain one" in said
+    assert "and 7.0 GB of the GPU's, if the store keeps up" in said
 
 
 def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):

@@ -124,26 +124,32 @@ def summary(console: Console, plan: Plan, costs: list[Cost], found: Calibration)
     """The run as configured, in a few lines."""
     own = [cost for cost in costs if is_recorded(plan, cost.kind)]
     size, uri = sum(cost.num_bytes for cost in own), plan.config.run.uri
-    steps = found.step_seconds[plan.config.capture.kinds] / found.step_seconds[PLAIN]
+    steps = found.recorded_seconds / found.step_seconds[PLAIN]
+    device = found.device_peak_bytes
     console.print(
         f"\n[bold]As configured[/]: {decimal(size)} in {sum(c.objects for c in own):,} objects by "
         f"{sum(c.requests for c in own):,} writes; {in_words(training_seconds(plan, found))} of "
-        f"training, evaluation and writing (a step is {steps:.2f} × a plain one); at most "
-        f"{decimal(memory(plan, own, found))} of memory"
+        f"training, evaluation and writing (a step is {steps:.2f} × a plain one); "
+        f"{decimal(memory(own, found))} of memory"
+        + (f" and {decimal(device)} of the GPU's" if device else "")
+        + ", if the store keeps up"
     )
+    if (workers := plan.config.workers.count) > 1 or plan.config.engine == "deepspeed":
+        each = f"the run has {workers} workers" if workers > 1 else "the run is DeepSpeed's"
+        console.print(f"Times and memory are of one process that takes whole batches; {each}.")
     free = free_bytes(uri)
     if free is not None and free < size:
         text = f"{uri} has {decimal(free)} free, the run needs {decimal(size)}"
         console.print(f"Too little room: {escape(text)}", style="red")
 
 
-def memory(plan: Plan, own: list[Cost], found: Calibration) -> int:
-    """Held at most: this process's own peak, a segment being packed, and what waits for the store.
+def memory(own: list[Cost], found: Calibration) -> int:
+    """Held where the store keeps up: this process's own peak, and a segment being packed.
 
-    The peak has seen everything but a whole segment's rows.
+    The peak has seen some of that segment too, so this is rather too much. A store that does not
+    keep up adds up to ``store.max_pending_bytes``.
     """
-    pending = min(plan.config.store.max_pending_bytes, sum(cost.memory_bytes for cost in own))
-    return found.peak_bytes + pending
+    return found.peak_bytes + sum(cost.memory_bytes for cost in own)
 
 
 def free_bytes(uri: str) -> int | None:
@@ -168,11 +174,13 @@ def values_of(plan: Plan, found: Calibration, costs: list[Cost], dense: int) -> 
         "kinds": [asdict(cost) | {"recorded": is_recorded(plan, cost.kind)} for cost in costs],
         "dense_bytes": dense,
         "training_seconds": training_seconds(plan, found),
+        "recorded_step_seconds": found.recorded_seconds,
         "step_seconds": {
             "+".join(sorted(kinds)) or "plain": seconds
             for kinds, seconds in found.step_seconds.items()
         },
-        "memory_bytes": memory(plan, [c for c in costs if is_recorded(plan, c.kind)], found),
+        "memory_bytes": memory([c for c in costs if is_recorded(plan, c.kind)], found),
+        "device_memory_bytes": found.device_peak_bytes,
         "spacings": [asdict(each) for each in spacings(plan, found, SPACINGS)],
     }
 
