@@ -169,20 +169,25 @@ def explained(error: TrainingFailedError, config: Config) -> CaptureError:
 def require_room(config: Config, nodes: list[dict[str, float]]) -> bool:
     """Whether workers take GPUs; raises ``ConfigError`` if the nodes have no room for all of them.
 
-    ``nodes``: what each node has in all, whoever uses it now.
+    ``nodes``: what each node has in all, whoever uses it now. A worker's cores and its GPU are on
+    one node.
     """
     wanted, device = config.workers, config.training.device
-    cores = sum(int(has.get("CPU", 0)) // wanted.cpus for has in nodes)
-    gpus = int(sum(has.get("GPU", 0) for has in nodes))
-    have = f"the cluster has {sum(int(has.get('CPU', 0)) for has in nodes)} cores and {gpus} GPUs"
+    places = [int(has.get("CPU", 0)) // wanted.cpus for has in nodes]
+    gpus = [int(has.get("GPU", 0)) for has in nodes]
+    with_gpu = sum(map(min, places, gpus))
+    cores = sum(int(has.get("CPU", 0)) for has in nodes)
+    have = f"the cluster has {cores} cores and {sum(gpus)} GPUs, room for"
     remedy = "Ask for fewer, or add nodes to the cluster"
-    if device == "cuda" and gpus < wanted.count:
-        problem = f"got {wanted.count} with a GPU each (training.device = cuda), {have}"
-        raise ConfigError("workers.count", problem, remedy)
-    if cores < wanted.count:
-        each = f"{wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
-        raise ConfigError("workers.count", f"got {wanted.count} with {each}, {have}", remedy)
-    return device != "cpu" and gpus >= wanted.count
+    if device == "cuda" and with_gpu < wanted.count:
+        each = "with a GPU each (training.device = cuda)"
+        raise ConfigError("workers.count", f"got {wanted.count} {each}, {have} {with_gpu}", remedy)
+    if sum(places) < wanted.count:
+        each = f"with {wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
+        raise ConfigError(
+            "workers.count", f"got {wanted.count} {each}, {have} {sum(places)}", remedy
+        )
+    return device != "cpu" and with_gpu >= wanted.count
 
 
 def here() -> NodeAffinitySchedulingStrategy:

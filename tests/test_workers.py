@@ -266,6 +266,16 @@ def test_gpus_are_taken_where_all_workers_can_have_one():
         require_room(config, [many])
 
 
+def test_a_worker_s_cores_and_gpu_must_be_on_one_node():
+    nodes = [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}]
+    assert not require_room(make_config({}, ["workers.count=4"]), nodes)
+    assert require_room(make_config({}, ["workers.count=1"]), nodes)
+    config = make_config({}, ["workers.count=4", "training.device=cuda"])
+    message = r"got 4 with a GPU each .*, the cluster has 9 cores and 4 GPUs, room for 1\. Ask for"
+    with pytest.raises(ConfigError, match=message):
+        require_room(config, nodes)
+
+
 def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
     require_mark("runs/x", "m", [("a", "m"), ("b", "m")])
     message = r"^runs/x: cannot be reached from node b \(it is not there\)\. Put the run on s3://"
