@@ -10,6 +10,7 @@ import os
 import tempfile
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -76,8 +77,7 @@ def capture_on_workers(
         try:
             fitting.follow(report)
         finally:
-            if fitting.end():
-                lease.withdraw(store, group)
+            leave(fitting, store)
 
 
 class Fitting:
@@ -115,6 +115,16 @@ class Fitting:
             self.task.desk.end.remote()
             self.thread.join(FAREWELL_SECONDS)
         return not self.thread.is_alive()
+
+
+def leave(fitting: Fitting, store: Store) -> None:
+    """Have the workers end, and remove their lease; if the store is away, it expires by itself.
+
+    What ended the capture is on its way to the user: nothing here may take its place.
+    """
+    if fitting.end():
+        with suppress(CaptureError):
+            lease.withdraw(store, fitting.task.group)
 
 
 class Refusals(UserCallback):

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -28,7 +30,7 @@ from capture.verify import verify
 from cluster.cli import main
 from cluster.progress import StartedAgain
 from cluster.reach import require_mark
-from cluster.workers import capture_on_workers, explained, require_room
+from cluster.workers import capture_on_workers, explained, leave, require_room
 from ray_cluster import ray_cluster
 from ray_jobs import ENVIRONMENT, ROOT
 from spawned import on_workers, shared_config
@@ -233,6 +235,37 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
     ):
         capture_on_workers(config, lambda event: None)
     assert is_free(Store(config.run.uri))
+
+
+# --- what the end leaves behind -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A group of workers that have ended."""
+
+    task = SimpleNamespace(group="ours")
+
+    def end(self) -> bool:
+        return True
+
+
+def test_the_lease_of_workers_that_have_ended_is_removed():
+    store = Store("memory://ended")
+    store.put(lease.KEY, lease.encode(lease.of_this_process("ours.2")))
+    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
+    assert not store.exists(lease.KEY)
+
+
+def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def away(*given: object) -> None:
+        raise StoreError("s3://x", "does not answer")
+
+    store = Store("memory://away")
+    monkeypatch.setattr(store.place, "open", away)
+    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
 
 
 # --- refused at once ------------------------------------------------------------------------------
