@@ -18,7 +18,8 @@ from capture.store import Store
 from cluster.arguments import add_ray
 from cluster.cli import main
 from cluster.machines import HERE, machines, wanted
-from cluster.ray_session import JOB, OURS, code, connect
+from cluster.ray_session import OURS, code, connect
+from cluster.submitted import JOB
 from ray_jobs import ENVIRONMENT
 
 
