@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,37 +224,7 @@ def assert_enough_workers(config: Config, nodes: int) -> None:
     assert config.workers.count <= nodes
 
 
-# --- the script, and the store that it starts -----------------------------------------------------
-
-
-def test_the_script_makes_secrets_once_and_for_nobody_else(tmp_path: Path) -> None:
-    for name in ("demo.sh", "compose.yaml"):
-        shutil.copy(DOCKER / name, tmp_path)
-    fake = tmp_path / "bin" / "docker"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\necho "docker $*"\n')
-    fake.chmod(0o755)
-
-    def run() -> str:
-        path = f"{fake.parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            [tmp_path / "demo.sh"], env={"PATH": path}, capture_output=True, text=True, check=True
-        )
-        return done.stdout
-
-    assert "--exit-code-from demo\n" in run()
-    secrets = tmp_path / ".env"
-    first = secrets.read_text()
-    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
-    made = dict(line.split("=") for line in first.splitlines() if not line.startswith("#"))
-    assert {name: len(value) for name, value in made.items()} == {
-        k: len(v) for k, v in SECRETS.items()
-    }
-    run()
-    assert secrets.read_text() == first
-    secrets.unlink()
-    run()
-    assert secrets.read_text() != first
+# --- the store that the script starts -------------------------------------------------------------
 
 
 def test_git_and_with_it_ray_keep_the_secrets_to_themselves() -> None:
