@@ -194,3 +194,32 @@ except KeyboardInterrupt as stop:
     print("stopped")
     sys.exit(exit_code(stop))
 """
+
+
+@pytest.mark.ray
+def test_results_that_nobody_fetches_start_no_second_cluster(tmp_path: Path) -> None:
+    """A consumer that raised leaves its sweep to be closed when the cluster has gone."""
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, "-c", UNFETCHED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("A\nFalse\n", "")
+
+
+UNFETCHED = """
+import sys
+import ray
+from cluster.holders import sweep
+from cluster.ray_session import connect
+from ray_jobs import Doing
+
+with connect("local"):
+    results = sweep(Doing(sys.argv[1]), ["a", "b"])
+    print(next(results))
+results.close()
+print(ray.is_initialized())
+"""
