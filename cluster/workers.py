@@ -2,8 +2,9 @@
 
 The driver looks whether the run can be made here at all, hands out the work and shows what it is
 told; it holds nothing that would be lost with it. A lost worker or node ends its group, which is
-started again, up to ``workers.max_failures`` times, and goes on from the last marker. What a worker
-refuses (``CaptureError``) would be refused again, and ends the capture.
+started again, up to ``workers.max_failures`` times, and goes on from the last marker; nodes that a
+cloud takes back (spot) are counted apart, up to the same number. What a worker refuses
+(``CaptureError``) would be refused again, and ends the capture.
 """
 
 import os
@@ -17,6 +18,7 @@ import ray
 from ray.train import (
     ControllerError,
     FailureConfig,
+    PreemptionError,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -42,7 +44,7 @@ LOOK_SECONDS = 0.2
 FAREWELL_SECONDS = 20.0
 """For workers to end in order when the driver is stopped."""
 PLACINGS = 10
-"""How often Ray looks, a minute each time, for room for a group."""
+"""How often in all Ray looks again for room for a group, a minute each time."""
 GO_ON = "go on with --resume; what was committed is safe"
 
 
@@ -141,7 +143,11 @@ class Refusals(UserCallback):
 def trainer(task: Task, folder: str, *, use_gpu: bool) -> TorchTrainer:
     """NCCL joins workers with GPUs, gloo others."""
     wanted = task.config.workers
-    failures = FailureConfig(max_failures=wanted.max_failures, controller_failure_limit=PLACINGS)
+    failures = FailureConfig(
+        max_failures=wanted.max_failures,
+        max_preemption_failures=wanted.max_failures,
+        controller_failure_limit=PLACINGS,
+    )
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
@@ -165,12 +171,19 @@ def explained(error: TrainingFailedError, config: Config) -> CaptureError:
             return cause
         problem = f"could not be placed: {first_line(cause)}"
         return ClusterError("workers", problem, f"Make room on the cluster, then {GO_ON}")
-    assert isinstance(error, WorkerGroupError)
-    rank, cause = min(error.worker_failures.items())
     times = config.workers.max_failures + 1
     often = "" if times == 1 else f" {times} times"
-    problem = f"were lost{often}, last worker {rank}: {type(cause).__name__}: {first_line(cause)}"
+    problem = f"were lost{often}, last {last_loss(error)}"
     return ClusterError("workers", problem, f"Put that right, then {GO_ON}")
+
+
+def last_loss(error: TrainingFailedError) -> str:
+    if isinstance(error, PreemptionError):
+        ranks = ", ".join(map(str, error.preemption_info.preempted_ranks))
+        return f"workers {ranks} with a node that was taken away"
+    assert isinstance(error, WorkerGroupError)
+    rank, cause = min(error.worker_failures.items())
+    return f"worker {rank}: {type(cause).__name__}: {first_line(cause)}"
 
 
 # --- before anything is started -------------------------------------------------------------------

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from ray.cluster_utils import Cluster
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 from capture import lease
 from capture.config import Config, make_config, to_values
@@ -28,9 +29,10 @@ from capture.store import Store
 from capture.training import Event, Progress, capture_run
 from capture.verify import verify
 from cluster.cli import main
+from cluster.desk import Task
 from cluster.progress import StartedAgain
 from cluster.reach import require_mark
-from cluster.workers import capture_on_workers, explained, leave, require_room
+from cluster.workers import capture_on_workers, explained, leave, require_room, trainer
 from ray_cluster import ray_cluster
 from ray_jobs import ENVIRONMENT, ROOT
 from spawned import on_workers, shared_config
@@ -326,3 +328,20 @@ def test_what_ended_a_group_is_said_in_one_line():
     lost = explained(died, config)
     assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
     assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
+    taken = explained(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
+    assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Put" in str(taken)
+
+
+def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):
+    config = config_of(tmp_path, "spot", "workers.max_failures=2")
+    task = Task(
+        config=config,
+        folder=str(tmp_path),
+        group="ours",
+        resume=False,
+        overwrite=False,
+        desk=None,  # pyright: ignore[reportArgumentType]
+    )
+    failures = trainer(task, str(tmp_path), use_gpu=False).run_config.failure_config
+    assert failures
+    assert (failures.max_failures, failures.max_preemption_failures) == (2, 2)
