@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from capture.config import Config, read_config
+from capture.lease import RELEASE_SECONDS
 from capture.store import Store
 from cluster.cli import parser
 from s3_server import environment, find_rclone, free_port, wait_for
@@ -116,6 +117,13 @@ def test_every_target_runs_as_somebody_who_is_not_root(dockerfile: str) -> None:
     assert run_as_root(dockerfile, ("cpu", "cuda", "store")) == []
     assert run_as_root("FROM a:1.0 AS cpu\nUSER me\nUSER root", ("cpu",)) == ["cpu"]
     assert run_as_root("FROM a:1.0 AS cpu", ("cpu",)) == ["cpu"]
+
+
+def test_a_job_that_is_stopped_has_time_to_say_farewell(dockerfile: str) -> None:
+    workers = pytest.importorskip("cluster.workers", reason="needs ray")
+    (settings,) = [rest for _, rest in stages(dockerfile)["runtime"] if "RAY_" in rest]
+    (seconds,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", settings)
+    assert int(seconds) > workers.FAREWELL_SECONDS + RELEASE_SECONDS
 
 
 def test_what_is_copied_exists_and_is_not_kept_out(dockerfile: str) -> None:
