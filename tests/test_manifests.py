@@ -142,9 +142,22 @@ def test_packages_are_installed_under_the_constraints_torch_first(dockerfile: st
     for target, index in (("packages-cpu", "/whl/cpu torch"), ("packages-cuda", "install torch")):
         first, second = (rest for word, rest in stages(dockerfile)[target] if word == "RUN")
         assert first.endswith(index)
-        assert second.endswith("pip install '.[cluster,wikitext]'")
+        assert second.endswith("pip install '.[cluster,launcher,wikitext]'")
     settings = [rest for word, rest in stages(dockerfile)["packages"] if word == "ENV"]
     assert "PIP_CONSTRAINT=/build/constraints.txt" in settings[0].split()
+
+
+def test_the_launcher_finds_in_its_container_what_it_calls(dockerfile: str) -> None:
+    """Its autoscaler runs in the head's: rents machines, logs in to them, copies files there."""
+    (apt,) = [r for w, r in stages(dockerfile)["runtime"] if w == "RUN" and "apt-get" in r]
+    assert {"rsync", "openssh-client", "--no-install-recommends"} <= set(apt.split())
+    assert apt.endswith("rm -rf /var/lib/apt/lists/*")
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert pins["boto3"] == pins["botocore"], "boto3 wants botocore's own number or a little more"
 
 
 def test_both_images_hold_the_same_code(dockerfile: str) -> None:
