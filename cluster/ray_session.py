@@ -85,7 +85,13 @@ def require_ray():
 
 
 def require_answer(address: str) -> None:
-    """Raises ``ClusterError`` if an address is given and nothing listens there."""
+    """Raises ``ClusterError`` if an address is given that is none, or where nothing listens."""
+    if "://" in address:
+        remedy = (
+            "Set RAY_ADDRESS to the head's, as in head:6379; where jobs are submitted to stands"
+        )
+        remedy += " in RAY_API_SERVER_ADDRESS"
+        raise ClusterError(address, "is not a cluster's own address, host:port", remedy)
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return

@@ -95,6 +95,18 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001"])
+def test_an_address_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError) as raised, connect():
+        pass
+    assert str(raised.value) == (
+        f"{address}: is not a cluster's own address, host:port. Set RAY_ADDRESS to the head's, as "
+        "in head:6379; where jobs are submitted to stands in RAY_API_SERVER_ADDRESS."
+    )
+
+
 @pytest.mark.parametrize(
     "command", ["demo", "attribute", "ablate", "activations", "neurons", "report"]
 )
