@@ -224,12 +224,21 @@ def test_ray_takes_the_commands() -> None:
     assert starts.keys() == {"head", "worker"}
     for words in starts.values():
         scripts.start.make_context("start", words[2:])
-    checks = [
-        s["healthcheck"]["test"] for s in compose()["services"].values() if "healthcheck" in s
-    ]
-    for check in checks:
-        assert check[:3] == ["CMD", "ray", "health-check"]
-        scripts.healthcheck.make_context("health-check", check[3:])
+    check = compose()["services"]["head"]["healthcheck"]["test"]
+    assert check[:3] == ["CMD", "ray", "health-check"]
+    scripts.healthcheck.make_context("health-check", check[3:])
+
+
+def test_the_job_waits_until_all_workers_have_joined() -> None:
+    """Their cores are counted in what Ray says of the cluster as a whole."""
+    scripts = pytest.importorskip("ray.scripts.scripts", reason="needs ray")
+    worker = compose()["services"]["worker"]
+    kind, line = worker["healthcheck"]["test"]
+    asked, looked_for = map(shlex.split, line.split(" | "))
+    assert (kind, asked[:2], looked_for[:2]) == ("CMD-SHELL", ["ray", "status"], ["grep", "-q"])
+    scripts.status.make_context("status", asked[2:])
+    (cores,) = re.findall(r"--num-cpus=(\d+)", worker["command"])
+    assert looked_for[2] == f"/{worker['deploy']['replicas'] * int(cores)}.0 CPU"
 
 
 def test_the_job_is_one_that_the_command_line_takes() -> None:
