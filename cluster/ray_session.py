@@ -88,9 +88,9 @@ def require_answer(address: str) -> None:
     """Raises ``ClusterError`` if an address is given that is none, or where nothing listens."""
     if "://" in address:
         remedy = (
-            "Set RAY_ADDRESS to the head's, as in head:6379; where jobs are submitted to stands"
+            "Set RAY_ADDRESS to the head's, as in head:6379; "
+            "where jobs are submitted to stands in RAY_API_SERVER_ADDRESS"
         )
-        remedy += " in RAY_API_SERVER_ADDRESS"
         raise ClusterError(address, "is not a cluster's own address, host:port", remedy)
     host, _, port = address.rpartition(":")
     if not port.isdigit():
