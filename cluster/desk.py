@@ -43,10 +43,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The group's how-manieth start this is, from 1, and whether an earlier one trained."""
+    """The group's how-manieth start this is, from 1."""
 
     number: int
     begun: bool
+    """Whether an earlier one trained."""
+    ending: bool
+    """Whether the driver has stopped meanwhile."""
 
 
 class Desk:
@@ -64,7 +67,7 @@ class Desk:
         if self.attempts:
             self.news.append(StartedAgain(self.attempts, self.max_failures))
         self.attempts += 1
-        return Attempt(self.attempts, self.begun)
+        return Attempt(self.attempts, self.begun, self.ending)
 
     def tell(self, event: Event) -> bool:
         """Leave what happened; whether to end."""
@@ -110,6 +113,8 @@ def work(given: dict[str, Task]) -> None:
     group = Together(device)
     start = vars(ray.get(task.desk.start.remote())) if group.rank == 0 else None
     attempt = Attempt(**group.gather(start)[0])
+    if attempt.ending:
+        raise Stopped(signal.SIGTERM)
     try:
         capture_run(
             task.config,

@@ -131,7 +131,9 @@ class Holders:
             self.start()
 
     def end(self) -> None:
-        """Let all go, what they are at included."""
+        """Let all go, what they are at included; they have gone with a session that has ended."""
+        if not ray.is_initialized():
+            return  # Ray would start a cluster of its own to kill them on
         for holder in (
             *self.starting.values(),
             *self.idle,

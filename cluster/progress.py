@@ -153,7 +153,8 @@ class Asides:
             self.last = now
             return waiting_line(event)
         if isinstance(event, StartedAgain):
-            return f"workers were lost; their group starts again ({event.number} of {event.most})"
+            again = f"time {event.number}, workers.max_failures={event.most}"
+            return f"workers were lost; their group starts again ({again})"
         if isinstance(event, TakenOver):
             return f"went on in the place of {event.holder}: {event.reason}"
         if isinstance(event, Retracing):

@@ -8,7 +8,6 @@ A cluster started here has no dashboard. Ray's own ports are guarded by its toke
 address that they listen on.
 """
 
-import json
 import logging
 import os
 import signal
@@ -20,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capture.errors import ClusterError
+from cluster.submitted import runtime_environment
 
 OURS = ("capture", "analysis", "cluster", "configs")
 PATIENCE_SECONDS = 5.0
 """For a cluster's head to answer at all; Ray itself takes two minutes to say that none does."""
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Where Ray tells the driver of a submitted job what it was submitted with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +85,13 @@ def require_ray():
 
 
 def require_answer(address: str) -> None:
-    """Raises ``ClusterError`` if an address is given and nothing listens there."""
+    """Raises ``ClusterError`` if an address is given that is none, or where nothing listens."""
+    if "://" in address:
+        remedy = (
+            "Set RAY_ADDRESS to the head's, as in head:6379; "
+            "where jobs are submitted to stands in RAY_API_SERVER_ADDRESS"
+        )
+        raise ClusterError(address, "is not a cluster's own address, host:port", remedy)
     host, _, port = address.rpartition(":")
     if not port.isdigit():
         return
@@ -100,7 +104,7 @@ def require_answer(address: str) -> None:
 
 def code() -> dict[str, object]:
     """The runtime environment that brings our packages; none if the job brought a folder."""
-    job = json.loads(os.environ.get(JOB) or "{}").get("runtime_env") or {}
+    job = runtime_environment()
     if "working_dir" in job or "py_modules" in job:
         return {}
     root = Path(__file__).resolve().parent.parent

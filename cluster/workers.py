@@ -2,20 +2,23 @@
 
 The driver looks whether the run can be made here at all, hands out the work and shows what it is
 told; it holds nothing that would be lost with it. A lost worker or node ends its group, which is
-started again, up to ``workers.max_failures`` times, and goes on from the last marker. What a worker
-refuses (``CaptureError``) would be refused again, and ends the capture.
+started again, up to ``workers.max_failures`` times, and goes on from the last marker; nodes that a
+cloud takes back (spot) are counted apart, up to the same number. What a worker refuses
+(``CaptureError``) would be refused again, and ends the capture.
 """
 
 import os
 import tempfile
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.train import (
     ControllerError,
     FailureConfig,
+    PreemptionError,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -41,7 +44,7 @@ LOOK_SECONDS = 0.2
 FAREWELL_SECONDS = 20.0
 """For workers to end in order when the driver is stopped."""
 PLACINGS = 10
-"""How often Ray looks, a minute each time, for room for a group."""
+"""How often in all Ray looks again for room for a group, a minute each time."""
 GO_ON = "go on with --resume; what was committed is safe"
 
 
@@ -76,8 +79,7 @@ def capture_on_workers(
         try:
             fitting.follow(report)
         finally:
-            if fitting.end():
-                lease.withdraw(store, group)
+            leave(fitting, store)
 
 
 class Fitting:
@@ -117,6 +119,16 @@ class Fitting:
         return not self.thread.is_alive()
 
 
+def leave(fitting: Fitting, store: Store) -> None:
+    """Have the workers end, and remove their lease; if the store is away, it expires by itself.
+
+    What ended the capture is on its way to the user: nothing here may take its place.
+    """
+    if fitting.end():
+        with suppress(CaptureError):
+            lease.withdraw(store, fitting.task.group)
+
+
 class Refusals(UserCallback):
     """Ends the capture at an error that a new start would only meet again."""
 
@@ -131,7 +143,11 @@ class Refusals(UserCallback):
 def trainer(task: Task, folder: str, *, use_gpu: bool) -> TorchTrainer:
     """NCCL joins workers with GPUs, gloo others."""
     wanted = task.config.workers
-    failures = FailureConfig(max_failures=wanted.max_failures, controller_failure_limit=PLACINGS)
+    failures = FailureConfig(
+        max_failures=wanted.max_failures,
+        max_preemption_failures=wanted.max_failures,
+        controller_failure_limit=PLACINGS,
+    )
     return TorchTrainer(
         work,
         train_loop_config={"task": task},
@@ -155,12 +171,19 @@ def explained(error: TrainingFailedError, config: Config) -> CaptureError:
             return cause
         problem = f"could not be placed: {first_line(cause)}"
         return ClusterError("workers", problem, f"Make room on the cluster, then {GO_ON}")
-    assert isinstance(error, WorkerGroupError)
-    rank, cause = min(error.worker_failures.items())
     times = config.workers.max_failures + 1
     often = "" if times == 1 else f" {times} times"
-    problem = f"were lost{often}, last worker {rank}: {type(cause).__name__}: {first_line(cause)}"
+    problem = f"were lost{often}, last {last_loss(error)}"
     return ClusterError("workers", problem, f"Put that right, then {GO_ON}")
+
+
+def last_loss(error: TrainingFailedError) -> str:
+    if isinstance(error, PreemptionError):
+        ranks = ", ".join(map(str, error.preemption_info.preempted_ranks))
+        return f"workers {ranks} with a node that was taken away"
+    assert isinstance(error, WorkerGroupError)
+    rank, cause = min(error.worker_failures.items())
+    return f"worker {rank}: {type(cause).__name__}: {first_line(cause)}"
 
 
 # --- before anything is started -------------------------------------------------------------------
@@ -169,20 +192,25 @@ def explained(error: TrainingFailedError, config: Config) -> CaptureError:
 def require_room(config: Config, nodes: list[dict[str, float]]) -> bool:
     """Whether workers take GPUs; raises ``ConfigError`` if the nodes have no room for all of them.
 
-    ``nodes``: what each node has in all, whoever uses it now.
+    ``nodes``: what each node has in all, whoever uses it now. A worker's cores and its GPU are on
+    one node.
     """
     wanted, device = config.workers, config.training.device
-    cores = sum(int(has.get("CPU", 0)) // wanted.cpus for has in nodes)
-    gpus = int(sum(has.get("GPU", 0) for has in nodes))
-    have = f"the cluster has {sum(int(has.get('CPU', 0)) for has in nodes)} cores and {gpus} GPUs"
+    places = [int(has.get("CPU", 0)) // wanted.cpus for has in nodes]
+    gpus = [int(has.get("GPU", 0)) for has in nodes]
+    with_gpu = sum(map(min, places, gpus))
+    cores = sum(int(has.get("CPU", 0)) for has in nodes)
+    have = f"the cluster has {cores} cores and {sum(gpus)} GPUs, room for"
     remedy = "Ask for fewer, or add nodes to the cluster"
-    if device == "cuda" and gpus < wanted.count:
-        problem = f"got {wanted.count} with a GPU each (training.device = cuda), {have}"
-        raise ConfigError("workers.count", problem, remedy)
-    if cores < wanted.count:
-        each = f"{wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
-        raise ConfigError("workers.count", f"got {wanted.count} with {each}, {have}", remedy)
-    return device != "cpu" and gpus >= wanted.count
+    if device == "cuda" and with_gpu < wanted.count:
+        each = "with a GPU each (training.device = cuda)"
+        raise ConfigError("workers.count", f"got {wanted.count} {each}, {have} {with_gpu}", remedy)
+    if sum(places) < wanted.count:
+        each = f"with {wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
+        raise ConfigError(
+            "workers.count", f"got {wanted.count} {each}, {have} {sum(places)}", remedy
+        )
+    return device != "cpu" and with_gpu >= wanted.count
 
 
 def here() -> NodeAffinitySchedulingStrategy:

@@ -17,5 +17,6 @@ if [ ! -f .env ]; then
     } > .env
 fi
 docker compose -f compose.yaml up --build --abort-on-container-exit --exit-code-from demo
+rm -rf report  # copied into one that is there, the new one would lie inside the old one
 docker compose -f compose.yaml cp store:/store/ontogeny/demo/report ./report
 echo "The report: $(pwd)/report/index.html"

@@ -199,6 +199,13 @@ def test_a_job_that_cannot_work_fails_with_the_reason(nodes: Nodes) -> None:
     assert_readable(said)
 
 
+def test_a_job_that_would_lose_its_run_is_refused(nodes: Nodes) -> None:
+    code, said = finish(nodes.submit("demo", folder=ROOT))
+    assert code != 0
+    assert "run.uri: 'runs/demo' is relative to the job's working directory" in said
+    assert_readable(said)
+
+
 def test_without_the_token_nothing_is_run(nodes: Nodes) -> None:
     stranger = Nodes(
         nodes.environment | {"RAY_AUTH_TOKEN": "0" * 64}, nodes.folder, "", 0, nodes.dashboard

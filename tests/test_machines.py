@@ -9,16 +9,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from analysis.sweep import in_turn
 from capture.errors import ClusterError
 from capture.store import Store
+from cluster import local
 from cluster.arguments import add_ray
 from cluster.cli import main
-from cluster.machines import HERE, machines, wanted
-from cluster.ray_session import JOB, OURS, code, connect
+from cluster.commands import demo
+from cluster.machines import HERE, Machines, machines, wanted
+from cluster.ray_session import OURS, code, connect
+from cluster.submitted import JOB
 from ray_jobs import ENVIRONMENT
 
 
@@ -88,13 +95,46 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["attribute", "ablate", "activations", "neurons", "report"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001"])
+def test_an_address_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError) as raised, connect():
+        pass
+    assert str(raised.value) == (
+        f"{address}: is not a cluster's own address, host:port. Set RAY_ADDRESS to the head's, as "
+        "in head:6379; where jobs are submitted to stands in RAY_API_SERVER_ADDRESS."
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "attribute", "ablate", "activations", "neurons", "report"]
+)
 def test_commands_that_read_shards_or_run_the_model_know_ray(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert "--ray [ADDRESS]" in capsys.readouterr().out
+
+
+def test_the_demo_s_analyses_run_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Machines(local.run_job, in_turn)
+    places: list[object] = []
+
+    @contextmanager
+    def cluster(arguments: argparse.Namespace) -> Iterator[Machines]:
+        yield there
+
+    def note(*given: object, on: Machines = HERE, **options: object) -> None:
+        places.append(on)
+
+    monkeypatch.setattr(demo, "machines", cluster)
+    monkeypatch.setattr(demo, "open_run", mock.MagicMock())
+    for name in ("record", "attribute", "ablate", "report"):
+        monkeypatch.setattr(demo, name, note)
+    assert main(["demo", "--quiet"]) == 0
+    assert [on is there for on in places] == [False, True, True, True]
 
 
 def test_workers_get_our_packages_unless_a_job_brought_a_folder(
@@ -165,4 +205,33 @@ try:
 except KeyboardInterrupt as stop:
     print("stopped")
     sys.exit(exit_code(stop))
+"""
+
+
+@pytest.mark.ray
+def test_results_that_nobody_fetches_start_no_second_cluster(tmp_path: Path) -> None:
+    """A consumer that raised leaves its sweep to be closed when the cluster has gone."""
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, "-c", UNFETCHED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("A\nFalse\n", "")
+
+
+UNFETCHED = """
+import sys
+import ray
+from cluster.holders import sweep
+from cluster.ray_session import connect
+from ray_jobs import Doing
+
+with connect("local"):
+    results = sweep(Doing(sys.argv[1]), ["a", "b"])
+    print(next(results))
+results.close()
+print(ray.is_initialized())
 """

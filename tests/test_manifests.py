@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from capture.config import Config, read_config
+from capture.lease import RELEASE_SECONDS
 from capture.store import Store
 from cluster.cli import parser
 from s3_server import environment, find_rclone, free_port, wait_for
@@ -119,6 +119,13 @@ def test_every_target_runs_as_somebody_who_is_not_root(dockerfile: str) -> None:
     assert run_as_root("FROM a:1.0 AS cpu", ("cpu",)) == ["cpu"]
 
 
+def test_a_job_that_is_stopped_has_time_to_say_farewell(dockerfile: str) -> None:
+    workers = pytest.importorskip("cluster.workers", reason="needs ray")
+    (settings,) = [rest for _, rest in stages(dockerfile)["runtime"] if "RAY_" in rest]
+    (seconds,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", settings)
+    assert int(seconds) > workers.FAREWELL_SECONDS + RELEASE_SECONDS
+
+
 def test_what_is_copied_exists_and_is_not_kept_out(dockerfile: str) -> None:
     lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     sent = [line for line in lines if not line.startswith("#")]
@@ -135,9 +142,22 @@ def test_packages_are_installed_under_the_constraints_torch_first(dockerfile: st
     for target, index in (("packages-cpu", "/whl/cpu torch"), ("packages-cuda", "install torch")):
         first, second = (rest for word, rest in stages(dockerfile)[target] if word == "RUN")
         assert first.endswith(index)
-        assert second.endswith("pip install '.[cluster,wikitext]'")
+        assert second.endswith("pip install '.[cluster,launcher,wikitext]'")
     settings = [rest for word, rest in stages(dockerfile)["packages"] if word == "ENV"]
     assert "PIP_CONSTRAINT=/build/constraints.txt" in settings[0].split()
+
+
+def test_the_launcher_finds_in_its_container_what_it_calls(dockerfile: str) -> None:
+    """Its autoscaler runs in the head's: rents machines, logs in to them, copies files there."""
+    (apt,) = [r for w, r in stages(dockerfile)["runtime"] if w == "RUN" and "apt-get" in r]
+    assert {"rsync", "openssh-client", "--no-install-recommends"} <= set(apt.split())
+    assert apt.endswith("rm -rf /var/lib/apt/lists/*")
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    assert pins["boto3"] == pins["botocore"], "boto3 wants botocore's own number or a little more"
 
 
 def test_both_images_hold_the_same_code(dockerfile: str) -> None:
@@ -204,12 +224,21 @@ def test_ray_takes_the_commands() -> None:
     assert starts.keys() == {"head", "worker"}
     for words in starts.values():
         scripts.start.make_context("start", words[2:])
-    checks = [
-        s["healthcheck"]["test"] for s in compose()["services"].values() if "healthcheck" in s
-    ]
-    for check in checks:
-        assert check[:3] == ["CMD", "ray", "health-check"]
-        scripts.healthcheck.make_context("health-check", check[3:])
+    check = compose()["services"]["head"]["healthcheck"]["test"]
+    assert check[:3] == ["CMD", "ray", "health-check"]
+    scripts.healthcheck.make_context("health-check", check[3:])
+
+
+def test_the_job_waits_until_all_workers_have_joined() -> None:
+    """Their cores are counted in what Ray says of the cluster as a whole."""
+    scripts = pytest.importorskip("ray.scripts.scripts", reason="needs ray")
+    worker = compose()["services"]["worker"]
+    kind, line = worker["healthcheck"]["test"]
+    asked, looked_for = map(shlex.split, line.split(" | "))
+    assert (kind, asked[:2], looked_for[:2]) == ("CMD-SHELL", ["ray", "status"], ["grep", "-q"])
+    scripts.status.make_context("status", asked[2:])
+    (cores,) = re.findall(r"--num-cpus=(\d+)", worker["command"])
+    assert looked_for[2] == f"/{worker['deploy']['replicas'] * int(cores)}.0 CPU"
 
 
 def test_the_job_is_one_that_the_command_line_takes() -> None:
@@ -225,37 +254,7 @@ def assert_enough_workers(config: Config, nodes: int) -> None:
     assert config.workers.count <= nodes
 
 
-# --- the script, and the store that it starts -----------------------------------------------------
-
-
-def test_the_script_makes_secrets_once_and_for_nobody_else(tmp_path: Path) -> None:
-    for name in ("demo.sh", "compose.yaml"):
-        shutil.copy(DOCKER / name, tmp_path)
-    fake = tmp_path / "bin" / "docker"
-    fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\necho "docker $*"\n')
-    fake.chmod(0o755)
-
-    def run() -> str:
-        path = f"{fake.parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            [tmp_path / "demo.sh"], env={"PATH": path}, capture_output=True, text=True, check=True
-        )
-        return done.stdout
-
-    assert "--exit-code-from demo\n" in run()
-    secrets = tmp_path / ".env"
-    first = secrets.read_text()
-    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
-    made = dict(line.split("=") for line in first.splitlines() if not line.startswith("#"))
-    assert {name: len(value) for name, value in made.items()} == {
-        k: len(v) for k, v in SECRETS.items()
-    }
-    run()
-    assert secrets.read_text() == first
-    secrets.unlink()
-    run()
-    assert secrets.read_text() != first
+# --- the store that the script starts -------------------------------------------------------------
 
 
 def test_git_and_with_it_ray_keep_the_secrets_to_themselves() -> None:

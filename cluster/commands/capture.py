@@ -14,6 +14,7 @@ from cluster.arguments import add_command, add_overrides, add_quiet
 from cluster.launched import capture_launched, is_launched, leads
 from cluster.progress import capture_report
 from cluster.ray_session import require_ray
+from cluster.submitted import require_lasting
 from cluster.terminal import next_commands
 
 
@@ -56,6 +57,7 @@ def record(
     overwrite: bool = False,
 ) -> None:
     """Capture the run and say what it left behind; of a launcher's processes the first does."""
+    require_lasting("run.uri", config.run.uri)
     quiet = quiet or not leads()
     with capture_report(console, quiet=quiet) as report:
         runner(config)(config, report, resume=resume, overwrite=overwrite)

@@ -10,6 +10,7 @@ from analysis.run import Run, open_run
 from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.machines import HERE, Machines, machines
 from cluster.progress import counting
+from cluster.submitted import require_lasting
 from cluster.terminal import print_skipped
 
 
@@ -36,6 +37,8 @@ at the same place is replaced."""
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
     config = ReportConfig(max_neurons=arguments.neurons)
+    if arguments.to:
+        require_lasting("--to", arguments.to)
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     with machines(arguments) as on:
         report(opened, config, console, to=arguments.to, quiet=arguments.quiet, on=on)
