@@ -73,12 +73,12 @@ class Gradients:
         by taking the step again. Raises ``RunError`` where that cannot be.
         """
         found = self.read(unit, [(step, datum)])[0]
-        shift = dense(found.uses, found.shape, found.scale)
+        shift = dense(found.uses, found.shape, found.scale).numpy()
         if found.preconditioned:
             preconditioner = self.again(step, "no preconditioner").preconditioner
             assert preconditioner is not None
             shift *= preconditioner[unit]
-        return shift.numpy()
+        return shift
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
         """Column n of the gradient, float32 [R]; the dense gradient is never made."""
