@@ -137,7 +137,7 @@ class Tape(TorchFunctionMode):
         if set(found) - set(roles):
             raise Unsplit(f"{func_name(func)} in the place of an activation")
         N, first_axis = self.num_datums or out.shape[0], out.shape[0]
-        if N > 1 and (call.shared or out.shape[0] == 1):
+        if N > 1 and self.repeats(call, out):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
         if len(shape) < 2 or shape[0] % N:
@@ -148,6 +148,10 @@ class Tape(TorchFunctionMode):
         use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
         self.follow(use, out)
         return out
+
+    def repeats(self, call: Call, out: Tensor) -> bool:
+        """Whether all datums use what a call gives."""
+        return call.shared or out.shape[0] == 1
 
     def follow(self, use: Use, out: Tensor) -> None:
         """See to it that the use has its δ after the backward pass."""

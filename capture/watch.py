@@ -10,7 +10,7 @@ Shapes: N datum, T position, as in ``capture.factors``.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,8 +24,13 @@ from capture.errors import UnitError
 from capture.factors import Factor, Factors
 from capture.gradients import join_datums
 from capture.tape import CANNOT, Tape, Use, flat
+from capture.uses import Call, Unsplit
 
 LEAVE_OUT = "Leave it out of units"
+COUNTING = (
+    "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
+    "[N, 1])"
+)
 
 
 @dataclass(eq=False)
@@ -73,14 +78,21 @@ class Pass:
 class Watch(Tape):
     """Records the factors of the given parameters for as long as it is entered."""
 
-    def __init__(self, units: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, units: Mapping[str, nn.Parameter], model: nn.Module) -> None:
         super().__init__(units)
+        self.model = model
         self.parameters = list(units.values())
         self.own_names = dict(self.names)
         self.passes = [Pass()]
         """The last one is open, and may be empty."""
         self.numbers = itertools.count()
         self.told_N: np.ndarray | None = None
+        self.certain = False
+        """Whether what is called now is of ``num_datums`` datums."""
+        self.inputs: list[Tensor] = []
+        """Of the forward pass that is under way."""
+        self.counted: list[Tensor] = []
+        """What the model has counted up in it."""
 
     def __torch_function__(
         self,
@@ -91,23 +103,53 @@ class Watch(Tape):
     ) -> Any:
         if func is torch.Tensor.backward and args[0].numel() == 1:
             self.passes[-1].losses.append(args[0].detach())
-        if not torch.is_grad_enabled():
-            return func(*args, **(kwargs or {}))
+        if not torch.is_grad_enabled() or func is torch.arange:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.arange and self.inputs:
+                self.counted.append(out)
+            return out
         return super().__torch_function__(func, types, args, kwargs)
 
     def tell(self, datum_N: np.ndarray) -> None:
         """Which datums the coming forward pass is of."""
-        self.told_N, self.num_datums = datum_N, len(datum_N)
+        self.told_N, self.num_datums, self.certain = datum_N, len(datum_N), True
 
-    def expect(self, x: Tensor) -> None:
-        """A forward pass begins with this activation; raises ``UnitError`` if it is not of the
-        datums that were told."""
-        if not torch.is_grad_enabled():
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        """A forward pass begins; raises ``UnitError`` if it is not of the datums that were told."""
+        if not torch.is_grad_enabled() or not inputs:
             return
-        if self.told_N is not None and x.shape[0] != len(self.told_N):
-            problem = f"got {tuple(x.shape)} where {len(self.told_N)} datums were told"
+        N = inputs[0].shape[0]
+        if self.told_N is not None and len(self.told_N) != N:
+            problem = f"got {tuple(inputs[0].shape)} where {len(self.told_N)} datums were told"
             raise UnitError("model", problem, "Its first axis must be the batch's")
-        self.num_datums = x.shape[0]
+        self.inputs, self.num_datums, self.certain = list(inputs), N, True
+
+    def end(self) -> None:
+        """The forward pass is over."""
+        self.inputs, self.counted, self.certain = [], [], False
+
+    def repeats(self, call: Call, out: Tensor) -> bool:
+        """As any tape has it, but sure: what the loop gets to see may not change.
+
+        Raises ``Unsplit`` for 0, 1, 2, … of which nothing tells what they number.
+        """
+        if not call.shared or call.a is None:
+            return self.certain and out.shape[0] == 1
+        ids, of_datums = call.a, self.inputs[:1]
+        if self.inputs and self.inputs[0].dim() == 1:
+            of_datums = self.inputs
+        if any(shares_memory(ids, x) for x in of_datums):
+            return False
+        if self.certain and len(ids) != self.num_datums:
+            return True
+        if self.inputs and any(shares_memory(ids, x) for x in self.own_numbers()):
+            return True
+        raise Unsplit(COUNTING)
+
+    def own_numbers(self) -> Iterator[Tensor]:
+        """What the model counts with by itself."""
+        yield from self.counted
+        yield from self.model.buffers()
 
     def follow(self, use: Use, out: Tensor) -> None:
         out.register_hook(partial(self.open_pass().arrive, next(self.numbers), use))
@@ -137,9 +179,14 @@ class Watch(Tape):
         """The passes since the last update, which this ends."""
         found = [one for one in self.passes if one.uses or one.unsplit]
         self.passes = [Pass()]
+        self.certain = False
         self.names = dict(self.own_names)
         self.derived.clear()
         return found
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Factors:
