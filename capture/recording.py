@@ -19,6 +19,7 @@ from capture import optimizer as optimizers
 from capture.buffer import ShiftBuffer
 from capture.config import Config
 from capture.errors import ConfigError, RunError
+from capture.evaluation import perplexity
 from capture.gradients import Layout
 from capture.markers import Marker
 from capture.own_datums import as_ids, window_of
@@ -78,7 +79,7 @@ class Recording:
     def evaluation(self, split: str, loss: float, tokens: int = 0) -> None:
         """Note the loss (a mean, in nats) on something held out, over so many tokens."""
         row = {"step": self.place.step, "epoch": self.epoch, "split": split, "loss": float(loss)}
-        row |= {"perplexity": float(np.exp(np.float64(loss))), "tokens": tokens}
+        row |= {"perplexity": perplexity(float(loss)), "tokens": tokens}
         self.recorder.add_evaluation(row)
 
     def checkpoint(self) -> dict[str, Tensor]:
