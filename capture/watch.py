@@ -12,7 +12,7 @@ Shapes: N datum, T position, as in ``capture.factors``.
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.errors import UnitError
-from capture.factors import Factor, Factors
+from capture.factors import Factors
 from capture.gradients import join_datums
+from capture.once import Once
 from capture.tape import CANNOT, Tape, Use, flat
 from capture.uses import Call, Unsplit
 
@@ -57,7 +58,9 @@ class Pass:
             use.delta = before + use.delta
         self.uses[number] = use
 
-    def factors(self, units: Iterable[str], where: str) -> Factors:
+    def factors(
+        self, units: Iterable[str], where: str, cast: Callable[[Tensor], Tensor]
+    ) -> Factors:
         """By unit; raises ``UnitError`` for one without any, or where datums are not first."""
         for unit, use in self.unsplit.items():
             raise UnitError(unit, f"is used by {use}, {CANNOT}", LEAVE_OUT)
@@ -68,7 +71,7 @@ class Pass:
                 if use.num_datums != num_datums:
                     problem = f"is used with {use.num_datums} datums, others with {num_datums}"
                     raise UnitError(name, problem, "The first axis must be the batch's, everywhere")
-                found[name].append(use.factor(role))
+                found[name].append(use.factor(role, cast))
         for name, uses in found.items():
             if not uses:
                 raise UnitError(name, f"got no gradient in a backward pass of {where}", LEAVE_OUT)
@@ -192,7 +195,9 @@ def shares_memory(one: Tensor, other: Tensor) -> bool:
 def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Factors:
     """Of all their datums in order; raises ``UnitError`` if their uses do not match."""
     units = list(units)
-    pieces = [one.factors(units, where) for one in passes]
+    cast = Once(Tensor.float)
+    pieces = [one.factors(units, where, cast) for one in passes]
+    to_width = cache(lambda positions: Once(partial(padded, positions=positions)))
     for name in units:
         if len({tuple(use.kind for use in piece[name]) for piece in pieces}) > 1:
             problem = f"is used otherwise in one backward pass of {where} than in the next"
@@ -200,13 +205,11 @@ def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Fac
         for place in range(len(pieces[0][name])):
             widest = max(piece[name][place].delta_NTO.shape[1] for piece in pieces)
             for piece in pieces:
-                piece[name][place] = padded(piece[name][place], widest)
+                piece[name][place] = piece[name][place].mapped(to_width(widest))
     return join_datums(pieces)
 
 
-def padded(use: Factor, positions: int) -> Factor:
-    """The use with so many positions; those added have δ = 0."""
-    missing = positions - use.delta_NTO.shape[1]
-    if not missing:
-        return use
-    return use.mapped(lambda x: F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)))
+def padded(x: Tensor, positions: int) -> Tensor:
+    """δ, a or tokens with so many positions; of those added δ is 0."""
+    missing = positions - x.shape[1]
+    return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)) if missing else x

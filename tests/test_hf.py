@@ -10,6 +10,7 @@ from capture import checkpoint
 from capture.assembly import build_engine, complete
 from capture.corpus import load_corpus
 from capture.errors import RunError
+from capture.factor_tables import lay_out
 from capture.inner import dense
 from capture.markers import read_segments
 from capture.model import build_model
@@ -60,6 +61,20 @@ def test_every_parameter_is_captured_tied_ones_once(tmp_path):
     assert (run.steps()["audit_error"] < 1e-5).all()
     stored = checkpoint.read_checkpoint(run.store, 14)
     assert stored.keys() == set(run.layout.names)
+
+
+TWICE, HALF = "training.accumulate=2", "training.precision=bfloat16"
+
+
+@pytest.mark.parametrize("settings", [[], [TWICE], [HALF], [TWICE, HALF]])
+def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, settings):
+    """A layer's four inputs (queries, keys and values have one, gate and up one) and seven δ."""
+    plan = plan_of(hf_config(tmp_path, "llama", "capture.units=['*_proj.weight']", *settings))
+    token_NT, target_NT = on_device(plan.corpus.train, torch.device("cpu"))
+    engine = build_engine(plan, ["factors"])
+    _, factors, _ = engine.gradients(token_NT[:4], target_NT[:4], 0)
+    layout, _ = lay_out(factors, "float32")
+    assert len(layout.arrays) == 2 * (4 + 7)
 
 
 def test_a_datum_s_gradient_does_not_depend_on_its_batch(tmp_path, family):
