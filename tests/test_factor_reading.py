@@ -123,6 +123,7 @@ def test_a_column_is_that_of_the_dense_gradient(run, unit):
     dense = run.gradient(6, datum, unit)
     for n in (0, dense.shape[1] - 1):
         assert_allclose(run.column(6, datum, unit, n), dense[:, n], rtol=1e-5, atol=1e-9)
+        assert_array_equal(run.neuron(6, datum, unit, n), run.column(6, datum, unit, n))
 
 
 def test_inner_products_are_those_of_the_dense_gradients(run):
