@@ -155,7 +155,13 @@ class Watch(Tape):
         yield from self.model.buffers()
 
     def follow(self, use: Use, out: Tensor) -> None:
-        out.register_hook(partial(self.open_pass().arrive, next(self.numbers), use))
+        out.register_hook(partial(self.arrive, self.open_pass(), next(self.numbers), use))
+
+    def arrive(self, one: Pass, number: int, use: Use, delta: Tensor) -> None:
+        """Keep δ; before the first of a pass, forget what was thrown away since it began."""
+        if not one.uses and one in self.passes[1:] and self.gradients_are_gone():
+            del self.passes[: self.passes.index(one)]
+        one.arrive(number, use, delta)
 
     def refuse(self, unsplit: dict[str, str], out: Any) -> None:
         """It matters only if the backward pass comes by."""
