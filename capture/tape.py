@@ -165,10 +165,11 @@ class Tape(TorchFunctionMode):
         """Rounded once for all that read it, as long as it is what it was."""
         if a.dtype == dtype:
             return a
+        now = 0 if a.is_inference() else a._version
         version, kept = self.roundings.get(a, (None, None))
-        if kept is None or (version, kept.dtype) != (a._version, dtype):
+        if kept is None or (version, kept.dtype) != (now, dtype):
             kept = a.detach().to(dtype)
-            self.roundings[a] = a._version, kept
+            self.roundings[a] = now, kept
         return kept
 
     def cast(self) -> Once:

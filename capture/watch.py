@@ -191,6 +191,7 @@ class Watch(Tape):
         self.certain = False
         self.names = dict(self.own_names)
         self.derived.clear()
+        self.roundings.clear()
         return found
 
 
