@@ -73,20 +73,34 @@ class Gradients:
         by taking the step again. Raises ``RunError`` where that cannot be.
         """
         found = self.read(unit, [(step, datum)])[0]
-        shift = dense(found.uses, found.shape, found.scale)
+        shift = dense(found.uses, found.shape, found.scale).numpy()
         if found.preconditioned:
             preconditioner = self.again(step, "no preconditioner").preconditioner
             assert preconditioner is not None
             shift *= preconditioner[unit]
-        return shift.numpy()
+        return shift
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
         """Column n of the gradient, float32 [R]; the dense gradient is never made."""
-        found = self.read(unit, [(step, datum)])[0]
-        if len(found.shape) != 2 or not 0 <= n < found.shape[1]:
-            shape = " × ".join(map(str, found.shape))
-            raise UnitError(f"{unit}[:, {n}]", f"does not exist: the unit is {shape}")
+        found = self.read_matrix(step, datum, unit, f"[:, {n}]", n, axis=1)
         return inner.column(found.uses, n, found.shape)[0].numpy()
+
+    def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
+        """Of neuron n, an input: a column of the gradient, or a row where it is stored [I, O]."""
+        if unit not in self.layout.transposed:
+            return self.column(step, datum, unit, n)
+        found = self.read_matrix(step, datum, unit, f"[{n}, :]", n, axis=0)
+        return inner.row(found.uses, n, found.shape)[0].numpy()
+
+    def read_matrix(
+        self, step: int, datum: int, unit: str, part: str, n: int, *, axis: int
+    ) -> DatumFactors:
+        """A unit's factors; raises ``UnitError`` unless it is a matrix that has the part."""
+        found = self.read(unit, [(step, datum)])[0]
+        if len(found.shape) != 2 or not 0 <= n < found.shape[axis]:
+            shape = " × ".join(map(str, found.shape))
+            raise UnitError(f"{unit}{part}", f"does not exist: the unit is {shape}")
+        return found
 
     def inner_products(
         self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]

@@ -226,8 +226,12 @@ class Run:
         return self.gradients.shift(step, datum, unit)
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Column n of the gradient, made without the rest of it."""
+        """Column n of the gradient as it is stored, made without the rest of it."""
         return self.gradients.column(step, datum, unit, n)
+
+    def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
+        """Of the gradient what is neuron n's, an input's: a column, or a row of [I, O]."""
+        return self.gradients.neuron(step, datum, unit, n)
 
     def inner_products(
         self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]

@@ -34,10 +34,18 @@ def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
             loss = evaluate(engine.entrance, token_NT, target_NT, batch=plan.config.training.batch)
             found.append(
                 Evaluation(
-                    turn.step + 1, turn.epoch, split, loss, math.exp(loss), target_NT.numel()
+                    turn.step + 1, turn.epoch, split, loss, perplexity(loss), target_NT.numel()
                 )
             )
     return found
+
+
+def perplexity(loss: float) -> float:
+    """e to the loss; infinite above what a float64 can hold."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from capture.factor_layout import KEY, Array, FactorLayout, StoredUse
 from capture.factors import Factor, Factors
 from capture.float_planes import split
 from capture.gradients import write_shifts
+from capture.once import identity
 from capture.schema import factor_schema
 
 ROWS_PER_GROUP = 4
@@ -84,11 +85,6 @@ class Distinct:
             self.names[key] = f"f{len(self.names):02d}"
             self.tensors[self.names[key]] = tensor_NTS
         return self.names[key]
-
-
-def identity(tensor: Tensor) -> tuple[object, ...]:
-    """The same for two tensors just if they are the same numbers in the same place."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def tensors_of(use: Factor) -> list[Tensor]:

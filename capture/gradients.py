@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from capture.factors import Factor, Factors
+from capture.once import Once
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,18 @@ def join_datums(pieces: Sequence[Factors]) -> Factors:
     if len(pieces) == 1:
         return pieces[0]
     uses = {name: zip(*(piece[name] for piece in pieces), strict=True) for name in pieces[0]}
-    return {name: [join(parts) for parts in own] for name, own in uses.items()}
+    cat = Once(lambda *parts: torch.cat(parts))
+    return {name: [join(parts, cat) for parts in own] for name, own in uses.items()}
 
 
-def join(parts: Sequence[Factor]) -> Factor:
+def join(parts: Sequence[Factor], cat: Callable[..., Tensor]) -> Factor:
     inputs = [part.a_NTI for part in parts if part.a_NTI is not None]
     tokens = [part.token_NT for part in parts if part.token_NT is not None]
     return replace(
         parts[0],
-        delta_NTO=torch.cat([part.delta_NTO for part in parts]),
-        a_NTI=torch.cat(inputs) if inputs else None,
-        token_NT=torch.cat(tokens) if tokens else None,
+        delta_NTO=cat(*(part.delta_NTO for part in parts)),
+        a_NTI=cat(*inputs) if inputs else None,
+        token_NT=cat(*tokens) if tokens else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Algebra on gradients that stay factored: dense where asked, else never.
 
-What a datum's gradient of one unit is, row by row or column by column, how long its columns are,
-and the inner product of two datums' gradients, from their factors alone. A unit's shape is given as
-stored; one with more than two axes counts as a matrix of its first axis by all others.
+What a datum's gradient of one unit is, row by row or column by column, and the inner product of two
+datums' gradients, from their factors alone. A unit's shape is given as stored; one with more than
+two axes counts as a matrix of its first axis by all others.
 
 Shapes: N, M datum; T, S position; R row of a unit, C column, P entry.
 """
@@ -66,24 +66,6 @@ def entries(use: Factor) -> Tensor:
     """A "sum" or "scale" use's gradient, [N, P]."""
     product_NTP = use.delta_NTO if use.a_NTI is None else use.delta_NTO * use.a_NTI
     return product_NTP.sum(1)
-
-
-def column_norms(uses: list[Factor], shape: Sequence[int]) -> Tensor:
-    """The length of each column of every datum's gradient, [N, C].
-
-    Column c has squared length Σ_{t,s} (l_t · l_s) r_tc r_sc, with l what spans the rows (δ, as a
-    rule) and r what spans the columns: diag(aᵀ (δ δᵀ) a).
-    """
-    if any(use.kind not in ("outer", "rows") for use in uses):
-        return dense(uses, (shape[0], math.prod(shape[1:]))).norm(dim=1)
-    squared_NC = sum(
-        (right_of(one) * (gram_NTS @ right_of(other))).sum(1)
-        for one in uses
-        for other in uses
-        for gram_NTS in [left_products(one, other)]
-    )
-    assert isinstance(squared_NC, Tensor)
-    return squared_NC.clamp_(min=0).sqrt_()
 
 
 def inner_products(uses_i: list[Factor], uses_j: list[Factor]) -> Tensor:

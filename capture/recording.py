@@ -19,6 +19,7 @@ from capture import optimizer as optimizers
 from capture.buffer import ShiftBuffer
 from capture.config import Config
 from capture.errors import ConfigError, RunError
+from capture.evaluation import perplexity
 from capture.gradients import Layout
 from capture.markers import Marker
 from capture.own_datums import as_ids, window_of
@@ -55,7 +56,7 @@ class Recording:
         self.layout = Layout.of(units)
         self.window = window_of(tables)
         self.num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
-        self.watch = Watch(units)
+        self.watch = Watch(units, model)
         self.place = Place(last.end_step, 0, 0)
         """Of the coming step."""
         self.next_datum = 0 if tables else first_unused(recorder, last)
@@ -78,7 +79,7 @@ class Recording:
     def evaluation(self, split: str, loss: float, tokens: int = 0) -> None:
         """Note the loss (a mean, in nats) on something held out, over so many tokens."""
         row = {"step": self.place.step, "epoch": self.epoch, "split": split, "loss": float(loss)}
-        row |= {"perplexity": float(np.exp(np.float64(loss))), "tokens": tokens}
+        row |= {"perplexity": perplexity(float(loss)), "tokens": tokens}
         self.recorder.add_evaluation(row)
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -106,6 +107,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         hooks = (
             self.model.register_forward_pre_hook(self.on_forward, with_kwargs=True),
+            self.model.register_forward_hook(self.on_forwarded, always_call=True),
             self.optimizer.register_step_pre_hook(self.on_step),
             self.optimizer.register_step_post_hook(self.on_stepped),
         )
@@ -127,10 +129,11 @@ class Recording:
         return False
 
     def on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim())
-        for x in inputs:
-            self.watch.expect(x)
-            return
+        inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
+        self.watch.begin(inputs)
+
+    def on_forwarded(self, *_: object) -> None:
+        self.watch.end()
 
     def on_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

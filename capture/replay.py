@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,6 @@ from capture.factor_layout import FactorLayout
 from capture.factor_tables import Rows
 from capture.markers import START, File, Marker, read_marker, require_start, segment_key
 from capture.observer import Observer
-from capture.optimizer import Tensors
 from capture.plan import Plan
 from capture.provenance import KEY, read_run
 from capture.records import KINDS, RecordKind
@@ -230,7 +230,7 @@ class Again:
 
     layout: FactorLayout
     rows: Rows
-    preconditioner: Tensors | None
+    preconditioner: Mapping[str, np.ndarray] | None
     """By unit, what an entry's shift is multiplied by besides the scale; None: 1."""
 
 
@@ -246,4 +246,7 @@ def step_again(past: Past, step: int) -> Again:
             observer.update(turn)
         found = observer.step(next(past.plan.turns(step)))
     assert found.factors
-    return Again(*found.factors, found.preconditioner)
+    preconditioner = None
+    if found.preconditioner:
+        preconditioner = {name: by.cpu().numpy() for name, by in found.preconditioner.items()}
+    return Again(*found.factors, preconditioner)

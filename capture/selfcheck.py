@@ -155,7 +155,8 @@ def make_probe(plan: Plan, engine: Engine) -> tuple[Probe, tuple[Tensor, Tensor]
     token_NT, target_NT = on_device(plan.corpus.train, engine.device)
     batch = plan.config.training.batch
     order = torch.from_numpy(next(plan.turns(0)).datum_N)
-    rest = torch.tensor([d for d in range(len(token_NT)) if d not in set(order.tolist())])
+    first = set(order.tolist())
+    rest = torch.tensor([d for d in range(len(token_NT)) if d not in first], dtype=torch.int64)
     other = torch.cat([rest, order.flip(0)])[: max(2, batch)]
     num = min(DATUMS, batch)
     window = plan.config.corpus.window

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from capture.errors import ConfigError
-from capture.factors import Factors
+from capture.factors import Factor, Factors
 from capture.gradients import Layout
 from capture.group import ALONE, Group
 
@@ -120,9 +120,13 @@ class Tally:
         token_NT: Tensor,
         target_NT: Tensor,
     ) -> None:
-        """Add a step: its factors, the weights that it started from, and ``scale`` = -lr · clip."""
+        """Add a step: its factors, the weights that it started from, and ``scale`` = -lr · clip.
+
+        Raises ``ConfigError`` for a unit that has no neurons to count for.
+        """
+        for name in self.widths:
+            require_inputs(name, factors[name], token_NT.numel())
         share_MK = shares(factors, weights, scale, self.widths, self.group.size)
-        assert len(share_MK) == token_NT.numel(), "a unit must be used once a position"
         for by, token_M in zip(BYS, (target_NT.flatten(), token_NT.flatten()), strict=True):
             self.sum_VK[by].index_add_(0, token_M, share_MK)
             self.count_V[by].index_add_(0, token_M, torch.ones_like(token_M))
@@ -135,6 +139,16 @@ class Tally:
         sums = Sums(self.widths, count_V, sum_VK)
         self.clear()
         return sums
+
+
+def require_inputs(name: str, uses: list[Factor], positions: int) -> None:
+    """Raises ``ConfigError`` unless each use multiplies a unit with an input a position."""
+    for use in uses:
+        if use.kind != "outer" or use.delta_NTO.shape[:2].numel() != positions:
+            problem = f"match {name}, which is not multiplied with an input at each position, or is"
+            problem += " captured by vmap, so that no tallies can be kept of it"
+            remedy = "Name other units, or set capture.tally.enabled=false"
+            raise ConfigError("capture.tally.units", problem, remedy)
 
 
 def shares(

@@ -8,16 +8,18 @@ refused by name.
 Shapes: N datum, T position (all inner axes flattened), I input width, O output width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from capture.errors import UnitError
 from capture.factors import Factor, Factors
+from capture.once import Once
 from capture.uses import READERS, Call, Role, Unsplit, same_gradient
 
 MOST_POSITIONS = 2**15
@@ -38,16 +40,15 @@ class Use:
     shape: torch.Size
     """Of the output, features last."""
     device: torch.device
-    dtype: torch.dtype
-    """Of the factors."""
     delta: Tensor | None = None
 
     def keep(self, delta: Tensor) -> None:
         self.delta = delta.movedim(self.call.feature_axis, -1)
 
-    def factor(self, role: Role) -> Factor:
+    def factor(self, role: Role, cast: Callable[[Tensor], Tensor]) -> Factor:
+        """``cast``: how tensors become the factors'."""
         delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
-        delta_NTO, a = self.by_datum(delta), self.call.a
+        delta_NTO, a = self.by_datum(cast(delta)), self.call.a
         if role.kind == "rows":
             assert a is not None
             token_NT = a.expand(self.shape[:-1]).reshape(self.num_datums, -1)
@@ -57,11 +58,11 @@ class Use:
         if role.kind == "sum" or a is None:
             return Factor("sum", delta_NTO)
         a = a.expand(self.num_datums, *a.shape[1:]) if a.shape[0] == 1 else a
-        return Factor(role.kind, delta_NTO, self.by_datum(a), role.transposed)
+        return Factor(role.kind, delta_NTO, self.by_datum(cast(a)), role.transposed)
 
     def by_datum(self, x: Tensor) -> Tensor:
         """[N, T, features] of what has the two first axes in one, or more than two of them."""
-        return x.to(self.dtype).reshape(self.num_datums, -1, x.shape[-1])
+        return x.reshape(self.num_datums, -1, x.shape[-1])
 
 
 class Tape(TorchFunctionMode):
@@ -86,6 +87,8 @@ class Tape(TorchFunctionMode):
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
         self.uses: list[Use] = []
+        self.roundings: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+        """Of activations, with the version of them that was rounded."""
         self.unsplit: dict[str, str] = {}
         """Units that cannot be captured → what uses them."""
 
@@ -137,17 +140,45 @@ class Tape(TorchFunctionMode):
         if set(found) - set(roles):
             raise Unsplit(f"{func_name(func)} in the place of an activation")
         N, first_axis = self.num_datums or out.shape[0], out.shape[0]
-        if N > 1 and (call.shared or out.shape[0] == 1):
+        if N > 1 and self.repeats(call, out):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
         if len(shape) < 2 or shape[0] % N:
             raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
         if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
             raise Unsplit(f"{func_name(func)} at {positions:,} positions")
-        kept = rounded(call, out)
-        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device, self.dtype)
+        kept = self.rounded(call, out)
+        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device)
         self.follow(use, out)
         return out
+
+    def rounded(self, call: Call, out: Tensor) -> Call:
+        """The call with its activation detached and, under autocast, as it was multiplied."""
+        a = call.a
+        if a is None:
+            return call
+        if a.is_floating_point() and any(role.kind == "outer" for _, role in call.roles):
+            a = self.as_multiplied(a, out.dtype)
+        return Call(call.roles, a.detach(), call.feature_axis, call.shared, call.padding)
+
+    def as_multiplied(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rounded once for all that read it, as long as it is what it was."""
+        if a.dtype == dtype:
+            return a
+        now = 0 if a.is_inference() else a._version
+        version, kept = self.roundings.get(a, (None, None))
+        if kept is None or (version, kept.dtype) != (now, dtype):
+            kept = a.detach().to(dtype)
+            self.roundings[a] = now, kept
+        return kept
+
+    def cast(self) -> Once:
+        """To the factors' type, for the factors of one backward pass."""
+        return Once(lambda x: x.to(self.dtype))
+
+    def repeats(self, call: Call, out: Tensor) -> bool:
+        """Whether all datums use what a call gives."""
+        return call.shared or out.shape[0] == 1
 
     def follow(self, use: Use, out: Tensor) -> None:
         """See to it that the use has its δ after the backward pass."""
@@ -171,9 +202,10 @@ class Tape(TorchFunctionMode):
         if self.unsplit:
             raise unsupported(*next(iter(self.unsplit.items())))
         found: Factors = {name: [] for name in self.units}
+        cast = self.cast()
         for use in self.uses:
             for name, role in use.roles.items():
-                found[name].append(use.factor(role))
+                found[name].append(use.factor(role, cast))
         for name, factors in found.items():
             if not factors:
                 raise UnitError(name, "is captured but the forward pass never used it")
@@ -201,16 +233,6 @@ def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def func_name(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", str(func))
-
-
-def rounded(call: Call, out: Tensor) -> Call:
-    """The call with its activation detached and, under autocast, as it was multiplied."""
-    a = call.a
-    if a is None:
-        return call
-    cast = a.is_floating_point() and any(role.kind == "outer" for _, role in call.roles)
-    a = a.detach().to(out.dtype) if cast else a.detach()
-    return Call(call.roles, a, call.feature_axis, call.shared, call.padding)
 
 
 def unsupported(unit: str, use: str) -> UnitError:

@@ -40,7 +40,7 @@ class Call:
     feature_axis: int = -1
     """Which axis of the output holds its features."""
     shared: bool = False
-    """The output has no axis of datums: all of them use it."""
+    """The output has no axis of datums, it seems: all of them use it."""
     padding: int | None = None
     """The row that receives nothing."""
 

@@ -10,9 +10,9 @@ Shapes: N datum, T position, as in ``capture.factors``.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.errors import UnitError
-from capture.factors import Factor, Factors
+from capture.factors import Factors
 from capture.gradients import join_datums
+from capture.once import Once
 from capture.tape import CANNOT, Tape, Use, flat
+from capture.uses import Call, Unsplit
 
 LEAVE_OUT = "Leave it out of units"
+COUNTING = (
+    "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
+    "[N, 1])"
+)
 
 
 @dataclass(eq=False)
@@ -52,7 +58,9 @@ class Pass:
             use.delta = before + use.delta
         self.uses[number] = use
 
-    def factors(self, units: Iterable[str], where: str) -> Factors:
+    def factors(
+        self, units: Iterable[str], where: str, cast: Callable[[Tensor], Tensor]
+    ) -> Factors:
         """By unit; raises ``UnitError`` for one without any, or where datums are not first."""
         for unit, use in self.unsplit.items():
             raise UnitError(unit, f"is used by {use}, {CANNOT}", LEAVE_OUT)
@@ -63,7 +71,7 @@ class Pass:
                 if use.num_datums != num_datums:
                     problem = f"is used with {use.num_datums} datums, others with {num_datums}"
                     raise UnitError(name, problem, "The first axis must be the batch's, everywhere")
-                found[name].append(use.factor(role))
+                found[name].append(use.factor(role, cast))
         for name, uses in found.items():
             if not uses:
                 raise UnitError(name, f"got no gradient in a backward pass of {where}", LEAVE_OUT)
@@ -73,14 +81,21 @@ class Pass:
 class Watch(Tape):
     """Records the factors of the given parameters for as long as it is entered."""
 
-    def __init__(self, units: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, units: Mapping[str, nn.Parameter], model: nn.Module) -> None:
         super().__init__(units)
+        self.model = model
         self.parameters = list(units.values())
         self.own_names = dict(self.names)
         self.passes = [Pass()]
         """The last one is open, and may be empty."""
         self.numbers = itertools.count()
         self.told_N: np.ndarray | None = None
+        self.certain = False
+        """Whether what is called now is of ``num_datums`` datums."""
+        self.inputs: list[Tensor] = []
+        """Of the forward pass that is under way."""
+        self.counted: list[Tensor] = []
+        """What the model has counted up in it."""
 
     def __torch_function__(
         self,
@@ -91,26 +106,62 @@ class Watch(Tape):
     ) -> Any:
         if func is torch.Tensor.backward and args[0].numel() == 1:
             self.passes[-1].losses.append(args[0].detach())
-        if not torch.is_grad_enabled():
-            return func(*args, **(kwargs or {}))
+        if not torch.is_grad_enabled() or func is torch.arange:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.arange and self.inputs:
+                self.counted.append(out)
+            return out
         return super().__torch_function__(func, types, args, kwargs)
 
     def tell(self, datum_N: np.ndarray) -> None:
         """Which datums the coming forward pass is of."""
-        self.told_N, self.num_datums = datum_N, len(datum_N)
+        self.told_N, self.num_datums, self.certain = datum_N, len(datum_N), True
 
-    def expect(self, x: Tensor) -> None:
-        """A forward pass begins with this activation; raises ``UnitError`` if it is not of the
-        datums that were told."""
-        if not torch.is_grad_enabled():
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        """A forward pass begins; raises ``UnitError`` if it is not of the datums that were told."""
+        if not torch.is_grad_enabled() or not inputs:
             return
-        if self.told_N is not None and x.shape[0] != len(self.told_N):
-            problem = f"got {tuple(x.shape)} where {len(self.told_N)} datums were told"
+        N = inputs[0].shape[0]
+        if self.told_N is not None and len(self.told_N) != N:
+            problem = f"got {tuple(inputs[0].shape)} where {len(self.told_N)} datums were told"
             raise UnitError("model", problem, "Its first axis must be the batch's")
-        self.num_datums = x.shape[0]
+        self.inputs, self.num_datums, self.certain = list(inputs), N, True
+
+    def end(self) -> None:
+        """The forward pass is over."""
+        self.inputs, self.counted, self.certain = [], [], False
+
+    def repeats(self, call: Call, out: Tensor) -> bool:
+        """As any tape has it, but sure: what the loop gets to see may not change.
+
+        Raises ``Unsplit`` for 0, 1, 2, … of which nothing tells what they number.
+        """
+        if not call.shared or call.a is None:
+            return self.certain and out.shape[0] == 1
+        ids, of_datums = call.a, self.inputs[:1]
+        if self.inputs and self.inputs[0].dim() == 1:
+            of_datums = self.inputs
+        if any(shares_memory(ids, x) for x in of_datums):
+            return False
+        if self.certain and len(ids) != self.num_datums:
+            return True
+        if self.inputs and any(shares_memory(ids, x) for x in self.own_numbers()):
+            return True
+        raise Unsplit(COUNTING)
+
+    def own_numbers(self) -> Iterator[Tensor]:
+        """What the model counts with by itself."""
+        yield from self.counted
+        yield from self.model.buffers()
 
     def follow(self, use: Use, out: Tensor) -> None:
-        out.register_hook(partial(self.open_pass().arrive, next(self.numbers), use))
+        out.register_hook(partial(self.arrive, self.open_pass(), next(self.numbers), use))
+
+    def arrive(self, one: Pass, number: int, use: Use, delta: Tensor) -> None:
+        """Keep δ; before the first of a pass, forget what was thrown away since it began."""
+        if not one.uses and one in self.passes[1:] and self.gradients_are_gone():
+            del self.passes[: self.passes.index(one)]
+        one.arrive(number, use, delta)
 
     def refuse(self, unsplit: dict[str, str], out: Any) -> None:
         """It matters only if the backward pass comes by."""
@@ -137,15 +188,23 @@ class Watch(Tape):
         """The passes since the last update, which this ends."""
         found = [one for one in self.passes if one.uses or one.unsplit]
         self.passes = [Pass()]
+        self.certain = False
         self.names = dict(self.own_names)
         self.derived.clear()
+        self.roundings.clear()
         return found
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Factors:
     """Of all their datums in order; raises ``UnitError`` if their uses do not match."""
     units = list(units)
-    pieces = [one.factors(units, where) for one in passes]
+    cast = Once(Tensor.float)
+    pieces = [one.factors(units, where, cast) for one in passes]
+    to_width = cache(lambda positions: Once(partial(padded, positions=positions)))
     for name in units:
         if len({tuple(use.kind for use in piece[name]) for piece in pieces}) > 1:
             problem = f"is used otherwise in one backward pass of {where} than in the next"
@@ -153,13 +212,11 @@ def join_passes(passes: Iterable[Pass], units: Iterable[str], where: str) -> Fac
         for place in range(len(pieces[0][name])):
             widest = max(piece[name][place].delta_NTO.shape[1] for piece in pieces)
             for piece in pieces:
-                piece[name][place] = padded(piece[name][place], widest)
+                piece[name][place] = piece[name][place].mapped(to_width(widest))
     return join_datums(pieces)
 
 
-def padded(use: Factor, positions: int) -> Factor:
-    """The use with so many positions; those added have δ = 0."""
-    missing = positions - use.delta_NTO.shape[1]
-    if not missing:
-        return use
-    return use.mapped(lambda x: F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)))
+def padded(x: Tensor, positions: int) -> Tensor:
+    """δ, a or tokens with so many positions; of those added δ is 0."""
+    missing = positions - x.shape[1]
+    return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)) if missing else x

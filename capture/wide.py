@@ -22,6 +22,8 @@ TALL = 8
 """A unit with this many times more rows than columns is wide, if it is not small."""
 SMALL = 2**16
 """Entries up to which a unit's dense shifts are cheaper than bounds."""
+LARGE = 2**26
+"""Entries above which a unit with more rows than columns is wide: 256 MiB a datum."""
 PIECE = 2**24
 """Entries computed at a time."""
 SEEDS = 32
@@ -30,7 +32,10 @@ SEEDS = 32
 
 def is_wide(shape: Sequence[int]) -> bool:
     """Whether the dense shifts of a unit of this shape must never exist."""
-    return len(shape) == 2 and shape[0] >= TALL * shape[1] and shape[0] * shape[1] > SMALL
+    if len(shape) != 2:
+        return False
+    (rows, columns), size = shape, shape[0] * shape[1]
+    return (rows >= TALL * columns and size > SMALL) or (rows > columns and size > LARGE)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ WAYS = {
     "bare": (*SGD, "capture.record=checkpoints"),
 }
 """By name: what is the same for every engine."""
-FEW = ["sgd 1", "adamw 3"]
+FEW = ["sgd 1", "adamw 2", "adamw 3"]
 MANY = [
     *(f"{way} {stage}" for way in WAYS for stage in (1, 2, 3) if f"{way} {stage}" not in FEW),
     *(f"adamw {stage} optimizer" for stage in (1, 2, 3)),

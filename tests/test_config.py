@@ -1,7 +1,9 @@
 """Configuration reads what is right and explains what is wrong in one line."""
 
 import pickle
+import re
 from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -31,6 +33,20 @@ def test_the_study_s_configuration_is_its_table_to_the_letter():
 def test_the_demo_differs_from_the_study_in_its_text_alone():
     changed = {line.split(":")[0] for line in differences(read_config("demo"), Config())}
     assert changed <= {"corpus.kind", "corpus.path"}
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_what_comes_with_the_product_reads_and_so_does_what_its_head_advises(name):
+    """A model that is read from somewhere brings its own tokens."""
+    assert read_config(name).model == read_config(CONFIGS / f"{name}.yaml").model
+    for line in (CONFIGS / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            advised = [word.rstrip(".,:") for word in re.findall(r"[a-z_.]+=\S+", line)]
+            config = read_config(name, advised)
+            assert config.corpus.tokenizer == (config.model.hf.path or "words")
 
 
 def test_values_survive_yaml():

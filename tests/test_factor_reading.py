@@ -16,6 +16,7 @@ from capture.errors import RunError, ShardError, UnitError
 from capture.factors import Factors
 from capture.observer import Observer
 from capture.plan import Plan
+from capture.replay import read_past, step_again
 from capture.store import Store
 from capture.training import load_corpus
 from tiny import make_run, tiny_config
@@ -79,16 +80,32 @@ def test_shifts_are_the_outliers_to_the_last_bit(run):
     assert_shifts_are_the_outliers(run, run.shifts(steps=range(3, 12, 4)))
 
 
-def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog):
+ADAMW = ["training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.epochs=1"]
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog, device):
     """What multiplies each entry besides is had by taking the step again."""
-    settings = ["training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.epochs=1"]
-    run = recorded(tmp_path, *settings)
+    run = recorded(tmp_path, *ADAMW, f"training.device={device}")
     assert_shifts_are_the_outliers(run, run.shifts(steps=range(9, 11)))
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         f"{run.uri}: step {step} has no preconditioner recorded; taking it again"
         for step in (9, 10)
     ]
+
+
+def test_a_step_taken_again_tells_arrays_wherever_it_was_taken(tmp_path):
+    """No tensor of the engine's device: what is read from a store is to be multiplied by them."""
+    run = recorded(tmp_path, *ADAMW)
+    again = step_again(read_past(run.store), 9)
+    assert again.preconditioner
+    told = [*again.preconditioner.values(), *again.rows.array_NS.values()]
+    assert {type(values) for values in told} == {np.ndarray}
 
 
 def test_shifts_of_a_step_add_up_to_the_change_of_the_weights(tmp_path):
@@ -106,6 +123,7 @@ def test_a_column_is_that_of_the_dense_gradient(run, unit):
     dense = run.gradient(6, datum, unit)
     for n in (0, dense.shape[1] - 1):
         assert_allclose(run.column(6, datum, unit, n), dense[:, n], rtol=1e-5, atol=1e-9)
+        assert_array_equal(run.neuron(6, datum, unit, n), run.column(6, datum, unit, n))
 
 
 def test_inner_products_are_those_of_the_dense_gradients(run):

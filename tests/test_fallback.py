@@ -1,5 +1,6 @@
 """What has no factors is captured by vmap, to the same numbers, when asked for."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from analysis.run import open_run
-from capture.errors import UnitError
+from capture.errors import ConfigError, UnitError
 from capture.fallback import factors_by_vmap
 from capture.inner import dense
 from capture.tape import Tape
@@ -80,6 +81,18 @@ def test_a_run_by_vmap_has_the_outliers_of_a_run_by_factors(tmp_path, monkeypatc
     assert (positions_found[by_vmap] == 0).all()
     assert (positions_found[~by_vmap] == one["position"].to_numpy()[~by_vmap]).all()
     assert (open_run(str(tmp_path / "vmap")).steps()["audit_error"] < 1e-5).all()
+
+
+@pytest.mark.parametrize("unit", ["encoder.weight", "layers.0.linear1.weight"])
+def test_tallies_are_refused_by_name_where_there_are_none(tmp_path, monkeypatch, unit):
+    """Of a look-up, and of what vmap captured: there are no neurons' inputs."""
+    monkeypatch.delitem(READERS, F.linear)
+    text = (
+        rf"^capture\.tally\.units: match {re.escape(unit)}, which is not multiplied with an input "
+    )
+    settings = ["capture.units=['*']", "capture.fallback=vmap", f"capture.tally.units=[{unit}]"]
+    with pytest.raises(ConfigError, match=text):
+        make_run(tiny_config(tmp_path, *settings))
 
 
 def test_without_it_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Runs of Hugging Face models: the laws hold as for our own, and each mistake has its words."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,8 @@ from analysis.tallies import tally_units
 from capture import checkpoint
 from capture.assembly import build_engine, complete
 from capture.corpus import load_corpus
-from capture.errors import RunError
+from capture.errors import RunError, UnitError
+from capture.factor_tables import lay_out
 from capture.inner import dense
 from capture.markers import read_segments
 from capture.model import build_model
@@ -60,6 +62,20 @@ def test_every_parameter_is_captured_tied_ones_once(tmp_path):
     assert (run.steps()["audit_error"] < 1e-5).all()
     stored = checkpoint.read_checkpoint(run.store, 14)
     assert stored.keys() == set(run.layout.names)
+
+
+TWICE, HALF = "training.accumulate=2", "training.precision=bfloat16"
+
+
+@pytest.mark.parametrize("settings", [[], [TWICE], [HALF], [TWICE, HALF]])
+def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, settings):
+    """A layer's four inputs (queries, keys and values have one, gate and up one) and seven δ."""
+    plan = plan_of(hf_config(tmp_path, "llama", "capture.units=['*_proj.weight']", *settings))
+    token_NT, target_NT = on_device(plan.corpus.train, torch.device("cpu"))
+    engine = build_engine(plan, ["factors"])
+    _, factors, _ = engine.gradients(token_NT[:4], target_NT[:4], 0)
+    layout, _ = lay_out(factors, "float32")
+    assert len(layout.arrays) == 2 * (4 + 7)
 
 
 def test_a_datum_s_gradient_does_not_depend_on_its_batch(tmp_path, family):
@@ -132,12 +148,20 @@ def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
 
 def test_a_neuron_s_outlying_weights_are_those_of_its_input(tmp_path):
     """GPT-2's weights are stored [I, O]: attribution and tallies agree on what a neuron is."""
-    make_run(hf_config(tmp_path, "gpt2"))
+    make_run(hf_config(tmp_path, "gpt2", "capture.factors.enabled=true"))
     run = open_run(str(tmp_path / "run"))
     unit = "transformer.h.0.mlp.c_fc.weight"
     assert run.layout.shapes[unit] == (8, 32)
     assert tally_units(run)[unit] == 8
     assert list(parameters_of(run, unit, 3)) == list(range(3 * 32, 4 * 32))
+    datum = int(run.steps()["datums"][5][1])
+    dense = run.gradient(5, datum, unit)
+    np.testing.assert_allclose(run.neuron(5, datum, unit, 3), dense[3], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(run.column(5, datum, unit, 3), dense[:, 3], rtol=1e-5, atol=1e-9)
+    with pytest.raises(
+        UnitError, match=r"c_fc\.weight\[8, :\]: does not exist: the unit is 8 × 32"
+    ):
+        run.neuron(5, datum, unit, 8)
 
 
 def plan_of(config) -> Plan:

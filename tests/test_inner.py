@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from capture.factors import Factor
-from capture.inner import column, column_norms, dense, inner_products, row
+from capture.inner import column, dense, inner_products, row
 
 R, C = 11, 6
 GENERATOR = torch.Generator().manual_seed(0)
@@ -72,7 +72,6 @@ def test_a_dense_gradient_and_its_rows_and_columns_are_those_written_out(kind):
         torch.testing.assert_close(column(uses, n, (R, C)), wanted[:, :, n])
     for r in range(R):
         torch.testing.assert_close(row(uses, r, (R, C)), wanted[:, r])
-    torch.testing.assert_close(column_norms(uses, (R, C)), wanted.norm(dim=1))
 
 
 @pytest.mark.parametrize("kind", VECTORS)
@@ -95,4 +94,3 @@ def test_a_kernel_counts_as_a_matrix_of_its_output_channels():
     wanted = dense(uses, (R, C))
     assert dense(uses, (R, 3, 2)).shape == (2, R, 3, 2)
     torch.testing.assert_close(column(uses, 4, (R, 3, 2)), wanted[:, :, 4])
-    torch.testing.assert_close(column_norms(uses, (R, 3, 2)), wanted.norm(dim=1))

@@ -168,6 +168,29 @@ def test_gradients_of_an_overflow_are_thrown_away_with_their_datums(tmp_path):
     assert open_run(uri(tmp_path)).steps()["datums"][0].tolist() == [7, 9]
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_so_are_those_that_are_thrown_away_only_after_the_next_forward_pass(tmp_path, pieces):
+    """Forward, zero_grad, backward; and a scaler skips the step that overflowed."""
+    model = Small()
+    optimizer = OPTIMIZERS["adam"](model)
+    with record(model, optimizer, run=uri(tmp_path), datums=12, outliers=TOP) as recorder:
+        for number, overflow in enumerate([False, True, False]):
+            for piece in range(pieces):
+                ids = [number, 3 + number, 6 + piece]
+                recorder.datums(ids)
+                loss = loss_of(model, tokens()[ids])
+                if not piece:
+                    optimizer.zero_grad()
+                (loss * (torch.inf if overflow else 1.0)).backward()
+            if not overflow:
+                optimizer.step()
+    steps = open_run(uri(tmp_path)).steps()
+    wanted = [(step, 3 + step, 6 + piece) for step in (0, 2) for piece in range(pieces)]
+    found = np.concatenate(steps["datums"].to_numpy())
+    assert list(map(tuple, found.reshape(-1, 3).tolist())) == wanted
+    assert steps["audit_error"].max() < 1e-5
+
+
 def test_a_scaled_loss_gives_the_shifts_of_the_loss_itself(tmp_path):
     for name, scale in (("plain", 1.0), ("scaled", 2.0**16)):
         model = Small()

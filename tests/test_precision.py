@@ -17,6 +17,7 @@ from capture.engine import Engine, Step
 from capture.factors import Factors, choose_units
 from capture.gradients import Layout, mapped, sum_shifts, write_shifts
 from capture.model import masked_per_datum
+from capture.once import identity
 from capture.optimizer import OptimizerConfig
 from capture.tape import Tape
 from capture.training_config import TrainingConfig
@@ -137,6 +138,28 @@ def test_several_uses_are_rounded_each_and_in_their_sums():
     lost = without(factors, 2)
     found_P = sum_shifts(lost, layout, 1.0)
     assert of_gradients(found_P, wanted_P, lost, 1.0, layout, config).unexplained > 1e-2
+
+
+@pytest.mark.parametrize("how", ["read twice", "changed in between", "made for inference"])
+def test_what_is_read_again_is_rounded_again_only_if_it_has_changed(how):
+    """Autocast multiplies a copy, so that nothing forbids to change the activation afterwards."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 8, bias=False) for _ in range(2)]
+    units = {f"{place}.weight": layer.weight for place, layer in enumerate(layers)}
+    with torch.inference_mode(how == "made for inference"):
+        x_NTI = torch.randn(5, 7, 8)
+    with Tape(units) as tape, torch.autocast("cpu", torch.bfloat16):
+        out_NTO = layers[0](x_NTI)
+        if how == "changed in between":
+            x_NTI.mul_(2)
+        out_NTO = out_NTO + layers[1](x_NTI)
+    out_NTO.float().sin().sum().backward()
+    factors = tape.factors()
+    first, second = (factors[name][0].sides[1] for name in units)
+    assert (identity(first) == identity(second)) == (how != "changed in between")
+    wanted_P = Layout.of(units).flatten({n: p.grad for n, p in units.items() if p.grad is not None})
+    found_P = sum_shifts(factors, Layout.of(units), 1.0)
+    assert (found_P - wanted_P).norm() < 2**-7 * wanted_P.norm()
 
 
 def test_a_datum_s_gradient_is_that_of_its_own_backward_pass():

@@ -12,7 +12,7 @@ from capture.model import LanguageModel, fresh_model, initialise
 from capture.selfcheck import sampled, self_check
 from capture.store import Store
 from cluster.cli import main
-from tiny import tiny_config
+from tiny import TEXT, tiny_config
 from tiny_hf import SETTINGS, hf_config
 
 WHAT = ("backward pass", "vmap", "another batch", "outliers", "update")
@@ -33,6 +33,13 @@ def test_capture_agrees_with_all_slower_ways_and_writes_nothing(tmp_path, settin
     assert all(found in check.what for found, check in zip(WHAT, checks, strict=True))
     assert all(check.made and check.holds for check in checks), checks
     assert Store(config.run.uri).keys() == []
+
+
+def test_a_text_of_one_batch_is_enough(tmp_path):
+    config = tiny_config(tmp_path, "corpus.validation_share=0")
+    (tmp_path / "text.txt").write_text(" ".join(TEXT.split()[: 4 * 8 + 1]))
+    checks = list(self_check(config))
+    assert all(check.made and check.holds for check in checks), checks
 
 
 @pytest.mark.parametrize("family", SETTINGS)

@@ -10,7 +10,7 @@ import torch
 from pyarrow import parquet
 from torch.nn import functional as F
 
-from capture import training
+from capture import evaluation, training
 from capture.assembly import build_engine
 from capture.checkpoint import read_checkpoint
 from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
@@ -266,6 +266,14 @@ def test_reports_tell_progress_and_held_out_loss(tmp_path):
     stored = parquet.read_table(str(tmp_path / "run" / "evaluations")).to_pandas()
     assert stored["loss"].tolist() == [r.loss for r in evaluations]
     np.testing.assert_allclose(stored["perplexity"], np.exp(stored["loss"]))
+
+
+def test_a_loss_beyond_all_perplexity_is_recorded_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, batch: 800.0)
+    reports = make_run(tiny_config(tmp_path, "training.epochs=1"))
+    assert [r.perplexity for r in reports if isinstance(r, Evaluation)] == [np.inf]
+    stored = parquet.read_table(str(tmp_path / "run" / "evaluations")).to_pandas()
+    assert stored[["loss", "perplexity"]].to_numpy().tolist() == [[800.0, np.inf]]
 
 
 def test_a_store_that_fails_stops_the_training_with_its_own_error(tmp_path, monkeypatch):

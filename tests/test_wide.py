@@ -186,6 +186,10 @@ def test_wide_is_what_is_large_and_much_taller_than_it_is_broad(monkeypatch):
     monkeypatch.setattr(wide, "SMALL", 2**16)
     assert is_wide((28_782, 200))
     assert is_wide((50_304, 512))
+    assert is_wide((32_000, 4_096))  # Llama 2 of 7 billion parameters, Mistral's first
+    assert not is_wide((14_336, 4_096))  # a layer of the latter
+    assert not is_wide((8_192, 8_192))
+    assert not is_wide((4_096, 32_000))
     assert not is_wide((2_048, 512))
     assert not is_wide((768, 50_257))
     assert not is_wide((28_782,))

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from capture.errors import UnitError
+from capture.hf_model import HFModel
 from capture.model import LanguageModel
+
+PLAIN = (
+    *("falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral"),
+    *("mixtral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3", "stablelm"),
+)
+"""The Hugging Face families that multiply neither embeddings nor logits by anything."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class Pair:
 
 
 def find_layers(model: nn.Module) -> Layers:
-    """Raises ``UnitError`` for a model that has no embedding and unembedding of one shape."""
+    """Raises ``UnitError`` for a model that has no embedding and unembedding of one shape, or of
+    which it is not known what it multiplies them by."""
     if isinstance(model, LanguageModel):
         ends = [model.encoder, model.decoder]
         factor = math.sqrt(model.config.width)
@@ -51,6 +59,9 @@ def find_layers(model: nn.Module) -> Layers:
         named = ("get_input_embeddings", "get_output_embeddings")
         ends = [getattr(model, name, lambda: None)() for name in named]
         factor = 1.0
+    if isinstance(model, HFModel) and (family := model.whole.config.model_type) not in PLAIN:
+        problem = "may scale embeddings or logits, so that its bigram logits are not known"
+        raise UnitError(family, problem, f"Known are those of {', '.join(PLAIN)}")
     weights = [getattr(end, "weight", None) for end in ends]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [weight for weight in weights if isinstance(weight, Tensor) and id(weight) in names]
