@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from analysis.jobs import Rows
 from analysis.scan import Shard
 from capture.errors import ShardError
@@ -57,6 +55,10 @@ def act(folder: str, name: str) -> None:
             awaiting.unlink()
 
 
+Named = tuple[str, bytes]
+"""Names, and a load; bytes, unlike arrays, are copied into the process that fetches them."""
+
+
 @dataclass(frozen=True)
 class Names:
     """Joins the shards' names in the order of merging; a partial can be made large."""
@@ -64,15 +66,15 @@ class Names:
     folder: str
     partial_bytes: int = 0
 
-    def map_shard(self, shard: Rows) -> tuple[str, np.ndarray]:
+    def map_shard(self, shard: Rows) -> Named:
         name = shard.where.rpartition("/")[2]
         act(self.folder, name)
-        return name, np.zeros(self.partial_bytes, np.uint8)
+        return name, bytes(self.partial_bytes)
 
-    def merge(self, a: tuple[str, np.ndarray], b: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    def merge(self, a: Named, b: Named) -> Named:
         return f"({a[0]} {b[0]})", a[1]
 
-    def finish(self, partial: tuple[str, np.ndarray]) -> str:
+    def finish(self, partial: Named) -> str:
         return partial[0]
 
 

@@ -23,6 +23,7 @@ from analysis.attribution.config import AttributionConfig
 from analysis.attribution.evidence import Reading, Weight
 from analysis.attribution.samples import CountRows
 from analysis.run import Run, open_run
+from analysis.scan import Shard
 from analysis.sweep import in_turn
 from capture.errors import StoreError
 from capture.markers import File
@@ -141,6 +142,34 @@ def test_a_large_shard_is_read_in_pieces_and_stops_nothing(
     found = run_job(counting_of(run), [large, *run.shards("outliers")])
     usual = local.run_job(counting_of(run), [shard] * 10 + run.shards("outliers"))
     assert np.array_equal(found, usual)
+
+
+def test_reading_a_shard_ten_times_as_large_takes_no_more_memory(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.scan.ROWS_PER_BATCH", 1000)
+    rows = run.shards("outliers")[0].table(OUTLIERS.names)
+    usual, large = (most_memory(repeated(run, rows, times)) for times in (10, 100))
+    assert large < 1.2 * usual
+
+
+def repeated(run: Run, rows: pa.Table, times: int) -> Shard:
+    """A shard in row groups as a run has them, by their share of a shard."""
+    table = pa.concat_tables([rows] * times).unify_dictionaries()
+    data = encode(table, rows_per_group=1000)
+    key = f"outliers/times-{times}.parquet"
+    run.store.put(key, data)
+    file = File.of(key, "outliers", data, table.num_rows)
+    return replace(run.shards("outliers")[0], file=file)
+
+
+def most_memory(shard: Shard) -> int:
+    """Arrow's, while a shard is gone through."""
+    before, most = pa.total_allocated_bytes(), 0
+    for batch in shard.batches(OUTLIERS.names):
+        most = max(most, pa.total_allocated_bytes() - before)
+        del batch
+    return most
 
 
 # --- refusals ------------------------------------------------------------------------
