@@ -1,12 +1,12 @@
 """What jobs on Ray gain and cost: one worker and two, many shards, and the driver's memory.
 
 *Efficiency*: the attribution job over made-up shards of the study's shape (two million rows each).
-In every round by one thread of this process, by a cluster of one core and by one of two, and half
-of it by one process and by two at once that share nothing. The efficiency of two workers is half
-of how many times faster they are than one, the *ceiling* what the machine itself allows: one
-process alone over two. *Growth*: a job that counts rows over 10, 100 and 1,000 shards on two
-workers, each number in a driver of its own: seconds a shard, and by how much the driver's resident
-memory rose at its highest over the first shards'.
+In every round by one thread of this process, by a cluster of one node and by one of two, of a core
+each, and half of it by one process and by two at once that share nothing. The efficiency of two
+workers is half of how many times faster they are than one, the *ceiling* what the machine itself
+allows: one process alone over two. *Growth*: a job that counts rows over 10, 100 and 1,000 shards
+on two workers, each number in a driver of its own: seconds a shard, and by how much the driver's
+resident memory rose at its highest over the first shards'.
 
 Clusters are made on this machine before anything is timed; each job runs once untimed.
 """
@@ -72,6 +72,8 @@ class Efficiency:
     """Half of the shards, one thread of a process of its own, no Ray."""
     halves_at_once_seconds: list[float]
     """Two such, side by side."""
+    joining_seconds: list[float]
+    """Until a second node has joined the cluster."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -130,15 +132,21 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def workers(number: int) -> Iterator[None]:
-    """A cluster of so many cores on this machine, joined by this process."""
-    node = {"num_cpus": number, "object_store_memory": OBJECT_STORE_BYTES}
+def workers(number: int) -> Iterator[float]:
+    """A cluster of so many nodes of one core on this machine, joined by this process; how long the
+    nodes after the first took to join."""
+    node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     path = str(Path(__file__).parent.parent)
     with mock.patch.dict(os.environ, {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}):
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        cluster = Cluster(initialize_head=True, head_node_args=node)
         try:
+            start = time.perf_counter()
+            for _ in range(number - 1):
+                cluster.add_node(**node)
+            cluster.wait_for_nodes()
+            took = time.perf_counter() - start
             with connect(str(cluster.address)):
-                yield
+                yield took
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -151,7 +159,7 @@ def measure_efficiency(material: Material, rounds: int) -> Efficiency:
     """A cluster at a time, made anew for each sample: two at once would share the cores."""
     job, shards = material.job, material.shards
     half = shards[: len(shards) // 2]
-    found = Efficiency(material.rows, len(shards), [], [], [], [], [])
+    found = Efficiency(material.rows, len(shards), [], [], [], [], [], [])
     with process() as first, process() as second:
         for _ in range(rounds):
             found.local_seconds.append(seconds(lambda: local.run_job(job, shards, threads=1)))
@@ -160,8 +168,9 @@ def measure_efficiency(material: Material, rounds: int) -> Efficiency:
                 seconds(lambda: at_once([first, second], job, half))
             )
             for number, samples in (1, found.one_worker_seconds), (2, found.two_workers_seconds):
-                with workers(number):
+                with workers(number) as joining:
                     samples.append(seconds(lambda: run_job(job, shards)))
+                found.joining_seconds.extend([joining] * (number - 1))
     return found
 
 
