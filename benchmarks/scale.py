@@ -13,8 +13,18 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import machine
-from benchmarks.scale_costs import GROWTH, JOBS, REPLAY, RESULTS, WORKERS, measured, read
+from benchmarks.scale_costs import (
+    DRIFT,
+    GROWTH,
+    JOBS,
+    REPLAY,
+    RESULTS,
+    WORKERS,
+    measured,
+    read,
+)
 from benchmarks.scale_growth import as_json, measure_growth
+from benchmarks.scale_measured import measured_tables
 from benchmarks.scale_model import Assumed
 from benchmarks.scale_plots import draw
 from benchmarks.scale_tables import tables, with_tables
@@ -25,6 +35,7 @@ BENCHMARKS = {
     "benchmarks.scale_capture": WORKERS,
     "benchmarks.scale_jobs": JOBS,
     "benchmarks.scale_replay": REPLAY,
+    "benchmarks.scale_drift": DRIFT,
 }
 """Each a program of its own, which starts processes; → the name of its results."""
 
@@ -62,7 +73,7 @@ def measure(folder: Path, *, quick: bool) -> None:
 def predicted(folder: Path) -> None:
     costs, assumed = measured(folder), Assumed()
     draw(FIGURES, costs, assumed, read(folder / GROWTH))
-    PAGE.write_text(with_tables(PAGE.read_text(), tables(folder)))
+    PAGE.write_text(with_tables(PAGE.read_text(), [*tables(folder), *measured_tables(folder)]))
 
 
 if __name__ == "__main__":

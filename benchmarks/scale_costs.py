@@ -18,6 +18,7 @@ JOBS = "scale-jobs-2-core-epyc.json"
 GROWTH = "scale-growth-2-core-xeon.json"
 WORKERS = "scale-capture-2-core-epyc.json"
 REPLAY = "scale-replay-2-core-epyc.json"
+DRIFT = "scale-drift-2-core-epyc.json"
 FACTOR_BYTES = 849_600
 """A datum's factors in the study's model, float32, before they are packed."""
 CPUS = 2

@@ -6,6 +6,7 @@ lost is replaced, and its item done again by whoever is free, some times; what t
 raises arrives as it was raised, and ends it.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ from cluster.ray_session import first_line, standing
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
+LOG = logging.getLogger(__name__)
+ROOM_SECONDS = 30.0
+"""For the first actor to begin, before it is said that there is no room for one."""
 LEAD = 4
 """Items a holder that may be made before the first one missing."""
 
@@ -101,7 +105,14 @@ class Holders:
 
     def wait(self) -> Iterator[tuple[int, Any]]:
         """Until something happens; items that came to an end, with the result or what failed."""
-        for reference in ray.wait([*self.busy, *self.starting])[0]:
+        under_way = [*self.busy, *self.starting]
+        ended, _ = ray.wait(under_way, timeout=None if self.busy else ROOM_SECONDS)
+        if not ended:
+            LOG.warning(
+                "no core (with a GPU, if there are any) is free for a worker: waiting for it"
+            )
+            ended, _ = ray.wait(under_way)
+        for reference in ended:
             if reference in self.starting:
                 self.started(reference)
                 continue

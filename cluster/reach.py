@@ -4,11 +4,12 @@ import os
 import uuid
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from capture.errors import CaptureError, StoreError
+from capture.errors import CaptureError, ClusterError, StoreError
 from capture.store import Store
+from cluster.ray_session import first_line
 
 REMEDY = "Put the run on s3://, or in a folder that all nodes share"
 
@@ -57,3 +58,8 @@ def answer(look: ray.ObjectRef) -> str:
         return ray.get(look)
     except RayTaskError as error:
         raise error.cause from error
+    except RayError as error:
+        problem = f"was lost while it looked for the run: {first_line(error)}"
+        raise ClusterError(
+            "a node", problem, "See whether all nodes are well; try again"
+        ) from error

@@ -11,15 +11,16 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra cluster")
 
+import ray
 from ray.cluster_utils import Cluster
 
 from capture.errors import ClusterError, ShardError
-from cluster import local, mapreduce
+from cluster import holders, local, mapreduce
 from cluster.holders import sweep
 from cluster.mapreduce import UnderWay, run_job
 from cluster.policy import MAX_LOSSES, most_tasks
 from ray_cluster import NODE
-from ray_jobs import Doing, Names, shards_named
+from ray_jobs import Doing, Names, act, shards_named
 
 pytestmark = pytest.mark.ray
 
@@ -127,6 +128,24 @@ def test_one_slow_actor_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) ->
     done.start()
     assert [*results] == ["AWAIT", *map(str, range(7))]
     done.join()
+
+
+def test_a_full_cluster_is_waited_for_and_said_to_be(
+    ray_nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def warning(text: str) -> None:
+        said.append(text)
+        (tmp_path / "go").touch()
+
+    monkeypatch.setattr(holders, "ROOM_SECONDS", 0.5)
+    monkeypatch.setattr(holders.LOG, "warning", warning)
+    others = [ray.remote(act).remote(str(tmp_path), "await") for _ in range(2)]
+    while len(list(tmp_path.glob("awaiting-*"))) < len(others):
+        time.sleep(0.01)
+    assert [*sweep(Doing(str(tmp_path)), ["a"])] == ["A"]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("num_shards", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
