@@ -5,13 +5,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale_costs import DRIFT, JOBS, REPLAY, RESULTS, WORKERS, read
+from benchmarks.scale_costs import DRIFT, JOBS, REPLAY, RESULTS, SHORT_JOBS, WORKERS, read
 from benchmarks.scale_tables import clock, markdown
 
 
 def measured_tables(folder: Path = RESULTS) -> list[str]:
     """Those after the model's, in their order."""
-    jobs, replay, capture = (read(folder / name) for name in (JOBS, REPLAY, WORKERS))
+    jobs, short, replay, capture = (
+        read(folder / name) for name in (JOBS, SHORT_JOBS, REPLAY, WORKERS)
+    )
     attribution = jobs["efficiency"]
     lines = {line["name"]: line["milliseconds"] for line in capture["lines"]}
     return [
@@ -19,6 +21,7 @@ def measured_tables(folder: Path = RESULTS) -> list[str]:
             ("", "one worker", "two", "efficiency", "two that share nothing", "rounds"),
             [
                 attribution_row(attribution),
+                attribution_row(short["efficiency"]),
                 replay_row(replay),
                 capture_row("capture, the same batch of 20 shared out", lines, "strong"),
                 capture_row("capture, 20 slots for each", lines, "weak"),
@@ -86,9 +89,12 @@ def costs(job: dict[str, Any], lines: dict[str, list[float]]) -> list[Sequence[s
     median = {name: statistics.median(samples) for name, samples in lines.items()}
     strong, weak = median["strong"] - median["half"], median["weak"] - median["alone"]
     return [
-        ("a node's joining the cluster", clock(statistics.median(job["joining_seconds"]))),
-        ("a node's share in that attribution, beyond half of one node's time", clock(beyond)),
-        ("a worker's in a step of capture", f"{strong:.0f} ms of 10 slots, {weak:.0f} ms of 20"),
+        ("a second node's joining the cluster", clock(statistics.median(job["joining_seconds"]))),
+        ("a second node in the first attribution, beyond half of one node's time", clock(beyond)),
+        (
+            "a second worker in a step of capture",
+            f"{strong:.0f} ms of 10 slots, {weak:.0f} ms of 20",
+        ),
     ]
 
 
