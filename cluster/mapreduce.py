@@ -13,6 +13,7 @@ A lost worker or node is Ray's to make good: the task runs again, and so do thos
 with it. What a shard raises is not tried again; it arrives as it was raised.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -107,9 +108,17 @@ class UnderWay:
 @ray.remote(num_returns=2, max_retries=MAX_LOSSES)
 def map_block(held: list[ObjectRef], block: Sequence[Shard]) -> tuple[Any, int]:
     """A partial result, and a receipt that is small enough for the driver: its rows."""
+    listen()
     job = unpacked(held[0])
     partial = merge_all(map(job.map_shard, block), job.merge)
     return partial, sum(shard.rows for shard in block)
+
+
+def listen() -> None:
+    """Be open to SIGINT, by which Ray cancels a task: a cluster that a shell has started in the
+    background (``nohup … &``) ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @ray.remote(max_retries=MAX_LOSSES)

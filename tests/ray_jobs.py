@@ -1,6 +1,7 @@
 """Jobs and work for a Ray cluster: what they do to their worker is written in the shards' names."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,14 @@ def once(folder: str, what: str) -> bool:
 
 
 def act(folder: str, name: str) -> None:
-    """Do what the name says: die (once), die-always, bad, await a file."""
+    """Do what the name says: die (once), die-always, bad, ignore SIGINT, await a file."""
     once(folder, f"begun-{name}")
     if (name == "die" and once(folder, "died")) or name == "die-always":
         os._exit(1)
     if name == "bad":
         raise ShardError(name, "is bad", "Look at it")
+    if name == "ignore":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if name == "await":
         once(folder, "awaited")
         awaiting = Path(folder) / f"awaiting-{os.getpid()}"

@@ -163,7 +163,12 @@ def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_sh
     assert most < 1_500_000
 
 
-def test_stopping_leaves_no_shard_under_way(ray_nodes: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["a", "ignore"])
+def test_stopping_leaves_no_shard_under_way(
+    ray_nodes: Cluster, tmp_path: Path, before: str
+) -> None:
+    """Also by workers that ignore SIGINT, as all do whose cluster was started in the background."""
+    run_job(Names(str(tmp_path)), shards_named(tmp_path, [before] * 8))
     heard = [all_is_left_off(tmp_path / str(number)) for number in range(6)]
     assert heard.count(True) >= 5, "Ray promises nothing"
     assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
