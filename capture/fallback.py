@@ -22,6 +22,7 @@ from capture.tape import CANNOT, Tape
 Fallback = Literal["none", "vmap"]
 PIECE_BYTES = 256 * 2**20
 """Dense gradients that are computed at a time."""
+IN_A_CONFIGURATION = "Leave it out with capture.units, or set capture.fallback=vmap"
 
 
 def factors_by_vmap(
@@ -74,7 +75,9 @@ def unsplit_units(
     return {name: unsplit[name] for name in units if name in unsplit}
 
 
-def refusal(model: nn.Module, unsplit: Mapping[str, str]) -> UnitError:
+def refusal(
+    model: nn.Module, unsplit: Mapping[str, str], remedy: str = IN_A_CONFIGURATION
+) -> UnitError:
     """What to tell of units that cannot be captured: module, share of the parameters, way out."""
     name, use = next(iter(unsplit.items()))
     owner = name.rpartition(".")[0]
@@ -86,5 +89,4 @@ def refusal(model: nn.Module, unsplit: Mapping[str, str]) -> UnitError:
     if others := len(unsplit) - 1:
         whole = sum(parameters[each].numel() for each in unsplit) / total
         problem += f"; with {others} other such unit{'s' * (others > 1)} {whole:.1%}"
-    remedy = "Leave it out with capture.units, or set capture.fallback=vmap"
     return UnitError(name, f"{problem})", remedy)

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from capture.errors import UnitError
 from capture.factors import Factors
+from capture.fallback import refusal
 from capture.gradients import join_datums
 from capture.once import Once
-from capture.tape import CANNOT, Tape, Use, flat
+from capture.tape import Tape, Use, flat
 from capture.uses import Call, Unsplit
 
 LEAVE_OUT = "Leave it out of units"
@@ -62,8 +63,6 @@ class Pass:
         self, units: Iterable[str], where: str, cast: Callable[[Tensor], Tensor]
     ) -> Factors:
         """By unit; raises ``UnitError`` for one without any, or where datums are not first."""
-        for unit, use in self.unsplit.items():
-            raise UnitError(unit, f"is used by {use}, {CANNOT}", LEAVE_OUT)
         found: Factors = {name: [] for name in units}
         num_datums = self.num_datums()
         for _, use in sorted(self.uses.items()):
@@ -185,8 +184,11 @@ class Watch(Tape):
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
     def take(self) -> list[Pass]:
-        """The passes since the last update, which this ends."""
+        """The passes since the last update, which this ends; raises ``UnitError`` for units that
+        were used in a way that cannot be captured."""
         found = [one for one in self.passes if one.uses or one.unsplit]
+        if unsplit := {unit: use for one in found for unit, use in one.unsplit.items()}:
+            raise refusal(self.model, unsplit, LEAVE_OUT)
         self.passes = [Pass()]
         self.certain = False
         self.names = dict(self.own_names)

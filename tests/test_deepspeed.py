@@ -28,7 +28,7 @@ from deepspeed_runs import (
     plain_config,
     tied_config,
 )
-from same_runs import read_all, same_run
+from same_runs import read_all, same_rounded_run, same_run
 from spawned import on_workers
 from tiny import make_run
 
@@ -48,8 +48,11 @@ def same_as_plain(cases: list[str], folder: Path) -> None:
         if not (folder / way).exists():
             make_run(plain_config(folder, way))
     for case in cases:
-        found = str(folder / case.replace(" ", "-"))
-        same_run(str(folder / case.split()[0]), found, size=2)
+        wanted, found = str(folder / case.split()[0]), str(folder / case.replace(" ", "-"))
+        if case.startswith("rounded"):
+            same_rounded_run(wanted, found)
+        else:
+            same_run(wanted, found, size=2)
 
 
 @needs_deepspeed

@@ -148,6 +148,11 @@ def with_an_odd_use(recorder: Recording) -> None:
     step(recorder, loss_of(recorder.model, tokens()) + weight.square().sum())
 
 
+def with_the_whole_model_used_oddly(recorder: Recording) -> None:
+    odd = sum(weight.square().sum() for weight in recorder.units.values())
+    step(recorder, loss_of(recorder.model, tokens()) + odd)
+
+
 def with_time_first(recorder: Recording) -> None:
     recorder.datums(range(12))
     loss_of(recorder.model, tokens().T)
@@ -210,6 +215,7 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
     with_a_closure: (RunError, "optimizer.step: is called with a closure"),
     without_a_unit: (UnitError, "embedding.weight: got no gradient in a backward pass of step 0"),
     with_an_odd_use: (UnitError, "layer.weight: is used by square, which capture cannot split"),
+    with_the_whole_model_used_oddly: (UnitError, " of the model; with "),
     with_time_first: (UnitError, "model: got (6, 11) where 12 datums were told"),
     with_other_batches_at_once: (
         UnitError,
