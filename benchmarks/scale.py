@@ -19,6 +19,7 @@ from benchmarks.scale_costs import (
     JOBS,
     REPLAY,
     RESULTS,
+    SHORT_JOBS,
     WORKERS,
     measured,
     read,
@@ -32,12 +33,13 @@ from benchmarks.scale_tables import tables, with_tables
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 FIGURES = PAGE.with_suffix("")
 BENCHMARKS = {
-    "benchmarks.scale_capture": WORKERS,
-    "benchmarks.scale_jobs": JOBS,
-    "benchmarks.scale_replay": REPLAY,
-    "benchmarks.scale_drift": DRIFT,
+    WORKERS: ["benchmarks.scale_capture"],
+    JOBS: ["benchmarks.scale_jobs"],
+    SHORT_JOBS: ["benchmarks.scale_jobs", "--shards=32"],
+    REPLAY: ["benchmarks.scale_replay"],
+    DRIFT: ["benchmarks.scale_drift"],
 }
-"""Each a program of its own, which starts processes; → the name of its results."""
+"""The name of results → what makes them: a program of its own, which starts processes."""
 
 
 def main() -> None:
@@ -61,8 +63,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def measure(folder: Path, *, quick: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for module, name in BENCHMARKS.items():
-        command = [sys.executable, "-m", module, "--json", str(folder / name)]
+    for name, program in BENCHMARKS.items():
+        command = [sys.executable, "-m", *program, "--json", str(folder / name)]
         subprocess.run([*command, *(["--quick"] if quick else [])], check=True)
     found = as_json(measure_growth(1000 if quick else 10_000))
     told = json.dumps(found | {"machine": machine()}, indent=1)

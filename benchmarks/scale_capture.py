@@ -101,14 +101,19 @@ def described(line: Line) -> str:
 
 def milliseconds(workers: int, batch: int, segment: int, segments: int) -> float:
     """Of a step, in a run of so many segments of which the first is not timed."""
-    settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, settings):
-        text = Path(folder) / "text.txt"
-        num_tokens = batch * segment * segments * WINDOW + 1
-        text.write_text(" ".join(reference_tokens(num_tokens)))
-        config = config_of(text, workers, batch, segment)
-        spawn(work, (workers, config, folder), nprocs=workers)
+    with tempfile.TemporaryDirectory() as folder:
+        captured(Path(folder), workers, batch, segment, segments)
         return float((Path(folder) / "milliseconds").read_text())
+
+
+def captured(folder: Path, workers: int, batch: int, segment: int, segments: int) -> Config:
+    """A run in a folder, by so many workers of a thread each, and how long a step of it took."""
+    text = folder / "text.txt"
+    text.write_text(" ".join(reference_tokens(batch * segment * segments * WINDOW + 1)))
+    config = config_of(text, workers, batch, segment)
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}):
+        spawn(work, (workers, config, str(folder)), nprocs=workers)
+    return config
 
 
 def reference_tokens(number: int) -> list[str]:

@@ -7,18 +7,15 @@ step's loss, as a share of it, and how many of the outliers are the same (step, 
 
 import argparse
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
-from torch.multiprocessing.spawn import spawn
 
 from analysis.run import Run, open_run
 from benchmarks.report import machine
-from benchmarks.scale_capture import WINDOW, config_of, reference_tokens, work
+from benchmarks.scale_capture import captured
 
 BATCH = 20
 
@@ -38,7 +35,7 @@ def main() -> None:
     arguments = parse_arguments()
     segment, segments = (5, 2) if arguments.quick else (50, 8)
     with tempfile.TemporaryDirectory() as folder:
-        one, two = (captured(Path(folder), workers, segment, segments) for workers in (1, 2))
+        one, two = (run_by(workers, Path(folder), segment, segments) for workers in (1, 2))
         found = [apart(one, two, number) for number in range(segments)]
     for each in found:
         print(
@@ -59,16 +56,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def captured(folder: Path, workers: int, segment: int, segments: int) -> Run:
-    """By so many workers of a thread each, into a folder of their own."""
+def run_by(workers: int, folder: Path, segment: int, segments: int) -> Run:
+    """In a folder of its own."""
     own = folder / str(workers)
     own.mkdir()
-    text = own / "text.txt"
-    text.write_text(" ".join(reference_tokens(BATCH * segment * segments * WINDOW + 1)))
-    config = config_of(text, workers, BATCH, segment)
-    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}):
-        spawn(work, (workers, config, str(own)), nprocs=workers)
-    return open_run(config.run.uri)
+    return open_run(captured(own, workers, BATCH, segment, segments).run.uri)
 
 
 def apart(one: Run, two: Run, number: int) -> Apart:
