@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 LOG = logging.getLogger(__name__)
 ROOM_SECONDS = 30.0
-"""For the first actor to begin, before it is said that there is no room for one."""
+"""For an actor to begin, before it is said that none does."""
 LEAD = 4
 """Items a holder that may be made before the first one missing."""
 
@@ -108,9 +108,7 @@ class Holders:
         under_way = [*self.busy, *self.starting]
         ended, _ = ray.wait(under_way, timeout=None if self.busy else ROOM_SECONDS)
         if not ended:
-            LOG.warning(
-                "no core (with a GPU, if there are any) is free for a worker: waiting for it"
-            )
+            LOG.warning("waiting for a worker: for a core (and a GPU) to be free, or for the model")
             ended, _ = ray.wait(under_way)
         for reference in ended:
             if reference in self.starting:

@@ -99,10 +99,11 @@ class UnderWay:
         """
         left = list(self.blocks)
         for _ in range(TELLINGS):
+            if not left:
+                break
             for receipt in left:
                 ray.cancel(receipt)
-            if left:
-                _, left = ray.wait(left, num_returns=len(left), timeout=HEARD_SECONDS)
+            _, left = ray.wait(left, num_returns=len(left), timeout=HEARD_SECONDS)
 
 
 @ray.remote(num_returns=2, max_retries=MAX_LOSSES)

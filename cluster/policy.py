@@ -38,8 +38,8 @@ MANY_TASKS = 4096
 def most_tasks(cpus: int) -> int:
     """Tasks that one job is dealt into.
 
-    Enough that cores which are done early find more to do. No more: each takes the driver some 5 ms
-    and 24 kB, and results that are merged by another task go through the object store.
+    Enough that cores which are done early find more to do. No more: each takes the driver up to
+    10 ms and 24 kB, and results that are merged by another task go through the object store.
     """
     return min(MANY_TASKS, TASKS_PER_CPU * max(1, cpus))
 

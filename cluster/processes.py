@@ -12,12 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from analysis.sweep import Sweep
 from capture.errors import RunError
 from capture.records import RecordKind
 from capture.replay import Past, Replayed, replay_segment
 
-Run = Callable[["Replaying", Sequence[int]], Iterator[Replayed]]
-"""Has segments replayed elsewhere: ``cluster.holders.sweep``."""
 Report = Callable[[int, int], None]
 """Told after every segment: how many are done, how many there are."""
 
@@ -29,7 +28,7 @@ def replay_segments(
     report: Report,
     *,
     workers: int,
-    sweep: Run | None = None,
+    sweep: Sweep | None = None,
 ) -> list[Replayed]:
     """What became of each segment, in order; ``sweep``: by a cluster, whatever ``workers`` says.
 
