@@ -1,7 +1,6 @@
 """Capture by workers of a Ray cluster: what one process records, whoever is killed on the way."""
 
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -10,29 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from ray.cluster_utils import Cluster
-from ray.train import ControllerError, PreemptionError, WorkerGroupError
-from ray.train.v2.api.preemption import PreemptionInfo
 
 from capture import lease
-from capture.config import Config, make_config, to_values
-from capture.errors import AuditError, CaptureError, ClusterError, ConfigError, RunError, StoreError
+from capture.config import Config, to_values
+from capture.errors import AuditError, CaptureError, ClusterError, RunError
 from capture.group import Group
 from capture.markers import segment_key
 from capture.store import Store
 from capture.training import Event, Progress, capture_run
 from capture.verify import verify
 from cluster.cli import main
-from cluster.desk import Task
 from cluster.progress import StartedAgain
-from cluster.reach import require_mark
-from cluster.workers import capture_on_workers, explained, leave, require_room, trainer
+from cluster.workers import capture_on_workers
 from ray_cluster import ray_cluster
 from ray_jobs import ENVIRONMENT, ROOT
 from spawned import on_workers, shared_config
@@ -239,37 +232,6 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
     assert is_free(Store(config.run.uri))
 
 
-# --- what the end leaves behind -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Gone:
-    """A group of workers that have ended."""
-
-    task = SimpleNamespace(group="ours")
-
-    def end(self) -> bool:
-        return True
-
-
-def test_the_lease_of_workers_that_have_ended_is_removed():
-    store = Store("memory://ended")
-    store.put(lease.KEY, lease.encode(lease.of_this_process("ours.2")))
-    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
-    assert not store.exists(lease.KEY)
-
-
-def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    def away(*given: object) -> None:
-        raise StoreError("s3://x", "does not answer")
-
-    store = Store("memory://away")
-    monkeypatch.setattr(store.place, "open", away)
-    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
-
-
 # --- refused at once ------------------------------------------------------------------------------
 
 
@@ -290,58 +252,3 @@ def test_what_the_cluster_cannot_do_is_refused_before_anything_is_started(
         capture_on_workers(config_of(tmp_path, "run", *overrides), lambda event: None)
     assert workers_of_ours() == []
     assert not (tmp_path / "run").exists()
-
-
-def test_gpus_are_taken_where_all_workers_can_have_one():
-    config = make_config({}, ["workers.count=4", "workers.cpus=3"])
-    few, many = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
-    assert require_room(config, [many, many])
-    assert not require_room(config, [many, few])
-    with pytest.raises(ConfigError, match=r"got 4 with 3 cores each, the cluster has 8 cores"):
-        require_room(config, [many])
-
-
-def test_a_worker_s_cores_and_gpu_must_be_on_one_node():
-    nodes = [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}]
-    assert not require_room(make_config({}, ["workers.count=4"]), nodes)
-    assert require_room(make_config({}, ["workers.count=1"]), nodes)
-    config = make_config({}, ["workers.count=4", "training.device=cuda"])
-    message = r"got 4 with a GPU each .*, the cluster has 9 cores and 4 GPUs, room for 1\. Ask for"
-    with pytest.raises(ConfigError, match=message):
-        require_room(config, nodes)
-
-
-def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
-    require_mark("runs/x", "m", [("a", "m"), ("b", "m")])
-    message = r"^runs/x: cannot be reached from node b \(it is not there\)\. Put the run on s3://"
-    with pytest.raises(StoreError, match=message):
-        require_mark("runs/x", "m", [("a", "m"), ("b", "it is not there")])
-
-
-def test_what_ended_a_group_is_said_in_one_line():
-    config = make_config({}, ["workers.max_failures=2"])
-    audit = AuditError("step 3", "shifts miss the applied change", "Nothing was stored")
-    assert explained(ControllerError(audit), config) is audit
-    placed = explained(ControllerError(TimeoutError("no room\nat all")), config)
-    assert str(placed).startswith("workers: could not be placed: no room. Make room")
-    died = WorkerGroupError("…", {1: RuntimeError("connection closed\nby peer")})
-    lost = explained(died, config)
-    assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
-    assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
-    taken = explained(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
-    assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Put" in str(taken)
-
-
-def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):
-    config = config_of(tmp_path, "spot", "workers.max_failures=2")
-    task = Task(
-        config=config,
-        folder=str(tmp_path),
-        group="ours",
-        resume=False,
-        overwrite=False,
-        desk=None,  # pyright: ignore[reportArgumentType]
-    )
-    failures = trainer(task, str(tmp_path), use_gpu=False).run_config.failure_config
-    assert failures
-    assert (failures.max_failures, failures.max_preemption_failures) == (2, 2)
