@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from capture.errors import RunError
-from capture.gradients import Layout
+from capture.gradients.layout import Layout
 
 Level = Literal["parameter", "neuron", "row", "unit", "head"]
 LEVELS: tuple[Level, ...] = get_args(Level)

@@ -24,19 +24,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from analysis.ablation.forward import Silencing, silence
 from analysis.ablation.log_probability import log_probability_changes
 from analysis.ablation.replacement import Plan
-from analysis.ablation.silencing import Silencing, silence
 from analysis.ablation.subjects import Subject
-from analysis.run import open_run
-from benchmarks import methods
+from analysis.run.run import open_run
 from benchmarks.capture import DEFAULT_FOLDER
-from benchmarks.methods import training_step
-from benchmarks.report import machine
-from benchmarks.timing import quartiles
-from benchmarks.workbench import make_workbench
+from benchmarks.harness import methods
+from benchmarks.harness.methods import training_step
+from benchmarks.harness.report import machine
+from benchmarks.harness.timing import quartiles
+from benchmarks.harness.workbench import make_workbench
 from capture.errors import ConfigError
-from capture.model import LanguageModel
+from capture.models.transformer import LanguageModel
 
 TARGETS = {"layers.2.linear2.weight": 8.0, "layers.0.linear1.weight": 3.0}
 """By how much flips of these units should be faster than the naive sweep."""

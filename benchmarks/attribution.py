@@ -23,21 +23,21 @@ import duckdb  # pyright: ignore[reportMissingImports]
 import numpy as np
 import pyarrow as pa
 
-from analysis.attribution.evidence import Reading, Weighing
-from analysis.attribution.samples import CollectEvidence
-from analysis.attribution.sums import Sums
+from analysis.attribution.collect import CollectEvidence
+from analysis.attribution.outlier_weights import Reading, Weighing
+from analysis.attribution.sparse_sums import Sums
 from analysis.levels import MLP_UNITS, groups_at
-from analysis.run import open_run
-from analysis.scan import Shard
-from benchmarks.report import machine
-from benchmarks.timing import quartiles
-from capture import shards
+from analysis.run.run import open_run
+from analysis.run.scan import Shard
+from benchmarks.harness.report import machine
+from benchmarks.harness.timing import quartiles
 from capture.device import available_cores
-from capture.gradients import Layout
-from capture.markers import File
-from capture.schema import OUTLIERS
-from capture.store import Store
-from cluster.local import run_job
+from capture.format.markers import File
+from capture.gradients.layout import Layout
+from capture.shards import encoding as shards
+from capture.shards.schema import OUTLIERS
+from capture.store.store import Store
+from cluster.local.threads import run_job
 
 WIDTH, WINDOW, VOCABULARY, DATUMS = 200, 35, 28_782, 58_560
 """Of made-up rows: the study's."""

@@ -21,16 +21,16 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import methods, peers
-from benchmarks.correctness import Reference, require
-from benchmarks.methods import Method, training_step
-from benchmarks.recording import Recording, observe, observe_untallied
-from benchmarks.report import Result, as_json, machine, make_result, table
-from benchmarks.timing import Line, measure, stopwatch
-from benchmarks.workbench import Workbench, make_workbench
-from capture.config import to_values
-from capture.records import RecordKind
-from capture.store import Store
+from benchmarks.harness import methods, peers
+from benchmarks.harness.correctness import Reference, require
+from benchmarks.harness.methods import Method, training_step
+from benchmarks.harness.recording import Recording, observe, observe_untallied
+from benchmarks.harness.report import Result, as_json, machine, make_result, table
+from benchmarks.harness.timing import Line, measure, stopwatch
+from benchmarks.harness.workbench import Workbench, make_workbench
+from capture.config.records import RecordKind
+from capture.config.settings import to_values
+from capture.store.store import Store
 
 DEFAULT_FOLDER = Path(__file__).parents[1] / "../shared/data/wikitext-2"
 PLAIN = "plain step"

@@ -13,7 +13,6 @@ from importlib import metadata
 from rich.console import Console
 
 from capture.errors import CaptureError
-from cluster.arguments import Parser
 from cluster.commands import (
     ablate,
     activations,
@@ -32,8 +31,9 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.stopping import exit_code, stoppable
-from cluster.terminal import program
+from cluster.local.signals import exit_code, stoppable
+from cluster.options.arguments import Parser
+from cluster.terminal.tables import program
 
 COMMANDS = (
     demo,

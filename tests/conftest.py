@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-
 from s3_server import BUCKET, Server, environment, serving
 
 if TYPE_CHECKING:

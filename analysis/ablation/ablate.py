@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.ablation.choice import AblationConfig, Choice, Text, choose
+from analysis.ablation.config import AblationConfig, Choice, Text, choose
 from analysis.ablation.flips import (
     NeuronFlips,
     agreement,
@@ -24,9 +24,9 @@ from analysis.ablation.flips import (
     layer_table,
     move_table,
 )
+from analysis.ablation.forward import Report, Silencing, silence
 from analysis.ablation.log_probability import changes_in_pieces, no_changes
 from analysis.ablation.replacement import Plan, Value
-from analysis.ablation.silencing import Report, Silencing, silence
 from analysis.ablation.tables import (
     CONTEXTS,
     FLIPS,
@@ -39,10 +39,10 @@ from analysis.ablation.tables import (
     Ablation,
 )
 from analysis.ablation.target_changes import TargetChanges, target_table
-from analysis.run import Run
-from analysis.sweep import Sweep, in_turn
-from analysis.tables import joined, write_tables
-from capture.model import LanguageModel
+from analysis.jobs.sweep import Sweep, in_turn
+from analysis.jobs.tables import joined, write_tables
+from analysis.run.run import Run
+from capture.models.transformer import LanguageModel
 
 
 def ablate(

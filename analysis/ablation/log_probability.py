@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.ablation.chunks import Chunk, chunks
+from analysis.ablation.batches import Chunk, chunks
+from analysis.ablation.propagation import Edit, Trace, go_on, trace
 from analysis.ablation.replacement import DATUMS_AT_ONCE, Plan, Value
 from analysis.ablation.subjects import Subject
-from analysis.ablation.tracing import Edit, Trace, go_on, trace
 from analysis.ablation.unembedding import Unembedding
-from analysis.sweep import Sweep, in_turn
-from capture.model import LanguageModel
+from analysis.jobs.sweep import Sweep, in_turn
+from capture.models.transformer import LanguageModel
 
 Report = Callable[[int, int], None]
 """Told now and then: how much is done, of how much."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.ablation.propagation import Edit, Trace, entries, trace
 from analysis.ablation.subjects import (
     Place,
     Subject,
@@ -25,8 +26,7 @@ from analysis.ablation.subjects import (
     require_subjects,
     rest_of,
 )
-from analysis.ablation.tracing import Edit, Trace, entries, trace
-from capture.model import LanguageModel
+from capture.models.transformer import LanguageModel
 
 Value = Literal["zero", "mean", "resample"]
 VALUES: tuple[Value, ...] = ("zero", "mean", "resample")

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.names import nearest
+from analysis.run.names import nearest
 from capture.errors import ConfigError, UnitError
-from capture.model import LanguageModel, Layer
+from capture.models.transformer import LanguageModel, Layer
 
 Level = Literal["neuron", "row", "head"]
 LEVELS: tuple[Level, ...] = ("neuron", "row", "head")

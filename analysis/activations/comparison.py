@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.choice import Choice
+from analysis.activations.config import Choice
 from analysis.activations.histograms import activations_at, bin_bounds, bins_of, histogram
 from analysis.activations.scores import Report, mlp_units
-from analysis.sweep import Sweep, in_turn
-from capture.model import LanguageModel
+from analysis.jobs.sweep import Sweep, in_turn
+from capture.models.transformer import LanguageModel
 
 MAX_POSITIONS = 2000
 """Positions of a token that are compared: drawn at random if there are more."""

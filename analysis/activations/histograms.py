@@ -21,10 +21,10 @@ from analysis.activations.scores import (
     told,
     unit_inputs,
 )
-from analysis.run import Run
-from analysis.sweep import Sweep, in_turn
-from analysis.tables import joined
-from capture.model import LanguageModel
+from analysis.jobs.sweep import Sweep, in_turn
+from analysis.jobs.tables import joined
+from analysis.run.run import Run
+from capture.models.transformer import LanguageModel
 
 NUM_BINS = 30
 MAX_DATUMS = 2000

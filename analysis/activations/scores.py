@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analysis.names import nearest
-from capture.dropout import Masks
+from analysis.run.names import nearest
 from capture.errors import UnitError
-from capture.model import LanguageModel
+from capture.models.dropout import Masks
+from capture.models.transformer import LanguageModel
 
 Done = TypeVar("Done")
 DATUMS_AT_ONCE = 256

@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.choice import (
-    ActivationConfig,
-    attributed_tokens,
-    choose_comparison,
-    choose_tokens,
-    require_known,
-)
 from analysis.activations.comparison import (
     COMPARISONS,
     compare,
     comparison_table,
     histogram_tables,
+)
+from analysis.activations.config import (
+    ActivationConfig,
+    attributed_tokens,
+    choose_comparison,
+    choose_tokens,
+    require_known,
 )
 from analysis.activations.histograms import HISTOGRAMS, label_tokens
 from analysis.activations.scores import (
@@ -38,11 +38,11 @@ from analysis.activations.scores import (
     mlp_units,
     told,
 )
-from analysis.jobs import merge_all
-from analysis.run import Run
-from analysis.sweep import Sweep, in_turn
-from analysis.tables import joined, write_tables
-from capture.model import LanguageModel
+from analysis.jobs.job import merge_all
+from analysis.jobs.sweep import Sweep, in_turn
+from analysis.jobs.tables import joined, write_tables
+from analysis.run.run import Run
+from capture.models.transformer import LanguageModel
 
 JOB = "activations"
 NUM_RANKS = 10

@@ -1,12 +1,12 @@
 """What taught the groups of a level (neurons, heads, …)? The tokens that their evidence is of.
 
-1. Evidence is added up by (group, token): from outlier rows (``analysis.attribution.row_material``)
-   or from tallies (``analysis.attribution.tally_material``).
+1. Evidence is added up by (group, token): from outlier rows (``analysis.attribution.row_evidence``)
+   or from tallies (``analysis.attribution.tally_evidence``).
 2. In each group the tokens are chosen that stand out against the background
    (``analysis.measures.selection``).
 3. For these it is told when they were taught and in which direction
-   (``analysis.attribution.lessons``), and for each group which datums moved it most, and by which
-   row.
+   (``analysis.attribution.token_history``), and for each group which datums moved it most,
+   and by which row.
 
 ``AttributionConfig.study()`` is the published study's way: single weights, whole windows of the
 datums behind each outlier, counted and compared with all datums; neurons take the tokens of their
@@ -25,12 +25,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.attribution.config import AttributionConfig
-from analysis.attribution.material import Material, Told, choose_tokens
-from analysis.attribution.outlier_rows import OutlierRows
 from analysis.attribution.pooling import neurons_of, pooled_tokens, pooled_windows
-from analysis.attribution.row_material import group_sums, material_of, told_by_rows
-from analysis.attribution.strongest import Pairs, Strongest
-from analysis.attribution.sums import Sums
+from analysis.attribution.row_evidence import group_sums, material_of, told_by_rows
+from analysis.attribution.row_passes import OutlierRows
+from analysis.attribution.sparse_sums import Sums
+from analysis.attribution.strongest_rows import Pairs, Strongest
 from analysis.attribution.tables import (
     DATUMS,
     GROUPS,
@@ -41,11 +40,12 @@ from analysis.attribution.tables import (
     WINDOWS,
     Attribution,
 )
-from analysis.attribution.tally_material import Tallies
-from analysis.jobs import Runner
+from analysis.attribution.tally_evidence import Tallies
+from analysis.attribution.token_evidence import Material, Told, choose_tokens
+from analysis.jobs.job import Runner
+from analysis.jobs.tables import joined, write_tables
 from analysis.levels import Groups
-from analysis.run import Run
-from analysis.tables import joined, write_tables
+from analysis.run.run import Run
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from analysis.attribution.evidence import ROW_EVIDENCE, WEIGHTS, Weight
-from analysis.attribution.outlying import NOTIONS, Notion
+from analysis.attribution.outlier_notions import NOTIONS, Notion
+from analysis.attribution.outlier_weights import ROW_EVIDENCE, WEIGHTS, Weight
 from analysis.levels import LEVELS, Level
 from analysis.measures.selection import METHODS, Method, SelectionConfig
-from capture.bounds import at_least
-from capture.errors import ConfigError
+from capture.errors import ConfigError, at_least
 
 Evidence = Literal[
     "window", "target", "input", "mass", "use", "mass-use", "input-mass", "input-use"
@@ -39,7 +38,7 @@ class AttributionConfig:
     select: Method = "odds"
     """How tokens are chosen (``analysis.measures.selection``)."""
     outliers: Notion = "absolute"
-    """Which recorded rows count as outliers (``analysis.attribution.outlying``)."""
+    """Which recorded rows count as outliers (``analysis.attribution.outlier_notions``)."""
     keep: float = 0.25
     """By other notions than absolute: the share of recorded rows that counts."""
     first_step: int = 0
@@ -63,7 +62,7 @@ class AttributionConfig:
 
     @classmethod
     def trusted(cls, *, tallies: bool, **changes: Any) -> "AttributionConfig":
-        """What silencing agreed with best on the study's setting (``analysis.faithfulness.judge``).
+        """What silencing agreed with best on the study's setting.
 
         ``tallies``: whether the run has them. They speak of neurons and of whole windows of
         training only; elsewhere the target tokens of outliers are the best there is.

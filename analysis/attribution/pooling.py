@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.levels import Groups, groups_at, is_mlp
-from capture.gradients import Layout
+from capture.gradients.layout import Layout
 
 SUMS = ("count", "weight", "expected", "up", "down", "strengthened", "weakened")
 

@@ -11,7 +11,7 @@ parenthesis, say) and ask which units, heads and neurons its datums moved more t
    measure.
 
 Datums are the independent observations, however many rows each has. What is measured of them says
-``analysis.behaviour.moved``.
+``analysis.behaviour.tables``.
 
 Shapes: N datum, T position, K chosen datum, S selected datum.
 """
@@ -25,20 +25,19 @@ import pyarrow as pa
 from analysis.behaviour.contrast import Draw
 from analysis.behaviour.datum_sums import SumByDatum, cells_of
 from analysis.behaviour.matching import Matched, balance, covariates, match
-from analysis.behaviour.moved import (
+from analysis.behaviour.predicates import Predicate, select_datums
+from analysis.behaviour.tables import (
     CONTRASTS,
     LEVELS,
     captured_levels,
     compare_classes,
     compare_positions,
 )
-from analysis.behaviour.predicates import Predicate, select_datums
-from analysis.jobs import Runner
-from analysis.names import token_id
-from analysis.run import Run
-from analysis.tables import joined, write_tables
-from capture.bounds import at_least
-from capture.errors import RunError
+from analysis.jobs.job import Runner
+from analysis.jobs.tables import joined, write_tables
+from analysis.run.names import token_id
+from analysis.run.run import Run
+from capture.errors import RunError, at_least
 
 JOB = "behaviour"
 

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from analysis.jobs import Rows, merge_all
+from analysis.jobs.job import Rows, merge_all
 from analysis.levels import Groups
-from analysis.scan import REMEDY, checked_datums, parameter_columns
+from analysis.run.scan import REMEDY, checked_datums, parameter_columns
 from capture.errors import ShardError
-from capture.gradients import Layout
+from capture.gradients.layout import Layout
 
 ROWS_AT_ONCE = 2**22
 """Rows added up at once; they take about 40 bytes each meanwhile."""

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from analysis.names import token_id
-from analysis.run import Run
+from analysis.run.names import token_id
+from analysis.run.run import Run
 from capture.errors import ConfigError, RunError
 
 NAMES = ("contains", "target", "regex", "datums")

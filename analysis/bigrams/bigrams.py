@@ -21,14 +21,13 @@ from analysis.bigrams.datums import Causes, find_causes
 from analysis.bigrams.layers import Layers, Pair, find_layers
 from analysis.bigrams.shifts import Bigrams, largest_shifts
 from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB, TABLES
-from analysis.names import token_id
-from analysis.run import Run
-from analysis.tables import joined, write_tables
-from capture.audit import BFLOAT16_ROUNDING
-from capture.bounds import at_least, at_most
-from capture.errors import AuditError, RunError
-from capture.replay import read_past
-from capture.retaking import Retaking, Update
+from analysis.jobs.tables import joined, write_tables
+from analysis.run.names import token_id
+from analysis.run.run import Run
+from capture.errors import AuditError, RunError, at_least, at_most
+from capture.optim.update import BFLOAT16_ROUNDING
+from capture.replay.segments import read_past
+from capture.replay.steps import Retaking, Update
 
 MOST = 1000
 """Bigrams at a time: over a range, contributions of every datum to each are held."""

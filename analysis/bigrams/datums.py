@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from analysis.bigrams.layers import Layers, Pair
-from capture.factors import Factor
-from capture.retaking import Update
-from capture.update import ROUNDING
+from capture.gradients.factors import Factor
+from capture.optim.update import ROUNDING
+from capture.replay.steps import Update
 
 STORED = 4 * ROUNDING
 """A weight is rounded when its change is added, and once or twice more where it decays."""

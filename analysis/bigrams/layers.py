@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from capture.errors import UnitError
-from capture.hf_model import HFModel
-from capture.model import LanguageModel
+from capture.models.huggingface import HFModel
+from capture.models.transformer import LanguageModel
 
 PLAIN = (
     *("falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral"),

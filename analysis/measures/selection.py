@@ -53,8 +53,7 @@ from analysis.measures.token_scores import (
     mahalanobis,
     places,
 )
-from capture.bounds import at_least
-from capture.errors import ConfigError
+from capture.errors import ConfigError, at_least
 
 Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
 METHODS: tuple[Method, ...] = get_args(Method)

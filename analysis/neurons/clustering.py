@@ -22,8 +22,7 @@ from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.manifold import TSNE
 from sklearn.utils.extmath import randomized_svd
 
-from capture.bounds import at_least, at_most
-from capture.errors import ConfigError
+from capture.errors import ConfigError, at_least, at_most
 
 Method = Literal["hdbscan", "agglomerative"]
 METHODS: tuple[Method, ...] = ("hdbscan", "agglomerative")

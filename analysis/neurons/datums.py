@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
-from analysis.jobs import Rows
+from analysis.jobs.job import Rows
 from analysis.levels import entries, is_mlp
-from analysis.scan import REMEDY, checked_datums, parameter_columns
+from analysis.run.scan import REMEDY, checked_datums, parameter_columns
 from capture.errors import ShardError
-from capture.gradients import Layout
+from capture.gradients.layout import Layout
 
 
 def mlp_units(layout: Layout) -> dict[str, int]:

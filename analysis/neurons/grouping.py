@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
-from analysis.jobs import Runner
+from analysis.jobs.job import Runner
+from analysis.jobs.tables import write_tables
 from analysis.measures.association import associations
 from analysis.neurons.clustering import (
     ClusteringConfig,
@@ -32,11 +33,9 @@ from analysis.neurons.datums import Moved, MovedNeurons, mlp_units
 from analysis.neurons.stability import bootstrap, draw
 from analysis.neurons.tables import TABLES, cluster_table, neuron_table, stability_table
 from analysis.neurons.topics import cluster_tokens, dealt_anew, find_topics, own_tokens
-from analysis.run import Run
-from analysis.tables import write_tables
-from analysis.tallies import read_tally
-from capture.bounds import at_least
-from capture.errors import ConfigError, RunError
+from analysis.run.run import Run
+from analysis.run.tallies import read_tally
+from capture.errors import ConfigError, RunError, at_least
 
 JOB = "neurons"
 WEIGHTS = ("rows", "shift")

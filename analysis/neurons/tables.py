@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.jobs.tables import joined
 from analysis.neurons.clustering import Clusters
 from analysis.neurons.stability import Stability, spread
 from analysis.neurons.topics import Topics
-from analysis.tables import joined
 
 NEURONS = pa.schema(
     [

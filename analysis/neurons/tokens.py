@@ -9,10 +9,10 @@ Shapes: M row, V token of the vocabulary.
 import numpy as np
 import pandas as pd
 
-from analysis.attribution.evidence import RowEvidence
+from analysis.attribution.outlier_weights import RowEvidence
 from analysis.levels import entries, is_mlp
-from analysis.names import nearest
-from analysis.run import Run
+from analysis.run.names import nearest
+from analysis.run.run import Run
 from capture.errors import UnitError
 
 

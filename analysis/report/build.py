@@ -14,20 +14,19 @@ from importlib import resources
 import pandas as pd
 
 from analysis.activations.histograms import neuron_histograms
-from analysis.jobs import Runner
-from analysis.report.chapters import chapters
-from analysis.report.material import Material, parts
-from analysis.report.neuron_page import neuron_page
-from analysis.report.neuron_table import neurons_page
-from analysis.report.overview import overview
-from analysis.report.sources import read_sources
+from analysis.jobs.job import Runner
+from analysis.report.pages.chapters import chapters
+from analysis.report.pages.neuron_page import neuron_page
+from analysis.report.pages.neuron_table import neurons_page
+from analysis.report.pages.overview import overview
+from analysis.report.pages.report_data import Material, parts
+from analysis.report.pages.sources import read_sources
+from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
+from analysis.report.pages.website import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
 from analysis.report.timeline import read_timeline
-from analysis.report.token_pages import token_page, tokens_page, vocabulary_counts
-from analysis.report.website import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
-from analysis.run import Run
-from capture.bounds import at_least
-from capture.errors import RunError
-from capture.store import Store
+from analysis.run.run import Run
+from capture.errors import RunError, at_least
+from capture.store.store import Store
 
 INDEX = "index.html"
 MANIFEST = "report.json"

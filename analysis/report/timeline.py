@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.jobs import Rows, Runner
-from analysis.run import Run
-from analysis.tables import read_table, require_tables, write_tables
+from analysis.jobs.job import Rows, Runner
+from analysis.jobs.tables import read_table, require_tables, write_tables
+from analysis.run.run import Run
 from capture.errors import RunError, ShardError
 
 JOB = "report"

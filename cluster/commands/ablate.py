@@ -11,16 +11,16 @@ from rich.markup import escape
 
 from analysis.ablation.ablate import ablate as silence
 from analysis.ablation.ablate import write_ablation
-from analysis.ablation.choice import SPLITS, AblationConfig
+from analysis.ablation.config import SPLITS, AblationConfig
 from analysis.ablation.replacement import VALUES
 from analysis.ablation.subjects import LEVELS, NOUNS
 from analysis.ablation.tables import Ablation
-from analysis.run import Run, open_run
-from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_ray, add_run
-from cluster.machines import HERE, Machines, machines
-from cluster.progress import counting
-from cluster.terminal import data_table, print_table
+from analysis.run.run import Run, open_run
+from capture.errors import at_least
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.options.machines import HERE, Machines, machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_table
 
 OFTEN = 10
 """A token's share of flips is shown from so many positions on."""

@@ -6,15 +6,15 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.activations.choice import ActivationConfig
+from analysis.activations.config import ActivationConfig
 from analysis.activations.tables import Activations, write_activations
 from analysis.activations.tables import activations as measure
-from analysis.run import Run, open_run
-from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_ray, add_run
-from cluster.machines import HERE, Machines, machines
-from cluster.progress import counting
-from cluster.terminal import data_table, print_table
+from analysis.run.run import Run, open_run
+from capture.errors import at_least
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.options.machines import HERE, Machines, machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_table
 
 FIGURES = {
     1: "on {token}, and on other frequent words",

@@ -10,19 +10,18 @@ from rich.console import Console
 from analysis.attribution.attribute import attribute as analyse
 from analysis.attribution.attribute import write_attribution
 from analysis.attribution.config import BACKGROUNDS, EVIDENCE, AttributionConfig
-from analysis.attribution.evidence import WEIGHTS
-from analysis.attribution.outlying import NOTIONS
+from analysis.attribution.outlier_notions import NOTIONS
+from analysis.attribution.outlier_weights import WEIGHTS
 from analysis.levels import LEVELS, groups_at
 from analysis.measures.selection import METHODS, SelectionConfig
-from analysis.names import nearest, token_id
-from analysis.run import Run, open_run
-from capture.bounds import at_least
-from capture.errors import ConfigError, UnitError
-from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.machines import HERE, Machines, machines
-from cluster.progress import counting
-from cluster.taught import Focus, show
-from cluster.terminal import print_skipped
+from analysis.run.names import nearest, token_id
+from analysis.run.run import Run, open_run
+from capture.errors import ConfigError, UnitError, at_least
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.machines import HERE, Machines, machines
+from cluster.terminal.attribution_tables import Focus, show
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import print_skipped
 
 TEXT = """\
 Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names

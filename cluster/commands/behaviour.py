@@ -9,13 +9,12 @@ from rich.console import Console
 
 from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
 from analysis.behaviour.predicates import Predicate, parse_datums
-from analysis.run import open_run
-from capture.bounds import at_least
-from capture.errors import ConfigError
-from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.machines import machines
-from cluster.progress import counting
-from cluster.terminal import data_table, print_skipped, print_table
+from analysis.run.run import open_run
+from capture.errors import ConfigError, at_least
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.machines import machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_skipped, print_table
 
 SIGNIFICANT = 0.05
 LEVELS = {"units": "unit", "heads": "attention head", "neurons": "neuron"}

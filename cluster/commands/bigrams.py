@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.bigrams.bigrams import BigramConfig, Shifted, find_bigrams, write_bigrams
-from analysis.run import Run, open_run
+from analysis.run.run import Run, open_run
 from capture.errors import ConfigError
-from cluster.arguments import add_command, add_quiet, add_run
-from cluster.progress import counting
-from cluster.terminal import data_table, print_table
+from cluster.options.arguments import add_command, add_quiet, add_run
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_table
 
 AROUND = 4
 """Tokens shown before and after the place in a datum that suits a bigram best."""

@@ -7,15 +7,16 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from analysis.run import Run, open_run
-from capture.config import Config, read_config
-from capture.training import capture_run
-from cluster.arguments import add_command, add_overrides, add_quiet
-from cluster.launched import capture_launched, is_launched, leads
-from cluster.progress import capture_report
-from cluster.ray_session import require_ray
-from cluster.submitted import require_lasting
-from cluster.terminal import next_commands
+from analysis.run.run import Run, open_run
+from capture.config.reading import read_config
+from capture.config.settings import Config
+from capture.training.loop import capture_run
+from cluster.local.torchrun import capture_launched, is_launched, leads
+from cluster.on_ray.job import require_lasting
+from cluster.on_ray.session import require_ray
+from cluster.options.arguments import add_command, add_overrides, add_quiet
+from cluster.terminal.progress import capture_report
+from cluster.terminal.tables import next_commands
 
 
 def add(inner) -> None:
@@ -75,7 +76,7 @@ def runner(config: Config):
     if config.workers.count == 1 and config.engine == "plain":
         return capture_run
     require_ray()
-    from cluster.workers import capture_on_workers
+    from cluster.on_ray.workers import capture_on_workers
 
     return capture_on_workers
 

@@ -8,15 +8,16 @@ from rich.console import Console
 from analysis.ablation.ablate import AblationConfig
 from analysis.attribution.attribute import AttributionConfig
 from analysis.report.build import ReportConfig
-from analysis.run import open_run
-from capture.config import Config, read_config
-from cluster.arguments import add_command, add_overrides, add_quiet, add_ray
+from analysis.run.run import open_run
+from capture.config.reading import read_config
+from capture.config.settings import Config
 from cluster.commands.ablate import ablate
 from cluster.commands.attribute import attribute
 from cluster.commands.capture import record
 from cluster.commands.report import report
-from cluster.machines import Machines, machines
-from cluster.terminal import next_commands
+from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray
+from cluster.options.machines import Machines, machines
+from cluster.terminal.tables import next_commands
 
 
 def add(inner) -> None:

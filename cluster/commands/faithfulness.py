@@ -5,13 +5,13 @@ import argparse
 import pandas as pd
 from rich.console import Console
 
-from analysis.faithfulness.judge import HALF, Faithfulness, faithfulness, write_faithfulness
-from analysis.faithfulness.truth import FaithfulnessConfig
-from analysis.run import open_run
-from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.machines import machines
-from cluster.progress import counting
-from cluster.terminal import data_table, print_skipped, print_table
+from analysis.faithfulness.faithfulness import HALF, Faithfulness, faithfulness, write_faithfulness
+from analysis.faithfulness.ground_truth import FaithfulnessConfig
+from analysis.run.run import open_run
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.machines import machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_skipped, print_table
 
 
 def add(inner) -> None:

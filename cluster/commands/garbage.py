@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from capture.garbage import GRACE, Garbage, find_garbage, remove_garbage
-from capture.store import Store
-from cluster.arguments import add_command, add_quiet, add_run
+from capture.maintenance.garbage import GRACE, Garbage, find_garbage, remove_garbage
+from capture.store.store import Store
+from cluster.options.arguments import add_command, add_quiet, add_run
 
 
 def add(inner) -> None:

@@ -8,12 +8,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.run import Run, open_run
-from capture import model, optimizer, schedule
+from analysis.run.run import Run, open_run
 from capture.errors import ShardError
-from capture.markers import read_marker, total_bytes
-from cluster.arguments import add_command, add_run
-from cluster.terminal import data_table
+from capture.format.markers import read_marker, total_bytes
+from capture.models import transformer as model
+from capture.optim import optimizer, schedule
+from cluster.options.arguments import add_command, add_run
+from cluster.terminal.tables import data_table
 
 KINDS = ("outliers", "factors", "tallies", "checkpoints", "steps", "evaluations", "corpus")
 

@@ -16,12 +16,12 @@ from analysis.neurons.grouping import (
     read_moved,
     write_neurons,
 )
-from analysis.run import Run, open_run
-from capture.bounds import at_least
-from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.machines import HERE, Machines, machines
-from cluster.progress import counting
-from cluster.terminal import data_table, print_skipped, print_table, token_list
+from analysis.run.run import Run, open_run
+from capture.errors import at_least
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.machines import HERE, Machines, machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import data_table, print_skipped, print_table, token_list
 
 
 def add(inner) -> None:

@@ -12,12 +12,15 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from capture import scaling
-from capture.assembly import complete
-from capture.calibration import PLAIN, Calibration, calibrate
-from capture.config import Config, read_config
-from capture.corpus import load_corpus
-from capture.costs import (
+from capture.config.reading import read_config
+from capture.config.settings import Config
+from capture.corpus.datums import load_corpus
+from capture.engine.build import complete
+from capture.engine.step_plan import Plan
+from capture.errors import ConfigError
+from capture.estimates import large_models as scaling
+from capture.estimates.calibration import PLAIN, Calibration, calibrate
+from capture.estimates.costs import (
     Cost,
     costs_of,
     course_of,
@@ -26,11 +29,9 @@ from capture.costs import (
     spacings,
     training_seconds,
 )
-from capture.errors import ConfigError
-from capture.plan import Plan
-from capture.scaling import ASSUMPTIONS, Scale, scaled_costs
-from cluster.arguments import add_command, add_overrides
-from cluster.terminal import data_table, print_table
+from capture.estimates.large_models import ASSUMPTIONS, Scale, scaled_costs
+from cluster.options.arguments import add_command, add_overrides
+from cluster.terminal.tables import data_table, print_table
 
 BUDGET_SECONDS = 15.0
 SPACINGS = (10, 100, 1000)

@@ -8,17 +8,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from capture.config import make_config, read_override, to_values
+from capture.config.reading import make_config, read_override
+from capture.config.records import KINDS, wanted_kinds
+from capture.config.settings import to_values
 from capture.device import available_cores
 from capture.errors import ConfigError, RunError
-from capture.markers import read_segments
-from capture.records import KINDS, wanted_kinds
-from capture.replay import TOLERANCE, Precision, Replayed, read_past
-from capture.store import Store
-from cluster.arguments import add_command, add_overrides, add_quiet, add_ray, add_run
-from cluster.machines import HERE, machines
-from cluster.processes import replay_segments
-from cluster.progress import counting
+from capture.format.markers import read_segments
+from capture.replay.segments import TOLERANCE, Precision, Replayed, read_past
+from capture.store.store import Store
+from cluster.local.processes import replay_segments
+from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray, add_run
+from cluster.options.machines import HERE, machines
+from cluster.terminal.progress import counting
 
 PRECISION = "capture.factors.precision"
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     with machines(arguments) as on:
         sweep = None if on is HERE else on.sweep
         if sweep:
-            from cluster.mapreduce import require_sight
+            from cluster.on_ray.mapreduce import require_sight
 
             require_sight(store)
         with counting(console, "replay", "segments", quiet=arguments.quiet) as report:

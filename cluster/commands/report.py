@@ -6,12 +6,12 @@ from functools import partial
 from rich.console import Console
 
 from analysis.report.build import Built, ReportConfig, gather, report_store, write_report
-from analysis.run import Run, open_run
-from cluster.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.machines import HERE, Machines, machines
-from cluster.progress import counting
-from cluster.submitted import require_lasting
-from cluster.terminal import print_skipped
+from analysis.run.run import Run, open_run
+from cluster.on_ray.job import require_lasting
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.machines import HERE, Machines, machines
+from cluster.terminal.progress import counting
+from cluster.terminal.tables import print_skipped
 
 
 def add(inner) -> None:

@@ -6,10 +6,10 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from capture.config import read_config
-from capture.selfcheck import Check, self_check
-from cluster.arguments import add_command, add_overrides
-from cluster.terminal import data_table
+from capture.config.reading import read_config
+from capture.maintenance.selfcheck import Check, self_check
+from cluster.options.arguments import add_command, add_overrides
+from cluster.terminal.tables import data_table
 
 DIFFERS = 1
 """Exit code: a comparison failed."""

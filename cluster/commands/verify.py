@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from capture.errors import NOT_TRUSTWORTHY
-from capture.store import Store
-from capture.verify import Finding
-from capture.verify import verify as verify_run
-from cluster.arguments import add_command, add_quiet, add_run
+from capture.maintenance.verify import Finding
+from capture.maintenance.verify import verify as verify_run
+from capture.store.store import Store
+from cluster.options.arguments import add_command, add_quiet, add_run
 
 
 def add(inner) -> None:

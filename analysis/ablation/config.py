@@ -1,0 +1,189 @@
+"""What is ablated, on which datums, and what attribution had said about it.
+
+Shapes: N datum of the text, T position.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from analysis.ablation.replacement import VALUES, Value
+from analysis.ablation.subjects import (
+    LEVELS,
+    NOUNS,
+    Level,
+    Subject,
+    all_subjects,
+    parse_subjects,
+    require_subjects,
+)
+from analysis.attribution import tables as attribution_tables
+from analysis.jobs.tables import read_table, require_tables, table_key
+from analysis.run.run import Run, Split
+from capture.errors import ConfigError, RunError, at_least
+from capture.models.transformer import LanguageModel
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+KEY = ["unit", "group"]
+READ = ("groups", "tokens", "datums")
+"""Tables of attribution that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationConfig:
+    """What is ablated, and how much is looked at."""
+
+    level: Level = "neuron"
+    """Columns (neuron) or rows of weights, or attention heads."""
+    value: Value = "zero"
+    """What stands in for it: zero, its mean over the training text, or a value from elsewhere."""
+    only: tuple[str, ...] = ()
+    """Which, as UNIT:NUMBER[,NUMBER…]; by default the attributed ones."""
+    everything: bool = False
+    """All heads, or all columns or rows of MLP units."""
+    max_neurons: int = 50
+    """Attributed subjects that are ablated: the strongest of those with notable tokens."""
+    max_datums: int = 2000
+    """Datums each is evaluated on: those that moved it most, or a random sample."""
+    scored_datums: int = 200
+    """The first of these, where log-probabilities are computed; 0 for none."""
+    split: Split = "train"
+    """The text that datums are of; only training datums are attributed."""
+    contexts_per_token: int = 3
+    """Contexts kept for every flipped token of a neuron."""
+    seed: int = 0
+    """Of random samples of datums, and of ``resample``."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_neurons", "max_datums", "contexts_per_token"):
+            at_least(f"ablation.{name}", getattr(self, name), 1)
+        for name in ("scored_datums", "seed"):
+            at_least(f"ablation.{name}", getattr(self, name), 0)
+        for name, wanted in (("level", LEVELS), ("value", VALUES), ("split", SPLITS)):
+            if (found := getattr(self, name)) not in wanted:
+                raise ConfigError(f"ablation.{name}", f"got {found!r}, wanted {', '.join(wanted)}")
+        if self.only and self.everything:
+            raise ConfigError("ablation.only", "cannot go with ablation.everything (--all)")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Subjects, in order, with what belongs to each."""
+
+    subjects: list[Subject]
+    notable: list[np.ndarray]
+    """Ids of the tokens that attribution found."""
+    datums: list[np.ndarray]
+    """Evaluated on these, those that weigh most first, or ascending if they are a sample."""
+    attributed: list[bool]
+    """Whether the datums are the subject's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The datums of a split."""
+
+    token_NT: np.ndarray
+    target_NT: np.ndarray
+
+    @classmethod
+    def of(cls, run: Run, split: Split) -> "Text":
+        """Raises ``RunError`` for a split that the run does not have or that is empty."""
+        table = run.datum_table(split)
+        if not len(table):
+            raise RunError(run.uri, f"has no {split} datums")
+        token_NT = np.array(table["tokens"].combine_chunks().flatten()).reshape(len(table), -1)
+        last_N1 = table["last_target"].to_numpy()[:, None]
+        return cls(token_NT, np.hstack([token_NT[:, 1:], last_N1]))
+
+    @property
+    def stream_NT(self) -> np.ndarray:
+        """Inputs and, at the end, the last target, [N, T + 1]."""
+        return np.hstack([self.token_NT, self.target_NT[:, -1:]])
+
+
+def choose(run: Run, model: LanguageModel, num_datums: int, config: AblationConfig) -> Choice:
+    """What is ablated and where, of a text of so many datums.
+
+    Raises ``RunError`` where attribution has not been done on the run as it is or names nothing to
+    choose, ``ConfigError`` or ``UnitError`` for subjects that do not exist.
+    """
+    require_attribution(run)
+    tokens = attributed(run, "tokens", ["token_id"], config.level)
+    if config.everything:
+        subjects = all_subjects(model, config.level)
+    elif config.only:
+        subjects = parse_subjects(config.only, config.level)
+    else:
+        subjects = strongest(run, tokens, config)
+    require_subjects(model, subjects)
+    notable = by_subject(tokens, "token_id", subjects)
+    own = datums_of(run, subjects, config)
+    rng = np.random.default_rng(config.seed)
+    sample = np.sort(rng.permutation(num_datums)[: config.max_datums])
+    return Choice(
+        subjects,
+        notable,
+        [datums if len(datums) else sample for datums in own],
+        [len(datums) > 0 for datums in own],
+    )
+
+
+def require_attribution(run: Run) -> None:
+    """Raises ``RunError`` unless its tables are there, and of this kind."""
+    job = attribution_tables.JOB
+    marker = require_tables(run, job)
+    if not {file.key for file in marker.files} >= {table_key(job, name) for name in READ}:
+        problem = f"has tables of {job} that an older version made"
+        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+
+
+def strongest(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
+    """The strongest groups of the level that have notable tokens."""
+    groups = attributed(run, "groups", [], config.level)
+    named = groups.merge(tokens[KEY].drop_duplicates(), on=KEY)
+    if named.empty:
+        noun, command = NOUNS[config.level].removesuffix("s"), f"ontogeny {attribution_tables.JOB}"
+        remedy = f"Run: {command} {run.uri} --level {config.level}, or choose: --only, --all"
+        if len(groups):
+            remedy = f"Attribute with lower thresholds: {command} {run.uri} …"
+        raise RunError(run.uri, f"has an attribution that names no {noun}'s tokens", remedy)
+    named = named.iloc[: config.max_neurons]
+    return [Subject(*key, config.level) for key in zip(named["unit"], named["group"], strict=True)]
+
+
+def datums_of(run: Run, subjects: list[Subject], config: AblationConfig) -> list[np.ndarray]:
+    """The training datums of each subject, most weight first; none on another split."""
+    if config.split != "train":
+        return [np.empty(0, np.int32)] * len(subjects)
+    wanted = {
+        "unit": sorted({subject.unit for subject in subjects}),
+        "group": sorted({subject.group for subject in subjects}),
+    }
+    table = attributed(run, "datums", ["datum"], config.level, wanted)
+    return [own[: config.max_datums] for own in by_subject(table, "datum", subjects)]
+
+
+def attributed(
+    run: Run,
+    name: str,
+    columns: list[str],
+    level: Level,
+    wanted: dict[str, list] | None = None,
+) -> pd.DataFrame:
+    """unit, group and some columns of a table of attribution, of one level."""
+    schema = attribution_tables.TABLES[name]
+    schema = pa.schema([schema.field(column) for column in ("level", *KEY, *columns)])
+    wanted = {"level": [level], **(wanted or {})}
+    table = read_table(run, attribution_tables.JOB, name, schema, wanted)
+    return table.drop(columns="level")
+
+
+def by_subject(table: pd.DataFrame, column: str, subjects: list[Subject]) -> list[np.ndarray]:
+    """A column's values for each subject, in the table's order; none where it has none."""
+    groups = table.groupby(KEY, observed=True, sort=False).indices
+    values = table[column].to_numpy()
+    nothing = np.empty(0, np.intp)
+    return [values[groups.get((subject.unit, subject.group), nothing)] for subject in subjects]

@@ -1,0 +1,180 @@
+"""Evidence from tallies: every position of every neuron, as ``Material`` and as ``Told``.
+
+Mass is evidence as it stands, and so is √(mass · |use|), of the windows' sums; it is no sum itself,
+so the windows of a token do not add up to its weight. Of use only what helps is: the weight of a
+token is its use over all windows of training where that is positive, and nothing where it is
+negative. Window by window the same holds: *strengthened* is what the windows of a token do add up
+to, *weakened* is the use below zero, and their difference is the weight.
+
+How many independent observations are a neuron's tallies? Where a token's positions weigh alike,
+Kish's number of positions is (Σ w_v)² / Σ (w_v² / c_v) with c_v the positions of token v; a text
+that is read again in every epoch is one text, so this is divided by the number of epochs.
+
+Shapes: V token of the vocabulary, I neuron of a unit, G neuron of all units, F unit, J lesson,
+W window of training, S distinct token of the lessons.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.row_passes import chosen_steps
+from analysis.attribution.token_evidence import Material, Told, expected_by_window
+from analysis.levels import Groups, groups_at
+from analysis.run.run import Run
+from analysis.run.tallies import UnitTally, read_tally, tally_units, tally_windows
+from capture.errors import RunError
+from capture.shifts.tallies import By
+
+
+@dataclass(frozen=True, eq=False)
+class Tallies:
+    """The tallies of a run that a question is about; groups are all its neurons."""
+
+    run: Run
+    config: AttributionConfig
+    groups: Groups
+
+    @classmethod
+    def of(cls, run: Run, config: AttributionConfig) -> "Tallies":
+        """Raises ``RunError`` if the run has no tallies of the steps that are asked about."""
+        run.require_shards("outliers")
+        tally_units(run)
+        found = cls(run, config, groups_at("neuron", run.layout, heads=1))
+        assert len(found.windows)
+        return found
+
+    @property
+    def by(self) -> By:
+        return "input" if self.config.evidence.startswith("input-") else "target"
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is evidence against a token, too."""
+        return self.config.evidence in ("use", "input-use")
+
+    @cached_property
+    def windows(self) -> pd.DataFrame:
+        """window, first_step, end_step of the windows within the steps that are asked about.
+
+        Raises ``RunError`` if no window lies within them.
+        """
+        windows, steps = tally_windows(self.run), chosen_steps(self.run, self.config)
+        within = (windows["first_step"] >= steps.start) & (windows["end_step"] <= steps.stop)
+        if not within.any():
+            spans = ", ".join(f"{w.first_step}:{w.end_step}" for w in windows.itertuples())
+            asked = f"{steps.start}:{steps.stop}"
+            problem = f"has tallies of steps {spans}; none of these windows lies within {asked}"
+            raise RunError(self.run.uri, problem)
+        return windows[within].reset_index(drop=True)
+
+    def units(self) -> Iterator[tuple[str, slice]]:
+        """Each unit that has tallies and neurons, and its groups."""
+        names = np.array(self.groups.units, object)
+        for unit in tally_units(self.run):
+            own_G = np.flatnonzero(names == unit)
+            if len(own_G):
+                yield unit, slice(own_G[0], own_G[-1] + 1)
+
+    def read(self, windows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Weight in these windows, float32 [G, V], and positions by token, int64 [V].
+
+        Of use also what is below zero.
+        """
+        value_GV = np.zeros((self.groups.num_named, self.run.num_tokens), np.float32)
+        count_V = np.zeros(self.run.num_tokens, np.int64)
+        for unit, own in self.units():
+            tally = read_tally(self.run, unit, self.by, windows)
+            value_GV[own] = self.weight_VI(tally).T
+            count_V = tally.count_V
+        return value_GV, count_V
+
+    def weight_VI(self, tally: UnitTally) -> np.ndarray:
+        """What a tally says, [V, I]."""
+        if self.config.evidence == "mass-use":
+            return np.sqrt(tally.mass_VI * np.abs(tally.use_VI))
+        return tally.use_VI if self.signed else tally.mass_VI
+
+    @cached_property
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight by neuron and token, float32 [G, V], and positions by token, int64 [V]."""
+        value_GV, count_V = self.read(self.windows["window"].tolist())
+        return np.maximum(value_GV, 0), count_V
+
+    @property
+    def epochs(self) -> float:
+        """How many times the windows go through the text, at least once."""
+        steps = (self.windows["end_step"] - self.windows["first_step"]).sum()
+        return max(1.0, steps * self.run.config.training.epochs / self.run.num_steps)
+
+    def material(self) -> Material:
+        """The evidence of all neurons."""
+        weight_GV, count_V = self.whole
+        family_G, num_families = self.groups.family_G, self.groups.num_families
+        families = [weight_GV[family_G == f].sum(0, dtype=np.float64) for f in range(num_families)]
+        return Material(
+            weight_G=weight_GV.sum(1, dtype=np.float64),
+            family_G=family_G,
+            sample=lambda first, end: weight_GV[first:end].astype(np.float64),
+            origins=lambda first, end: np.tile(count_V / self.epochs, (end - first, 1)),
+            family_FV=np.stack(families),
+            train_V=count_V,
+            effective_G=effective_positions(weight_GV, count_V) / self.epochs,
+            counts_G=np.full(len(weight_GV), float(count_V.sum())),
+        )
+
+    def told(self, lessons: pd.DataFrame) -> Told:
+        """The lessons (group, token_id), window by window."""
+        group_J, token_J = lessons["group"].to_numpy(), lessons["token_id"].to_numpy()
+        count_V = self.whole[1]
+        found = [self.told_in(window, group_J, token_J) for window in self.windows["window"]]
+        weight_WJ, against_WJ, expected_WJ = (np.stack(rows) for rows in zip(*found, strict=True))
+        unknown_J = np.full(len(lessons), np.nan)
+        return Told(
+            count_J=count_V[token_J].astype(np.float64),
+            up_J=unknown_J,
+            down_J=unknown_J,
+            strengthened_J=weight_WJ.sum(0) if self.signed else unknown_J,
+            weakened_J=against_WJ.sum(0) if self.signed else unknown_J,
+            weight_WJ=weight_WJ,
+            expected_WJ=expected_WJ,
+            first_steps=self.windows["first_step"].to_numpy(),
+            end_steps=self.windows["end_step"].to_numpy(),
+        )
+
+    def told_in(
+        self, window: int, group_J: np.ndarray, token_J: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weight, weight below zero and expected weight of each lesson in one window."""
+        value_GV, count_V = self.read([window])
+        value_J = value_GV[group_J, token_J].astype(np.float64)
+        weight_GV = np.maximum(value_GV, 0, out=value_GV)
+        group_G = weight_GV.sum(1, dtype=np.float64)
+        if self.config.background == "train":
+            expected_J = group_G[group_J] * (count_V[token_J] / count_V.sum())
+            return np.maximum(value_J, 0), np.maximum(-value_J, 0), expected_J
+        token_S, column_J = np.unique(token_J, return_inverse=True)
+        family_G, F = self.groups.family_G, self.groups.num_families
+        family_FS = np.stack(
+            [weight_GV[family_G == f][:, token_S].sum(0, dtype=np.float64) for f in range(F)]
+        )
+        family_J = family_G[group_J]
+        expected_J = expected_by_window(
+            np.maximum(value_J, 0),
+            group_G[group_J],
+            family_FS[family_J, column_J],
+            np.bincount(family_G, group_G, F)[family_J],
+        )
+        return np.maximum(value_J, 0), np.maximum(-value_J, 0), expected_J
+
+
+def effective_positions(weight_GV: np.ndarray, count_V: np.ndarray) -> np.ndarray:
+    """Kish's effective number of positions behind each neuron's weights, [G]."""
+    inverse_V = np.divide(1.0, count_V, out=np.zeros(len(count_V)), where=count_V > 0)
+    total_G = weight_GV.sum(1, dtype=np.float64)
+    squares_G = np.array([(row_V.astype(np.float64) ** 2) @ inverse_V for row_V in weight_GV])
+    return np.divide(total_G**2, squares_G, out=np.zeros(len(total_G)), where=squares_G > 0)

@@ -1,0 +1,150 @@
+"""What silencing a neuron does to each token: the truth that attribution is judged by.
+
+Shapes: S neuron, V token of the vocabulary, W ranked token, N datum, T position.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from analysis.ablation.config import Text
+from analysis.ablation.log_probability import TokenChanges, log_probability_changes
+from analysis.ablation.subjects import Subject
+from analysis.jobs.sweep import Sweep, in_turn
+from analysis.levels import groups_at
+from analysis.run.run import Run, Split
+from capture.errors import ConfigError, RunError, at_least
+
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
+SIGMAS = 1.645
+"""Standard errors between a mean and its one-sided 95 % bound."""
+FEWEST = 10
+"""Fewer ranked tokens than this say nothing."""
+Report = Callable[[int, int], None]
+"""Told now and then: how much is done, of how much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessConfig:
+    """How the truth is measured and how finely."""
+
+    neurons: int = 16
+    """Drawn from every unit."""
+    text: Literal["held-out", "train"] = "held-out"
+    """Where silencing is judged: on text that the model never saw, or on what it learned from."""
+    affected: float = 0.05
+    """Share of the ranked tokens that count as affected."""
+    min_count: int = 10
+    """A token is ranked if it is the target at this many positions of the text or more."""
+    max_datums: int = 2000
+    """Of the text: so many are judged on, drawn at random if there are more."""
+    first: int = 5
+    """Precision is taken over so many tokens of highest score."""
+    resamples: int = 1000
+    """Of neurons, for intervals."""
+    seed: int = 0
+    """Draws neurons, halves of the text, and resamples."""
+
+    def __post_init__(self) -> None:
+        for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
+            at_least(f"faithfulness.{name}", getattr(self, name), 1)
+        at_least("faithfulness.seed", self.seed, 0)
+        if not 0 < self.affected <= 0.5:
+            problem = f"got {self.affected}, must be above 0 and at most 0.5"
+            raise ConfigError("faithfulness.affected", problem)
+        if self.text not in ("held-out", "train"):
+            problem = f"got {self.text}, must be held-out or train"
+            raise ConfigError("faithfulness.text", problem)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What silencing did, on either half of the text."""
+
+    first: TokenChanges
+    second: TokenChanges
+    token_W: np.ndarray
+    """Tokens that are ranked."""
+
+    @property
+    def whole(self) -> TokenChanges:
+        return TokenChanges(*(a + b for a, b in zip(self.first, self.second, strict=True)))
+
+    def sizes(self, changes: TokenChanges) -> np.ndarray:
+        """How far silencing moves each ranked token for certain, in either direction, nats, [S, W].
+
+        The lower 95 % bound on the size of its mean change (``SIGMAS`` standard errors below), and
+        0 where that is negative or rests on fewer than two positions.
+        """
+        change_SW, square_SW = (sums[:, self.token_W] for sums in changes[:2])
+        count_W = changes.count_V[self.token_W]
+        mean_SW = change_SW / np.maximum(count_W, 1)
+        variance_SW = np.maximum(square_SW - change_SW * mean_SW, 0) / np.maximum(count_W - 1, 1)
+        error_SW = np.sqrt(variance_SW / np.maximum(count_W, 1))
+        return np.where(count_W > 1, np.maximum(np.abs(mean_SW) - SIGMAS * error_SW, 0), 0)
+
+
+def draw_neurons(run: Run, config: FaithfulnessConfig) -> list[Subject]:
+    """Some neurons of every MLP unit, ascending."""
+    groups = groups_at("neuron", run.layout, heads=1)
+    units, rng = np.array(groups.units), np.random.default_rng(config.seed)
+    drawn = []
+    for unit in dict.fromkeys(groups.units):
+        number_I = groups.number_G[units == unit]
+        some = rng.choice(number_I, min(config.neurons, len(number_I)), replace=False)
+        drawn += [Subject(unit, int(number)) for number in np.sort(some)]
+    return drawn
+
+
+def judging_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets of the text that silencing is judged on, both [N, T], in random order."""
+    rng = np.random.default_rng(config.seed)
+    kept = {file.key for file in run.start.files_of("corpus")}
+    held_out: list[Split] = [split for split in HELD_OUT if f"corpus/{split}.parquet" in kept]
+    if config.text == "train":
+        text_NT = run.token_NT, run.target_NT
+    elif held_out:
+        text_NT = texts_of(run, held_out)
+    else:
+        problem = "holds no held-out text to judge on"
+        remedy = "Judge on training text (--text train), or capture with corpus.validation_share"
+        raise RunError(run.uri, problem, remedy)
+    num_datums = min(len(text_NT[0]), config.max_datums)
+    drawn_N = rng.choice(len(text_NT[0]), num_datums, replace=False)
+    return text_NT[0][drawn_N], text_NT[1][drawn_N]
+
+
+def texts_of(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets of some splits together, both [N, T]."""
+    texts = [Text.of(run, split) for split in splits]
+    return np.vstack([t.token_NT for t in texts]), np.vstack([t.target_NT for t in texts])
+
+
+def measure(
+    run: Run,
+    subjects: Sequence[Subject],
+    config: FaithfulnessConfig,
+    report: Report | None,
+    sweep: Sweep = in_turn,
+) -> Truth:
+    """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
+    token_NT, target_NT = judging_text(run, config)
+    model, num_datums = run.model(), len(token_NT)
+    halves = []
+    for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
+
+        def tell(done: int, of: int, before: int = own.start * len(subjects)) -> None:
+            if report:
+                report(before + done, num_datums * len(subjects))
+
+        text = token_NT[own], target_NT[own]
+        options = {"num_tokens": run.num_tokens, "report": tell, "sweep": sweep}
+        halves.append(log_probability_changes(model, *text, subjects, **options))
+    first, second = halves
+    token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
+    if len(token_W) < FEWEST:
+        problem = f"has too little text: {len(token_W)} tokens are the target of {config.min_count}"
+        raise RunError(run.uri, f"{problem} positions", "Lower --min-count, or hold out more text")
+    return Truth(first, second, token_W)

@@ -1,0 +1,166 @@
+"""What the report reads: the tables of the analyses, each once, and why some are not there.
+
+Only the columns that the report shows are asked for (``WANTED``), so an analysis may have more.
+Without the tables of ``attribute`` there is nothing to report; the others may be missing, and the
+pages then say which command makes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+from analysis.jobs.tables import read_table, require_tables, table_key
+from analysis.run.run import Run
+from capture.errors import RunError
+
+Frames = Mapping[str, pd.DataFrame]
+
+STRING, INT, LONG, REAL, FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+GROUP = {"level": STRING, "unit": STRING, "group": INT}
+NEURON = {"unit": STRING, "neuron": INT}
+CLAIM = {"evidence": STRING, "background": STRING, "select": STRING}
+SUBJECT = {"level": STRING, **NEURON, "kind": STRING}
+BOUNDS = {"low": REAL, "high": REAL}
+
+WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
+    "attribute": {
+        "groups": {**GROUP, "rows": LONG, "weight": REAL},
+        "tokens": {
+            **GROUP,
+            **{"rank": INT, "token_id": INT, "token": STRING, "score": REAL, "q": REAL},
+            **{"count": LONG, "weight": REAL, "expected": REAL, "relative_frequency": REAL},
+            **{"up": REAL, "down": REAL, "strengthened": REAL, "weakened": REAL},
+        },
+        "windows": {
+            **GROUP,
+            **{"token_id": INT, "token": STRING, "window": INT, "first_step": INT},
+            **{"end_step": INT, "weight": REAL, "expected": REAL},
+        },
+        "datums": {
+            **GROUP,
+            **{"datum": INT, "rows": INT, "weight": REAL, "step": INT},
+            **{"position": pa.int16(), "shift": pa.float32()},
+        },
+    },
+    "ablate": {
+        "flips": {
+            **SUBJECT,
+            **{"token": STRING, "proportion": REAL, "count": LONG, "flips": LONG},
+            **{"notable": FLAG, "token_id": INT, **BOUNDS},
+        },
+        "contexts": {
+            **SUBJECT,
+            **{"token": STRING, "before": STRING, "after": STRING, "context": STRING},
+        },
+        "neurons": {
+            **SUBJECT,
+            **{"datums": INT, "positions": LONG, "flips": LONG, "flipped_tokens": INT},
+            **{"notable_flipped": INT, "notable_share": REAL, "notable_low": REAL},
+            **{"notable_high": REAL, "other_share": REAL, "other_low": REAL, "other_high": REAL},
+            **{"ratio": REAL, "change": REAL, "change_low": REAL, "change_high": REAL},
+            "attributed": FLAG,
+        },
+        "layers": {
+            **{"level": STRING, "unit": STRING, "neurons": INT, "flipped_tokens": REAL},
+            **{"flipped_low": REAL, "flipped_high": REAL, "notable_share": REAL},
+            **{"notable_low": REAL, "notable_high": REAL},
+        },
+        "tokens": {
+            **GROUP,
+            **{"token_id": INT, "token": STRING, "count": LONG, "change": REAL},
+            **BOUNDS,
+        },
+        "moves": {**GROUP, "before": STRING, "after": STRING, "count": LONG},
+    },
+    "activations": {
+        "ranks": {
+            **{"token": STRING, "token_id": INT, "rank": INT},
+            **{"min_unit": STRING, "min_neuron": INT, "min_mean": REAL},
+            **{"max_unit": STRING, "max_neuron": INT, "max_mean": REAL},
+        },
+        "comparisons": {
+            **{"figure": INT, **NEURON, "token": STRING, "focus": FLAG, "count": LONG},
+            **{"q25": REAL, "median": REAL, "q75": REAL},
+        },
+        "histograms": {
+            **{"figure": INT, **NEURON, "group": STRING, "low": REAL, "high": REAL},
+            "share": REAL,
+        },
+    },
+    "neurons": {
+        "neurons": {
+            **NEURON,
+            **{"cluster": INT, "membership": REAL, "x": REAL, "y": REAL, "topics": INT},
+            "topic_tokens": pa.list_(pa.list_(STRING)),
+        },
+        "clusters": {
+            **{"cluster": INT, "size": INT, "stability": REAL},
+            **BOUNDS,
+            **{"tokens": pa.list_(STRING), "units": pa.list_(STRING)},
+        },
+    },
+    "faithfulness": {
+        "scores": {
+            **{"unit": STRING, **CLAIM, "neurons": INT, "auc": REAL, "auc_low": REAL},
+            **{"auc_high": REAL, "precision": REAL, "precision_low": REAL},
+            **{"precision_high": REAL, "baseline": FLAG},
+        },
+        "neurons": {**NEURON, **CLAIM, "auc": REAL, "precision": REAL},
+    },
+}
+"""Job → table → column → type."""
+
+REQUIRED = "attribute"
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """The tables by job and name; those of a job in ``missing`` are empty."""
+
+    tables: Mapping[str, Frames]
+    missing: Mapping[str, str]
+    """Job → the command that makes its tables."""
+
+    def __getitem__(self, place: tuple[str, str]) -> pd.DataFrame:
+        job, name = place
+        return self.tables[job][name]
+
+
+def read_sources(run: Run) -> Sources:
+    """All tables there are; raises ``RunError`` where those of ``attribute`` are missing.
+
+    Tables of an earlier state of the run, or without a column that the report shows, count as
+    missing. Damaged files raise ``ShardError``.
+    """
+    tables: dict[str, Frames] = {}
+    missing = {}
+    for job, wanted in WANTED.items():
+        try:
+            tables[job] = {
+                name: read_one(run, job, name, pa.schema(columns.items()))
+                for name, columns in wanted.items()
+            }
+        except RunError:
+            if job == REQUIRED:
+                raise
+            tables[job] = {
+                name: pa.schema(columns.items()).empty_table().to_pandas()
+                for name, columns in wanted.items()
+            }
+            missing[job] = f"ontogeny {job} {run.uri}"
+    return Sources(tables, missing)
+
+
+def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """A table, of neurons only where it has levels."""
+    remedy = f"Run: ontogeny {job} {run.uri}"
+    if table_key(job, name) not in {file.key for file in require_tables(run, job).files}:
+        raise RunError(run.uri, f"has no table {name!r} of {job}", remedy)
+    wanted = {"level": ["neuron"]} if "level" in schema.names else {}
+    try:
+        return read_table(run, job, name, schema, wanted)
+    except (KeyError, pa.ArrowInvalid) as error:
+        problem = f"has a table {name!r} of {job} made by another version: {error}"
+        raise RunError(run.uri, problem, remedy) from error

@@ -1,0 +1,99 @@
+"""What a run has committed, and which of it is intact: its markers, and what they vouch for."""
+
+from dataclasses import dataclass, field
+
+from analysis.run.scan import Shard
+from capture.errors import RunError
+from capture.format import checkpoint
+from capture.format.markers import File, Marker
+from capture.maintenance.verify import Finding, check_file
+from capture.optim.optimizer import Tensors
+from capture.store.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Committed:
+    """The markers of a run, as they stood when it was opened."""
+
+    store: Store
+    start: Marker
+    segments: tuple[Marker, ...]
+    skip_damaged: bool
+    """Whether tables that are not what their markers say are left out and counted."""
+    findings: dict[str, list[Finding]] = field(default_factory=dict)
+    """What is wrong with each table that was checked, by key; filled with ``skip_damaged`` only."""
+
+    @property
+    def last(self) -> Marker:
+        """The marker up to which the run has come."""
+        return self.segments[-1] if self.segments else self.start
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that are committed; the last of them is one less."""
+        return self.segments[-1].end_step if self.segments else 0
+
+    @property
+    def skipped(self) -> list[Finding]:
+        """Damaged tables that were left out so far, and what is wrong with each."""
+        return [finding for found in self.findings.values() for finding in found]
+
+    def shards(self, kind: str, steps: range | None = None) -> list[Shard]:
+        """Tables of one kind, in order; with ``steps``, of segments that have any."""
+        return [
+            self.shard(file, segment)
+            for segment in self.segments
+            if steps is None or overlap(steps, segment)
+            for file in segment.files_of(kind)
+            if file.rows is not None and not self.skips(file)
+        ]
+
+    def skips(self, file: File) -> bool:
+        """Whether a damaged table is to be left out; looked at once."""
+        if self.skip_damaged and file.key not in self.findings:
+            self.findings[file.key] = check_file(self.store, file)
+        return bool(self.findings.get(file.key))
+
+    def require_shards(self, kind: str) -> list[Shard]:
+        """All tables of one kind; raises ``RunError`` if there are none."""
+        shards = self.shards(kind)
+        if not shards:
+            raise self.lacking(kind)
+        return shards
+
+    def lacking(self, kind: str) -> RunError:
+        """Why there are no tables of a kind, and how to get some."""
+        uri = self.store.uri
+        if self.skipped:
+            problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
+            return RunError(uri, problem, "Restore the run from a copy")
+        if self.segments:
+            remedy = f"Add them: ontogeny replay {uri} --record {kind}"
+            return RunError(uri, f"has no {kind} recorded", remedy)
+        remedy = "Let it train on: ontogeny capture … --resume"
+        return RunError(uri, "holds no committed segment yet", remedy)
+
+    def corpus_shard(self, name: str, remedy: str) -> Shard:
+        """A table of the corpus; raises ``RunError`` with the remedy if there is none."""
+        key = f"corpus/{name}.parquet"
+        for file in self.start.files_of("corpus"):
+            if file.key == key and file.rows is not None:
+                return self.shard(file, self.start)
+        raise RunError(self.store.uri, f"has no {key}", remedy)
+
+    def shard(self, file: File, marker: Marker) -> Shard:
+        return Shard(self.store, file, marker.first_step, marker.end_step)
+
+    def checkpoint(self, step: int) -> Tensors:
+        """After ``step`` updates; raises ``RunError`` if none was made there."""
+        kept = [0, *(segment.end_step for segment in self.segments)]
+        if step not in kept:
+            near = ", ".join(str(k) for k in sorted(sorted(kept, key=lambda k: abs(k - step))[:3]))
+            problem = f"has no checkpoint after {step} steps; the nearest are after {near}"
+            raise RunError(self.store.uri, problem)
+        marker = next((m for m in self.segments if m.end_step == step), self.start)
+        return checkpoint.read_checkpoint(self.store, step, marker)
+
+
+def overlap(steps: range, segment: Marker) -> bool:
+    return any(step in steps for step in range(segment.first_step, segment.end_step))

@@ -1,0 +1,48 @@
+"""What a run of somebody's own training loop does not say in its configuration.
+
+Nobody but they can build the model, and datums may have numbers alone; the rest is in the run.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from analysis.run.scan import REMEDY, Shard, read_all
+from capture.config.settings import Config
+from capture.errors import RunError, ShardError
+from capture.format import checkpoint
+from capture.format.markers import Marker
+from capture.gradients.layout import Layout
+from capture.shards.schema import STEPS
+from capture.store.store import Store
+
+DATUMS = pa.schema([STEPS.field("datums")])
+
+
+def layout_of(store: Store, config: Config, provenance: Mapping[str, Any], start: Marker) -> Layout:
+    """The captured units, by name in the configuration, with shapes from the first checkpoint."""
+    weights = checkpoint.read_checkpoint(store, 0, start)
+    unknown = [name for name in config.capture.units if name not in weights]
+    if unknown:
+        where = f"{store.uri}/{checkpoint.key_of(0)}"
+        raise ShardError(where, f"lacks {unknown[0]}, which run.yaml names", REMEDY)
+    transposed = provenance.get("transposed")
+    known = map(str, transposed if isinstance(transposed, list) else ())
+    return Layout.of({name: weights[name] for name in config.capture.units}, known)
+
+
+def count_datums(steps: list[Shard]) -> int:
+    """One more than the largest number of a datum."""
+    datums = read_all(steps, DATUMS)["datums"].combine_chunks().flatten()
+    return 1 + max(datums.to_numpy(), default=-1)
+
+
+def numbers(count: int) -> pa.Array:
+    """The texts of datums that have none."""
+    return pa.array(list(map(str, range(count))), pa.string())
+
+
+def modelless(uri: str) -> RunError:
+    problem = "is of a training loop of its own, whose model only that code can build"
+    return RunError(uri, problem, "Load the tensors of run.checkpoint(step) there")

@@ -1,0 +1,232 @@
+"""From committed shards to Arrow: whole shards in batches, or the few rows that a question wants.
+
+A ``Shard`` is small and says all that is needed to read it, so it travels to wherever its rows are
+wanted. What is read is checked: size, number of rows and footer against the marker, each column
+chunk against the footer, types against the schema. What is not read, ``ontogeny verify`` checks.
+
+Shapes: M row.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute, parquet
+
+from capture.errors import ShardError
+from capture.format.markers import File
+from capture.gradients.layout import Layout
+from capture.shards.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
+from capture.shards.verified_parquet import open_parquet
+from capture.store.store import Store
+
+ROWS_PER_BATCH = 2**20
+REMEDY = "Run: ontogeny verify"
+SCHEMAS = {"outliers": OUTLIERS, "steps": STEPS, "evaluations": EVALUATIONS, "corpus": DATUMS}
+"""What the files of a kind hold; of the corpus all but the vocabulary."""
+WITHOUT_GAPS = {*SCHEMAS, "tallies"}
+"""Kinds whose files have a value in every row of every column."""
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+Wanted = Mapping[str, Sequence[Any]]
+"""Column → the values that it may have, ascending; a row must suit every column."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records of steps [first_step, end_step) that a marker vouches for."""
+
+    store: Store
+    """The run's."""
+    file: File
+    first_step: int
+    end_step: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.store.uri}/{self.file.key}"
+
+    @property
+    def rows(self) -> int:
+        assert self.file.rows is not None
+        return self.file.rows
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """What the shard must hold, where that follows from its kind."""
+        whole = self.file.key.endswith("/vocab.parquet")
+        return VOCABULARY if whole else SCHEMAS.get(self.file.kind)
+
+    def batches(
+        self, columns: Sequence[str], wanted: Wanted | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows in their order, a bounded number at a time; raises ``ShardError``.
+
+        Row groups that by their statistics hold none of the wanted values are passed over; of
+        others all rows come.
+        """
+        with self.reading() as file:
+            self.check_types(file.schema_arrow, [*columns, *(wanted or ())], self.schema)
+            groups = promising_groups(file.metadata, wanted or {})
+            for batch in file.iter_batches(ROWS_PER_BATCH, groups, list(columns)):
+                yield self.sound(batch)
+
+    def table(self, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:
+        """The wanted rows (all by default) in their order; raises ``ShardError``.
+
+        Row groups that by their statistics hold none of the wanted values are not read.
+        """
+        return self.select(columns, wanted or {}, self.schema)
+
+    def rows_of(self, schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
+        """The wanted rows with the columns of the schema, in its types; raises ``ShardError``."""
+        return self.select(schema.names, wanted or {}, schema).cast(schema)
+
+    def select(self, columns: Sequence[str], wanted: Wanted, schema: pa.Schema | None) -> pa.Table:
+        needed = [*columns, *(name for name in wanted if name not in columns)]
+        with self.reading() as file:
+            self.check_types(file.schema_arrow, needed, schema)
+            groups = holding_groups(file, wanted)
+            table = self.sound(file.read_row_groups(groups, columns=needed))
+        return table.filter(matches(table, wanted)).select(columns)
+
+    def require_rows(self) -> int:
+        """Rows, as marker and file agree; raises ``ShardError``."""
+        with self.reading():
+            return self.rows
+
+    @contextmanager
+    def reading(self) -> Iterator[parquet.ParquetFile]:
+        """The open file; what is wrong with it, or comes up in reading it, is a ``ShardError``."""
+        try:
+            with self.store.open(self.file.key) as source:
+                self.check("bytes", source.seek(0, 2), self.file.num_bytes)
+                with open_parquet(
+                    source,
+                    self.where,
+                    num_bytes=self.file.num_bytes,
+                    footer_checksum=self.file.footer_sha256,
+                ) as file:
+                    self.check("rows", file.metadata.num_rows, self.rows)
+                    yield file
+        except FileNotFoundError as error:
+            raise ShardError(self.where, "is missing", REMEDY) from error
+
+    def check_types(
+        self, found: pa.Schema, columns: Sequence[str], schema: pa.Schema | None
+    ) -> None:
+        """Raises ``ShardError`` unless each column is there, once, and of its type."""
+        for name in columns:
+            place = found.get_field_index(name)
+            if place < 0:
+                raise ShardError(self.where, f"has no column {name}", REMEDY)
+            kind = found.field(place).type
+            if schema is not None and not alike(kind, schema.field(name).type):
+                problem = f"has its column {name} as {kind}, not {schema.field(name).type}"
+                raise ShardError(self.where, problem, REMEDY)
+
+    def sound(self, rows: Rows) -> Rows:
+        """The rows without foreign metadata; raises ``ShardError`` for gaps or broken text."""
+        rows = rows.replace_schema_metadata()
+        rows.validate(full=True)
+        if self.file.kind in WITHOUT_GAPS and any(column.null_count for column in rows.columns):
+            raise ShardError(self.where, "has rows with gaps", REMEDY)
+        return rows
+
+    def check(self, what: str, found: int, wanted: int) -> None:
+        if found != wanted:
+            problem = f"holds {found:,} {what}, its marker says {wanted:,}"
+            raise ShardError(self.where, problem, REMEDY)
+
+
+def alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column is of a type, however Parquet numbers its dictionary or names its items."""
+    if pa.types.is_dictionary(found) and pa.types.is_dictionary(wanted):
+        return found.value_type == wanted.value_type
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return found.value_type == wanted.value_type
+    return found == wanted
+
+
+def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int]:
+    """Row groups that may hold a wanted row, judged by least and greatest value of each column."""
+    places = {metadata.schema.column(i).name: i for i in range(metadata.num_columns)}
+    return [
+        group
+        for group in range(metadata.num_row_groups)
+        if all(
+            may_hold(metadata.row_group(group).column(places[name]).statistics, values)
+            for name, values in wanted.items()
+        )
+    ]
+
+
+def holding_groups(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
+    """Row groups that hold a wanted row, as the wanted columns themselves say; they are small."""
+    groups = promising_groups(file.metadata, wanted)
+    if not wanted or len(groups) < 2:
+        return groups
+    hit_M = matches(file.read_row_groups(groups, columns=list(wanted)), wanted).to_numpy(False)
+    rows = [file.metadata.row_group(group).num_rows for group in groups]
+    parts = np.split(hit_M, np.cumsum(rows)[:-1])
+    return [group for group, part in zip(groups, parts, strict=True) if part.any()]
+
+
+def may_hold(statistics: parquet.Statistics | None, values: Sequence[Any]) -> bool:
+    """Whether any of the ascending values lies within a column's bounds; yes if unknown."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    place = bisect_left(values, statistics.min)
+    return place < len(values) and values[place] <= statistics.max
+
+
+def matches(table: pa.Table, wanted: Wanted) -> pa.Array:
+    """One truth value a row."""
+    keep = pa.repeat(True, table.num_rows)
+    for name, values in wanted.items():
+        column = table[name].combine_chunks()
+        if isinstance(column, pa.DictionaryArray):
+            hit = compute.is_in(column.dictionary, pa.array(values)).take(column.indices)
+        else:
+            hit = compute.is_in(column, pa.array(values, column.type))
+        keep = compute.and_(keep, hit)
+    return keep
+
+
+def parameter_columns(batch: pa.RecordBatch, layout: Layout, where: str) -> np.ndarray:
+    """Each row's parameter as a place among all captured ones (``Layout``), int64 [M].
+
+    Reads the columns unit and index; raises ``ShardError`` for a parameter that the run lacks.
+    """
+    unit, index_M = batch["unit"], batch["index"].to_numpy()
+    names = unit.dictionary.to_pylist()
+    unknown = sorted(set(names) - layout.shapes.keys())
+    if unknown:
+        raise ShardError(where, f"has rows of {unknown[0]}, which was not captured", REMEDY)
+    places = [layout.names.index(name) for name in names]
+    unit_M = unit.indices.to_numpy()
+    beyond = (index_M < 0) | (index_M >= np.array(layout.sizes)[places][unit_M])
+    if beyond.any():
+        row = int(beyond.argmax())
+        parameter = f"{names[unit_M[row]]}[{index_M[row]}]"
+        raise ShardError(where, f"has rows of {parameter}, which does not exist", REMEDY)
+    return np.array(layout.offsets)[places][unit_M] + index_M
+
+
+def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.ndarray:
+    """Each row's datum, int32 [M]; raises ``ShardError`` for one that the corpus lacks."""
+    datum_M = batch["datum"].to_numpy()
+    if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < num_datums:
+        problem = f"has datums {datum_M.min()} to {datum_M.max()}, the corpus has {num_datums:,}"
+        raise ShardError(where, problem, REMEDY)
+    return datum_M
+
+
+def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
+    """The wanted rows of several shards, one shard after the other; raises ``ShardError``."""
+    tables = [shard.rows_of(schema, wanted) for shard in shards]
+    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()

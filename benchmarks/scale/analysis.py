@@ -1,0 +1,77 @@
+"""What asking costs at scale: an attribution over a run's outlier shards. Pure functions.
+
+Reading, requests and adding up go on side by side on all cores; then partials are merged in a tree
+as deep as log₂ of the shards; all the while the driver handles one task after the other. A task
+takes a block of shards and merges them itself, one merge after the other.
+"""
+
+import math
+from dataclasses import dataclass
+
+from benchmarks.scale.model import Assumed, Measured, datum_bytes, store_speed
+from benchmarks.scale.workloads import Workload
+from cluster.on_ray.policy import block_size, most_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """An attribution over all outliers of a run."""
+
+    shards: int
+    depth: int
+    """Of the merge tree."""
+    reading_seconds: float
+    request_seconds: float
+    adding_seconds: float
+    merging_seconds: float
+    """Along the tree's longest path."""
+    driver_seconds: float
+    partial_bytes: float
+    """The last one, which one process holds."""
+
+    @property
+    def seconds(self) -> float:
+        side_by_side = max(self.reading_seconds, self.request_seconds, self.adding_seconds)
+        return max(side_by_side + self.merging_seconds, self.driver_seconds)
+
+    @property
+    def bottleneck(self) -> str:
+        """What would have to be faster for the answer to come sooner."""
+        side_by_side = {
+            "reading": self.reading_seconds,
+            "requests": self.request_seconds,
+            "adding up": self.adding_seconds,
+        }
+        slowest = max(side_by_side, key=side_by_side.__getitem__)
+        parts = {slowest: side_by_side[slowest], "merge tree": self.merging_seconds}
+        longest = max(parts, key=parts.__getitem__)
+        return "driver" if self.driver_seconds >= sum(parts.values()) else longest
+
+
+def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: Assumed) -> Asking:
+    """Over the shards that so many capturing workers left, on the nodes of so many GPUs."""
+    shards = work.segments * workers
+    rows = float(work.datums) * work.outliers
+    cores = gpus * assumed.cores_per_gpu
+    size = datum_bytes(work, "outliers", measured) * work.datums
+    depth = math.ceil(math.log2(shards)) if shards > 1 else 0
+    block = block_size(shards, most_tasks(cores))
+    tasks = math.ceil(shards / block)
+    sizes = [partial_bytes(work, rows / shards * 2**level, assumed) for level in range(depth + 1)]
+    merged = sum(max(1.0, block / 2**level) * sizes[level] for level in range(1, depth + 1))
+    adding = rows / measured.rows_per_core_second + shards * measured.shard_seconds
+    return Asking(
+        shards=shards,
+        depth=depth,
+        reading_seconds=size / store_speed(gpus, assumed),
+        request_seconds=shards / (assumed.get_per_prefix_second * assumed.prefixes),
+        adding_seconds=adding / min(cores, tasks),
+        merging_seconds=merged / assumed.merge_bytes_per_second,
+        driver_seconds=tasks * measured.task_seconds,
+        partial_bytes=sizes[-1],
+    )
+
+
+def partial_bytes(work: Workload, rows: float, assumed: Assumed) -> float:
+    """A row each at most, and never more than a number for every neuron and token."""
+    return min(rows * assumed.reading_row_bytes, 8.0 * work.neurons * work.vocabulary)

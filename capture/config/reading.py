@@ -1,0 +1,196 @@
+"""Configuration: frozen dataclasses ↔ YAML ↔ ``key=value`` overrides. The only home of OmegaConf.
+
+Each part of the configuration stands beside the code that it configures; here they are put together
+and read. Every mistake a user can make becomes one ``ConfigError`` with the key, what was found and
+what is allowed.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from capture.config.safe_yaml import read_yaml
+from capture.config.settings import Config, to_values
+from capture.errors import ConfigError
+
+
+def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from a YAML file (None: the defaults) and ``key=value`` overrides.
+
+    A bare name such as ``demo`` means the configuration of that name that comes with the product.
+    """
+    text = "" if source is None else read_source(str(source))
+    try:
+        values = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(str(source), str(error)) from error
+    return make_config(values or {}, overrides, where=str(source))
+
+
+def read_source(source: str) -> str:
+    path = Path(source)
+    bundled = resources.files("configs") / f"{source}.yaml"
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        if bundled.is_file():
+            return bundled.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(source, f"cannot be read: {error}") from error
+    names = sorted(entry.name for entry in resources.files("configs").iterdir())
+    bundles = ", ".join(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    raise ConfigError(source, "no such file", f"Give a YAML file or one of: {bundles}")
+
+
+def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
+    """The configuration with these nested values; checks keys, types and values."""
+    if not isinstance(values, dict):
+        raise ConfigError(where, f"must hold keys and values, not {type(values).__name__}")
+    check_keys(values, Config, "")
+    merged = OmegaConf.structured(Config)
+    for key, value in leaves(values):
+        merged = with_key(merged, key, value)
+    for override in overrides:
+        merged = with_key(merged, *read_override(override))
+    try:
+        return typing.cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise explained(error) from error
+
+
+def read_override(override: str) -> tuple[str, Any]:
+    """Key and value of a ``key=value``; the value is YAML, text where the key takes text."""
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(override, "is not an override", "Write key=value, as in run.seed=1")
+    check_key(key)
+    try:
+        value = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(key, f"got {text!r}, which is not valid YAML") from error
+    if isinstance(value, dict):
+        raise ConfigError(key, f"got {text!r}, must be {describe(key)}")
+    return key, text if wanted_type(key) is str else value
+
+
+def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
+    """The configuration with one value in its place, whose type the dataclass checks.
+
+    What was handed in is used up: copying it for each key took more time than all else.
+    """
+    if "${" in str(value):
+        raise ConfigError(key, f"got {value!r}; interpolations are not supported")
+    if isinstance(value, bool) and wanted_type(key) in (int, float):
+        raise ConfigError(key, f"got {value}, must be {describe(key)}")
+    try:
+        nested = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        return typing.cast(DictConfig, OmegaConf.unsafe_merge(merged, nested))
+    except OmegaConfBaseException as error:
+        raise ConfigError(key, f"got {value!r}, must be {describe(key)}") from error
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted key and value of everything in a nested dictionary."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        elif value is None and is_dataclass(wanted_type(f"{prefix}{name}")):
+            continue
+        else:
+            yield f"{prefix}{name}", value
+
+
+def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
+    """Every key of a nested dictionary must be a field of the dataclass of its place."""
+    for name, value in values.items():
+        check_key(f"{prefix}{name}")
+        wanted = wanted_type(f"{prefix}{name}")
+        if isinstance(value, dict) and typing.get_origin(wanted) is dict:
+            continue
+        if isinstance(value, dict) and isinstance(wanted, type) and is_dataclass(wanted):
+            check_keys(value, wanted, f"{prefix}{name}.")
+        elif is_dataclass(wanted) and value is not None:
+            problem = f"got {value!r}, must be {describe(f'{prefix}{name}')}"
+            raise ConfigError(f"{prefix}{name}", problem)
+        elif isinstance(value, dict):
+            raise ConfigError(f"{prefix}{name}", f"got keys, must be {describe(f'{prefix}{name}')}")
+
+
+def check_key(key: str) -> None:
+    """The dotted key must exist; otherwise the error names what does, and the nearest to it."""
+    kind: Any = Config
+    path = ""
+    for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return
+        names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+        if part not in names:
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f"Perhaps {path}{near[0]} is meant" if near else ""
+            allowed = f"allowed here: {', '.join(names)}" if names else f"{path[:-1]} has no keys"
+            raise ConfigError(key, f"unknown key; {allowed}", hint)
+        kind = typing.get_type_hints(kind)[part]
+        path += f"{part}."
+
+
+def wanted_type(key: str) -> Any:
+    kind: Any = Config
+    for part in key.split("."):
+        if typing.get_origin(kind) is dict:
+            return Any
+        kind = typing.get_type_hints(kind)[part]
+    return kind
+
+
+def describe(key: str) -> str:
+    """What a key takes, in words."""
+    return describe_type(wanted_type(key))
+
+
+def describe_type(kind: Any) -> str:
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if kind in plain:
+        return plain[kind]
+    if is_dataclass(kind):
+        return "a group of keys: " + ", ".join(f.name for f in fields(kind))
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if typing.get_origin(kind) is list:
+        return f"a list, each {describe_type(arguments[0])}"
+    if typing.get_origin(kind) is dict:
+        return "keys and values"
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else describe_type(a) for a in arguments)
+    return str(kind)
+
+
+def explained(error: OmegaConfBaseException) -> ConfigError:
+    """Our own error where a dataclass refused its values; OmegaConf may have wrapped it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConfigError):
+            return cause
+        cause = cause.__cause__
+    return ConfigError(str(getattr(error, "full_key", "config")), str(error).splitlines()[0])
+
+
+def differences(found: Config, wanted: Config) -> list[str]:
+    """Keys whose values differ, each as ``key: found → wanted``.
+
+    Where the run lies is moot, and by how many workers and which engine it is made.
+    """
+    old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
+    moot = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
+    keys = [key for key in old | new if not key.startswith(moot) and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]

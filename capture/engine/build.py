@@ -1,0 +1,117 @@
+"""A run's model and optimizer: built from its plan, or put back to where a marker left them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from capture.config.records import RecordKind
+from capture.config.settings import CaptureConfig, Config
+from capture.corpus.datums import WORDS
+from capture.device import choose_device
+from capture.engine.deepspeed_engine import DeepSpeedEngine
+from capture.engine.deepspeed_setup import require_installed
+from capture.engine.engine import Engine
+from capture.engine.step_plan import Plan
+from capture.errors import ConfigError
+from capture.format import checkpoint
+from capture.format.markers import Marker
+from capture.gradients.factors import choose_units
+from capture.gradients.layout import Layout
+from capture.gradients.vmap_fallback import refusal, unsplit_units
+from capture.models.huggingface import HFModel, body, build, described, load_weights
+from capture.models.transformer import build_model
+from capture.optim.schedule import require_fit
+from capture.process_group import ALONE, Group, Together
+from capture.store.store import Store
+
+
+def complete(config: Config) -> Config:
+    """With what a Hugging Face model decides: its family and settings, and which units it has."""
+    if config.model.kind != "hf":
+        return config
+    hf = described(config.model.hf)
+    if hf.path and config.corpus.tokenizer == WORDS:
+        problem = f"got {WORDS}, but {hf.path} has learned tokens of its own"
+        raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
+    config = replace(config, model=replace(config.model, hf=hf))
+    capture, plain = config.capture, CaptureConfig()
+    if capture.units == plain.units:
+        shape = {"vocabulary": 1, "window": config.corpus.window}
+        capture = replace(capture, units=[body(build(hf, **shape, seed=0, device="meta"))])
+    if capture.tally.units == plain.tally.units:
+        capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
+    return replace(config, capture=capture)
+
+
+def build_engine(
+    plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE, *, beginning: bool = False
+) -> Engine:
+    """A model with random weights of the run's seed, and what is captured to record these kinds.
+
+    ``beginning``: with the weights that the run begins with, where those are of a Hugging Face
+    model's folder; who restores a checkpoint afterwards can do without.
+
+    DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
+    Raises ``UnitError`` if a unit cannot be captured.
+    """
+    config = plan.config
+    model = build_model(
+        config.model,
+        vocabulary=len(plan.corpus.vocabulary.tokens),
+        window=config.corpus.window,
+        seed=config.run.seed,
+    )
+    if beginning and isinstance(model, HFModel):
+        load_weights(model, config.model.hf)
+    model.to(choose_device(config.training.device))
+    require_fit(config.training.schedule, plan.num_steps)
+    units, unsplit = captured(model, plan)
+    units = units if kinds else {}
+    if config.engine == "deepspeed" and isinstance(group, Together):
+        require_installed()
+        return DeepSpeedEngine(
+            model,
+            config.training,
+            config.deepspeed,
+            units=units,
+            seed=config.run.seed,
+            num_steps=plan.num_steps,
+            group=group,
+        )
+    return Engine(
+        model,
+        config.training,
+        units=units,
+        last_only=bool(units) and config.capture.loss_positions == "last",
+        seed=config.run.seed,
+        num_steps=plan.num_steps,
+        by_vmap=unsplit,
+        group=group,
+    )
+
+
+def captured(model: nn.Module, plan: Plan) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
+    """The units asked for; and those of them that have no factors, and what uses them.
+
+    Sends a datum through. Raises ``ConfigError`` for a choice that cannot be and ``UnitError`` for
+    units without factors, unless the fall-back is asked for.
+    """
+    config = plan.config.capture
+    units = choose_units(model, config.units)
+    size, k = Layout.of(units).size, config.outliers.k
+    if k > size:
+        problem = f"got {k}, must be at most {size}, the number of captured parameters"
+        raise ConfigError("capture.outliers.k", problem)
+    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
+    unsplit = unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
+    if unsplit and config.fallback == "none":
+        raise refusal(model, unsplit)
+    return units, unsplit
+
+
+def restore(engine: Engine, store: Store, marker: Marker) -> None:
+    """Put the engine back to the end of a marker's steps: weights and optimizer."""
+    tensors = checkpoint.read_checkpoint(store, marker.end_step, marker)
+    engine.restore(tensors, marker.end_step, f"{store.uri}/{checkpoint.key_of(marker.end_step)}")

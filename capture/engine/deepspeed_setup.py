@@ -1,0 +1,98 @@
+"""What DeepSpeed is asked to do, and how a model is handed over to it."""
+
+import importlib.util
+import logging
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capture.errors import ConfigError
+from capture.models.dropout import Masks
+from capture.optim.config import TrainingConfig
+from capture.optim.deepspeed_config import DeepSpeedConfig
+from capture.process_group import Group
+
+LARGEST_BUCKET = 5 * 10**8
+"""Numbers that are sent at once; DeepSpeed's default."""
+
+
+def require_installed() -> None:
+    """Raises ``ConfigError`` where DeepSpeed is not installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        problem = "got deepspeed, which is not installed here"
+        raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[cluster]'")
+
+
+class Rounding(nn.Module):
+    """The model under autocast, while it trains, if that is wanted."""
+
+    def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.device_type = device.type
+        self.wanted = wanted
+
+    def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
+        enabled = self.wanted and self.training
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=enabled):
+            return self.model(token_NT, masks)
+
+
+def initialised(
+    model: nn.Module,
+    config: TrainingConfig,
+    zero: DeepSpeedConfig,
+    chosen: torch.optim.Optimizer,
+    device: torch.device,
+    group: Group,
+) -> Any:
+    """DeepSpeed's engine around the model, which it partitions."""
+    local = torch.cuda.current_device() if device.type == "cuda" else 0
+    os.environ["LOCAL_RANK"] = str(local)  # all that DeepSpeed asks: of which of a node's devices
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__ as compiled
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of DeepSpeed's calls
+    compiled["deepspeed_shm_comm"] = False  # it would call a C++ compiler; gloo does the same
+    wrapped = Rounding(model, device, wanted=config.precision == "bfloat16")
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    engine, *_ = deepspeed.initialize(
+        model=wrapped,
+        optimizer=chosen,
+        config=settings(config, zero, numbers=numbers, workers=group.size),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def settings(
+    config: TrainingConfig, zero: DeepSpeedConfig, *, numbers: int, workers: int
+) -> dict[str, Any]:
+    """Ours in DeepSpeed's words; ``numbers``: that the model has."""
+    bucket = min(LARGEST_BUCKET, numbers)
+    host = {"device": "cpu"}
+    offloaded = {"offload_optimizer": host} if zero.offload != "none" else {}
+    offloaded |= {"offload_param": host} if zero.offload == "all" else {}
+    return {
+        "train_batch_size": config.batch,
+        "train_micro_batch_size_per_gpu": config.batch // workers // config.accumulate,
+        "gradient_accumulation_steps": config.accumulate,
+        "gradient_clipping": config.clip,
+        "steps_per_print": 2**31,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's own, whose formula the audit knows
+        "zero_optimization": {
+            "stage": zero.stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "memory_efficient_linear": False,  # it would hide the weights' use from the tape
+            **offloaded,
+        },
+    }

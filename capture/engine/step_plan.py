@@ -1,0 +1,78 @@
+"""What a run will do, step by step: it follows from the configuration and the corpus alone.
+
+Shapes: N datum of a batch, by slot.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from capture.config.settings import Config
+from capture.corpus.datums import Corpus, batches, epoch_order
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step of the plan."""
+
+    step: int
+    epoch: int
+    batch: int
+    datum_N: np.ndarray
+    ends_epoch: bool
+    ends_segment: bool
+    window: int
+    """Of training, for tallies."""
+    ends_window: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of a run's steps, the same whenever it is asked for."""
+
+    config: Config
+    corpus: Corpus
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.corpus.train) // self.config.training.batch
+
+    @property
+    def num_steps(self) -> int:
+        return self.config.training.epochs * self.steps_per_epoch
+
+    @property
+    def window_steps(self) -> int:
+        """Steps per window of training, for tallies."""
+        return self.config.capture.tally.window_steps or self.steps_per_epoch
+
+    def turns(self, first_step: int) -> Iterator[Turn]:
+        """The steps from ``first_step`` to the end of the run."""
+        for epoch in range(first_step // self.steps_per_epoch, self.config.training.epochs):
+            start = epoch * self.steps_per_epoch
+            batch_BN = self.batches(epoch)
+            for batch in range(max(0, first_step - start), self.steps_per_epoch):
+                yield self.turn(epoch, batch, batch_BN[batch])
+
+    def turn(self, epoch: int, batch: int, datum_N: np.ndarray) -> Turn:
+        done = epoch * self.steps_per_epoch + batch + 1
+        ends_epoch = batch == self.steps_per_epoch - 1
+        ends_run = done == self.num_steps
+        ends_segment = ends_run or done % self.config.capture.segment_steps == 0
+        window, ends_window = (done - 1) // self.window_steps, done % self.window_steps == 0
+        return Turn(
+            done - 1,
+            epoch,
+            batch,
+            datum_N,
+            ends_epoch=ends_epoch,
+            ends_segment=ends_segment,
+            window=window,
+            ends_window=ends_window or ends_run,
+        )
+
+    def batches(self, epoch: int) -> np.ndarray:
+        """Datum ids by batch and slot."""
+        order = epoch_order(len(self.corpus.train), seed=self.config.run.seed, epoch=epoch)
+        return batches(order, self.config.training.batch)

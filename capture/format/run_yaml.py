@@ -1,0 +1,113 @@
+"""``run.yaml``: the resolved configuration of a run and what it was made with."""
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from capture.config.reading import make_config
+from capture.config.safe_yaml import read_yaml
+from capture.config.settings import Config, to_values
+from capture.errors import RunError, ShardError
+from capture.format.markers import START, File, Marker, read_small, require_start
+from capture.shards.schema import SCHEMA_VERSION
+from capture.store.store import Store
+
+KEY = "run.yaml"
+MAX_BYTES = 2**17
+REMEDY = "Run: ontogeny verify"
+FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str, "config": dict}
+"""What ``run.yaml`` holds besides, and of what kind."""
+PACKAGES = (*("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers"),)
+
+
+def describe_run(config: Config, device: torch.device, *, transposed: Iterable[str] = ()) -> bytes:
+    """The text of ``run.yaml`` for a run that starts now on this device.
+
+    ``transposed``: weights that are stored [I, O], of a model that a reader cannot build.
+    """
+    values = {
+        "schema_version": SCHEMA_VERSION,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": {"python": platform.python_version()} | dict(map(version_of, PACKAGES)),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "config": to_values(config),
+    }
+    if found := sorted(transposed):
+        values["transposed"] = found
+    return yaml.safe_dump(values, sort_keys=False).encode()
+
+
+def read_run(store: Store, start: Marker) -> dict[str, Any]:
+    """The values of ``run.yaml``, which the marker of the run's start must vouch for.
+
+    Raises ``ShardError`` if the file is not the one that was written, ``RunError`` if it is newer.
+    """
+    where = f"{store.uri}/{KEY}"
+    data = read_small(store, KEY, MAX_BYTES)
+    for file in start.files_of("config"):
+        if File.of(KEY, "config", data) != file:
+            raise ShardError(where, "is not the file that its marker names", REMEDY)
+        return values_of(data, where)
+    raise ShardError(f"{store.uri}/{START}", f"does not name {KEY}", REMEDY)
+
+
+def values_of(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        values = read_yaml(data.decode())
+        version = int(values["schema_version"])
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(values[name], kind)]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else f"it {error}"
+        raise ShardError(where, f"is not readable: {reason}", REMEDY) from error
+    if version > SCHEMA_VERSION:
+        problem = f"has schema version {version}, this version of ontogeny reads {SCHEMA_VERSION}"
+        raise RunError(where, problem, "Use a newer version of ontogeny")
+    if wrong:
+        raise ShardError(where, f"is not readable: its {wrong[0]} is of another kind", REMEDY)
+    return values
+
+
+def read_run_config(store: Store) -> Config:
+    """The configuration that a run was made with."""
+    values = read_run(store, require_start(store))
+    return make_config(values["config"], where=f"{store.uri}/{KEY}")
+
+
+def version_of(package: str) -> tuple[str, str]:
+    try:
+        return package, metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return package, "unknown"
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.processor() or platform.machine()})"
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, with "+changes" if files differ from it; else "unknown"."""
+    folder = Path(__file__).parent
+    try:
+        commit = git("rev-parse", "HEAD", folder=folder)
+        return f"{commit}+changes" if git("status", "--porcelain", folder=folder) else commit
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def git(*arguments: str, folder: Path) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,81 @@
+"""Tallies as Parquet: one table a unit, kind of token and window; one column a neuron.
+
+A neuron is two columns of a table and a token one row, so either is read without the rest. The
+folders are named so that pandas, DuckDB and Arrow read ``unit`` and ``by`` from the path::
+
+    pandas.read_parquet(
+        "RUN/tallies",
+        columns=["token_id", "window", "use_96"],
+        filters=[("unit", "==", "layers.2.linear2.weight"), ("by", "==", "target")],
+    )
+
+Shapes: V vocabulary, I neuron, R token that occurs.
+"""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from capture.shards import encoding as shards
+from capture.shards.schema import tally_schema
+from capture.shifts.tallies import BYS, By, Sums
+
+KEY = re.compile(r"tallies/unit=([^/]+)/by=(target|input)/window-(\d{4,9})\.parquet")
+TOKENS_PER_GROUP = 2048
+SIGNIFICANT_BITS = 7
+"""Of what is stored; sums are kept in float32 and put off by at most 2^-SIGNIFICANT_BITS, 0.8 %."""
+
+
+def key_of(unit: str, by: By, window: int) -> str:
+    return f"tallies/unit={unit}/by={by}/window-{window:04d}.parquet"
+
+
+def table_of(key: str) -> tuple[str, By, int] | None:
+    """Unit, kind of token and window of the table under a key; None for other keys."""
+    if not (found := KEY.fullmatch(key)):
+        return None
+    unit, by, window = found[1], BYS[BYS.index(found[2])], int(found[3])
+    return (unit, by, window) if key_of(unit, by, window) == key else None
+
+
+def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:
+    """Key, rows and bytes of every table of a window."""
+    for by in BYS:
+        for unit in sums.widths:
+            rows = tally_table(sums, by, unit, window)
+            data = shards.encode(
+                rows, rows_per_group=TOKENS_PER_GROUP, statistics=["window", "token_id", "count"]
+            )
+            yield key_of(unit, by, window), rows.num_rows, data
+
+
+def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
+    """A row for every token that occurs in the window, in order.
+
+    NumPy's work, not torch's: this is done beside training, and a second thread that computes with
+    torch has a team of OpenMP threads of its own. There are then more of them than cores, and the
+    training thread's team goes to sleep between any two operations for the rest of the run.
+    """
+    count_V = sums.count_V[by].numpy()
+    token_R = count_V.nonzero()[0]
+    mass_RI, use_RI = (rounded(values.numpy()[token_R]) for values in sums.of(by, unit))
+    columns = [
+        np.full(len(token_R), window),
+        token_R,
+        count_V[token_R],
+        *np.ascontiguousarray(mass_RI.T),
+        *np.ascontiguousarray(use_RI.T),
+    ]
+    schema = tally_schema(sums.widths[unit])
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """To the nearest float32 of ``SIGNIFICANT_BITS`` bits, ties to even: a third of the bytes."""
+    bits = values.view(np.uint32)
+    dropped = 24 - SIGNIFICANT_BITS
+    half = (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
+    return ((bits + half) >> dropped << dropped).view(np.float32)

@@ -1,0 +1,114 @@
+"""Algebra on gradients that stay factored: dense where asked, else never.
+
+What a datum's gradient of one unit is, row by row or column by column, and the inner product of two
+datums' gradients, from their factors alone. A unit's shape is given as stored; one with more than
+two axes counts as a matrix of its first axis by all others.
+
+Shapes: N, M datum; T, S position; R row of a unit, C column, P entry.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from capture.gradients.dense import write_shifts
+from capture.gradients.factors import Factor
+
+
+def dense(uses: list[Factor], shape: Sequence[int]) -> Tensor:
+    """Every datum's gradient, [N, *shape]."""
+    delta_NTO = uses[0].delta_NTO
+    out_NP = delta_NTO.new_empty(len(delta_NTO), math.prod(shape))
+    write_shifts(uses, 1.0, out_NP)
+    return out_NP.view(-1, *shape)
+
+
+def column(uses: list[Factor], n: int, shape: Sequence[int]) -> Tensor:
+    """Column n of every datum's gradient, [N, R]."""
+    return torch.stack([column_of(use, n, shape) for use in uses]).sum(0)
+
+
+def column_of(use: Factor, n: int, shape: Sequence[int]) -> Tensor:
+    if use.kind == "outer":
+        left_NTR, right_NTC = use.sides
+        return torch.einsum("ntr,nt->nr", left_NTR, right_NTC[:, :, n])
+    if use.kind == "rows":
+        assert use.token_NT is not None
+        out_NR = use.delta_NTO.new_zeros(len(use.delta_NTO), shape[0])
+        return out_NR.scatter_add_(1, use.token_NT, use.delta_NTO[:, :, n])
+    return matrices(use, shape)[:, :, n]
+
+
+def row(uses: list[Factor], r: int, shape: Sequence[int]) -> Tensor:
+    """Row r of every datum's gradient, [N, C]."""
+    return torch.stack([row_of(use, r, shape) for use in uses]).sum(0)
+
+
+def row_of(use: Factor, r: int, shape: Sequence[int]) -> Tensor:
+    if use.kind == "outer":
+        left_NTR, right_NTC = use.sides
+        return torch.einsum("nt,ntc->nc", left_NTR[:, :, r], right_NTC)
+    if use.kind == "rows":
+        assert use.token_NT is not None
+        here_NT = (use.token_NT == r).to(use.delta_NTO.dtype)
+        return torch.einsum("nt,ntc->nc", here_NT, use.delta_NTO)
+    return matrices(use, shape)[:, r]
+
+
+def matrices(use: Factor, shape: Sequence[int]) -> Tensor:
+    """A "sum" or "scale" use's gradient as matrices, [N, R, C]."""
+    return entries(use).view(-1, shape[0], math.prod(shape[1:]))
+
+
+def entries(use: Factor) -> Tensor:
+    """A "sum" or "scale" use's gradient, [N, P]."""
+    product_NTP = use.delta_NTO if use.a_NTI is None else use.delta_NTO * use.a_NTI
+    return product_NTP.sum(1)
+
+
+def inner_products(uses_i: list[Factor], uses_j: list[Factor]) -> Tensor:
+    """⟨g_n, g_m⟩ of one unit's gradients, for datums n of the one and m of the other, [N, M].
+
+    Σ_{t,s} (a_t · a'_s)(δ_t · δ'_s) for what is a sum of outer products; entry by entry otherwise.
+    """
+    parts = [inner_product(one, other) for one in uses_i for other in uses_j]
+    return torch.stack(parts).sum(0)
+
+
+def inner_product(one: Factor, other: Factor) -> Tensor:
+    if one.kind in ("sum", "scale"):
+        return entries(one) @ entries(other).T
+    N, M = len(one.delta_NTO), len(other.delta_NTO)
+    out_NM = one.delta_NTO.new_empty(N, M)
+    for n in range(N):
+        alone = one.mapped(lambda x, n=n: x[n : n + 1].expand(M, *x.shape[1:]))
+        gram_MTS = right_of(alone) @ right_of(other).transpose(1, 2)
+        out_NM[n] = (left_products(alone, other) * gram_MTS).sum((1, 2))
+    return out_NM
+
+
+def right_of(use: Factor) -> Tensor:
+    """What spans the columns, [N, T, C]."""
+    return use.sides[1] if use.kind == "outer" else use.delta_NTO
+
+
+def left_products(one: Factor, other: Factor) -> Tensor:
+    """l_t · l'_s of what spans the rows in two uses of a unit by the same datums, [N, T, S].
+
+    A row that is looked up is spanned by a one among zeros, which is never written out.
+    """
+    if one.kind == "outer" and other.kind == "outer":
+        return one.sides[0] @ other.sides[0].transpose(1, 2)
+    if one.kind == "rows" and other.kind == "rows":
+        assert one.token_NT is not None
+        assert other.token_NT is not None
+        same_NTS = one.token_NT[:, :, None] == other.token_NT[:, None, :]
+        return same_NTS.to(one.delta_NTO.dtype)
+    if one.kind == "outer":
+        return left_products(other, one).transpose(1, 2)
+    assert one.token_NT is not None
+    left_NSR = other.sides[0]
+    index_NST = one.token_NT[:, None].expand(-1, left_NSR.shape[1], -1)
+    return left_NSR.gather(2, index_NST).transpose(1, 2)

@@ -1,0 +1,208 @@
+"""Is every file of a run what its marker says? Recomputes all checksums and row counts.
+
+What can be told: any change of a file that a marker names, of a marker, and of the markers' order
+and descent. What cannot: a forger who rewrites the files, all markers after them and their
+checksums; a run cut back to an earlier state of itself, markers and files (that is what it was); a
+copy of a last marker that names the very same bytes.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO, Literal
+
+from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
+from capture.format.markers import (
+    START,
+    File,
+    Marker,
+    misfit,
+    read_marker,
+    require_start,
+    segment_key,
+    segment_of,
+    segments_there,
+)
+from capture.format.replay_markers import read_replays, replay_of
+from capture.shards.verified_parquet import open_parquet
+from capture.store import lease
+from capture.store.store import Store
+
+DERIVED = {"analysis": "tables.json", "report": "pages.json"}
+"""What can be made again from the run, and the name of the markers that vouch for it."""
+BLOCK_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file that is not as it should be."""
+
+    key: str
+    state: Literal["damaged", "missing", "unlisted"]
+    """unlisted: no marker names it; what an interrupted capture leaves of its open segment."""
+    detail: str = ""
+
+
+def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> list[Finding]:
+    """Everything that is wrong with a run; ``report`` is called with each file before it is read.
+
+    Raises ``RunError`` where there is no run, or one of a newer version.
+    """
+    keys = store.keys()
+    if START not in keys and segment_key(0) not in keys:
+        require_start(store)
+    markers, findings = read_chain(store, keys)
+    derived, more = read_derived(store, keys, markers)
+    findings += more
+    added, problems = read_replays(store, keys, markers)
+    findings += [Finding(key, "damaged", problem) for key, problem in problems.items()]
+    listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
+    for marker in [*markers.values(), *derived.values(), *added.values()]:
+        for file in marker.files:
+            listed.add(file.key)
+            report(file)
+            findings += check_file(store, file)
+    unlisted = [key for key in keys if key not in listed and not unvouched(key, listed)]
+    findings += [Finding(key, "unlisted", "named by no marker") for key in unlisted]
+    return findings + list(check_next(unlisted, markers))
+
+
+# --- markers --------------------------------------------------------------------------------------
+
+
+def read_chain(store: Store, keys: list[str]) -> tuple[dict[str, Marker], list[Finding]]:
+    """The readable markers of the start and the segments, and what is wrong with any."""
+    wanted = [START, *map(segment_key, expected(segments_there(store, keys)))]
+    markers: dict[str, Marker] = {}
+    findings = []
+    for key in wanted:
+        if key not in keys and not store.exists(key):
+            findings.append(Finding(key, "missing", "a later segment exists"))
+            continue
+        try:
+            markers[key] = read_marker(store, key)
+        except RunError:
+            raise
+        except ShardError as error:
+            findings.append(Finding(key, "damaged", error.problem))
+    return markers, findings + list(check_order(wanted, markers))
+
+
+def expected(numbers: list[int]) -> list[int]:
+    """The segments that are there and those that should be, at most 100 before each that is."""
+    found: list[int] = []
+    for before, number in zip([-1, *numbers], numbers, strict=False):
+        found += range(max(before + 1, number - 100), number + 1)
+    return found
+
+
+def check_order(keys: list[str], markers: dict[str, Marker]) -> Iterator[Finding]:
+    """Each marker must follow the one before it; a run begins at step 0 and after none."""
+    start = markers.get(START)
+    if start and (start.previous or start.end_step):
+        yield Finding(START, "damaged", "is not the marker of a start")
+    for before, after in itertools.pairwise(keys):
+        if before in markers and after in markers:
+            problem = misfit(markers[before], markers[after])
+            if problem:
+                yield Finding(after, "damaged", problem)
+
+
+def check_next(unlisted: list[str], markers: dict[str, Marker]) -> Iterator[Finding]:
+    """Was there one segment more? Its files are there, from the first to the last.
+
+    A capture that is killed between its last file and the marker leaves the same picture.
+    """
+    segment = max(
+        (number for key in markers if (number := segment_of(key)) is not None), default=-1
+    )
+    name = f"segment-{segment + 1:06d}"
+    whole = all(
+        any(key.startswith(beginning) for key in unlisted)
+        for beginning in (f"steps/{name}", f"outliers/{name}", "checkpoints/step-")
+    )
+    if whole:
+        detail = "its files are there: it was lost, or capture ended before it. Go on with --resume"
+        yield Finding(segment_key(segment + 1), "missing", detail)
+
+
+def read_derived(
+    store: Store, keys: list[str], markers: dict[str, Marker]
+) -> tuple[dict[str, Marker], list[Finding]]:
+    """The readable markers of tables and reports, and what is wrong with any."""
+    descent = {marker.end_step: marker.checksum for marker in markers.values()}
+    derived: dict[str, Marker] = {}
+    findings = []
+    for key in sorted({marker_of(key) for key in keys} - {""}):
+        try:
+            marker = read_marker(store, key) if key in keys else None
+        except ShardError as error:
+            findings.append(Finding(key, "damaged", error.problem))
+            continue
+        if marker is None:
+            if key.startswith("analysis/"):
+                findings.append(Finding(key, "missing", "make its tables again"))
+            continue
+        derived[key] = marker
+        if any(marker_of(file.key) != key for file in marker.files):
+            findings.append(Finding(key, "damaged", "names files that are not beside it"))
+        elif marker.previous and marker.previous != descent.get(marker.end_step):
+            findings.append(Finding(key, "damaged", "was made from another run; make it again"))
+    return derived, findings
+
+
+def marker_of(key: str) -> str:
+    """The marker that vouches for a derived file; empty for the files of the run itself."""
+    parts = PurePosixPath(key).parts
+    name = DERIVED.get(parts[0], "")
+    depth = 2 if parts[0] == "analysis" else 1
+    return "/".join([*parts[:depth], name]) if name and len(parts) > depth else ""
+
+
+def is_marker(key: str) -> bool:
+    return segment_of(key) is not None or marker_of(key) == key or replay_of(key) is not None
+
+
+def unvouched(key: str, listed: set[str]) -> bool:
+    """Whether a file is of a report that has no marker, as other tools make them."""
+    return key.startswith("report/") and marker_of(key) not in listed
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def check_file(store: Store, file: File) -> list[Finding]:
+    """At most one finding: the first thing that is wrong with a file."""
+    where = f"{store.uri}/{file.key}"
+    try:
+        with store.open(file.key) as source:
+            problem = check_bytes(source, file) or check_rows(source, file, where)
+    except FileNotFoundError:
+        return [Finding(file.key, "missing")]
+    except StoreAwayError:
+        raise
+    except CaptureError as error:
+        problem = error.problem
+    return [Finding(file.key, "damaged", problem)] if problem else []
+
+
+def check_bytes(source: BinaryIO, file: File) -> str:
+    """Size and checksum, a block at a time."""
+    digest, size = hashlib.sha256(), 0
+    while block := source.read(min(BLOCK_BYTES, file.num_bytes + 1 - size)):
+        digest.update(block)
+        size += len(block)
+    if size != file.num_bytes:
+        return f"{'more' if size > file.num_bytes else f'{size:,}'} bytes, not {file.num_bytes:,}"
+    return "" if digest.hexdigest() == file.sha256 else "its checksum differs"
+
+
+def check_rows(source: BinaryIO, file: File, where: str) -> str:
+    if file.rows is None:
+        return ""
+    extent = {"num_bytes": file.num_bytes, "footer_checksum": file.footer_sha256}
+    with open_parquet(source, where, **extent) as opened:
+        found = opened.metadata.num_rows
+    return "" if found == file.rows else f"{found} rows, not {file.rows}"

@@ -1,0 +1,254 @@
+"""Causal language models of Hugging Face's transformers, behind the call of ``LanguageModel``.
+
+A model is described by its family and settings, whatever they came from: a folder or a hub's id is
+read once, when a run begins, and its description stands in ``run.yaml`` from then on. Replay and
+analysis build the model from that, without folder or network. Only code of the library itself runs,
+and weights come from safetensors alone.
+
+Shapes: N datum, T token, V vocabulary.
+"""
+
+import difflib
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from capture.errors import ConfigError
+from capture.models.dropout import Masks
+from capture.models.hub import first_line, foreign_errors, library, quiet, source, unreadable
+
+NOT_SETTINGS = {
+    *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "auto_map"),
+    *("id2label", "label2id", "quantization_config", "use_cache", "_name_or_path"),
+}
+"""What a model's description may hold besides its mathematics; left out of ours."""
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+KEY = "model.hf"
+LAYER_BYTES = 64
+"""No layer of any model is smaller."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFConfig:
+    """Which model of transformers is trained; for model.kind hf."""
+
+    path: str | None = None
+    """A folder, or an id on the Hugging Face hub, to begin with the weights of; null: random."""
+    family: str | None = None
+    """The library's model_type, as in gpt2, gpt_neox or llama; null: as the path has it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of that family, by the library's names, as in n_layer: 2; dropout is always 0."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.settings.items():
+            if is_dropout(name) and value:
+                problem = (
+                    f"got {value}, must be 0: the library's dropout depends on the batch, ours"
+                )
+                problem += " may not (a datum's gradient must be the same in any batch)"
+                raise ConfigError(f"model.hf.settings.{name}", problem, "Leave it out")
+
+
+class HFModel(nn.Module):
+    """Token ids in, logits out; its parameters have the names that the library gives them."""
+
+    whole: Any
+    """The library's own model."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        for name, child in whole.named_children():
+            self.add_module(name, child)
+        self.__dict__["whole"] = whole  # no submodule: that would put a prefix on every name
+        if dict(self.named_parameters()).keys() != dict(whole.named_parameters()).keys():
+            problem = f"{type(whole).__name__} holds parameters outside of its modules"
+            raise ConfigError("model.hf.family", problem, "Choose another family")
+
+    def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
+        """Logits, [N, T, V]. ``masks`` must be those of a model without dropout."""
+        assert masks is None or masks.pool_NK is None
+        return self.whole(input_ids=token_NT, use_cache=False).logits
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.whole.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.whole.get_output_embeddings()
+
+    def train(self, mode: bool = True) -> "HFModel":
+        self.whole.train(mode)
+        super().train(mode)
+        return self
+
+
+def stored_transposed(model: nn.Module) -> frozenset[str]:
+    """The weights that are stored [I, O]: those of the library's Conv1D (GPT-2's linear layers)."""
+    return frozenset(
+        f"{name}.weight"
+        for name, part in model.named_modules()
+        if type(part).__name__ == "Conv1D" and isinstance(getattr(part, "weight", None), Tensor)
+    )
+
+
+def is_dropout(name: str) -> bool:
+    return "drop" in name
+
+
+def described(config: HFConfig) -> HFConfig:
+    """With family and all settings as the path has them, if there is one; given settings win."""
+    if config.path is None:
+        return config
+    found = read_description(config.path)
+    if config.family not in (None, found.model_type):
+        problem = f"got {config.family}, but {config.path} holds a {found.model_type}"
+        raise ConfigError("model.hf.family", problem, "Leave it out")
+    known = known_settings(found.model_type)
+    settings = {
+        name: value
+        for name, value in found.to_diff_dict().items()
+        if name in known and not is_dropout(name)
+    }
+    settings |= {"vocab_size": found.vocab_size, **config.settings}
+    return replace(config, family=found.model_type, settings=settings)
+
+
+def read_description(path: str) -> Any:
+    """The library's configuration object of a folder or a hub's id."""
+    place = source(f"{KEY}.path", path)
+    try:
+        with quiet():
+            return library(KEY).AutoConfig.from_pretrained(**place, trust_remote_code=False)
+    except foreign_errors() as error:
+        raise unreadable(f"{KEY}.path", path, error) from error
+
+
+def known_settings(family: str) -> set[str]:
+    """The settings that a family has; raises ``ConfigError`` for a family that is not one."""
+    auto = "transformers.models.auto"
+    names = import_module(f"{auto}.configuration_auto").CONFIG_MAPPING_NAMES.keys()
+    causal = import_module(f"{auto}.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    families = names & causal
+    if family not in families:
+        near = difflib.get_close_matches(family, sorted(families), n=1)
+        problem = f"got {family!r}, must be one of the {len(families)} causal language models"
+        problem += " of transformers, as gpt2, gpt_neox, llama"
+        raise ConfigError("model.hf.family", problem, f"Perhaps {near[0]} is meant" if near else "")
+    plain = library(KEY).AutoConfig.for_model(family)
+    return {*plain.to_dict(), *plain.attribute_map} - NOT_SETTINGS
+
+
+def library_config(config: HFConfig, vocabulary: int) -> Any:
+    """The library's configuration object; raises ``ConfigError`` for settings that it has not."""
+    library(KEY)
+    assert config.family is not None
+    known = known_settings(config.family)
+    for name in config.settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            remedy = f"Perhaps {near[0]} is meant" if near else ""
+            problem = f"is no setting of {config.family}"
+            raise ConfigError(f"model.hf.settings.{name}", problem, remedy)
+    none = {name: None for name in SPECIAL_TOKENS if name in known}
+    given: dict[str, Any] = {"vocab_size": vocabulary} | none | config.settings
+    try:
+        made = library(KEY).AutoConfig.for_model(config.family, **given)
+    except foreign_errors() as error:
+        raise refused(config, error) from error
+    for name, value in made.to_dict().items():
+        if is_dropout(name) and isinstance(value, int | float):
+            setattr(made, name, 0.0)
+    return made
+
+
+def refused(config: HFConfig, error: Exception) -> ConfigError:
+    problem = f"make no model of the family {config.family}: {first_line(error)}"
+    return ConfigError("model.hf.settings", problem, "See transformers' documentation of it")
+
+
+def build(
+    config: HFConfig,
+    *,
+    vocabulary: int,
+    window: int,
+    seed: int,
+    device: Literal["cpu", "meta"] = "cpu",
+) -> HFModel:
+    """A model with the random weights of this seed; torch's global generator is left alone.
+
+    ``device`` meta: no weights, only their names and shapes. Raises ``ConfigError`` if the model is
+    too small for the vocabulary or the window.
+    """
+    made = library_config(config, vocabulary)
+    require_fit(made, vocabulary=vocabulary, window=window)
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.default_generator.manual_seed(seed)
+        try:
+            whole = library(KEY).AutoModelForCausalLM.from_config(
+                made, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
+            )
+        except foreign_errors() as error:
+            raise refused(config, error) from error
+    return HFModel(whole)
+
+
+def require_fit(made: Any, *, vocabulary: int, window: int) -> None:
+    if made.vocab_size < vocabulary:
+        problem = f"embeds {made.vocab_size:,} tokens, the corpus has {vocabulary:,}"
+        remedy = "Set corpus.tokenizer to the tokenizer that the model was made for"
+        raise ConfigError("model.hf", problem, remedy)
+    longest = getattr(made, "max_position_embeddings", None)
+    if isinstance(longest, int) and longest < window:
+        problem = f"got {window}, the model has {longest} positions"
+        raise ConfigError("corpus.window", problem, "Shorten the window")
+
+
+def bytes_of(config: HFConfig, *, vocabulary: int, window: int, most: int) -> int:
+    """What the weights take, at least, found without making them; stops counting at ``most``."""
+    made = library_config(config, vocabulary)
+    layers = getattr(made, "num_hidden_layers", 1)
+    if not isinstance(layers, int) or layers * LAYER_BYTES > most:
+        return most + 1
+    model = build(config, vocabulary=vocabulary, window=window, seed=0, device="meta")
+    return sum(4 * parameter.numel() for parameter in model.parameters())
+
+
+def load_weights(model: HFModel, config: HFConfig) -> None:
+    """Put the weights of the path in place of the random ones; nothing without a path.
+
+    Raises ``ConfigError`` if it cannot be read or lacks any of the model's weights.
+    """
+    if config.path is None:
+        return
+    place = source(f"{KEY}.path", config.path)
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            found, told = library(KEY).AutoModelForCausalLM.from_pretrained(
+                **place,
+                config=model.whole.config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told, and refused below
+            )
+    except foreign_errors() as error:
+        raise unreadable(f"{KEY}.path", config.path, error) from error
+    if absent := sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])}):
+        problem = f"{config.path} has no fitting {absent[0]}"
+        problem += f" (nor {len(absent) - 1} others)" if len(absent) > 1 else ""
+        raise ConfigError("model.hf.path", problem, "Leave out settings that change its shape")
+    model.whole.load_state_dict(found.state_dict())
+
+
+def body(model: HFModel) -> str:
+    """A pattern for the parameters of the model's layers: all but what embeds and unembeds."""
+    stacks = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    outer = [name for name in stacks if not any(name.startswith(f"{s}.") for s in stacks)]
+    if not outer:
+        problem = "has no stack of layers to capture"
+        raise ConfigError("model.hf.family", problem, "Say which parameters: capture.units")
+    sizes = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in outer}
+    return f"{max(sizes, key=lambda name: sizes[name])}.*"

@@ -1,0 +1,224 @@
+"""The post's language model: a small post-norm transformer, with the parameter names of torch.
+
+``layers.*`` are named and shaped as in ``torch.nn.TransformerEncoder``, so a unit called
+``layers.2.linear1.weight`` here is the one of that name there, and weights travel both ways. The
+differences are outside the mathematics: attention is written out (dropout inside fused attention
+cannot be split among workers), and dropout takes its masks from the caller.
+
+Source: Vaswani et al. 2017 (post-norm encoder with a causal mask); the study's own settings.
+Shapes: N datum, T token, S source token, D width, H head, E width of a head, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capture.errors import ConfigError, at_least
+from capture.models.dropout import Masks
+from capture.models.huggingface import HFConfig, HFModel, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The transformer of the study, whose values are the defaults; or one of transformers'."""
+
+    kind: Literal["transformer", "hf"] = "transformer"
+    """The study's transformer, shaped by the keys here, or a Hugging Face model, shaped by hf."""
+    hf: HFConfig = field(default_factory=HFConfig)
+    layers: int = 3
+    """Number of transformer layers."""
+    width: int = 200
+    """Width of the residual stream (embedding dimension)."""
+    hidden: int = 200
+    """Width of the hidden layer of each MLP."""
+    heads: int = 4
+    """Attention heads per layer; must divide width."""
+    dropout: float = 0.2
+    """Probability that dropout silences an entry, at least 0 and below 1."""
+    positions: Literal["sine_cosine", "all_sine"] = "sine_cosine"
+    """Positional encoding; all_sine is what the study's code had (sine in the odd columns too)."""
+    init_range: float = 0.1
+    """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
+
+    def __post_init__(self) -> None:
+        self.require_own_keys()
+        for name in ("layers", "width", "hidden", "heads"):
+            at_least(f"model.{name}", getattr(self, name), 1)
+        if self.width % self.heads:
+            problem = f"got {self.heads}, must divide model.width = {self.width}"
+            raise ConfigError("model.heads", problem)
+        if self.width % 2:
+            raise ConfigError("model.width", f"got {self.width}, must be even (sine and cosine)")
+        if not 0 <= self.dropout < 1:
+            problem = f"got {self.dropout}, must be at least 0 and below 1"
+            raise ConfigError("model.dropout", problem)
+        if not self.init_range > 0:
+            raise ConfigError("model.init_range", f"got {self.init_range}, must be above 0")
+
+    def require_own_keys(self) -> None:
+        """What shapes the other kind of model would be ignored, so it is refused."""
+        if self.kind == "transformer":
+            if self.hf != HFConfig():
+                problem = "is set, but model.kind is transformer"
+                raise ConfigError("model.hf", problem, "Set model.kind=hf")
+            return
+        if self.hf.path is None and self.hf.family is None:
+            problem = "got null, must name a family (or model.hf.path a model) for model.kind hf"
+            raise ConfigError("model.hf.family", problem, "For example model.hf.family=gpt2")
+        for key in fields(self):
+            if key.name not in ("kind", "hf") and getattr(self, key.name) != key.default:
+                problem = f"got {getattr(self, key.name)}, but model.kind is hf"
+                remedy = "Leave it out; what shapes the model is in model.hf.settings"
+                raise ConfigError(f"model.{key.name}", problem, remedy)
+
+
+class SelfAttention(nn.Module):
+    """Causal multi-head self-attention with the parameters of ``torch.nn.MultiheadAttention``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
+        N, T, D = x_NTD.shape
+        qkv = F.linear(x_NTD, self.in_proj_weight, self.in_proj_bias)
+        qkv = qkv.view(N, T, 3, self.heads, D // self.heads)
+        q_NHTE, k_NHSE, v_NHSE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        score_NHTS = q_NHTE @ k_NHSE.transpose(2, 3) / math.sqrt(D // self.heads)
+        future_TS = torch.ones(T, T, dtype=torch.bool, device=x_NTD.device).triu(1)
+        weight_NHTS = score_NHTS.masked_fill(future_TS, -math.inf).softmax(3)
+        mixed_NHTE = masks.drop(weight_NHTS) @ v_NHSE
+        return self.out_proj(mixed_NHTE.transpose(1, 2).reshape(N, T, D))
+
+
+class Layer(nn.Module):
+    """Attention, then MLP, each with dropout, a residual connection and a LayerNorm after it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config)
+        self.linear1 = nn.Linear(config.width, config.hidden)
+        self.linear2 = nn.Linear(config.hidden, config.width)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+
+    def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
+        x_NTD = self.norm1(x_NTD + masks.drop(self.self_attn(x_NTD, masks)))
+        hidden = masks.drop(F.relu(self.linear1(x_NTD)))
+        return self.norm2(x_NTD + masks.drop(self.linear2(hidden)))
+
+
+class LanguageModel(nn.Module):
+    """Token ids in, logits over the vocabulary out."""
+
+    positions_TD: Tensor
+
+    def __init__(self, config: ModelConfig, *, vocabulary: int, window: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = nn.Embedding(vocabulary, config.width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.decoder = nn.Linear(config.width, vocabulary)
+        self.register_buffer("positions_TD", encode_positions(config, window), persistent=False)
+
+    def hidden(self, token_NT: Tensor, masks: Masks) -> Tensor:
+        """The residual stream after the last layer, [N, T, D]."""
+        T = token_NT.shape[1]
+        x_NTD = self.encoder(token_NT) * math.sqrt(self.config.width) + self.positions_TD[:T]
+        x_NTD = masks.drop(x_NTD)
+        for layer in self.layers:
+            x_NTD = layer(x_NTD, masks)
+        return x_NTD
+
+    def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
+        """Logits, [N, T, V]. Without masks nothing is dropped (evaluation)."""
+        return self.decoder(self.hidden(token_NT, masks or Masks.none()))
+
+
+AnyModel = LanguageModel | HFModel
+
+
+def encode_positions(config: ModelConfig, window: int) -> Tensor:
+    """Sinusoidal encoding, [T, D]: Vaswani et al. 2017, section 3.5."""
+    t_T1 = torch.arange(window)[:, None]
+    frequency_D = torch.exp(torch.arange(0, config.width, 2) * (-math.log(10000) / config.width))
+    out_TD = torch.empty(window, config.width)
+    out_TD[:, 0::2] = torch.sin(t_T1 * frequency_D)
+    odd = torch.cos if config.positions == "sine_cosine" else torch.sin
+    out_TD[:, 1::2] = odd(t_T1 * frequency_D)
+    return out_TD
+
+
+def masked_per_datum(config: ModelConfig, window: int) -> int:
+    """How many entries dropout may silence in one datum's forward pass."""
+    per_layer = config.heads * window * window + (2 * config.width + config.hidden) * window
+    return config.width * window + config.layers * per_layer
+
+
+def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> LanguageModel:
+    """A model with the initial weights of this seed; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        model = LanguageModel(config, vocabulary=vocabulary, window=window)
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def build_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> AnyModel:
+    """A model of either kind with the random weights of this seed."""
+    if config.kind == "hf":
+        return build(config.hf, vocabulary=vocabulary, window=window, seed=seed)
+    return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed)
+
+
+def called(config: ModelConfig) -> str:
+    """What a sentence about the model begins with."""
+    if config.kind == "hf":
+        return f"A {config.hf.family}"
+    return f"A model of {config.layers} layers"
+
+
+def in_words(config: ModelConfig) -> str:
+    """The model's kind and size, for people."""
+    if config.kind == "hf":
+        settings = ", ".join(f"{name} {value}" for name, value in config.hf.settings.items())
+        origin = config.hf.path or "random weights"
+        return f"{config.hf.family} of transformers ({origin}): {settings or 'its defaults'}"
+    return (
+        f"{config.layers} layers, width {config.width}, hidden {config.hidden}, "
+        f"{config.heads} heads, dropout {config.dropout:g}"
+    )
+
+
+def initialise(model: LanguageModel, generator: torch.Generator) -> None:
+    """Draw fresh weights: torch's defaults, but for the (un)embedding, which is uniform.
+
+    Torch's own ``TransformerEncoder`` copies one initialised layer; here every layer is drawn anew.
+    """
+    embedding_range = model.config.init_range
+    nn.init.uniform_(model.encoder.weight, -embedding_range, embedding_range, generator)
+    for layer in model.layers:
+        assert isinstance(layer, Layer)
+        attention = layer.self_attn
+        nn.init.xavier_uniform_(attention.in_proj_weight, generator=generator)
+        nn.init.zeros_(attention.in_proj_bias)
+        init_linear(attention.out_proj, generator)
+        nn.init.zeros_(attention.out_proj.bias)
+        init_linear(layer.linear1, generator)
+        init_linear(layer.linear2, generator)
+    nn.init.uniform_(model.decoder.weight, -embedding_range, embedding_range, generator)
+    nn.init.zeros_(model.decoder.bias)
+
+
+def init_linear(linear: nn.Linear, generator: torch.Generator) -> None:
+    """Torch's default for ``nn.Linear``: weight and bias uniform in ±1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(linear.in_features)
+    nn.init.uniform_(linear.weight, -bound, bound, generator)
+    nn.init.uniform_(linear.bias, -bound, bound, generator)

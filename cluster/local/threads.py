@@ -1,0 +1,68 @@
+"""Jobs on this machine: some shards at a time, each on a thread of this process.
+
+Reading Parquet and adding up arrays leave Python's lock alone for most of the time, so threads are
+enough. Partial results are merged in the order of the shards whichever is done first: sums of
+floats do not depend on timing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from analysis.jobs.job import Job, merge_all
+from analysis.run.scan import Shard
+from capture.device import available_cores
+
+Partial = TypeVar("Partial")
+Result = TypeVar("Result")
+
+Report = Callable[[int, int], None]
+"""Told after every shard: rows done, rows in all."""
+
+
+def run_job(
+    job: Job[Partial, Result],
+    shards: Sequence[Shard],
+    report: Report | None = None,
+    *,
+    threads: int | None = None,
+) -> Result:
+    """What the job answers over these shards (at least one).
+
+    Holds ``threads`` shards' working memory (by default a thread a core, at most 8), as many
+    partials that wait for their turn, and log₂ n merged ones. What a shard raises ends the job.
+    """
+    num_rows = sum(shard.rows for shard in shards)
+    threads = threads or min(8, len(shards), available_cores())
+
+    def partials(pool: ThreadPoolExecutor) -> Iterator[Partial]:
+        done = 0
+        for shard, partial in zip(
+            shards, in_order(pool, job.map_shard, shards, threads), strict=True
+        ):
+            yield partial
+            done += shard.rows
+            if report:
+                report(done, num_rows)
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        return job.finish(merge_all(partials(pool), job.merge))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_order(
+    pool: ThreadPoolExecutor, function: Callable, items: Iterable, threads: int
+) -> Iterator:
+    """Results in the order of the items; at most 2 · ``threads`` are under way or waiting."""
+    rest = iter(items)
+    waiting: deque[Future] = deque(
+        pool.submit(function, item) for item in islice(rest, 2 * threads)
+    )
+    while waiting:
+        result = waiting.popleft().result()
+        waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+        yield result

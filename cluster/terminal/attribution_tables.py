@@ -1,0 +1,160 @@
+"""Terminal tables of what taught whom.
+
+Shapes: W window of training.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+
+from analysis.attribution.tables import Attribution
+from cluster.terminal.tables import data_table, print_table, token_list
+
+BARS = "▁▂▃▄▅▆▇█"
+KEYS = ["level", "unit", "group"]
+TOKENS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Focus:
+    """What is shown of the tables."""
+
+    rows: int = 20
+    unit: str | None = None
+    number: int | None = None
+    token: str | None = None
+
+
+def show(console: Console, found: Attribution, focus: Focus) -> None:
+    """The strongest groups with their tokens, one of them in full, and what the signs say."""
+    level = found.groups["level"].iloc[0] if len(found.groups) else "neuron"
+    groups, tokens = (narrowed(table, focus, level) for table in (found.groups, found.tokens))
+    if focus.token is not None:
+        tokens = tokens[tokens["token"] == focus.token]
+        show_token(console, level, tokens, found.windows, focus)
+        return
+    named = groups.merge(tokens[KEYS].drop_duplicates(), on=KEYS)
+    show_groups(console, named, tokens, focus)
+    console.print(
+        f"{len(named):,} of {len(groups):,} {level}s with evidence have such tokens"
+        + (f"; the {focus.rows} strongest are shown." if len(named) > focus.rows else ".")
+    )
+    if len(named):
+        show_in_full(console, named.iloc[0], tokens, found.windows, focus)
+        console.print(signs(tokens))
+
+
+def narrowed(table: pd.DataFrame, focus: Focus, level: str) -> pd.DataFrame:
+    """The rows of a level that are in focus; tokens that a group has less of are left out."""
+    kept = table["level"] == level
+    if focus.unit is not None:
+        kept &= table["unit"] == focus.unit
+    if focus.number is not None:
+        kept &= table["group"] == focus.number
+    if "relative_frequency" in table:
+        kept &= table["relative_frequency"] > 1
+    return table[kept]
+
+
+def show_groups(console: Console, named: pd.DataFrame, tokens: pd.DataFrame, focus: Focus) -> None:
+    lists = tokens.groupby(["unit", "group"])["token"].agg(list)
+    level = named["level"].iloc[0] if len(named) else "neuron"
+    table = data_table("unit", level, "outliers")
+    table.add_column("tokens that it has more evidence for than others, strongest first")
+    for group in named.head(focus.rows).to_dict("records"):
+        listed = escape(token_list(lists[group["unit"], group["group"]], TOKENS_SHOWN))
+        table.add_row(group["unit"], number(group), f"{group['rows']:,}", listed)
+    print_table(console, f"What taught the {level}s", table)
+
+
+def show_in_full(
+    console: Console, group: pd.Series, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus
+) -> None:
+    """Each token of one group: how much of it, how surely, when, in which direction."""
+    own = tokens[(tokens["unit"] == group["unit"]) & (tokens["group"] == group["group"])]
+    when = histories(own, windows)
+    table = data_table("token", "count", "× expected", "q", "up", "strengthened", "when")
+    for token in own.head(focus.rows).to_dict("records"):
+        table.add_row(escape(token["token"]), *figures(token), when[key_of(token)])
+    print_table(console, f"{group['unit']} {group['level']} {number(group)}: its tokens", table)
+    explain(console, windows)
+
+
+def show_token(
+    console: Console, level: str, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus
+) -> None:
+    """Each group that a token stands out in, the strongest first."""
+    tokens = tokens.sort_values("relative_frequency", ascending=False, kind="stable")
+    when = histories(tokens.head(focus.rows), windows)
+    table = data_table("unit", level, "count", "× expected", "q", "up", "strengthened", "when")
+    for token in tokens.head(focus.rows).to_dict("records"):
+        table.add_row(token["unit"], number(token), *figures(token), when[key_of(token)])
+    print_table(console, f"What “{focus.token}” taught", table)
+    if len(tokens):
+        explain(console, windows)
+    shown = f"; the {focus.rows} clearest are shown." if len(tokens) > focus.rows else "."
+    console.print(f"It stands out for {len(tokens):,} {level}s{shown}")
+
+
+def figures(token: Mapping[Hashable, float]) -> list[str]:
+    """count, × expected, q, share up, share strengthened."""
+    q = f"{token['q']:.1g}" if np.isfinite(token["q"]) else "–"
+    parts = [share(token["up"], token["down"]), share(token["strengthened"], token["weakened"])]
+    return [f"{token['count']:,}", f"{token['relative_frequency']:.2f}", q, *parts]
+
+
+def share(part: float, rest: float) -> str:
+    return f"{part / (part + rest):.0%}" if part + rest > 0 else "–"
+
+
+def number(group: Mapping[Hashable, int] | pd.Series) -> str:
+    return str(group["group"]) if group["group"] >= 0 else ""
+
+
+def key_of(token: Mapping[Hashable, object]) -> tuple[object, ...]:
+    return tuple(token[name] for name in [*KEYS, "token_id"])
+
+
+def histories(tokens: pd.DataFrame, windows: pd.DataFrame) -> dict[tuple[object, ...], str]:
+    """The weight of each token by window, drawn as bars, the greatest full."""
+    keys = [*KEYS, "token_id"]
+    own = windows.merge(tokens[keys], on=keys)
+    return {key: bars(part["weight"].to_numpy()) for key, part in own.groupby(keys, sort=False)}
+
+
+def bars(weight_W: np.ndarray) -> str:
+    greatest = weight_W.max()
+    if not greatest > 0:
+        return BARS[0] * len(weight_W)
+    heights = np.ceil(weight_W / greatest * len(BARS)).astype(int)
+    return "".join(BARS[max(0, height - 1)] for height in heights)
+
+
+def explain(console: Console, windows: pd.DataFrame) -> None:
+    first, end = windows["first_step"].min(), windows["end_step"].max()
+    parts = windows["window"].nunique()
+    console.print(
+        f"when: its weight in {parts} parts of steps {first} to {end - 1}. × expected: against the "
+        "background.\nup: share of shifts above 0; strengthened: of those away from zero."
+    )
+
+
+def signs(tokens: pd.DataFrame) -> str:
+    """A line on what the signs of all evidence for these tokens mean."""
+    known = tokens[["strengthened", "weakened"]].sum()
+    away, towards = known["strengthened"], known["weakened"]
+    if not away + towards > 0:
+        return "This evidence has no direction: it tells how much, not which way."
+    if tokens["up"].notna().any():
+        return (
+            f"{away / (away + towards):.0%} of the evidence for these tokens strengthened existing "
+            "weights (moved them away from zero), the rest weakened them."
+        )
+    return (
+        f"{away / (away + towards):.0%} of the use for these tokens was gain: there the neuron "
+        "lowered the loss; the rest was loss."
+    )

@@ -1,0 +1,251 @@
+"""How a capture shows itself: a bar in a terminal, a line now and then elsewhere, or nothing."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from capture.engine.evaluation import Evaluation
+from capture.store.lease import TakenOver
+from capture.training.loop import Event, Retracing
+from capture.training.loop import Progress as Standing
+from capture.training.write_queue import Waiting
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class StartedAgain:
+    """Workers were lost, and their group was started anew for the so-manieth time."""
+
+    number: int
+    most: int
+
+
+Report = Callable[[Event | StartedAgain], None]
+Aside = Evaluation | Retracing | Waiting | TakenOver | StartedAgain
+
+
+@contextmanager
+def capture_report(console: Console, *, quiet: bool) -> Iterator[Report]:
+    """What to hand to ``capture_run`` as its report."""
+    if quiet:
+        yield lambda event: None
+    elif console.is_terminal:
+        with capture_bar(console) as bar:
+            yield Bar(bar)
+    else:
+        yield Lines(console)
+
+
+def capture_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.2f}"),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TextColumn("{task.fields[size]}"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def counting(
+    console: Console, what: str, unit: str, *, quiet: bool
+) -> Iterator[Callable[[int, int], None]]:
+    """What to tell how much of an analysis is done, and how much there is.
+
+    A bar that vanishes; where there is no terminal, a line now and then. Rows are told of shard by
+    shard, so these are counted, too.
+    """
+    speed = Speed(unit)
+    if not (quiet or console.is_terminal):
+        yield CountingLines(console, what, speed)
+        return
+    bar = Progress(
+        TextColumn(what),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn(f"of {{task.fields[total_text]}} {unit}{{task.fields[speed]}}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=quiet,
+    )
+    with bar:
+        task = bar.add_task(what, total=None, total_text="…", speed="")
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, total_text=short(total), speed=speed.told()
+        )
+
+
+class Speed:
+    """Shards a second since the beginning, for what is counted in rows."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.shards, self.start = unit, 0, time.monotonic()
+
+    def told(self) -> str:
+        """To be called after every shard; empty for other units."""
+        self.shards += 1
+        seconds = max(time.monotonic() - self.start, 0.001)
+        return f", {self.shards / seconds:.1f} shards/s" if self.unit == "rows" else ""
+
+
+class CountingLines:
+    """One line every few seconds, for logs."""
+
+    def __init__(self, console: Console, what: str, speed: Speed) -> None:
+        self.console, self.what, self.speed = console, what, speed
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        speed, now = self.speed.told(), time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            share = f"{done / max(total, 1):.0%} of {short(total)} {self.speed.unit}"
+            self.console.print(f"{self.what}: {share}{speed}", highlight=False, markup=False)
+
+
+class Pace:
+    """Rows a second and seconds left, since the first report."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.first: Standing | None = None
+
+    def rows_per_second(self, now: Standing) -> int:
+        first = self.since(now)
+        seconds = time.monotonic() - self.start
+        return round((now.rows - first.rows) / seconds) if seconds and now != first else 0
+
+    def seconds_left(self, now: Standing) -> float:
+        steps = now.steps_done - self.since(now).steps_done
+        seconds = time.monotonic() - self.start
+        return seconds / steps * (now.num_steps - now.steps_done) if steps else 0.0
+
+    def since(self, now: Standing) -> Standing:
+        if self.first is None:
+            self.first, self.start = now, time.monotonic()
+        return self.first
+
+
+class Asides:
+    """What is said once and not over and over: at its beginning, then every few seconds."""
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+    def line(self, event: Aside) -> str | None:
+        """None for what has just been said."""
+        if isinstance(event, Waiting):
+            now = time.monotonic()
+            if now - self.last < SECONDS_BETWEEN_LINES:
+                return None
+            self.last = now
+            return waiting_line(event)
+        if isinstance(event, StartedAgain):
+            again = f"time {event.number}, workers.max_failures={event.most}"
+            return f"workers were lost; their group starts again ({again})"
+        if isinstance(event, TakenOver):
+            return f"went on in the place of {event.holder}: {event.reason}"
+        if isinstance(event, Retracing):
+            return retracing_line(event) if event.steps_done == 1 else None
+        return evaluation_line(event)
+
+
+class Bar:
+    """Moves a progress bar; held-out losses scroll by above it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.pace = Pace()
+        self.asides = Asides()
+        self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
+
+    def __call__(self, event: Event | StartedAgain) -> None:
+        if not isinstance(event, Standing):
+            line = self.asides.line(event)
+            if line is not None:
+                self.bar.console.print(line, markup=False)
+            return
+        self.bar.update(
+            self.task,
+            total=event.num_steps,
+            completed=event.steps_done,
+            epoch=f"{event.epoch + 1}/{event.epochs}",
+            loss=event.loss,
+            rate=short(self.pace.rows_per_second(event)),
+            size=decimal(event.stored_bytes),
+        )
+
+
+class Lines:
+    """One line every few seconds, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.pace = Pace()
+        self.asides = Asides()
+        self.last = -SECONDS_BETWEEN_LINES
+
+    def __call__(self, event: Event | StartedAgain) -> None:
+        if not isinstance(event, Standing):
+            line = self.asides.line(event)
+            if line is not None:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES or finished(event):
+            self.console.print(self.line(event), highlight=False)
+            self.last = time.monotonic()
+
+    def line(self, event: Standing) -> str:
+        rate, size = short(self.pace.rows_per_second(event)), decimal(event.stored_bytes)
+        return (
+            f"step {event.steps_done}/{event.num_steps}  epoch {event.epoch + 1}/{event.epochs}  "
+            f"loss {event.loss:.2f}  {rate} rows/s  {size}  "
+            f"ETA {clock(self.pace.seconds_left(event))}"
+        )
+
+
+def finished(event: Standing) -> bool:
+    return event.steps_done == event.num_steps
+
+
+def evaluation_line(event: Evaluation) -> str:
+    return (
+        f"epoch {event.epoch + 1}: {event.split} loss {event.loss:.3f}, "
+        f"perplexity {event.perplexity:.1f}"
+    )
+
+
+def retracing_line(event: Retracing) -> str:
+    return f"taking {event.num_steps} steps again, for the tallies of the open window"
+
+
+def waiting_line(event: Waiting) -> str:
+    if event.patience_seconds is None:
+        return f"training waits for the store, {event.seconds:.0f} s so far: {event.problem}"
+    return (
+        f"the store has been away for {event.seconds:.0f} s, trying again for up to "
+        f"{event.patience_seconds:.0f} s: {event.problem}"
+    )
+
+
+def short(number: float) -> str:
+    """12345 → 12.3k"""
+    if number < 1000:
+        return f"{number:.0f}"
+    return f"{number / 1000:.1f}k" if number < 10**6 else f"{number / 10**6:.1f}M"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

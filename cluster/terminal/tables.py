@@ -1,0 +1,55 @@
+"""What the terminal output of all commands shares: tables, lists of tokens, what to type next."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from os.path import relpath
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from capture.maintenance.verify import Finding
+
+
+def data_table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    console.print(f"\n[bold]{escape(title)}[/]")
+    console.print(table)
+
+
+def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:
+    """What was left out of an answer because it is damaged."""
+    if skipped:
+        console.print(f"\n{len(skipped)} damaged shards were left out:", style="red")
+    for finding in skipped:
+        text = f"  {finding.key}: {finding.state} {finding.detail}".rstrip()
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def token_list(tokens: Iterable[str], most: int) -> str:
+    """The first tokens, and how many more there are."""
+    names = list(tokens)
+    return " ".join(names[:most]) + (f"  (+{len(names) - most})" if len(names) > most else "")
+
+
+def next_commands(console: Console, commands: Sequence[str]) -> None:
+    """What to try now, as it can be typed here."""
+    console.print("\nNext:")
+    for command in commands:
+        console.print(f"  {program()} {command}", markup=False, soft_wrap=True)
+
+
+def program() -> str:
+    """``ontogeny``, or its path where it is not on the PATH."""
+    name = "ontogeny"
+    return name if shutil.which(name) or Path(sys.argv[0]).name != name else relpath(sys.argv[0])

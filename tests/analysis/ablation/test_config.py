@@ -1,0 +1,236 @@
+"""What can be ablated, and what is said where something cannot."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from reference_ablation import full, random_model, some_subjects, write_attribution
+from tiny_run import copied, tiny_run
+
+from analysis.ablation.ablate import ablate
+from analysis.ablation.config import AblationConfig, Text
+from analysis.ablation.subjects import (
+    Subject,
+    all_subjects,
+    entries_of,
+    parse_subjects,
+    place_of,
+    rest_of,
+)
+from analysis.attribution.tables import JOB, TABLES
+from analysis.jobs.tables import write_tables
+from analysis.run.run import Run, open_run
+from capture.errors import CaptureError, ConfigError, RunError, UnitError
+from cluster import cli
+
+UNIT = "layers.1.linear2.weight"
+
+
+def copy_of_run(name: str) -> Run:
+    return open_run(copied(tiny_run(), f"memory://ablation-{name}").uri)
+
+
+# --- subjects -------------------------------------------------------------------------------------
+
+
+def test_parsing_gives_each_subject_once_in_order() -> None:
+    found = parse_subjects([f"{UNIT}:3,1", "layers.0.linear1.weight:7", f"{UNIT}:1, 2"], "row")
+    assert found == [
+        Subject(UNIT, 3, "row"),
+        Subject(UNIT, 1, "row"),
+        Subject("layers.0.linear1.weight", 7, "row"),
+        Subject(UNIT, 2, "row"),
+    ]
+
+
+@pytest.mark.parametrize("text", [UNIT, f"{UNIT}:", f"{UNIT}:x", f"{UNIT}:1,,2", f"{UNIT}:-1", ""])
+def test_what_names_no_subject_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_subjects([text], "neuron")
+    assert str(caught.value) == (
+        f"ablation.only: got {text!r}, wanted UNIT:NUMBER[,NUMBER…]. "
+        "For example: layers.2.linear2.weight:17,80."
+    )
+
+
+def test_subjects_of_a_model() -> None:
+    model = random_model(0, 1.0)
+    assert len(all_subjects(model, "neuron")) == 2 * (12 + 10)
+    assert len(all_subjects(model, "row")) == 2 * (10 + 12)
+    assert all_subjects(model, "head") == [
+        Subject(f"layers.{layer}.self_attn", head, "head") for layer in (0, 1) for head in range(3)
+    ]
+
+
+def test_a_row_leaves_its_bias_and_all_else_leaves_nothing() -> None:
+    model = random_model(0, 1.0)
+    for subject in some_subjects():
+        name = subject.unit.replace("_weight", "_bias").replace(".weight", ".bias")
+        row = subject.level == "row"
+        wanted = float(model.get_parameter(name)[subject.group]) if row else 0.0
+        assert rest_of(model, subject) == wanted
+
+
+def test_a_head_is_its_part_of_what_enters_the_projection() -> None:
+    model, head = random_model(0, 1.0), Subject("layers.1.self_attn", 2, "head")
+    assert list(entries_of(model, head)) == [8, 9, 10, 11]
+    assert (place_of(head).layer, place_of(head).point) == (1, "mixed")
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"max_neurons": 0}, "ablation.max_neurons: got 0, must be at least 1."),
+        ({"max_datums": -1}, "ablation.max_datums: got -1, must be at least 1."),
+        ({"contexts_per_token": 0}, "ablation.contexts_per_token: got 0, must be at least 1."),
+        ({"scored_datums": -1}, "ablation.scored_datums: got -1, must be at least 0."),
+        ({"seed": -1}, "ablation.seed: got -1, must be at least 0."),
+        ({"level": "unit"}, "ablation.level: got 'unit', wanted neuron, row, head."),
+        ({"value": "one"}, "ablation.value: got 'one', wanted zero, mean, resample."),
+        ({"split": "dev"}, "ablation.split: got 'dev', wanted train, validation, test."),
+        (
+            {"only": ("x:1",), "everything": True},
+            "ablation.only: cannot go with ablation.everything (--all).",
+        ),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        AblationConfig(**values)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("level", "only", "text"),
+    [
+        ("neuron", "layers.1.linear2.wieght:0", "has no neurons. Did you mean " + UNIT),
+        ("neuron", "layers.0.norm1.weight:0", "has no neurons. Did you mean layers."),
+        ("head", f"{UNIT}:0", "has no heads. Did you mean layers."),
+        ("neuron", f"{UNIT}:12", "neuron 12: does not exist: the unit's neurons are 0 to 11."),
+        ("row", f"{UNIT}:16", "row 16: does not exist: the unit's rows are 0 to 15."),
+        ("head", "layers.0.self_attn:2", "head 2: does not exist: the unit's heads are 0 to 1."),
+    ],
+)
+def test_a_subject_that_is_not_there_is_refused(level, only: str, text: str) -> None:
+    run = copy_of_run("subjects")
+    write_attribution(run)
+    with pytest.raises(UnitError, match=re.escape(text)):
+        ablate(run, AblationConfig(level=level, only=(only,)))
+
+
+def nothing(run: Run) -> None:
+    """No attribution at all."""
+
+
+def nameless(run: Run) -> None:
+    """An attribution in which no token is notable."""
+    frames = {name: full([], name) for name in TABLES}
+    key = {"level": "neuron", "unit": UNIT, "group": 3}
+    write_tables(run, JOB, {**frames, "groups": full([key], "groups")}, TABLES)
+
+
+def other_level(run: Run) -> None:
+    """An attribution of other things."""
+    write_tables(run, JOB, {name: full([], name) for name in TABLES}, TABLES)
+
+
+def older(run: Run) -> None:
+    """Tables of other names."""
+    write_tables(run, JOB, {"summary": full([], "groups")}, {"summary": TABLES["groups"]})
+
+
+URI = "memory://ablation-attribution"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "text"),
+    [
+        (nothing, f"has no tables of attribute. Run: ontogeny attribute {URI}."),
+        (
+            older,
+            f"has tables of attribute that an older version made. Run: ontogeny attribute {URI}.",
+        ),
+        (
+            nameless,
+            "has an attribution that names no neuron's tokens. Attribute with lower thresholds: "
+            f"ontogeny attribute {URI} ….",
+        ),
+        (
+            other_level,
+            "has an attribution that names no neuron's tokens. Run: ontogeny attribute "
+            f"{URI} --level neuron, or choose: --only, --all.",
+        ),
+    ],
+)
+def test_ablation_needs_an_attribution(prepare: Callable[[Run], None], text: str) -> None:
+    run = copy_of_run("attribution")
+    prepare(run)
+    with pytest.raises(RunError) as caught:
+        ablate(run, AblationConfig())
+    assert str(caught.value) == f"{URI}: {text}"
+
+
+def test_a_split_that_the_run_lacks_is_refused() -> None:
+    with pytest.raises(RunError, match="test"):
+        Text.of(open_run(tiny_run()), "test")
+
+
+def test_text_is_that_of_the_run() -> None:
+    run = open_run(tiny_run())
+    text = Text.of(run, "train")
+    assert np.array_equal(text.token_NT, run.token_NT)
+    assert np.array_equal(text.target_NT, run.target_NT)
+    assert np.array_equal(text.stream_NT[:, 1:], run.target_NT)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    run = copy_of_run("command")
+    write_attribution(run)
+    arguments = ["ablate", run.uri, "--datums", "20", "--value", "mean", "--scored-datums", "5"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    for text in ("Predictions that flip", "log p: what", "By unit", UNIT):
+        assert text in shown
+    assert run.store.exists("analysis/ablate/tables.json")
+    assert cli.main([*arguments, "--level", "head", "--quiet"]) == 0
+    assert not capsys.readouterr().out
+
+
+def test_what_attribution_has_not_named_is_shown_without_shares(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = copy_of_run("unnamed")
+    write_attribution(run)
+    assert cli.main(["ablate", run.uri, "--only", f"{UNIT}:11", "--scored-datums", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "nan%" not in shown
+    assert "Attribution has named no tokens that these neurons could flip." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--only", f"{UNIT}:99"], f"{UNIT} neuron 99: does not exist"),
+        (["--only", "nonsense"], "wanted UNIT:NUMBER[,NUMBER…]"),
+        (["--only", f"{UNIT}:1", "--all"], "cannot go with"),
+        (["--split", "test"], "test"),
+        (["--datums", "0"], "must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of_run("bad")
+    write_attribution(run)
+    assert cli.main(["ablate", run.uri, *arguments]) == CaptureError.exit_code
+    shown = capsys.readouterr().err
+    assert text in shown
+    assert len(shown.strip().splitlines()) == 1
+    assert run.store.keys("analysis/ablate") == []

@@ -1,0 +1,157 @@
+"""``ontogeny attribute``: its options, what it shows, what it refuses."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from tiny import make_run, tiny_config
+
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
+from analysis.measures.selection import SelectionConfig
+from analysis.run.run import open_run
+from cluster.cli import main
+from cluster.local.threads import run_job
+from cluster.terminal.attribution_tables import Focus, bars, show, signs
+
+UNIT = "layers.1.linear2.weight"
+ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attribute")
+    make_run(tiny_config(folder))
+    return folder / "run"
+
+
+def shown(run: Path, focus: Focus, **settings: object) -> str:
+    config = AttributionConfig(**{"selection": ANY, **settings})  # pyright: ignore[reportArgumentType]
+    text = io.StringIO()
+    show(Console(file=text, width=300), attribute(open_run(str(run)), run_job, config), focus)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--study", "--min-count", "1"],
+        ["--level", "head", "--weight", "shift"],
+        ["--level", "row", "--evidence", "input", "--weight", "effect", "--background", "train"],
+        ["--evidence", "use", "--tokens", "3", "--max-q", "1"],
+        ["--outliers", "neuron", "--keep", "0.5", "--select", "kl"],
+        ["--steps", "4:", "--windows", "2"],
+        ["--level", "parameter", "--parameters", "50", "--datums", "5", "--steps", ":20"],
+    ],
+)
+def test_options_reach_the_tables(run: Path, options: list[str], capsys) -> None:
+    assert main(["attribute", str(run), *options]) == 0
+    assert "What taught the" in capsys.readouterr().out
+    groups = pd.read_parquet(run / "analysis/attribute/groups.parquet")
+    windows = pd.read_parquet(run / "analysis/attribute/windows.parquet")
+    level = options[options.index("--level") + 1] if "--level" in options else "neuron"
+    assert level in set(groups["level"])
+    if "--steps" in options and len(windows):
+        assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (0, 20)}
+
+
+def test_quiet_shows_nothing(run: Path, capsys) -> None:
+    assert main(["attribute", str(run), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            ["--unit", "layers.1.linear3.weight"],
+            "layers.1.linear3.weight: has no neurons here. Did",
+        ),
+        (["--unit", UNIT, "--number", "10"], f"{UNIT} neuron 10: does not exist: they are 0 to 9."),
+        (["--number", "1"], "--number: got 1 without a unit. Say which unit it is of with --unit."),
+        (["--token", "catt"], "token 'catt': is not in the vocabulary. Did you mean cat"),
+        (["--steps", "30:"], "has steps 0 to 27, asked for 30 to 27. Steps are chosen as in 0:28."),
+        (["--windows", "0"], "attribution.windows: got 0, must be at least 1."),
+        (["--evidence", "mass", "--level", "head"], "attribution.level: got head, with evidence"),
+        (["--max-q", "2"], "selection.max_q: got 2.0, must be above 0 and at most 1."),
+    ],
+)
+def test_bad_input_is_one_line_and_changes_nothing(
+    run: Path, options: list[str], text: str, capsys
+) -> None:
+    before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
+    assert main(["attribute", str(run), *options]) == 2
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert (captured.err.count("\n"), captured.out) == (1, "")
+    assert sorted(path.stat().st_mtime_ns for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--level", "layer"], "ontogeny: --level: invalid choice: 'layer'"),
+        (["--steps", "a:b"], "'a:b' is not a range as in 100:200"),
+    ],
+)
+def test_what_cannot_be_parsed_is_refused(run: Path, options: list[str], text: str, capsys) -> None:
+    assert main(["attribute", str(run), *options]) == 2
+    assert text in capsys.readouterr().err
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_only_tokens_that_a_neuron_has_more_of_are_shown(run: Path) -> None:
+    settings = SelectionConfig(min_count=1, most_counted=50)
+    config = AttributionConfig.study(selection=settings)
+    found = attribute(open_run(str(run)), run_job, config)
+    first = found.groups.iloc[0]
+    tokens = found.tokens[found.tokens["level"] == "neuron"]
+    mine = tokens[(tokens["unit"] == first["unit"]) & (tokens["group"] == first["group"])]
+    more = int((mine["relative_frequency"] > 1).sum())
+    assert 10 < more < len(mine)
+    text = io.StringIO()
+    show(Console(file=text, width=300), found, Focus(rows=1))
+    assert f"(+{more - 10})" in text.getvalue()
+
+
+def test_one_neuron_is_shown_in_full(run: Path) -> None:
+    text = shown(run, Focus(unit=UNIT, number=3))
+    assert f"{UNIT} neuron 3: its tokens" in text
+    assert "1 of 1 neurons with evidence have such tokens." in text
+    assert "when: its weight in 5 parts of steps 0 to 27." in text
+    assert "% of the evidence for these tokens strengthened existing weights" in text
+
+
+def test_a_token_is_shown_with_what_it_taught(run: Path) -> None:
+    text = shown(run, Focus(token="cat"))
+    assert "What “cat” taught" in text
+    assert "layers.0.linear1.weight" in text
+
+
+def test_evidence_without_direction_says_so(run: Path) -> None:
+    assert "This evidence has no direction" in shown(run, Focus(), evidence="mass")
+    assert "% of the use for these tokens was gain" in shown(run, Focus(), evidence="use")
+
+
+def test_where_nothing_stands_out_nothing_is_claimed(run: Path) -> None:
+    nothing = SelectionConfig(min_observations=1e9)
+    text = shown(run, Focus(), selection=nothing)
+    assert "0 of 42 neurons with evidence have such tokens." in text
+    assert "strengthened" not in text
+
+
+def test_bars_show_shares_of_the_greatest() -> None:
+    assert bars(np.array([0.0, 1, 4, 8])) == "▁▁▄█"
+    assert bars(np.zeros(3)) == "▁▁▁"
+
+
+def test_signs_are_put_in_words() -> None:
+    tokens = pd.DataFrame({"up": [3.0, 0], "strengthened": [17.0, 0], "weakened": [0.0, 3]})
+    assert signs(tokens).startswith("85% of the evidence for these tokens strengthened existing")

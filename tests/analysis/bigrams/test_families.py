@@ -1,0 +1,98 @@
+"""Bigram logits of Hugging Face models: those of the families whose weights alone make them."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from analysis.bigrams.layers import PLAIN, Layers, Pair, find_layers
+from analysis.bigrams.shifts import largest_shifts
+from capture.errors import UnitError
+from capture.models.huggingface import HFConfig, HFModel, build
+
+pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
+
+V, D = 11, 8
+SETTINGS: dict[str, Any] = {"hidden_size": D, "num_hidden_layers": 1, "num_attention_heads": 2}
+KEYS = {"num_key_value_heads": 2}
+MORE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(["mistral", "mixtral", "qwen2", "qwen3", "stablelm"], KEYS),
+    "gpt_neo": {"attention_types": [[["global"], 1]]},
+    "gptj": {"rotary_dim": 4},
+}
+
+
+def made(family: str, seed: int = 0) -> HFModel:
+    settings = SETTINGS | MORE.get(family, {})
+    return build(HFConfig(family=family, settings=settings), vocabulary=V, window=4, seed=seed)
+
+
+def seen(model: HFModel) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every token alone: what goes into the first layer, what into the unembedding, logits."""
+    into: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        into.append((*args, *kwargs.values())[0][:, 0])
+
+    layers = next(part for part in model.modules() if isinstance(part, nn.ModuleList))
+    head = model.get_output_embeddings()
+    assert head is not None
+    layers[0].register_forward_pre_hook(look, with_kwargs=True)
+    head.register_forward_pre_hook(look, with_kwargs=True)
+    logit_VV = model(torch.arange(V)[:, None])[:, 0]
+    return into[0], into[1], logit_VV
+
+
+def weights_of(model: HFModel) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", PLAIN)
+@torch.no_grad()
+def test_neither_embeddings_nor_logits_are_scaled(family: str) -> None:
+    """Differences between tokens, in which positions and biases are no more."""
+    model = made(family)
+    layers = find_layers(model)
+    assert layers.factor == 1
+    pair = Pair.of(weights_of(model), layers)
+    into_VD, out_VD, logit_VV = seen(model)
+    embedding_VD, unembedding_VD = pair.embedding_VD, pair.unembedding_VD
+    torch.testing.assert_close(into_VD - into_VD[0], embedding_VD - embedding_VD[0])
+    wanted_VV = out_VD @ unembedding_VD.T
+    torch.testing.assert_close(logit_VV - logit_VV[0], wanted_VV - wanted_VV[0])
+
+
+@torch.no_grad()
+def test_shifts_are_the_finite_differences_of_a_gpt2_without_its_layers() -> None:
+    pairs, logits = [], []
+    for seed in (0, 1):
+        model = made("gpt2", seed)
+        model.get_submodule("transformer.wpe").weight.zero_()  # pyright: ignore
+        for path in ("transformer.h.0", "transformer.ln_f"):
+            for parameter in model.get_submodule(path).parameters():
+                parameter.zero_()
+        whole = model.whole
+        whole.transformer.ln_f = nn.Identity()
+        logits.append(whole(input_ids=torch.arange(V)[:, None]).logits[:, 0].T)
+        pairs.append(Pair.of(weights_of(model), find_layers(model)))
+    found = largest_shifts(pairs[0], pairs[1], V * V)
+    difference_VV = (logits[1] - logits[0]).double()
+    assert len(found) == V * V
+    at_K = difference_VV[found.next_K, found.token_K]
+    torch.testing.assert_close(torch.as_tensor(found.shift_K), at_K, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma", "granite", "cohere"])
+def test_a_family_that_scales_them_is_refused_by_name(family: str) -> None:
+    text = (
+        f"{family}: may scale embeddings or logits, so that its bigram logits are not known. Known"
+    )
+    with pytest.raises(UnitError, match=re.escape(text)):
+        find_layers(made(family))
+
+
+def test_a_tied_weight_is_both() -> None:
+    tied = "transformer.wte.weight"
+    assert find_layers(made("gpt2")) == Layers(tied, tied, 1.0)

@@ -1,0 +1,154 @@
+"""The report in a browser, from disk: no errors, search, sorting, keyboard, narrow screens."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_run import NEURONS, report_run
+
+from analysis.report.build import ReportConfig, gather, report_store, write_report
+from analysis.report.pages.neuron_table import ALL
+from analysis.report.pages.website import CHAPTERS, neuron_key, token_key
+from cluster.local.threads import run_job
+
+api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on the PATH")
+
+PAGES = [*CHAPTERS, neuron_key(NEURONS[3]), token_key(3)]
+Browser = Any
+Page = Any
+"""Playwright's, which may be absent."""
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on disk."""
+    run = report_run(str(tmp_path_factory.mktemp("report") / "run"))
+    write_report(gather(run, run_job, ReportConfig()), report_store(run))
+    return Path(run.uri) / "report"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, folder: Path) -> Iterator[Open]:
+    """Opens a page of the report; whatever the browser complains of fails the test."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_page(key: str, **settings: object) -> Page:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.goto((folder / key).as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def first_cells(page: Page) -> list[str]:
+    """The first column of the shown rows of the table of neurons."""
+    return page.locator(f"#{ALL} tbody tr:visible td:first-child").all_inner_texts()
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_no_page_is_wider_than_a_narrow_screen(visit: Open, folder: Path, width: int) -> None:
+    page = visit("index.html", viewport={"width": width, "height": 700})
+    for key in PAGES:
+        page.goto((folder / key).as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, key
+
+
+def test_the_style_holds_in_light_and_in_dark(visit: Open) -> None:
+    papers = {
+        visit("index.html", color_scheme=scheme).evaluate(
+            "getComputedStyle(document.body).backgroundColor"
+        )
+        for scheme in ("light", "dark")
+    }
+    assert papers == {"rgb(252, 251, 248)", "rgb(22, 24, 27)"}
+
+
+def test_searching_leaves_the_rows_with_every_word(visit: Open) -> None:
+    page = visit("neurons.html")
+    field = page.get_by_label("Search by unit, neuron or token")
+    field.fill("LAYERS.1 linear2")
+    assert first_cells(page) == [f"{unit} · {number}" for unit, number in NEURONS[6:]]
+    assert page.locator("output").inner_text() == "2 of 8"
+    field.fill("")
+    assert len(first_cells(page)) == len(NEURONS)
+
+
+def test_sorting_goes_down_then_up_and_says_so(visit: Open) -> None:
+    page = visit("neurons.html")
+    head = page.locator("th", has_text="outliers")
+    shown = first_cells(page)
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert first_cells(page) == shown
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert first_cells(page) == shown[::-1]
+    page.locator("th", has_text="neuron").get_by_role("button").click()
+    assert page.locator("th[aria-sort]").count() == 1
+    assert first_cells(page) == sorted(shown)
+
+
+def test_rows_without_a_number_stay_last(visit: Open) -> None:
+    page = visit("neurons.html")
+    button = page.locator("th", has_text="agreement").get_by_role("button")
+    for _ in range(2):
+        button.click()
+        assert {cell.split(" ")[0] for cell in first_cells(page)[-2:]} == {NEURONS[0][0]}
+
+
+def test_the_keyboard_reaches_content_heads_and_neurons(visit: Open) -> None:
+    page = visit("neurons.html")
+    focused = page.locator(":focus")
+    page.keyboard.press("Tab")
+    assert focused.inner_text() == "Skip to the content"
+    page.keyboard.press("Enter")
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(focused.evaluate("element => element.tagName"))
+    assert reached == ["INPUT", "DIV", "BUTTON", "BUTTON"]
+    outline = focused.evaluate("element => getComputedStyle(element).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    assert page.locator("th[aria-sort]").count() == 1
+
+
+def test_a_neuron_shows_its_tokens_and_leads_on(visit: Open) -> None:
+    page = visit("neurons.html")
+    page.locator(f"#{ALL} tbody a").nth(3).click()
+    unit, number = NEURONS[3]
+    assert page.locator("h1").inner_text() == f"Neuron {number} of {unit}"
+    assert page.locator("#tokens tbody tr").count() == 3
+    page.locator("#tokens tbody a").first.click()
+    assert "/token/" in page.url
+    page.locator("nav a", has_text="Overview").click()
+    assert page.url.endswith("index.html")
+
+
+def test_without_scripts_the_table_is_whole(visit: Open) -> None:
+    page = visit("neurons.html", java_script_enabled=False)
+    assert len(first_cells(page)) == len(NEURONS)
+    assert not page.locator("form").is_visible()

@@ -1,0 +1,205 @@
+"""The report: every link leads somewhere, no text becomes markup, a rebuild leaves nothing over."""
+
+import json
+import re
+from posixpath import dirname, join, normpath
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_pages import NASTY, Reader, build, contents, pages, read, whole
+from report_run import NEURONS, report_run
+from tiny_run import tiny_run
+
+from analysis.ablation import tables as ablation_tables
+from analysis.activations import tables as activation_tables
+from analysis.neurons import tables as neuron_tables
+from analysis.report.build import (
+    INDEX,
+    MANIFEST,
+)
+from analysis.report.drawing import markup
+from analysis.report.pages import neuron_page, neuron_tests
+from analysis.report.pages.report_data import Material
+from analysis.report.pages.sources import WANTED
+from analysis.report.pages.website import CHAPTERS, Page, neuron_key, rendered, token_key
+from analysis.run.run import Run, open_run
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+def test_every_link_leads_to_a_file_of_the_report_and_nowhere_else() -> None:
+    for key, text in pages().items():
+        page = Reader(text)
+        places = [a["href"] for a in (*page.of("a"), *page.of("link"))]
+        places += [script["src"] for script in page.of("script")]
+        for place in places:
+            assert place is not None
+            assert place.startswith("#") or normpath(join(dirname(key), place)) in whole(), place
+
+
+def test_the_list_of_files_is_complete() -> None:
+    listed = json.loads(whole()[MANIFEST])["files"]
+    assert {*listed, MANIFEST} == whole().keys()
+    neurons = {neuron_key(neuron) for neuron in NEURONS}
+    assert neurons | set(CHAPTERS) <= set(listed)
+
+
+def test_every_page_is_well_formed_and_says_what_it_is() -> None:
+    for key, text in pages().items():
+        page = Reader(text)
+        ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+        assert text.startswith("<!doctype html>"), key
+        assert page.of("html") == [{"lang": "en"}]
+        assert len(page.of("h1")) == len(page.of("main")) == 1
+        assert text.partition("</head>")[0].count("<title>") == 1
+        assert len(set(ids)) == len(ids), key
+        assert sum("aria-current" in link for link in page.of("a")) == 1
+        headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+        assert (np.diff(headings) <= 1).all(), key
+        assert all(head["scope"] == "col" for head in page.of("th"))
+
+
+def test_pages_load_their_own_style_and_script_only() -> None:
+    for text in pages().values():
+        page = Reader(text)
+        (policy,) = [m["content"] for m in page.of("meta") if "http-equiv" in m]
+        assert policy is not None
+        assert policy.startswith("default-src 'none'")
+        assert "http" not in policy
+        assert [script.keys() for script in page.of("script")] == [{"src", "defer"}]
+        assert not any(name.startswith("on") for _, found in page.elements for name in found)
+    assert b"url(" not in whole()["style.css"]
+    assert b"http" not in whole()["style.css"] + whole()["report.js"]
+
+
+def test_a_rebuilt_report_is_the_same_to_the_byte() -> None:
+    run = report_run("memory://report-again")
+    build(run, "memory://report-twice")
+    first = contents("memory://report-twice")
+    build(run, "memory://report-twice")
+    assert contents("memory://report-twice") == first
+
+
+def test_a_smaller_report_leaves_no_page_of_the_larger_one() -> None:
+    run = report_run("memory://report-smaller")
+    build(run, "memory://report-shrunk")
+    build(run, "memory://report-shrunk", max_neurons=2)
+    build(run, "memory://report-fresh", max_neurons=2)
+    assert contents("memory://report-shrunk") == contents("memory://report-fresh")
+    assert sum(key.startswith("neuron/") for key in contents("memory://report-fresh")) == 2
+
+
+@given(text=st.text())
+@settings(max_examples=50)
+def test_text_never_becomes_markup(text: str) -> None:
+    page = Reader(markup.element("p", text, title=text))
+    assert [tag for tag, _ in page.elements] == ["p"]
+    assert page.text == text
+    assert page.of("p")[0]["title"] == text
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def test_a_neuron_page_tells_the_whole_story() -> None:
+    page = read(neuron_key(NEURONS[3]))
+    headings = ["Which tokens taught it", "When they taught it", "The data that moved it most"]
+    headings += ["When it is silenced", "When it is active", "Its relatives"]
+    assert all(heading in page.text for heading in headings)
+    assert f"Neuron 3 of {NEURONS[3][0]}" in page.text
+    assert "62 % made weights stronger" in page.text
+    assert "change 5.0× as often as others (50.00 % against 10.00 %)" in page.text
+    assert "right token changes by −0.0200 nats on average (95 %: −0.0300 to −0.0100)" in page.text
+    assert "w1 → w2 × 4" in page.text
+    assert "fall into 2 groups" in page.text
+    assert page.text.count("0.750") == 1
+    turns = [a["href"] for a in page.of("a") if a["href"] and a["href"].startswith("../neuron/")]
+    assert turns[:2] == [f"../{neuron_key(NEURONS[place])}" for place in (2, 4)]
+
+
+def test_the_tables_read_are_those_that_the_analyses_write() -> None:
+    written = {
+        "ablate": ablation_tables.TABLES,
+        "activations": activation_tables.TABLES,
+        "neurons": neuron_tables.TABLES,
+    }
+    for job, tables in written.items():
+        for name, columns in WANTED[job].items():
+            for column, kind in columns.items():
+                assert tables[name].field(column).type == kind, f"{job} {name} {column}"
+
+
+def test_the_ends_of_the_list_have_one_neighbour() -> None:
+    assert "← stronger" not in read(neuron_key(NEURONS[0])).text
+    assert "weaker →" not in read(neuron_key(NEURONS[-1])).text
+
+
+def test_the_strongest_place_of_a_datum_is_marked() -> None:
+    run = open_run(tiny_run())
+    row = SimpleNamespace(datum=2, rows=7, step=1, position=3, shift=-0.5)
+    words = [run.tokens[token] for token in run.token_NT[2]]
+    item = neuron_page.passage(material_of(run), row)
+    marks = [f"<mark>{words[3]}</mark>", f'<mark class="target">{words[4]}</mark>']
+    assert " ".join(marks) in item
+    assert "at step 1, −0.500" in Reader(item).text
+
+
+def test_the_last_position_of_a_datum_has_its_target_too() -> None:
+    run = open_run(tiny_run())
+    row = SimpleNamespace(datum=2, rows=7, step=1, position=7, shift=0.5)
+    target = run.tokens[run.target_NT[2, 7]]
+    item = neuron_page.passage(material_of(run), row)
+    assert item.endswith(f'<mark class="target">{target}</mark></blockquote></li>')
+
+
+def test_words_of_the_corpus_stay_words() -> None:
+    run = open_run(tiny_run())
+    vars(run)["tokens"] = [NASTY] * run.num_tokens
+    row = SimpleNamespace(datum=0, rows=1, step=1, position=0, shift=0.5)
+    page = Reader(neuron_page.passage(material_of(run), row))
+    assert {tag for tag, _ in page.elements} == {"li", "div", "blockquote", "mark"}
+    assert page.text.count(NASTY) == 9
+    context = SimpleNamespace(before="<b>", after=NASTY, context=f"… {NASTY} (<b> {NASTY}) & …")
+    page = Reader(neuron_tests.snippet(context))
+    assert [tag for tag, _ in page.elements] == ["mark", "del", "ins"]
+    assert page.text == f"… {NASTY} <b> {NASTY} & …"
+    assert Reader(rendered(Page("x.html", NASTY, markup.Html(""), "x.html"), NASTY).decode())
+
+
+def material_of(run: Run) -> Material:
+    return Material(run, *[None] * 4)  # type: ignore[arg-type]  # passages need the run alone
+
+
+def test_a_token_page_names_its_neurons() -> None:
+    page = read(token_key(2))
+    links = {a["href"] for a in page.of("a")}
+    assert {f"../{neuron_key(NEURONS[place])}" for place in (0, 1)} <= links
+    assert "Taught 2 of 8 neurons" in page.text
+    assert "What silencing these neurons does to it" not in page.text
+
+
+def test_the_overview_counts_what_was_recorded() -> None:
+    run = open_run(tiny_run())
+    page = read(INDEX)
+    assert f"{sum(shard.rows for shard in run.shards('outliers')):,} outsized shifts" in page.text
+    assert "24 of 24 steps (complete)" in page.text
+    assert len(page.of("svg")) == 5
+
+
+@pytest.mark.parametrize("job", [job for job in WANTED if job != "attribute"])
+def test_pages_say_which_command_makes_what_is_missing(job: str) -> None:
+    run = report_run(f"memory://report-without-{job}", *(other for other in WANTED if other != job))
+    built = build(run)
+    command = f"ontogeny {job} {run.uri}"
+    assert built.missing == {job: command}
+    found = contents(f"{run.uri}/report")
+    assert any(command in data.decode() for key, data in found.items() if key in CHAPTERS)
+
+
+def test_attribution_alone_makes_a_report() -> None:
+    built = build(report_run("memory://report-alone", "attribute"))
+    assert set(built.missing) == WANTED.keys() - {"attribute"}
+    assert built.index == "memory://report-alone/report/index.html"

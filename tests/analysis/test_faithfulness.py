@@ -1,0 +1,276 @@
+"""Judging attribution: the measures, the truth, and that a claim which knows the truth wins."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import sem
+from tiny_run import copied, make_run, tiny_run
+
+from analysis.ablation.log_probability import TokenChanges, log_probability_changes
+from analysis.faithfulness.auc import affected, auc, interval, precision
+from analysis.faithfulness.faithfulness import (
+    HALF,
+    SCORES,
+    affected_by,
+    best_of,
+    faithfulness,
+    half_of_text,
+    judge,
+    summaries,
+)
+from analysis.faithfulness.ground_truth import (
+    SIGMAS,
+    FaithfulnessConfig,
+    Truth,
+    draw_neurons,
+    judging_text,
+    measure,
+)
+from analysis.faithfulness.methods import Claim, claims, places
+from analysis.jobs.tables import read_table
+from analysis.levels import groups_at
+from analysis.run.run import open_run
+from capture.errors import ConfigError, RunError
+from cluster.cli import main
+from cluster.local.threads import run_job
+
+CONFIG = FaithfulnessConfig(neurons=3, min_count=1, max_datums=40, resamples=50, text="train")
+SCORE = arrays.arrays(np.float64, 12, elements=st.integers(-4, 4).map(float))
+HITS = arrays.arrays(np.bool_, 12)
+
+
+# --- the measures ---------------------------------------------------------------------------------
+
+
+@given(score_W=SCORE, hit_W=HITS)
+def test_auc_counts_pairs_in_the_right_order_and_half_of_the_ties(score_W, hit_W):
+    pairs = list(itertools.product(score_W[hit_W], score_W[~hit_W]))
+    if not pairs:
+        assert np.isnan(auc(score_W, hit_W))
+        return
+    wanted = np.mean([(high > low) + 0.5 * (high == low) for high, low in pairs])
+    assert auc(score_W, hit_W) == pytest.approx(wanted)
+
+
+@given(score_W=SCORE, hit_W=HITS, scale=st.floats(0.1, 10), shift=st.floats(-5, 5))
+def test_only_the_order_of_scores_counts(score_W, hit_W, scale, shift):
+    moved_W = scale * score_W + shift
+    np.testing.assert_equal(auc(score_W, hit_W), auc(moved_W, hit_W))
+    if hit_W.any() and not hit_W.all():
+        assert auc(-score_W, hit_W) == pytest.approx(1 - auc(score_W, hit_W))
+
+
+@given(score_W=SCORE, hit_W=HITS, most=st.integers(1, 12))
+def test_precision_is_that_of_a_fair_draw_among_ties(score_W, hit_W, most):
+    """Against the mean over many orders in which ties may fall."""
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(300):
+        order = rng.permutation(12)
+        first = order[np.argsort(-score_W[order], kind="stable")][:most]
+        draws.append(hit_W[first].mean())
+    assert precision(score_W, hit_W, most) == pytest.approx(np.mean(draws), abs=0.12)
+
+
+def test_precision_of_distinct_scores_is_a_count():
+    hit_W = np.array([True, False, True, False, False])
+    assert precision(np.array([5.0, 4, 3, 2, 1]), hit_W, 2) == 0.5
+    assert precision(np.array([5.0, 4, 3, 2, 1]), hit_W, 99) == 0.4
+
+
+@given(size_W=arrays.arrays(np.float64, 20, elements=st.floats(0, 3)), share=st.floats(0.01, 0.5))
+def test_the_affected_are_those_that_move_furthest(size_W, share):
+    hit_W = affected(size_W, share)
+    if hit_W.any() and not hit_W.all():
+        assert size_W[hit_W].min() > size_W[~hit_W].max()
+    assert not hit_W[size_W == 0].any()
+    if len(set(size_W)) == 20:
+        assert hit_W.sum() <= max(1, round(share * 20))
+
+
+def test_intervals_hold_the_mean_and_leave_out_what_is_no_number():
+    values = np.array([0.2, 0.4, np.nan, 0.9])
+    mean, low, high = interval(values, resamples=500, seed=0)
+    assert mean == pytest.approx(0.5)
+    assert 0.2 <= low < mean < high <= 0.9
+    assert all(np.isnan(interval(np.array([np.nan]), resamples=10, seed=0)))
+
+
+# --- the truth ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run():
+    return open_run(tiny_run())
+
+
+@pytest.fixture(scope="module")
+def truth(run) -> Truth:
+    return measure(run, draw_neurons(run, CONFIG), CONFIG, None)
+
+
+def test_neurons_are_drawn_from_every_unit_and_the_same_each_time(run):
+    drawn = draw_neurons(run, CONFIG)
+    assert drawn == draw_neurons(run, CONFIG) != draw_neurons(run, replace(CONFIG, seed=1))
+    assert [s.unit for s in drawn] == [
+        f"layers.{layer}.linear{part}.weight" for layer in (0, 1) for part in (1, 2) for _ in "abc"
+    ]
+    assert len(draw_neurons(run, replace(CONFIG, neurons=999))) == 2 * (16 + 12)
+
+
+def test_both_halves_together_are_the_whole_text(run, truth):
+    text = judging_text(run, CONFIG)
+    subjects = draw_neurons(run, CONFIG)
+    whole = log_probability_changes(run.model(), *text, subjects, num_tokens=run.num_tokens)
+    for found, wanted in zip(truth.whole, whole, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@given(
+    changes=arrays.arrays(np.float64, (2, 9), elements=st.floats(-2, 2)),
+    token_M=arrays.arrays(np.int64, 9, elements=st.integers(0, 3)),
+)
+def test_a_token_is_moved_by_the_lower_bound_of_its_mean(changes, token_M):
+    """Against each token's own positions and scipy's standard error."""
+    sums = [
+        np.stack([np.bincount(token_M, row, 4) for row in rows]) for rows in (changes, changes**2)
+    ]
+    found = TokenChanges(sums[0], sums[1], np.bincount(token_M, minlength=4))
+    size_SW = Truth(found, found, np.arange(4)).sizes(found)
+    for s, row in enumerate(changes):
+        for token in range(4):
+            own = row[token_M == token]
+            wanted = abs(own.mean()) - SIGMAS * sem(own) if len(own) > 1 else 0
+            assert size_SW[s, token] == pytest.approx(max(0, wanted), abs=1e-6)
+
+
+def test_held_out_text_is_what_the_run_held_out(run):
+    token_NT, _ = judging_text(run, replace(CONFIG, text="held-out"))
+    assert sorted(map(tuple, token_NT)) == sorted(
+        map(tuple, np.stack(run.datums("validation")["tokens"].tolist()))
+    )
+
+
+# --- the judgement --------------------------------------------------------------------------------
+
+
+def known(run, truth: Truth) -> np.ndarray:
+    """The truth as scores of every token."""
+    score_SV = np.zeros(truth.whole.change_SV.shape)
+    score_SV[:, truth.token_W] = truth.sizes(truth.whole)
+    return score_SV
+
+
+def test_a_claim_that_knows_the_truth_is_perfect_and_its_opposite_is_not(run, truth):
+    subjects, size_SV = draw_neurons(run, CONFIG), known(run, truth)
+    affected_SW = affected_by(truth, truth.whole, CONFIG)
+    knows, errs = (
+        judge(Claim(name, "", "", score_SV), truth.token_W, affected_SW, subjects, CONFIG)
+        for name, score_SV in (("truth", size_SV), ("lie", -size_SV))
+    )
+    assert knows["auc"].dropna().min() == 1
+    assert errs["auc"].dropna().max() < 0.5
+
+
+def test_the_truth_is_made_of_the_changes_once(run, monkeypatch):
+    """However many claims there are; each half of the text is looked at by itself."""
+    asked = []
+    sizes = Truth.sizes
+    monkeypatch.setattr(Truth, "sizes", lambda *given: asked.append(given) or sizes(*given))
+    found = faithfulness(run, run_job, replace(CONFIG, neurons=1))
+    assert len(found.selections) > 4 * len(asked)
+    assert len(asked) == 5
+
+
+def test_half_of_the_text_is_judged_by_the_other(run, truth):
+    """Two halves that are the same text make it perfect; two others do not."""
+    subjects = draw_neurons(run, CONFIG)
+    same = replace(truth, second=truth.first)
+    assert half_of_text(same, subjects, CONFIG)["auc"].dropna().min() == 1
+    assert half_of_text(truth, subjects, CONFIG)["auc"].dropna().min() < 1
+
+
+def test_every_evidence_makes_claims_about_every_token(run):
+    subjects = draw_neurons(run, CONFIG)
+    found = list(claims(run, run_job, subjects, seed=0))
+    assert all(claim.score_SV.shape == (len(subjects), run.num_tokens) for claim in found)
+    assert not any(np.isnan(claim.score_SV).any() for claim in found)
+    names = {claim.evidence for claim in found}
+    assert {"window tokens", "target tokens", "mass", "use, last window", "random"} <= names
+    labels = [(claim.evidence, claim.background, claim.select) for claim in found]
+    assert len(set(labels)) == len(labels)
+
+
+def test_neurons_stand_where_the_groups_say(run):
+    groups = groups_at("neuron", run.layout, heads=1)
+    subjects = draw_neurons(run, CONFIG)
+    for subject, place in zip(subjects, places(groups, subjects), strict=True):
+        assert (groups.units[place], groups.number_G[place]) == (subject.unit, subject.group)
+
+
+def test_of_each_evidence_the_best_selection_over_all_units_is_shown(run, truth):
+    subjects = draw_neurons(run, CONFIG)
+    good = known(run, truth)
+    bad = np.zeros_like(good)
+    affected_SW = affected_by(truth, truth.whole, CONFIG)
+    judged = [
+        judge(Claim("x", "unit", select, score), truth.token_W, affected_SW, subjects, CONFIG)
+        for select, score in (("odds", bad), ("kl", good))
+    ]
+    table = pd.DataFrame(summaries(pd.concat(judged, ignore_index=True), CONFIG))
+    assert len(table) == 2 * 4
+    assert set(best_of(table)["select"]) == {"kl"}
+
+
+def test_the_command_leaves_tables_that_read_back(capsys):
+    uri = "memory://faithful"
+    copied(tiny_run(), uri)
+    arguments = ["--text", "train", "--neurons", "2", "--min-count", "1", "--datums", "30"]
+    assert main(["faithfulness", uri, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "How well each ranks the tokens that silencing affects" in out
+    assert HALF in out
+    table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
+    assert table["auc"].between(0, 1).all()
+    assert (table["auc_low"] <= table["auc"]).all()
+    assert (table["neurons"] == 2).all()
+
+
+def test_the_same_seed_gives_the_same_tables(run):
+    config = replace(CONFIG, neurons=1)
+    one, two = (faithfulness(run, run_job, config) for _ in range(2))
+    for name in ("scores", "selections", "neurons"):
+        assert vars(one)[name].equals(vars(two)[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"neurons": 0}, r"faithfulness\.neurons: got 0, must be at least 1"),
+        ({"affected": 0.7}, r"faithfulness\.affected: got 0.7, must be above 0 and at most 0.5"),
+        ({"text": "none"}, r"faithfulness\.text: got none, must be held-out or train"),
+    ],
+)
+def test_settings_are_checked(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_too_little_text_is_said_and_nothing_is_written():
+    uri = "memory://faithful-little"
+    store = copied(tiny_run(), uri)
+    with pytest.raises(RunError, match="has too little text: 0 tokens are the target of 9999"):
+        faithfulness(open_run(uri), run_job, replace(CONFIG, min_count=9999))
+    assert not store.keys("analysis")
+
+
+def test_a_run_that_held_nothing_out_says_what_to_do():
+    uri = make_run("memory://all-train", "corpus.validation_share=0", "training.epochs=1")
+    with pytest.raises(RunError, match=r"holds no held-out text.*--text train"):
+        faithfulness(open_run(uri), run_job, FaithfulnessConfig())

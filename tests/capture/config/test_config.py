@@ -1,0 +1,176 @@
+"""Configuration reads what is right and explains what is wrong in one line."""
+
+import pickle
+import re
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from capture import errors
+from capture.config.reading import differences, make_config, read_config
+from capture.config.settings import Config, to_values
+from capture.errors import CaptureError, ConfigError
+
+
+def message(*overrides: str, values: dict | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        make_config(values or {}, overrides)
+    return str(caught.value)
+
+
+def test_the_study_s_configuration_is_its_table_to_the_letter():
+    config = read_config("wikitext2")
+    model, training, corpus = config.model, config.training, config.corpus
+    assert (model.layers, model.width, model.hidden, model.heads) == (3, 200, 200, 4)
+    assert (model.dropout, model.init_range) == (0.2, 0.1)
+    assert (corpus.kind, corpus.window) == ("wikitext2", 35)
+    assert (training.batch, training.epochs, training.clip) == (20, 5, 0.5)
+    assert (training.learning_rate, training.decay) == (5.0, 0.95)
+    assert (config.capture.outliers.k, config.capture.outliers.scope) == (1000, "datum")
+
+
+def test_the_demo_differs_from_the_study_in_its_text_alone():
+    changed = {line.split(":")[0] for line in differences(read_config("demo"), Config())}
+    assert changed <= {"corpus.kind", "corpus.path"}
+
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_what_comes_with_the_product_reads_and_so_does_what_its_head_advises(name):
+    """A model that is read from somewhere brings its own tokens."""
+    assert read_config(name).model == read_config(CONFIGS / f"{name}.yaml").model
+    for line in (CONFIGS / f"{name}.yaml").read_text().splitlines():
+        if line.startswith("#"):
+            advised = [word.rstrip(".,:") for word in re.findall(r"[a-z_.]+=\S+", line)]
+            config = read_config(name, advised)
+            assert config.corpus.tokenizer == (config.model.hf.path or "words")
+
+
+def test_values_survive_yaml():
+    config = read_config("wikitext2", ["run.seed=7", "capture.units=[layers.0.*, '*.bias']"])
+    again = make_config(yaml.safe_load(yaml.safe_dump(to_values(config))))
+    assert again == config
+    assert again.capture.units == ["layers.0.*", "*.bias"]
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {epochs: 2, clip: 1}\n")
+    config = read_config(path, ["training.epochs=3", "training.epochs=4"])
+    assert (config.training.epochs, config.training.clip) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("capture.audit_tolerance=1e-4", 1e-4),
+        ("run.uri=007", "007"),
+        ("corpus.path=null", None),
+        ("capture.outliers.scope=step", "step"),
+    ],
+)
+def test_overrides_take_the_type_of_their_key(override, wanted):
+    config = make_config({}, [override])
+    value = config
+    for part in override.partition("=")[0].split("."):
+        value = getattr(value, part)
+    assert value == wanted
+    assert type(value) is type(wanted)
+
+
+def test_every_option_says_what_it_is_and_cannot_be_changed():
+    config = Config()
+    with pytest.raises(FrozenInstanceError):
+        config.run = config.run  # pyright: ignore[reportAttributeAccessIssue]
+    parts = [getattr(config, f.name) for f in fields(config) if f.name != "engine"]
+    assert all(is_dataclass(part) and type(part).__doc__ for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        (
+            "model.layer=3",
+            "model.layer: unknown key; allowed here: kind, hf, layers, width, hidden, heads, "
+            "dropout, positions, init_range. Perhaps model.layers is meant.",
+        ),
+        (
+            "colour=red",
+            "colour: unknown key; allowed here: "
+            "run, corpus, model, training, capture, store, workers, engine, deepspeed.",
+        ),
+        ("run.seed.x=1", "run.seed.x: unknown key; run.seed has no keys."),
+        ("model.layers=many", "model.layers: got 'many', must be a whole number."),
+        ("model.layers=2.5", "model.layers: got 2.5, must be a whole number."),
+        ("model.layers=true", "model.layers: got True, must be a whole number."),
+        ("model.layers=null", "model.layers: got None, must be a whole number."),
+        ("model.layers=0", "model.layers: got 0, must be at least 1."),
+        ("training.clip=-1", "training.clip: got -1.0, must be above 0."),
+        ("training.device=tpu", "training.device: got 'tpu', must be one of auto, cpu, cuda."),
+        ("capture.units=[]", "capture.units: is empty, must hold at least one pattern."),
+        ("capture.units=7", "capture.units: got 7, must be a list, each text."),
+        ("capture={}", "capture: got '{}', must be a group of keys: record, units, "),
+        ("capture.outliers=5", "capture.outliers: got 5, must be a group of keys: k, scope."),
+        ("run.uri=", "run.uri: is empty, must name a folder or a prefix."),
+        ("run.uri=${oc.env:HOME}", "run.uri: got '${oc.env:HOME}'; interpolations are not supp"),
+        ("run.seed=[", "run.seed: got '[', which is not valid YAML."),
+        ("epochs", "epochs: is not an override. Write key=value, as in run.seed=1."),
+        ("training.learning_rate=.nan", "training.learning_rate: got nan, must be above 0."),
+        ("store.patience_seconds=.nan", "store.patience_seconds: got nan, must be at least 0."),
+    ],
+)
+def test_a_wrong_override_is_explained(override, text):
+    assert message(override).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"modle": {"layers": 3}}, "modle: unknown key; allowed here: run, corpus, model, "),
+        ({"model": {"layers": [3]}}, "model.layers: got [3], must be a whole number."),
+        ({"model": {"layers": {"a": 3}}}, "model.layers: got keys, must be a whole number."),
+        ({"model": 3}, "model: got 3, must be a group of keys: kind, hf, layers, width"),
+        ({"corpus": {"path": ["a"]}}, "corpus.path: got ['a'], must be text or null."),
+        ({1: 2}, "1: unknown key; allowed here: run, "),
+    ],
+)
+def test_a_wrong_file_is_explained(values, text):
+    assert message(values=values).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: [1", "is not valid YAML (line 1)"),
+        ("- 1\n- 2\n", "must hold keys and values, not list"),
+        ("hello", "must hold keys and values, not str"),
+        ("run: !!python/object/apply:os.system ['true']", "has a tag, which is not supported"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text, found):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: {found}")
+
+
+def test_an_absent_file_names_what_comes_with_the_product():
+    with pytest.raises(
+        ConfigError, match=r"dmeo: no such file\. Give a YAML file or one of: .*demo"
+    ):
+        read_config("dmeo")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)])
+def test_every_error_survives_the_way_between_processes(kind):
+    error = kind("here", "is wrong", "Mend it")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error) == "here: is wrong. Mend it."
+    assert isinstance(error, CaptureError)
+    assert again.exit_code in (errors.BAD_INPUT, errors.NOT_TRUSTWORTHY)

@@ -1,0 +1,276 @@
+"""What a recorded loop may not do: every refusal by its text, and that nothing false is stored."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from custom_loops import TOP, Small, loss_of, tokens, uri
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analysis.run.run import open_run
+from capture.custom_loop.record import record
+from capture.custom_loop.recording import Recording
+from capture.errors import AuditError, CaptureError, ConfigError, RunError, UnitError
+from capture.shifts.outliers import OutlierConfig
+
+SGD, ADAM = torch.optim.SGD, torch.optim.Adam
+
+
+def recorded(
+    folder: Path, model: nn.Module, loop: Callable[[Recording], object], **more: Any
+) -> None:
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with record(model, optimizer, run=uri(folder), outliers=TOP, **more) as recorder:
+        loop(recorder)
+
+
+def step(recorder: Recording, loss: Tensor) -> None:
+    loss.backward()
+    recorder.optimizer.step()
+    recorder.optimizer.zero_grad()
+
+
+class Many(nn.Module):
+    """As a mixture of very many experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        experts = (nn.Parameter(torch.zeros(1)) for _ in range(3000))
+        self.of_a_mixture_with_a_long_name_of_its_own = nn.ParameterList(experts)
+
+
+# --- what cannot begin ----------------------------------------------------------------------------
+
+BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
+    "optimizer": (
+        lambda m: torch.optim.RMSprop(m.parameters()),
+        {},
+        "optimizer: is RMSprop, whose updates cannot be taken apart. Known are torch's own SGD",
+    ),
+    "option": (
+        lambda m: ADAM(m.parameters(), amsgrad=True),
+        {},
+        "optimizer: is Adam with amsgrad=True, whose updates cannot be taken apart. Set amsgrad=",
+    ),
+    "dampening": (
+        lambda m: SGD(m.parameters(), 0.1, momentum=0.9, dampening=0.1),
+        {},
+        "optimizer: is SGD with dampening=0.1",
+    ),
+    "untrained": (
+        lambda m: SGD(list(m.parameters())[1:], 0.1),
+        {},
+        "units: embedding.weight is no parameter that the optimizer trains",
+    ),
+    "pattern": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"units": ["*.kernel"]},
+        "matches no parameter of the model",
+    ),
+    "thousands": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {},
+        "units: match 3,000 parameters, more than run.yaml can name",
+    ),
+    "text": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"units": "*.weight"},
+        "units: got '*.weight', must be a list of patterns",
+    ),
+    "k": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"outliers": OutlierConfig(k=9999)},
+        "outliers.k: got 9999, must be at most 197, the number of captured parameters",
+    ),
+    "tokens": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"datums": torch.zeros(3, 4, 5)},
+        "datums: got float32 (3, 4, 5). Tokens are whole numbers",
+    ),
+    "vocabulary": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"datums": tokens(), "vocabulary": ["a", "b"]},
+        "datums: has tokens 0 to 10, the vocabulary 0 to 1",
+    ),
+    "names": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"datums": []},
+        "datums: is empty, must name at least one datum",
+    ),
+    "words": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"datums": ["a"], "vocabulary": ["a", "b"]},
+        "vocabulary: was given without tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path, name):
+    optimizer_of, more, text = BEGINNINGS[name]
+    model = Many() if name == "thousands" else Small()
+    recording = record(model, optimizer_of(model), run=uri(tmp_path), **more)
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        recording.__enter__()
+    assert not Path(uri(tmp_path)).exists()
+
+
+def test_weights_of_another_type_are_refused(tmp_path):
+    model = Small().bfloat16()
+    recording = record(model, SGD(model.parameters(), 0.1), run=uri(tmp_path))
+    with pytest.raises(UnitError, match=r"embedding\.weight: is bfloat16, must be float32"):
+        recording.__enter__()
+
+
+# --- what a loop cannot do ------------------------------------------------------------------------
+
+
+def no_backward(recorder: Recording) -> None:
+    step(recorder, loss_of(recorder.model, tokens()))
+    recorder.optimizer.step()
+
+
+def with_a_closure(recorder: Recording) -> None:
+    recorder.optimizer.step(lambda: 0.0)
+
+
+def without_a_unit(recorder: Recording) -> None:
+    assert isinstance(recorder.model, Small)
+    step(recorder, recorder.model.layer(torch.randn(3, 2, 6)).sum())
+
+
+def with_an_odd_use(recorder: Recording) -> None:
+    weight = recorder.units["layer.weight"]
+    step(recorder, loss_of(recorder.model, tokens()) + weight.square().sum())
+
+
+def with_the_whole_model_used_oddly(recorder: Recording) -> None:
+    odd = sum(weight.square().sum() for weight in recorder.units.values())
+    step(recorder, loss_of(recorder.model, tokens()) + odd)
+
+
+def with_time_first(recorder: Recording) -> None:
+    recorder.datums(range(12))
+    loss_of(recorder.model, tokens().T)
+
+
+def with_other_batches_at_once(recorder: Recording) -> None:
+    both = loss_of(recorder.model, tokens()) + loss_of(recorder.model, tokens()[:6])
+    step(recorder, both)
+
+
+def with_too_few_datums(recorder: Recording) -> None:
+    recorder.datums(range(6))
+    step(recorder, loss_of(recorder.model, tokens()))
+
+
+def with_datums_of_another_pass(recorder: Recording) -> None:
+    recorder.datums(range(6))
+    loss_of(recorder.model, tokens()[:6])
+    step(recorder, loss_of(recorder.model, tokens()))
+
+
+def with_an_unknown_datum(recorder: Recording) -> None:
+    recorder.datums([3, 12])
+
+
+def with_datums_untold(recorder: Recording) -> None:
+    for _ in range(2):
+        step(recorder, loss_of(recorder.model, tokens()))
+
+
+def with_ids_that_are_none(recorder: Recording) -> None:
+    recorder.datums([0.5])
+
+
+def with_longer_datums(recorder: Recording) -> None:
+    recorder.datums([1])
+    step(recorder, loss_of(recorder.model, tokens().flatten()[None]))
+
+
+def clipped_layer_by_layer(recorder: Recording) -> None:
+    loss_of(recorder.model, tokens()).backward()
+    nn.utils.clip_grad_norm_(recorder.units["layer.weight"], 1e-3)
+    recorder.optimizer.step()
+
+
+def with_noise(recorder: Recording) -> None:
+    loss_of(recorder.model, tokens()).backward()
+    grad = recorder.units["out.weight"].grad
+    assert grad is not None
+    grad[0, 0] += 1e-3
+    recorder.optimizer.step()
+
+
+def out_of_range(recorder: Recording) -> None:
+    step(recorder, loss_of(recorder.model, tokens()) * torch.inf)
+
+
+LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
+    no_backward: (RunError, "step 1: the optimizer steps, but no backward pass has reached a unit"),
+    with_a_closure: (RunError, "optimizer.step: is called with a closure"),
+    without_a_unit: (UnitError, "embedding.weight: got no gradient in a backward pass of step 0"),
+    with_an_odd_use: (UnitError, "layer.weight: is used by square, which capture cannot split"),
+    with_the_whole_model_used_oddly: (UnitError, " of the model; with "),
+    with_time_first: (UnitError, "model: got (6, 11) where 12 datums were told"),
+    with_other_batches_at_once: (
+        UnitError,
+        "embedding.weight: is used with 12 datums, others with 6. The first",
+    ),
+    with_too_few_datums: (UnitError, "model: got (12, 5) where 6 datums were told. Its first axis"),
+    with_datums_of_another_pass: (ConfigError, "was told 6 datums, a backward pass had 12"),
+    with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Tell by"),
+    with_datums_untold: (ConfigError, "got 12 to 23, the run's datums are 0 to 11. Tell by"),
+    with_ids_that_are_none: (ConfigError, "recorder.datums: got float64 (1,), must be the numbers"),
+    with_longer_datums: (UnitError, "step 0: a shift arises at position"),
+    clipped_layer_by_layer: (AuditError, "step 0: shifts miss the applied change by"),
+    with_noise: (AuditError, "gradients may be multiplied (clipped, unscaled) by one number"),
+    out_of_range: (AuditError, "step 0: training has diverged (gradients or weights out of range)"),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_a_loop_that_cannot_be_recorded_stops_at_once(tmp_path, loop):
+    kind, text = LOOPS[loop]
+    with pytest.raises(kind, match=re.escape(text)):
+        recorded(tmp_path, Small(), loop, datums=tokens())
+    assert open_run(uri(tmp_path)).steps_done == 0
+
+
+def test_a_loop_that_goes_on_all_the_same_records_nothing_more(tmp_path):
+    def stubborn(recorder: Recording) -> None:
+        for text in ("shifts miss the applied change", "recording ended before step 0"):
+            with pytest.raises(CaptureError, match=text):
+                clipped_layer_by_layer(recorder)
+            recorder.optimizer.zero_grad()
+
+    with pytest.raises(AuditError, match="shifts miss the applied change"):
+        recorded(tmp_path, Small(), stubborn, segment_steps=1)
+    assert open_run(uri(tmp_path)).steps_done == 0
+
+
+def test_a_use_that_no_gradient_comes_through_does_no_harm(tmp_path):
+    def looks_at_weights(recorder: Recording) -> None:
+        for _ in range(2):
+            size = recorder.units["layer.weight"].square().sum()
+            step(recorder, loss_of(recorder.model, tokens()) / float(size.detach()))
+
+    recorded(tmp_path, Small(), looks_at_weights)
+    assert open_run(uri(tmp_path)).steps_done == 2
+
+
+def test_a_group_that_stands_still_is_recorded_as_still(tmp_path):
+    model = Small()
+    groups = [{"params": model.layer.parameters(), "lr": 0.0}]
+    others = [p for name, p in model.named_parameters() if not name.startswith("layer")]
+    optimizer = ADAM([*groups, {"params": others}], lr=0.01)
+    with record(model, optimizer, run=uri(tmp_path), outliers=TOP):
+        for _ in range(2):
+            F.cross_entropy(model(tokens())[:, 0], tokens()[:, 1]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not set(open_run(uri(tmp_path)).shifts()["unit"]) & {"layer.weight", "layer.bias"}

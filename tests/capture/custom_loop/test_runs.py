@@ -1,0 +1,241 @@
+"""A run of somebody's own training loop, as its readers see it; and going on with it."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from custom_loops import TOP, Small, loss_of, tokens, uri
+from tiny import contents
+from torch import nn
+
+from analysis.run.run import open_run
+from capture.custom_loop.record import record
+from capture.errors import RunError
+from capture.maintenance.verify import verify
+from capture.store.store import Store
+from cluster.cli import main
+
+SETTINGS: dict[str, Any] = {"outliers": TOP, "segment_steps": 4}
+TOLD: dict[str, Any] = {"datums": tokens(), "vocabulary": [f"w{i}" for i in range(11)]}
+
+
+def train(model, optimizer, recorder, steps: range) -> None:
+    """Each step on three datums; every second step ends an epoch."""
+    for step in steps:
+        recorder.epoch = step // 2
+        now = torch.arange(3 * step, 3 * step + 3) % 12
+        recorder.datums(now)
+        loss_of(model, tokens()[now]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 2:
+            with torch.no_grad():
+                recorder.evaluation("validation", float(loss_of(model, tokens())))
+
+
+def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = Small()
+    return model, torch.optim.Adam(model.parameters(), 0.05)
+
+
+def make(where: str, *, steps: int = 8, **more) -> None:
+    model, optimizer = fresh()
+    with record(model, optimizer, run=where, **(SETTINGS | TOLD | more)) as recorder:
+        train(model, optimizer, recorder, range(steps))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    where = uri(tmp_path_factory.mktemp("own"))
+    make(where)
+    return where
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_steps_say_when(run):
+    steps = open_run(run).steps()
+    assert steps["epoch"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert steps["batch"].tolist() == [0, 1] * 4
+    assert steps["loss"].between(1, 4).all()
+
+
+def test_an_evaluation_after_a_segment_s_last_step_is_kept(run):
+    evaluations = open_run(run).evaluations()
+    assert evaluations["step"].tolist() == [2, 4, 6, 8]
+    assert evaluations["epoch"].tolist() == [0, 1, 2, 3]
+    assert [marker.end_step for marker in open_run(run).segments] == [4, 8]
+
+
+def test_datums_have_texts_tokens_and_targets(run):
+    opened = open_run(run)
+    names = [f"w{token}" for token in tokens()[3, :-1]]
+    assert opened.shifts(datum=3)["datum"].unique().tolist() == [" ".join(names)]
+    assert (opened.target_NT == tokens()[:, 1:].numpy()).all()
+    assert opened.num_steps == opened.steps_done == 8
+
+
+def test_weights_come_as_tensors_and_the_model_does_not(run):
+    opened = open_run(run)
+    found = opened.checkpoint(4)
+    assert found["layer.weight"].shape == (6, 6)
+    assert found["optimizer/exp_avg/layer.weight"].shape == (6, 6)
+    with pytest.raises(RunError, match="whose model only that code can build"):
+        opened.model()
+    with pytest.raises(RunError, match="has no checkpoint after 5 steps"):
+        opened.checkpoint(5)
+
+
+ANY = ("--level", "row", "--min-count", "1", "--select", "study", "--most-frequent", "11")
+"""Of so small a text nothing is certain."""
+
+
+@pytest.mark.parametrize("options", [["--evidence", "target"], ["--evidence", "window"]])
+def test_tokens_are_attributed(run, options, capsys):
+    assert main(["attribute", run, *ANY, *options]) == 0
+    assert "layer.weight" in (found := capsys.readouterr().out), found
+
+
+def test_names_are_attributed_as_if_they_were_tokens(tmp_path, capsys):
+    make(uri(tmp_path), datums=[f"image-{i}" for i in range(12)], vocabulary=None)
+    assert main(["attribute", uri(tmp_path), *ANY, "--evidence", "window"]) == 0
+    assert "image-" in capsys.readouterr().out
+
+
+def test_info_and_verify_know_such_a_run(run, capsys):
+    assert main(["info", run]) == 0
+    shown = capsys.readouterr().out
+    assert "8 of 8 steps, 2 segments (of a training loop of its own)" in shown
+    assert "Adam (β₁ 0.9, β₂ 0.999), learning rate 0.05 at first" in shown
+    assert "12 datums of 5 tokens" in shown
+    assert main(["verify", run]) == 0
+
+
+REFUSALS = {
+    (
+        "replay",
+        "--record",
+        "factors",
+    ): "run.loop: is own (made by capture.custom_loop.record), but its steps",
+    ("ablate",): "is of a training loop of its own, whose model only that code can build",
+    ("activations",): "is of a training loop of its own, whose model only that code can build",
+}
+
+
+@pytest.mark.parametrize("command", REFUSALS, ids=lambda command: command[0])
+def test_what_needs_the_model_says_so_in_one_line(run, command, capsys):
+    assert main([command[0], run, *command[1:]]) == 2
+    assert REFUSALS[command] in " ".join(capsys.readouterr().err.split())
+
+
+def test_gradients_without_factors_are_not_to_be_had(run):
+    with pytest.raises(RunError, match="whose steps cannot be taken again"):
+        open_run(run).gradient(0, 0, "layer.weight")
+
+
+def test_datums_that_were_never_told_are_numbers(tmp_path, capsys):
+    model, optimizer = fresh()
+    with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
+        for _ in range(2):
+            loss_of(model, tokens()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    opened = open_run(uri(tmp_path))
+    assert opened.num_datums == 24
+    assert opened.shifts(datum=[3, 23])["datum"].unique().tolist() == ["3", "23"]
+    assert main(["info", uri(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["attribute", uri(tmp_path)]) == 2
+    assert "Say what datums are: record(…, datums=…)" in capsys.readouterr().err
+    with record(model, optimizer, run=uri(tmp_path), resume=True, **SETTINGS):
+        loss_of(model, tokens()).backward()
+        optimizer.step()
+    assert open_run(uri(tmp_path)).steps()["datums"][2].tolist() == list(range(24, 36))
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_there_is_left_alone(run):
+    before = contents(run)
+    with pytest.raises(RunError, match="holds a run already"):
+        make(run)
+    with pytest.raises(RunError, match=r"another configuration \(capture\.outliers\.k: 20 → 5"):
+        make(run, outliers=type(TOP)(k=5), resume=True)
+    assert contents(run) == before
+
+
+def captured(where: str) -> dict[str, bytes]:
+    """What was recorded, without what has been derived from it."""
+    found = contents(where)
+    return {key: data for key, data in found.items() if not key.startswith("analysis/")}
+
+
+def interrupted(where: str, error: type[BaseException] = KeyboardInterrupt, steps: int = 6) -> None:
+    """Stopped after some steps, of which a segment has four."""
+    model, optimizer = fresh()
+
+    def loop() -> None:
+        with record(model, optimizer, run=where, **TOLD, **SETTINGS) as recorder:
+            train(model, optimizer, recorder, range(steps))
+            raise error
+
+    with pytest.raises(error):
+        loop()
+
+
+def test_an_interrupted_run_goes_on_to_what_it_would_have_been(run, tmp_path):
+    interrupted(uri(tmp_path))
+    assert open_run(uri(tmp_path)).steps_done == 4
+    model, optimizer = fresh()
+    told = TOLD | SETTINGS
+    with record(model, optimizer, run=uri(tmp_path), resume=True, **told) as recorder:
+        recorder.restore()
+        train(model, optimizer, recorder, range(4, 8))
+    assert contents(uri(tmp_path)) == captured(run)
+    assert verify(Store(uri(tmp_path))) == []
+
+
+def test_going_on_from_other_weights_is_refused(tmp_path):
+    interrupted(uri(tmp_path))
+    with pytest.raises(RunError, match=r"goes on after step 3, but embedding\.weight is not"):
+        make(uri(tmp_path), resume=True)
+    assert open_run(uri(tmp_path)).steps_done == 4
+
+
+def test_overwriting_begins_again(tmp_path):
+    make(uri(tmp_path), steps=3)
+    make(uri(tmp_path), steps=2, overwrite=True)
+    assert open_run(uri(tmp_path)).steps_done == 2
+
+
+def test_a_full_segment_survives_an_error_and_an_open_one_does_not(tmp_path):
+    for steps, kept in ((4, 4), (7, 4), (3, 0)):
+        where = uri(tmp_path, f"run{steps}")
+        interrupted(where, ZeroDivisionError, steps)
+        assert open_run(where).steps_done == kept
+
+
+def test_nobody_else_records_the_same_run_meanwhile(tmp_path):
+    model, optimizer = fresh()
+    with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
+        other = fresh()
+        with (
+            pytest.raises(RunError, match="is being captured by process"),
+            record(*other, run=uri(tmp_path), overwrite=True, **SETTINGS),
+        ):
+            pass
+    assert not Store(uri(tmp_path)).exists("lease.json")
+
+
+def test_no_hook_is_left_behind(tmp_path):
+    model, optimizer = fresh()
+    with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
+        pass
+    hooks = itertools.chain(
+        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
+        model._forward_pre_hooks,
+    )
+    assert list(hooks) == []

@@ -1,0 +1,167 @@
+"""Law 3: on how many workers a run is made does not show in it, but for the order of sums."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from same_runs import read_all, same_rounded_run, same_run
+from spawned import SETTINGS, capture_all, capture_twice, exercise, on_workers, resume_later
+from tiny import contents, make_run, tiny_config
+
+from analysis.run.run import Run, open_run
+from capture.config.reading import make_config
+from capture.errors import ConfigError, RunError
+from capture.process_group import ALONE, Alone, Group
+from capture.store import lease
+from capture.store.store import Store
+
+
+class Numbered(Alone):
+    """One of several workers, for what needs none of the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+@given(size=st.integers(1, 12), share=st.integers(1, 9))
+def test_slots_of_all_workers_are_those_of_the_batch_in_order(size: int, share: int):
+    groups: list[Group] = [Numbered(rank, size) for rank in range(size)]
+    dealt = [slot for group in groups for slot in group.slots(size * share)]
+    assert dealt == list(range(size * share))
+    assert {len(group.slots(size * share)) for group in groups} == {share}
+
+
+def test_operations_over_three_workers_give_every_one_the_same(tmp_path: Path):
+    first, *others = on_workers(3, exercise, tmp_path)
+    assert first["apart"] == [0, 3, [0, 1, 2]]
+    assert [other["apart"][0] for other in others] == [1, 2]
+    assert all(other | {"apart": first["apart"]} == first for other in others)
+    assert first["floats"] == [[4.5, 3.0]]
+    assert first["numbers"] == 3 * 10**12 + 3
+    assert first["joined"] == [[], [1, 2], [2, 3, 4, 5]]
+    assert first["gathered"] == [{"rank": rank, "text": "é" * rank} for rank in range(3)]
+    assert first["same"] == ""
+    assert first["other"].startswith("step 7: the workers' copies of the weights have come apart")
+
+
+def test_a_single_process_sends_and_changes_nothing():
+    x = torch.tensor([1.0, 2.0])
+    ALONE.sum_([x])
+    assert x.tolist() == [1, 2]
+    assert [row.tolist() for row in ALONE.join(x)] == [[1, 2]]
+    assert ALONE.gather({"a": 1}) == [{"a": 1}]
+    assert ALONE.apart() is ALONE
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each of the settings, captured by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, overrides in SETTINGS.items():
+        make_run(tiny_config(folder, "training.epochs=1", *overrides, name=name))
+    return folder
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_workers_record_what_one_process_records(alone: Path, tmp_path: Path, size: int):
+    steps = on_workers(size, capture_all, tmp_path)
+    assert steps[0] == [*range(1, 15)] * len(SETTINGS)
+    assert all(reported == [] for reported in steps[1:])
+    for name in SETTINGS.keys() - {"rounded"}:
+        same_run(str(alone / name), str(tmp_path / name), size)
+    same_gradients(open_run(str(alone / "datum")), open_run(str(tmp_path / "datum")))
+    same_rounded_run(str(alone / "rounded"), str(tmp_path / "rounded"))
+
+
+def same_gradients(wanted: Run, found: Run) -> None:
+    """From factors, which each worker stores for its own slots."""
+    for step in (0, 13):
+        for datum in wanted.steps()["datums"].iloc[step]:
+            at = (step, int(datum), "layers.1.linear1.weight")
+            assert_allclose(found.gradient(*at), wanted.gradient(*at), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
+    alone: Path, tmp_path: Path
+):
+    """The order of additions alone parts losses: by 1e-6 after 14 steps, by all after 60."""
+    on_workers(2, capture_twice, tmp_path)
+    first, second = (contents(str(tmp_path / name)) for name in ("first", "second"))
+    assert first == second
+    wanted, found = (read_all(str(path), "steps") for path in (alone / "last", tmp_path / "first"))
+    assert_allclose(found["loss"], wanted["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
+    wanted = tmp_path / "wanted"
+    wanted.mkdir()
+    make_run(tiny_config(wanted))
+    make_run(tiny_config(tmp_path, name="resumed"))
+    store = Store(str(tmp_path / "resumed"))
+    for segment in (2, 3):
+        store.delete(f"segments/segment-{segment:06d}.json")
+        store.delete(f"outliers/segment-{segment:06d}-w00.parquet")
+    keys, _ = on_workers(2, resume_later, tmp_path)
+    assert [key[-18:-8] for key in keys if key.endswith("w01.parquet")] == [
+        "000002-w01",
+        "000003-w01",
+    ]
+    same_run(str(wanted / "run"), store.uri, 2)
+    assert open_run(store.uri).steps_done == 28
+
+
+# --- the lease of a group -------------------------------------------------------------------------
+
+
+def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
+    store = Store(str(tmp_path))
+    with lease.held(store, lambda event: None, "g.1") as first:
+        with pytest.raises(RunError, match="is being captured"):
+            lease.left_behind(store, "other.1")
+        with pytest.raises(RunError, match="is being captured"):
+            lease.left_behind(store)
+        taken: list[lease.TakenOver] = []
+        with lease.held(store, taken.append, "g.2") as second:
+            second.require()
+            with pytest.raises(RunError, match="was taken over"):
+                first.require()
+        assert [event.reason for event in taken] == ["its group was started again"]
+
+
+def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
+    store = Store(str(tmp_path))
+    store.put(lease.KEY, lease.encode(lease.of_this_process("g.2")))
+    lease.withdraw(store, "other")
+    assert store.exists(lease.KEY)
+    lease.withdraw(store, "g")
+    assert not store.exists(lease.KEY)
+    lease.withdraw(store, "g")
+
+
+# --- what cannot be -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("workers.count=3", r"^workers\.count: got 3, must divide training\.batch = 20\.$"),
+        ("workers.count=40", r"got 40, must be at most training\.batch = 20: a slot each"),
+        ("workers.count=10 training.accumulate=4", r"accumulate: got 4, must divide the 2 slots"),
+        ("workers.count=0", r"^workers\.count: got 0, must be at least 1\.$"),
+        ("workers.cpus=0", r"^workers\.cpus: got 0, must be at least 1\.$"),
+        ("workers.max_failures=-1", r"^workers\.max_failures: got -1, must be at least 0\.$"),
+    ],
+)
+def test_impossible_groups_are_refused_with_the_reason(override: str, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_config({}, override.split())
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

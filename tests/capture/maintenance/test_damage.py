@@ -1,0 +1,230 @@
+"""Whatever is damaged in a run is found by ``verify``, and no answer is ever made from it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from damage import NUMBERS, URI, Files, damaged, damages, intact, older
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+from analysis.jobs.tables import read_table
+from analysis.run.run import Run, open_run
+from analysis.run.tallies import neuron_history, read_tally, token_history
+from capture.errors import CaptureError, ShardError
+from capture.format.markers import read_marker, segment_key, write_marker
+from capture.maintenance.verify import Finding, verify
+from capture.store.store import Store
+
+WEIGHT = "layers.1.linear2.weight"
+SHORT = settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
+READ = settings(SHORT, max_examples=20)
+LONG = settings(SHORT, max_examples=5000, derandomize=False, phases=[Phase.generate])
+
+
+def states(store: Store) -> dict[str, str]:
+    return {finding.key: finding.state for finding in verify(store)}
+
+
+# --- verify finds it ------------------------------------------------------------------------------
+
+
+def is_found(damage: tuple[str, Files, set[str]]) -> None:
+    """A damaged file is named as such; of swapped or stale ones at least what they do not fit."""
+    kind, changed, gone = damage
+    with damaged(changed, gone) as store:
+        bad = {key for key, state in states(store).items() if state != "unlisted"}
+    really = {key for key in changed if changed[key] != intact()[key]} | gone
+    if kind in ("swap", "stale"):  # of markers: the one after it may be the one that does not fit
+        assert bad
+    else:
+        assert really <= bad
+
+
+@given(damage=damages())
+@SHORT
+def test_any_damage_is_found(damage):
+    is_found(damage)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@given(damage=damages())
+@LONG
+def test_any_of_many_damages_is_found(damage):
+    is_found(damage)
+
+
+def test_an_intact_run_is_found_intact():
+    with damaged({}) as store:
+        assert verify(store) == []
+
+
+@pytest.mark.parametrize("key", sorted(intact()))
+def test_every_file_is_missed(key):
+    with damaged({}, {key}) as store:
+        assert states(store)[key] == "missing"
+
+
+def stale_pairs() -> list[tuple[str, int]]:
+    versions = enumerate(older())
+    return [(k, n) for n, run in versions for k in run if run[k] != intact()[k]]
+
+
+@pytest.mark.parametrize(("key", "version"), stale_pairs())
+def test_every_stale_copy_is_found(key, version):
+    """Also of the last marker, and where old and new name the same bytes."""
+    with damaged({key: older()[version][key]}) as store:
+        assert set(states(store).values()) & {"damaged", "missing"}
+
+
+def test_the_last_marker_and_its_segment_together_are_an_earlier_state_of_the_run():
+    """The limit of what can be told: this is what the run was before its last segment."""
+    last = read_marker(Store(URI), segment_key(3))
+    gone = {segment_key(3), *(file.key for file in last.files), "analysis/attribute/tables.json"}
+    with damaged({}, gone | {"analysis/attribute/numbers.parquet"}) as store:
+        assert verify(store) == []
+        assert open_run(URI).steps_done == 21
+
+
+def test_tables_of_another_run_are_found():
+    tables = {k: v for k, v in older()[0].items() if k.startswith("analysis/")}
+    with damaged(tables) as store:
+        detail = "was made from another run; make it again"
+        assert verify(store) == [Finding("analysis/attribute/tables.json", "damaged", detail)]
+
+
+def test_a_marker_with_a_far_number_is_one_finding_and_no_flood():
+    with damaged({"segments/segment-999999999.json": b"{}"}) as store:
+        assert len(verify(store)) < 210
+
+
+def test_markers_of_earlier_versions_without_a_chain_are_intact():
+    with damaged({}) as store:
+        marker = read_marker(store, "segments/start.json")
+    assert marker.previous == ""
+    first = read_marker(Store(URI), segment_key(0))
+    assert first.previous == marker.checksum
+
+
+# --- readers do not answer from it ----------------------------------------------------------------
+
+QUESTIONS: dict[str, Callable[[Run], object]] = {
+    "all shifts": lambda run: run.shifts(),
+    "one parameter": lambda run: run.shifts(WEIGHT, [3, 77]),
+    "some steps": lambda run: run.shifts(steps=range(8, 10)),
+    "steps": lambda run: run.steps(),
+    "evaluations": lambda run: run.evaluations(),
+    "vocabulary": lambda run: run.vocabulary(),
+    "tokens": lambda run: run.target_NT,
+    "weights": lambda run: run.model(14).decoder.weight.numpy(),
+    "one unit's tallies": lambda run: read_tally(run, WEIGHT).mass_VI,
+    "one neuron's tallies": lambda run: neuron_history(run, WEIGHT, 2, "input"),
+    "one token's tallies": lambda run: token_history(run, "w1"),
+    "a gradient": lambda run: run.gradient(9, run.steps()["datums"][9][2], WEIGHT),
+    "tables": lambda run: read_table(run, "attribute", "numbers", NUMBERS),
+}
+ANSWERS: dict[str, object] = {}
+
+
+def answer(question: str) -> object:
+    if question not in ANSWERS:
+        with damaged({}):
+            ANSWERS[question] = QUESTIONS[question](open_run(URI))
+    return ANSWERS[question]
+
+
+def is_refused_or_right(damage: tuple[str, Files, set[str]], question: str) -> None:
+    wanted = answer(question)
+    with damaged(damage[1], damage[2]):
+        try:
+            found = QUESTIONS[question](open_run(URI))
+        except CaptureError:
+            return
+    if damage[0] == "delete" and "segments/segment-000003.json" in damage[2]:
+        return  # an earlier state of the run, with right answers of its own
+    if isinstance(wanted, np.ndarray):
+        assert np.array_equal(found, wanted)  # pyright: ignore[reportArgumentType]
+    else:
+        assert_frame_equal(found, wanted)  # pyright: ignore[reportArgumentType]
+
+
+@given(damage=damages(), question=st.sampled_from(sorted(QUESTIONS)))
+@READ
+def test_no_answer_is_made_from_damage(damage, question):
+    is_refused_or_right(damage, question)
+
+
+@given(damage=damages("outliers/"), question=st.sampled_from(["all shifts", "one parameter"]))
+@READ
+def test_no_answer_is_made_from_a_damaged_shard(damage, question):
+    is_refused_or_right(damage, question)
+
+
+@given(damage=damages("factors/segment-000001"))
+@READ
+def test_no_gradient_is_made_from_damaged_factors(damage):
+    is_refused_or_right(damage, "a gradient")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@given(damage=damages("outliers/"), question=st.sampled_from(["all shifts", "one parameter"]))
+@settings(LONG, max_examples=2000)
+def test_no_answer_is_made_from_any_of_many_damaged_shards(damage, question):
+    is_refused_or_right(damage, question)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+def test_the_shard_is_named_and_the_column(place):
+    key = "outliers/segment-000001-w00.parquet"
+    data = bytearray(intact()[key])
+    data[int(place * len(data))] ^= 4
+    with (
+        damaged({key: bytes(data)}),
+        pytest.raises(ShardError, match=rf"^{URI}/{key}: is not readable: .*checksum.*"),
+    ):
+        open_run(URI).shifts()
+
+
+# --- or answer without it -------------------------------------------------------------------------
+
+
+def test_damaged_shards_can_be_left_out_and_are_listed():
+    key = "outliers/segment-000001-w00.parquet"
+    whole = answer("all shifts")
+    with damaged({key: intact()[key][:-1]}):
+        run = open_run(URI, skip_damaged=True)
+        found = run.shifts()
+    kept = whole[~whole["step"].between(7, 13)].reset_index(drop=True)  # type: ignore[index]
+    assert_frame_equal(found.astype({"datum": str}), kept.astype({"datum": str}))
+    assert [(f.key, f.state) for f in run.skipped] == [(key, "damaged")]
+
+
+def test_shifts_of_steps_that_are_lost_are_left_out_too():
+    with damaged({}, {"steps/segment-000002.parquet"}):
+        run = open_run(URI, skip_damaged=True)
+        assert not run.shifts()["step"].between(14, 20).any()
+        assert len(run.steps()) == 24 - 7
+    assert [(f.key, f.state) for f in run.skipped] == [("steps/segment-000002.parquet", "missing")]
+
+
+def test_nothing_is_skipped_of_an_intact_run():
+    with damaged({}):
+        run = open_run(URI, skip_damaged=True)
+        assert_frame_equal(run.shifts(), answer("all shifts"))  # pyright: ignore[reportArgumentType]
+    assert run.skipped == []
+
+
+def test_a_run_without_an_intact_shard_says_so():
+    keys = [key for key in intact() if key.startswith("outliers/")]
+    with damaged(dict.fromkeys(keys, b"")), pytest.raises(CaptureError, match="has no intact outl"):
+        open_run(URI, skip_damaged=True).shifts()
+
+
+def test_a_marker_cannot_be_written_before_the_one_that_it_follows():
+    store = Store("memory://no-start")
+    marker = read_marker(Store(URI), segment_key(0))
+    with pytest.raises(ShardError, match=r"start\.json: is missing"):
+        write_marker(store, segment_key(0), marker)

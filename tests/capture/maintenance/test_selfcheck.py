@@ -1,0 +1,146 @@
+"""The self-check agrees where capture is right, and each of its comparisons can fail."""
+
+import pytest
+import torch
+from tiny import TEXT, tiny_config
+from tiny_hf import SETTINGS, hf_config
+from torch import Tensor
+
+from capture.engine import build as assembly
+from capture.errors import AuditError
+from capture.gradients.factors import Factor
+from capture.maintenance import selfcheck
+from capture.maintenance.selfcheck import sampled, self_check
+from capture.models.dropout import Masks
+from capture.models.transformer import LanguageModel, fresh_model, initialise
+from capture.store.store import Store
+from cluster.cli import main
+
+WHAT = ("backward pass", "vmap", "another batch", "outliers", "update")
+SETTINGS_OF_TRAINING = {
+    "the study's": [],
+    "last token": ["capture.loss_positions=last"],
+    "AdamW": ["training.optimizer.kind=adamw", "training.learning_rate=0.01"],
+    "bfloat16": ["training.precision=bfloat16"],
+    "everything": ["capture.units=['*']", "training.accumulate=2"],
+    "one datum a batch": ["training.batch=1"],
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS_OF_TRAINING)
+def test_capture_agrees_with_all_slower_ways_and_writes_nothing(tmp_path, setting):
+    config = tiny_config(tmp_path, *SETTINGS_OF_TRAINING[setting])
+    checks = list(self_check(config))
+    assert all(found in check.what for found, check in zip(WHAT, checks, strict=True))
+    assert all(check.made and check.holds for check in checks), checks
+    assert Store(config.run.uri).keys() == []
+
+
+def test_a_text_of_one_batch_is_enough(tmp_path):
+    config = tiny_config(tmp_path, "corpus.validation_share=0")
+    (tmp_path / "text.txt").write_text(" ".join(TEXT.split()[: 4 * 8 + 1]))
+    checks = list(self_check(config))
+    assert all(check.made and check.holds for check in checks), checks
+
+
+@pytest.mark.parametrize("family", SETTINGS)
+def test_of_hugging_face_models_too(tmp_path, family):
+    pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
+    checks = list(self_check(hf_config(tmp_path, family, "capture.units=['*']")))
+    assert all(check.made and check.holds for check in checks), checks
+
+
+class Mixing(LanguageModel):
+    """A model in whose hidden states the datums of a batch meet, as in a BatchNorm."""
+
+    def hidden(self, token_NT: Tensor, masks: Masks) -> Tensor:
+        x_NTD = super().hidden(token_NT, masks)
+        return x_NTD - 0.5 * x_NTD.mean(0, keepdim=True)
+
+
+def test_a_module_that_mixes_datums_is_found_and_explained(tmp_path, monkeypatch, capsys):
+    def mixing(config, **shape: int) -> LanguageModel:
+        model = Mixing(config, vocabulary=shape["vocabulary"], window=shape["window"])
+        initialise(model, torch.Generator().manual_seed(1))
+        return model
+
+    monkeypatch.setattr(assembly, "build_model", mixing)
+    text = tiny_config(tmp_path).corpus.path
+    found = ["corpus.kind=text", f"corpus.path={text}", "corpus.window=8", "training.device=cpu"]
+    assert main(["selfcheck", "demo", *found, "model.layers=1", "training.batch=4"]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "✗" in out
+    assert "a datum's gradient depends on its batch: some module mixes datums" in out
+    assert "3 of 5 checks failed; do not trust a record of this model" in out
+
+
+def test_a_misread_parameter_is_named(tmp_path, monkeypatch):
+    """Factors that are of the right size but wrong: LayerNorm's input taken for its output."""
+    read = Factor.mapped
+
+    def misread(self: Factor, change) -> Factor:
+        kept = read(self, change)
+        return Factor("scale", kept.delta_NTO, kept.delta_NTO) if self.kind == "scale" else kept
+
+    monkeypatch.setattr(Factor, "mapped", misread)
+    alone, by_vmap, *_ = self_check(tiny_config(tmp_path))
+    for check in (alone, by_vmap):
+        assert not check.holds
+        assert "norm" in check.detail
+        assert "capture misreads how this parameter is used" in check.meaning
+
+
+def test_wrong_outliers_and_wrong_sums_are_found(tmp_path, monkeypatch):
+    find = selfcheck.find_outliers
+
+    def unsorted(buffer, factors, scale, config):
+        outliers, total_P = find(buffer, factors, scale, config)
+        outliers.column_M[0] = outliers.column_M[1]
+        return outliers, total_P
+
+    monkeypatch.setattr(selfcheck, "find_outliers", unsorted)
+    total = selfcheck.sum_shifts
+    monkeypatch.setattr(selfcheck, "sum_shifts", lambda *given: 1.001 * total(*given))
+    *others, outliers, update = self_check(tiny_config(tmp_path))
+    assert all(check.holds for check in others)
+    assert not outliers.holds
+    assert not update.holds
+
+
+def test_what_vmap_cannot_follow_is_said_and_fails_nothing(tmp_path, monkeypatch):
+    def lost(*given, **named) -> Tensor:
+        raise RuntimeError("data-dependent control flow\nand more")
+
+    monkeypatch.setattr("capture.gradients.vmap_fallback.vmap", lambda *given, **named: lost)
+    _, by_vmap, *_ = self_check(tiny_config(tmp_path))
+    assert not by_vmap.made
+    assert by_vmap.holds
+    assert by_vmap.detail == "not possible: vmap cannot follow it: data-dependent control flow"
+
+
+def test_a_sample_of_units_is_spread_and_keeps_to_its_size():
+    units = {f"u{i}": torch.nn.Parameter(torch.zeros(10)) for i in range(20)}
+    chosen = list(sampled(units, 55))
+    assert len(chosen) == 5
+    assert chosen[0] == "u0"
+    places = [int(name[1:]) for name in chosen]
+    assert places == sorted(places)
+    assert max(places) >= 12
+    assert list(sampled(units, 200)) == list(units)
+    assert list(sampled(units, 5)) == ["u0"]
+
+
+def test_gradients_that_are_no_numbers_are_said_at_once(tmp_path, monkeypatch):
+    def poisoned(config, **shape: int) -> LanguageModel:
+        model = fresh_model(config, **shape)
+        torch.nn.init.constant_(model.decoder.bias, torch.nan)
+        return model
+
+    monkeypatch.setattr(assembly, "build_model", poisoned)
+    with pytest.raises(AuditError, match="the first batch: has gradients that are no numbers"):
+        list(self_check(tiny_config(tmp_path)))
+
+
+def test_bad_input_is_one_line(capsys):
+    assert main(["selfcheck", "nosuch"]) == 2
+    assert capsys.readouterr().err.startswith("ontogeny: nosuch: no such file.")

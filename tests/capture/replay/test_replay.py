@@ -1,0 +1,189 @@
+"""Law 4: a segment taken again from its checkpoint gives the same bytes, whatever was recorded."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import contents, make_run, tiny_config
+
+from analysis.run.run import open_run
+from analysis.run.tallies import read_tally, tally_units
+from capture.engine import observer
+from capture.errors import AuditError, ReplayError, RunError, ShardError
+from capture.format import checkpoint
+from capture.format.markers import read_segments, segment_key
+from capture.format.replay_markers import replay_key, replay_of
+from capture.maintenance.garbage import named_keys
+from capture.maintenance.verify import verify
+from capture.replay import segments as replay
+from capture.replay.segments import Replayed, read_past, replay_segment, step_again
+from capture.store.store import Store
+
+ALL = ("outliers", "tallies", "factors")
+WINDOWS = "capture.tally.window_steps=12"
+"""Of 28 steps in segments of 8: windows end in the second, the third and the fourth."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that recorded everything at once; not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_run(tiny_config(folder, "capture.factors.enabled=true", WINDOWS))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """The same with checkpoints alone; not to be changed."""
+    folder = tmp_path_factory.mktemp("bare")
+    make_run(tiny_config(folder, "capture.record=checkpoints", WINDOWS))
+    return folder / "run"
+
+
+@pytest.fixture
+def run(bare, tmp_path) -> Store:
+    """A copy of it to add to."""
+    shutil.copytree(bare, tmp_path / "run")
+    return Store(str(tmp_path / "run"))
+
+
+def without_steps(files: dict[str, bytes]) -> dict[str, bytes]:
+    """All but the course of training, where a run of checkpoints alone was not audited."""
+    return {key: data for key, data in files.items() if not key.startswith("steps/")}
+
+
+def test_all_that_is_added_later_is_to_the_byte_what_is_recorded_at_once(whole, run):
+    past = read_past(run)
+    for segment in (2, 0, 3, 1):
+        found = replay_segment(past, segment, ALL)
+        assert found.difference == 0.0
+        assert 0 < found.audit_error < 1e-5
+    assert without_steps(contents(run.uri)) == without_steps(contents(str(whole)))
+    assert verify(run) == []
+    late, early = open_run(run.uri), open_run(str(whole))
+    assert late.shifts().equals(early.shifts())
+    for unit in tally_units(early):
+        assert np.array_equal(read_tally(late, unit).mass_VI, read_tally(early, unit).mass_VI)
+    datum = early.steps()["datums"][20][1]
+    found = late.gradient(20, datum, "layers.0.linear1.bias")
+    assert np.array_equal(found, early.gradient(20, datum, "layers.0.linear1.bias"))
+
+
+def test_what_is_there_is_not_made_again(whole, run):
+    past = read_past(run)
+    assert replay_segment(past, 1, ["outliers"]).added == ("outliers",)
+    before = {key: run.get(key) for key in run.keys()}
+    assert replay_segment(past, 1, ["outliers"]) == Replayed(1, ())
+    assert {key: run.get(key) for key in run.keys()} == before
+    assert replay_segment(past, 1, ALL).added == ("tallies", "factors")
+    assert replay_segment(past, 0, ["tallies"]) == Replayed(0, ()), "no window ends there"
+    assert replay_segment(read_past(Store(str(whole))), 2, ALL) == Replayed(2, ())
+
+
+def test_a_record_exists_when_its_marker_does(run):
+    """Law 7, and law 5 after an interruption between the files and the marker."""
+    past = read_past(run)
+    replay_segment(past, 0, ["outliers"])
+    assert len(open_run(run.uri).shards("outliers")) == 1
+    key = replay_key(0, "outliers")
+    assert replay_of(key) == (0, "outliers")
+    run.delete(key)
+    assert open_run(run.uri).shards("outliers") == []
+    assert [f.state for f in verify(run)] == ["unlisted"]
+    replay_segment(past, 0, ["outliers"])
+    assert verify(run) == []
+    assert {key, "outliers/segment-000000-w00.parquet"} <= named_keys(run)
+
+
+def test_a_run_goes_on_and_begins_anew_after_a_replay(bare, tmp_path):
+    uri = f"run.uri={tmp_path / 'run'}"
+    config = tiny_config(bare.parent, "capture.record=checkpoints", WINDOWS, uri)
+    shutil.copytree(bare, tmp_path / "run")
+    store = Store(config.run.uri)
+    for file in read_segments(store)[3].files:
+        store.delete(file.key)
+    store.delete(segment_key(3))
+    replay_segment(read_past(store), 2, ["factors"])
+    make_run(config, resume=True)
+    assert verify(store) == []
+    assert [len(s.files_of("factors")) for s in open_run(store.uri).segments] == [0, 0, 1, 0]
+    make_run(config, overwrite=True)
+    assert not any(replay_of(key) for key in store.keys())
+    assert verify(store) == []
+
+
+def test_a_segment_that_ends_elsewhere_adds_nothing(run, monkeypatch):
+    monkeypatch.setattr(replay, "TOLERANCE", 1e-9)
+    past = read_past(run)
+    own = past.plan.config
+    training = dataclasses.replace(own.training, learning_rate=own.training.learning_rate * 1.001)
+    other = dataclasses.replace(own, training=training)
+    past = dataclasses.replace(past, plan=dataclasses.replace(past.plan, config=other))
+    with pytest.raises(ReplayError, match=r"step-000016.*replaying ended .* away, allowed: 1e-09"):
+        replay_segment(past, 1, ["outliers"])
+    assert not run.exists(replay_key(1, "outliers"))
+    monkeypatch.setattr(replay, "TOLERANCE", 0.1)
+    assert 1e-6 < replay_segment(past, 1, ["outliers"]).difference < 0.1
+
+
+@pytest.mark.parametrize("lost", ["segment", "file"])
+def test_a_run_that_changes_meanwhile_gets_no_marker(run, monkeypatch, lost):
+    original = replay.put_outliers
+
+    def meddling(store, layout, segment, done):
+        files = original(store, layout, segment, done)
+        if lost == "file":
+            store.delete(files[0].key)
+        else:
+            store.put(segment_key(0), store.get(segment_key(1)))
+        return files
+
+    monkeypatch.setattr(replay, "put_outliers", meddling)
+    with pytest.raises(ShardError, match="while it" if lost == "segment" else "was removed while"):
+        replay_segment(read_past(run), 0, ["outliers"])
+    assert not run.exists(replay_key(0, "outliers"))
+
+
+def test_a_marker_of_another_run_s_record_is_found(run):
+    replay_segment(read_past(run), 1, ["outliers"])
+    run.put(replay_key(2, "outliers"), run.get(replay_key(1, "outliers")))
+    run.put(replay_key(7, "outliers"), run.get(replay_key(1, "outliers")))
+    with pytest.raises(ShardError, match=r"segment-000002-outliers\.json: is of other steps"):
+        open_run(run.uri)
+    found = {f.key: f.detail for f in verify(run)}
+    assert found[replay_key(2, "outliers")] == "is of other steps than its segment"
+    assert found[replay_key(7, "outliers")] == "is of a segment that is not there"
+    with pytest.raises(ShardError, match="is of"):
+        named_keys(run)
+
+
+def test_a_damaged_checkpoint_is_not_replayed_from(run):
+    key = checkpoint.key_of(8)
+    run.put(key, run.get(key)[:-1] + b"x")
+    with pytest.raises(ShardError, match=r"step-000008\.safetensors: is not the file"):
+        replay_segment(read_past(run), 1, ["outliers"])
+
+
+def test_a_gradient_is_had_without_any_factors_and_that_is_said(bare, whole, caplog):
+    run, wanted = open_run(str(bare)), open_run(str(whole))
+    datum, other = run.steps()["datums"][11][:2]
+    unit = "layers.1.linear2.weight"
+    with caplog.at_level(logging.WARNING):
+        found = run.gradient(11, datum, unit)
+        assert np.array_equal(run.shift(11, other, unit), wanted.shift(11, other, unit))
+    assert np.array_equal(found, wanted.gradient(11, datum, unit))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{run.uri}: step 11 has no factors recorded; taking it again"]
+    with pytest.raises(RunError, match="no committed segment with step 99"):
+        step_again(read_past(run.store), 99)
+
+
+def test_shifts_are_audited_in_replaying_too(run, monkeypatch):
+    original = observer.sum_shifts
+    monkeypatch.setattr(observer, "sum_shifts", lambda *given: original(*given) * 1.001)
+    with pytest.raises(AuditError, match="shifts miss the applied change"):
+        replay_segment(read_past(run), 0, ["factors"])
+    assert not run.exists(replay_key(0, "factors"))

@@ -1,0 +1,136 @@
+"""Steps taken again are the steps that were taken, to the last bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_run import copied as copied_run
+from tiny_run import tiny_run
+from torch import Tensor
+
+from analysis.run.run import Run, open_run
+from capture.engine.build import build_engine
+from capture.engine.observer import Observer
+from capture.errors import ReplayError
+from capture.format import checkpoint
+from capture.format.markers import File
+from capture.replay.segments import Past, read_past
+from capture.replay.steps import Retaking, Weights, copied
+from capture.store.store import Store
+
+UNITS = ["decoder.weight", "encoder.weight"]
+THREADS = torch.get_num_threads()
+
+
+def of(run: Run, past: Past | None = None) -> Retaking:
+    return Retaking(past or read_past(run.store), [run.start, *run.segments])
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return open_run(tiny_run())
+
+
+@pytest.fixture(scope="module")
+def states(run: Run) -> list[Weights]:
+    """The weights before the first step and after each, from one training in a row."""
+    plan = read_past(run.store).plan
+    engine = build_engine(plan, ())
+    observer = Observer(plan, engine, ())
+    found = [copied(engine, UNITS)]
+    for turn in plan.turns(0):
+        observer.step(turn)
+        found.append(copied(engine, UNITS))
+    return found
+
+
+def assert_same(found: Weights, wanted: Weights) -> None:
+    assert list(found) == UNITS
+    assert all(torch.equal(found[name], wanted[name]) for name in UNITS)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 10, 24])
+def test_weights_anywhere_are_those_of_training(
+    steps: int, run: Run, states: list[Weights]
+) -> None:
+    told: list[int] = []
+    found = of(run).weights_after(steps, UNITS, lambda: told.append(1))
+    assert_same(found, states[steps])
+    assert len(told) == steps % 7 if steps < 24 else len(told) == 0
+    assert len(told) == of(run).num_steps(range(steps, steps))
+
+
+def test_updates_lead_from_state_to_state(run: Run, states: list[Weights]) -> None:
+    told: list[int] = []
+    steps = range(5, 16)
+    updates = list(of(run).updates(steps, UNITS, lambda: told.append(1)))
+    assert [update.step for update in updates] == list(steps)
+    assert len(told) == of(run).num_steps(steps) == 16
+    table = run.steps().to_dict("records")
+    for update in updates:
+        assert_same({name: update.before[name] for name in UNITS}, states[update.step])
+        assert_same({name: update.after[name] for name in UNITS}, states[update.step + 1])
+        row = table[update.step]
+        assert update.datum_N == row["datums"].tolist()
+        assert update.scale == pytest.approx(-row["learning_rate"] * row["clip"], rel=1e-6)
+        assert sorted(update.factors) == UNITS
+
+
+def test_a_run_that_records_other_positions_is_taken_again_whole() -> None:
+    """What moves the weights is the loss of all positions, whatever of it is recorded."""
+    run = open_run(tiny_run())
+    past = read_past(run.store)
+    capture = replace(past.plan.config.capture, loss_positions="last")
+    plan = replace(past.plan, config=replace(past.plan.config, capture=capture))
+    last = of(run, replace(past, plan=plan))
+    (update,) = last.updates(range(1), UNITS, lambda: None)
+    (decoder,) = update.factors["decoder.weight"]
+    assert bool((decoder.delta_NTO.abs().sum((0, 2)) > 0).all())
+
+
+def changed(weights: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+    return {name: weight * (1 + by) for name, weight in weights.items()}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A copy of the run, whose files nobody compares with what markers say."""
+    monkeypatch.setattr(File, "__eq__", lambda self, other: self.key == other.key)
+    return copied_run(tiny_run(), "memory://retaking/elsewhere")
+
+
+def put_changed(store: Store, by: float) -> None:
+    key = checkpoint.key_of(7)
+    weights = checkpoint.read_checkpoint(store, 7)
+    store.put(key, checkpoint.encode(changed(weights, by)))
+
+
+def test_a_checkpoint_that_other_machines_rounded_otherwise_is_gone_on_from(
+    elsewhere: Store,
+) -> None:
+    put_changed(elsewhere, 1e-6)
+    before, after = of(open_run(elsewhere.uri)).updates(range(6, 8), UNITS, lambda: None)
+    missed = (after.before["decoder.weight"] / before.after["decoder.weight"]).median() - 1
+    assert float(missed) == pytest.approx(1e-6, rel=0.2)
+
+
+@pytest.mark.parametrize("by", [1e-3, float("nan")])
+def test_a_checkpoint_that_steps_do_not_lead_to_is_refused(elsewhere: Store, by: float) -> None:
+    put_changed(elsewhere, by)
+    with pytest.raises(ReplayError) as caught:
+        list(of(open_run(elsewhere.uri)).updates(range(8), UNITS, lambda: None))
+    assert "elsewhere/checkpoints/step-000007.safetensors: replaying ended" in str(caught.value)
+    assert "Replay where it was captured" in str(caught.value)
+
+
+def test_the_number_of_threads_is_the_run_s_while_steps_are_taken(run: Run) -> None:
+    found = of(run, replace(read_past(run.store), threads=THREADS + 1))
+    seen: list[int] = []
+    engine = found.engine(UNITS, ())
+    step = engine.step
+    engine.step = lambda *given, **named: (
+        seen.append(torch.get_num_threads()) or step(*given, **named)
+    )
+    list(found.advance(engine, 0, 1))
+    assert seen == [THREADS + 1]
+    assert torch.get_num_threads() == THREADS

@@ -1,0 +1,88 @@
+"""A store whose listings lag: nothing that was put is listed yet, nothing deleted is gone there.
+
+The worst that eventual consistency may do to a listing, for as long as it likes. Reads by name are
+right at once, as on every store that we know of.
+"""
+
+from pathlib import Path
+
+import pytest
+from tiny import contents, make_run, tiny_config
+
+from analysis.run.run import open_run
+from capture.format.markers import read_segments, segment_key
+from capture.maintenance.verify import verify
+from capture.store.store import Store
+
+
+@pytest.fixture
+def lagging(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """From the first listing of a prefix on, each further one says the same."""
+    known: dict[tuple[str, str], list[str]] = {}
+    listed = Store.keys
+
+    def keys(store: Store, prefix: str = "") -> list[str]:
+        if (store.uri, prefix) not in known:
+            known[store.uri, prefix] = listed(store, prefix)
+        return list(known[store.uri, prefix])
+
+    monkeypatch.setattr(Store, "keys", keys)
+    return monkeypatch
+
+
+def remove_segment(uri: str, segment: int) -> None:
+    """As if the capture had been killed while it wrote this segment, its last."""
+    store = Store(uri)
+    files = read_segments(store)[segment].files
+    store.delete(segment_key(segment))
+    for file in files:
+        store.delete(file.key)
+
+
+def test_a_capture_and_its_resumption_rest_on_no_listing(lagging, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    Store(config.run.uri).keys()
+    make_run(config)
+    remove_segment(config.run.uri, 3)
+    make_run(config, resume=True)
+    run = open_run(config.run.uri)
+    shifts, steps = run.shifts(), run.steps()
+    assert verify(run.store) == []
+    lagging.undo()
+    make_run(tiny_config(tmp_path, name="whole"))
+    assert contents(config.run.uri) == contents(str(tmp_path / "whole"))
+    whole = open_run(str(tmp_path / "whole"))
+    assert shifts.equals(whole.shifts())
+    assert steps.equals(whole.steps())
+    assert verify(run.store) == []
+
+
+def test_verify_looks_beyond_the_listing(lagging, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    Store(config.run.uri).keys()
+    make_run(config)
+    (tmp_path / "run" / "outliers" / "segment-000002-w00.parquet").write_bytes(b"damaged")
+    found = verify(Store(config.run.uri))
+    assert [(f.key, f.state) for f in found] == [("outliers/segment-000002-w00.parquet", "damaged")]
+
+
+def test_nothing_of_a_run_that_was_replaced_is_taken_for_the_new_one(lagging, tmp_path) -> None:
+    """The old run's markers are not listed, so they are asked for; and then, gone, still listed."""
+    long, short = tiny_config(tmp_path), tiny_config(tmp_path, "training.epochs=1")
+    Store(long.run.uri).keys()
+    make_run(long)
+    make_run(short, overwrite=True)
+    assert open_run(short.run.uri).steps_done == 14
+    lagging.undo()
+    assert len(read_segments(Store(short.run.uri))) == 2
+
+
+def test_a_deleted_marker_that_is_still_listed_is_gone(lagging, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    make_run(config)
+    lagging.undo()
+    store = Store(config.run.uri)
+    stale = store.keys("segments")
+    remove_segment(config.run.uri, 3)
+    lagging.setattr(Store, "keys", lambda store, prefix="": stale)
+    assert [marker.end_step for marker in read_segments(store)] == [8, 16, 24]

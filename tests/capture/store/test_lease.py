@@ -1,0 +1,203 @@
+"""One capture a run: the second is refused, one that died is followed, one that lost stops."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import contents, make_run, tiny_config
+
+from capture.errors import RunError
+from capture.format.markers import read_segments
+from capture.maintenance.verify import verify
+from capture.store import lease
+from capture.store.lease import KEY, Lease, TakenOver, held, left_behind, of_this_process
+from capture.store.store import Store
+from capture.training.loop import Progress, capture_run
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+
+
+@pytest.fixture(params=["memory", "folder", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "s3":
+        yield Store(request.getfixturevalue("s3"))
+    elif request.param == "folder":
+        yield Store(str(tmp_path / "run"))
+    else:
+        store = Store(f"memory://{tmp_path.name}")
+        yield store
+        store.delete(KEY)
+
+
+def unexpected(event: TakenOver) -> None:
+    pytest.fail(f"took over from {event.holder}")
+
+
+def put(store: Store, **changes: Any) -> Lease:
+    """Somebody's lease."""
+    found = replace(of_this_process(), **changes)
+    store.put(KEY, lease.encode(found))
+    return found
+
+
+def in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_lease_is_held_within_and_gone_afterwards(store: Store) -> None:
+    with held(store, unexpected) as holding:
+        holding.require()
+        assert store.keys() == [KEY]
+        values = json.loads(store.get(KEY))
+        assert values["pid"] == os.getpid()
+        assert datetime.fromisoformat(values["expires"]) > datetime.now(UTC)
+    assert store.keys() == []
+
+
+def test_a_second_one_is_refused_and_told_who_holds_it(store: Store) -> None:
+    with held(store, unexpected), pytest.raises(RunError) as refused, held(store, unexpected):
+        pytest.fail("held twice")
+    assert f"is being captured by process {os.getpid()} on " in str(refused.value)
+    assert "its lease expires at " in str(refused.value)
+    assert store.keys() == []
+
+
+def test_a_lease_of_another_machine_is_respected_until_it_expires(store: Store) -> None:
+    put(store, machine="another", pid=1, expires=in_seconds(30))
+    with pytest.raises(RunError, match="Let it end, stop it, or wait until its lease expires"):
+        left_behind(store)
+    expired = put(store, machine="another", expires=in_seconds(-1))
+    notes: list[TakenOver] = []
+    with held(store, notes.append):
+        assert notes == [TakenOver(expired.holder, f"its lease expired at {expired.expires}")]
+        assert json.loads(store.get(KEY))["owner"] != expired.owner
+    assert store.keys() == []
+
+
+def test_a_process_of_this_machine_that_is_gone_holds_nothing(store: Store) -> None:
+    """Neither one whose number nobody has, nor one whose number another process has now."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for changes in ({"pid": gone.pid}, {"process": "before our time"}):
+        put(store, **changes)
+        found = left_behind(store)
+        assert found is not None
+        assert found.reason == "it has died"
+
+
+def test_a_process_that_has_ended_but_is_still_listed_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert lease.process_of(child.pid) == ""
+    child.wait()
+    assert lease.process_of(os.getpid()) == lease.of_this_process().process != ""
+
+
+def test_who_was_overwritten_stops_and_leaves_the_other_s_lease(store: Store) -> None:
+    with held(store, unexpected) as holding:
+        other = put(store, pid=77, host="elsewhere")
+        with pytest.raises(RunError, match="was taken over by process 77 on elsewhere"):
+            holding.require()
+    assert json.loads(store.get(KEY))["owner"] == other.owner
+    store.delete(KEY)
+    with held(store, unexpected) as holding:
+        store.delete(KEY)
+        with pytest.raises(RunError, match="was taken over by another capture"):
+            holding.require()
+
+
+def test_without_put_if_absent_the_last_writer_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that tells everybody that they wrote; another capture writes while we wait."""
+    store = Store(f"{tmp_path}/run")
+    monkeypatch.setattr(Store, "put_if_absent", lambda store, key, data: not store.put(key, data))
+    monkeypatch.setattr(lease, "is_exclusive", lambda store: False)
+    monkeypatch.setattr("capture.store.lease.time.sleep", lambda seconds: put(store, pid=78))
+    with pytest.raises(RunError, match="was taken over by process 78"), held(store, unexpected):
+        pytest.fail("held by two")
+    assert json.loads(store.get(KEY))["pid"] == 78
+
+
+def test_a_lease_is_renewed_while_it_is_held(store: Store) -> None:
+    with held(store, unexpected) as holding:
+        put(store, owner=holding.lease.owner, expires=in_seconds(-1))
+        holding.renew()
+        found = lease.read_lease(store)
+        assert found is not None
+        assert datetime.fromisoformat(found.expires) > datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "7", "[" * 5000, '{"pid": 1}', "x" * 9000])
+def test_a_file_that_is_no_lease_is_named(tmp_path: Path, text: str) -> None:
+    store = Store(str(tmp_path))
+    store.put(KEY, text.encode())
+    with pytest.raises(RunError, match=r"lease\.json: is no readable lease\. Delete it if no"):
+        left_behind(store)
+
+
+def test_a_lease_of_another_kind_of_values_is_no_lease(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for changes in ({"pid": "1"}, {"expires": "soon"}, {"expires": "2030-01-01T00:00:00"}):
+        put(store, **changes)
+        with pytest.raises(RunError, match="is no readable lease"):
+            left_behind(store)
+
+
+# --- whole captures -------------------------------------------------------------------------------
+
+
+def test_a_second_capture_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    refusals = []
+
+    def try_too(event: object) -> None:
+        if isinstance(event, Progress) and event.steps_done in (3, 12):
+            for options in ({}, {"resume": True}, {"overwrite": True}):
+                with pytest.raises(RunError, match="is being captured by process") as refused:
+                    make_run(config, **options)
+                refusals.append(refused)
+
+    capture_run(config, try_too)
+    assert len(refusals) == 6
+    whole = tiny_config(tmp_path, name="whole")
+    make_run(whole)
+    assert contents(config.run.uri) == contents(whole.run.uri)
+    assert verify(Store(config.run.uri)) == []
+
+
+def test_a_capture_that_was_overwritten_writes_no_marker_more(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    store = Store(config.run.uri)
+
+    def take(event: object) -> None:
+        if isinstance(event, Progress) and event.steps_done == 12:
+            put(store, machine="another")
+
+    with pytest.raises(RunError, match="Of two captures of one run this one stops"):
+        capture_run(config, take)
+    assert len(read_segments(store)) <= 1  # the first may have been ahead
+    with pytest.raises(RunError, match="is being captured by process"):
+        make_run(config, resume=True)
+    put(store, machine="another", expires=in_seconds(-1))
+    assert isinstance(make_run(config, resume=True)[0], TakenOver)
+    assert [marker.end_step for marker in read_segments(store)] == [8, 16, 24, 28]
+
+
+def test_a_lease_is_no_damage_and_no_foreign_file(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    make_run(config)
+    put(Store(config.run.uri), machine="another", expires=in_seconds(-1))
+    assert verify(Store(config.run.uri)) == []
+    make_run(config, overwrite=True)
+    assert not Store(config.run.uri).exists(KEY)

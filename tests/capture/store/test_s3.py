@@ -1,0 +1,257 @@
+"""Whole runs on a real S3 server: every command, other tools, secrets, settings, errors."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import duckdb
+import pandas as pd
+import pyarrow.fs
+import pytest
+import s3fs
+from pyarrow import dataset
+from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Server, environment
+from tiny import contents, make_run, tiny_config
+
+from analysis.run.run import open_run
+from capture.config.settings import Config
+from capture.format.markers import read_segments, segment_key
+from capture.maintenance.verify import verify
+from capture.store.store import Store
+from cluster.cli import main
+
+pytestmark = pytest.mark.s3
+
+TOKEN = "FwoGZXIvYXdzTESTINGTOKEN7Zr3Xv+bT0mWc2Ld8"
+BAD_INPUT = 2
+
+
+@pytest.fixture(scope="module")
+def run_uri(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A captured tiny run on the server; not to be changed."""
+    uri = f"s3://{BUCKET}/shared/tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(s3_server.endpoint).items():
+            patch.setenv(name, value)
+        make_run(tiny_config(tmp_path_factory.mktemp("tiny"), f"run.uri={uri}"))
+        yield uri
+
+
+def command_line(config: Config) -> list[str]:
+    """The tiny configuration as the overrides of a command."""
+    corpus, model = config.corpus, config.model
+    return [
+        *("corpus.kind=text", f"corpus.path={corpus.path}", f"corpus.window={corpus.window}"),
+        *(f"corpus.validation_share={corpus.validation_share}", f"model.layers={model.layers}"),
+        *(f"model.width={model.width}", f"model.hidden={model.hidden}", "model.heads=3"),
+        *("training.epochs=2", "training.batch=4", "training.device=cpu"),
+        *("capture.segment_steps=8", "capture.outliers.k=30"),
+    ]
+
+
+# --- every command --------------------------------------------------------------------------------
+
+
+def test_every_command_takes_a_prefix_as_it_takes_a_folder(s3, tmp_path, capsys) -> None:
+    make_run(tiny_config(tmp_path, name="local"))
+    settings = command_line(tiny_config(tmp_path))
+    assert main(["capture", "wikitext2", f"run.uri={s3}", *settings]) == 0
+    assert contents(s3) == contents(str(tmp_path / "local"))
+    assert main(["capture", "wikitext2", f"run.uri={s3}", *settings]) == BAD_INPUT
+    assert main(["capture", "wikitext2", f"run.uri={s3}", *settings, "--resume"]) == 0
+    for command in (["info"], ["verify"], ["attribute", "--min-count=2"], ["ablate"], ["verify"]):
+        assert main([*command[:1], s3, *command[1:]]) == 0, command
+    said = capsys.readouterr()
+    assert f"{s3}: 28 of 28 steps" in said.out
+    assert "Intact" in said.out
+    assert "holds a run already" in said.err
+    assert Store(s3).keys("analysis")
+
+
+def test_a_run_is_resumed_after_its_last_segment(s3, tmp_path) -> None:
+    config = tiny_config(tmp_path, f"run.uri={s3}")
+    make_run(config)
+    wanted, store = contents(s3), Store(s3)
+    last = read_segments(store)[-1]
+    store.delete(segment_key(3))
+    for file in last.files:
+        store.delete(file.key)
+    make_run(config, resume=True)
+    assert contents(s3) == wanted
+    assert verify(store) == []
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+def test_no_secret_is_written_logged_or_shown(s3, s3_server, tmp_path, caplog, capsys, monkeypatch):
+    """Not in the run, not in any log at its most talkative, not in what errors say."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    caplog.set_level(logging.DEBUG)
+    settings = command_line(tiny_config(tmp_path))
+    settings += [f"store.endpoint_url={s3_server.endpoint}", "store.region=us-east-1"]
+    assert main(["capture", "wikitext2", f"run.uri={s3}", *settings]) == 0
+    assert main(["attribute", s3, "--min-count=2"]) == 0
+    main(["info", f"s3://{BUCKET}/nothing-here"])
+    main(["info", "s3://no-such-bucket/run"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASOMEONEELSE00000")
+    main(["info", s3])
+    said = capsys.readouterr()
+    monkeypatch.undo()
+    everywhere = [said.out.encode(), said.err.encode(), caplog.text.encode()]
+    files = [path for path in s3_server.folder.rglob("*") if path.is_file()]
+    everywhere += [path.read_bytes() for path in files if s3.rsplit("/", 1)[1] in str(path)]
+    assert len(everywhere) > 10
+    for text in everywhere:
+        for secret in (SECRET_KEY, TOKEN, ACCESS_KEY):
+            assert secret.encode() not in text
+    assert s3_server.endpoint.encode() in b"".join(everywhere), "what is no secret is recorded"
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+
+
+@pytest.mark.parametrize("way", ["default", "AWS_PROFILE", "store.profile"])
+def test_files_and_profiles_are_read(nothing_set, s3_server, run_uri, monkeypatch, tmp_path, way):
+    name = "default" if way == "default" else "lab"
+    section = "default" if way == "default" else "profile lab"
+    (tmp_path / "config").write_text(
+        f"[{section}]\nregion = eu-central-1\nendpoint_url = {s3_server.endpoint}\n"
+    )
+    (tmp_path / "credentials").write_text(
+        f"[{name}]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    if way == "AWS_PROFILE":
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+    config = tiny_config(tmp_path, *(["store.profile=lab"] if way == "store.profile" else []))
+    assert open_run(run_uri, config.store).steps_done == 28
+
+
+def test_the_store_settings_go_before_the_environment(run_uri, s3_server, monkeypatch, tmp_path):
+    for name, value in environment("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, value)
+    config = tiny_config(tmp_path, f"store.endpoint_url={s3_server.endpoint}")
+    assert open_run(run_uri, config.store).steps_done == 28
+
+
+def test_the_newer_checksums_are_sent_only_if_told_to(s3, s3_server, monkeypatch, tmp_path) -> None:
+    from capture.store.config import StoreConfig
+    from capture.store.s3_client import make_client
+
+    def calculation(config: StoreConfig) -> str:
+        return make_client(config).meta.config.request_checksum_calculation
+
+    assert calculation(StoreConfig()) == "when_required"
+    assert calculation(StoreConfig(checksums="when_supported")) == "when_supported"
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    assert calculation(StoreConfig()) == "when_supported"
+    assert calculation(StoreConfig(checksums="when_required")) == "when_required"
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "uri", "text"),
+    [
+        ({}, "s3://no-such-bucket/run", "no-such-bucket/run: there is no such bucket. Make it"),
+        ({}, f"s3://{BUCKET}/nowhere", "nowhere: holds no run. Make one with: ontogeny capture"),
+        ({}, "s3://NO BUCKET/run", "cannot be used: Parameter validation failed: Invalid bucket"),
+        ({}, f"s3://key:{SECRET_KEY}@{BUCKET}/run", "s3://…: holds credentials, and a run would"),
+        (
+            {"AWS_SECRET_ACCESS_KEY": "wrong"},
+            f"s3://{BUCKET}/run",
+            "forbidden (HTTP 403). Check the credentials and the bucket's policy",
+        ),
+        (
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            f"s3://{BUCKET}/run",
+            "no usable AWS credentials (NoCredentials). Set AWS_ACCESS_KEY_ID and",
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            f"s3://{BUCKET}/run",
+            "cannot be reached: Could not connect to the endpoint URL",
+        ),
+        ({"AWS_ENDPOINT_URL": "nonsense"}, f"s3://{BUCKET}/run", "Invalid endpoint: nonsense"),
+        ({"AWS_PROFILE": "absent"}, f"s3://{BUCKET}/run", "profile (absent) could not be found"),
+    ],
+)
+def test_what_is_wrong_is_one_line(s3, monkeypatch, capsys, tmp_path, change, uri, text) -> None:
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    commands = [["info", uri]]
+    if "nowhere" not in uri:
+        settings = command_line(tiny_config(tmp_path))
+        commands.append(["capture", "wikitext2", f"run.uri={uri}", *settings])
+    said = []
+    for command in commands:
+        assert main(command) == BAD_INPUT
+        said.append(capsys.readouterr().err)
+        assert len(said[-1].splitlines()) == 1
+        assert "Traceback" not in said[-1]
+        assert SECRET_KEY not in said[-1]
+    assert text in said[0]
+
+
+# --- other tools ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outliers(run_uri: str, s3: str) -> pd.DataFrame:
+    """All outlier rows of the shared run as we read them; the environment leads to the server."""
+    return plain(open_run(run_uri).shifts())
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in one order, whoever read them."""
+    frame = frame.rename(columns={"datum_ix": "slot", "diff": "shift"})
+    columns = ["step", "slot", "unit", "index", "shift", "position"]
+    return (
+        frame[columns]
+        .astype({"unit": str, "step": "int64", "index": "int64"})
+        .sort_values(["step", "slot", "unit", "index"], ignore_index=True)
+    )
+
+
+def same_rows(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(plain(found), wanted, check_dtype=False)
+
+
+def test_pandas_reads_a_run(run_uri, outliers, s3_server) -> None:
+    options = {
+        "key": ACCESS_KEY,
+        "secret": SECRET_KEY,
+        "client_kwargs": {"endpoint_url": s3_server.endpoint},
+    }
+    same_rows(pd.read_parquet(f"{run_uri}/outliers", storage_options=options), outliers)
+
+
+def test_pyarrow_reads_a_run(run_uri, outliers, s3_server) -> None:
+    server = pyarrow.fs.S3FileSystem(
+        access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+        endpoint_override=s3_server.endpoint.removeprefix("http://"),
+        scheme="http",
+        region="us-east-1",
+    )
+    rows = dataset.dataset(f"{run_uri.removeprefix('s3://')}/outliers", filesystem=server)
+    same_rows(rows.to_table().to_pandas(), outliers)
+
+
+def test_duckdb_reads_a_run(run_uri, outliers) -> None:
+    """Through s3fs: its own httpfs would have to be downloaded."""
+    with duckdb.connect() as connection:
+        connection.register_filesystem(s3fs.S3FileSystem(skip_instance_cache=True))
+        rows = connection.sql(f"SELECT * FROM read_parquet('{run_uri}/outliers/*.parquet')").df()
+    same_rows(rows, outliers)

@@ -1,0 +1,137 @@
+"""What answers of a store, and failures on the way to it, are taken for."""
+
+import pickle
+from typing import Any
+
+import pytest
+from botocore import exceptions as boto
+from botocore.exceptions import ClientError
+
+from capture.errors import StoreAwayError, StoreError
+from capture.store.config import StoreConfig
+from capture.store.retry import TemporaryFault
+from capture.store.s3 import Bucket
+from capture.store.s3_errors import judged
+
+WHERE = "s3://bucket/run/key"
+
+
+def answer(code: str, status: int, message: str = "as told") -> ClientError:
+    response: Any = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(response, "GetObject")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        answer("SlowDown", 503),
+        answer("ServiceUnavailable", 503),
+        answer("InternalError", 500),
+        answer("InternalError", 200),  # an answer that began well
+        answer("Throttling", 400),
+        answer("RequestTimeout", 400),
+        answer("BadDigest", 400),
+        answer("ConditionalRequestConflict", 409),
+        answer("502", 502, "Bad Gateway"),
+        answer("", 504),
+        answer("TooManyRequests", 429),
+        boto.EndpointConnectionError(endpoint_url="http://x"),
+        boto.ConnectTimeoutError(endpoint_url="http://x"),
+        boto.ReadTimeoutError(endpoint_url="http://x"),
+        boto.ConnectionClosedError(endpoint_url="http://x"),
+        boto.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+        boto.ResponseStreamingError(error="cut"),
+        ConnectionResetError("reset"),
+        TimeoutError("late"),
+    ],
+)
+def test_what_may_pass_is_asked_again(error: Exception) -> None:
+    assert isinstance(judged(error, WHERE), TemporaryFault)
+
+
+@pytest.mark.parametrize("error", [answer("NoSuchKey", 404), answer("404", 404, "Not Found")])
+def test_a_missing_key_is_a_missing_file(error: Exception) -> None:
+    assert isinstance(judged(error, WHERE), FileNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (answer("NoSuchBucket", 404), "there is no such bucket. Make it, or correct the URI."),
+        (answer("AccessDenied", 403), "forbidden (AccessDenied: as told). Check the credentials"),
+        (answer("403", 403, "Forbidden"), "forbidden (HTTP 403). Check the credentials"),
+        (answer("InvalidAccessKeyId", 403), "the store does not accept these credentials (Inv"),
+        (answer("SignatureDoesNotMatch", 403), "the store does not accept these credentials (S"),
+        (answer("ExpiredToken", 400), "the credentials have expired (ExpiredToken). Renew them."),
+        (answer("PermanentRedirect", 301), "the bucket is in another region (PermanentRedirect"),
+        (answer("NotImplemented", 501), "the store refuses (NotImplemented: as told). Check"),
+        (answer("EntityTooLarge", 400), "the store refuses (EntityTooLarge: as told). Check"),
+        (boto.NoCredentialsError(), "no usable AWS credentials (NoCredentials). Set AWS_ACCESS"),
+        (
+            boto.CredentialRetrievalError(provider="process", error_msg="said hunter2"),
+            "no usable AWS credentials (CredentialRetrieval). Set AWS_ACCESS_KEY_ID and",
+        ),
+        (boto.ProfileNotFound(profile="lab"), "cannot be used: The config profile (lab) could not"),
+        (ValueError("Invalid endpoint: x"), "cannot be used: Invalid endpoint: x. Check the URI"),
+    ],
+)
+def test_what_will_not_pass_is_one_line(error: Exception, text: str) -> None:
+    found = judged(error, WHERE)
+    assert isinstance(found, StoreError)
+    assert not isinstance(found, StoreAwayError)
+    assert str(found).startswith(f"{WHERE}: {text}")
+    assert "\n" not in str(found)
+    assert "hunter2" not in str(found)
+    assert found.exit_code == 2
+
+
+def test_our_own_mistakes_stay_what_they_are() -> None:
+    mistake = KeyError("x")
+    assert judged(mistake, WHERE) is mistake
+
+
+def test_errors_survive_the_way_between_processes() -> None:
+    error = StoreAwayError(WHERE, "cannot be reached", "Try again later")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.remedy) == (StoreAwayError, str(error), error.remedy)
+
+
+class Conditional(Bucket):
+    """A bucket whose server answers a conditional put in a given way; keeps what was put."""
+
+    kept: dict[str, bytes]
+
+    def exists(self, key: str) -> bool:
+        return False
+
+    def get(self, key: str) -> bytes:
+        return self.kept[key]
+
+    def ask(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        status = self.kept.get("status", b"200")
+        if arguments.get("IfNoneMatch") and status != b"200":
+            error = answer(
+                {b"412": "PreconditionFailed", b"501": "NotImplemented"}[status], int(status)
+            )
+            raise judged(error, WHERE) from error
+        self.kept[key] = arguments["Body"]
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("status", "there", "written", "after"),
+    [
+        (b"200", b"", True, b"mine"),
+        (b"412", b"yours", False, b"yours"),
+        (b"412", b"mine", True, b"mine"),  # our own request, whose answer was lost
+        (b"501", b"", True, b"mine"),
+    ],
+)
+def test_a_conditional_put_copes_with_every_kind_of_store(status, there, written, after) -> None:
+    bucket = Conditional("s3://b/r", "b", "r", StoreConfig())
+    object.__setattr__(bucket, "kept", {"status": status, "lease": there})
+    assert bucket.put_if_absent("lease", b"mine") == written
+    assert bucket.kept["lease"] == after

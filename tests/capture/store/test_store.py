@@ -1,0 +1,181 @@
+"""Stores: what is refused and how it is said, links, unfinished writes, and settings."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from capture.config.reading import read_config
+from capture.errors import CaptureError, ConfigError, ShardError, StoreError
+from capture.store.config import StoreConfig
+from capture.store.local import put_local
+from capture.store.range_file import RangeFile
+from capture.store.store import Store
+
+SECRET = "hunter2/SECRET+x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "text"),
+    [
+        ("nosuch://x", "nosuch://x: cannot be opened: Protocol not known: nosuch."),
+        ("s3://", "s3://: names no bucket. Write s3://bucket/prefix."),
+        ("s3:///a", "s3:///a: names no bucket. Write s3://bucket/prefix."),
+    ],
+)
+def test_an_impossible_uri_is_refused(uri: str, text: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        Store(uri)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "https", "memory", "file"])
+def test_credentials_in_a_uri_are_refused_and_not_repeated(scheme: str) -> None:
+    with pytest.raises(StoreError, match="holds credentials, and a run would record") as caught:
+        Store(f"{scheme}://AKIAKEY:{SECRET}@bucket/run")
+    assert "AKIAKEY" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_uri_and_a_path_are_the_same_place(tmp_path: Path) -> None:
+    Store(f"file://{tmp_path}/run").put("a", b"x")
+    assert Store(str(tmp_path / "run")).get("a") == b"x"
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Store("~/run").put("a", b"x")
+    assert (tmp_path / "run" / "a").read_bytes() == b"x"
+
+
+# --- a local folder -------------------------------------------------------------------------------
+
+
+def test_an_unfinished_write_is_no_key(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.put("a/b", b"whole")
+    (tmp_path / "a" / ".b.half").write_bytes(b"who")
+    assert store.keys() == ["a/b"]
+    assert store.unfinished() == ["a/.b.half"]
+    store.delete("a/.b.half")
+    assert store.unfinished() == []
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+    store = Store(str(tmp_path))
+    store.put("a", b"old")
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"/a: cannot be written: .*No space left on device"):
+        store.put("a", b"new")
+    monkeypatch.undo()
+    assert store.get("a") == b"old"
+    assert store.unfinished() == []
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "run" / "folder").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"file/a: cannot be written"):
+        Store(str(tmp_path / "file")).put("a", b"x")
+    with pytest.raises(StoreError, match=r"run/folder: cannot be read: .*directory"):
+        Store(str(tmp_path / "run")).get("folder")
+    with pytest.raises(StoreError, match=r"file: cannot be listed: .*directory"):
+        Store(str(tmp_path / "file")).keys()
+
+
+def test_links_do_not_lead_out_of_a_run(tmp_path: Path) -> None:
+    secret, run = tmp_path / "outside" / "secret", tmp_path / "run"
+    store = Store(str(run))
+    store.put("a/b", b"x")
+    put_local(secret, b"secret")
+    (run / "link").symlink_to(secret)
+    (run / "folder").symlink_to(secret.parent)
+    assert store.keys() == ["a/b", "link"]
+    for key in ("link", "folder/secret"):
+        for verb in (store.get, store.open, store.exists, store.modified):
+            with pytest.raises(ShardError, match="is a link that leads out of the run"):
+                verb(key)
+    for act in (store.delete, lambda key: store.put(key, b"y"), store.keys):
+        with pytest.raises(ShardError, match="is a link that leads out of the run"):
+            act("folder/secret")
+    store.put("link", b"mine")
+    store.delete("link")
+    assert secret.read_bytes() == b"secret"
+    assert store.keys() == ["a/b"]
+
+
+def test_links_within_a_run_and_to_a_run_are_followed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    store.put("a/b", b"x")
+    (tmp_path / "run" / "again").symlink_to("a/b")
+    (tmp_path / "way").symlink_to("run")
+    assert Store(str(tmp_path / "way")).get("again") == b"x"
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+
+def test_a_range_file_fetches_what_is_read_and_no_more() -> None:
+    asked = []
+
+    def read_range(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return bytes(range(start, end))
+
+    file = RangeFile(100, read_range)
+    file.seek(90)
+    assert file.read(5) == bytes(range(90, 95))
+    assert file.read(50) == bytes(range(95, 100))
+    assert (file.read(1), file.tell(), file.seek(-3, 1)) == (b"", 100, 97)
+    assert file.readinto(buffer := bytearray(2)) == 2
+    assert (buffer, file.readall()) == (bytearray([97, 98]), bytes([99]))
+    assert asked == [(90, 95), (95, 100), (97, 99), (99, 100)]
+    with pytest.raises(ValueError, match="before the start"):
+        file.seek(-1)
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("store.endpoint_url=nas:9000", "store.endpoint_url: got 'nas:9000', must be http(s)://"),
+        ("store.endpoint_url=http://", "store.endpoint_url: got 'http://', must be http(s)://"),
+        ("store.retries=-1", "store.retries: got -1, must be at least 0."),
+        ("store.first_wait_seconds=0", "store.first_wait_seconds: got 0.0, must be above 0."),
+        ("store.read_timeout_seconds=0", "store.read_timeout_seconds: got 0.0, must be above 0."),
+        ("store.max_pending_bytes=0", "store.max_pending_bytes: got 0, must be at least 1."),
+        ("store.checksums=md5", "store.checksums: got 'md5', must be one of auto, when_required"),
+        ("store.addressing=dns", "store.addressing: got 'dns', must be one of auto, path, virtual"),
+    ],
+)
+def test_wrong_settings_are_explained(override: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(None, [override])
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"store.secret={SECRET}",
+        f"store.secret_access_key={SECRET}",
+        f"store.endpoint_url=https://key:{SECRET}@host",
+        f"store.endpoint_url=https://host/?secret={SECRET}",
+    ],
+)
+def test_a_credential_in_the_settings_is_refused_and_not_repeated(override: str) -> None:
+    with pytest.raises(CaptureError) as caught:
+        read_config(None, [override])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_settings_show_no_more_than_they_are() -> None:
+    assert "hunter2" not in repr(StoreConfig(endpoint_url="https://host:9000", profile="lab"))
+    assert logging.getLogger("capture.store.retry").handlers == []

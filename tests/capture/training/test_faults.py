@@ -1,0 +1,186 @@
+"""A store that fails at one request in twenty: all completes, nothing is lost, all is counted.
+
+The proxy of ``fault_proxy`` stands between us and a real S3 server. The default suite goes through
+one capture and one attribution; ``make torture`` through many, with worse weather.
+"""
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fault_proxy import FAULTS, Proxy, Weather, proxied
+from rich.console import Console
+from tiny import contents, make_run, tiny_config
+
+from analysis.attribution.attribute import AttributionConfig, attribute, write_attribution
+from analysis.jobs.tables import marker_key
+from analysis.run.run import open_run
+from capture.config.settings import Config
+from capture.errors import StoreAwayError
+from capture.format.markers import read_marker
+from capture.maintenance.verify import verify
+from capture.store import s3 as s3_module
+from capture.store.config import StoreConfig
+from capture.store.store import Store
+from cluster.commands import info
+from cluster.local.threads import run_job
+
+pytestmark = pytest.mark.s3
+
+HASTY = {"first_wait_seconds": 0.001, "connect_timeout_seconds": 2, "read_timeout_seconds": 0.4}
+MANY = "capture.segment_steps=2"
+"""Many segments, for many requests."""
+CONFIG = AttributionConfig()
+Through = Callable[[Weather], Proxy]
+
+
+@pytest.fixture
+def through(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
+    """Starts a proxy and leads the environment's requests through it."""
+    with ExitStack() as stack:
+
+        def start(weather: Weather) -> Proxy:
+            proxy = stack.enter_context(proxied(weather))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            return proxy
+
+        yield start
+
+
+def hasty(folder: Path, uri: str) -> Config:
+    """The tiny run at a URI, in a hurry so that a test need not wait for stalls."""
+    settings = [f"store.{name}={value}" for name, value in HASTY.items()]
+    return tiny_config(folder, f"run.uri={uri}", MANY, *settings)
+
+
+def survive(s3: str, through: Through, tmp_path: Path, weather: Weather) -> None:
+    """Capture, verify and attribute through the weather; compare with a run that had none."""
+    make_run(tiny_config(tmp_path, MANY, name="calm"))
+    wanted = contents(str(tmp_path / "calm"))
+    through(weather)
+    config = hasty(tmp_path, s3)
+    make_run(config)
+    store = Store(s3, config.store)
+    assert contents(s3, config.store) == wanted
+    assert verify(store) == []
+    run, calm = open_run(s3, config.store), open_run(str(tmp_path / "calm"))
+    found = attribute(run, run_job, CONFIG)
+    write_attribution(run, found)
+    wanted_tables = attribute(calm, run_job, CONFIG)
+    for name in ("groups", "tokens", "datums"):
+        assert vars(found)[name].equals(vars(wanted_tables)[name])
+    assert verify(store) == []
+    captured = sum(marker.retries for marker in (run.start, *run.segments))
+    attributed = read_marker(run.store, marker_key("attribute")).retries
+    assert captured > 0
+    print(f"{weather.requests.total()} requests, {dict(weather.faults)}")
+    print(f"retries: {captured} in capture, {attributed} in attribute")
+    told = told_by_info(s3, config.store)
+    assert f"capture {captured}" in told
+    assert attributed == 0 or f"attribute {attributed}" in told
+
+
+def told_by_info(uri: str, config: StoreConfig) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    info.show(console, open_run(uri, config))
+    lines = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    return next(line for line in lines if line.startswith("retries"))
+
+
+@pytest.mark.slow
+def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) -> None:
+    weather = Weather(s3_server.port, rate=0.05, seed=4)
+    survive(s3, through, tmp_path, weather)
+    assert weather.faults.total() >= 5
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(10))
+def test_worse_weather_is_survived_too(s3, s3_server, through, tmp_path, seed) -> None:
+    weather = Weather(s3_server.port, rate=0.2, seed=seed)
+    survive(s3, through, tmp_path, weather)
+    assert set(weather.faults) == set(FAULTS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeypatch, fault):
+    """Every other request fails in one way; values small, large and in parts come through whole."""
+    monkeypatch.setattr(s3_module, "PART_BYTES", 2**18)
+    weather = Weather(s3_server.port)
+    monkeypatch.setattr(weather, "fate", every_other(weather, fault))
+    through(weather)
+    store = Store(s3, StoreConfig(**{**HASTY, "read_timeout_seconds": 0.1}))
+    values = {f"k/{size}": random.Random(size).randbytes(size) for size in (0, 1, 5000, 2**20)}
+    for key, data in values.items():
+        store.put(key, data)
+    assert {key: store.get(key) for key in store.keys()} == values
+    with store.open("k/5000") as file:
+        file.seek(100)
+        assert file.read(1000) == values["k/5000"][100:1100]
+    assert store.put_if_absent("lease", b"mine")
+    assert not store.put_if_absent("lease", b"yours")
+    store.delete("k/1")
+    assert not store.exists("k/1")
+    assert store.retries >= 10 if fault != "truncated" else store.retries >= 4
+
+
+def every_other(weather: Weather, fault):
+    turns = iter(range(10**9))
+
+    def fate(method: str):
+        return fault if next(turns) % 2 == 0 else None
+
+    return fate
+
+
+def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, through) -> None:
+    weather = Weather(s3_server.port)
+    proxy = through(weather)
+    store = Store(s3, StoreConfig(**HASTY, retries=5))
+    store.put("a", b"x")
+    weather.away = True
+    with pytest.raises(StoreAwayError, match=r"broke off: .*\(tried 6 times\). Try again later"):
+        store.get("a")
+    weather.away = False
+    assert store.get("a") == b"x"
+    assert store.retries == 5
+    assert proxy.endpoint not in json.dumps(store.keys())
+
+
+def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
+    s3, s3_server, through, tmp_path
+) -> None:
+    weather = Weather(s3_server.port)
+    through(weather)
+    config = tiny_config(tmp_path, f"run.uri={s3}", "store.first_wait_seconds=0.001")
+    make_run(config)
+    run = open_run(s3, config.store)
+    shard = run.shards("outliers")[0]
+
+    def cut_off() -> None:
+        with shard.reading() as file:
+            weather.away = True
+            file.read_row_groups([0])
+
+    with pytest.raises(StoreAwayError, match="broke off"):
+        cut_off()
+    weather.away = False
+    assert len(run.shifts()) == 28 * 4 * 30
+
+
+def test_retries_taken_are_counted_once(s3, s3_server, through, monkeypatch) -> None:
+    weather = Weather(s3_server.port)
+    monkeypatch.setattr(weather, "fate", every_other(weather, "503"))
+    through(weather)
+    store = Store(s3, StoreConfig(**HASTY))
+    store.put("a", b"x")
+    store.put("b", b"x")
+    assert store.take_retries() == 2
+    assert store.take_retries() == 0
+    store.get("a")
+    assert (store.take_retries(), store.retries) == (1, 3)

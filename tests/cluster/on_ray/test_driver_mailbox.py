@@ -1,0 +1,58 @@
+"""What passes between a group of workers and the driver, without a cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import distributed as dist
+
+pytest.importorskip("ray", reason="needs the extra cluster")
+
+from tiny import tiny_config
+
+from cluster.local.signals import Stopped
+from cluster.on_ray import driver_mailbox as desk
+from cluster.on_ray.driver_mailbox import Desk, Task, work
+from cluster.terminal.progress import StartedAgain
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process."""
+    threads = torch.get_num_threads()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+def test_starts_are_counted_and_told_from_the_second_on() -> None:
+    made = Desk(3)
+    assert (made.start().number, made.hear()) == (1, [])
+    assert (made.start().number, made.hear()) == (2, [StartedAgain(1, 3)])
+    assert made.hear() == []
+
+
+def test_a_group_that_starts_again_when_the_driver_has_stopped_trains_no_step(
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Desk(3)
+    monkeypatch.setattr(desk.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(desk, "capture_run", lambda *given, **options: trained.append(given))
+    trained: list[object] = []
+    task = Task(
+        config=tiny_config(tmp_path),
+        folder="nowhere",
+        group="ours",
+        resume=False,
+        overwrite=False,
+        desk=SimpleNamespace(start=SimpleNamespace(remote=made.start)),  # pyright: ignore
+    )
+    work({"task": task})
+    assert len(trained) == 1
+    made.end()
+    with pytest.raises(Stopped):
+        work({"task": task})
+    assert len(trained) == 1

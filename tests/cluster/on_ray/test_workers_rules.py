@@ -1,0 +1,112 @@
+"""What is decided about workers without any: room for them, their end, what is said of it."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra cluster")
+
+from ray.train import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
+from tiny import tiny_config
+
+from capture.config.reading import make_config
+from capture.errors import AuditError, ConfigError, StoreError
+from capture.store import lease
+from capture.store.store import Store
+from cluster.on_ray.driver_mailbox import Task
+from cluster.on_ray.network import require_mark
+from cluster.on_ray.workers import explained, leave, require_room, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
+
+# --- what the end leaves behind -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A group of workers that have ended."""
+
+    task = SimpleNamespace(group="ours")
+
+    def end(self) -> bool:
+        return True
+
+
+def test_the_lease_of_workers_that_have_ended_is_removed():
+    store = Store("memory://ended")
+    store.put(lease.KEY, lease.encode(lease.of_this_process("ours.2")))
+    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
+    assert not store.exists(lease.KEY)
+
+
+def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def away(*given: object) -> None:
+        raise StoreError("s3://x", "does not answer")
+
+    store = Store("memory://away")
+    monkeypatch.setattr(store.place, "open", away)
+    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
+
+
+# --- whether there is room -----------------------------------------------------------------------
+
+
+def test_gpus_are_taken_where_all_workers_can_have_one():
+    config = make_config({}, ["workers.count=4", "workers.cpus=3"])
+    few, many = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
+    assert require_room(config, [many, many])
+    assert not require_room(config, [many, few])
+    with pytest.raises(ConfigError, match=r"got 4 with 3 cores each, the cluster has 8 cores"):
+        require_room(config, [many])
+
+
+def test_a_worker_s_cores_and_gpu_must_be_on_one_node():
+    nodes = [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}]
+    assert not require_room(make_config({}, ["workers.count=4"]), nodes)
+    assert require_room(make_config({}, ["workers.count=1"]), nodes)
+    config = make_config({}, ["workers.count=4", "training.device=cuda"])
+    message = r"got 4 with a GPU each .*, the cluster has 9 cores and 4 GPUs, room for 1\. Ask for"
+    with pytest.raises(ConfigError, match=message):
+        require_room(config, nodes)
+
+
+def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
+    require_mark("runs/x", "m", [("a", "m"), ("b", "m")])
+    message = r"^runs/x: cannot be reached from node b \(it is not there\)\. Put the run on s3://"
+    with pytest.raises(StoreError, match=message):
+        require_mark("runs/x", "m", [("a", "m"), ("b", "it is not there")])
+
+
+def test_what_ended_a_group_is_said_in_one_line():
+    config = make_config({}, ["workers.max_failures=2"])
+    audit = AuditError("step 3", "shifts miss the applied change", "Nothing was stored")
+    assert explained(ControllerError(audit), config) is audit
+    placed = explained(ControllerError(TimeoutError("no room\nat all")), config)
+    assert str(placed).startswith("workers: could not be placed: no room. Make room")
+    died = WorkerGroupError("…", {1: RuntimeError("connection closed\nby peer")})
+    lost = explained(died, config)
+    assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
+    assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
+    taken = explained(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
+    assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Put" in str(taken)
+
+
+def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):
+    config = tiny_config(tmp_path, "workers.count=2", "workers.max_failures=2")
+    task = Task(
+        config=config,
+        folder=str(tmp_path),
+        group="ours",
+        resume=False,
+        overwrite=False,
+        desk=None,  # pyright: ignore[reportArgumentType]
+    )
+    failures = trainer(task, str(tmp_path), use_gpu=False).run_config.failure_config
+    assert failures
+    assert (failures.max_failures, failures.max_preemption_failures) == (2, 2)

@@ -1,0 +1,114 @@
+"""``ontogeny plan``: its tables, its JSON, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import TEXT
+
+from capture.engine.step_plan import Plan
+from capture.estimates.calibration import PLAIN, Calibration, calibrate
+from cluster.cli import main
+from cluster.commands import plan as command
+
+SETTINGS = [
+    *("training.epochs=1", "model.layers=1", "model.width=8", "model.hidden=8", "model.heads=2"),
+    *("training.batch=40", "capture.outliers.k=10", "capture.tally.enabled=false"),
+    *("corpus.window=8", "corpus.kind=text", "corpus.path=text.txt"),
+]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No more steps than must be, on a text of some hundred words."""
+    monkeypatch.setattr(command, "BUDGET_SECONDS", 0.0)
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
+    uri = str(tmp_path / "run")
+    assert main(["plan", "demo", f"run.uri={uri}", *SETTINGS]) == 0
+    said = capsys.readouterr().out
+    for word in ("outliers", "tallies", "factors", "checkpoints", "dense, the study's way"):
+        assert word in said
+    assert "As configured:" in said
+    assert "100 (configured)" in said
+    assert not Path(uri).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["workers.count=4"], "whole batches; the run has 4 workers."),
+        (["engine=deepspeed"], "whole batches; the run is DeepSpeed's."),
+    ],
+)
+def test_what_is_timed_is_one_process(capsys, tmp_path: Path, settings: list[str], said: str):
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, *settings]) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monkeypatch, tmp_path):
+    def slower(plan: Plan, budget_seconds: float) -> Calibration:
+        found = calibrate(plan, budget_seconds)
+        seconds = 3 * found.step_seconds[PLAIN]
+        return replace(found, recorded_seconds=seconds, device_peak_bytes=7_000_000_000)
+
+    monkeypatch.setattr(command, "calibrate", slower)
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a step is 3.00 × a plain one" in said
+    assert "and 7.0 GB of the GPU's, if the store keeps up" in said
+
+
+def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(command, "free_bytes", lambda uri: 1000)
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
+    assert "Too little room" in capsys.readouterr().out
+
+
+def test_json_holds_what_the_tables_show(capsys, tmp_path: Path):
+    assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    kinds = {kind["kind"]: kind for kind in values["kinds"]}
+    assert kinds["outliers"]["recorded"]
+    assert not kinds["factors"]["recorded"]
+    assert kinds["factors"]["num_bytes"] > 0
+    assert values["dense_bytes"] > 0
+    assert values["step_seconds"]["plain"] > 0
+
+
+def test_any_size_is_estimated_from_stated_assumptions(capsys):
+    asked = ["--model-params", "175e9", "--tokens", "700e9", "--window", "1000", "--gpus", "1024"]
+    assert main(["plan", *asked]) == 0
+    said = capsys.readouterr().out
+    assert "490" in said
+    assert "Assumptions" in said
+    assert main(["plan", *asked, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["kinds"][-1]["num_bytes"] == pytest.approx(490e18)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "needs a CONFIG, or --model-params and --tokens"),
+        (["--tokens", "1e9"], "takes --model-params and --tokens together"),
+        (["demo", "--tokens", "1e9", "--model-params", "1e9"], "and no CONFIG beside them"),
+        (["--tokens", "1e9", "--model-params", "-1"], "--model-params: got -1.0, must be at least"),
+        (["nowhere.yaml"], "no such file"),
+        (["demo", *SETTINGS, "capture.units=[nothing]"], "matches no parameter"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(capsys, arguments: list[str], problem: str):
+    assert main(["plan", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert problem in said
+    assert said.count("\n") == 1
+
+
+def test_stores_that_are_no_folders_have_no_known_room():
+    assert command.free_bytes("s3://bucket/run") is None
+    assert (command.free_bytes("some/folder/that/is/not/there") or 0) > 0

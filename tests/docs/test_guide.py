@@ -1,0 +1,172 @@
+"""The guide can be pasted as it stands; the reference of tables knows every table and column."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import pyarrow as pa
+import pytest
+from matplotlib import pyplot
+from tiny import make_run, tiny_config
+
+from analysis.ablation import replacement
+from analysis.ablation import tables as ablation_tables
+from analysis.activations import tables as activation_tables
+from analysis.attribution import config as attribution_config
+from analysis.attribution import outlier_notions as outlying
+from analysis.attribution import tables as attribution_tables
+from analysis.behaviour import behaviour, predicates
+from analysis.bigrams import tables as bigram_tables
+from analysis.faithfulness import faithfulness as faithfulness
+from analysis.measures import selection
+from analysis.neurons import tables as neuron_tables
+from analysis.report import timeline
+from cluster.cli import parser
+
+DOCS = Path(__file__).parents[2] / "docs"
+JOBS: dict[str, Mapping[str, pa.Schema]] = {
+    "attribute": attribution_tables.TABLES,
+    "ablate": ablation_tables.TABLES,
+    "activations": activation_tables.TABLES,
+    "neurons": neuron_tables.TABLES,
+    "behaviour": behaviour.TABLES,
+    "bigrams": bigram_tables.TABLES,
+    "faithfulness": faithfulness.TABLES,
+    "report": {"timeline": timeline.TIMELINE},
+}
+"""Job → table → schema, of all that is left under ``analysis/``."""
+CHOICES = {
+    "evidence": attribution_config.EVIDENCE,
+    "background": attribution_config.BACKGROUNDS,
+    "select": selection.METHODS,
+    "outliers": outlying.NOTIONS,
+    "value": replacement.VALUES,
+    "predicate": predicates.NAMES,
+}
+
+
+# --- the guide ------------------------------------------------------------------------------------
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Each block of Python in the guide, and the prose that follows it."""
+    parts = re.split(r"```python\n(.*?)```\n", (DOCS / "guide.md").read_text(), flags=re.DOTALL)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture(scope="module")
+def pasted(tmp_path_factory) -> Iterator[dict[str, Any]]:
+    """What is defined after all blocks have run where ``runs/demo`` is a small run."""
+    folder = tmp_path_factory.mktemp("guide")
+    (folder / "runs").mkdir()
+    slowly = ("training.epochs=4", "training.learning_rate=1")  # so that many neurons stay alive
+    make_run(tiny_config(folder / "runs", "model.layers=3", *slowly, name="demo"))
+    namespace: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patched, mpl.rc_context({"backend": "Agg"}):
+        patched.chdir(folder)
+        pyplot.switch_backend("Agg")
+        for number, (code, _) in enumerate(blocks()):
+            exec(compile(code, f"guide.md, block {number}", "exec"), namespace)
+        yield namespace | {"folder": folder}
+        pyplot.close("all")
+
+
+def test_every_block_is_followed_by_what_it_shows():
+    assert len(blocks()) >= 15
+    for code, prose in blocks():
+        assert len(prose.strip().split("\n\n")[0].split()) >= 8, code
+        assert not prose.strip().startswith("#"), code
+
+
+def test_the_guide_runs_from_top_to_bottom(pasted):
+    assert pasted["run"].steps_done == pasted["run"].num_steps
+    assert len(pasted["shifts"]) > 0
+    assert len(pasted["taught"]) > 0
+    assert len(pasted["flips"]) > 0
+    assert len(pasted["often"]) > 0
+
+
+def test_the_plot_shows_the_history_of_one_neuron(pasted):
+    top, middle, bottom = pasted["axes"]
+    num_tokens = min(5, len(pasted["taught"]))
+    assert len(top.lines) == len(middle.lines) == num_tokens
+    assert len(bottom.collections[0].get_offsets()) == len(pasted["own"]) > 0
+    assert (pasted["folder"] / "neuron.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_guide_s_two_ways_to_count_agree(pasted):
+    own: pd.DataFrame = pasted["own"]
+    last = blocks()[-1][0].split("duckdb.sql(", 1)[1]
+    found = eval(f"duckdb.sql({last}", pasted)  # the block's last expression, with what it shows
+    by_epoch = own.groupby("epoch")["abs_diff"].agg(["size", "sum"])
+    assert found["rows"].tolist() == by_epoch["size"].tolist()
+    assert found["moved"].tolist() == pytest.approx(by_epoch["sum"].tolist(), rel=1e-5)
+
+
+# --- the reference of tables ----------------------------------------------------------------------
+
+
+def sections(level: int) -> dict[str, str]:
+    """Headings of ``analysis.md`` and the text below each, to the next of this level or above."""
+    text = (DOCS / "analysis.md").read_text()
+    parts = re.split(rf"^(#{{1,{level}}}) (.*)$", text, flags=re.MULTILINE)
+    found = zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    return {title: body for marks, title, body in found if len(marks) == level}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_column_of_every_table_is_explained(job):
+    chapter = sections(2)[f"`{job}`"]
+    parts = re.split(r"^### (.*)$", chapter, flags=re.MULTILINE)
+    headed = zip(parts[1::2], parts[2::2], strict=True)
+    tables = {name: text for heading, text in headed for name in re.findall(r"`(\w+)`", heading)}
+    assert list(tables) == list(JOBS[job])
+    for name, schema in JOBS[job].items():
+        explained = re.findall(r"`(\w+)`", "".join(first_cells(tables[name])))
+        assert sorted(explained) == sorted(schema.names), f"{job}/{name}"
+
+
+def first_cells(text: str) -> list[str]:
+    """The first cell of every row of the tables in a text, heads left out."""
+    rows = re.findall(r"^\| *(.*?) *\|", text, flags=re.MULTILINE)
+    return [row for row in rows if "`" in row]
+
+
+@pytest.mark.parametrize("option", CHOICES)
+def test_every_choice_is_explained(option):
+    text = (DOCS / "analysis.md").read_text()
+    for choice in CHOICES[option]:
+        assert re.search(rf"(\*\*|`|--){re.escape(choice)}(\*\*|`)", text), (option, choice)
+
+
+def test_every_command_that_answers_has_its_chapter():
+    assert [title for title in sections(2) if title.startswith("`")] == [f"`{job}`" for job in JOBS]
+
+
+# --- what is written stays true -------------------------------------------------------------------
+
+PAGES = [
+    DOCS / name
+    for name in (
+        *("guide.md", "analysis.md", "tallies.md", "../README.md", "bigrams.md", "record.md"),
+        *("plan.md", "scale.md", "cluster.md", "optimizers.md", "deepspeed.md", "own-loop.md"),
+    )
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_taken_by_the_parser(page):
+    lines = re.findall(r"^(?:\$ )?ontogeny (.*)$", page.read_text(), flags=re.MULTILINE)
+    for line in lines:
+        parser().parse_args(shlex.split(line, comments=True))
+    assert len(lines) > 10 or page.name != "README.md"

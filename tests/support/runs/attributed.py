@@ -1,0 +1,22 @@
+"""What attribution finds in the tiny run."""
+
+import functools
+from typing import Any
+
+from tiny_run import tiny_run
+
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
+from analysis.attribution.tables import Attribution
+from analysis.measures.selection import SelectionConfig
+from analysis.run.run import open_run
+from cluster.local.threads import run_job
+
+ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
+"""Choose tokens although a tiny run proves little."""
+
+
+@functools.cache
+def attributed(**settings: Any) -> Attribution:
+    config = AttributionConfig(**{"selection": ANY, **settings})
+    return attribute(open_run(tiny_run()), run_job, config)

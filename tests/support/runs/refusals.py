@@ -1,0 +1,94 @@
+"""What a command says that is refused, and runs that refuse most questions.
+
+``{whole}`` in a case is a run without tables, ``{attributed}`` one with those of ``attribute``; the
+others are named where they are made.
+"""
+
+import functools
+import json
+import shlex
+
+from tiny_run import copied, make_run, tiny_run
+
+from capture.format.markers import START, checksum, encode, read_segments, require_start
+from capture.store.store import Store
+from cluster.cli import main
+
+READING = {
+    "attribute": "",
+    "ablate": "",
+    "activations": "",
+    "neurons": "",
+    "behaviour": "--contains w1",
+    "bigrams": "",
+    "faithfulness": "",
+    "replay": "--record factors",
+    "report": "",
+    "info": "",
+    "verify": "",
+    "gc": "",
+}
+"""Every command that reads a run, and what it cannot do without."""
+
+
+@functools.cache
+def refusing_runs() -> dict[str, str]:
+    """Name in a case → URI."""
+    names = ("whole", "attributed", "untrained", "newer", "outdated", "damaged")
+    uris = {name: f"memory://bad-input/{name}" for name in names}
+    for name in ("whole", "attributed"):
+        copied(tiny_run(), uris[name])
+    assert main(["attribute", uris["attributed"], "--quiet"]) == 0
+    remove_segments(copied(tiny_run(), uris["untrained"]), keep=0)
+    of_a_newer_schema(copied(tiny_run(), uris["newer"]))
+    remove_segments(copied(uris["attributed"], uris["outdated"]), keep=3)
+    damaged = copied(uris["attributed"], uris["damaged"])
+    damaged.put("analysis/attribute/tables.json", b"{}")
+    untallied = ("capture.tally.enabled=false", "training.epochs=1")
+    uris["untallied"] = make_run("memory://bad-input/untallied", *untallied)
+    untaught = (
+        "capture.units=[layers.*.norm1.weight]",
+        "capture.outliers.k=9",
+        "training.epochs=1",
+    )
+    uris["normed"] = make_run("memory://bad-input/normed", *untaught)
+    return uris | {"nowhere": "memory://bad-input/nowhere"}
+
+
+def remove_segments(store: Store, *, keep: int) -> None:
+    """A run whose training stopped after some segments, what was unfinished cleared away."""
+    kept = [require_start(store), *read_segments(store)[:keep]]
+    named = {file.key for marker in kept for file in marker.files}
+    recorded = ("steps/", "outliers/", "evaluations/", "checkpoints/", "tallies/")
+    for key in store.keys():
+        if key.startswith(recorded) and key not in named:
+            store.delete(key)
+    for key in [key for key in store.keys("segments") if key != START][keep:]:
+        store.delete(key)
+
+
+def of_a_newer_schema(store: Store) -> None:
+    for key in store.keys("segments"):
+        values = json.loads(store.get(key)) | {"schema_version": 99}
+        del values["checksum"]
+        store.put(key, encode(values | {"checksum": checksum(values)}))
+
+
+def snapshot(uri: str) -> dict[str, bytes]:
+    store = Store(uri)
+    return {key: store.get(key) for key in store.keys()}
+
+
+def refused(command: str, runs: dict[str, str], capsys) -> str:
+    """What a refused command prints: one line, after which everything is as it was."""
+    touched = [uri for name, uri in runs.items() if f"{{{name}}}" in command]
+    before = [snapshot(uri) for uri in touched]
+    code = main(shlex.split(command.format(**runs)))
+    printed = capsys.readouterr()
+    assert code == 2, printed.out
+    assert printed.out == ""
+    assert printed.err.startswith("ontogeny: ")
+    assert printed.err.count("\n") == 1
+    assert printed.err.endswith(".\n")
+    assert [snapshot(uri) for uri in touched] == before
+    return printed.err

@@ -1,0 +1,21 @@
+"""Rows of a shard that lie in memory, for jobs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from analysis.run.scan import Wanted
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What a job sees of a shard, a few rows at a time."""
+
+    table: pa.Table
+    where: str = "rows"
+
+    def batches(
+        self, columns: Sequence[str], wanted: Wanted | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        yield from self.table.select(list(columns)).to_batches(max_chunksize=7)

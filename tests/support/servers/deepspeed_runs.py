@@ -1,0 +1,112 @@
+"""Runs by DeepSpeed on processes of this machine, for tests: what each worker does."""
+
+from pathlib import Path
+
+from tiny import TEXT, tiny_config
+
+from capture.config.reading import make_config
+from capture.config.settings import Config
+from capture.process_group import Group
+from capture.store.store import Store
+from capture.training.loop import Event, capture_run
+
+ADAMW = (
+    *("training.optimizer.kind=adamw", "training.optimizer.weight_decay=0.01"),
+    *("training.learning_rate=0.003", "training.optimizer.epsilon=1e-6"),
+)
+SGD = ("model.dropout=0.3",)
+NESTEROV = (
+    *("training.optimizer.momentum=0.9", "training.optimizer.nesterov=true"),
+    *("training.optimizer.weight_decay=0.01", "training.learning_rate=0.3"),
+)
+EVERYTHING = ("capture.units=['*']", "capture.outliers.scope=step")
+WAYS = {
+    "sgd": SGD,
+    "adamw": ADAMW,
+    "nesterov": (*NESTEROV, "training.accumulate=2"),
+    "pieces": (*ADAMW, *EVERYTHING, "training.accumulate=2"),
+    "rounded": ("training.learning_rate=0.5", "training.precision=bfloat16"),
+    "bare": (*SGD, "capture.record=checkpoints"),
+}
+"""By name: what is the same for every engine."""
+FEW = ["sgd 1", "adamw 2", "adamw 3"]
+MANY = [
+    *(f"{way} {stage}" for way in WAYS for stage in (1, 2, 3) if f"{way} {stage}" not in FEW),
+    *(f"adamw {stage} optimizer" for stage in (1, 2, 3)),
+    "adamw 3 all",
+]
+"""Way, stage and what is offloaded, in one name."""
+
+
+def settings(case: str) -> tuple[str, ...]:
+    way, stage, *offload = case.split()
+    zero = ("engine=deepspeed", f"deepspeed.stage={stage}")
+    return (*WAYS[way], *zero, *(f"deepspeed.offload={what}" for what in offload))
+
+
+def plain_config(folder: Path, way: str, name: str = "") -> Config:
+    return tiny_config(folder, *WAYS[way], "training.epochs=1", name=name or way)
+
+
+def capture_few(group: Group, folder: Path) -> None:
+    capture_cases(FEW, group, folder)
+
+
+def capture_many(group: Group, folder: Path) -> None:
+    capture_cases(MANY, group, folder)
+
+
+def capture_cases(cases: list[str], group: Group, folder: Path) -> None:
+    if "rounded 1" in cases:  # each worker rounds its own sum, so the plain engine is given two too
+        count = f"workers.count={group.size}"
+        config = tiny_config(folder, *WAYS["rounded"], count, "training.epochs=1", name="rounded")
+        capture_run(config, ignore, group=group, owner="rounded.1")
+    for case in cases:
+        capture_one(case, group, folder, case.replace(" ", "-"))
+
+
+def capture_one(case: str, group: Group, folder: Path, name: str, **options: bool) -> None:
+    count = f"workers.count={group.size}"
+    config = tiny_config(folder, *settings(case), count, "training.epochs=1", name=name)
+    capture_run(config, ignore, group=group, owner=f"{name}.{len(options)}", **options)
+
+
+def go_on(group: Group, folder: Path) -> None:
+    """With a run of the plain engine, from its middle; then the other way round, halfway."""
+    capture_one("adamw 3", group, folder, "taken-over", resume=True)
+    capture_one("nesterov 2", group, folder, "taken-back", resume=True)
+    capture_one("adamw 1", group, folder, "left")
+    if group.rank == 0:
+        forget_last(Store(str(folder / "left")))
+
+
+def forget_last(store: Store, segment: int = 1) -> None:
+    """As if the run had ended before this segment, the last of it."""
+    for key in store.keys():
+        if f"segment-{segment:06d}" in key:
+            store.delete(key)
+
+
+def tied_config(folder: Path, *overrides: str, name: str) -> Config:
+    """A GPT-2 whose embedding is its unembedding too, all of it captured."""
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    settings = {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16}
+    values = {
+        "run": {"uri": str(folder / name)},
+        "corpus": {"kind": "text", "path": str(text), "window": 8, "validation_share": 0.05},
+        "model": {"kind": "hf", "hf": {"family": "gpt2", "settings": settings}},
+        "training": {"epochs": 1, "batch": 4, "device": "cpu"},
+        "capture": {"segment_steps": 8, "units": ["*"], "outliers": {"k": 30}},
+    }
+    return make_config(values, [*ADAMW, *overrides])
+
+
+def capture_tied(group: Group, folder: Path) -> None:
+    overrides = ("engine=deepspeed", "deepspeed.stage=3", f"workers.count={group.size}")
+    config = tied_config(folder, *overrides, name="tied-3")
+    capture_run(config, ignore, group=group, owner="tied.1")
+
+
+def ignore(event: Event) -> None:
+    """What tests of this kind do with reports."""

@@ -1,0 +1,29 @@
+"""Ray clusters for tests: nodes of one core each, all on this machine, with few processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import ray
+from ray.cluster_utils import Cluster
+from ray_jobs import ENVIRONMENT
+
+from cluster.on_ray.session import connect
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+
+
+@contextmanager
+def ray_cluster(num_nodes: int) -> Iterator[Cluster]:
+    """A cluster that this process has joined; the first node is the head, where the driver is."""
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        nodes = Cluster(initialize_head=True, head_node_args=NODE)
+        try:
+            for _ in range(num_nodes - 1):
+                nodes.add_node(**NODE)
+            with connect(str(nodes.address)):
+                yield nodes
+        finally:
+            ray.shutdown()
+            nodes.shutdown()

@@ -1,0 +1,97 @@
+"""Jobs and work for a Ray cluster: what they do to their worker is written in the shards' names."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkout import IMPORT_PATH
+
+from analysis.jobs.job import Rows
+from analysis.run.scan import Shard
+from capture.errors import ShardError
+from capture.format.markers import START, File
+from capture.store.store import Store
+
+ENVIRONMENT = {
+    "PYTHONPATH": IMPORT_PATH,  # jobs of tests are there
+    "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "disabled",  # no token is left behind in this machine's home
+    "RAY_DEDUP_LOGS": "0",
+}
+"""Of drivers and nodes."""
+
+
+def shards_named(folder: Path, names: list[str]) -> list[Shard]:
+    """Shards with nothing behind them but a name; a row each."""
+    store = Store(str(folder))
+    store.put(START, b"")
+    return [Shard(store, File(f"outliers/{name}", "outliers", 1, 1, ""), 0, 1) for name in names]
+
+
+def once(folder: str, what: str) -> bool:
+    """Whether this is the first time, over all processes."""
+    try:
+        os.close(os.open(Path(folder) / what, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def act(folder: str, name: str) -> None:
+    """Do what the name says: die (once), die-always, bad, ignore SIGINT, await a file."""
+    once(folder, f"begun-{name}")
+    if (name == "die" and once(folder, "died")) or name == "die-always":
+        os._exit(1)
+    if name == "bad":
+        raise ShardError(name, "is bad", "Look at it")
+    if name == "ignore":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if name == "await":
+        once(folder, "awaited")
+        awaiting = Path(folder) / f"awaiting-{os.getpid()}"
+        awaiting.touch()
+        try:
+            while not (Path(folder) / "go").exists():
+                time.sleep(0.01)
+        finally:
+            awaiting.unlink()
+
+
+Named = tuple[str, bytes]
+"""Names, and a load; bytes, unlike arrays, are copied into the process that fetches them."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Joins the shards' names in the order of merging; a partial can be made large."""
+
+    folder: str
+    partial_bytes: int = 0
+
+    def map_shard(self, shard: Rows) -> Named:
+        name = shard.where.rpartition("/")[2]
+        act(self.folder, name)
+        return name, bytes(self.partial_bytes)
+
+    def merge(self, a: Named, b: Named) -> Named:
+        return f"({a[0]} {b[0]})", a[1]
+
+    def finish(self, partial: Named) -> str:
+        return partial[0]
+
+
+@dataclass(frozen=True)
+class Doing:
+    """Work whose items say what to do."""
+
+    folder: str
+    device: str = ""
+
+    def to(self, device: str) -> "Doing":
+        return Doing(self.folder, device)
+
+    def __call__(self, item: str, /) -> str:
+        act(self.folder, item)
+        return self.device if item == "device" else item.upper()

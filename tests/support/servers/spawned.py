@@ -1,0 +1,119 @@
+"""Groups of workers for tests: processes of this machine, joined by gloo, without Ray."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from tiny import tiny_config
+from torch import distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from capture.config.settings import Config
+from capture.errors import AuditError
+from capture.process_group import Group, Together, require_same
+from capture.store.store import Store
+from capture.training.loop import Event, Progress, capture_run
+
+Work = Callable[[Group, Path], Any]
+"""What each worker does; its value (JSON) is handed back."""
+
+
+def on_workers(size: int, work: Work, folder: Path) -> list[Any]:
+    """What ``work`` gives on each of so many workers, by rank; ``work`` must be importable."""
+    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with mock.patch.dict(os.environ, quiet):
+        spawn(live, (size, work, folder), nprocs=size)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+def live(rank: int, size: int, work: Work, folder: Path) -> None:
+    meeting = f"file://{folder}/meeting-{size}"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    value = work(Together(torch.device("cpu")), folder)
+    (folder / f"{rank}.json").write_text(json.dumps(value))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def exercise(group: Group, folder: Path) -> dict[str, Any]:
+    """Every operation once, with values that depend on the rank."""
+    rank = group.rank
+    floats, numbers = torch.tensor([[1.5, rank]]), torch.tensor(10**12 + rank)
+    group.sum_([floats, numbers, floats[:, :1]])
+    joined = group.join(torch.arange(2 * rank) + rank)
+    other = group.apart()
+    return {
+        "floats": floats.tolist(),
+        "numbers": numbers.item(),
+        "joined": [x_M.tolist() for x_M in joined],
+        "gathered": group.gather({"rank": rank, "text": "é" * rank}),
+        "apart": [other.rank, other.size, other.gather(rank)],
+        "same": differing(group, 0.0),
+        "other": differing(group, 1e-7),
+    }
+
+
+def differing(group: Group, least: float) -> str:
+    """What is said of weights of which one entry of the last worker differs by so much."""
+    weights = torch.ones(3)
+    weights[1] += least * (group.rank == group.size - 1)
+    try:
+        require_same(group, [torch.zeros(2, 2), weights], "step 7")
+    except AuditError as error:
+        return str(error)
+    return ""
+
+
+SETTINGS = {
+    "datum": ("model.dropout=0.3", "capture.factors.enabled=true"),
+    "step": ("capture.outliers.scope=step",),
+    "last": ("capture.loss_positions=last",),
+    "bare": ("capture.record=checkpoints",),
+    "adamw": (
+        "training.optimizer.kind=adamw",
+        "training.optimizer.weight_decay=0.01",
+        "training.learning_rate=0.003",
+        'capture.units=["*weight"]',
+    ),
+    "rounded": ("training.precision=bfloat16", "capture.loss_positions=last"),
+}
+
+
+def shared_config(group: Group, folder: Path, *overrides: str, name: str) -> Config:
+    """A tiny run of all workers, whose text every one of them has written when this returns."""
+    config = tiny_config(folder, *overrides, f"workers.count={group.size}", name=name)
+    group.gather("written")
+    return config
+
+
+def capture_all(group: Group, folder: Path) -> list[int]:
+    """A run of each of the settings, of an epoch; its steps, as they were reported."""
+    reports: list[Event] = []
+    for name, overrides in SETTINGS.items():
+        config = shared_config(group, folder, *overrides, "training.epochs=1", name=name)
+        capture_run(config, reports.append, group=group, owner=f"{name}.1")
+    return [event.steps_done for event in reports if isinstance(event, Progress)]
+
+
+def capture_twice(group: Group, folder: Path) -> None:
+    for name in ("first", "second"):
+        config = shared_config(group, folder, "training.epochs=1", name=name)
+        capture_run(config, lambda event: None, group=group, owner=f"{name}.1")
+
+
+def capture_datum(group: Group, folder: Path) -> None:
+    """A run of every kind of record, in segments of which the last is shorter."""
+    config = shared_config(group, folder, *SETTINGS["datum"], "training.epochs=1", name="run")
+    capture_run(config, lambda event: None, group=group, owner="g.1")
+
+
+def resume_later(group: Group, folder: Path) -> list[str]:
+    """Go on with a run of which one worker has captured some; what its markers then name."""
+    config = shared_config(group, folder, name="resumed")
+    capture_run(config, lambda event: None, resume=True, group=group, owner="g.2")
+    return Store(config.run.uri).keys("outliers")
