@@ -25,8 +25,8 @@ class RunConfig:
     seed: int = 0
     """Decides initial weights, batch order and dropout; at least 0."""
     loop: Literal["capture", "own"] = "capture"
-    """Who trains: ontogeny capture, or a loop of your own, which capture.custom_loop.record records; then
-    model, corpus and training say no more than could be seen."""
+    """Who trains: ``ontogeny capture``, or (own) a custom training loop under ``record``. Then
+    model, corpus and training hold only what ``record`` could see."""
 
     def __post_init__(self) -> None:
         if not self.uri:

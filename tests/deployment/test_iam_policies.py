@@ -25,7 +25,7 @@ READING = {"s3:GetObject", "s3:ListBucket"}
 
 
 def statements(role: str) -> list[dict[str, Any]]:
-    return json.loads((ROOT / f"docs/iam/{role}.json").read_text())["Statement"]
+    return json.loads((ROOT / f"docs/how-to/iam/{role}.json").read_text())["Statement"]
 
 
 def listed(value: str | list[str]) -> list[str]:

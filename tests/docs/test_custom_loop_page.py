@@ -10,7 +10,7 @@ import pytest
 
 from cluster.cli import main, parser
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own-loop.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "custom-loop.md").read_text()
 
 
 @pytest.fixture(scope="module")
