@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from analysis.ablation.forward import Silencing, silence
+from analysis.ablation.forward import AblatedPredictions, ablated_predictions
 from analysis.ablation.log_probability import log_probability_changes
-from analysis.ablation.replacement import Plan
+from analysis.ablation.replacement import AblationPlan
 from analysis.ablation.subjects import Subject
 from analysis.run.run import open_run
 from benchmarks.capture import DEFAULT_FOLDER
@@ -175,10 +175,10 @@ def without(model: LanguageModel, subject: Subject) -> LanguageModel:
     return silenced
 
 
-def ours(bench: Bench, subjects: list[Subject]) -> Silencing:
-    plan = Plan.of(bench.model, bench.token_NT, subjects, "zero", bench.token_NT)
+def ours(bench: Bench, subjects: list[Subject]) -> AblatedPredictions:
+    plan = AblationPlan.of(bench.model, bench.token_NT, subjects, "zero", bench.token_NT)
     everything = np.arange(len(bench.token_NT))
-    return silence(bench.model, bench.token_NT, plan, [everything] * len(subjects))
+    return ablated_predictions(bench.model, bench.token_NT, plan, [everything] * len(subjects))
 
 
 def our_log_probability(bench: Bench, subjects: list[Subject]) -> np.ndarray:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from analysis.ablation.config import AblationConfig, Choice, Text, choose
+from analysis.ablation.config import AblationConfig, SplitText, SubjectChoice, choose_subjects
 from analysis.ablation.flips import (
     NeuronFlips,
     agreement,
@@ -24,9 +24,9 @@ from analysis.ablation.flips import (
     layer_table,
     move_table,
 )
-from analysis.ablation.forward import Report, Silencing, silence
-from analysis.ablation.log_probability import changes_in_pieces, no_changes
-from analysis.ablation.replacement import Plan, Value
+from analysis.ablation.forward import AblatedPredictions, Report, ablated_predictions
+from analysis.ablation.log_probability import no_changes, probability_changes
+from analysis.ablation.replacement import AblationPlan, Value
 from analysis.ablation.tables import (
     CONTEXTS,
     FLIPS,
@@ -54,16 +54,18 @@ def ablate(
     ``RunError`` where attribution has not been done on the run as it is, or found nothing;
     ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
-    model, text = run.model(), Text.of(run, config.split)
-    choice = choose(run, model, len(text.token_NT), config)
+    model, text = run.model(), SplitText.of(run, config.split)
+    choice = choose_subjects(run, model, len(text.token_NT), config)
     train_NT = run.token_NT
-    plan = Plan.of(model, text.token_NT, choice.subjects, config.value, train_NT, config.seed)
+    plan = AblationPlan.of(
+        model, text.token_NT, choice.subjects, config.value, train_NT, config.seed
+    )
     scored = [datum_K[: config.scored_datums] for datum_K in choice.datums]
-    both = Progress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
-    silenced = silence(model, text.token_NT, plan, choice.datums, both.flips, sweep)
+    both = TwoStageProgress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
+    silenced = ablated_predictions(model, text.token_NT, plan, choice.datums, both.flips, sweep)
     flips = list(flips_by_subject(silenced, choice, config.value))
-    changes = score(model, text, plan, choice, scored, config.value, both, sweep)
-    return tables_of(run, text, config, choice, flips, changes, silenced.certified)
+    changes = score_targets(model, text, plan, choice, scored, config.value, both, sweep)
+    return build_tables(run, text, config, choice, flips, changes, silenced.certified)
 
 
 def write_ablation(run: Run, found: Ablation) -> None:
@@ -71,7 +73,7 @@ def write_ablation(run: Run, found: Ablation) -> None:
     write_tables(run, JOB, vars(found), TABLES)
 
 
-class Progress:
+class TwoStageProgress:
     """Tells of two things that are done one after the other as of one."""
 
     def __init__(self, report: Report | None, total: int) -> None:
@@ -91,7 +93,9 @@ class Progress:
             self.report(done, self.total)
 
 
-def flips_by_subject(silenced: Silencing, choice: Choice, kind: Value) -> Iterator[NeuronFlips]:
+def flips_by_subject(
+    silenced: AblatedPredictions, choice: SubjectChoice, kind: Value
+) -> Iterator[NeuronFlips]:
     """The evaluation of each subject, in order."""
     changes = silenced.changes
     bounds = np.searchsorted(changes.subject_M, np.arange(len(choice.subjects) + 1))
@@ -103,26 +107,26 @@ def flips_by_subject(silenced: Silencing, choice: Choice, kind: Value) -> Iterat
             notable=choice.notable[place],
             datum_K=datum_K,
             before_KT=silenced.before(datum_K),
-            row_M=places_of(changes.datum_M[own], datum_K),
+            row_M=indices_of(changes.datum_M[own], datum_K),
             position_M=changes.position_M[own],
             after_M=changes.after_M[own],
         )
 
 
-def score(
+def score_targets(
     model: LanguageModel,
-    text: Text,
-    plan: Plan,
-    choice: Choice,
+    text: SplitText,
+    plan: AblationPlan,
+    choice: SubjectChoice,
     datums: list[np.ndarray],
     kind: Value,
-    progress: Progress,
+    progress: TwoStageProgress,
     sweep: Sweep,
 ) -> list[TargetChanges]:
     """What becomes of the targets' log-probabilities on some datums of each subject, in order."""
     told = progress.scores
     texts = text.token_NT, text.target_NT
-    pieces = [*changes_in_pieces(model, *texts, plan, datums, told, sweep)]
+    pieces = [*probability_changes(model, *texts, plan, datums, told, sweep)]
     columns = zip(no_changes(), *pieces, strict=True)
     subject_M, datum_M, position_M, change_M = map(np.concatenate, columns)
     order_M = np.argsort(subject_M, kind="stable")
@@ -130,7 +134,7 @@ def score(
     found = []
     for place, (subject, datum_K) in enumerate(zip(choice.subjects, datums, strict=True)):
         own_M = order_M[bounds[place] : bounds[place + 1]]
-        row_M = places_of(datum_M[own_M], datum_K)
+        row_M = indices_of(datum_M[own_M], datum_K)
         target_KT = text.target_NT[datum_K]
         found.append(
             TargetChanges(subject, kind, target_KT, row_M, position_M[own_M], change_M[own_M])
@@ -138,17 +142,17 @@ def score(
     return found
 
 
-def places_of(datum_M: np.ndarray, datum_K: np.ndarray) -> np.ndarray:
+def indices_of(datum_M: np.ndarray, datum_K: np.ndarray) -> np.ndarray:
     """Where each datum stands in a list of distinct ones, [M]."""
     ascending = np.argsort(datum_K)
     return ascending[np.searchsorted(datum_K[ascending], datum_M)]
 
 
-def tables_of(
+def build_tables(
     run: Run,
-    text: Text,
+    text: SplitText,
     config: AblationConfig,
-    choice: Choice,
+    choice: SubjectChoice,
     flips: list[NeuronFlips],
     changes: list[TargetChanges],
     certified: float,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.ablation.replacement import Group
+from analysis.ablation.replacement import SubjectGroup
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Chunk:
     rows: list[np.ndarray]
     """Of each subject: places in ``datum_U``."""
 
-    def pairs(self, group: Group) -> tuple[Tensor, Tensor]:
+    def pairs(self, group: SubjectGroup) -> tuple[Tensor, Tensor]:
         """Places in the group and in the chunk, of all pairs of the group's subjects, [Q]."""
         rows = [self.rows[subject] for subject in group.subject_G.tolist()]
         group_Q = np.repeat(np.arange(len(rows)), [len(own) for own in rows])

@@ -69,7 +69,7 @@ class AblationConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class SubjectChoice:
     """Subjects, in order, with what belongs to each."""
 
     subjects: list[Subject]
@@ -82,14 +82,14 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class SplitText:
     """The datums of a split."""
 
     token_NT: np.ndarray
     target_NT: np.ndarray
 
     @classmethod
-    def of(cls, run: Run, split: Split) -> "Text":
+    def of(cls, run: Run, split: Split) -> "SplitText":
         """Raises ``RunError`` for a split that the run does not have or that is empty."""
         table = run.datum_table(split)
         if not len(table):
@@ -104,26 +104,28 @@ class Text:
         return np.hstack([self.token_NT, self.target_NT[:, -1:]])
 
 
-def choose(run: Run, model: LanguageModel, num_datums: int, config: AblationConfig) -> Choice:
+def choose_subjects(
+    run: Run, model: LanguageModel, num_datums: int, config: AblationConfig
+) -> SubjectChoice:
     """What is ablated and where, of a text of so many datums.
 
     Raises ``RunError`` where attribution has not been done on the run as it is or names nothing to
     choose, ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
     require_attribution(run)
-    tokens = attributed(run, "tokens", ["token_id"], config.level)
+    tokens = read_attribution(run, "tokens", ["token_id"], config.level)
     if config.everything:
         subjects = all_subjects(model, config.level)
     elif config.only:
         subjects = parse_subjects(config.only, config.level)
     else:
-        subjects = strongest(run, tokens, config)
+        subjects = strongest_subjects(run, tokens, config)
     require_subjects(model, subjects)
     notable = by_subject(tokens, "token_id", subjects)
-    own = datums_of(run, subjects, config)
+    own = subject_datums(run, subjects, config)
     rng = np.random.default_rng(config.seed)
     sample = np.sort(rng.permutation(num_datums)[: config.max_datums])
-    return Choice(
+    return SubjectChoice(
         subjects,
         notable,
         [datums if len(datums) else sample for datums in own],
@@ -140,9 +142,9 @@ def require_attribution(run: Run) -> None:
         raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
 
 
-def strongest(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
+def strongest_subjects(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
     """The strongest groups of the level that have notable tokens."""
-    groups = attributed(run, "groups", [], config.level)
+    groups = read_attribution(run, "groups", [], config.level)
     named = groups.merge(tokens[KEY].drop_duplicates(), on=KEY)
     if named.empty:
         noun, command = NOUNS[config.level].removesuffix("s"), f"ontogeny {attribution_tables.JOB}"
@@ -154,7 +156,7 @@ def strongest(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Su
     return [Subject(*key, config.level) for key in zip(named["unit"], named["group"], strict=True)]
 
 
-def datums_of(run: Run, subjects: list[Subject], config: AblationConfig) -> list[np.ndarray]:
+def subject_datums(run: Run, subjects: list[Subject], config: AblationConfig) -> list[np.ndarray]:
     """The training datums of each subject, most weight first; none on another split."""
     if config.split != "train":
         return [np.empty(0, np.int32)] * len(subjects)
@@ -162,11 +164,11 @@ def datums_of(run: Run, subjects: list[Subject], config: AblationConfig) -> list
         "unit": sorted({subject.unit for subject in subjects}),
         "group": sorted({subject.group for subject in subjects}),
     }
-    table = attributed(run, "datums", ["datum"], config.level, wanted)
+    table = read_attribution(run, "datums", ["datum"], config.level, wanted)
     return [own[: config.max_datums] for own in by_subject(table, "datum", subjects)]
 
 
-def attributed(
+def read_attribution(
     run: Run,
     name: str,
     columns: list[str],

@@ -225,7 +225,7 @@ def context_table(
     token_E = np.concatenate([found.before_M, found.after_M])
     event_E = np.tile(np.arange(len(found.row_M)), 2)
     order = np.lexsort((found.position_M[event_E], found.row_M[event_E], token_E))
-    kept = order[place_in_run(token_E[order]) < most]
+    kept = order[index_in_streak(token_E[order]) < most]
     event = event_E[kept]
     row, position = found.row_M[event], found.position_M[event]
     before, after = names[found.before_M[event]], names[found.after_M[event]]
@@ -243,7 +243,7 @@ def context_table(
     )
 
 
-def place_in_run(value_E: np.ndarray) -> np.ndarray:
+def index_in_streak(value_E: np.ndarray) -> np.ndarray:
     """0, 1, 2, … within every run of equal values."""
     start_E = np.flatnonzero(np.diff(value_E, prepend=-1))
     lengths = np.diff(start_E, append=len(value_E))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from analysis.ablation.batches import Chunk, chunks
-from analysis.ablation.propagation import Edit, Trace, go_on, trace
-from analysis.ablation.replacement import DATUMS_AT_ONCE, Plan, Value
+from analysis.ablation.propagation import Edit, Trace, propagate, trace
+from analysis.ablation.replacement import DATUMS_AT_ONCE, AblationPlan, Value
 from analysis.ablation.subjects import Subject
 from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
@@ -60,10 +60,10 @@ def log_probability_changes(
     and datum. Raises ``UnitError`` for a subject that the model lacks.
     """
     text_NT = token_NT if mean_text_NT is None else mean_text_NT
-    plan = Plan.of(model, token_NT, subjects, value, text_NT, seed)
+    plan = AblationPlan.of(model, token_NT, subjects, value, text_NT, seed)
     datums = [np.arange(len(token_NT))] * len(subjects)
     change_Z, square_Z = np.zeros((2, len(subjects) * num_tokens))
-    for piece in changes_in_pieces(model, token_NT, target_NT, plan, datums, report, sweep):
+    for piece in probability_changes(model, token_NT, target_NT, plan, datums, report, sweep):
         target_M = target_NT[piece.datum_M, piece.position_M]
         place_M = piece.subject_M.astype(np.int64) * num_tokens + target_M
         change_M = piece.change_M.astype(np.float64)
@@ -88,11 +88,11 @@ class ProbabilityChanges(NamedTuple):
     """float32"""
 
 
-def changes_in_pieces(
+def probability_changes(
     model: LanguageModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
-    plan: Plan,
+    plan: AblationPlan,
     datums: Sequence[np.ndarray],
     report: Report | None = None,
     sweep: Sweep = in_turn,
@@ -103,7 +103,7 @@ def changes_in_pieces(
     """
     num_pairs, done = sum(map(len, datums)), 0
     items = list(chunks(datums, DATUMS_AT_ONCE))
-    pieces = sweep(Score(model, plan, token_NT, target_NT), items)
+    pieces = sweep(ScoreChunk(model, plan, token_NT, target_NT), items)
     for chunk, piece in zip(items, pieces, strict=True):
         yield piece
         done += chunk.num_pairs
@@ -112,17 +112,17 @@ def changes_in_pieces(
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class ScoreChunk:
     """The work over chunks."""
 
     model: LanguageModel
-    plan: Plan
+    plan: AblationPlan
     token_NT: np.ndarray
     target_NT: np.ndarray
 
-    def to(self, device: str) -> "Score":
+    def to(self, device: str) -> "ScoreChunk":
         model, plan = self.model.to(device), self.plan.to(device)
-        return Score(model, plan, self.token_NT, self.target_NT)
+        return ScoreChunk(model, plan, self.token_NT, self.target_NT)
 
     @cached_property
     def unembedding(self) -> Unembedding:
@@ -143,7 +143,7 @@ class Score:
         self, clean: "CleanProbability", edit: Edit, datum_U: np.ndarray
     ) -> ProbabilityChanges:
         """The changes that one edit makes."""
-        moved = go_on(self.model, clean.trace, edit)
+        moved = propagate(self.model, clean.trace, edit)
         row_M = edit.row_Q[moved.pair_M]
         where = (row_M, moved.position_M)
         after_M, _ = self.unembedding.log_probability(
@@ -153,15 +153,15 @@ class Score:
         tensors = (edit.subject_Q[moved.pair_M], row_M, moved.position_M, change_M)
         subject_M, row_M, position_M, change_M = (tensor.cpu().numpy() for tensor in tensors)
         columns = (subject_M, datum_U[row_M], position_M, change_M)
-        pairs = zip(columns, SMALL, strict=True)
+        pairs = zip(columns, COLUMN_TYPES, strict=True)
         return ProbabilityChanges(*(column_M.astype(kind) for column_M, kind in pairs))
 
 
 def no_changes() -> ProbabilityChanges:
-    return ProbabilityChanges(*(np.empty(0, kind) for kind in SMALL))
+    return ProbabilityChanges(*(np.empty(0, kind) for kind in COLUMN_TYPES))
 
 
-SMALL = (np.int32, np.int32, np.int16, np.float32)
+COLUMN_TYPES = (np.int32, np.int32, np.int16, np.float32)
 """Types of the columns of ``ProbabilityChanges``."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis.ablation.unembedding import Unembedding
 
-NUM_RIVALS = 32
+NUM_CANDIDATES = 32
 """Tokens that are looked at one by one."""
 
 
@@ -36,11 +36,11 @@ class Prediction(NamedTuple):
 
     @classmethod
     def of(cls, unembedding: Unembedding, hidden_MD: Tensor) -> "Prediction":
-        token_MK, behind_MK = unembedding.leaders(hidden_MD, NUM_RIVALS + 1)
+        token_MK, behind_MK = unembedding.leaders(hidden_MD, NUM_CANDIDATES + 1)
         gap_M = behind_MK[:, -1]
-        if token_MK.shape[1] <= NUM_RIVALS:
+        if token_MK.shape[1] <= NUM_CANDIDATES:
             gap_M = torch.full_like(gap_M, torch.inf)
-        token_M, rival_MK = token_MK[:, 0], token_MK[:, :NUM_RIVALS].sort(1).values
+        token_M, rival_MK = token_MK[:, 0], token_MK[:, :NUM_CANDIDATES].sort(1).values
         margin_M, reach_M = behind_MK[:, 1], unembedding.reach(token_M)
         return cls(token_M, rival_MK, margin_M, gap_M, reach_M, hidden_MD)
 

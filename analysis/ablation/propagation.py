@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.ablation.subjects import Place, Point, layers_of
+from analysis.ablation.subjects import Point, SubjectSite, layers_of
 from capture.models.transformer import LanguageModel, Layer, SelfAttention
 
 POSITIONWISE = ("mixed", "attended", "mlp_in", "before_relu", "inner", "mlp_out")
@@ -38,7 +38,7 @@ class Trace:
     hidden_NTD: Tensor
     """After the last layer."""
 
-    def at(self, place: Place) -> Tensor:
+    def at(self, place: SubjectSite) -> Tensor:
         """One inner state, [N, T, C]."""
         return self.layers[place.layer][place.point]
 
@@ -112,7 +112,7 @@ def mlp(layer: Layer, x_MD: Tensor) -> Tensor:
 class Edit:
     """Entries of one state that are replaced, for pairs of a subject and a traced datum."""
 
-    place: Place
+    place: SubjectSite
     subject_Q: Tensor
     """Place in the list of subjects."""
     row_Q: Tensor
@@ -132,7 +132,7 @@ class Edit:
     def of(
         cls,
         found: Trace,
-        place: Place,
+        place: SubjectSite,
         subject_Q: Tensor,
         row_Q: Tensor,
         entry_QB: Tensor,
@@ -166,7 +166,7 @@ def positions_at_once(device: torch.device) -> int:
     return POSITIONS_AT_ONCE if device.type == "cpu" else 100 * POSITIONS_AT_ONCE
 
 
-class Moved(NamedTuple):
+class ReachedStates(NamedTuple):
     """Last hidden states that an edit can have moved."""
 
     pair_M: Tensor
@@ -184,7 +184,7 @@ def entries(
     return state_NTC[row_Q[:, None, None], position_QT[:, :, None], entry_QB[:, None, :]]
 
 
-def go_on(model: LanguageModel, found: Trace, edit: Edit) -> Moved:
+def propagate(model: LanguageModel, found: Trace, edit: Edit) -> ReachedStates:
     """The last hidden states wherever the edit can reach."""
     layers = layers_of(model)
     layer, later = layers[edit.place.layer], layers[edit.place.layer + 1 :]
@@ -198,13 +198,13 @@ def go_on(model: LanguageModel, found: Trace, edit: Edit) -> Moved:
     else:
         x_QSD = through_attention(layer, found, edit, start)
     for place, layer in enumerate(later, edit.place.layer + 1):
-        x_QSD = suffix(layer, found.layers[place]["qkv"][edit.row_Q, :start], x_QSD)
+        x_QSD = rest_of_layer(layer, found.layers[place]["qkv"][edit.row_Q, :start], x_QSD)
     position_S = torch.arange(start, found.hidden_NTD.shape[1], device=edit.row_Q.device)
     pair_M, place_M = (position_S >= edit.first_Q[:, None]).nonzero(as_tuple=True)
-    return Moved(pair_M, place_M + start, x_QSD[pair_M, place_M])
+    return ReachedStates(pair_M, place_M + start, x_QSD[pair_M, place_M])
 
 
-def suffix(layer: Layer, before: Tensor, x_QSD: Tensor) -> Tensor:
+def rest_of_layer(layer: Layer, before: Tensor, x_QSD: Tensor) -> Tensor:
     """What leaves a layer from some position on; ``before`` is qkv at the positions before it."""
     attention = layer.self_attn
     qkv = F.linear(x_QSD, attention.in_proj_weight, attention.in_proj_bias)
@@ -226,7 +226,7 @@ def through_attention(layer: Layer, found: Trace, edit: Edit, start: int) -> Ten
     return mlp(layer, states["attention_in"][edit.row_Q, start:] + attended)
 
 
-def positionwise(layer: Layer, found: Trace, edit: Edit) -> Moved:
+def positionwise(layer: Layer, found: Trace, edit: Edit) -> ReachedStates:
     """What leaves the layer at the changed positions, where an edit stays at its position."""
     states, point = found.layers[edit.place.layer], edit.place.point
     pair_M, position_M = (edit.change_QTB != 0).any(2).nonzero(as_tuple=True)
@@ -243,18 +243,20 @@ def positionwise(layer: Layer, found: Trace, edit: Edit) -> Moved:
         sum_MD = at("attention_in") + at("attended").scatter_add_(1, entry_MB, change_MB)
         out_MD = mlp(layer, sum_MD)
     elif point == "mlp_in":
-        before_relu_MF = at("before_relu") + one_entry(layer.linear1.weight, entry_MB, change_MB)
+        before_relu_MF = at("before_relu") + one_entry_update(
+            layer.linear1.weight, entry_MB, change_MB
+        )
         out_MD = layer.norm2(at("mlp_in") + layer.linear2(F.relu(before_relu_MF)))
     elif point == "mlp_out":
         sum_MD = at("mlp_in") + at("mlp_out").scatter_add_(1, entry_MB, change_MB)
         out_MD = layer.norm2(sum_MD)
     else:
-        change_MD = one_entry(layer.linear2.weight, entry_MB, change_MB)
+        change_MD = one_entry_update(layer.linear2.weight, entry_MB, change_MB)
         out_MD = layer.norm2(at("mlp_in") + at("mlp_out") + change_MD)
-    return Moved(pair_M, position_M, out_MD)
+    return ReachedStates(pair_M, position_M, out_MD)
 
 
-def one_entry(weight: Tensor, entry_M1: Tensor, change_M1: Tensor) -> Tensor:
+def one_entry_update(weight: Tensor, entry_M1: Tensor, change_M1: Tensor) -> Tensor:
     """What a change of one input entry adds to a linear layer's output."""
     assert entry_M1.shape[1] == 1
     return F.embedding(entry_M1[:, 0], weight.T.contiguous()) * change_M1

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from analysis.ablation.propagation import Edit, Trace, entries, trace
 from analysis.ablation.subjects import (
-    Place,
     Subject,
+    SubjectSite,
     entries_of,
-    place_of,
     require_subjects,
-    rest_of,
+    site_of,
+    zero_ablation_value,
 )
 from capture.models.transformer import LanguageModel
 
@@ -35,21 +35,23 @@ DATUMS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class SubjectGroup:
     """The subjects of one place (heads apart), and what replaces their entries."""
 
-    place: Place
+    place: SubjectSite
     subject_G: Tensor
     """Places in the list of subjects, ascending."""
     entry_GB: Tensor
     same_GB: Tensor
     """What replaces them everywhere; not used if values are lent."""
 
-    def to(self, device: str) -> "Group":
+    def to(self, device: str) -> "SubjectGroup":
         tensors = (self.subject_G, self.entry_GB, self.same_GB)
-        return Group(self.place, *(tensor.to(device) for tensor in tensors))
+        return SubjectGroup(self.place, *(tensor.to(device) for tensor in tensors))
 
-    def edit(self, found: Trace, lender: "Lender | None", group_Q: Tensor, row_Q: Tensor) -> Edit:
+    def edit(
+        self, found: Trace, lender: "ResampledStates | None", group_Q: Tensor, row_Q: Tensor
+    ) -> Edit:
         """The edit of these pairs: of a subject, by its place in the group, and a traced datum."""
         entry_QB = self.entry_GB[group_Q]
         if lender is None:
@@ -61,7 +63,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Donors:
+class ResamplingSources:
     """Where the values of each datum are taken from."""
 
     datum_N: np.ndarray
@@ -70,7 +72,7 @@ class Donors:
     """For each position, one of that datum's."""
 
     @classmethod
-    def draw(cls, shape_NT: tuple[int, ...], seed: int) -> "Donors":
+    def draw(cls, shape_NT: tuple[int, ...], seed: int) -> "ResamplingSources":
         """A ring of all datums in random order; positions uniformly. One datum is its own donor."""
         num_datums, positions = shape_NT
         rng = np.random.default_rng(seed)
@@ -81,23 +83,23 @@ class Donors:
 
 
 @dataclass(frozen=True, eq=False)
-class Lender:
+class ResampledStates:
     """The donors' states, for some datums."""
 
     donors: Trace
     position_KT: Tensor
 
-    def entries(self, place: Place, row_Q: Tensor, entry_QB: Tensor) -> Tensor:
+    def entries(self, place: SubjectSite, row_Q: Tensor, entry_QB: Tensor) -> Tensor:
         """What stands in each pair's entries at the donor's positions, [Q, T, B]."""
         return entries(self.donors.at(place), row_Q, entry_QB, self.position_KT[row_Q])
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class AblationPlan:
     """How some subjects are ablated on some text."""
 
-    groups: tuple[Group, ...]
-    donors: Donors | None
+    groups: tuple[SubjectGroup, ...]
+    donors: ResamplingSources | None
 
     @classmethod
     def of(
@@ -108,45 +110,47 @@ class Plan:
         value: Value,
         mean_text_NT: np.ndarray,
         seed: int = 0,
-    ) -> "Plan":
+    ) -> "AblationPlan":
         """``mean_text_NT`` is the text that means are taken over.
 
         Raises ``UnitError`` for a subject that the model lacks.
         """
         require_subjects(model, subjects)
         device = model.decoder.weight.device
-        kinds = [(place_of(subject), subject.level == "head") for subject in subjects]
+        kinds = [(site_of(subject), subject.level == "head") for subject in subjects]
         places = {place for place, _ in kinds}
         means = mean_states(model, mean_text_NT, places) if value == "mean" else {}
         groups = []
         for place, heads in sorted(set(kinds)):
             own = [s for s, kind in enumerate(kinds) if kind == (place, heads)]
             entry_GB = torch.tensor([entries_of(model, subjects[s]) for s in own], device=device)
-            rest_G1 = torch.tensor([[rest_of(model, subjects[s])] for s in own], device=device)
+            rest_G1 = torch.tensor(
+                [[zero_ablation_value(model, subjects[s])] for s in own], device=device
+            )
             same_GB = means[place][entry_GB] if value == "mean" else rest_G1.expand_as(entry_GB)
-            groups.append(Group(place, torch.tensor(own, device=device), entry_GB, same_GB))
-        donors = Donors.draw(token_NT.shape, seed) if value == "resample" else None
+            groups.append(SubjectGroup(place, torch.tensor(own, device=device), entry_GB, same_GB))
+        donors = ResamplingSources.draw(token_NT.shape, seed) if value == "resample" else None
         return cls(tuple(groups), donors)
 
-    def to(self, device: str) -> "Plan":
-        return Plan(tuple(group.to(device) for group in self.groups), self.donors)
+    def to(self, device: str) -> "AblationPlan":
+        return AblationPlan(tuple(group.to(device) for group in self.groups), self.donors)
 
     def lender(
         self, model: LanguageModel, token_NT: np.ndarray, datum_K: np.ndarray
-    ) -> Lender | None:
+    ) -> ResampledStates | None:
         """What is lent to these datums of the text, if anything is."""
         if self.donors is None:
             return None
         lent = trace(model, token_NT[self.donors.datum_N[datum_K]])
         position_KT = torch.from_numpy(self.donors.position_NT[datum_K])
-        return Lender(lent, position_KT.to(lent.hidden_NTD.device))
+        return ResampledStates(lent, position_KT.to(lent.hidden_NTD.device))
 
 
 def mean_states(
-    model: LanguageModel, token_NT: np.ndarray, places: Collection[Place]
-) -> dict[Place, Tensor]:
+    model: LanguageModel, token_NT: np.ndarray, places: Collection[SubjectSite]
+) -> dict[SubjectSite, Tensor]:
     """The mean of each state over all positions of a text, [C]."""
-    sums: dict[Place, Tensor] = {}
+    sums: dict[SubjectSite, Tensor] = {}
     for found in traces(model, token_NT):
         for place in places:
             sum_C = found.at(place).sum((0, 1), dtype=torch.float64)

@@ -53,18 +53,18 @@ class Subject:
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class SubjectSite:
     """An inner state of the model."""
 
     layer: int
     point: Point
 
 
-def place_of(subject: Subject) -> Place:
+def site_of(subject: Subject) -> SubjectSite:
     """The state whose entries the subject is."""
     _, layer, name = subject.unit.split(".", 2)
     point = "mixed" if subject.level == "head" else ENDS[name][subject.level == "row"]
-    return Place(int(layer), point)
+    return SubjectSite(int(layer), point)
 
 
 def entries_of(model: LanguageModel, subject: Subject) -> range:
@@ -73,7 +73,7 @@ def entries_of(model: LanguageModel, subject: Subject) -> range:
     return range(subject.group * size, (subject.group + 1) * size)
 
 
-def rest_of(model: LanguageModel, subject: Subject) -> float:
+def zero_ablation_value(model: LanguageModel, subject: Subject) -> float:
     """What zero weights leave in these entries: the bias for a row, else 0."""
     if subject.level != "row":
         return 0.0

@@ -19,7 +19,7 @@ ROUNDING = 8 * 2.0**-24
 A dot product of D float32 terms is off by at most D · 2^-24 · ‖w‖‖h‖. Two margins compare four of
 them; as much again is room for h' itself to be rounded in another order than elsewhere.
 """
-FAR = 50.0
+MAX_GUESS_ERROR = 50.0
 """How far off a guess of log Σ exp may be, nats; what counts then stays an ordinary float32."""
 
 
@@ -75,7 +75,10 @@ class Unembedding:
             sum_M = logit_MV.sub_(peak_M[:, None]).exp_().sum(1)
             normalisers.append(peak_M + sum_M.log())
         logit_M, normaliser_M = torch.cat(targets), torch.cat(normalisers)
-        if near_M is not None and (far_M := ~((normaliser_M - near_M).abs() < FAR)).any():
+        if (
+            near_M is not None
+            and (far_M := ~((normaliser_M - near_M).abs() < MAX_GUESS_ERROR)).any()
+        ):
             normaliser_M[far_M] = self.log_probability(hidden_MD[far_M], target_M[far_M])[1]
         return logit_M - normaliser_M, normaliser_M
 

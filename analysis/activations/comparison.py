@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.config import Choice
+from analysis.activations.config import ComparisonChoice
 from analysis.activations.histograms import activations_at, bin_bounds, bins_of, histogram
 from analysis.activations.scores import Report, mlp_units
 from analysis.jobs.sweep import Sweep, in_turn
@@ -59,7 +59,7 @@ def compare(
     model: LanguageModel,
     token_NT: np.ndarray,
     label_NT: np.ndarray,
-    choice: Choice,
+    choice: ComparisonChoice,
     seed: int,
     report: Report | None,
     sweep: Sweep = in_turn,
@@ -67,7 +67,7 @@ def compare(
     """The distributions of the three figures, in order."""
     shown = [*choice.tokens, *choice.others]
     rng = np.random.default_rng(seed)
-    places = [draw_places(label_NT.ravel(), token, rng) for token in shown]
+    places = [draw_positions(label_NT.ravel(), token, rng) for token in shown]
     columns = neighbours(choice.neuron, mlp_units(model)[choice.unit])
     place_M = np.concatenate(places)
     x_MC = activations_at(model, token_NT, place_M, choice.unit, columns, report, sweep)
@@ -87,7 +87,7 @@ def compare(
         yield one(3, token, own, token in choice.tokens)
 
 
-def draw_places(label_M: np.ndarray, token: int, rng: np.random.Generator) -> np.ndarray:
+def draw_positions(label_M: np.ndarray, token: int, rng: np.random.Generator) -> np.ndarray:
     """Some of the positions of a token, ascending."""
     place_M = np.flatnonzero(label_M == token)
     if len(place_M) <= MAX_POSITIONS:

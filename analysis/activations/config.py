@@ -79,7 +79,7 @@ class ActivationConfig:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ComparisonChoice:
     """What the figures compare."""
 
     unit: str
@@ -153,7 +153,7 @@ def choose_comparison(
     config: ActivationConfig,
     taught: pd.DataFrame | None,
     ranks: pd.DataFrame,
-) -> Choice:
+) -> ComparisonChoice:
     """The neuron, its tokens (the asked ones if any are), and words to compare these with."""
     asked = [int(token) for token in token_K] if config.tokens else []
     unit, neuron, neuron_from = choose_neuron(config, asked, taught, ranks)
@@ -162,7 +162,9 @@ def choose_comparison(
     words = frequent_words(names, count_V)[:FREQUENT]
     words = words[~np.isin(words, [*tokens, *own])]
     others = np.random.default_rng(config.seed).permutation(words)[:NUM_OTHERS]
-    return Choice(unit, neuron, neuron_from, tuple(tokens[:NUM_COMPARED]), tuple(others.tolist()))
+    return ComparisonChoice(
+        unit, neuron, neuron_from, tuple(tokens[:NUM_COMPARED]), tuple(others.tolist())
+    )
 
 
 def choose_neuron(

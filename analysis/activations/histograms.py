@@ -18,8 +18,8 @@ from analysis.activations.scores import (
     blocks_of,
     mlp_units,
     require_neuron,
-    told,
     unit_inputs,
+    with_progress,
 )
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import joined
@@ -67,7 +67,7 @@ def activations_at(
     datum_N, row_M = np.unique(datum_M, return_inverse=True)
     blocks = blocks_of(len(datum_N))
     found = sweep(ReadActivations(model, token_NT[datum_N], unit, tuple(column_C)), blocks)
-    return np.concatenate(list(told(found, blocks, report)))[row_M, position_M]
+    return np.concatenate(list(with_progress(found, blocks, report)))[row_M, position_M]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +142,11 @@ def neuron_histograms(
         for neuron, tokens in own.items():
             is_taught_V = np.zeros(run.num_tokens, bool)
             is_taught_V[np.asarray(tokens, np.int64)] = True
-            frames += taught_against_others(unit, neuron, x_IM[neuron], is_taught_V[label_M])
+            frames += attributed_against_others(unit, neuron, x_IM[neuron], is_taught_V[label_M])
     return joined([pd.concat(frames)], HISTOGRAMS)
 
 
-def taught_against_others(
+def attributed_against_others(
     unit: str, neuron: int, x_M: np.ndarray, is_taught_M: np.ndarray
 ) -> list[pd.DataFrame]:
     """``HISTOGRAMS`` of both groups of one neuron's positions."""

@@ -100,7 +100,9 @@ def blocks_of(num_datums: int) -> list[slice]:
     return [slice(start, min(start + DATUMS_AT_ONCE, num_datums)) for start in starts]
 
 
-def told(results: Iterable[Done], blocks: Sequence[slice], report: Report | None) -> Iterator[Done]:
+def with_progress(
+    results: Iterable[Done], blocks: Sequence[slice], report: Report | None
+) -> Iterator[Done]:
     """The results of a text's blocks; ``report`` is told of each once it has been used."""
     for block, result in zip(blocks, results, strict=True):
         yield result
@@ -126,7 +128,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
+class ActivationSums:
     """What a unit's statistics are made of."""
 
     total_VI: np.ndarray
@@ -139,12 +141,12 @@ class Sums:
     """float32, -∞ where nothing was seen."""
 
     @classmethod
-    def none(cls, num_labels: int, num_neurons: int) -> "Sums":
+    def none(cls, num_labels: int, num_neurons: int) -> "ActivationSums":
         shape = num_labels, num_neurons
         lowest, highest = np.full(shape, np.inf, np.float32), np.full(shape, -np.inf, np.float32)
         return cls(np.zeros(shape), np.zeros(shape), lowest, highest)
 
-    def add(self, rows: "Groups", x_MI: np.ndarray) -> None:
+    def add(self, rows: "LabelGroups", x_MI: np.ndarray) -> None:
         """Take in the activations of some positions."""
         x_MI, label_K, first_K = x_MI[rows.order_M], rows.label_K, rows.first_K
         self.total_VI[label_K] += np.add.reduceat(x_MI, first_K, dtype=np.float64)
@@ -153,8 +155,8 @@ class Sums:
         self.min_VI[label_K] = np.minimum(self.min_VI[label_K], lowest_KI)
         self.max_VI[label_K] = np.maximum(self.max_VI[label_K], highest_KI)
 
-    def merge(self, other: "Sums") -> "Sums":
-        return Sums(
+    def merge(self, other: "ActivationSums") -> "ActivationSums":
+        return ActivationSums(
             self.total_VI + other.total_VI,
             self.square_VI + other.square_VI,
             np.minimum(self.min_VI, other.min_VI),
@@ -174,7 +176,7 @@ class Sums:
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
+class LabelGroups:
     """Positions put together by label; those labelled -1 are left out."""
 
     order_M: np.ndarray
@@ -186,7 +188,7 @@ class Groups:
     count_K: np.ndarray
 
     @classmethod
-    def of(cls, label_M: np.ndarray) -> "Groups":
+    def of(cls, label_M: np.ndarray) -> "LabelGroups":
         labelled_M = np.flatnonzero(label_M >= 0)
         order_M = labelled_M[np.argsort(label_M[labelled_M], kind="stable")]
         found = np.unique(label_M[order_M], return_index=True, return_counts=True)
@@ -194,11 +196,11 @@ class Groups:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class PartialSums:
     """A partial result: sums over some datums."""
 
     count_V: np.ndarray
-    units: dict[str, Sums]
+    units: dict[str, ActivationSums]
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,25 +213,25 @@ class MeasureActivations:
 
     def map_block(
         self, token_NT: np.ndarray, label_NT: np.ndarray, report: Report | None = None
-    ) -> Measured:
+    ) -> PartialSums:
         """Any number of datums, and the label of each position: below ``num_labels``, -1: none."""
         assert token_NT.shape == label_NT.shape
         sizes = mlp_units(self.model)
         count_V = np.zeros(self.num_labels, np.int64)
-        sums = {unit: Sums.none(self.num_labels, sizes[unit]) for unit in self.units}
+        sums = {unit: ActivationSums.none(self.num_labels, sizes[unit]) for unit in self.units}
         for block, inputs in activation_blocks(self.model, token_NT, self.units, report):
-            rows = Groups.of(label_NT[block].ravel())
+            rows = LabelGroups.of(label_NT[block].ravel())
             count_V[rows.label_K] += rows.count_K
             if len(rows.label_K):
                 for unit, x_NTI in inputs.items():
                     sums[unit].add(rows, x_NTI.reshape(-1, x_NTI.shape[2]))
-        return Measured(count_V, sums)
+        return PartialSums(count_V, sums)
 
-    def merge(self, a: Measured, b: Measured) -> Measured:
+    def merge(self, a: PartialSums, b: PartialSums) -> PartialSums:
         merged = {unit: a.units[unit].merge(b.units[unit]) for unit in self.units}
-        return Measured(a.count_V + b.count_V, merged)
+        return PartialSums(a.count_V + b.count_V, merged)
 
-    def finish(self, partial: Measured) -> dict[str, Statistics]:
+    def finish(self, partial: PartialSums) -> dict[str, Statistics]:
         return {unit: sums.statistics(partial.count_V) for unit, sums in partial.units.items()}
 
 
@@ -245,7 +247,7 @@ class MeasureBlock:
         job = replace(self.job, model=self.job.model.to(device))
         return MeasureBlock(job, self.token_NT, self.label_NT)
 
-    def __call__(self, block: slice) -> Measured:
+    def __call__(self, block: slice) -> PartialSums:
         return self.job.map_block(self.token_NT[block], self.label_NT[block])
 
 

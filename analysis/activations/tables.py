@@ -36,7 +36,7 @@ from analysis.activations.scores import (
     activation_scores,
     blocks_of,
     mlp_units,
-    told,
+    with_progress,
 )
 from analysis.jobs.job import merge_all
 from analysis.jobs.sweep import Sweep, in_turn
@@ -185,7 +185,7 @@ def statistics_of(
     job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K) + 1)
     blocks = blocks_of(len(token_NT))
     partials = sweep(MeasureBlock(job, token_NT, place_V[label_NT]), blocks)
-    return job.finish(merge_all(told(partials, blocks, report), job.merge))
+    return job.finish(merge_all(with_progress(partials, blocks, report), job.merge))
 
 
 def statistics_table(

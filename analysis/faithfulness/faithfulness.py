@@ -34,13 +34,13 @@ from analysis.ablation.log_probability import TokenChanges
 from analysis.ablation.subjects import Subject
 from analysis.faithfulness.auc import affected, auc, interval, precision
 from analysis.faithfulness.ground_truth import (
+    AblationEffects,
     FaithfulnessConfig,
     Report,
-    Truth,
     draw_neurons,
-    measure,
+    measure_effects,
 )
-from analysis.faithfulness.methods import Claim, claims
+from analysis.faithfulness.methods import ScoringMethod, scoring_methods
 from analysis.jobs.job import Runner
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import joined, write_tables
@@ -48,7 +48,7 @@ from analysis.run.run import Run
 
 JOB = "faithfulness"
 LABELS = ["unit", "evidence", "background", "select"]
-HALF = "half of the text on the other"
+SPLIT_HALF = "half of the text on the other"
 
 MEASURES = [
     pa.field("neurons", pa.int32()),  # judged
@@ -59,13 +59,13 @@ MEASURES = [
     pa.field("precision_low", pa.float64()),
     pa.field("precision_high", pa.float64()),
 ]
-CLAIM = [
+METHOD = [
     pa.field("evidence", pa.string()),
     pa.field("background", pa.string()),  # unit, train, or none
     pa.field("select", pa.string()),  # statistic; rate: per position of the token
 ]
 SCORES = pa.schema(
-    [pa.field("unit", pa.string()), *CLAIM, *MEASURES, pa.field("baseline", pa.bool_())]
+    [pa.field("unit", pa.string()), *METHOD, *MEASURES, pa.field("baseline", pa.bool_())]
 )
 """One row a unit and evidence, with the background and statistic that suit it best over all units;
 baseline: it needs no record of training."""
@@ -75,7 +75,7 @@ NEURONS = pa.schema(
     [
         pa.field("unit", pa.string()),
         pa.field("neuron", pa.int32()),
-        *CLAIM,
+        *METHOD,
         pa.field("auc", pa.float64()),
         pa.field("precision", pa.float64()),
     ]
@@ -111,13 +111,13 @@ def faithfulness(
     no outliers, no neurons, or too little text for any token to be ranked."""
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
-    truth = measure(run, subjects, config, report, sweep)
+    truth = measure_effects(run, subjects, config, report, sweep)
     affected_SW = affected_by(truth, truth.whole, config)
     judged = [
-        judge(claim, truth.token_W, affected_SW, subjects, config)
-        for claim in claims(run, run_job, subjects, config.seed)
+        evaluate(claim, truth.token_W, affected_SW, subjects, config)
+        for claim in scoring_methods(run, run_job, subjects, config.seed)
     ]
-    judged.append(half_of_text(truth, subjects, config))
+    judged.append(split_half(truth, subjects, config))
     neurons = pd.concat(judged, ignore_index=True)
     selections = pd.DataFrame(summaries(neurons, config))
     return Faithfulness(
@@ -137,13 +137,15 @@ def write_faithfulness(run: Run, found: Faithfulness) -> None:
 # --- the judgement --------------------------------------------------------------------------------
 
 
-def affected_by(truth: Truth, changes: TokenChanges, config: FaithfulnessConfig) -> np.ndarray:
+def affected_by(
+    truth: AblationEffects, changes: TokenChanges, config: FaithfulnessConfig
+) -> np.ndarray:
     """Which of the ranked tokens silencing affects, by all changes or by some, bool [S, W]."""
     return np.stack([affected(size_W, config.affected) for size_W in truth.sizes(changes)])
 
 
-def judge(
-    claim: Claim,
+def evaluate(
+    claim: ScoringMethod,
     token_W: np.ndarray,
     affected_SW: np.ndarray,
     subjects: Sequence[Subject],
@@ -163,13 +165,13 @@ def judge(
     )
 
 
-def half_of_text(
-    truth: Truth, subjects: Sequence[Subject], config: FaithfulnessConfig
+def split_half(
+    truth: AblationEffects, subjects: Sequence[Subject], config: FaithfulnessConfig
 ) -> pd.DataFrame:
     """How well half of the text foretells the other half, the mean of both ways."""
     one, other = (
-        judge(
-            Claim(HALF, "", "", claimed(truth, half), baseline=True),
+        evaluate(
+            ScoringMethod(SPLIT_HALF, "", "", half_scores(truth, half), baseline=True),
             truth.token_W,
             affected_by(truth, rest, config),
             subjects,
@@ -180,7 +182,7 @@ def half_of_text(
     return one.assign(**{name: (one[name] + other[name]) / 2 for name in ("auc", "precision")})
 
 
-def claimed(truth: Truth, half: TokenChanges) -> np.ndarray:
+def half_scores(truth: AblationEffects, half: TokenChanges) -> np.ndarray:
     """What one half of the text says, as a score of every token."""
     score_SV = np.zeros(half.change_SV.shape)
     score_SV[:, truth.token_W] = truth.sizes(half)

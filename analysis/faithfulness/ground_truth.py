@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.ablation.config import Text
+from analysis.ablation.config import SplitText
 from analysis.ablation.log_probability import TokenChanges, log_probability_changes
 from analysis.ablation.subjects import Subject
 from analysis.jobs.sweep import Sweep, in_turn
@@ -20,7 +20,7 @@ from capture.errors import ConfigError, RunError, at_least
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 SIGMAS = 1.645
 """Standard errors between a mean and its one-sided 95 % bound."""
-FEWEST = 10
+MIN_TOKENS = 10
 """Fewer ranked tokens than this say nothing."""
 Report = Callable[[int, int], None]
 """Told now and then: how much is done, of how much."""
@@ -60,7 +60,7 @@ class FaithfulnessConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class AblationEffects:
     """What silencing did, on either half of the text."""
 
     first: TokenChanges
@@ -98,7 +98,7 @@ def draw_neurons(run: Run, config: FaithfulnessConfig) -> list[Subject]:
     return drawn
 
 
-def judging_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.ndarray]:
+def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and targets of the text that silencing is judged on, both [N, T], in random order."""
     rng = np.random.default_rng(config.seed)
     kept = {file.key for file in run.start.files_of("corpus")}
@@ -106,7 +106,7 @@ def judging_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.n
     if config.text == "train":
         text_NT = run.token_NT, run.target_NT
     elif held_out:
-        text_NT = texts_of(run, held_out)
+        text_NT = split_texts(run, held_out)
     else:
         problem = "holds no held-out text to judge on"
         remedy = "Judge on training text (--text train), or capture with corpus.validation_share"
@@ -116,21 +116,21 @@ def judging_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.n
     return text_NT[0][drawn_N], text_NT[1][drawn_N]
 
 
-def texts_of(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
+def split_texts(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and targets of some splits together, both [N, T]."""
-    texts = [Text.of(run, split) for split in splits]
+    texts = [SplitText.of(run, split) for split in splits]
     return np.vstack([t.token_NT for t in texts]), np.vstack([t.target_NT for t in texts])
 
 
-def measure(
+def measure_effects(
     run: Run,
     subjects: Sequence[Subject],
     config: FaithfulnessConfig,
     report: Report | None,
     sweep: Sweep = in_turn,
-) -> Truth:
+) -> AblationEffects:
     """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
-    token_NT, target_NT = judging_text(run, config)
+    token_NT, target_NT = evaluation_text(run, config)
     model, num_datums = run.model(), len(token_NT)
     halves = []
     for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
@@ -144,7 +144,7 @@ def measure(
         halves.append(log_probability_changes(model, *text, subjects, **options))
     first, second = halves
     token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
-    if len(token_W) < FEWEST:
+    if len(token_W) < MIN_TOKENS:
         problem = f"has too little text: {len(token_W)} tokens are the target of {config.min_count}"
         raise RunError(run.uri, f"{problem} positions", "Lower --min-count, or hold out more text")
-    return Truth(first, second, token_W)
+    return AblationEffects(first, second, token_W)

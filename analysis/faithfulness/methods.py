@@ -26,21 +26,21 @@ from analysis.measures.selection import METHODS, Method, SelectionConfig
 from analysis.run.run import Run
 from analysis.run.tallies import tally_windows
 
-ROWS: dict[str, AttributionConfig] = {
+OUTLIER_EVIDENCE: dict[str, AttributionConfig] = {
     "window tokens": AttributionConfig(evidence="window"),
     "input tokens": AttributionConfig(evidence="input"),
     "target tokens": AttributionConfig(evidence="target"),
     "target tokens by |shift|": AttributionConfig(evidence="target", weight="shift"),
     "target tokens by effect": AttributionConfig(evidence="target", weight="effect"),
 }
-TALLIES: dict[str, AttributionConfig] = {
-    "input mass": AttributionConfig(evidence="input-mass"),
-    "input use": AttributionConfig(evidence="input-use"),
-    "mass": AttributionConfig(evidence="mass"),
-    "use": AttributionConfig(evidence="use"),
-    "√(mass · |use|)": AttributionConfig(evidence="mass-use"),
+TALLY_EVIDENCE: dict[str, AttributionConfig] = {
+    "input mass": AttributionConfig(evidence="input-update-norm"),
+    "input use": AttributionConfig(evidence="input-ablation-estimate"),
+    "update-norm": AttributionConfig(evidence="update-norm"),
+    "ablation-estimate": AttributionConfig(evidence="ablation-estimate"),
+    "√(mass · |use|)": AttributionConfig(evidence="geometric-mean"),
 }
-LAST_WINDOW = ("mass", "use", "√(mass · |use|)")
+LAST_WINDOW = ("update-norm", "ablation-estimate", "√(mass · |use|)")
 """Tallies that are also asked about the last window of training alone."""
 EVERY_TOKEN = SelectionConfig(
     min_count=1,
@@ -54,7 +54,7 @@ EVERY_TOKEN = SelectionConfig(
 
 
 @dataclass(frozen=True, eq=False)
-class Claim:
+class ScoringMethod:
     """Scores that are put to the test."""
 
     evidence: str
@@ -67,27 +67,29 @@ class Claim:
     """Whether it needs no record of training."""
 
 
-def claims(run: Run, run_job: Runner, subjects: Sequence[Subject], seed: int) -> Iterator[Claim]:
+def scoring_methods(
+    run: Run, run_job: Runner, subjects: Sequence[Subject], seed: int
+) -> Iterator[ScoringMethod]:
     """All claims, one after the other; those from tallies only if the run has them."""
     yield from baselines(run, subjects, seed)
     groups = groups_at("neuron", run.layout, heads=1)
-    place_S = places(groups, subjects)
-    for name, config in ROWS.items():
+    place_S = group_indices(groups, subjects)
+    for name, config in OUTLIER_EVIDENCE.items():
         rows = OutlierRows.of(run, run_job, config)
         collected = rows.collect(groups, tokens=True)
-        yield from attributed(name, material_of(rows, groups, collected), place_S)
+        yield from attribution_methods(name, material_of(rows, groups, collected), place_S)
     if not run.shards("tallies"):
         return
-    for name, config in TALLIES.items():
-        yield from attributed(name, Tallies.of(run, config).material(), place_S)
+    for name, config in TALLY_EVIDENCE.items():
+        yield from attribution_methods(name, Tallies.of(run, config).material(), place_S)
     last = int(tally_windows(run)["first_step"].iloc[-1])
     for name in LAST_WINDOW:
-        config = replace(TALLIES[name], first_step=last)
+        config = replace(TALLY_EVIDENCE[name], first_step=last)
         material = Tallies.of(run, config).material()
-        yield from attributed(f"{name}, last window", material, place_S)
+        yield from attribution_methods(f"{name}, last window", material, place_S)
 
 
-def places(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
+def group_indices(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
     """Where each neuron stands among the groups."""
     known = {pair: g for g, pair in enumerate(zip(groups.units, groups.number_G, strict=True))}
     return np.array([known[subject.unit, subject.group] for subject in subjects])
@@ -96,14 +98,18 @@ def places(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
 # --- attribution ----------------------------------------------------------------------------------
 
 
-def attributed(name: str, material: Material, place_S: np.ndarray) -> Iterator[Claim]:
+def attribution_methods(
+    name: str, material: Material, place_S: np.ndarray
+) -> Iterator[ScoringMethod]:
     """The claims of one evidence: every background with every statistic."""
     for background in BACKGROUNDS:
         for select in METHODS:
-            yield Claim(name, background, select, scored(material, place_S, background, select))
+            yield ScoringMethod(
+                name, background, select, attribution_scores(material, place_S, background, select)
+            )
 
 
-def scored(
+def attribution_scores(
     material: Material, place_S: np.ndarray, background: Background, select: Method
 ) -> np.ndarray:
     """A statistic's score of every token, float32; what it rules out lies below all others.
@@ -122,18 +128,22 @@ def scored(
 # --- without a record -----------------------------------------------------------------------------
 
 
-def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[Claim]:
+def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[ScoringMethod]:
     """Chance, how often a token occurs, and the activations of the last model."""
     shape = len(subjects), run.num_tokens
     count_V = np.bincount(run.target_NT.ravel(), minlength=run.num_tokens)
     random_SV = np.random.default_rng(seed).random(shape, np.float32)
-    yield Claim("random", "", "", random_SV, baseline=True)
-    yield Claim("frequent tokens", "", "", np.tile(count_V.astype("f4"), (len(subjects), 1)), True)
-    yield Claim("rare tokens", "", "", np.tile(-count_V.astype("f4"), (len(subjects), 1)), True)
+    yield ScoringMethod("random", "", "", random_SV, baseline=True)
+    yield ScoringMethod(
+        "frequent tokens", "", "", np.tile(count_V.astype("f4"), (len(subjects), 1)), True
+    )
+    yield ScoringMethod(
+        "rare tokens", "", "", np.tile(-count_V.astype("f4"), (len(subjects), 1)), True
+    )
     units = list(dict.fromkeys(subject.unit for subject in subjects))
     text = run.token_NT, run.target_NT, run.num_tokens
     for by in ("input", "target"):
         found = activation_statistics(run.model(), *text, by=by, units=units)
         score_VI = {unit: activation_scores(stats) for unit, stats in found.items()}
         score_SV = np.stack([score_VI[subject.unit][:, subject.group] for subject in subjects])
-        yield Claim(f"activations by {by}", "", "", score_SV, baseline=True)
+        yield ScoringMethod(f"activations by {by}", "", "", score_SV, baseline=True)

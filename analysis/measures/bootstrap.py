@@ -12,13 +12,13 @@ import functools
 import numpy as np
 
 NUM_DRAWS = 1000
-SHARE = 0.95
+CONFIDENCE = 0.95
 COLUMNS_AT_ONCE = 256
 """Bounds the memory: draws by so many columns, and datums by so many columns."""
 
 
 @functools.lru_cache(maxsize=4)
-def draws(num_datums: int, seed: int = 0) -> np.ndarray:
+def draw_counts(num_datums: int, seed: int = 0) -> np.ndarray:
     """How often each datum is drawn, [R, K] float32."""
     rng = np.random.default_rng(seed)
     datum_RK = rng.integers(num_datums, size=(NUM_DRAWS, num_datums))
@@ -68,7 +68,7 @@ def dense_block(
 
 def dense_intervals(part_KC: np.ndarray, whole_KC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same for whole tables, both [C]."""
-    draw_RK = draws(len(part_KC))
+    draw_RK = draw_counts(len(part_KC))
     part_RC, whole_RC = draw_RK @ part_KC, draw_RK @ whole_KC
     exists_RC = whole_RC > 0
     ratio_RC = np.full_like(part_RC, np.nan)
@@ -77,7 +77,7 @@ def dense_intervals(part_KC: np.ndarray, whole_KC: np.ndarray) -> tuple[np.ndarr
     last_C = np.maximum(exists_RC.sum(0) - 1, 0)
     alone_C = (whole_KC > 0).sum(0) < 2
     ends = []
-    for quantile in ((1 - SHARE) / 2, (1 + SHARE) / 2):
+    for quantile in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
         place_C = np.rint(quantile * last_C).astype(int)
         end_C = np.take_along_axis(ratio_RC, place_C[None], 0)[0]
         ends.append(np.where(alone_C, np.nan, end_C))

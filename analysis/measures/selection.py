@@ -46,12 +46,12 @@ from analysis.measures.token_scores import (
     ROUNDING,
     binomial_tail,
     divergence_change,
-    false_shares,
+    index_in_group,
     log_odds,
     log_product,
     log_rate,
     mahalanobis,
-    places,
+    q_values,
 )
 from capture.errors import ConfigError, at_least
 
@@ -177,7 +177,7 @@ def choose_some(
                 if method == "odds":
                     score_GV = log_odds(evidence, config.prior, config.confidence)
                 p_GV = binomial_tail(sure)
-                q_GV = false_shares(p_GV, sure.num_tokens_G, config.max_q)
+                q_GV = q_values(p_GV, sure.num_tokens_G, config.max_q)
                 allowed_GV &= q_GV <= config.max_q
     chosen = best(allowed_GV, config.most, -score_GV)
     return tabulate(chosen, evidence, score_GV, p_GV, q_GV)
@@ -201,7 +201,7 @@ def best(allowed_GV: np.ndarray, most: int, *keys: np.ndarray) -> tuple[np.ndarr
     values = [key_GV[group_M, token_M] for key_GV in reversed(keys)]
     order_M = np.lexsort((token_M, *values, group_M))
     group_M, token_M = group_M[order_M], token_M[order_M]
-    kept_M = places(group_M) < most
+    kept_M = index_in_group(group_M) < most
     return group_M[kept_M], token_M[kept_M]
 
 
@@ -219,7 +219,7 @@ def tabulate(
         {
             "group": group_M.astype(np.int32),
             "token_id": token_M.astype(np.int32),
-            "rank": places(group_M).astype(np.int32),
+            "rank": index_in_group(group_M).astype(np.int32),
             "score": score_GV[chosen].astype(np.float64),
             "p": p_GV[chosen],
             "q": q_GV[chosen],

@@ -85,13 +85,13 @@ def binomial_tail(evidence: Evidence) -> np.ndarray:
     return p_GV
 
 
-def false_shares(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np.ndarray:
+def q_values(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np.ndarray:
     """Benjamini-Hochberg's q within each group, exact where it is at most ``max_q``, else 1.
 
     A p above ``max_q`` neither has such a q nor takes part in one, so only those below are sorted.
     """
     cells = group_M, _ = np.nonzero(p_GV <= max_q)
-    place_M = places(group_M)
+    place_M = index_in_group(group_M)
     p_GK = np.ones((len(p_GV), place_M.max(initial=0) + 1))
     p_GK[group_M, place_M] = p_GV[cells]
     q_GV = np.ones(p_GV.shape)
@@ -99,6 +99,6 @@ def false_shares(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np
     return q_GV
 
 
-def places(group_M: np.ndarray) -> np.ndarray:
+def index_in_group(group_M: np.ndarray) -> np.ndarray:
     """The place of each entry within its group, from 0; groups ascend."""
     return np.arange(len(group_M)) - np.searchsorted(group_M, group_M)

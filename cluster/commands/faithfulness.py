@@ -5,7 +5,12 @@ import argparse
 import pandas as pd
 from rich.console import Console
 
-from analysis.faithfulness.faithfulness import HALF, Faithfulness, faithfulness, write_faithfulness
+from analysis.faithfulness.faithfulness import (
+    SPLIT_HALF,
+    Faithfulness,
+    faithfulness,
+    write_faithfulness,
+)
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
 from analysis.run.run import open_run
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
@@ -86,7 +91,7 @@ def show(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> N
 def in_order(scores: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each evidence: half of the text, then by mean AUC, best first."""
     groups = [(str(evidence), rows) for evidence, rows in scores.groupby("evidence", sort=False)]
-    return sorted(groups, key=lambda group: (group[0] != HALF, -group[1]["auc"].mean()))
+    return sorted(groups, key=lambda group: (group[0] != SPLIT_HALF, -group[1]["auc"].mean()))
 
 
 def short(unit: str) -> str:

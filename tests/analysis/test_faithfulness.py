@@ -15,24 +15,24 @@ from tiny_run import copied, make_run, tiny_run
 from analysis.ablation.log_probability import TokenChanges, log_probability_changes
 from analysis.faithfulness.auc import affected, auc, interval, precision
 from analysis.faithfulness.faithfulness import (
-    HALF,
     SCORES,
+    SPLIT_HALF,
     affected_by,
     best_of,
+    evaluate,
     faithfulness,
-    half_of_text,
-    judge,
+    split_half,
     summaries,
 )
 from analysis.faithfulness.ground_truth import (
     SIGMAS,
+    AblationEffects,
     FaithfulnessConfig,
-    Truth,
     draw_neurons,
-    judging_text,
-    measure,
+    evaluation_text,
+    measure_effects,
 )
-from analysis.faithfulness.methods import Claim, claims, places
+from analysis.faithfulness.methods import ScoringMethod, group_indices, scoring_methods
 from analysis.jobs.tables import read_table
 from analysis.levels import groups_at
 from analysis.run.run import open_run
@@ -111,8 +111,8 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def truth(run) -> Truth:
-    return measure(run, draw_neurons(run, CONFIG), CONFIG, None)
+def truth(run) -> AblationEffects:
+    return measure_effects(run, draw_neurons(run, CONFIG), CONFIG, None)
 
 
 def test_neurons_are_drawn_from_every_unit_and_the_same_each_time(run):
@@ -125,7 +125,7 @@ def test_neurons_are_drawn_from_every_unit_and_the_same_each_time(run):
 
 
 def test_both_halves_together_are_the_whole_text(run, truth):
-    text = judging_text(run, CONFIG)
+    text = evaluation_text(run, CONFIG)
     subjects = draw_neurons(run, CONFIG)
     whole = log_probability_changes(run.model(), *text, subjects, num_tokens=run.num_tokens)
     for found, wanted in zip(truth.whole, whole, strict=True):
@@ -142,7 +142,7 @@ def test_a_token_is_moved_by_the_lower_bound_of_its_mean(changes, token_M):
         np.stack([np.bincount(token_M, row, 4) for row in rows]) for rows in (changes, changes**2)
     ]
     found = TokenChanges(sums[0], sums[1], np.bincount(token_M, minlength=4))
-    size_SW = Truth(found, found, np.arange(4)).sizes(found)
+    size_SW = AblationEffects(found, found, np.arange(4)).sizes(found)
     for s, row in enumerate(changes):
         for token in range(4):
             own = row[token_M == token]
@@ -151,7 +151,7 @@ def test_a_token_is_moved_by_the_lower_bound_of_its_mean(changes, token_M):
 
 
 def test_held_out_text_is_what_the_run_held_out(run):
-    token_NT, _ = judging_text(run, replace(CONFIG, text="held-out"))
+    token_NT, _ = evaluation_text(run, replace(CONFIG, text="held-out"))
     assert sorted(map(tuple, token_NT)) == sorted(
         map(tuple, np.stack(run.datums("validation")["tokens"].tolist()))
     )
@@ -160,7 +160,7 @@ def test_held_out_text_is_what_the_run_held_out(run):
 # --- the judgement --------------------------------------------------------------------------------
 
 
-def known(run, truth: Truth) -> np.ndarray:
+def known(run, truth: AblationEffects) -> np.ndarray:
     """The truth as scores of every token."""
     score_SV = np.zeros(truth.whole.change_SV.shape)
     score_SV[:, truth.token_W] = truth.sizes(truth.whole)
@@ -171,7 +171,9 @@ def test_a_claim_that_knows_the_truth_is_perfect_and_its_opposite_is_not(run, tr
     subjects, size_SV = draw_neurons(run, CONFIG), known(run, truth)
     affected_SW = affected_by(truth, truth.whole, CONFIG)
     knows, errs = (
-        judge(Claim(name, "", "", score_SV), truth.token_W, affected_SW, subjects, CONFIG)
+        evaluate(
+            ScoringMethod(name, "", "", score_SV), truth.token_W, affected_SW, subjects, CONFIG
+        )
         for name, score_SV in (("truth", size_SV), ("lie", -size_SV))
     )
     assert knows["auc"].dropna().min() == 1
@@ -181,8 +183,10 @@ def test_a_claim_that_knows_the_truth_is_perfect_and_its_opposite_is_not(run, tr
 def test_the_truth_is_made_of_the_changes_once(run, monkeypatch):
     """However many claims there are; each half of the text is looked at by itself."""
     asked = []
-    sizes = Truth.sizes
-    monkeypatch.setattr(Truth, "sizes", lambda *given: asked.append(given) or sizes(*given))
+    sizes = AblationEffects.sizes
+    monkeypatch.setattr(
+        AblationEffects, "sizes", lambda *given: asked.append(given) or sizes(*given)
+    )
     found = faithfulness(run, run_job, replace(CONFIG, neurons=1))
     assert len(found.selections) > 4 * len(asked)
     assert len(asked) == 5
@@ -192,13 +196,13 @@ def test_half_of_the_text_is_judged_by_the_other(run, truth):
     """Two halves that are the same text make it perfect; two others do not."""
     subjects = draw_neurons(run, CONFIG)
     same = replace(truth, second=truth.first)
-    assert half_of_text(same, subjects, CONFIG)["auc"].dropna().min() == 1
-    assert half_of_text(truth, subjects, CONFIG)["auc"].dropna().min() < 1
+    assert split_half(same, subjects, CONFIG)["auc"].dropna().min() == 1
+    assert split_half(truth, subjects, CONFIG)["auc"].dropna().min() < 1
 
 
 def test_every_evidence_makes_claims_about_every_token(run):
     subjects = draw_neurons(run, CONFIG)
-    found = list(claims(run, run_job, subjects, seed=0))
+    found = list(scoring_methods(run, run_job, subjects, seed=0))
     assert all(claim.score_SV.shape == (len(subjects), run.num_tokens) for claim in found)
     assert not any(np.isnan(claim.score_SV).any() for claim in found)
     names = {claim.evidence for claim in found}
@@ -210,7 +214,7 @@ def test_every_evidence_makes_claims_about_every_token(run):
 def test_neurons_stand_where_the_groups_say(run):
     groups = groups_at("neuron", run.layout, heads=1)
     subjects = draw_neurons(run, CONFIG)
-    for subject, place in zip(subjects, places(groups, subjects), strict=True):
+    for subject, place in zip(subjects, group_indices(groups, subjects), strict=True):
         assert (groups.units[place], groups.number_G[place]) == (subject.unit, subject.group)
 
 
@@ -220,7 +224,9 @@ def test_of_each_evidence_the_best_selection_over_all_units_is_shown(run, truth)
     bad = np.zeros_like(good)
     affected_SW = affected_by(truth, truth.whole, CONFIG)
     judged = [
-        judge(Claim("x", "unit", select, score), truth.token_W, affected_SW, subjects, CONFIG)
+        evaluate(
+            ScoringMethod("x", "unit", select, score), truth.token_W, affected_SW, subjects, CONFIG
+        )
         for select, score in (("odds", bad), ("kl", good))
     ]
     table = pd.DataFrame(summaries(pd.concat(judged, ignore_index=True), CONFIG))
@@ -235,7 +241,7 @@ def test_the_command_leaves_tables_that_read_back(capsys):
     assert main(["faithfulness", uri, *arguments]) == 0
     out = capsys.readouterr().out
     assert "How well each ranks the tokens that silencing affects" in out
-    assert HALF in out
+    assert SPLIT_HALF in out
     table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
     assert table["auc"].between(0, 1).all()
     assert (table["auc_low"] <= table["auc"]).all()

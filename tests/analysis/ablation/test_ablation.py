@@ -14,12 +14,12 @@ from reference_ablation import (
 )
 
 from analysis.ablation.ablate import ablate, write_ablation
-from analysis.ablation.config import AblationConfig, Text
-from analysis.ablation.flips import context, layer_table, place_in_run
+from analysis.ablation.config import AblationConfig, SplitText
+from analysis.ablation.flips import context, index_in_streak, layer_table
 from analysis.ablation.subjects import Subject
 from analysis.ablation.tables import TABLES
 from analysis.jobs.tables import read_table
-from analysis.measures.bootstrap import draws
+from analysis.measures.bootstrap import draw_counts
 
 # --- what is ablated ------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def test_everything_is_every_neuron_of_the_mlps() -> None:
 
 def test_held_out_text_is_evaluated_whole() -> None:
     run, found = ablated(AblationConfig(split="validation", scored_datums=1000))
-    text = Text.of(run, "validation")
+    text = SplitText.of(run, "validation")
     subject = subject_of(next(iter(records(found.neurons))))
     before_KT = predictions(run.model(), text.token_NT)
     after_KT = predictions(without(run.model(), subject), text.token_NT)
@@ -120,7 +120,7 @@ def test_intervals_of_proportions_equal_a_loop_over_draws_of_datums() -> None:
             if (whole_K > 0).sum() < 2:
                 assert np.isnan([row.low, row.high]).all()
                 continue
-            drawn = [(d @ part_K, d @ whole_K) for d in draws(len(before_KT)) if d @ whole_K]
+            drawn = [(d @ part_K, d @ whole_K) for d in draw_counts(len(before_KT)) if d @ whole_K]
             ratios = [part / whole for part, whole in drawn]
             wanted = np.quantile(ratios, [0.025, 0.975], method="nearest")
             np.testing.assert_allclose([row.low, row.high], wanted, rtol=1e-5)
@@ -177,7 +177,7 @@ def test_layers_are_means_over_their_neurons() -> None:
         shares = [n.notable_flipped / n.flipped_tokens for n in records(own) if n.flips]
         assert not shares or layer.notable_share == pytest.approx(np.mean(shares))
         assert layer.flipped_low <= layer.flipped_tokens <= layer.flipped_high
-        drawn = draws(len(own)) @ own["flipped_tokens"].to_numpy() / len(own)
+        drawn = draw_counts(len(own)) @ own["flipped_tokens"].to_numpy() / len(own)
         wanted = np.quantile(drawn, [0.025, 0.975], method="nearest")
         np.testing.assert_allclose([layer.flipped_low, layer.flipped_high], wanted, rtol=1e-5)
 
@@ -266,8 +266,8 @@ def test_long_contexts_are_cut_on_both_sides() -> None:
 
 
 def test_places_in_runs() -> None:
-    assert place_in_run(np.array([4, 4, 7, 9, 9, 9])).tolist() == [0, 1, 0, 0, 1, 2]
-    assert place_in_run(np.zeros(0, int)).tolist() == []
+    assert index_in_streak(np.array([4, 4, 7, 9, 9, 9])).tolist() == [0, 1, 0, 0, 1, 2]
+    assert index_in_streak(np.zeros(0, int)).tolist() == []
 
 
 def test_tables_are_read_as_they_were_written() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.measures import bootstrap
-from analysis.measures.bootstrap import draws, intervals, mean_interval
+from analysis.measures.bootstrap import draw_counts, intervals, mean_interval
 
 
 def some_tables(seed: int, num_datums: int, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,12 +21,12 @@ def sparse(table_KC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_draws_are_with_replacement_and_the_same_each_time() -> None:
-    draw_RK = draws(30)
+    draw_RK = draw_counts(30)
     assert (draw_RK.sum(1) == 30).all()
     assert abs(draw_RK.mean(0) - 1).max() < 0.2
     assert draw_RK.var() == pytest.approx(1 - 1 / 30, rel=0.05)
-    draws.cache_clear()
-    assert np.array_equal(draws(30), draw_RK)
+    draw_counts.cache_clear()
+    assert np.array_equal(draw_counts(30), draw_RK)
 
 
 def test_intervals_equal_a_loop_over_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_intervals_equal_a_loop_over_draws(monkeypatch: pytest.MonkeyPatch) -> N
             assert np.isnan(low_C[c])
             assert np.isnan(high_C[c])
             continue
-        drawn = [(draw_K @ part_KC[:, c], draw_K @ whole_KC[:, c]) for draw_K in draws(25)]
+        drawn = [(draw_K @ part_KC[:, c], draw_K @ whole_KC[:, c]) for draw_K in draw_counts(25)]
         ratios = [part / whole for part, whole in drawn if whole > 0]
         wanted = np.quantile(ratios, [0.025, 0.975], method="nearest")
         np.testing.assert_allclose([low_C[c], high_C[c]], wanted, rtol=1e-6)

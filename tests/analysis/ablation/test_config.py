@@ -9,14 +9,14 @@ from reference_ablation import full, random_model, some_subjects, write_attribut
 from tiny_run import copied, tiny_run
 
 from analysis.ablation.ablate import ablate
-from analysis.ablation.config import AblationConfig, Text
+from analysis.ablation.config import AblationConfig, SplitText
 from analysis.ablation.subjects import (
     Subject,
     all_subjects,
     entries_of,
     parse_subjects,
-    place_of,
-    rest_of,
+    site_of,
+    zero_ablation_value,
 )
 from analysis.attribution.tables import JOB, TABLES
 from analysis.jobs.tables import write_tables
@@ -69,13 +69,13 @@ def test_a_row_leaves_its_bias_and_all_else_leaves_nothing() -> None:
         name = subject.unit.replace("_weight", "_bias").replace(".weight", ".bias")
         row = subject.level == "row"
         wanted = float(model.get_parameter(name)[subject.group]) if row else 0.0
-        assert rest_of(model, subject) == wanted
+        assert zero_ablation_value(model, subject) == wanted
 
 
 def test_a_head_is_its_part_of_what_enters_the_projection() -> None:
     model, head = random_model(0, 1.0), Subject("layers.1.self_attn", 2, "head")
     assert list(entries_of(model, head)) == [8, 9, 10, 11]
-    assert (place_of(head).layer, place_of(head).point) == (1, "mixed")
+    assert (site_of(head).layer, site_of(head).point) == (1, "mixed")
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -176,12 +176,12 @@ def test_ablation_needs_an_attribution(prepare: Callable[[Run], None], text: str
 
 def test_a_split_that_the_run_lacks_is_refused() -> None:
     with pytest.raises(RunError, match="test"):
-        Text.of(open_run(tiny_run()), "test")
+        SplitText.of(open_run(tiny_run()), "test")
 
 
 def test_text_is_that_of_the_run() -> None:
     run = open_run(tiny_run())
-    text = Text.of(run, "train")
+    text = SplitText.of(run, "train")
     assert np.array_equal(text.token_NT, run.token_NT)
     assert np.array_equal(text.target_NT, run.target_NT)
     assert np.array_equal(text.stream_NT[:, 1:], run.target_NT)

@@ -20,9 +20,15 @@ from torch import nn
 
 from analysis.ablation import prediction, unembedding
 from analysis.ablation import propagation as tracing
-from analysis.ablation.forward import Silencing, silence
+from analysis.ablation.forward import AblatedPredictions, ablated_predictions
 from analysis.ablation.prediction import Prediction
-from analysis.ablation.replacement import DATUMS_AT_ONCE, VALUES, Donors, Plan, Value
+from analysis.ablation.replacement import (
+    DATUMS_AT_ONCE,
+    VALUES,
+    AblationPlan,
+    ResamplingSources,
+    Value,
+)
 from analysis.ablation.subjects import Subject
 from analysis.ablation.unembedding import Unembedding
 from analysis.run.run import open_run
@@ -35,12 +41,12 @@ def silenced(
     subjects: list[Subject],
     datums: list[np.ndarray],
     value: Value = "zero",
-) -> Silencing:
-    plan = Plan.of(model, token_NT, subjects, value, token_NT)
-    return silence(model, token_NT, plan, datums)
+) -> AblatedPredictions:
+    plan = AblationPlan.of(model, token_NT, subjects, value, token_NT)
+    return ablated_predictions(model, token_NT, plan, datums)
 
 
-def after(found: Silencing, place: int, datum_K: np.ndarray) -> np.ndarray:
+def after(found: AblatedPredictions, place: int, datum_K: np.ndarray) -> np.ndarray:
     """Predictions of a subject's datums once it is ablated, [K, T]."""
     after_KT, changes = found.before(datum_K).copy(), found.changes
     for m in np.flatnonzero(changes.subject_M == place):
@@ -58,7 +64,7 @@ def test_silencing_equals_a_naive_forward_pass(
     rng = np.random.default_rng(seed)
     model, subjects = random_model(seed, scale), some_subjects()
     token_NT = rng.integers(VOCABULARY, size=(20, WINDOW)).astype(np.int32)
-    donors = Donors.draw(token_NT.shape, 0)
+    donors = ResamplingSources.draw(token_NT.shape, 0)
     datums = [rng.choice(20, rng.integers(1, 20), replace=False) for _ in subjects]
     found = silenced(model, token_NT, subjects, datums, value)
     assert len(found.changes.subject_M) > 0
@@ -91,9 +97,9 @@ def test_how_datums_fall_into_chunks_does_not_matter(monkeypatch: pytest.MonkeyP
     token_NT = rng.integers(VOCABULARY, size=(num_datums, WINDOW)).astype(np.int32)
     subjects, datum_K = [Subject(UNITS[3], 2), Subject(UNITS[0], 5)], rng.permutation(num_datums)
     told: list[tuple[int, int]] = []
-    plan = Plan.of(model, token_NT, subjects, "zero", token_NT)
+    plan = AblationPlan.of(model, token_NT, subjects, "zero", token_NT)
     datums = [datum_K, datum_K[:200]]
-    found = silence(model, token_NT, plan, datums, lambda *done: told.append(done))
+    found = ablated_predictions(model, token_NT, plan, datums, lambda *done: told.append(done))
     assert told[-1] == (num_datums + 200, num_datums + 200)
     assert len(told) == 3
     wanted = predictions(without(model, subjects[0]), token_NT[datum_K])

@@ -22,7 +22,7 @@ from analysis.ablation import log_probability, replacement, unembedding
 from analysis.ablation import propagation as tracing
 from analysis.ablation.log_probability import log_probability_changes
 from analysis.ablation.propagation import trace
-from analysis.ablation.replacement import VALUES, Donors, Value
+from analysis.ablation.replacement import VALUES, ResamplingSources, Value
 from analysis.ablation.subjects import Subject
 from analysis.ablation.unembedding import Unembedding
 from capture.errors import UnitError
@@ -42,7 +42,7 @@ def naive_changes(
     value: Value,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums by target, [V]."""
-    donors = Donors.draw(token_NT.shape, 0)
+    donors = ResamplingSources.draw(token_NT.shape, 0)
     after = ablated_logits(model, subject, token_NT, value=value, text_NT=token_NT, donors=donors)
     change_NT = log_probabilities(after, target_NT) - log_probabilities(
         logits(model, token_NT), target_NT
@@ -99,11 +99,11 @@ def test_another_seed_lends_other_values() -> None:
 
 
 def test_donors_are_other_datums_each_once() -> None:
-    donors = Donors.draw((50, 6), 0)
+    donors = ResamplingSources.draw((50, 6), 0)
     assert sorted(donors.datum_N) == list(range(50))
     assert (donors.datum_N != np.arange(50)).all()
     assert set(donors.position_NT.ravel()) == set(range(6))
-    assert Donors.draw((1, 6), 0).datum_N.tolist() == [0]
+    assert ResamplingSources.draw((1, 6), 0).datum_N.tolist() == [0]
 
 
 def test_a_neuron_that_is_never_active_changes_nothing_at_all() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.ablation.replacement import Donors
+from analysis.ablation.replacement import ResamplingSources
 from analysis.ablation.subjects import Subject
 from analysis.attribution.tables import JOB, TABLES
 from analysis.jobs.tables import write_tables
@@ -82,7 +82,7 @@ def ablated_logits(
     *,
     value: str = "zero",
     text_NT: np.ndarray | None = None,
-    donors: Donors | None = None,
+    donors: ResamplingSources | None = None,
 ) -> np.ndarray:
     """Logits with the subject ablated, [N, T, V]."""
     if value == "zero":
