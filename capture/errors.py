@@ -1,18 +1,19 @@
-"""Errors that a user or the outside world can cause: where, what was found, what to do.
+"""Errors that a user or the outside world can cause.
 
-Every one is a ``CaptureError``; the command line prints it as one line and leaves with its
-``exit_code``. Arguments go positionally to ``super().__init__`` so that an error keeps its type and
-its fields when it is pickled on the way between processes.
+Each message says where the problem is, what was found, and what to do. Every class is a
+``CaptureError``; the command line prints it as one line and exits with its ``exit_code``. Arguments
+go positionally to ``super().__init__``, so that an error keeps its type and fields when it is
+pickled between processes. This module imports nothing, so that a command can import it cheaply.
 """
 
 BAD_INPUT = 2
-"""Exit code: the request cannot be carried out as given; nothing was changed."""
+"""Exit code: the request cannot be carried out. Nothing was changed."""
 NOT_TRUSTWORTHY = 3
-"""Exit code: the record (or the arithmetic behind it) is not what it must be."""
+"""Exit code: the record, or the arithmetic behind it, is wrong."""
 
 
 class CaptureError(Exception):
-    """A place, what is wrong there, and what to do about it."""
+    """Where the problem is, what is wrong, and how to fix it."""
 
     exit_code = BAD_INPUT
 
@@ -28,41 +29,41 @@ class CaptureError(Exception):
 
 
 class ConfigError(CaptureError):
-    """A configuration key that is unknown, of the wrong type, or has an impossible value."""
+    """A configuration key is unknown, has the wrong type, or has an impossible value."""
 
 
 class CorpusError(CaptureError):
-    """Text that is missing, unreadable, or too short to train on."""
+    """The text is missing, unreadable, or too short to train on."""
 
 
 class UnitError(CaptureError):
-    """A parameter that cannot be captured, or that the model does not have."""
+    """A parameter cannot be captured, or the model does not have it."""
 
 
 class RunError(CaptureError):
-    """A run that is absent, in the way, incomplete, or of another configuration."""
+    """A run is absent, incomplete, already there, or has another configuration."""
 
 
 class StoreError(CaptureError):
-    """A store that cannot be reached, read or written."""
+    """A store cannot be reached, read or written."""
 
 
 class StoreAwayError(StoreError):
-    """A store that does not serve now, and may later: what was asked can be asked again."""
+    """A store is unavailable now but may recover, so the request can be repeated."""
 
 
 class ClusterError(CaptureError):
-    """A cluster that cannot be joined or used, or that lost a piece of work too often."""
+    """A cluster cannot be joined or used, or it lost a piece of work too often."""
 
 
 class ShardError(CaptureError):
-    """A file of a run that is missing or not what its marker says."""
+    """A file of a run is missing or differs from what its marker says."""
 
     exit_code = NOT_TRUSTWORTHY
 
 
 class ReplayError(CaptureError):
-    """A replayed segment does not end where it ended when it was captured."""
+    """A replayed segment does not end at the weights that were captured."""
 
     exit_code = NOT_TRUSTWORTHY
 
@@ -74,12 +75,12 @@ class AuditError(CaptureError):
 
 
 def at_least(name: str, found: float, least: float) -> None:
-    """Raises ``ConfigError`` for less, or what is no number."""
-    if not found >= least:
+    """Raise ``ConfigError`` if ``found`` is below ``least`` or is not a number."""
+    if not found >= least:  # not "found < least", which NaN would pass
         raise ConfigError(name, f"got {found}, must be at least {least}")
 
 
 def at_most(name: str, found: float, most: float) -> None:
-    """Raises ``ConfigError`` for more, or what is no number."""
-    if not found <= most:
+    """Raise ``ConfigError`` if ``found`` is above ``most`` or is not a number."""
+    if not found <= most:  # not "found > most", which NaN would pass
         raise ConfigError(name, f"got {found}, must be at most {most}")

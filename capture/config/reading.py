@@ -1,8 +1,8 @@
-"""Configuration: frozen dataclasses ↔ YAML ↔ ``key=value`` overrides. The only home of OmegaConf.
+"""Read a configuration from YAML and ``key=value`` overrides. Only this module uses OmegaConf.
 
-Each part of the configuration stands beside the code that it configures; here they are put together
-and read. Every mistake a user can make becomes one ``ConfigError`` with the key, what was found and
-what is allowed.
+Each part of the configuration is a frozen dataclass beside the code that it configures. This module
+reads them together. Every mistake that a user can make raises one ``ConfigError`` with the key,
+what was found and what is allowed.
 """
 
 import difflib
@@ -10,7 +10,6 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +20,17 @@ from capture.config.safe_yaml import read_yaml
 from capture.config.settings import Config, to_values
 from capture.errors import ConfigError
 
+BUNDLED = Path(__file__).parents[2] / "configs"
+"""The folder of the bundled configurations, beside the installed package ``capture``. It is found
+by path, not by import: a folder ``configs`` or a file ``configs.py`` of the user would come
+first."""
+
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from a YAML file (None: the defaults) and ``key=value`` overrides.
+    """Read a YAML file (None: the defaults) and apply ``key=value`` overrides.
 
-    A bare name such as ``demo`` means the configuration of that name that comes with the product.
+    ``source`` is a path, or the name of a bundled configuration such as ``demo``. Raises
+    ``ConfigError`` for a source that cannot be read and for wrong keys or values.
     """
     text = "" if source is None else read_source(str(source))
     try:
@@ -36,8 +41,8 @@ def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
 
 
 def read_source(source: str) -> str:
-    path = Path(source)
-    bundled = resources.files("configs") / f"{source}.yaml"
+    """Return the text of a file, or else of the bundled configuration with this name."""
+    path, bundled = Path(source), BUNDLED / f"{source}.yaml"
     try:
         if path.is_file():
             return path.read_text(encoding="utf-8")
@@ -45,13 +50,16 @@ def read_source(source: str) -> str:
             return bundled.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(source, f"cannot be read: {error}") from error
-    names = sorted(entry.name for entry in resources.files("configs").iterdir())
-    bundles = ", ".join(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-    raise ConfigError(source, "no such file", f"Give a YAML file or one of: {bundles}")
+    names = ", ".join(sorted(entry.stem for entry in BUNDLED.glob("*.yaml")))
+    raise ConfigError(source, "no such file", f"Give a YAML file or one of: {names}")
 
 
 def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
-    """The configuration with these nested values; checks keys, types and values."""
+    """Build a configuration from nested values and overrides.
+
+    ``where`` names the source in messages. Raises ``ConfigError`` for an unknown key, a wrong type
+    or a wrong value.
+    """
     if not isinstance(values, dict):
         raise ConfigError(where, f"must hold keys and values, not {type(values).__name__}")
     check_keys(values, Config, "")
@@ -63,11 +71,11 @@ def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "con
     try:
         return typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise explained(error) from error
+        raise config_error(error) from error
 
 
 def read_override(override: str) -> tuple[str, Any]:
-    """Key and value of a ``key=value``; the value is YAML, text where the key takes text."""
+    """Split ``key=value``. The value is parsed as YAML, unless the key takes text."""
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise ConfigError(override, "is not an override", "Write key=value, as in run.seed=1")
@@ -82,9 +90,9 @@ def read_override(override: str) -> tuple[str, Any]:
 
 
 def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
-    """The configuration with one value in its place, whose type the dataclass checks.
+    """Set one value, whose type the dataclass checks. Modifies ``merged`` and returns it.
 
-    What was handed in is used up: copying it for each key took more time than all else.
+    A copy for each key would take more time than all other work of reading.
     """
     if "${" in str(value):
         raise ConfigError(key, f"got {value!r}; interpolations are not supported")
@@ -100,7 +108,7 @@ def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted key and value of everything in a nested dictionary."""
+    """Yield the dotted key and the value of every leaf of a nested dictionary."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -111,7 +119,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
 
 
 def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
-    """Every key of a nested dictionary must be a field of the dataclass of its place."""
+    """Raise ``ConfigError`` unless every nested key is a field of the dataclass at its level."""
     for name, value in values.items():
         check_key(f"{prefix}{name}")
         wanted = wanted_type(f"{prefix}{name}")
@@ -127,7 +135,7 @@ def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """The dotted key must exist; otherwise the error names what does, and the nearest to it."""
+    """Raise ``ConfigError`` for an unknown dotted key. The error lists the allowed keys."""
     kind: Any = Config
     path = ""
     for part in key.split("."):
@@ -144,6 +152,7 @@ def check_key(key: str) -> None:
 
 
 def wanted_type(key: str) -> Any:
+    """Return the annotated type of a known dotted key; ``Any`` inside a plain dictionary."""
     kind: Any = Config
     for part in key.split("."):
         if typing.get_origin(kind) is dict:
@@ -153,7 +162,7 @@ def wanted_type(key: str) -> Any:
 
 
 def describe(key: str) -> str:
-    """What a key takes, in words."""
+    """Describe in words which values a key takes."""
     return describe_type(wanted_type(key))
 
 
@@ -175,8 +184,8 @@ def describe_type(kind: Any) -> str:
     return str(kind)
 
 
-def explained(error: OmegaConfBaseException) -> ConfigError:
-    """Our own error where a dataclass refused its values; OmegaConf may have wrapped it."""
+def config_error(error: OmegaConfBaseException) -> ConfigError:
+    """Return the ``ConfigError`` of a dataclass that OmegaConf wrapped, or make one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConfigError):
@@ -186,11 +195,13 @@ def explained(error: OmegaConfBaseException) -> ConfigError:
 
 
 def differences(found: Config, wanted: Config) -> list[str]:
-    """Keys whose values differ, each as ``key: found → wanted``.
+    """List the keys whose values differ, each as ``key: found → wanted``.
 
-    Where the run lies is moot, and by how many workers and which engine it is made.
+    The location of the run, the number of workers and the engine are not compared, because they do
+    not change what a run computes.
     """
     old, new = dict(leaves(to_values(found))), dict(leaves(to_values(wanted)))
-    moot = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
-    keys = [key for key in old | new if not key.startswith(moot) and old.get(key) != new.get(key)]
+    ignored = ("run.uri", "store.", "workers.", "engine", "deepspeed.")
+    changed = [key for key in old | new if old.get(key) != new.get(key)]
+    keys = [key for key in changed if not key.startswith(ignored)]
     return [f"{key}: {old.get(key)} → {new.get(key)}" for key in keys]

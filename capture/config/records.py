@@ -1,4 +1,4 @@
-"""Which kinds of record a capture makes of each step, and what decides that."""
+"""The kinds of record that a capture can make of each step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,22 +7,23 @@ from typing import Literal
 from capture.errors import ConfigError
 
 RecordKind = Literal["outliers", "tallies", "factors"]
-"""What can be recorded of a step beside its row of ``steps``; replaying adds any of them later."""
+"""What can be recorded for a step beside its row of ``steps``. A replay can add any of them
+later."""
 KINDS: tuple[RecordKind, ...] = ("outliers", "tallies", "factors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorConfig:
-    """The inputs and output gradients from which every shift follows, exactly."""
+    """Settings of factors: the layer inputs and output gradients that determine every shift."""
 
     enabled: bool = False
-    """Whether they are recorded while training runs."""
+    """Record factors while training runs."""
     precision: Literal["float32", "float16"] = "float32"
-    """As computed, or rounded to half the size with the largest error recorded beside them."""
+    """float32 as computed, or float16 at half the size, stored with its largest error."""
 
 
 def wanted_kinds(names: Sequence[str], where: str) -> frozenset[RecordKind]:
-    """The kinds of these names; raises ``ConfigError`` for none or an unknown one."""
+    """Return the kinds with these names. Raises ``ConfigError`` for an unknown name or no name."""
     unknown = [name for name in names if name not in KINDS]
     if unknown or not names:
         found = repr(unknown[0]) if unknown else "none"

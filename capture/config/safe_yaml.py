@@ -1,7 +1,7 @@
-"""YAML as far as a configuration needs it: keys, lists and plain values, of bounded size and depth.
+"""A safe subset of YAML: keys, lists and plain values, of bounded size and depth.
 
-The text may come from a stranger. Anchors and aliases are refused, for with them a few lines can
-stand for more values than memory holds; so are tags, which name types.
+The text may come from an untrusted source. Anchors and aliases are refused, because with them a few
+lines can expand to more values than memory holds. Tags are refused, because they name types.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ CLOSING = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 
 
 def read_yaml(text: str) -> Any:
-    """The values; raises ``ValueError`` with the reason in words for text that is not such YAML."""
+    """Return the parsed values. Raises ``ValueError`` with the reason for any other text."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"is longer than {MAX_CHARACTERS:,} characters")
     try:
@@ -28,13 +28,14 @@ def read_yaml(text: str) -> Any:
     except (ArithmeticError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("is not valid YAML") from error
     except ValueError as error:
-        if str(error).startswith("has "):
+        if str(error).startswith("has "):  # raised by check_events
             raise
         raise ValueError(f"is not valid YAML: {str(error)[:100]}") from error
 
 
 def check_events(text: str) -> None:
-    """Raises ``ValueError`` for what goes beyond plain values; builds none."""
+    """Raise ``ValueError`` for tags, anchors, aliases and deep nesting, before any value is
+    built."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, OPENING) - isinstance(event, CLOSING)

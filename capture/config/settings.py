@@ -1,4 +1,4 @@
-"""The settings of a run as frozen dataclasses; `configs/*.yaml` and `key=value` fill them."""
+"""All settings of a run, as frozen dataclasses that YAML and ``key=value`` overrides fill."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from capture.gradients.vmap_fallback import Fallback
 from capture.models.transformer import ModelConfig
 from capture.optim.config import TrainingConfig
 from capture.optim.deepspeed_config import DeepSpeedConfig, require_captured
-from capture.process_group import WorkersConfig, require_share
+from capture.process_group import WorkersConfig, require_equal_shares
 from capture.shifts.outliers import OutlierConfig
 from capture.shifts.tallies import TallyConfig
 from capture.store.config import StoreConfig
@@ -18,15 +18,15 @@ from capture.store.config import StoreConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The run as a whole."""
+    """Settings of the run as a whole."""
 
     uri: str = "runs/run"
-    """Where the run goes: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
+    """Where the run is written: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
     seed: int = 0
-    """Decides initial weights, batch order and dropout; at least 0."""
+    """Seed of the initial weights, the batch order and dropout; at least 0."""
     loop: Literal["capture", "own"] = "capture"
-    """Who trains: ``ontogeny capture``, or (own) a custom training loop under ``record``. Then
-    model, corpus and training hold only what ``record`` could see."""
+    """capture: ``ontogeny capture`` trains the model. own: a custom training loop trains it under
+    ``record``; model, corpus and training then hold only what ``record`` could see."""
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -37,20 +37,23 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureConfig:
-    """What is recorded of the training."""
+    """Settings of what is recorded during training."""
 
     record: Literal["shifts", "checkpoints"] = "shifts"
-    """Outliers, tallies and factors as set below; or checkpoints alone, to replay from."""
+    """shifts: outliers, tallies and factors as set below. checkpoints: nothing but checkpoints,
+    from which a replay can add the others."""
     units: list[str] = field(default_factory=lambda: ["layers.*"])
-    """Glob patterns over parameter names; what matches any of them is captured."""
+    """Glob patterns over parameter names. A parameter that matches any of them is captured."""
     fallback: Fallback = "none"
-    """What becomes of units whose use has no factors: refused, or captured by vmap (slow)."""
+    """none: refuse a unit whose gradient has no factors. vmap: capture it by vmap, slowly."""
     loss_positions: Literal["all", "last"] = "all"
-    """Shifts of the whole window's loss, or of its last token's alone (as the study's code had)."""
+    """Record shifts of the loss of all positions, or of the last position only, as the study's
+    code did."""
     audit_tolerance: float = 1e-5
-    """Training stops when Σ shifts misses the applied change by more than this, relatively."""
+    """Training stops when Σ shifts + carry differs from the applied change by more than this,
+    relative to the applied change."""
     segment_steps: int = 100
-    """Steps per segment: the unit of writing and resuming, with a checkpoint at each end."""
+    """Steps per segment. A segment is written and resumed as a whole and ends with a checkpoint."""
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
     tally: TallyConfig = field(default_factory=TallyConfig)
     factors: FactorConfig = field(default_factory=FactorConfig)
@@ -70,7 +73,7 @@ class CaptureConfig:
 
     @property
     def kinds(self) -> frozenset[RecordKind]:
-        """What is recorded of each step while training runs."""
+        """The kinds of record that are made while training runs."""
         if self.record == "checkpoints":
             return frozenset()
         chosen: dict[RecordKind, bool] = {
@@ -83,7 +86,7 @@ class CaptureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a run; the defaults are the study's, on the embedded text."""
+    """All settings of a run. The defaults are the study's, on the text that Python carries."""
 
     run: RunConfig = field(default_factory=RunConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -93,18 +96,18 @@ class Config:
     store: StoreConfig = field(default_factory=StoreConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     engine: Literal["plain", "deepspeed"] = "plain"
-    """What takes the steps: torch as it is, or DeepSpeed, which partitions them among workers."""
+    """plain: train with torch alone. deepspeed: partition the model's state among workers."""
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
     def __post_init__(self) -> None:
         if self.engine == "deepspeed":
             require_captured(self.capture.loss_positions, self.capture.fallback)
         training = self.training
-        require_share(self.workers, batch=training.batch, accumulate=training.accumulate)
+        require_equal_shares(self.workers, batch=training.batch, accumulate=training.accumulate)
 
 
-def require_ours(config: Config, problem: str, remedy: str) -> None:
-    """Raises ``ConfigError`` for a run of a training loop that is not ours."""
+def require_capture_loop(config: Config, problem: str, remedy: str) -> None:
+    """Raise ``ConfigError`` for a run that a custom training loop made."""
     if config.run.loop == "own":
         raise ConfigError(
             "run.loop", f"is own (made by capture.custom_loop.record), but {problem}", remedy
@@ -112,5 +115,5 @@ def require_ours(config: Config, problem: str, remedy: str) -> None:
 
 
 def to_values(config: Config) -> dict[str, Any]:
-    """Nested plain values, as they stand in YAML."""
+    """Convert a configuration to nested plain values, as in YAML."""
     return asdict(config)

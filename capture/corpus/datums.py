@@ -1,8 +1,8 @@
-"""Text → tokens → vocabulary → datums, and the order in which an epoch visits them.
+"""Turn text into datums, and decide the order in which an epoch visits them.
 
-A split's tokens are one stream. A datum is a window of T tokens that starts at a multiple of T; its
-targets are the same stream one token later. Its id is its number among its split's windows, so it
-is the same in every epoch and in every run on the same text.
+The tokens of a split are one stream. A datum is a window of T tokens that starts at a multiple of
+T. Its targets are the same stream one token later. Its id counts the windows of its split from 0,
+so it is the same in every epoch and in every run on the same text.
 
 Shapes: N datum, T token, V vocabulary, B batch, S slot.
 """
@@ -28,20 +28,22 @@ WORDS = "words"
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """Which text to learn from, and how it is cut."""
+    """Which text to train on, and how it is cut into datums."""
 
     kind: Literal["python-reference", "wikitext2", "text"] = "python-reference"
-    """The reference every Python carries, WikiText-2, or any UTF-8 text."""
+    """The language reference that comes with Python, WikiText-2, or any UTF-8 text."""
     path: str | None = None
-    """wikitext2: folder of its files, or null to download; text: a file, or a folder of .txt."""
+    """wikitext2: a folder with its files, or null to download them. text: a file, or a folder of
+    .txt files."""
     tokenizer: str = WORDS
-    """words, the study's; or a Hugging Face tokenizer: a folder, or an id on the hub."""
+    """words, as in the study; or a Hugging Face tokenizer, by folder or by id on the hub."""
     window: int = 35
     """Tokens per datum."""
     validation_share: float = 0.03
-    """Share of the windows, evenly spread, held out for validation; wikitext2 has its own."""
+    """Share of the windows held out for validation, spread evenly over the text. Not used for
+    wikitext2, which has its own splits."""
     test_share: float = 0.0
-    """Share of the windows held out as test; likewise."""
+    """Share of the windows held out for testing, chosen in the same way."""
 
     def __post_init__(self) -> None:
         if self.kind == "text" and self.path is None:
@@ -61,35 +63,37 @@ class CorpusConfig:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens of the training text, most frequent first, ties alphabetical; id 0 is <unk>.
+    """The tokens that a model knows, by id.
 
-    Or those of a Hugging Face tokenizer, in its order.
+    Words of the training text are sorted by falling frequency, ties alphabetically, and id 0 is
+    ``<unk>``. Tokens of a Hugging Face tokenizer keep that tokenizer's order.
     """
 
     tokens: list[str]
     counts: np.ndarray
-    """Occurrences in the training text, int64 [V]; for <unk>, how often the text itself says so."""
+    """Occurrences in the training text, int64 [V]. For ``<unk>``, how often the text contains it
+    literally."""
     joined: Callable[[Sequence[str]], str] = " ".join
-    """What tokens that follow each other are as text."""
+    """Converts consecutive tokens to text."""
 
     @cached_property
     def index(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
 
     def encode(self, tokens: Iterable[str]) -> np.ndarray:
-        """Ids, int32; 0 for a token the training text does not have."""
+        """Return the ids of tokens, int32; 0 for a token that the vocabulary lacks."""
         find = self.index.get
         return np.fromiter((find(token, 0) for token in tokens), np.int32)
 
 
 @dataclass(frozen=True, eq=False)
 class Datums:
-    """The windows of one split. A datum's id is its row; the incomplete last window is left out."""
+    """The windows of one split. A datum's id is its row. An incomplete last window is left out."""
 
     token_NT: np.ndarray
     """Inputs, int32."""
     target_NT: np.ndarray
-    """The stream one token later, int32."""
+    """Targets, int32: the same stream one token later."""
 
     def __len__(self) -> int:
         return len(self.token_NT)
@@ -97,7 +101,7 @@ class Datums:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """What a run learns from and is measured on; a split that the corpus lacks is None."""
+    """The data that a run trains and is evaluated on. A split that the corpus lacks is None."""
 
     vocabulary: Vocabulary
     train: Datums
@@ -106,12 +110,16 @@ class Corpus:
 
 
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
-    """Read, tokenise and cut a text; ``CorpusError`` where it cannot fill one batch."""
+    """Read a text, tokenize it and cut it into datums.
+
+    Raises ``CorpusError`` if the training text does not fill one batch of ``batch`` datums, or a
+    held-out split has no datum.
+    """
     tokenizer = None if config.tokenizer == WORDS else HFTokenizer(config.tokenizer)
     streams = read_streams(config, tokenizer)
     datums: dict[Split, Datums]
     if config.kind == "wikitext2":
-        vocabulary = vocabulary_of(streams["train"], tokenizer)
+        vocabulary = make_vocabulary(streams["train"], tokenizer)
         datums = {
             split: cut_windows(vocabulary.encode(tokens), config.window)
             for split, tokens in streams.items()
@@ -126,15 +134,15 @@ def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
 def read_streams(
     config: CorpusConfig, tokenizer: HFTokenizer | None = None
 ) -> dict[Split, list[str]]:
-    """The tokens of each split that the corpus has of its own; all as train if it has none."""
+    """Return the tokens of each split. A corpus without splits of its own is all ``train``."""
     path = None if config.path is None else Path(config.path).expanduser()
     if config.kind == "wikitext2":
-        return {split: tokenise(text, tokenizer) for split, text in read_wikitext(path).items()}
+        return {split: tokenize(text, tokenizer) for split, text in read_wikitext(path).items()}
     text = python_reference() if path is None else read_path(path)
-    return {"train": tokenise(text, tokenizer)}
+    return {"train": tokenize(text, tokenizer)}
 
 
-def tokenise(text: Text, tokenizer: HFTokenizer | None = None) -> list[str]:
+def tokenize(text: Text, tokenizer: HFTokenizer | None = None) -> list[str]:
     tokens = tokenizer.tokens(text.content) if tokenizer else basic_english(text.content)
     if not tokens:
         raise CorpusError(text.where, "holds no words", "Give a file with text in it")
@@ -144,45 +152,50 @@ def tokenise(text: Text, tokenizer: HFTokenizer | None = None) -> list[str]:
 def hold_out(
     tokens: list[str], config: CorpusConfig, tokenizer: HFTokenizer | None = None
 ) -> tuple[Vocabulary, dict[Split, Datums]]:
-    """Cut one stream into windows and deal them to splits; the vocabulary is of training windows.
+    """Cut one stream into windows and assign them to splits.
 
-    Held-out windows are spread evenly, so that they sample the whole text: the end of a text is one
-    more subject, not a measure of the others.
+    The vocabulary is built from the training windows alone. Held-out windows are spread evenly over
+    the text, because the end of a text can have a subject of its own and would not be a fair
+    sample.
     """
     window, num_windows = config.window, max(len(tokens) - 1, 0) // config.window
-    split_W = deal(num_windows, validation=config.validation_share, test=config.test_share)
-    spoken = (tokens[w * window : (w + 1) * window] for w in np.flatnonzero(split_W == "train"))
-    vocabulary = vocabulary_of(itertools.chain.from_iterable(spoken), tokenizer)
-    whole = cut_windows(vocabulary.encode(tokens), window)
+    split_W = assign_splits(num_windows, validation=config.validation_share, test=config.test_share)
+    training = (tokens[w * window : (w + 1) * window] for w in np.flatnonzero(split_W == "train"))
+    vocabulary = make_vocabulary(itertools.chain.from_iterable(training), tokenizer)
+    windows = cut_windows(vocabulary.encode(tokens), window)
     shares: dict[Split, float] = {
         "train": 1.0,
         "validation": config.validation_share,
         "test": config.test_share,
     }
     return vocabulary, {
-        split: Datums(whole.token_NT[split_W == split], whole.target_NT[split_W == split])
+        split: Datums(windows.token_NT[split_W == split], windows.target_NT[split_W == split])
         for split, share in shares.items()
         if share > 0
     }
 
 
-def deal(num_windows: int, *, validation: float, test: float) -> np.ndarray:
-    """The split of each window, [W]; each split's windows are spread evenly."""
+def assign_splits(num_windows: int, *, validation: float, test: float) -> np.ndarray:
+    """Return the split of each window, [W]. The windows of each split are spread evenly."""
     split_W = np.full(num_windows, "train", dtype="<U10")
-    split_W[passes(num_windows, validation)] = "validation"
+    split_W[evenly_spaced(num_windows, validation)] = "validation"
     rest = np.flatnonzero(split_W == "train")
-    split_W[rest[passes(len(rest), test / (1 - validation))]] = "test"
+    split_W[rest[evenly_spaced(len(rest), test / (1 - validation))]] = "test"
     return split_W
 
 
-def passes(count: int, share: float) -> np.ndarray:
-    """Places w of ``count`` where the whole part of share · w grows, evenly spread, [count]."""
-    grown = np.floor(share * np.arange(count + 1) + 1e-9)
-    return grown[1:] > grown[:-1]
+def evenly_spaced(count: int, share: float) -> np.ndarray:
+    """Return a mask [count] that selects about share · count entries, evenly spread.
+
+    Entry w is selected where floor(share · w) increases.
+    """
+    # 1e-9 absorbs rounding of share · w just below a whole number, as in 0.29 · 100.
+    step = np.floor(share * np.arange(count + 1) + 1e-9)
+    return step[1:] > step[:-1]
 
 
 def check_size(config: CorpusConfig, split: Split, num_datums: int, *, batch: int) -> None:
-    """Training text must fill a batch, held-out text a datum: anything less is a mistake."""
+    """Raise ``CorpusError`` if training text has less than a batch, or a split no datum."""
     wanted = batch if split == "train" else 1
     if num_datums >= wanted:
         return
@@ -196,8 +209,8 @@ def check_size(config: CorpusConfig, split: Split, num_datums: int, *, batch: in
     raise CorpusError(config.path or config.kind, problem, remedy)
 
 
-def vocabulary_of(tokens: Iterable[str], tokenizer: HFTokenizer | None = None) -> Vocabulary:
-    """Of the training text, or the tokenizer's with the counts of the training text."""
+def make_vocabulary(tokens: Iterable[str], tokenizer: HFTokenizer | None = None) -> Vocabulary:
+    """Return the vocabulary of the training tokens, or the tokenizer's with their counts."""
     if tokenizer is None:
         return build_vocabulary(tokens)
     counter = Counter(tokens)
@@ -206,7 +219,8 @@ def vocabulary_of(tokens: Iterable[str], tokenizer: HFTokenizer | None = None) -
 
 
 def build_vocabulary(tokens: Iterable[str]) -> Vocabulary:
-    """As torchtext's ``build_vocab_from_iterator`` with ``<unk>`` as its one special token."""
+    """Build a vocabulary as torchtext's ``build_vocab_from_iterator`` does, with ``<unk>`` as the
+    only special token."""
     counter = Counter(tokens)
     unknown = counter.pop(UNKNOWN, 0)
     ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
@@ -215,21 +229,22 @@ def build_vocabulary(tokens: Iterable[str]) -> Vocabulary:
 
 
 def cut_windows(stream: np.ndarray, window: int) -> Datums:
-    """As many whole windows as have a target for their last token."""
+    """Cut a stream [tokens] into complete windows whose last token also has a target."""
     end = (len(stream) - 1) // window * window
     return Datums(stream[:end].reshape(-1, window), stream[1 : end + 1].reshape(-1, window))
 
 
 def epoch_order(num_datums: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits the datums: a permutation, int64 [N].
+    """Return the order in which an epoch visits the datums: a permutation, int64 [N].
 
-    Ranks of raw random bits rather than ``Generator.permutation``: numpy promises the same bits in
-    every version, but not the same shuffle.
+    The order ranks raw random bits, because NumPy promises the same bits in every version, but not
+    the same ``Generator.permutation``.
     """
     bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,)))
     return np.argsort(bits.random_raw(num_datums), kind="stable").astype(np.int64)
 
 
 def batches(order: np.ndarray, batch: int) -> np.ndarray:
-    """Datum ids of each step of an epoch, [B, S]; the remainder of the epoch is left out."""
+    """Return the datum ids of each step of an epoch, [B, S]. An incomplete last batch is
+    dropped."""
     return order[: len(order) // batch * batch].reshape(-1, batch)

@@ -1,7 +1,7 @@
-"""Text: the places that it is read from, and its tokens as torchtext's ``basic_english`` has them.
+"""Read text, and split it into tokens as torchtext's ``basic_english`` does.
 
-Source: ``torchtext.data.utils``, a sequence of regular expressions. The tests hold that sequence
-and prove that this module agrees.
+``torchtext.data.utils`` defines the tokens by a sequence of regular expressions. The tests contain
+that sequence and check that this module agrees with it.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ DROPPED = ";:"
 
 @dataclass(frozen=True)
 class Text:
-    """Some text, and where it came from, for messages."""
+    """A text, and where it came from, for error messages."""
 
     where: str
     content: str
 
 
 def basic_english(line: str) -> list[str]:
-    """Lower-case tokens of a line, or of a whole text: no token depends on another line.
+    """Return the lower-case tokens of a line, or of a whole text: tokens never span lines.
 
-    Quotes vanish without separating; they go before ``<br />`` is sought, other marks after it.
+    Double quotes are removed without separating tokens. The order of replacements matters: quotes
+    go first, then ``<br />``, then the other marks.
     """
     line = line.lower().replace('"', "").replace("<br />", " ")
     for mark in SPACED:
@@ -37,14 +38,14 @@ def basic_english(line: str) -> list[str]:
 
 
 def python_reference() -> Text:
-    """The language reference that every CPython carries for ``help()``, by name of the topic."""
+    """Return the language reference that CPython carries for ``help()``, sorted by topic name."""
     from pydoc_data.topics import topics
 
     return Text("pydoc_data.topics", "\n".join(topics[name] for name in sorted(topics)))
 
 
 def read_path(path: Path) -> Text:
-    """A UTF-8 file, or every ``*.txt`` below a folder in the order of their relative paths."""
+    """Read a UTF-8 file, or all ``*.txt`` files below a folder in order of their relative paths."""
     if not path.exists():
         raise CorpusError(str(path), "does not exist", "Give corpus.path a text file or a folder")
     return read_folder(path) if path.is_dir() else read_file(path)
@@ -54,13 +55,13 @@ def read_folder(folder: Path) -> Text:
     files = [path for path in folder.rglob("*.txt") if path.is_file()]
     if not files:
         remedy = "Give corpus.path a folder of .txt files, or one text file of any name"
-        raise CorpusError(str(folder), f"has no .txt file; it holds {listing(folder)}", remedy)
+        raise CorpusError(str(folder), f"has no .txt file; it holds {list_names(folder)}", remedy)
     files.sort(key=lambda path: path.relative_to(folder).as_posix())
     return Text(str(folder), "\n".join(read_file(path).content for path in files))
 
 
 def read_file(path: Path) -> Text:
-    """A UTF-8 file, without the byte order mark that some editors put first."""
+    """Read a UTF-8 file and drop the byte order mark that some editors write first."""
     try:
         return Text(str(path), path.read_bytes().decode().removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
@@ -71,8 +72,8 @@ def read_file(path: Path) -> Text:
         raise CorpusError(str(path), problem, "Make the file readable") from error
 
 
-def listing(folder: Path, most: int = 6) -> str:
-    """The names in a folder, for a message."""
+def list_names(folder: Path, most: int = 6) -> str:
+    """List up to ``most`` names in a folder, for an error message."""
     names = sorted(path.name for path in folder.iterdir())
     if len(names) > most:
         names[most:] = [f"{len(names) - most} more"]

@@ -1,4 +1,4 @@
-"""WikiText-2 (Merity et al. 2016) with its own splits, from a folder or the Hugging Face hub."""
+"""Read WikiText-2 (Merity et al. 2016) and its splits from a folder or the Hugging Face hub."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from capture.corpus.text import Text, listing, read_file
+from capture.corpus.text import Text, list_names, read_file
 from capture.errors import CorpusError
 
 Split = Literal["train", "validation", "test"]
@@ -16,7 +16,7 @@ FILE_NAMES: dict[Split, tuple[str, str]] = {
     "validation": ("valid.txt", "wiki.valid.tokens"),
     "test": ("test.txt", "wiki.test.tokens"),
 }
-"""What a split may be called in a folder; the first name that is there counts."""
+"""Accepted file names of each split in a folder. The first one that exists is read."""
 REPOSITORY = "Salesforce/wikitext"
 HUB_FILES: dict[Split, str] = {
     "train": "wikitext-2-v1/train-00000-of-00001.parquet",
@@ -24,32 +24,30 @@ HUB_FILES: dict[Split, str] = {
     "test": "wikitext-2-v1/test-00000-of-00001.parquet",
 }
 ANSWER_TIMEOUT_SECONDS = 5
-"""How long one request to the hub may wait; huggingface_hub asks a few times, then gives up."""
-WAYS_OUT = (
+"""Timeout of one request to the hub. huggingface_hub repeats a request a few times."""
+REMEDY = (
     f"Either set corpus.path to a folder with {' or '.join(FILE_NAMES['train'])}, "
     "or download with a network and: pip install 'ontogeny[wikitext]'"
 )
 
 
 def read_wikitext(folder: Path | None) -> dict[Split, Text]:
-    """The splits that are there; the one for training always is."""
+    """Return the splits that exist. ``train`` is always among them."""
     return read_hub() if folder is None else read_splits(folder)
 
 
 def read_splits(folder: Path) -> dict[Split, Text]:
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
-        raise CorpusError(str(folder), problem, WAYS_OUT)
+        raise CorpusError(str(folder), problem, REMEDY)
     found: dict[Split, Text] = {}
     for split, names in FILE_NAMES.items():
         files = [folder / name for name in names if (folder / name).is_file()]
         if files:
             found[split] = read_file(files[0])
     if "train" not in found:
-        problem = f"has no {' or '.join(FILE_NAMES['train'])}; it holds {listing(folder)}"
-        raise CorpusError(
-            str(folder), problem, f"{WAYS_OUT}. corpus.kind=text reads any .txt files"
-        )
+        problem = f"has no {' or '.join(FILE_NAMES['train'])}; it holds {list_names(folder)}"
+        raise CorpusError(str(folder), problem, f"{REMEDY}. corpus.kind=text reads any .txt files")
     return found
 
 
@@ -58,12 +56,12 @@ def read_hub() -> dict[Split, Text]:
 
 
 def download(filename: str) -> Path:
-    """A file of the data set in the user's Hugging Face cache, fetched if it is not there yet."""
+    """Return a file of the data set in the user's Hugging Face cache; download it if needed."""
     where = f"{REPOSITORY} on the Hugging Face hub"
     try:
         import huggingface_hub as hub  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise CorpusError(where, "huggingface_hub is not installed", WAYS_OUT) from error
+        raise CorpusError(where, "huggingface_hub is not installed", REMEDY) from error
     try:
         cached = hub.try_to_load_from_cache(REPOSITORY, filename, repo_type="dataset")
         if isinstance(cached, str):
@@ -75,7 +73,7 @@ def download(filename: str) -> Path:
     except Exception as error:  # the hub, its HTTP client and its transfer library share no base
         cause = error.__cause__ or error
         problem = f"{filename} could not be fetched ({type(cause).__name__}: {first_line(cause)})"
-        raise CorpusError(where, problem, WAYS_OUT) from error
+        raise CorpusError(where, problem, REMEDY) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -83,7 +81,7 @@ def first_line(error: BaseException) -> str:
 
 
 def read_parquet(path: Path) -> Text:
-    """The column ``text`` of a file of the hub, one line of the original a row."""
+    """Read the column ``text`` of a hub file, which has one row per line of the original."""
     try:
         rows = pq.read_table(path, columns=["text"])["text"].to_pylist()
     except (pa.ArrowException, KeyError, OSError) as error:

@@ -1,7 +1,10 @@
 """Configuration reads what is right and explains what is wrong in one line."""
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
 
@@ -157,6 +160,35 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, found):
     with pytest.raises(ConfigError) as caught:
         read_config(path)
     assert str(caught.value).startswith(f"{path}: {found}")
+
+
+SCRIPT = """
+from capture.config.reading import read_config
+from capture.errors import ConfigError
+print(read_config("demo").run.uri)
+try:
+    read_config("dmeo")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["configs.py", "configs/__init__.py", "configs/demo.yaml"])
+def test_a_user_s_own_configs_beside_a_script_does_not_hide_the_bundled_ones(tmp_path, name):
+    """``python -c`` puts the current folder first on the path, as ``python script.py`` does."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("# the user's own: the same text is valid Python and YAML\n")
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    uri, problem = found.stdout.splitlines()
+    assert uri == "runs/demo"
+    assert problem.startswith("dmeo: no such file. Give a YAML file or one of: demo, gpt2-tiny, ")
 
 
 def test_an_absent_file_names_what_comes_with_the_product():

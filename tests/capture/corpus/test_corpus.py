@@ -14,7 +14,7 @@ from capture.corpus.datums import (
     batches,
     build_vocabulary,
     cut_windows,
-    deal,
+    assign_splits,
     epoch_order,
     hold_out,
     load_corpus,
@@ -99,7 +99,7 @@ def test_windows_are_the_stream_and_targets_are_one_later(num_tokens, window):
 
 @given(count=st.integers(0, 400), validation=st.floats(0, 0.49), test=st.floats(0, 0.49))
 def test_windows_are_dealt_in_their_shares_and_evenly(count, validation, test):
-    split_W = deal(count, validation=validation, test=test)
+    split_W = assign_splits(count, validation=validation, test=test)
     assert len(split_W) == count
     for split, share in (("validation", validation), ("test", test)):
         held_W = split_W == split
@@ -115,7 +115,7 @@ def test_splits_together_are_the_windows_of_the_stream(num_tokens, share):
     vocabulary, datums = hold_out(tokens, config)
     stream = vocabulary.encode(tokens)
     whole = cut_windows(stream, 3)
-    held_W = deal(len(whole), validation=share, test=0) == "validation"
+    held_W = assign_splits(len(whole), validation=share, test=0) == "validation"
     assert np.array_equal(datums["validation"].token_NT, whole.token_NT[held_W])
     assert np.array_equal(datums["train"].target_NT, whole.target_NT[~held_W])
     assert set(vocabulary.tokens[1:]) == set(
