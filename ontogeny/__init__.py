@@ -1,0 +1,126 @@
+"""Ontogeny: record what each training datum did to each parameter, and ask questions of the record.
+
+This package is the public Python API. All names are imported on first use, so ``import ontogeny``
+costs nothing. Everything else in ``capture``, ``analysis`` and ``cluster`` is private.
+
+    import ontogeny
+
+    run = ontogeny.capture("demo")            # or ontogeny.open_run("s3://bucket/run")
+    run.shifts(unit="layers.2.linear2.weight", steps=range(100))
+    ontogeny.attribute(run).tokens            # which tokens moved which neuron
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ontogeny.packages import load_packages
+
+if TYPE_CHECKING:
+    from analysis.ablation.config import AblationConfig
+    from analysis.activations.config import ActivationConfig
+    from analysis.attribution.config import AttributionConfig
+    from analysis.behaviour.behaviour import BehaviourConfig
+    from analysis.behaviour.predicates import Predicate
+    from analysis.bigrams.bigrams import BigramConfig
+    from analysis.faithfulness.ground_truth import FaithfulnessConfig
+    from analysis.measures.selection import SelectionConfig
+    from analysis.neurons.grouping import NeuronsConfig
+    from analysis.run.run import Run, open_run
+    from analysis.run.tallies import neuron_history, tally_windows, token_history
+    from capture.config.reading import read_config
+    from capture.config.records import FactorConfig
+    from capture.config.settings import Config
+    from capture.custom_loop.record import record
+    from capture.errors import CaptureError
+    from capture.shifts.outliers import OutlierConfig
+    from capture.store.config import StoreConfig
+    from ontogeny.analyses import (
+        ablate,
+        activations,
+        attribute,
+        behaviour,
+        bigrams,
+        faithfulness,
+        neurons,
+        report,
+    )
+    from ontogeny.training import capture, replay, selfcheck, verify
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "AblationConfig",
+    "ActivationConfig",
+    "AttributionConfig",
+    "BehaviourConfig",
+    "BigramConfig",
+    "CaptureError",
+    "Config",
+    "FactorConfig",
+    "FaithfulnessConfig",
+    "NeuronsConfig",
+    "OutlierConfig",
+    "Predicate",
+    "Run",
+    "SelectionConfig",
+    "StoreConfig",
+    "ablate",
+    "activations",
+    "attribute",
+    "behaviour",
+    "bigrams",
+    "capture",
+    "faithfulness",
+    "neuron_history",
+    "neurons",
+    "open_run",
+    "read_config",
+    "record",
+    "replay",
+    "report",
+    "selfcheck",
+    "tally_windows",
+    "token_history",
+    "verify",
+]
+
+_HOMES = {
+    "analysis.ablation.config": ("AblationConfig",),
+    "analysis.activations.config": ("ActivationConfig",),
+    "analysis.attribution.config": ("AttributionConfig",),
+    "analysis.behaviour.behaviour": ("BehaviourConfig",),
+    "analysis.behaviour.predicates": ("Predicate",),
+    "analysis.bigrams.bigrams": ("BigramConfig",),
+    "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
+    "analysis.measures.selection": ("SelectionConfig",),
+    "analysis.neurons.grouping": ("NeuronsConfig",),
+    "analysis.run.run": ("Run", "open_run"),
+    "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
+    "capture.config.reading": ("read_config",),
+    "capture.config.records": ("FactorConfig",),
+    "capture.config.settings": ("Config",),
+    "capture.custom_loop.record": ("record",),
+    "capture.errors": ("CaptureError",),
+    "capture.shifts.outliers": ("OutlierConfig",),
+    "capture.store.config": ("StoreConfig",),
+    "ontogeny.analyses": (
+        *("ablate", "activations", "attribute", "behaviour", "bigrams", "faithfulness"),
+        *("neurons", "report"),
+    ),
+    "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
+}
+"""Module → the public names that it defines."""
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'ontogeny' has no attribute {name!r}")
+    load_packages()
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
