@@ -10,7 +10,7 @@ import torch
 
 from capture.errors import ConfigError
 
-MOST_PACKERS = 8
+MAX_PACKING_THREADS = 8
 """Each packs a table of up to 24 MB."""
 
 
@@ -29,7 +29,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def packers(device: torch.device) -> int:
+def packing_threads(device: torch.device) -> int:
     """How many threads should pack what was recorded while training waits for them; 0: one beside
     training.
 
@@ -38,7 +38,7 @@ def packers(device: torch.device) -> int:
     """
     cores = available_cores()
     busy = device.type == "cpu" and torch.get_num_threads() >= cores
-    return min(cores, MOST_PACKERS) if busy else 0
+    return min(cores, MAX_PACKING_THREADS) if busy else 0
 
 
 @contextmanager

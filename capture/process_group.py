@@ -1,7 +1,7 @@
 """The workers that take each step together: all hold the whole model, each has its own slots.
 
 What they compute of a step are sums over their slots, so that adding up over workers gives what one
-process computes for the whole batch, but for the order of additions. ``Alone`` is that one process.
+process computes for the whole batch, but for the order of additions. ``SingleProcess`` is that one process.
 Every worker calls the same operations in the same order; each waits for all others.
 
 Shapes: M rows of one worker.
@@ -19,7 +19,7 @@ from torch import distributed as dist
 
 from capture.errors import AuditError, ConfigError
 
-PATIENCE = timedelta(hours=6)
+COLLECTIVE_TIMEOUT = timedelta(hours=6)
 """How long one worker may wait for another's store; who has died is noticed at once."""
 
 
@@ -40,7 +40,7 @@ class WorkersConfig:
                 raise ConfigError(f"workers.{name}", f"got {found}, must be at least {least}")
 
 
-def require_share(config: WorkersConfig, *, batch: int, accumulate: int) -> None:
+def require_equal_shares(config: WorkersConfig, *, batch: int, accumulate: int) -> None:
     """Raises ``ConfigError`` if the workers cannot have equally many slots of a micro-batch."""
     if config.count > batch:
         problem = f"got {config.count}, must be at most training.batch = {batch}: a slot each"
@@ -65,44 +65,44 @@ class Group(Protocol):
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the workers; bits are the same on all of them."""
         ...
 
-    def join(self, x_M: Tensor) -> list[Tensor]:
+    def all_gather(self, x_M: Tensor) -> list[Tensor]:
         """Every worker's tensor of one axis, by rank; lengths may differ."""
         ...
 
-    def apart(self) -> "Group":
+    def for_other_thread(self) -> "Group":
         """The same workers, to be asked on another thread; all must make it at the same point."""
         ...
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every worker's value (JSON), by rank."""
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        return [json.loads(bytes(found.tolist())) for found in self.join(data)]
+        return [json.loads(bytes(found.tolist())) for found in self.all_gather(data)]
 
 
-class Alone(Group):
+class SingleProcess(Group):
     """A single process; nothing is sent, nothing changed."""
 
     rank = 0
     size = 1
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         pass
 
-    def join(self, x_M: Tensor) -> list[Tensor]:
+    def all_gather(self, x_M: Tensor) -> list[Tensor]:
         return [x_M]
 
-    def apart(self) -> Group:
+    def for_other_thread(self) -> Group:
         return self
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-class Together(Group):
+class DistributedGroup(Group):
     """The workers of torch's default process group, which must have been set up."""
 
     def __init__(self, device: torch.device, process_group: dist.ProcessGroup | None = None):
@@ -112,7 +112,7 @@ class Together(Group):
         self.device = device
         self.process_group = process_group
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Tensors of one type go through as one flat buffer."""
         for kind in {tensor.dtype: None for tensor in tensors}:
             ours = [tensor for tensor in tensors if tensor.dtype == kind]
@@ -122,24 +122,24 @@ class Together(Group):
             for tensor, piece in zip(ours, pieces, strict=True):
                 tensor.detach().copy_(piece.view_as(tensor))
 
-    def join(self, x_M: Tensor) -> list[Tensor]:
+    def all_gather(self, x_M: Tensor) -> list[Tensor]:
         count = torch.tensor([len(x_M)], device=self.device)
-        counts = self.all_of(count).flatten().tolist()
+        counts = self.all_gather_equal(count).flatten().tolist()
         padded = torch.zeros(max(counts), dtype=x_M.dtype, device=self.device)
         padded[: len(x_M)] = x_M
-        rows = self.all_of(padded).to(x_M.device)
+        rows = self.all_gather_equal(padded).to(x_M.device)
         return [row[:count] for row, count in zip(rows, counts, strict=True)]
 
-    def all_of(self, x_M: Tensor) -> Tensor:
+    def all_gather_equal(self, x_M: Tensor) -> Tensor:
         """Tensors of one length, a row a worker."""
         found = x_M.new_empty(self.size, len(x_M))
         dist.all_gather(list(found.unbind()), x_M, group=self.process_group)
         return found
 
-    def apart(self) -> Group:
-        made = dist.new_group(backend="gloo", timeout=PATIENCE)
+    def for_other_thread(self) -> Group:
+        made = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
         assert isinstance(made, dist.ProcessGroup)
-        return Together(torch.device("cpu"), made)
+        return DistributedGroup(torch.device("cpu"), made)
 
 
 def require_same(group: Group, tensors: Sequence[Tensor], where: str) -> None:
@@ -150,6 +150,6 @@ def require_same(group: Group, tensors: Sequence[Tensor], where: str) -> None:
     if group.size == 1:
         return
     sums = [tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors]
-    if len({tuple(found) for found in group.gather(torch.stack(sums).tolist())}) > 1:
+    if len({tuple(found) for found in group.all_gather_object(torch.stack(sums).tolist())}) > 1:
         problem = "the workers' copies of the weights have come apart"
         raise AuditError(where, problem, "Go on with --resume, on machines that compute alike")

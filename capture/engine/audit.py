@@ -35,11 +35,11 @@ from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
 from capture.optim.config import TrainingConfig
 from capture.optim.update import BFLOAT16_ROUNDING, relative_error, rounding_error
-from capture.process_group import ALONE, Group
+from capture.process_group import SINGLE_PROCESS, Group
 
 
 @dataclass(frozen=True)
-class Shortfall:
+class Discrepancy:
     """By how much one sum misses another, relative to the latter's norm."""
 
     error: float
@@ -47,24 +47,27 @@ class Shortfall:
     """What of it rounding does not account for."""
 
 
-def shortfalls(
+def discrepancies(
     step: Step,
     layout: Layout,
     total_P: Tensor,
     before_P: Tensor,
     after_P: Tensor,
     config: TrainingConfig,
-    group: Group = ALONE,
-) -> list[Shortfall]:
+    group: Group = SINGLE_PROCESS,
+) -> list[Discrepancy]:
     """All that must be 0 but for rounding; ``total_P``: the sum of the recorded shifts.
 
     That sum is over the slots of all workers of ``group``; the step's factors are this worker's.
     """
     change_P = after_P - before_P
-    stored = rounding_error(before_P, after_P) * roundings(config)
+    stored = rounding_error(before_P, after_P) * rounding_count(config)
     if step.gradients is None:
-        all_P = sum_of_all(step, layout, group) if step.last else total_P
-        return [compared(all_P, change_P, stored), *of_last(step, layout, total_P, config, group)]
+        all_P = sum_full_loss_shifts(step, layout, group) if step.last else total_P
+        return [
+            compare(all_P, change_P, stored),
+            *last_token_discrepancies(step, layout, total_P, config, group),
+        ]
     rate = step.scale / step.clip if step.clip else 0.0  # 0: of a gradient without a number
     fresh_P = layout.flatten(step.gradients).mul_(rate)
     applied_P = fresh_P
@@ -75,53 +78,53 @@ def shortfalls(
         total_P = torch.where(moved_P, total_P / preconditioner_P, fresh_P)
     if step.carry:
         applied_P = applied_P + layout.flatten(step.carry)
-    all_P = sum_of_all(step, layout, group) if step.last else total_P
+    all_P = sum_full_loss_shifts(step, layout, group) if step.last else total_P
     return [
-        compared(applied_P, change_P, stored),
-        of_gradients(all_P, fresh_P, step.factors, step.scale, layout, config, group),
-        *of_last(step, layout, total_P, config, group),
+        compare(applied_P, change_P, stored),
+        gradient_discrepancy(all_P, fresh_P, step.factors, step.scale, layout, config, group),
+        *last_token_discrepancies(step, layout, total_P, config, group),
     ]
 
 
-def sum_of_all(step: Step, layout: Layout, group: Group) -> Tensor:
+def sum_full_loss_shifts(step: Step, layout: Layout, group: Group) -> Tensor:
     """Σ of the shifts of the whole loss before any preconditioner, over all workers, [P]."""
     total_P = sum_shifts(step.factors, layout, step.scale)
-    group.sum_([total_P])
+    group.all_reduce([total_P])
     return total_P
 
 
-def of_last(
+def last_token_discrepancies(
     step: Step, layout: Layout, total_P: Tensor, config: TrainingConfig, group: Group
-) -> list[Shortfall]:
+) -> list[Discrepancy]:
     """Of the last token's part against autograd's, where it is what is recorded."""
     if not step.last:
         return []
     wanted_P = layout.flatten(step.last.gradients) * step.scale
     last = step.last.factors
-    return [of_gradients(total_P, wanted_P, last, step.scale, layout, config, group)]
+    return [gradient_discrepancy(total_P, wanted_P, last, step.scale, layout, config, group)]
 
 
-def of_gradients(
+def gradient_discrepancy(
     found_P: Tensor,
     wanted_P: Tensor,
     factors: Factors,
     scale: float,
     layout: Layout,
     config: TrainingConfig,
-    group: Group = ALONE,
-) -> Shortfall:
+    group: Group = SINGLE_PROCESS,
+) -> Discrepancy:
     """Of the datums' gradients, added up, against autograd's; both times ``scale``."""
     if config.precision == "float32":
-        return compared(found_P, wanted_P, 0.0)
-    allowed_P = rounded_away(found_P, factors, scale, layout, config.accumulate, group)
+        return compare(found_P, wanted_P, 0.0)
+    allowed_P = bfloat16_allowance(found_P, factors, scale, layout, config.accumulate, group)
     missed_P = (found_P - wanted_P).abs_()
     excess_P = missed_P.sub_(allowed_P).clamp_(min=0)
     exactly_P = wanted_P.double()
     unexplained = relative_error(exactly_P + excess_P, exactly_P)
-    return Shortfall(relative_error(found_P, wanted_P), unexplained)
+    return Discrepancy(relative_error(found_P, wanted_P), unexplained)
 
 
-def rounded_away(
+def bfloat16_allowance(
     found_P: Tensor,
     factors: Factors,
     scale: float,
@@ -144,16 +147,16 @@ def rounded_away(
         largest = torch.stack([one.abs() for one in sums]).sum(0)
         parts.append(largest * (len(uses) * BFLOAT16_ROUNDING))
     allowed_P = torch.cat(parts)
-    group.sum_([allowed_P])
+    group.all_reduce([allowed_P])
     return allowed_P
 
 
-def compared(found_P: Tensor, wanted_P: Tensor, explained: float) -> Shortfall:
+def compare(found_P: Tensor, wanted_P: Tensor, explained: float) -> Discrepancy:
     error = relative_error(found_P, wanted_P)
-    return Shortfall(error, error - explained)
+    return Discrepancy(error, error - explained)
 
 
-def roundings(config: TrainingConfig) -> int:
+def rounding_count(config: TrainingConfig) -> int:
     """How often an update rounds at the size of the weights."""
     decoupled = config.optimizer.kind == "adamw" and config.optimizer.weight_decay
     return 3 if decoupled else 1

@@ -13,25 +13,31 @@ from capture.device import choose_device
 from capture.engine.deepspeed_engine import DeepSpeedEngine
 from capture.engine.deepspeed_setup import require_installed
 from capture.engine.engine import Engine
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.errors import ConfigError
 from capture.format import checkpoint
 from capture.format.markers import Marker
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
-from capture.gradients.vmap_fallback import refusal, unsplit_units
-from capture.models.huggingface import HFModel, body, build, described, load_weights
+from capture.gradients.vmap_fallback import unsplit_error, unsplit_units
+from capture.models.huggingface import (
+    HFModel,
+    build_hf_model,
+    layers_pattern,
+    load_weights,
+    resolve_config,
+)
 from capture.models.transformer import build_model
 from capture.optim.schedule import require_fit
-from capture.process_group import ALONE, Group, Together
+from capture.process_group import SINGLE_PROCESS, DistributedGroup, Group
 from capture.store.store import Store
 
 
-def complete(config: Config) -> Config:
+def complete_config(config: Config) -> Config:
     """With what a Hugging Face model decides: its family and settings, and which units it has."""
     if config.model.kind != "hf":
         return config
-    hf = described(config.model.hf)
+    hf = resolve_config(config.model.hf)
     if hf.path and config.corpus.tokenizer == WORDS:
         problem = f"got {WORDS}, but {hf.path} has learned tokens of its own"
         raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
@@ -39,14 +45,20 @@ def complete(config: Config) -> Config:
     capture, plain = config.capture, CaptureConfig()
     if capture.units == plain.units:
         shape = {"vocabulary": 1, "window": config.corpus.window}
-        capture = replace(capture, units=[body(build(hf, **shape, seed=0, device="meta"))])
+        capture = replace(
+            capture, units=[layers_pattern(build_hf_model(hf, **shape, seed=0, device="meta"))]
+        )
     if capture.tally.units == plain.tally.units:
         capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
     return replace(config, capture=capture)
 
 
 def build_engine(
-    plan: Plan, kinds: Collection[RecordKind], group: Group = ALONE, *, beginning: bool = False
+    plan: StepPlan,
+    kinds: Collection[RecordKind],
+    group: Group = SINGLE_PROCESS,
+    *,
+    beginning: bool = False,
 ) -> Engine:
     """A model with random weights of the run's seed, and what is captured to record these kinds.
 
@@ -67,9 +79,9 @@ def build_engine(
         load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
     require_fit(config.training.schedule, plan.num_steps)
-    units, unsplit = captured(model, plan)
+    units, unsplit = choose_captured_units(model, plan)
     units = units if kinds else {}
-    if config.engine == "deepspeed" and isinstance(group, Together):
+    if config.engine == "deepspeed" and isinstance(group, DistributedGroup):
         require_installed()
         return DeepSpeedEngine(
             model,
@@ -87,12 +99,14 @@ def build_engine(
         last_only=bool(units) and config.capture.loss_positions == "last",
         seed=config.run.seed,
         num_steps=plan.num_steps,
-        by_vmap=unsplit,
+        vmap_units=unsplit,
         group=group,
     )
 
 
-def captured(model: nn.Module, plan: Plan) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
+def choose_captured_units(
+    model: nn.Module, plan: StepPlan
+) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
     """The units asked for; and those of them that have no factors, and what uses them.
 
     Sends a datum through. Raises ``ConfigError`` for a choice that cannot be and ``UnitError`` for
@@ -107,7 +121,7 @@ def captured(model: nn.Module, plan: Plan) -> tuple[dict[str, nn.Parameter], Map
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
     unsplit = unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
     if unsplit and config.fallback == "none":
-        raise refusal(model, unsplit)
+        raise unsplit_error(model, unsplit)
     return units, unsplit
 
 

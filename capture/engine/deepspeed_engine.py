@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capture.engine.deepspeed_setup import initialised
+from capture.engine.deepspeed_setup import initialise_deepspeed
 from capture.engine.engine import Engine, LastToken, Step
 from capture.format import checkpoint
 from capture.models.transformer import AnyModel
@@ -54,58 +54,58 @@ class DeepSpeedEngine(Engine):
             num_steps=num_steps,
             group=group,
         )
-        self.scattered = zero.stage == 3
+        self.partitioned = zero.stage == 3
         self.zero = zero
-        self.outline = {n: own.to("meta") for n, own in checkpoint.tensors_of(model).items()}
-        self.deep: Any = None
+        self.meta_tensors = {n: own.to("meta") for n, own in checkpoint.tensors_of(model).items()}
+        self.deepspeed: Any = None
 
-    def hand_over(self) -> None:
+    def initialise_deepspeed(self) -> None:
         """Make the model DeepSpeed's, once. All workers do so together, with the same weights."""
-        if self.deep is not None:
+        if self.deepspeed is not None:
             return
         parts = self.model, self.config, self.zero, self.optimizer, self.device, self.group
-        self.deep = self.entrance = initialised(*parts)
-        for flat in self.flats:  # what is remembered before any step
-            for state in optimizer.states_of(self.config.optimizer):
+        self.deepspeed = self.forward_model = initialise_deepspeed(*parts)
+        for flat in self.flat_partitions:  # what is remembered before any step
+            for state in optimizer.state_names(self.config.optimizer):
                 self.optimizer.state[flat][state] = torch.zeros_like(flat)
-        self.count(0)
+        self.set_step_count(0)
         for parameter in self.model.parameters():
             parameter.register_hook(lambda grad: grad * self.group.size)
 
     # --- a step ---
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
-        self.hand_over()
+        self.initialise_deepspeed()
         return super().step(token_NT, target_NT, step=step, epoch=epoch)
 
     def backward(self, loss: Tensor) -> None:
         """After all but the last micro-batch DeepSpeed is told that this was not the last."""
-        self.deep.backward(loss, scale_wrt_gas=False)
-        if not self.deep.is_gradient_accumulation_boundary():
-            self.deep.step()
+        self.deepspeed.backward(loss, scale_wrt_gas=False)
+        if not self.deepspeed.is_gradient_accumulation_boundary():
+            self.deepspeed.step()
 
-    def summed(self, loss: float, last: LastToken | None) -> float:
+    def sum_over_workers(self, loss: float, last: LastToken | None) -> float:
         """The whole batch's loss; gradients are DeepSpeed's to add up."""
         total = torch.tensor([loss], device=self.device)
-        self.group.sum_([total])
+        self.group.all_reduce([total])
         return total.item()
 
     def update(
         self, learning_rate: float, step: int
-    ) -> tuple[float, optimizer.Split, Tensors | None]:
+    ) -> tuple[float, optimizer.UpdateParts, Tensors | None]:
         config = self.config.optimizer
-        states = optimizer.states_of(config)
+        states = optimizer.state_names(config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        moments = self.wholes(self.units, states[0]) if states else {}
-        weights = self.wholes(self.units) if config.weight_decay else {}
-        legacy = optimizer.inherit(config, weights, moments)
-        grads = self.full_gradients() if self.gives_gradients else None
-        self.deep.step()
-        norm = float(self.deep.get_global_grad_norm())
+        moments = self.gather_whole(self.units, states[0]) if states else {}
+        weights = self.gather_whole(self.units) if config.weight_decay else {}
+        legacy = optimizer.inherited_terms(config, weights, moments)
+        grads = self.full_gradients() if self.needs_gradients else None
+        self.deepspeed.step()
+        norm = float(self.deepspeed.get_global_grad_norm())
         clip = clip_factor(norm, self.config.clip)
-        squares = self.wholes(self.units, "exp_avg_sq") if len(states) > 1 else {}
-        parts = optimizer.split(
+        squares = self.gather_whole(self.units, "exp_avg_sq") if len(states) > 1 else {}
+        parts = optimizer.split_update(
             config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
         )
         return norm, parts, grads and {name: grad.mul_(clip) for name, grad in grads.items()}
@@ -120,31 +120,31 @@ class DeepSpeedEngine(Engine):
         """None here: DeepSpeed ends one that begins outside it. ``Rounding`` has it instead."""
         return torch.autocast(self.device.type, enabled=False)
 
-    # --- from pieces to wholes, and back ---
+    # --- from pieces to gather_whole, and back ---
 
     def weights(self, names: Collection[str]) -> Tensors:
-        self.hand_over()
-        return self.wholes({name: self.units[name] for name in names})
+        self.initialise_deepspeed()
+        return self.gather_whole({name: self.units[name] for name in names})
 
-    def wholes(self, parameters: dict[str, nn.Parameter], state: str = "") -> Tensors:
+    def gather_whole(self, parameters: dict[str, nn.Parameter], state: str = "") -> Tensors:
         """Copies of these weights, or of what the optimizer remembers of them; all call it."""
-        found = {name: self.laid_out(own, state) for name, own in parameters.items()}
+        found = {name: self.place_local_piece(own, state) for name, own in parameters.items()}
         if found:
-            self.group.sum_(list(found.values()))
+            self.group.all_reduce(list(found.values()))
         return found
 
-    def laid_out(self, parameter: nn.Parameter, state: str) -> Tensor:
+    def place_local_piece(self, parameter: nn.Parameter, state: str) -> Tensor:
         """This worker's piece in its place, and zeros."""
         shape = shape_of(parameter)
         flat = torch.zeros(shape.numel(), device=self.device)
-        own, start = self.piece(parameter, state)
+        own, start = self.local_piece(parameter, state)
         flat[start : start + len(own)] = own
         return flat.view(shape)
 
-    def piece(self, parameter: nn.Parameter, state: str = "") -> tuple[Tensor, int]:
+    def local_piece(self, parameter: nn.Parameter, state: str = "") -> tuple[Tensor, int]:
         """What this worker keeps of a weight, or of a state of it: a flat view, and its start."""
-        zero: Any = self.deep.optimizer
-        if self.scattered:
+        zero: Any = self.deepspeed.optimizer
+        if self.partitioned:
             number, first, size = zero.grad_position[zero.get_param_id(parameter)]
             start = self.group.rank * size
             size = max(0, min(size, shape_of(parameter).numel() - start))  # the rest is padding
@@ -153,81 +153,83 @@ class DeepSpeedEngine(Engine):
         else:
             number, start = own.param_group_index, own.lp_fragment_address.start
             first, size = own.hp_fragment_address.start, own.hp_fragment_address.numel
-        flat = self.flats[number]
+        flat = self.flat_partitions[number]
         kept = self.optimizer.state[flat][state] if state else flat
         return kept.detach().narrow(0, first, size), start
 
-    def put(self, parameter: nn.Parameter, value: Tensor, state: str = "") -> None:
+    def set_local_piece(self, parameter: nn.Parameter, value: Tensor, state: str = "") -> None:
         """Set this worker's piece of a weight, or of a state of it."""
-        own, start = self.piece(parameter, state)
+        own, start = self.local_piece(parameter, state)
         own.copy_(value.flatten()[start : start + len(own)])
 
     @property
-    def flats(self) -> list[Tensor]:
+    def flat_partitions(self) -> list[Tensor]:
         """The vectors that this worker's optimizer moves: its pieces of all weights."""
-        zero: Any = self.deep.optimizer
+        zero: Any = self.deepspeed.optimizer
         return (
             zero.fp32_partitioned_groups_flat
-            if self.scattered
+            if self.partitioned
             else zero.single_partition_of_fp32_groups
         )
 
-    def count(self, step: int) -> None:
+    def set_step_count(self, step: int) -> None:
         """Tell Adam how many steps it has taken."""
         if self.config.optimizer.kind != "sgd":
-            for flat in self.flats:
+            for flat in self.flat_partitions:
                 self.optimizer.state[flat]["step"] = torch.tensor(float(step))
 
     # --- checkpoints ---
 
     def snapshot(self) -> Tensors:
-        if self.deep is None:
+        if self.deepspeed is None:
             return super().snapshot()
         parameters = dict(self.model.named_parameters())
         weights = {
-            name: self.kept(own) if isinstance(own, nn.Parameter) else own.to("cpu", copy=True)
+            name: self.gather_to_first(own)
+            if isinstance(own, nn.Parameter)
+            else own.to("cpu", copy=True)
             for name, own in checkpoint.tensors_of(self.model).items()
         }
         remembered = {
-            f"{checkpoint.OPTIMIZER}{state}/{name}": self.kept(own, state)
-            for state in optimizer.states_of(self.config.optimizer)
+            f"{checkpoint.OPTIMIZER}{state}/{name}": self.gather_to_first(own, state)
+            for state in optimizer.state_names(self.config.optimizer)
             for name, own in parameters.items()
         }
         return {} if self.group.rank else weights | remembered
 
-    def kept(self, parameter: nn.Parameter, state: str = "") -> Tensor:
+    def gather_to_first(self, parameter: nn.Parameter, state: str = "") -> Tensor:
         """The first worker's copy, on the CPU; the others' is nothing, so that none is in vain."""
-        found = self.wholes({"": parameter}, state)[""]
+        found = self.gather_whole({"": parameter}, state)[""]
         return torch.empty(0) if self.group.rank else found.to("cpu", copy=True)
 
     def restore(self, tensors: Tensors, step: int, where: str) -> None:
-        self.hand_over()
-        weights, remembered = checkpoint.parted(tensors)
-        checkpoint.require_of_model(self.outline, weights, where)
+        self.initialise_deepspeed()
+        weights, remembered = checkpoint.split_checkpoint(tensors)
+        checkpoint.require_matching(self.meta_tensors, weights, where)
         parameters = dict(self.model.named_parameters())
         config = self.config.optimizer
-        wanted = {name: self.outline[name] for name in parameters}
-        optimizer.remembered_by(wanted, remembered, config=config, step=step, where=where)
+        wanted = {name: self.meta_tensors[name] for name in parameters}
+        optimizer.expected_state(wanted, remembered, config=config, step=step, where=where)
         for name, own in checkpoint.tensors_of(self.model).items():
             if isinstance(own, nn.Parameter):
-                self.replace(own, weights[name])
+                self.set_weight(own, weights[name])
             else:
                 own.copy_(weights[name])
-        for state in optimizer.states_of(config):
+        for state in optimizer.state_names(config):
             for name, own in parameters.items():
                 nothing = torch.zeros(wanted[name].shape)
-                self.put(own, remembered.get(f"{state}/{name}", nothing), state)
-        self.count(step)
+                self.set_local_piece(own, remembered.get(f"{state}/{name}", nothing), state)
+        self.set_step_count(step)
 
     @torch.no_grad()
-    def replace(self, parameter: nn.Parameter, value: Tensor) -> None:
+    def set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
         """Set a weight: what forward passes use, and the optimizer's copy of it."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        with GatheredParameters([parameter], modifier_rank=0, enabled=self.scattered):
-            if self.group.rank == 0 or not self.scattered:
+        with GatheredParameters([parameter], modifier_rank=0, enabled=self.partitioned):
+            if self.group.rank == 0 or not self.partitioned:
                 parameter.copy_(value)
-        self.put(parameter, value)
+        self.set_local_piece(parameter, value)
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:

@@ -15,7 +15,7 @@ from capture.optim.config import TrainingConfig
 from capture.optim.deepspeed_config import DeepSpeedConfig
 from capture.process_group import Group
 
-LARGEST_BUCKET = 5 * 10**8
+MAX_BUCKET_NUMBERS = 5 * 10**8
 """Numbers that are sent at once; DeepSpeed's default."""
 
 
@@ -26,7 +26,7 @@ def require_installed() -> None:
         raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[cluster]'")
 
 
-class Rounding(nn.Module):
+class AutocastModel(nn.Module):
     """The model under autocast, while it trains, if that is wanted."""
 
     def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
@@ -41,7 +41,7 @@ class Rounding(nn.Module):
             return self.model(token_NT, masks)
 
 
-def initialised(
+def initialise_deepspeed(
     model: nn.Module,
     config: TrainingConfig,
     zero: DeepSpeedConfig,
@@ -60,22 +60,22 @@ def initialised(
     logger.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of DeepSpeed's calls
     compiled["deepspeed_shm_comm"] = False  # it would call a C++ compiler; gloo does the same
-    wrapped = Rounding(model, device, wanted=config.precision == "bfloat16")
+    wrapped = AutocastModel(model, device, wanted=config.precision == "bfloat16")
     numbers = sum(parameter.numel() for parameter in model.parameters())
     engine, *_ = deepspeed.initialize(
         model=wrapped,
         optimizer=chosen,
-        config=settings(config, zero, numbers=numbers, workers=group.size),
+        config=deepspeed_settings(config, zero, numbers=numbers, workers=group.size),
         dist_init_required=False,
     )
     return engine
 
 
-def settings(
+def deepspeed_settings(
     config: TrainingConfig, zero: DeepSpeedConfig, *, numbers: int, workers: int
 ) -> dict[str, Any]:
     """Ours in DeepSpeed's words; ``numbers``: that the model has."""
-    bucket = min(LARGEST_BUCKET, numbers)
+    bucket = min(MAX_BUCKET_NUMBERS, numbers)
     host = {"device": "cpu"}
     offloaded = {"offload_optimizer": host} if zero.offload != "none" else {}
     offloaded |= {"offload_param": host} if zero.offload == "all" else {}

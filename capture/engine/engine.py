@@ -22,12 +22,12 @@ from capture.gradients.tape import Tape
 from capture.gradients.vmap_fallback import factors_by_vmap
 from capture.models.dropout import Masks, draw_masks
 from capture.models.huggingface import stored_transposed
-from capture.models.transformer import AnyModel, LanguageModel, masked_per_datum
+from capture.models.transformer import AnyModel, LanguageModel, dropout_entries
 from capture.optim import optimizer, schedule
 from capture.optim.config import TrainingConfig
 from capture.optim.optimizer import Tensors
 from capture.optim.update import clip_factor
-from capture.process_group import ALONE, Group
+from capture.process_group import SINGLE_PROCESS, Group
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Step:
 class Engine:
     """A model and its optimizer, advanced one step at a time."""
 
-    scattered = False
+    partitioned = False
     """Whether no worker holds the whole model, so that all must call for any forward pass."""
 
     def __init__(
@@ -78,32 +78,34 @@ class Engine:
         last_only: bool,
         seed: int,
         num_steps: int = 0,
-        by_vmap: Collection[str] = (),
-        group: Group = ALONE,
+        vmap_units: Collection[str] = (),
+        group: Group = SINGLE_PROCESS,
     ) -> None:
         """``num_steps``: of the whole run, for a schedule that ends with it.
 
-        ``by_vmap``: the units that have no factors and are captured by the fall-back.
+        ``vmap_units``: the units that have no factors and are captured by the fall-back.
         ``group``: the workers that take each step together, of which this is one.
         """
         self.model = model
-        self.entrance: nn.Module = model
+        self.forward_model: nn.Module = model
         """What forward passes go through: the model, or what an engine has put around it."""
         self.config = config
         self.units = units
         self.layout = Layout.of(units, stored_transposed(model))
-        self.by_vmap = {name: units[name] for name in units if name in by_vmap}
+        self.vmap_units = {name: units[name] for name in units if name in vmap_units}
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
         self.group = group
         self.device = next(model.parameters()).device
-        self.optimizer = optimizer.make(model.parameters(), config.optimizer, config.learning_rate)
+        self.optimizer = optimizer.make_optimizer(
+            model.parameters(), config.optimizer, config.learning_rate
+        )
 
     @property
-    def by_tape(self) -> dict[str, nn.Parameter]:
+    def tape_units(self) -> dict[str, nn.Parameter]:
         """The units whose factors are recorded in the forward pass."""
-        return {name: own for name, own in self.units.items() if name not in self.by_vmap}
+        return {name: own for name, own in self.units.items() if name not in self.vmap_units}
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
         """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
@@ -111,7 +113,7 @@ class Engine:
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.model.zero_grad()
         loss, factors, last = self.gradients(token_NT, target_NT, step)
-        loss = self.summed(loss, last)
+        loss = self.sum_over_workers(loss, last)
         norm, parts, gradients = self.update(learning_rate, step)
         return Step(
             loss,
@@ -128,33 +130,33 @@ class Engine:
 
     def learning_rate(self, step: int, epoch: int) -> float:
         config = self.config
-        return config.learning_rate * schedule.factor(
+        return config.learning_rate * schedule.learning_rate_factor(
             config.schedule, config.decay, step=step, epoch=epoch, num_steps=self.num_steps
         )
 
     def update(
         self, learning_rate: float, step: int
-    ) -> tuple[float, optimizer.Split, Tensors | None]:
+    ) -> tuple[float, optimizer.UpdateParts, Tensors | None]:
         """Have the optimizer move the weights; the gradient's norm before it was clipped, the parts
         of the update, and the gradients that it had."""
         config = self.config.optimizer
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         clip = clip_factor(norm, self.config.clip)
-        states = optimizer.states_of(config)
-        moments = optimizer.state_of(self.optimizer, self.units, states[0]) if states else {}
-        legacy = optimizer.inherit(config, self.units, moments)
+        states = optimizer.state_names(config)
+        moments = optimizer.optimizer_state(self.optimizer, self.units, states[0]) if states else {}
+        legacy = optimizer.inherited_terms(config, self.units, moments)
         self.optimizer.step()
-        squares = optimizer.state_of(self.optimizer, self.units, "exp_avg_sq")
-        parts = optimizer.split(
+        squares = optimizer.optimizer_state(self.optimizer, self.units, "exp_avg_sq")
+        parts = optimizer.split_update(
             config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
         )
-        if not self.gives_gradients:
+        if not self.needs_gradients:
             return norm, parts, None
         grads = {name: parameter.grad for name, parameter in self.units.items()}
         return norm, parts, {name: grad for name, grad in grads.items() if grad is not None}
 
     @property
-    def gives_gradients(self) -> bool:
+    def needs_gradients(self) -> bool:
         """Whether the audit must know the gradients: see ``Step.gradients``."""
         return not self.config.optimizer.plain or self.config.precision != "float32"
 
@@ -166,53 +168,53 @@ class Engine:
         All of them are of the whole batch's mean loss, in however many pieces it goes through, and
         the share of this worker's slots in it.
         """
-        self.entrance.train()
+        self.forward_model.train()
         slots = self.group.slots(len(token_NT))
         size = len(slots) // self.config.accumulate
         pieces = [
-            self.gradients_of(token_NT, target_NT, slots[start : start + size], step)
+            self.micro_batch_gradients(token_NT, target_NT, slots[start : start + size], step)
             for start in range(0, len(slots), size)
         ]
         losses, factors, lasts = zip(*pieces, strict=True)
-        return sum(losses), join_datums(factors), joined([last for last in lasts if last])
+        return sum(losses), join_datums(factors), join_last_tokens([last for last in lasts if last])
 
-    def gradients_of(
+    def micro_batch_gradients(
         self, token_NT: Tensor, target_NT: Tensor, slots: range, step: int
     ) -> tuple[float, Factors, LastToken | None]:
         """The same for some slots of the batch, a micro-batch."""
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
-        tape = Tape(self.by_tape, len(token_NT))
+        tape = Tape(self.tape_units, len(token_NT))
         with tape if self.units else nullcontext(), self.autocast():
-            logit_NTV = self.entrance(token_NT, masks)
+            logit_NTV = self.forward_model(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
         loss = loss * (target_NT.numel() / positions)
         self.backward(loss)
         batch = (token_NT, target_NT, masks, positions)
-        factors = tape.factors() | self.fall_back(*batch, scored=slice(None))
+        factors = tape.factors() | self.fallback_factors(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        of_last = tape.factors() | self.fall_back(*batch, scored=slice(-1, None))
+        of_last = tape.factors() | self.fallback_factors(*batch, scored=slice(-1, None))
         return loss.item(), factors, LastToken(of_last, gradients)
 
     def backward(self, loss: Tensor) -> None:
         """Add a micro-batch's gradients to the parameters'."""
         loss.backward(retain_graph=self.last_only)
 
-    def fall_back(
+    def fallback_factors(
         self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
     ) -> Factors:
         """Of the units that have no factors; ``scored``: where in the window the loss counts."""
-        names = list(self.by_vmap)
-        return self.each_by_vmap(names, token_NT, target_NT, masks, positions, scored=scored)
+        names = list(self.vmap_units)
+        return self.vmap_factors(names, token_NT, target_NT, masks, positions, scored=scored)
 
-    def each_by_vmap(
+    def vmap_factors(
         self,
         names: Sequence[str],
         token_NT: Tensor,
@@ -251,7 +253,7 @@ class Engine:
 
     def restore(self, tensors: Tensors, step: int, where: str) -> None:
         """Go back to a checkpoint after ``step`` updates; raises ``ShardError`` for another's."""
-        weights, remembered = checkpoint.parted(tensors)
+        weights, remembered = checkpoint.split_checkpoint(tensors)
         checkpoint.restore(self.model, weights, where)
         optimizer.restore(
             self.optimizer,
@@ -270,7 +272,7 @@ class Engine:
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
-    def summed(self, loss: float, last: LastToken | None) -> float:
+    def sum_over_workers(self, loss: float, last: LastToken | None) -> float:
         """The whole batch's loss; all gradients become the whole batch's too."""
         if self.group.size == 1:
             return loss
@@ -278,7 +280,7 @@ class Engine:
         parameters = self.model.parameters()
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         lasts = last.gradients.values() if last else ()
-        self.group.sum_([total, *grads, *lasts])
+        self.group.all_reduce([total, *grads, *lasts])
         return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
@@ -286,7 +288,7 @@ class Engine:
             return Masks.none()
         return draw_masks(
             slots,
-            entries=masked_per_datum(self.model.config, window),
+            entries=dropout_entries(self.model.config, window),
             dropout=self.model.config.dropout,
             seed=self.seed,
             step=step,
@@ -294,7 +296,7 @@ class Engine:
         )
 
 
-def joined(pieces: Sequence[LastToken]) -> LastToken | None:
+def join_last_tokens(pieces: Sequence[LastToken]) -> LastToken | None:
     """Of a batch, from its micro-batches in order."""
     if not pieces:
         return None

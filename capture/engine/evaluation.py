@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.engine.engine import Engine
-from capture.engine.observer import on_device
-from capture.engine.step_plan import Plan, Turn
+from capture.engine.observer import to_device
+from capture.engine.step_plan import PlannedStep, StepPlan
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,16 @@ class Evaluation:
     tokens: int
 
 
-def evaluations(plan: Plan, engine: Engine, turn: Turn) -> list[Evaluation]:
+def evaluate_splits(plan: StepPlan, engine: Engine, turn: PlannedStep) -> list[Evaluation]:
     """Loss on each held-out split of the corpus; by all workers where the model is scattered."""
     found = []
     for split in ("validation", "test"):
         datums = getattr(plan.corpus, split)
         if datums is not None:
-            token_NT, target_NT = on_device(datums, engine.device)
-            loss = evaluate(engine.entrance, token_NT, target_NT, batch=plan.config.training.batch)
+            token_NT, target_NT = to_device(datums, engine.device)
+            loss = evaluate(
+                engine.forward_model, token_NT, target_NT, batch=plan.config.training.batch
+            )
             found.append(
                 Evaluation(
                     turn.step + 1, turn.epoch, split, loss, perplexity(loss), target_NT.numel()

@@ -13,7 +13,7 @@ from capture.corpus.datums import Corpus, batches, epoch_order
 
 
 @dataclass(frozen=True)
-class Turn:
+class PlannedStep:
     """One step of the plan."""
 
     step: int
@@ -28,7 +28,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """The order of a run's steps, the same whenever it is asked for."""
 
     config: Config
@@ -47,21 +47,21 @@ class Plan:
         """Steps per window of training, for tallies."""
         return self.config.capture.tally.window_steps or self.steps_per_epoch
 
-    def turns(self, first_step: int) -> Iterator[Turn]:
+    def planned_steps(self, first_step: int) -> Iterator[PlannedStep]:
         """The steps from ``first_step`` to the end of the run."""
         for epoch in range(first_step // self.steps_per_epoch, self.config.training.epochs):
             start = epoch * self.steps_per_epoch
             batch_BN = self.batches(epoch)
             for batch in range(max(0, first_step - start), self.steps_per_epoch):
-                yield self.turn(epoch, batch, batch_BN[batch])
+                yield self.planned_step(epoch, batch, batch_BN[batch])
 
-    def turn(self, epoch: int, batch: int, datum_N: np.ndarray) -> Turn:
+    def planned_step(self, epoch: int, batch: int, datum_N: np.ndarray) -> PlannedStep:
         done = epoch * self.steps_per_epoch + batch + 1
         ends_epoch = batch == self.steps_per_epoch - 1
         ends_run = done == self.num_steps
         ends_segment = ends_run or done % self.config.capture.segment_steps == 0
         window, ends_window = (done - 1) // self.window_steps, done % self.window_steps == 0
-        return Turn(
+        return PlannedStep(
             done - 1,
             epoch,
             batch,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
-from capture.gradients.memo import Once
+from capture.gradients.memo import Memo
 
 
 def write_shifts(uses: list[Factor], scale: float, out_NS: Tensor) -> None:
@@ -45,7 +45,7 @@ def add_rows(use: Factor, scale: float, out_NS: Tensor) -> None:
 
 def slice_datums(factors: Factors, start: int, stop: int) -> Factors:
     """The factors of some datums of the batch (views)."""
-    return mapped(factors, lambda factor: factor[start:stop])
+    return map_factors(factors, lambda factor: factor[start:stop])
 
 
 def join_datums(pieces: Sequence[Factors]) -> Factors:
@@ -53,11 +53,11 @@ def join_datums(pieces: Sequence[Factors]) -> Factors:
     if len(pieces) == 1:
         return pieces[0]
     uses = {name: zip(*(piece[name] for piece in pieces), strict=True) for name in pieces[0]}
-    cat = Once(lambda *parts: torch.cat(parts))
-    return {name: [join(parts, cat) for parts in own] for name, own in uses.items()}
+    cat = Memo(lambda *parts: torch.cat(parts))
+    return {name: [join_factors(parts, cat) for parts in own] for name, own in uses.items()}
 
 
-def join(parts: Sequence[Factor], cat: Callable[..., Tensor]) -> Factor:
+def join_factors(parts: Sequence[Factor], cat: Callable[..., Tensor]) -> Factor:
     inputs = [part.a_NTI for part in parts if part.a_NTI is not None]
     tokens = [part.token_NT for part in parts if part.token_NT is not None]
     return replace(
@@ -85,11 +85,11 @@ def write_sum(
     uses: list[Factor], scale: float, out_S: Tensor, preconditioner: Tensor | None
 ) -> None:
     """The sum over datums of one unit's shifts into ``out_S``: all their positions as one's."""
-    joined = [use.mapped(lambda factor: factor.flatten(0, 1)[None]) for use in uses]
+    joined = [use.map_tensors(lambda factor: factor.flatten(0, 1)[None]) for use in uses]
     write_shifts(joined, scale, out_S[None])
     if preconditioner is not None:
         out_S *= preconditioner.reshape(-1)
 
 
-def mapped(factors: Factors, change: Callable[[Tensor], Tensor]) -> Factors:
-    return {name: [use.mapped(change) for use in uses] for name, uses in factors.items()}
+def map_factors(factors: Factors, change: Callable[[Tensor], Tensor]) -> Factors:
+    return {name: [use.map_tensors(change) for use in uses] for name, uses in factors.items()}

@@ -83,7 +83,7 @@ def inner_product(one: Factor, other: Factor) -> Tensor:
     N, M = len(one.delta_NTO), len(other.delta_NTO)
     out_NM = one.delta_NTO.new_empty(N, M)
     for n in range(N):
-        alone = one.mapped(lambda x, n=n: x[n : n + 1].expand(M, *x.shape[1:]))
+        alone = one.map_tensors(lambda x, n=n: x[n : n + 1].expand(M, *x.shape[1:]))
         gram_MTS = right_of(alone) @ right_of(other).transpose(1, 2)
         out_NM[n] = (left_products(alone, other) * gram_MTS).sum((1, 2))
     return out_NM

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from capture.errors import ConfigError, UnitError
 
 Kind = Literal["outer", "scale", "sum", "rows"]
-MOST_ENTRIES = 2**31 - 1
+MAX_ENTRIES = 2**31 - 1
 """What the record's 32-bit index can count."""
 
 
@@ -39,7 +39,7 @@ class Factor:
     token_NT: Tensor | None = None
     """The rows looked up, int64, for "rows"."""
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Factor":
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Factor":
         """The same use with all its tensors changed alike."""
         a_NTI = None if self.a_NTI is None else change(self.a_NTI)
         token_NT = None if self.token_NT is None else change(self.token_NT)
@@ -74,7 +74,7 @@ def choose_units(model: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Para
             raise ConfigError("capture.units", problem)
         chosen |= matches
     for name in chosen:
-        if (size := parameters[name].numel()) > MOST_ENTRIES:
-            problem = f"has {size:,} entries, more than the record can number ({MOST_ENTRIES:,})"
+        if (size := parameters[name].numel()) > MAX_ENTRIES:
+            problem = f"has {size:,} entries, more than the record can number ({MAX_ENTRIES:,})"
             raise UnitError(name, problem, "Leave it out with capture.units")
     return {name: parameter for name, parameter in parameters.items() if name in chosen}

@@ -19,21 +19,27 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from capture.errors import UnitError
 from capture.gradients.factors import Factor, Factors
-from capture.gradients.memo import Once
-from capture.gradients.torch_functions import READERS, Call, Role, Unsplit, same_gradient
+from capture.gradients.memo import Memo
+from capture.gradients.torch_functions import (
+    READERS,
+    NotSplittable,
+    ParameterRole,
+    TorchCall,
+    same_gradient,
+)
 
-MOST_POSITIONS = 2**15
+MAX_POSITIONS = 2**15
 """What the record's 16-bit position can count."""
 CANNOT = "which capture cannot split per datum"
 
 
 @dataclass
-class Use:
+class ParameterUse:
     """One call that consumed captured parameters; δ arrives during the backward pass."""
 
     func: str
-    roles: dict[str, Role]
-    call: Call
+    roles: dict[str, ParameterRole]
+    call: TorchCall
     num_datums: int
     first_axis: int
     """Of the output, before it was repeated for every datum."""
@@ -42,10 +48,10 @@ class Use:
     device: torch.device
     delta: Tensor | None = None
 
-    def keep(self, delta: Tensor) -> None:
+    def keep_delta(self, delta: Tensor) -> None:
         self.delta = delta.movedim(self.call.feature_axis, -1)
 
-    def factor(self, role: Role, cast: Callable[[Tensor], Tensor]) -> Factor:
+    def factor(self, role: ParameterRole, cast: Callable[[Tensor], Tensor]) -> Factor:
         """``cast``: how tensors become the factors'."""
         delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
         delta_NTO, a = self.by_datum(cast(delta)), self.call.a
@@ -86,7 +92,7 @@ class Tape(TorchFunctionMode):
         self.dtype = torch.float64 if doubles else torch.float32
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
-        self.uses: list[Use] = []
+        self.uses: list[ParameterUse] = []
         self.roundings: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
         """Of activations, with the version of them that was rounded."""
         self.unsplit: dict[str, str] = {}
@@ -104,14 +110,16 @@ class Tape(TorchFunctionMode):
         names = self.names
         found = {
             names[id(arg)]: arg
-            for arg in flat((*args, *kwargs.values()) if kwargs else args)
+            for arg in flatten_arguments((*args, *kwargs.values()) if kwargs else args)
             if id(arg) in names
         }
-        if found and any(isinstance(o, Tensor) and o.requires_grad for o in flat((out,))):
-            return self.seen(func, found, args, kwargs, out)
+        if found and any(
+            isinstance(o, Tensor) and o.requires_grad for o in flatten_arguments((out,))
+        ):
+            return self.record_call(func, found, args, kwargs, out)
         return out
 
-    def seen(
+    def record_call(
         self,
         func: Callable[..., Any],
         found: dict[str, Tensor],
@@ -128,40 +136,42 @@ class Tape(TorchFunctionMode):
             self.derived.append(out)
             return out
         try:
-            return self.record(func, found, read(func, args, kwargs), out)
-        except Unsplit as use:
-            self.refuse(dict.fromkeys(found, str(use)), out)
+            return self.record_use(func, found, read_call(func, args, kwargs), out)
+        except NotSplittable as use:
+            self.mark_unsplit(dict.fromkeys(found, str(use)), out)
             return out
 
-    def record(
-        self, func: Callable[..., Any], found: dict[str, Tensor], call: Call, out: Tensor
+    def record_use(
+        self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor
     ) -> Tensor:
         roles = {self.names[id(p)]: role for p, role in call.roles if id(p) in self.names}
         if set(found) - set(roles):
-            raise Unsplit(f"{func_name(func)} in the place of an activation")
+            raise NotSplittable(f"{function_name(func)} in the place of an activation")
         N, first_axis = self.num_datums or out.shape[0], out.shape[0]
-        if N > 1 and self.repeats(call, out):
+        if N > 1 and self.is_shared(call, out):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
         if len(shape) < 2 or shape[0] % N:
-            raise Unsplit(f"{func_name(func)} on {tuple(shape)}, no multiple of {N} datums")
-        if (positions := shape[:-1].numel() // N) > MOST_POSITIONS:
-            raise Unsplit(f"{func_name(func)} at {positions:,} positions")
-        kept = self.rounded(call, out)
-        use = Use(func_name(func), roles, kept, N, first_axis, shape, out.device)
-        self.follow(use, out)
+            raise NotSplittable(
+                f"{function_name(func)} on {tuple(shape)}, no multiple of {N} datums"
+            )
+        if (positions := shape[:-1].numel() // N) > MAX_POSITIONS:
+            raise NotSplittable(f"{function_name(func)} at {positions:,} positions")
+        kept = self.detach_activation(call, out)
+        use = ParameterUse(function_name(func), roles, kept, N, first_axis, shape, out.device)
+        self.watch_delta(use, out)
         return out
 
-    def rounded(self, call: Call, out: Tensor) -> Call:
+    def detach_activation(self, call: TorchCall, out: Tensor) -> TorchCall:
         """The call with its activation detached and, under autocast, as it was multiplied."""
         a = call.a
         if a is None:
             return call
         if a.is_floating_point() and any(role.kind == "outer" for _, role in call.roles):
-            a = self.as_multiplied(a, out.dtype)
-        return Call(call.roles, a.detach(), call.feature_axis, call.shared, call.padding)
+            a = self.round_activation(a, out.dtype)
+        return TorchCall(call.roles, a.detach(), call.feature_axis, call.shared, call.padding)
 
-    def as_multiplied(self, a: Tensor, dtype: torch.dtype) -> Tensor:
+    def round_activation(self, a: Tensor, dtype: torch.dtype) -> Tensor:
         """Rounded once for all that read it, as long as it is what it was."""
         if a.dtype == dtype:
             return a
@@ -172,20 +182,20 @@ class Tape(TorchFunctionMode):
             self.roundings[a] = now, kept
         return kept
 
-    def cast(self) -> Once:
+    def make_cast(self) -> Memo:
         """To the factors' type, for the factors of one backward pass."""
-        return Once(lambda x: x.to(self.dtype))
+        return Memo(lambda x: x.to(self.dtype))
 
-    def repeats(self, call: Call, out: Tensor) -> bool:
+    def is_shared(self, call: TorchCall, out: Tensor) -> bool:
         """Whether all datums use what a call gives."""
         return call.shared or out.shape[0] == 1
 
-    def follow(self, use: Use, out: Tensor) -> None:
+    def watch_delta(self, use: ParameterUse, out: Tensor) -> None:
         """See to it that the use has its δ after the backward pass."""
-        out.register_hook(use.keep)
+        out.register_hook(use.keep_delta)
         self.uses.append(use)
 
-    def refuse(self, unsplit: dict[str, str], out: Any) -> None:
+    def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
         """Take down units that cannot be captured, and what uses them; ``out``: its output."""
         self.unsplit |= unsplit
 
@@ -200,9 +210,9 @@ class Tape(TorchFunctionMode):
         Raises ``UnitError`` for a unit that has no factors or was never used.
         """
         if self.unsplit:
-            raise unsupported(*next(iter(self.unsplit.items())))
+            raise unsupported_unit(*next(iter(self.unsplit.items())))
         found: Factors = {name: [] for name in self.units}
-        cast = self.cast()
+        cast = self.make_cast()
         for use in self.uses:
             for name, role in use.roles.items():
                 found[name].append(use.factor(role, cast))
@@ -212,7 +222,7 @@ class Tape(TorchFunctionMode):
         return found
 
 
-def flat(values: Iterable[Any]) -> Iterator[Any]:
+def flatten_arguments(values: Iterable[Any]) -> Iterator[Any]:
     """The values, and in their place what lists and tuples among them hold."""
     for value in values:
         if type(value) in (list, tuple):
@@ -221,21 +231,21 @@ def flat(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """What the call does; raises ``Unsplit`` for a function, or a way to call it, not known."""
+def read_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchCall:
+    """What the call does; raises ``NotSplittable`` for a function, or a way to call it, not known."""
     if func not in READERS:
-        raise Unsplit(func_name(func))
+        raise NotSplittable(function_name(func))
     try:
         return READERS[func](*args, **kwargs)
     except TypeError as error:
-        raise Unsplit(f"{func_name(func)} with unusual arguments") from error
+        raise NotSplittable(f"{function_name(func)} with unusual arguments") from error
 
 
-def func_name(func: Callable[..., Any]) -> str:
+def function_name(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", str(func))
 
 
-def unsupported(unit: str, use: str) -> UnitError:
+def unsupported_unit(unit: str, use: str) -> UnitError:
     return UnitError(
         unit,
         f"is used by {use}, {CANNOT}",

@@ -20,9 +20,9 @@ from capture.gradients.factors import Factor, Factors
 from capture.gradients.tape import CANNOT, Tape
 
 Fallback = Literal["none", "vmap"]
-PIECE_BYTES = 256 * 2**20
+CHUNK_BYTES = 256 * 2**20
 """Dense gradients that are computed at a time."""
-IN_A_CONFIGURATION = "Leave it out with capture.units, or set capture.fallback=vmap"
+CONFIG_REMEDY = "Leave it out with capture.units, or set capture.fallback=vmap"
 
 
 def factors_by_vmap(
@@ -35,7 +35,7 @@ def factors_by_vmap(
     """
     held_bytes = sum(4 * parameter.numel() for parameter in units.values())
     axes = (None, *(0 for _ in batch))
-    each = vmap(grad(loss_of), in_dims=axes, chunk_size=max(1, PIECE_BYTES // held_bytes))
+    each = vmap(grad(loss_of), in_dims=axes, chunk_size=max(1, CHUNK_BYTES // held_bytes))
     values = {name: parameter.detach() for name, parameter in units.items()}
     try:
         with torch.no_grad():
@@ -75,8 +75,8 @@ def unsplit_units(
     return {name: unsplit[name] for name in units if name in unsplit}
 
 
-def refusal(
-    model: nn.Module, unsplit: Mapping[str, str], remedy: str = IN_A_CONFIGURATION
+def unsplit_error(
+    model: nn.Module, unsplit: Mapping[str, str], remedy: str = CONFIG_REMEDY
 ) -> UnitError:
     """What to tell of units that cannot be captured: module, share of the parameters, way out."""
     name, use = next(iter(unsplit.items()))

@@ -19,12 +19,12 @@ BUILT_IN = (
 )
 
 
-def foreign_errors() -> tuple[type[Exception], ...]:
+def library_errors() -> tuple[type[Exception], ...]:
     """What the libraries raise for settings or files that they cannot use."""
     return (*BUILT_IN, import_module("huggingface_hub.errors").StrictDataclassError)
 
 
-def library(where: str) -> Any:
+def load_transformers(where: str) -> Any:
     """The package; raises ``ConfigError`` where it is not installed."""
     try:
         import transformers  # pyright: ignore[reportMissingImports]
@@ -34,7 +34,7 @@ def library(where: str) -> Any:
     return transformers
 
 
-def source(where: str, path: str) -> dict[str, Any]:
+def pretrained_arguments(where: str, path: str) -> dict[str, Any]:
     """Arguments for the library's readers: a folder, or else an id on the hub."""
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -44,7 +44,7 @@ def source(where: str, path: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": path}
 
 
-def unreadable(where: str, path: str, error: Exception) -> ConfigError:
+def unreadable_error(where: str, path: str, error: Exception) -> ConfigError:
     problem = f"got {path!r}, which cannot be read: {first_line(error)}"
     return ConfigError(where, problem, "Give a folder, or a hub's id and a network")
 
@@ -57,7 +57,7 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Within: what the libraries have to say stays unsaid; their errors are ours to tell."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

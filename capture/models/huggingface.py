@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 from capture.errors import ConfigError
 from capture.models.dropout import Masks
-from capture.models.hub import first_line, foreign_errors, library, quiet, source, unreadable
+from capture.models.hub import (
+    first_line,
+    library_errors,
+    load_transformers,
+    pretrained_arguments,
+    silence_libraries,
+    unreadable_error,
+)
 
 NOT_SETTINGS = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "auto_map"),
@@ -97,11 +104,11 @@ def is_dropout(name: str) -> bool:
     return "drop" in name
 
 
-def described(config: HFConfig) -> HFConfig:
+def resolve_config(config: HFConfig) -> HFConfig:
     """With family and all settings as the path has them, if there is one; given settings win."""
     if config.path is None:
         return config
-    found = read_description(config.path)
+    found = read_library_config(config.path)
     if config.family not in (None, found.model_type):
         problem = f"got {config.family}, but {config.path} holds a {found.model_type}"
         raise ConfigError("model.hf.family", problem, "Leave it out")
@@ -115,14 +122,16 @@ def described(config: HFConfig) -> HFConfig:
     return replace(config, family=found.model_type, settings=settings)
 
 
-def read_description(path: str) -> Any:
+def read_library_config(path: str) -> Any:
     """The library's configuration object of a folder or a hub's id."""
-    place = source(f"{KEY}.path", path)
+    place = pretrained_arguments(f"{KEY}.path", path)
     try:
-        with quiet():
-            return library(KEY).AutoConfig.from_pretrained(**place, trust_remote_code=False)
-    except foreign_errors() as error:
-        raise unreadable(f"{KEY}.path", path, error) from error
+        with silence_libraries():
+            return load_transformers(KEY).AutoConfig.from_pretrained(
+                **place, trust_remote_code=False
+            )
+    except library_errors() as error:
+        raise unreadable_error(f"{KEY}.path", path, error) from error
 
 
 def known_settings(family: str) -> set[str]:
@@ -136,13 +145,13 @@ def known_settings(family: str) -> set[str]:
         problem = f"got {family!r}, must be one of the {len(families)} causal language models"
         problem += " of transformers, as gpt2, gpt_neox, llama"
         raise ConfigError("model.hf.family", problem, f"Perhaps {near[0]} is meant" if near else "")
-    plain = library(KEY).AutoConfig.for_model(family)
+    plain = load_transformers(KEY).AutoConfig.for_model(family)
     return {*plain.to_dict(), *plain.attribute_map} - NOT_SETTINGS
 
 
 def library_config(config: HFConfig, vocabulary: int) -> Any:
     """The library's configuration object; raises ``ConfigError`` for settings that it has not."""
-    library(KEY)
+    load_transformers(KEY)
     assert config.family is not None
     known = known_settings(config.family)
     for name in config.settings:
@@ -154,21 +163,21 @@ def library_config(config: HFConfig, vocabulary: int) -> Any:
     none = {name: None for name in SPECIAL_TOKENS if name in known}
     given: dict[str, Any] = {"vocab_size": vocabulary} | none | config.settings
     try:
-        made = library(KEY).AutoConfig.for_model(config.family, **given)
-    except foreign_errors() as error:
-        raise refused(config, error) from error
+        made = load_transformers(KEY).AutoConfig.for_model(config.family, **given)
+    except library_errors() as error:
+        raise settings_error(config, error) from error
     for name, value in made.to_dict().items():
         if is_dropout(name) and isinstance(value, int | float):
             setattr(made, name, 0.0)
     return made
 
 
-def refused(config: HFConfig, error: Exception) -> ConfigError:
+def settings_error(config: HFConfig, error: Exception) -> ConfigError:
     problem = f"make no model of the family {config.family}: {first_line(error)}"
     return ConfigError("model.hf.settings", problem, "See transformers' documentation of it")
 
 
-def build(
+def build_hf_model(
     config: HFConfig,
     *,
     vocabulary: int,
@@ -182,19 +191,19 @@ def build(
     too small for the vocabulary or the window.
     """
     made = library_config(config, vocabulary)
-    require_fit(made, vocabulary=vocabulary, window=window)
+    require_capacity(made, vocabulary=vocabulary, window=window)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(seed)
         try:
-            whole = library(KEY).AutoModelForCausalLM.from_config(
+            whole = load_transformers(KEY).AutoModelForCausalLM.from_config(
                 made, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
             )
-        except foreign_errors() as error:
-            raise refused(config, error) from error
+        except library_errors() as error:
+            raise settings_error(config, error) from error
     return HFModel(whole)
 
 
-def require_fit(made: Any, *, vocabulary: int, window: int) -> None:
+def require_capacity(made: Any, *, vocabulary: int, window: int) -> None:
     if made.vocab_size < vocabulary:
         problem = f"embeds {made.vocab_size:,} tokens, the corpus has {vocabulary:,}"
         remedy = "Set corpus.tokenizer to the tokenizer that the model was made for"
@@ -205,13 +214,13 @@ def require_fit(made: Any, *, vocabulary: int, window: int) -> None:
         raise ConfigError("corpus.window", problem, "Shorten the window")
 
 
-def bytes_of(config: HFConfig, *, vocabulary: int, window: int, most: int) -> int:
+def weight_bytes(config: HFConfig, *, vocabulary: int, window: int, most: int) -> int:
     """What the weights take, at least, found without making them; stops counting at ``most``."""
     made = library_config(config, vocabulary)
     layers = getattr(made, "num_hidden_layers", 1)
     if not isinstance(layers, int) or layers * LAYER_BYTES > most:
         return most + 1
-    model = build(config, vocabulary=vocabulary, window=window, seed=0, device="meta")
+    model = build_hf_model(config, vocabulary=vocabulary, window=window, seed=0, device="meta")
     return sum(4 * parameter.numel() for parameter in model.parameters())
 
 
@@ -222,10 +231,10 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
     """
     if config.path is None:
         return
-    place = source(f"{KEY}.path", config.path)
+    place = pretrained_arguments(f"{KEY}.path", config.path)
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            found, told = library(KEY).AutoModelForCausalLM.from_pretrained(
+        with torch.random.fork_rng(devices=[]), silence_libraries():
+            found, told = load_transformers(KEY).AutoModelForCausalLM.from_pretrained(
                 **place,
                 config=model.whole.config,
                 dtype=torch.float32,
@@ -234,8 +243,8 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are told, and refused below
             )
-    except foreign_errors() as error:
-        raise unreadable(f"{KEY}.path", config.path, error) from error
+    except library_errors() as error:
+        raise unreadable_error(f"{KEY}.path", config.path, error) from error
     if absent := sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])}):
         problem = f"{config.path} has no fitting {absent[0]}"
         problem += f" (nor {len(absent) - 1} others)" if len(absent) > 1 else ""
@@ -243,7 +252,7 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
     model.whole.load_state_dict(found.state_dict())
 
 
-def body(model: HFModel) -> str:
+def layers_pattern(model: HFModel) -> str:
     """A pattern for the parameters of the model's layers: all but what embeds and unembeds."""
     stacks = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     outer = [name for name in stacks if not any(name.startswith(f"{s}.") for s in stacks)]

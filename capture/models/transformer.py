@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from capture.errors import ConfigError, at_least
 from capture.models.dropout import Masks
-from capture.models.huggingface import HFConfig, HFModel, build
+from capture.models.huggingface import HFConfig, HFModel, build_hf_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def encode_positions(config: ModelConfig, window: int) -> Tensor:
     return out_TD
 
 
-def masked_per_datum(config: ModelConfig, window: int) -> int:
+def dropout_entries(config: ModelConfig, window: int) -> int:
     """How many entries dropout may silence in one datum's forward pass."""
     per_layer = config.heads * window * window + (2 * config.width + config.hidden) * window
     return config.width * window + config.layers * per_layer
@@ -167,25 +167,25 @@ def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int)
     """A model with the initial weights of this seed; torch's global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(config, vocabulary=vocabulary, window=window)
-    initialise(model, torch.Generator().manual_seed(seed))
+    initialise_weights(model, torch.Generator().manual_seed(seed))
     return model
 
 
 def build_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> AnyModel:
     """A model of either kind with the random weights of this seed."""
     if config.kind == "hf":
-        return build(config.hf, vocabulary=vocabulary, window=window, seed=seed)
+        return build_hf_model(config.hf, vocabulary=vocabulary, window=window, seed=seed)
     return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed)
 
 
-def called(config: ModelConfig) -> str:
+def model_label(config: ModelConfig) -> str:
     """What a sentence about the model begins with."""
     if config.kind == "hf":
         return f"A {config.hf.family}"
     return f"A model of {config.layers} layers"
 
 
-def in_words(config: ModelConfig) -> str:
+def describe_model(config: ModelConfig) -> str:
     """The model's kind and size, for people."""
     if config.kind == "hf":
         settings = ", ".join(f"{name} {value}" for name, value in config.hf.settings.items())
@@ -197,7 +197,7 @@ def in_words(config: ModelConfig) -> str:
     )
 
 
-def initialise(model: LanguageModel, generator: torch.Generator) -> None:
+def initialise_weights(model: LanguageModel, generator: torch.Generator) -> None:
     """Draw fresh weights: torch's defaults, but for the (un)embedding, which is uniform.
 
     Torch's own ``TransformerEncoder`` copies one initialised layer; here every layer is drawn anew.

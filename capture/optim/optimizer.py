@@ -53,17 +53,21 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= (found := getattr(self, name)) < 1:
-                raise refused(name, f"got {found}, must be at least 0 and below 1")
+                raise config_error(name, f"got {found}, must be at least 0 and below 1")
         if not 0 <= self.weight_decay < float("inf"):
-            raise refused("weight_decay", f"got {self.weight_decay}, must be at least 0 and finite")
+            raise config_error(
+                "weight_decay", f"got {self.weight_decay}, must be at least 0 and finite"
+            )
         if not 0 < self.epsilon < float("inf"):
-            raise refused("epsilon", f"got {self.epsilon}, must be above 0 and finite")
+            raise config_error("epsilon", f"got {self.epsilon}, must be above 0 and finite")
         if self.momentum and self.kind != "sgd":
             problem = f"got {self.momentum}, but the optimizer is {self.kind}"
-            raise refused("momentum", problem, "Momentum is SGD's; the like of it here is beta1")
+            raise config_error(
+                "momentum", problem, "Momentum is SGD's; the like of it here is beta1"
+            )
         if self.nesterov and not self.momentum:
             remedy = "Nesterov's is SGD with momentum: set training.optimizer.momentum too"
-            raise refused("nesterov", "got true without momentum", remedy)
+            raise config_error("nesterov", "got true without momentum", remedy)
 
     @property
     def plain(self) -> bool:
@@ -71,11 +75,11 @@ class OptimizerConfig:
         return self.kind == "sgd" and not self.momentum and not self.weight_decay
 
 
-def refused(name: str, problem: str, remedy: str = "") -> ConfigError:
+def config_error(name: str, problem: str, remedy: str = "") -> ConfigError:
     return ConfigError(f"training.optimizer.{name}", problem, remedy)
 
 
-def make(
+def make_optimizer(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig, learning_rate: float
 ) -> torch.optim.Optimizer:
     """Torch's own optimizer; its learning rate is set anew at every step.
@@ -98,7 +102,7 @@ def make(
     return kind(parameters, learning_rate, betas, config.epsilon, weight_decay=decay)
 
 
-def state_of(
+def optimizer_state(
     optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter], state: str
 ) -> Tensors:
     """Its own tensors of this name, by unit; nothing before its first step, or if it has none."""
@@ -107,7 +111,7 @@ def state_of(
 
 
 @dataclass(frozen=True)
-class Legacy:
+class InheritedTerms:
     """What a step moves the weights by, whatever its batch is; known before it is taken."""
 
     joining: Tensors
@@ -117,21 +121,23 @@ class Legacy:
 
 
 @torch.no_grad()
-def inherit(
+def inherited_terms(
     config: OptimizerConfig, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
-) -> Legacy:
+) -> InheritedTerms:
     """Copies what the coming step inherits, from weights and first moments as they stand now."""
-    memory, decay = memory_of(config), config.weight_decay
+    memory, decay = first_moment_weight(config), config.weight_decay
     joining = {name: moment * memory for name, moment in moments.items()} if memory else {}
     if not decay:
-        return Legacy(joining, {})
+        return InheritedTerms(joining, {})
     decayed = {name: weight * decay for name, weight in weights.items()}
     if config.kind == "adamw":
-        return Legacy(joining, decayed)
-    return Legacy({name: own.add_(joining.get(name, 0)) for name, own in decayed.items()}, {})
+        return InheritedTerms(joining, decayed)
+    return InheritedTerms(
+        {name: own.add_(joining.get(name, 0)) for name, own in decayed.items()}, {}
+    )
 
 
-def memory_of(config: OptimizerConfig) -> float:
+def first_moment_weight(config: OptimizerConfig) -> float:
     """The weight of the first moment beside that of the new gradient, which counts as 1."""
     if config.kind == "sgd":
         return config.momentum**2 / (1 + config.momentum) if config.nesterov else config.momentum
@@ -139,7 +145,7 @@ def memory_of(config: OptimizerConfig) -> float:
 
 
 @dataclass(frozen=True)
-class Split:
+class UpdateParts:
     """An update as scale · preconditioner ⊙ Σ_i g_i + carry."""
 
     scale: float
@@ -151,17 +157,17 @@ class Split:
 
 
 @torch.no_grad()
-def split(
+def split_update(
     config: OptimizerConfig,
-    legacy: Legacy,
+    legacy: InheritedTerms,
     squares: Mapping[str, Tensor],
     *,
     learning_rate: float,
     clip: float,
     step: int,
-) -> Split:
+) -> UpdateParts:
     """The update ``step`` (from 0) taken apart; ``squares``: Adam's second moments after it."""
-    rate = -learning_rate * fresh_weight(config, step)
+    rate = -learning_rate * gradient_weight(config, step)
     preconditioner = None
     if config.kind != "sgd":
         correction = (1 - config.beta2 ** (step + 1)) ** 0.5
@@ -174,10 +180,10 @@ def split(
     for name, own in legacy.shrinking.items():
         shrinking = own * -learning_rate
         carry[name] = carry[name].add_(shrinking) if name in carry else shrinking
-    return Split(rate * clip, preconditioner, carry or None)
+    return UpdateParts(rate * clip, preconditioner, carry or None)
 
 
-def fresh_weight(config: OptimizerConfig, step: int) -> float:
+def gradient_weight(config: OptimizerConfig, step: int) -> float:
     """How much of the new gradient an update takes, before learning rate and preconditioner."""
     if config.kind == "sgd":
         return 1 + config.momentum if config.nesterov else 1.0
@@ -206,7 +212,7 @@ def restore(
 ) -> None:
     """Have it remember what it did after ``step`` updates; raises ``ShardError`` if that is another
     optimizer's. It forgets what it remembered before."""
-    wanted = remembered_by(parameters, kept, config=config, step=step, where=where)
+    wanted = expected_state(parameters, kept, config=config, step=step, where=where)
     optimizer.state.clear()
     for key, parameter in wanted.items():
         own = optimizer.state[parameter]
@@ -215,7 +221,7 @@ def restore(
             own["step"] = torch.tensor(float(step))
 
 
-def remembered_by(
+def expected_state(
     parameters: Mapping[str, Tensor],
     kept: Mapping[str, Tensor],
     *,
@@ -225,7 +231,7 @@ def remembered_by(
 ) -> Tensors:
     """``state/parameter`` → the parameter, of all that is remembered after ``step`` updates; raises
     ``ShardError`` if ``kept`` is not just that."""
-    states = states_of(config) if step else ()
+    states = state_names(config) if step else ()
     wanted = {f"{state}/{name}": p for state in states for name, p in parameters.items()}
     for key in sorted(wanted.keys() | kept.keys()):
         if key not in wanted:
@@ -237,14 +243,14 @@ def remembered_by(
     return wanted
 
 
-def states_of(config: OptimizerConfig) -> tuple[str, ...]:
+def state_names(config: OptimizerConfig) -> tuple[str, ...]:
     """What torch calls the tensors that it remembers for each parameter."""
     if config.kind == "sgd":
         return ("momentum_buffer",) if config.momentum else ()
     return ("exp_avg", "exp_avg_sq")
 
 
-def in_words(config: OptimizerConfig) -> str:
+def describe_optimizer(config: OptimizerConfig) -> str:
     """Such as "Nesterov momentum 0.9, weight decay 0.01"."""
     words = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.kind]
     if config.momentum:

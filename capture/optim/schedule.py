@@ -27,14 +27,14 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:
-            raise refused("every_steps", f"got {self.every_steps}, must be at least 1")
+            raise config_error("every_steps", f"got {self.every_steps}, must be at least 1")
         if self.warmup_steps < 0:
-            raise refused("warmup_steps", f"got {self.warmup_steps}, must be at least 0")
+            raise config_error("warmup_steps", f"got {self.warmup_steps}, must be at least 0")
         if not 0 <= self.least <= 1:
-            raise refused("least", f"got {self.least}, must be between 0 and 1")
+            raise config_error("least", f"got {self.least}, must be between 0 and 1")
 
 
-def refused(name: str, problem: str) -> ConfigError:
+def config_error(name: str, problem: str) -> ConfigError:
     return ConfigError(f"training.schedule.{name}", problem)
 
 
@@ -42,10 +42,12 @@ def require_fit(config: ScheduleConfig, num_steps: int) -> None:
     """Raises ``ConfigError`` for a warm-up that the run does not reach the end of."""
     if config.warmup_steps >= max(1, num_steps):
         problem = f"got {config.warmup_steps}, must be below {num_steps}, the steps of the run"
-        raise refused("warmup_steps", problem)
+        raise config_error("warmup_steps", problem)
 
 
-def factor(config: ScheduleConfig, decay: float, *, step: int, epoch: int, num_steps: int) -> float:
+def learning_rate_factor(
+    config: ScheduleConfig, decay: float, *, step: int, epoch: int, num_steps: int
+) -> float:
     """What the learning rate of ``step`` (from 0) is multiplied by, in a run of ``num_steps``."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.kind == "cosine":
@@ -56,7 +58,7 @@ def factor(config: ScheduleConfig, decay: float, *, step: int, epoch: int, num_s
     return warm * decay ** periods[config.kind]
 
 
-def in_words(config: ScheduleConfig, decay: float) -> str:
+def describe_schedule(config: ScheduleConfig, decay: float) -> str:
     """Such as "× 0.95 an epoch", to follow a learning rate."""
     words = {
         "epoch": f"× {decay:g} an epoch",

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 from deepspeed_runs import (
-    FEW,
-    MANY,
+    FEW_CASES,
+    MANY_CASES,
     capture_few,
     capture_many,
     capture_tied,
-    forget_last,
-    go_on,
+    delete_segment,
     ignore,
     plain_config,
+    resume_on_other_engine,
     tied_config,
 )
 from same_runs import read_all, same_rounded_run, same_run
@@ -59,7 +59,7 @@ def same_as_plain(cases: list[str], folder: Path) -> None:
 @needs_deepspeed
 def test_deepspeed_leaves_the_run_of_the_plain_engine(tmp_path: Path):
     on_workers(2, capture_few, tmp_path)
-    same_as_plain(FEW, tmp_path)
+    same_as_plain(FEW_CASES, tmp_path)
     errors = read_all(str(tmp_path / "sgd-1"), "steps")["audit_error"]
     assert errors.between(1e-9, 1e-6).all()
 
@@ -69,7 +69,7 @@ def test_deepspeed_leaves_the_run_of_the_plain_engine(tmp_path: Path):
 @pytest.mark.timeout(600)
 def test_every_stage_and_optimizer_leaves_it_too(tmp_path: Path):
     on_workers(2, capture_many, tmp_path)
-    same_as_plain(MANY, tmp_path)
+    same_as_plain(MANY_CASES, tmp_path)
 
 
 @needs_deepspeed
@@ -79,8 +79,8 @@ def test_either_engine_goes_on_where_the_other_stopped(tmp_path: Path):
     for way, name in (("adamw", "taken-over"), ("nesterov", "taken-back")):
         make_run(plain_config(tmp_path, way))
         make_run(plain_config(tmp_path, way, name))
-        forget_last(Store(str(tmp_path / name)))
-    on_workers(2, go_on, tmp_path)
+        delete_segment(Store(str(tmp_path / name)))
+    on_workers(2, resume_on_other_engine, tmp_path)
     make_run(plain_config(tmp_path, "adamw", "left"), resume=True)
     for way, name in (("adamw", "taken-over"), ("nesterov", "taken-back"), ("adamw", "left")):
         same_run(str(tmp_path / way), str(tmp_path / name), size=2)

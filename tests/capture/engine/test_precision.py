@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.device import deterministic
-from capture.engine.audit import of_gradients, shortfalls
+from capture.engine.audit import discrepancies, gradient_discrepancy
 from capture.engine.engine import Engine, Step
-from capture.gradients.dense import mapped, sum_shifts, write_shifts
+from capture.gradients.dense import map_factors, sum_shifts, write_shifts
 from capture.gradients.factors import Factors, choose_units
 from capture.gradients.layout import Layout
-from capture.gradients.memo import identity
+from capture.gradients.memo import tensor_key
 from capture.gradients.tape import Tape
 from capture.models.dropout import draw_masks
-from capture.models.transformer import masked_per_datum
+from capture.models.transformer import dropout_entries
 from capture.optim.config import TrainingConfig
 from capture.optim.optimizer import OptimizerConfig
 from capture.optim.update import BFLOAT16_ROUNDING
@@ -65,7 +65,7 @@ def unexplained(engine: Engine, step: Step, before_P: Tensor, after_P: Tensor) -
     layout = Layout.of(engine.units)
     recorded = step.last.factors if step.last else step.factors
     total_P = sum_shifts(recorded, layout, step.scale, step.preconditioner)
-    found = shortfalls(step, layout, total_P, before_P, after_P, engine.config)
+    found = discrepancies(step, layout, total_P, before_P, after_P, engine.config)
     return max(each.unexplained for each in found)
 
 
@@ -131,15 +131,15 @@ def test_several_uses_are_rounded_each_and_in_their_sums():
     with Tape(units) as tape, torch.autocast("cpu", torch.bfloat16):
         out_NTO = model(x_NTI)
     (out_NTO.float().sin().mean()).backward()
-    factors = mapped(tape.factors(), Tensor.float)
+    factors = map_factors(tape.factors(), Tensor.float)
     wanted_P = layout.flatten({name: p.grad for name, p in units.items() if p.grad is not None})
     found_P = sum_shifts(factors, layout, 1.0)
-    shortfall = of_gradients(found_P, wanted_P, factors, 1.0, layout, config)
+    shortfall = gradient_discrepancy(found_P, wanted_P, factors, 1.0, layout, config)
     assert shortfall.error > BFLOAT16_ROUNDING
     assert shortfall.unexplained < 1e-6
     lost = without(factors, 2)
     found_P = sum_shifts(lost, layout, 1.0)
-    assert of_gradients(found_P, wanted_P, lost, 1.0, layout, config).unexplained > 1e-2
+    assert gradient_discrepancy(found_P, wanted_P, lost, 1.0, layout, config).unexplained > 1e-2
 
 
 @pytest.mark.parametrize("how", ["read twice", "changed in between", "made for inference"])
@@ -158,7 +158,7 @@ def test_what_is_read_again_is_rounded_again_only_if_it_has_changed(how):
     out_NTO.float().sin().sum().backward()
     factors = tape.factors()
     first, second = (factors[name][0].sides[1] for name in units)
-    assert (identity(first) == identity(second)) == (how != "changed in between")
+    assert (tensor_key(first) == tensor_key(second)) == (how != "changed in between")
     wanted_P = Layout.of(units).flatten({n: p.grad for n, p in units.items() if p.grad is not None})
     found_P = sum_shifts(factors, Layout.of(units), 1.0)
     assert (found_P - wanted_P).norm() < 2**-7 * wanted_P.norm()
@@ -170,7 +170,7 @@ def test_a_datum_s_gradient_is_that_of_its_own_backward_pass():
     _, factors, _ = engine.gradients(token_NT, target_NT, 0)
     for slot in range(6):
         engine.optimizer.zero_grad()
-        engine.gradients_of(token_NT, target_NT, range(slot, slot + 1), 0)
+        engine.micro_batch_gradients(token_NT, target_NT, range(slot, slot + 1), 0)
         wanted_P = layout.flatten(
             {n: p.grad for n, p in engine.units.items() if p.grad is not None}
         )
@@ -189,7 +189,7 @@ def test_watching_changes_no_weight_by_a_bit():
     for number in range(3):
         take(engine, number)
         token_NT, target_NT = random_batch(6, seed=number)
-        entries, device = masked_per_datum(TINY, 7), torch.device("cpu")
+        entries, device = dropout_entries(TINY, 7), torch.device("cpu")
         masks = draw_masks(
             range(6), entries=entries, dropout=0.2, seed=5, step=number, device=device
         )

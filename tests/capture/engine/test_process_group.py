@@ -15,12 +15,12 @@ from tiny import contents, make_run, tiny_config
 from analysis.run.run import Run, open_run
 from capture.config.reading import make_config
 from capture.errors import ConfigError, RunError
-from capture.process_group import ALONE, Alone, Group
+from capture.process_group import SINGLE_PROCESS, Group, SingleProcess
 from capture.store import lease
 from capture.store.store import Store
 
 
-class Numbered(Alone):
+class Numbered(SingleProcess):
     """One of several workers, for what needs none of the others."""
 
     def __init__(self, rank: int, size: int) -> None:
@@ -50,11 +50,11 @@ def test_operations_over_three_workers_give_every_one_the_same(tmp_path: Path):
 
 def test_a_single_process_sends_and_changes_nothing():
     x = torch.tensor([1.0, 2.0])
-    ALONE.sum_([x])
+    SINGLE_PROCESS.all_reduce([x])
     assert x.tolist() == [1, 2]
-    assert [row.tolist() for row in ALONE.join(x)] == [[1, 2]]
-    assert ALONE.gather({"a": 1}) == [{"a": 1}]
-    assert ALONE.apart() is ALONE
+    assert [row.tolist() for row in SINGLE_PROCESS.all_gather(x)] == [[1, 2]]
+    assert SINGLE_PROCESS.all_gather_object({"a": 1}) == [{"a": 1}]
+    assert SINGLE_PROCESS.for_other_thread() is SINGLE_PROCESS
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -124,13 +124,13 @@ def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
 
 def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
     store = Store(str(tmp_path))
-    with lease.held(store, lambda event: None, "g.1") as first:
+    with lease.hold_lease(store, lambda event: None, "g.1") as first:
         with pytest.raises(RunError, match="is being captured"):
-            lease.left_behind(store, "other.1")
+            lease.stale_lease(store, "other.1")
         with pytest.raises(RunError, match="is being captured"):
-            lease.left_behind(store)
+            lease.stale_lease(store)
         taken: list[lease.TakenOver] = []
-        with lease.held(store, taken.append, "g.2") as second:
+        with lease.hold_lease(store, taken.append, "g.2") as second:
             second.require()
             with pytest.raises(RunError, match="was taken over"):
                 first.require()
@@ -139,12 +139,12 @@ def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
 
 def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
     store = Store(str(tmp_path))
-    store.put(lease.KEY, lease.encode(lease.of_this_process("g.2")))
-    lease.withdraw(store, "other")
+    store.put(lease.KEY, lease.encode(lease.new_lease("g.2")))
+    lease.remove_group_lease(store, "other")
     assert store.exists(lease.KEY)
-    lease.withdraw(store, "g")
+    lease.remove_group_lease(store, "g")
     assert not store.exists(lease.KEY)
-    lease.withdraw(store, "g")
+    lease.remove_group_lease(store, "g")
 
 
 # --- what cannot be -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import Factors, choose_units
 from capture.gradients.layout import Layout
 from capture.gradients.tape import Tape
-from capture.gradients.vmap_fallback import refusal, unsplit_units
+from capture.gradients.vmap_fallback import unsplit_error, unsplit_units
 
 N, T, D, V = 3, 5, 4, 17
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -186,7 +186,7 @@ def test_what_cannot_be_split_is_named_with_its_module_and_its_share():
     unsplit = unsplit_units(model, units, torch.zeros(1, T, dtype=torch.int64))
     assert set(unsplit) == set(units) - {"0.weight"}
     total = V * D + 24 * (D + 8 + 2)
-    assert str(refusal(model, unsplit)) == (
+    assert str(unsplit_error(model, unsplit)) == (
         "1.weight_ih_l0: is used by gru, which capture cannot split per datum "
         f"(GRU 1, {24 * D / total:.1%} of the model; with 3 other such units "
         f"{24 * (D + 10) / total:.1%}). "

@@ -29,7 +29,7 @@ def attention() -> nn.Module:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_gradients_are_those_of_one_backward_pass_per_datum(monkeypatch):
-    monkeypatch.setattr("capture.gradients.vmap_fallback.PIECE_BYTES", 2000)
+    monkeypatch.setattr("capture.gradients.vmap_fallback.CHUNK_BYTES", 2000)
     model, x_NTD = attention(), torch.randn(N, T, D)
     weight_TD = torch.randn(T, D)
 

@@ -11,8 +11,8 @@ from tiny_hf import SETTINGS, hf_config, save_model, save_tokenizer
 from analysis.run.run import open_run
 from capture.config.reading import differences
 from capture.corpus.datums import load_corpus
-from capture.engine.build import build_engine, complete
-from capture.engine.step_plan import Plan
+from capture.engine.build import build_engine, complete_config
+from capture.engine.step_plan import StepPlan
 from capture.errors import ConfigError, ShardError
 from capture.training.loop import capture_run
 
@@ -41,8 +41,8 @@ pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
 )
 def test_a_mistake_is_one_line(tmp_path, override, text):
     def attempt() -> None:
-        config = complete(hf_config(tmp_path, "gpt2", override))
-        build_engine(Plan(config, load_corpus(config.corpus, batch=4)), frozenset({"outliers"}))
+        config = complete_config(hf_config(tmp_path, "gpt2", override))
+        build_engine(StepPlan(config, load_corpus(config.corpus, batch=4)), frozenset({"outliers"}))
 
     if text is None:
         attempt()
@@ -100,7 +100,7 @@ def test_a_vocabulary_that_the_model_cannot_embed_is_refused_with_both_numbers(t
 def test_without_the_library_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"Run: pip install 'ontogeny\[hf\]'"):
-        complete(hf_config(tmp_path, "gpt2"))
+        complete_config(hf_config(tmp_path, "gpt2"))
 
 
 def test_a_tokenizer_s_text_is_readable_and_its_tokens_are_named(tmp_path):

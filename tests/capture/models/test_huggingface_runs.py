@@ -10,9 +10,9 @@ from analysis.neurons.tokens import parameters_of
 from analysis.run.run import open_run
 from analysis.run.tallies import tally_units
 from capture.corpus.datums import load_corpus
-from capture.engine.build import build_engine, complete
-from capture.engine.observer import on_device
-from capture.engine.step_plan import Plan
+from capture.engine.build import build_engine, complete_config
+from capture.engine.observer import to_device
+from capture.engine.step_plan import StepPlan
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
 from capture.format.factor_tables import lay_out
@@ -71,7 +71,7 @@ TWICE, HALF = "training.accumulate=2", "training.precision=bfloat16"
 def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, settings):
     """A layer's four inputs (queries, keys and values have one, gate and up one) and seven δ."""
     plan = plan_of(hf_config(tmp_path, "llama", "capture.units=['*_proj.weight']", *settings))
-    token_NT, target_NT = on_device(plan.corpus.train, torch.device("cpu"))
+    token_NT, target_NT = to_device(plan.corpus.train, torch.device("cpu"))
     engine = build_engine(plan, ["factors"])
     _, factors, _ = engine.gradients(token_NT[:4], target_NT[:4], 0)
     layout, _ = lay_out(factors, "float32")
@@ -81,7 +81,7 @@ def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, sett
 def test_a_datum_s_gradient_does_not_depend_on_its_batch(tmp_path, family):
     """Law 3, where the library's own dropout would break it: it is off."""
     plan = plan_of(hf_config(tmp_path, family))
-    token_NT, target_NT = on_device(plan.corpus.train, torch.device("cpu"))
+    token_NT, target_NT = to_device(plan.corpus.train, torch.device("cpu"))
     orders = ([0, 1, 2, 3], [5, 3, 0, 9])
     found = []
     for order in orders:
@@ -94,7 +94,7 @@ def test_a_datum_s_gradient_does_not_depend_on_its_batch(tmp_path, family):
 
 
 def test_weights_follow_from_the_seed_and_leave_torch_s_generator_alone(tmp_path, family):
-    config = complete(hf_config(tmp_path, family)).model
+    config = complete_config(hf_config(tmp_path, family)).model
     before = torch.get_rng_state()
     one, same, other = (
         build_model(config, vocabulary=20, window=8, seed=seed).state_dict() for seed in (1, 1, 2)
@@ -129,7 +129,7 @@ def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
         ["info"],
         ["attribute"],
         ["attribute", "--level", "row"],
-        ["attribute", "--evidence", "mass-use"],
+        ["attribute", "--evidence", "geometric-mean"],
         ["behaviour", "--target", "."],
         ["attribute"],
         ["report"],
@@ -164,6 +164,6 @@ def test_a_neuron_s_outlying_weights_are_those_of_its_input(tmp_path):
         run.neuron(5, datum, unit, 8)
 
 
-def plan_of(config) -> Plan:
-    config = complete(config)
-    return Plan(config, load_corpus(config.corpus, batch=config.training.batch))
+def plan_of(config) -> StepPlan:
+    config = complete_config(config)
+    return StepPlan(config, load_corpus(config.corpus, batch=config.training.batch))

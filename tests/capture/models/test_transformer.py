@@ -12,9 +12,9 @@ from capture.models.dropout import Masks, draw_masks
 from capture.models.transformer import (
     LanguageModel,
     ModelConfig,
+    dropout_entries,
     encode_positions,
     fresh_model,
-    masked_per_datum,
 )
 
 
@@ -118,7 +118,7 @@ def test_masks_keep_the_expected_share_and_its_scale():
 def test_a_forward_pass_takes_exactly_the_masks_that_were_drawn(window):
     masks = tiny_masks(TINY, range(3), window=window)
     tiny_model()(random_batch(3)[0][:, :window], masks)
-    assert masks.taken == masked_per_datum(TINY, window)
+    assert masks.taken == dropout_entries(TINY, window)
 
 
 @pytest.mark.parametrize(

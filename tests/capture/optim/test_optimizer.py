@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reference import random_batch, tiny_model
 from torch import Tensor, nn
 
-from capture.engine.audit import shortfalls
+from capture.engine.audit import discrepancies
 from capture.engine.engine import Engine, Step
 from capture.errors import ConfigError, ShardError
 from capture.gradients.dense import sum_shifts, write_shifts
@@ -21,15 +21,15 @@ from capture.gradients.layout import Layout
 from capture.optim.config import TrainingConfig
 from capture.optim.optimizer import (
     OptimizerConfig,
-    Split,
-    in_words,
-    inherit,
-    make,
+    UpdateParts,
+    describe_optimizer,
+    inherited_terms,
+    make_optimizer,
+    optimizer_state,
     restore,
     snapshot,
-    split,
-    state_of,
-    states_of,
+    split_update,
+    state_names,
 )
 from capture.optim.schedule import ScheduleConfig
 from capture.optim.update import relative_error
@@ -89,7 +89,7 @@ def test_shifts_and_carry_are_the_applied_change(config, clip, accumulate, last_
         assert relative_error(found_P / metric_P, change_P / metric_P) < 1e-5 + stored
         recorded = step.last.factors if step.last else step.factors
         total_P = sum_shifts(recorded, layout, step.scale, step.preconditioner)
-        found = shortfalls(step, layout, total_P, before_P, after_P, engine.config)
+        found = discrepancies(step, layout, total_P, before_P, after_P, engine.config)
         assert all(each.unexplained < 1e-5 for each in found)
         assert any(each.error > 0 for each in found)
 
@@ -106,7 +106,7 @@ def test_an_entry_without_a_gradient_becomes_a_whole_update_under_adam():
         shift_NS *= step.preconditioner[name].flatten()
     total_P = shift_NP.sum(0)
     assert relative_error(total_P, after_P - before_P) > 1e-2
-    found = shortfalls(step, layout, total_P, before_P, after_P, engine.config)
+    found = discrepancies(step, layout, total_P, before_P, after_P, engine.config)
     assert max(each.unexplained for each in found) < 1e-6
 
 
@@ -172,15 +172,17 @@ def test_a_datum_s_shift_is_what_the_update_lacks_without_it(name, seed, steps):
     start_S = torch.randn(7, generator=generator, dtype=torch.float64)
     parameter = nn.Parameter(start_S.clone())
     units = {"w": parameter}
-    optimizer = make(units.values(), config, 0.1)
-    parts = Split(0.0, None, None)
+    optimizer = make_optimizer(units.values(), config, 0.1)
+    parts = UpdateParts(0.0, None, None)
     for number, grad_NS in enumerate(grad_tNS):
         parameter.grad = grad_NS.sum(0)
-        momentum = state_of(optimizer, units, states_of(config)[0]) if states_of(config) else {}
-        legacy = inherit(config, units, momentum)
+        momentum = (
+            optimizer_state(optimizer, units, state_names(config)[0]) if state_names(config) else {}
+        )
+        legacy = inherited_terms(config, units, momentum)
         optimizer.step()
-        squares = state_of(optimizer, units, "exp_avg_sq")
-        parts = split(config, legacy, squares, learning_rate=0.1, clip=1.0, step=number)
+        squares = optimizer_state(optimizer, units, "exp_avg_sq")
+        parts = split_update(config, legacy, squares, learning_rate=0.1, clip=1.0, step=number)
     sums = list(grad_tNS.sum(1))
     whole_S = moved(config, start_S, sums, sums[-1], 0.1)
     torch.testing.assert_close(parameter.detach(), whole_S, rtol=1e-9, atol=1e-12)
@@ -241,7 +243,7 @@ def test_checkpoints_hold_what_the_optimizer_remembers_and_no_more(config):
 )
 def test_what_another_optimizer_remembered_is_refused(change, text):
     config, parameters = KINDS["adam"], {"w": nn.Parameter(torch.ones(3))}
-    optimizer = make(parameters.values(), config, 0.1)
+    optimizer = make_optimizer(parameters.values(), config, 0.1)
     parameters["w"].grad = torch.ones(3)
     optimizer.step()
     kept = snapshot(optimizer, parameters)
@@ -277,7 +279,7 @@ def test_nonsense_is_explained(values, text):
 
 
 def test_an_optimizer_in_words():
-    assert [in_words(KINDS[name]) for name in ("sgd", "nesterov", "adamw")] == [
+    assert [describe_optimizer(KINDS[name]) for name in ("sgd", "nesterov", "adamw")] == [
         "SGD",
         "SGD with Nesterov momentum 0.9, weight decay 0.01",
         "AdamW (β₁ 0.9, β₂ 0.95), weight decay 0.1",
@@ -287,7 +289,7 @@ def test_an_optimizer_in_words():
 def test_a_nesterov_step_leaves_the_gradients_for_the_audit_to_read():
     weight = torch.nn.Parameter(torch.zeros(3))
     config = OptimizerConfig(momentum=0.9, nesterov=True)
-    made = make([weight], config, 0.1)
+    made = make_optimizer([weight], config, 0.1)
     assert made.defaults["foreach"] is False
     weight.grad = torch.ones(3)
     made.step()

@@ -11,7 +11,7 @@ from tiny import contents, make_run, read_outliers, tiny_config
 from analysis.run.run import open_run
 from capture.config.settings import Config
 from capture.errors import AuditError, ConfigError, RunError, ShardError
-from capture.format.checkpoint import encode, parted, read_checkpoint
+from capture.format.checkpoint import encode, read_checkpoint, split_checkpoint
 from capture.format.markers import File, Marker, read_segments, segment_key, write_marker
 from capture.maintenance.verify import verify
 from capture.optim import optimizer
@@ -109,7 +109,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path, way):
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-6)
 
 
-def test_tallied_mass_is_in_units_of_the_learning_rate_times_the_gradient(tmp_path):
+def test_update_norm_is_in_units_of_the_learning_rate_times_the_gradient(tmp_path):
     """The first step is the same but for what the optimizer makes of it."""
     few = ("training.epochs=1", "capture.tally.window_steps=1", "training.learning_rate=0.01")
     make_run(tiny_config(tmp_path, *few, name="sgd"))
@@ -163,8 +163,8 @@ def forget_what_was_remembered(monkeypatch) -> None:
 
 
 def take_another_formula(monkeypatch) -> None:
-    original = optimizer.memory_of
-    monkeypatch.setattr(optimizer, "memory_of", lambda config: original(config) * 0.999)
+    original = optimizer.first_moment_weight
+    monkeypatch.setattr(optimizer, "first_moment_weight", lambda config: original(config) * 0.999)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_checkpoint_without_the_optimizer_s_part_is_not_resumed(tmp_path):
 
 
 def optimizer_free(tensors: dict[str, torch.Tensor]) -> bytes:
-    return encode(parted(tensors)[0])
+    return encode(split_checkpoint(tensors)[0])
 
 
 def test_another_optimizer_is_another_configuration(tmp_path):

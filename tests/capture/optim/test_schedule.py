@@ -10,7 +10,7 @@ from tiny import make_run, tiny_config
 
 from capture.config.reading import make_config
 from capture.errors import ConfigError
-from capture.optim.schedule import ScheduleConfig, factor, in_words
+from capture.optim.schedule import ScheduleConfig, describe_schedule, learning_rate_factor
 
 KINDS = ("epoch", "constant", "step", "cosine")
 
@@ -18,7 +18,7 @@ KINDS = ("epoch", "constant", "step", "cosine")
 def factors(config: ScheduleConfig, *, decay: float = 0.5, num_steps: int = 12) -> list[float]:
     """Of a run of epochs of four steps."""
     return [
-        factor(config, decay, step=step, epoch=step // 4, num_steps=num_steps)
+        learning_rate_factor(config, decay, step=step, epoch=step // 4, num_steps=num_steps)
         for step in range(num_steps)
     ]
 
@@ -39,7 +39,7 @@ def test_a_cosine_goes_from_the_whole_rate_to_the_least_at_the_end():
     found = factors(config)
     assert found[:3] == [0.5, 1.0, 1.0]
     assert found[7] == pytest.approx(0.55)  # half of the way from 2 to 12
-    ends = factor(config, 0.5, step=12, epoch=3, num_steps=12)
+    ends = learning_rate_factor(config, 0.5, step=12, epoch=3, num_steps=12)
     assert ends == pytest.approx(0.1)
     assert found[11] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 0.9)) / 2)
 
@@ -103,8 +103,10 @@ def test_a_configuration_from_before_schedules_means_what_it_meant():
 
 def test_a_schedule_in_words():
     config = ScheduleConfig(kind="cosine", least=0.1, warmup_steps=1000)
-    assert in_words(config, 0.5) == "down a cosine to 10% of it after 1,000 steps of warm-up"
-    assert [in_words(ScheduleConfig(kind=kind), 0.95) for kind in KINDS] == [
+    assert (
+        describe_schedule(config, 0.5) == "down a cosine to 10% of it after 1,000 steps of warm-up"
+    )
+    assert [describe_schedule(ScheduleConfig(kind=kind), 0.95) for kind in KINDS] == [
         "× 0.95 an epoch",
         "throughout",
         "× 0.95 every 1,000 steps",
