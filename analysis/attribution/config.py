@@ -1,7 +1,8 @@
 """What ``attribute`` is asked: about whom, from which evidence, against what, chosen how."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from analysis.attribution.outlier_notions import NOTIONS, Notion
 from analysis.attribution.outlier_weights import ROW_EVIDENCE, WEIGHTS, Weight
@@ -10,9 +11,24 @@ from analysis.measures.selection import METHODS, Method, SelectionConfig
 from capture.errors import ConfigError, at_least
 
 Evidence = Literal[
-    "window", "target", "input", "mass", "use", "mass-use", "input-mass", "input-use"
+    "window",
+    "target",
+    "input",
+    "update-norm",
+    "ablation-estimate",
+    "geometric-mean",
+    "input-update-norm",
+    "input-ablation-estimate",
 ]
 EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
+FORMER_EVIDENCE: dict[str, Evidence] = {
+    "mass": "update-norm",
+    "use": "ablation-estimate",
+    "mass-use": "geometric-mean",
+    "input-mass": "input-update-norm",
+    "input-use": "input-ablation-estimate",
+}
+"""Values of earlier versions → what they are called now."""
 Background = Literal["unit", "train"]
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 
@@ -25,11 +41,12 @@ class AttributionConfig:
     """What is asked about (``analysis.levels``). At the level of parameters, neurons take the
     tokens of their analysed parameters together, as in the study."""
     evidence: Evidence = "target"
-    """What speaks: outlier rows, of the token to be predicted at the row's position (target), of
-    the one that stands there (input), of all of the datum (window); or tallies of every position of
-    every neuron, by target or by input token: how far it moved the neuron (mass), how much the
-    neuron helped it (use), or √(mass · |use|): where it moved the neuron and mattered, either way
-    (mass-use)."""
+    """Where a token's weight comes from. Outlier rows count for the token to be predicted at the
+    row's position (target), for the token at that position (input), or for all tokens of the datum
+    (window). Tallies sum over every position of every neuron: the norm of the update that the
+    position contributed to the neuron (update-norm), the first-order estimate of the loss increase
+    if the neuron were ablated (ablation-estimate), or √(update norm · |ablation estimate|)
+    (geometric-mean). Tallies are by target token, those named input-… by input token."""
     weight: Weight = "count"
     """Rows count once, by |shift|, or by |shift · weight at the start of the segment|."""
     background: Background = "unit"
@@ -71,7 +88,7 @@ class AttributionConfig:
         plain = vars(cls())
         of_rows = ("weight", "outliers", "level", "first_step", "end_step")
         if tallies and all(changes.get(name, plain[name]) == plain[name] for name in of_rows):
-            best = replace(best, evidence="mass-use")
+            best = replace(best, evidence="geometric-mean")
         return replace(best, **changes)
 
     @property
@@ -81,7 +98,7 @@ class AttributionConfig:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                refuse(name, getattr(self, name), f"must be one of {', '.join(allowed)}")
+                self.refuse_choice(name, allowed)
         for name in ("windows", "max_parameters", "max_datums"):
             at_least(f"attribution.{name}", getattr(self, name), 1)
         if not 0 < self.keep <= 1:
@@ -91,6 +108,12 @@ class AttributionConfig:
             refuse("end_step", self.end_step, f"must be above the first step, {self.first_step}")
         if self.reads_tallies:
             self.check_tallies()
+
+    def refuse_choice(self, name: str, allowed: Sequence[str]) -> NoReturn:
+        found = getattr(self, name)
+        if name == "evidence" and found in FORMER_EVIDENCE:
+            refuse(name, found, f"which is now called {FORMER_EVIDENCE[found]}")
+        refuse(name, found, f"must be one of {', '.join(allowed)}")
 
     def check_tallies(self) -> None:
         """Tallies are of neurons, and know no single rows."""
@@ -111,5 +134,5 @@ CHOICES = {
 }
 
 
-def refuse(name: str, found: object, wanted: str, remedy: str = "") -> None:
+def refuse(name: str, found: object, wanted: str, remedy: str = "") -> NoReturn:
     raise ConfigError(f"attribution.{name}", f"got {found}, {wanted}", remedy)

@@ -1,10 +1,10 @@
 """Evidence from tallies: every position of every neuron, as ``Material`` and as ``Told``.
 
-Mass is evidence as it stands, and so is √(mass · |use|), of the windows' sums; it is no sum itself,
-so the windows of a token do not add up to its weight. Of use only what helps is: the weight of a
-token is its use over all windows of training where that is positive, and nothing where it is
-negative. Window by window the same holds: *strengthened* is what the windows of a token do add up
-to, *weakened* is the use below zero, and their difference is the weight.
+The weight of a token is its update norm summed over the windows of training, its ablation estimate
+summed over them, or √(update norm · |ablation estimate|) of the two sums. The last is not a sum, so
+its values in single windows do not add up to the weight. A negative ablation estimate (the neuron
+harms the token) counts as weight 0. In single windows, *strengthened* adds up the positive ablation
+estimates and *weakened* the negative ones; their difference is the estimate over all windows.
 
 How many independent observations are a neuron's tallies? Where a token's positions weigh alike,
 Kish's number of positions is (Σ w_v)² / Σ (w_v² / c_v) with c_v the positions of token v; a text
@@ -55,7 +55,7 @@ class Tallies:
     @property
     def signed(self) -> bool:
         """Whether there is evidence against a token, too."""
-        return self.config.evidence in ("use", "input-use")
+        return self.config.evidence in ("ablation-estimate", "input-ablation-estimate")
 
     @cached_property
     def windows(self) -> pd.DataFrame:
@@ -95,9 +95,9 @@ class Tallies:
 
     def weight_VI(self, tally: UnitTally) -> np.ndarray:
         """What a tally says, [V, I]."""
-        if self.config.evidence == "mass-use":
-            return np.sqrt(tally.mass_VI * np.abs(tally.use_VI))
-        return tally.use_VI if self.signed else tally.mass_VI
+        if self.config.evidence == "geometric-mean":
+            return np.sqrt(tally.update_norm_VI * np.abs(tally.ablation_estimate_VI))
+        return tally.ablation_estimate_VI if self.signed else tally.update_norm_VI
 
     @cached_property
     def whole(self) -> tuple[np.ndarray, np.ndarray]:

@@ -34,13 +34,13 @@ OUTLIER_EVIDENCE: dict[str, AttributionConfig] = {
     "target tokens by effect": AttributionConfig(evidence="target", weight="effect"),
 }
 TALLY_EVIDENCE: dict[str, AttributionConfig] = {
-    "input mass": AttributionConfig(evidence="input-update-norm"),
-    "input use": AttributionConfig(evidence="input-ablation-estimate"),
-    "update-norm": AttributionConfig(evidence="update-norm"),
-    "ablation-estimate": AttributionConfig(evidence="ablation-estimate"),
-    "√(mass · |use|)": AttributionConfig(evidence="geometric-mean"),
+    "input update norm": AttributionConfig(evidence="input-update-norm"),
+    "input ablation estimate": AttributionConfig(evidence="input-ablation-estimate"),
+    "update norm": AttributionConfig(evidence="update-norm"),
+    "ablation estimate": AttributionConfig(evidence="ablation-estimate"),
+    "geometric mean": AttributionConfig(evidence="geometric-mean"),
 }
-LAST_WINDOW = ("update-norm", "ablation-estimate", "√(mass · |use|)")
+LAST_WINDOW = ("update norm", "ablation estimate", "geometric mean")
 """Tallies that are also asked about the last window of training alone."""
 EVERY_TOKEN = SelectionConfig(
     min_count=1,

@@ -54,7 +54,7 @@ class NeuronsConfig:
     min_rows: int = 20
     """Neurons with fewer outlier rows are left out."""
     tokens_weight: float = 0.0
-    """Weight of token profiles (the tallies' mass by target) beside datums, 0 to 1."""
+    """Weight of token profiles (the tallies' update norm by target) beside datums, 0 to 1."""
     bootstraps: int = 20
     """Bootstrap samples of the datums."""
 
@@ -190,9 +190,9 @@ def matrices(
 
 
 def token_profiles(run: Run, neurons: pd.DataFrame) -> csr_array:
-    """How far each target token moved each neuron over all of training (mass), [G, V]."""
+    """How far each target token moved each neuron over all of training (update norm), [G, V]."""
     parts = [
-        read_tally(run, str(unit)).mass_VI[:, own["neuron"]].T
+        read_tally(run, str(unit)).update_norm_VI[:, own["neuron"]].T
         for unit, own in neurons.groupby("unit", sort=False)
     ]
     return csr_array(np.concatenate(parts).astype(np.float64))

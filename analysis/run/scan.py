@@ -20,7 +20,16 @@ from pyarrow import compute, parquet
 from capture.errors import ShardError
 from capture.format.markers import File
 from capture.gradients.layout import Layout
-from capture.shards.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
+from capture.shards.encoding import VERSION_KEY
+from capture.shards.schema import (
+    DATUMS,
+    EVALUATIONS,
+    OUTLIERS,
+    SCHEMA_VERSION,
+    STEPS,
+    VOCABULARY,
+    stored_name,
+)
 from capture.shards.verified_parquet import open_parquet
 from capture.store.store import Store
 
@@ -91,7 +100,9 @@ class Shard:
         with self.reading() as file:
             self.check_types(file.schema_arrow, needed, schema)
             groups = holding_groups(file, wanted)
-            table = self.sound(file.read_row_groups(groups, columns=needed))
+            stored = [stored_name(name, written_version(file.schema_arrow)) for name in needed]
+            table = self.sound(file.read_row_groups(groups, columns=stored)).select(stored)
+        table = table.rename_columns(needed)
         return table.filter(matches(table, wanted)).select(columns)
 
     def require_rows(self) -> int:
@@ -121,12 +132,13 @@ class Shard:
     ) -> None:
         """Raises ``ShardError`` unless each column is there, once, and of its type."""
         for name in columns:
-            place = found.get_field_index(name)
+            stored = stored_name(name, written_version(found))
+            place = found.get_field_index(stored)
             if place < 0:
-                raise ShardError(self.where, f"has no column {name}", REMEDY)
+                raise ShardError(self.where, f"has no column {stored}", REMEDY)
             kind = found.field(place).type
             if schema is not None and not alike(kind, schema.field(name).type):
-                problem = f"has its column {name} as {kind}, not {schema.field(name).type}"
+                problem = f"has its column {stored} as {kind}, not {schema.field(name).type}"
                 raise ShardError(self.where, problem, REMEDY)
 
     def sound(self, rows: Rows) -> Rows:
@@ -141,6 +153,12 @@ class Shard:
         if found != wanted:
             problem = f"holds {found:,} {what}, its marker says {wanted:,}"
             raise ShardError(self.where, problem, REMEDY)
+
+
+def written_version(found: pa.Schema) -> int:
+    """Return the schema version that a file's metadata gives, or the current one if it has none."""
+    version = (found.metadata or {}).get(VERSION_KEY, b"")
+    return int(version) if version.isdigit() and len(version) < 10 else SCHEMA_VERSION
 
 
 def alike(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -1,7 +1,7 @@
-"""Read a run's tallies: how much every token moved and used every neuron, window by window.
+"""Read a run's tallies: update norm and ablation estimate by token, neuron and window of training.
 
-What mass and use are stands in ``capture.shifts.tallies``. A question about one neuron or one
-token reads that neuron's columns or that token's row groups only.
+``capture.shifts.tallies`` defines both quantities. A query for one neuron reads only that neuron's
+columns, a query for one token only the row groups that hold the token.
 
 Shapes: V token of the vocabulary, I neuron of the unit.
 """
@@ -17,26 +17,33 @@ from analysis.run.names import nearest, token_id
 from analysis.run.run import Run
 from analysis.run.scan import REMEDY, Shard, Wanted
 from capture.errors import ConfigError, RunError, ShardError, UnitError
-from capture.format.tally_tables import key_of, table_of
+from capture.format.tally_tables import key_of, parse_key
 from capture.shards.schema import tally_schema
 from capture.shifts.tallies import BYS, By, tallied_units
+
+KINDS = ("update_norm", "ablation_estimate")
+"""Beginnings of the names of a neuron's columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnitTally:
-    """Tallies of one unit over some windows, by target or by input token."""
+    """Tallies of one unit summed over some windows, by target or by input token."""
 
     count_V: np.ndarray
-    """Positions of each token, int64."""
-    mass_VI: np.ndarray
-    """How far the neuron's weights were moved at these positions, in units of the weight."""
-    use_VI: np.ndarray
-    """First-order increase of their loss if the neuron were removed, summed, nats."""
+    """Number of positions of each token, int64."""
+    update_norm_VI: np.ndarray
+    """Σ norm of the updates of the neuron's weights at these positions, in units of the weight."""
+    ablation_estimate_VI: np.ndarray
+    """Σ first-order estimate of the loss increase there if the neuron were ablated, nats."""
 
 
 def tally_units(run: Run) -> dict[str, int]:
-    """The units with tallies and their number of neurons; raises ``RunError`` if none has."""
-    config = replace(run.config.capture.tally, enabled=True)  # replaying adds them whatever it says
+    """Return the units that have tallies, each with its number of neurons.
+
+    Raises ``RunError`` if the run has no tallies.
+    """
+    # A replay adds tallies to a run that was captured with them disabled.
+    config = replace(run.config.capture.tally, enabled=True)
     units = tallied_units(run.layout, config)
     if not units or not run.shards("tallies"):
         problem = "holds no tallies"
@@ -47,15 +54,15 @@ def tally_units(run: Run) -> dict[str, int]:
 
 
 def window_steps(run: Run) -> int:
-    """Steps per window of training."""
+    """Return the number of steps per window of training."""
     steps_per_epoch = run.num_steps // run.config.training.epochs
     return run.config.capture.tally.window_steps or steps_per_epoch
 
 
 def tally_windows(run: Run) -> pd.DataFrame:
-    """The windows whose tallies are committed: window, first_step, end_step.
+    """Return the windows whose tallies are committed: window, first_step, end_step.
 
-    Raises ``RunError`` where the run has none, ``ShardError`` for a file that is no window's.
+    Raises ``RunError`` if the run has no tallies, ``ShardError`` for a file of no valid window.
     """
     tally_units(run)
     size = window_steps(run)
@@ -66,8 +73,8 @@ def tally_windows(run: Run) -> pd.DataFrame:
 
 
 def window_of(run: Run, shard: Shard, size: int) -> int:
-    """Which window of ``size`` steps a table is of; raises ``ShardError`` if of none."""
-    table = table_of(shard.file.key)
+    """Return the window of ``size`` steps that a table belongs to, or raise ``ShardError``."""
+    table = parse_key(shard.file.key)
     if table is None or table[2] * size >= run.num_steps:
         raise ShardError(shard.where, "is named as tallies and is of no window", REMEDY)
     return table[2]
@@ -76,39 +83,41 @@ def window_of(run: Run, shard: Shard, size: int) -> int:
 def read_tally(
     run: Run, unit: str, by: By = "target", windows: Sequence[int] | None = None
 ) -> UnitTally:
-    """A unit's tallies, summed over windows (all by default).
+    """Return a unit's tallies, summed over the given windows (all by default).
 
-    Raises ``RunError`` where the run has none of these, ``UnitError`` for a unit without tallies,
-    ``ShardError`` for a table that is missing or not what tallies are.
+    Raises ``RunError`` if the run lacks them, ``UnitError`` for a unit without tallies, and
+    ``ShardError`` for a table that is missing or malformed.
     """
     width = require_unit(run, unit)
     count_V = np.zeros(run.num_tokens, np.int64)
-    mass_VI, use_VI = (np.zeros((run.num_tokens, width), np.float32) for _ in range(2))
-    names = [f"{kind}_{n}" for kind in ("mass", "use") for n in range(width)]
+    update_norm_VI = np.zeros((run.num_tokens, width), np.float32)
+    ablation_estimate_VI = np.zeros_like(update_norm_VI)
+    names = [f"{kind}_{n}" for kind in KINDS for n in range(width)]
     for _, shard in shards_of(run, unit, by, windows):
         table = rows_of(run, shard, width, ["token_id", "count", *names])
         token_R = table["token_id"].to_numpy()
         count_V[token_R] += table["count"].to_numpy()
         values_R2I = np.stack([table[name].to_numpy() for name in names], axis=1)
-        mass_VI[token_R] += values_R2I[:, :width]
-        use_VI[token_R] += values_R2I[:, width:]
-    return UnitTally(count_V, mass_VI, use_VI)
+        update_norm_VI[token_R] += values_R2I[:, :width]
+        ablation_estimate_VI[token_R] += values_R2I[:, width:]
+    return UnitTally(count_V, update_norm_VI, ablation_estimate_VI)
 
 
 def neuron_history(run: Run, unit: str, neuron: int, by: By = "target") -> pd.DataFrame:
-    """One neuron, every token and window: window, token_id, token, count, mass, use.
+    """Return one neuron's tallies, a row for each token and window.
 
-    Mass is in units of the weight, use in nats; both are sums over ``count`` positions. Raises
-    as ``read_tally`` does, and ``UnitError`` for a neuron out of range.
+    Columns: window, token_id, token, count (positions), update_norm (units of the weight) and
+    ablation_estimate (nats); the last two are sums over these positions. Raises what ``read_tally``
+    raises, and ``UnitError`` for a neuron out of range.
     """
     width = require_unit(run, unit)
     if not 0 <= neuron < width:
         raise UnitError(f"{unit} neuron {neuron}", f"does not exist: they are 0 to {width - 1}")
-    columns = ["token_id", "count", f"mass_{neuron}", f"use_{neuron}"]
+    columns = ["token_id", "count", *(f"{kind}_{neuron}" for kind in KINDS)]
     tables = []
     for window, shard in shards_of(run, unit, by, None):
         table = rows_of(run, shard, width, columns).to_pandas()
-        table.columns = ["token_id", "count", "mass", "use"]
+        table.columns = ["token_id", "count", *KINDS]
         table.insert(0, "window", np.int32(window))
         tables.append(table)
     found = pd.concat(tables, ignore_index=True)
@@ -117,16 +126,16 @@ def neuron_history(run: Run, unit: str, neuron: int, by: By = "target") -> pd.Da
 
 
 def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
-    """One token, every neuron and window: unit, neuron, window, count, mass, use.
+    """Return one token's tallies, a row for each neuron and window.
 
-    Units as in ``neuron_history``. Raises ``ConfigError`` for an unknown token, and as
-    ``read_tally`` does.
+    Columns: unit, neuron, window, count, update_norm, ablation_estimate, in the units of
+    ``neuron_history``. Raises ``ConfigError`` for an unknown token, and what ``read_tally`` raises.
     """
     wanted = {"token_id": [token_id(run.tokens, token)]}
     found = []
     for unit, width in tally_units(run).items():
-        kinds = {kind: [f"{kind}_{n}" for n in range(width)] for kind in ("mass", "use")}
-        columns = ["token_id", "count", *kinds["mass"], *kinds["use"]]
+        kinds = {kind: [f"{kind}_{n}" for n in range(width)] for kind in KINDS}
+        columns = ["token_id", "count", *(name for names in kinds.values() for name in names)]
         for window, shard in shards_of(run, unit, by, None):
             for row in rows_of(run, shard, width, columns, wanted).to_pylist():
                 values = {kind: [row[name] for name in names] for kind, names in kinds.items()}
@@ -139,7 +148,7 @@ def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
 
 
 def require_unit(run: Run, unit: str) -> int:
-    """The unit's number of neurons; raises ``UnitError`` if it has no tallies."""
+    """Return the unit's number of neurons; raise ``UnitError`` if it has no tallies."""
     units = tally_units(run)
     if unit not in units:
         raise UnitError(unit, "has no tallies", nearest(unit, list(units)))
@@ -149,8 +158,10 @@ def require_unit(run: Run, unit: str) -> int:
 def shards_of(
     run: Run, unit: str, by: By, windows: Sequence[int] | None
 ) -> list[tuple[int, Shard]]:
-    """Windows and a unit's tables of them; raises ``RunError`` for a window without any table,
-    ``ShardError`` where only this one is missing."""
+    """Return each window with the unit's table of it.
+
+    Raises ``RunError`` for a window without tallies, ``ShardError`` if only this table is missing.
+    """
     assert by in BYS, by
     committed = tally_windows(run)["window"].tolist()
     wanted = committed if windows is None else windows
@@ -169,8 +180,10 @@ def shards_of(
 def rows_of(
     run: Run, shard: Shard, width: int, columns: Sequence[str], wanted: Wanted | None = None
 ) -> pa.Table:
-    """The wanted rows of a table, ``token_id`` among the columns; raises ``ShardError`` unless
-    its tokens are the vocabulary's, ascending, each once."""
+    """Return the wanted rows of a table; ``columns`` must include ``token_id``.
+
+    Raises ``ShardError`` unless its token ids are of the vocabulary, ascending, without repeats.
+    """
     schema = tally_schema(width)
     table = shard.rows_of(pa.schema([schema.field(name) for name in columns]), wanted)
     token_R = table["token_id"].to_numpy()

@@ -95,7 +95,7 @@ def datum_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
 
 
 def window_bytes(work: Workload) -> float:
-    """Of a window's tallies in full: mass and use, by target and by input token."""
+    """Uncompressed bytes of a window's tallies: two a neuron and token, by target and input."""
     return 2.0 * 2.0 * FLOAT_BYTES * work.neurons * work.vocabulary
 
 

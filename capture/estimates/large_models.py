@@ -31,7 +31,7 @@ class Assumptions:
     packed: float = 0.69
     """What packing leaves of factors, as measured on the study's model."""
     tally_bytes: float = 1.2
-    """A mass or a use, packed, as measured on the study's run."""
+    """One packed value of a tally, as measured on the study's run."""
     windows: int = 10
     """Of training, each with tallies of its own."""
     gpu_flops: float = 4e14
@@ -42,7 +42,7 @@ ASSUMPTIONS = Assumptions()
 
 
 @dataclass(frozen=True)
-class Scale:
+class TrainingScale:
     """The training to estimate."""
 
     params: float
@@ -71,12 +71,12 @@ class Estimate:
     """Each GPU's share of writing it while training runs."""
 
 
-def training_seconds(scale: Scale, given: Assumptions = ASSUMPTIONS) -> float:
+def training_seconds(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> float:
     """6 operations a parameter and token (Kaplan et al. 2020, section 2.1)."""
     return 6 * scale.params * scale.tokens / (given.gpu_flops * scale.gpus)
 
 
-def scaled_costs(scale: Scale, given: Assumptions = ASSUMPTIONS) -> list[Estimate]:
+def estimate_records(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> list[Estimate]:
     """Each kind of record, the cheapest to the dearest as they are for large models."""
     layers = (scale.params / (12 * given.width_per_layer**2)) ** (1 / 3)
     width = given.width_per_layer * layers
@@ -94,6 +94,6 @@ def scaled_costs(scale: Scale, given: Assumptions = ASSUMPTIONS) -> list[Estimat
     return [Estimate(kind, size, size / seconds) for kind, size in sizes.items()]
 
 
-def dense_bytes_of(scale: Scale) -> float:
+def dense_bytes_of(scale: TrainingScale) -> float:
     """Every parameter's shift of every datum as float32: the study's own estimate."""
     return 4 * scale.params * scale.datums

@@ -5,7 +5,7 @@ folders are named so that pandas, DuckDB and Arrow read ``unit`` and ``by`` from
 
     pandas.read_parquet(
         "RUN/tallies",
-        columns=["token_id", "window", "use_96"],
+        columns=["token_id", "window", "ablation_estimate_96"],
         filters=[("unit", "==", "layers.2.linear2.weight"), ("by", "==", "target")],
     )
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from capture.shards import encoding as shards
 from capture.shards.schema import tally_schema
-from capture.shifts.tallies import BYS, By, Sums
+from capture.shifts.tallies import BYS, By, TallySums
 
 KEY = re.compile(r"tallies/unit=([^/]+)/by=(target|input)/window-(\d{4,9})\.parquet")
 TOKENS_PER_GROUP = 2048
@@ -32,7 +32,7 @@ def key_of(unit: str, by: By, window: int) -> str:
     return f"tallies/unit={unit}/by={by}/window-{window:04d}.parquet"
 
 
-def table_of(key: str) -> tuple[str, By, int] | None:
+def parse_key(key: str) -> tuple[str, By, int] | None:
     """Unit, kind of token and window of the table under a key; None for other keys."""
     if not (found := KEY.fullmatch(key)):
         return None
@@ -40,7 +40,7 @@ def table_of(key: str) -> tuple[str, By, int] | None:
     return (unit, by, window) if key_of(unit, by, window) == key else None
 
 
-def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:
+def encode_window(sums: TallySums, window: int) -> Iterator[tuple[str, int, memoryview]]:
     """Key, rows and bytes of every table of a window."""
     for by in BYS:
         for unit in sums.widths:
@@ -51,7 +51,7 @@ def encoded(sums: Sums, window: int) -> Iterator[tuple[str, int, memoryview]]:
             yield key_of(unit, by, window), rows.num_rows, data
 
 
-def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
+def tally_table(sums: TallySums, by: By, unit: str, window: int) -> pa.Table:
     """A row for every token that occurs in the window, in order.
 
     NumPy's work, not torch's: this is done beside training, and a second thread that computes with
@@ -60,20 +60,20 @@ def tally_table(sums: Sums, by: By, unit: str, window: int) -> pa.Table:
     """
     count_V = sums.count_V[by].numpy()
     token_R = count_V.nonzero()[0]
-    mass_RI, use_RI = (rounded(values.numpy()[token_R]) for values in sums.of(by, unit))
+    norm_RI, estimate_RI = (round_to_bits(values.numpy()[token_R]) for values in sums.of(by, unit))
     columns = [
         np.full(len(token_R), window),
         token_R,
         count_V[token_R],
-        *np.ascontiguousarray(mass_RI.T),
-        *np.ascontiguousarray(use_RI.T),
+        *np.ascontiguousarray(norm_RI.T),
+        *np.ascontiguousarray(estimate_RI.T),
     ]
     schema = tally_schema(sums.widths[unit])
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
+def round_to_bits(values: np.ndarray) -> np.ndarray:
     """To the nearest float32 of ``SIGNIFICANT_BITS`` bits, ties to even: a third of the bytes."""
     bits = values.view(np.uint32)
     dropped = 24 - SIGNIFICANT_BITS

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 OUTLIERS = pa.schema(
     [
@@ -73,12 +73,22 @@ def tally_schema(num_neurons: int) -> pa.Schema:
             pa.field("window", pa.int32()),  # of training, from 0; the same in all rows
             pa.field("token_id", pa.int32()),
             pa.field("count", pa.int64()),  # positions of the token in the window
-            # way that each neuron's weights were moved at these positions, in units of the weight
-            *(pa.field(f"mass_{n}", pa.float32()) for n in numbers),
-            # first-order increase of their loss, summed, if the neuron were removed, nats
-            *(pa.field(f"use_{n}", pa.float32()) for n in numbers),
+            # norms of the updates of each neuron's weights, summed, in units of the weight
+            *(pa.field(f"update_norm_{n}", pa.float32()) for n in numbers),
+            # first-order estimate of the loss increase if the neuron were set to 0, summed, nats
+            *(pa.field(f"ablation_estimate_{n}", pa.float32()) for n in numbers),
         ]
     )
+
+
+def stored_name(column: str, version: int) -> str:
+    """Return the name that a file of an earlier schema version has for a column.
+
+    Before version 2, tally columns were ``mass_N`` (update norm) and ``use_N`` (ablation estimate).
+    """
+    former = {"update_norm": "mass", "ablation_estimate": "use"} if version < 2 else {}
+    kind, _, number = column.rpartition("_")
+    return f"{former[kind]}_{number}" if kind in former else column
 
 
 def factor_schema(precisions: Mapping[str, str]) -> pa.Schema:

@@ -1,14 +1,14 @@
-"""From steps to segments: a buffer on the training thread, a writer beside it.
+"""Collect the steps of a segment on the training thread and write segments on a second thread.
 
-The training thread only appends arrays. When a segment is full it goes, with a copy of the weights,
-to the backlog, whose thread sorts, encodes and stores it, and writes the marker last. Factors, of
-which a segment has too many, go there by the table, a few megabytes at a time. Packing them is much
-work: where no core is free for it beside training, tables are packed on all cores at once while
-training waits. If the store is slower than training, what is closed piles up to
-``store.max_pending_bytes``; then training waits.
+The training thread only appends arrays. When a segment is full, it goes with a copy of the weights
+to the write queue. The queue's thread sorts, encodes and stores it, and writes the marker last.
+Factors of a whole segment would need too much memory, so they go to the queue table by table, a few
+megabytes at a time. Packing them is expensive: if no core is free for it beside training, training
+waits while all cores pack one table each. If the store is slower than training, closed segments
+accumulate up to ``store.max_pending_bytes``; then training waits.
 
-Of several workers each stores its own rows. The first one stores what a run has once, and the
-marker when all have told it what they stored.
+With several workers, each stores its own rows. The first worker also stores what a run has only
+once, and writes the marker when all workers have reported their files.
 """
 
 from collections.abc import Callable
@@ -21,21 +21,28 @@ import numpy as np
 from torch import Tensor
 
 from capture.engine.observer import Observation
-from capture.format.factor_parts import Part
+from capture.format.factor_parts import FactorPart
 from capture.format.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.gradients.layout import Layout
-from capture.process_group import ALONE, Group
-from capture.shifts.tallies import Sums
+from capture.process_group import SINGLE_PROCESS, Group
+from capture.shifts.tallies import TallySums
 from capture.store.store import Store
-from capture.training.segments import OpenSegment, Packed, packed, put_packed, put_rows, put_shared
-from capture.training.write_queue import Backlog, Waiting
+from capture.training.segments import (
+    OpenSegment,
+    Packed,
+    pack_part,
+    put_packed,
+    put_rows,
+    put_shared,
+)
+from capture.training.write_queue import WriteDelay, WriteQueue
 
-FAREWELL_SECONDS = 5.0
-"""For what is closed and not yet stored when a user stops the capture."""
+INTERRUPT_WAIT_SECONDS = 5.0
+"""When a user stops the capture: how long to wait for closed segments to be stored."""
 
 
 class Recorder:
-    """Writes a run's segments in order, behind the back of the training loop."""
+    """Write the segments of a run in order, on a second thread."""
 
     def __init__(
         self,
@@ -43,119 +50,128 @@ class Recorder:
         layout: Layout,
         done: list[Marker],
         *,
-        group: Group = ALONE,
-        packers: int = 0,
+        group: Group = SINGLE_PROCESS,
+        packing_threads: int = 0,
         may_commit: Callable[[], None] = lambda: None,
-        report: Callable[[Waiting], None] = lambda event: None,
+        report: Callable[[WriteDelay], None] = lambda event: None,
     ) -> None:
-        """``done``: the segments that are committed already.
+        """Start the writing thread.
 
-        ``may_commit`` is called before a segment is written, and again before its marker; it raises
-        if that may not be. ``group``: the workers that record the run together. ``packers``: tables
-        of factors that are packed at once while training waits; 0: one by one beside training.
+        ``done``: markers of the segments that are committed already, in order.
+        ``group``: the workers that record the run together.
+        ``packing_threads``: how many tables of factors are packed at once while training waits;
+        0: the writing thread packs them one by one while training continues.
+        ``may_commit``: called before a segment is written and again before its marker; raises if
+        this process may no longer write.
+        ``report``: called on the training thread while it waits for the store.
         """
-        self.packers = packers
-        self.parts: list[Part] = []
-        """Tables of factors of the open segment that wait for others to be packed with."""
+        self.packing_threads = packing_threads
+        self.parts: list[FactorPart] = []
+        """Full tables of factors of the open segment that are not packed yet."""
         self.group = group
-        self.writers = group.apart()
-        """The same, for the thread that writes."""
-        self.stored: dict[int, list[Share]] = {}
-        """By segment: what all workers have stored of those whose markers are not written yet."""
+        self.writers = group.for_other_thread()
+        """The same workers; a communicator of its own for the writing thread."""
+        self.stored: dict[int, list[WorkerFiles]] = {}
+        """Files of all workers by segment, for segments whose marker is not written yet."""
         self.store = store
         self.layout = layout
         self.segment = len(done)
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
-        """Outlier rows recorded so far, stored or about to be; other workers' taken as ours."""
+        """Outlier rows recorded so far, stored or queued, assuming that workers have equally many.
+        """
         self.may_commit = may_commit
         self.earlier_bytes = total_bytes(done)
-        self.backlog = Backlog(store.config, report)
+        self.queue = WriteQueue(store.config, report)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of committed segments."""
-        return self.earlier_bytes + self.backlog.stored_bytes
+        return self.earlier_bytes + self.queue.stored_bytes
 
     def add_step(self, observed: Observation, datum_N: np.ndarray) -> None:
-        """Record what a step did; ``datum_N`` maps slot to datum.
+        """Record a step; ``datum_N`` holds the datum of each slot.
 
-        Waits while too much is pending already, if that fills a table of factors.
+        If the step fills a table of factors, it waits while too many bytes are pending.
         """
         self.send(self.open.add_step(observed, datum_N))
         if observed.outliers:
             self.rows += len(observed.outliers.slot_M) * self.group.size
 
-    def send(self, parts: list[Part]) -> None:
-        """Have tables of factors of the open segment packed and written."""
+    def send(self, parts: list[FactorPart]) -> None:
+        """Take full tables of factors; pack them when there is one for each packing thread."""
         self.parts += parts
-        if len(self.parts) >= self.packers:
+        if len(self.parts) >= self.packing_threads:
             self.pack()
 
     def pack(self) -> None:
-        """Have all tables of factors written that are full, packed now if training waits for it."""
+        """Queue all full tables of factors, packed now or later on the writing thread."""
         parts, self.parts = self.parts, []
-        make = [partial(packed, self.segment, part, self.group.rank) for part in parts]
-        if not self.packers:
-            for part, pack in zip(parts, make, strict=True):
+        tasks = [partial(pack_part, self.segment, part, self.group.rank) for part in parts]
+        if not self.packing_threads:
+            for part, pack in zip(parts, tasks, strict=True):
                 self.write_later(part.num_bytes, pack)
         elif parts:
-            with ThreadPoolExecutor(self.packers) as pool:
-                tables = list(pool.map(lambda pack: pack(), make))
+            with ThreadPoolExecutor(self.packing_threads) as pool:
+                tables = list(pool.map(lambda pack: pack(), tasks))
             for table in tables:
-                self.write_later(len(table[1]), partial(given, table))
+                self.write_later(len(table[1]), partial(already_packed, table))
 
     def write_later(self, num_bytes: int, pack: Callable[[], Packed]) -> None:
-        self.backlog.make_room(num_bytes)
-        self.backlog.add(num_bytes, partial(self.write_part, self.open, pack))
+        self.queue.wait_for_room(num_bytes)
+        self.queue.add(num_bytes, partial(self.write_part, self.open, pack))
 
     def add_evaluation(self, row: dict[str, object]) -> None:
-        """Record how a held-out split is predicted; for the first worker alone."""
+        """Record a row of the table ``evaluations``; only the first worker calls this."""
         self.open.evaluations.append(row)
 
-    def add_tallies(self, window: int, sums: Sums) -> None:
-        """Record the tallies of a window that has ended, for the first worker alone."""
+    def add_tallies(self, window: int, sums: TallySums) -> None:
+        """Record the tallies of a window that has ended; only the first worker calls this."""
         self.open.tallies.append((window, sums))
 
     def commit(self, weights: dict[str, Tensor]) -> None:
-        """Close the open segment and have it written; waits while too much is pending already.
+        """Close the open segment and queue it; waits while too many bytes are pending.
 
-        ``weights``: of the first worker alone.
+        ``weights``: tensors of the checkpoint, copied; only the first worker's are stored.
         """
         self.send(self.open.parts.close())
         self.pack()
         done, self.open = self.open, OpenSegment(self.open.end_step)
         segment, self.segment = self.segment, self.segment + 1
         num_bytes = done.num_bytes() + sum(tensor.nbytes for tensor in weights.values())
-        self.backlog.make_room(num_bytes)
-        load = Load(
-            self.backlog.take_waited_seconds(), pending_bytes=self.backlog.pending_bytes + num_bytes
+        self.queue.wait_for_room(num_bytes)
+        load = QueueLoad(
+            self.queue.take_waited_seconds(), pending_bytes=self.queue.pending_bytes + num_bytes
         )
         write = partial(self.write, segment, done, weights, load)
-        self.backlog.add(num_bytes, write)
+        self.queue.add(num_bytes, write)
 
     def write_part(self, done: OpenSegment, pack: Callable[[], Packed]) -> int:
-        """Store a table of factors, on the backlog's thread; its bytes count with the segment's."""
+        """Store a table of factors, on the writing thread.
+
+        Returns 0: its bytes count with those of its segment, once that has a marker.
+        """
         self.may_commit()
         done.factors.append(put_packed(self.store, pack()))
         return 0
 
     def write(
-        self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "Load"
+        self, segment: int, done: OpenSegment, weights: dict[str, Tensor], load: "QueueLoad"
     ) -> int:
-        """Store a segment, on the backlog's thread; returns its bytes.
-
-        Can be called again when the store was away: what is stored is told to the others once.
-        """
+        """Store a segment and its marker, on the writing thread; returns its size in bytes."""
+        # The queue calls this again if the store was away. Workers exchange their files once a
+        # segment (a collective), so the result is kept until the marker is written.
         if segment not in self.stored:
             self.may_commit()
             rank = self.group.rank
             files = put_rows(self.store, self.layout, segment, done, rank)
             if rank == 0:
                 files += put_shared(self.store, segment, done, weights)
-            share = Share(files, self.store.take_retries(), load.waited_seconds, load.pending_bytes)
-            told = self.writers.gather(asdict(share))
-            self.stored[segment] = [share_of(values) for values in told]
+            own = WorkerFiles(
+                files, self.store.take_retries(), load.waited_seconds, load.pending_bytes
+            )
+            gathered = self.writers.all_gather_object(asdict(own))
+            self.stored[segment] = [worker_files(values) for values in gathered]
         marker = marker_of(done, self.stored[segment])
         if self.group.rank == 0:
             self.may_commit()
@@ -163,48 +179,55 @@ class Recorder:
         del self.stored[segment]
         return total_bytes([marker])
 
-    def look(self) -> None:
-        """Raise what writing has met so far; report if the store does not serve."""
-        self.backlog.look()
+    def check(self) -> None:
+        """Raise the error of the writing thread, if any; report if the store does not answer."""
+        self.queue.check()
 
-    def settle(self) -> None:
-        """Wait until all that was committed is stored; raises what writing has met."""
-        self.backlog.settle()
+    def flush(self) -> None:
+        """Wait until all committed segments are stored; raises the error of the writing thread."""
+        self.queue.flush()
 
     def close(self) -> None:
-        """Finish writing what was committed, an open segment left out; raises what it meets."""
+        """Store all committed segments and stop the writing thread; drops the open segment.
+
+        Raises the error of the writing thread.
+        """
         try:
-            self.settle()
+            self.flush()
         finally:
-            self.backlog.close()
+            self.queue.close()
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """As ``close``; who is here because of an error hears of that one only."""
+        """Call ``close``; after an error in the block, do not raise errors of the writing thread.
+
+        After Ctrl-C, it waits at most ``INTERRUPT_WAIT_SECONDS``.
+        """
         if error is None:
             self.close()
         else:
-            self.backlog.close(None if isinstance(error, Exception) else FAREWELL_SECONDS)
+            self.queue.close(None if isinstance(error, Exception) else INTERRUPT_WAIT_SECONDS)
 
 
-def given(table: Packed) -> Packed:
-    """What is packed already."""
+def already_packed(table: Packed) -> Packed:
     return table
 
 
 @dataclass(frozen=True)
-class Load:
-    """What a segment met when it was closed."""
+class QueueLoad:
+    """State of the write queue when a segment was closed."""
 
     waited_seconds: float
+    """How long training has waited for the store since the segment before."""
     pending_bytes: int
+    """Memory held by writes that were not done, this segment included."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one worker has stored of a segment, and what it met."""
+class WorkerFiles:
+    """The files of a segment that one worker has stored, and its part of the marker's numbers."""
 
     files: list[File]
     retries: int
@@ -212,17 +235,17 @@ class Share:
     pending_bytes: int
 
 
-def share_of(values: dict[str, Any]) -> Share:
-    return Share(**{**values, "files": [File(**file) for file in values["files"]]})
+def worker_files(values: dict[str, Any]) -> WorkerFiles:
+    return WorkerFiles(**{**values, "files": [File(**file) for file in values["files"]]})
 
 
-def marker_of(done: OpenSegment, shares: list[Share]) -> Marker:
-    """A segment of which the workers have stored these shares."""
+def marker_of(done: OpenSegment, workers: list[WorkerFiles]) -> Marker:
+    """Return the marker of a segment whose files these workers have stored, in order of rank."""
     return Marker(
         done.first_step,
         done.end_step,
-        tuple(file for share in shares for file in share.files),
-        retries=sum(share.retries for share in shares),
-        waited_seconds=round(max(share.waited_seconds for share in shares), 3),
-        pending_bytes=sum(share.pending_bytes for share in shares),
+        tuple(file for worker in workers for file in worker.files),
+        retries=sum(worker.retries for worker in workers),
+        waited_seconds=round(max(worker.waited_seconds for worker in workers), 3),
+        pending_bytes=sum(worker.pending_bytes for worker in workers),
     )

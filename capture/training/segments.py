@@ -1,6 +1,7 @@
-"""What a segment's files hold, and how they are put: used while training runs and in replaying.
+"""Collect the rows of a segment, build its tables and store its files.
 
-Files come first and the marker that names them last; here are the files.
+Capture and replay both use this module. It writes files only; the marker that names them is written
+after them, by the recorder or by replay.
 
 Shapes: M outlier.
 """
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from capture.engine.observer import Observation
 from capture.format import checkpoint
-from capture.format.factor_parts import FactorParts, Part
+from capture.format.factor_parts import FactorPart, FactorParts
 from capture.format.markers import File
-from capture.format.tally_tables import encoded
+from capture.format.tally_tables import encode_window
 from capture.gradients.layout import Layout
 from capture.shards import encoding as shards
 from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
 from capture.shifts.outliers import Outliers
-from capture.shifts.tallies import Sums
+from capture.shifts.tallies import TallySums
 from capture.store.store import Store
 
 Packed = tuple[File, memoryview]
@@ -29,33 +30,33 @@ Packed = tuple[File, memoryview]
 
 @dataclass
 class OpenSegment:
-    """What has been recorded of the segment that is under way."""
+    """Rows of the segment that is being recorded."""
 
     first_step: int
     steps: list[dict[str, object]] = field(default_factory=list)
     evaluations: list[dict[str, object]] = field(default_factory=list)
     outliers: list[dict[str, np.ndarray]] = field(default_factory=list)
-    tallies: list[tuple[int, Sums]] = field(default_factory=list)
-    """Windows of training that ended within the segment."""
+    tallies: list[tuple[int, TallySums]] = field(default_factory=list)
+    """Windows that ended within the segment, each with its sums."""
     parts: FactorParts = field(default_factory=FactorParts)
-    """Factors that are not on their way yet."""
+    """Rows of factors that do not fill a table yet."""
     factors: list[File] = field(default_factory=list)
-    """Tables of factors that are stored already."""
+    """Tables of factors that are stored."""
 
     @property
     def end_step(self) -> int:
         return self.first_step + len(self.steps)
 
     def num_bytes(self) -> int:
-        """Held in memory, but for factors and a few rows of losses."""
+        """Return the memory held by outliers and tallies; factors and losses are not counted."""
         outliers = sum(column.nbytes for piece in self.outliers for column in piece.values())
         sums = [tensor for _, sums in self.tallies for tensor in sums.sum_VK.values()]
         return outliers + sum(tensor.nbytes for tensor in sums)
 
-    def add_step(self, observed: Observation, datum_N: np.ndarray) -> list[Part]:
-        """Add what a step did; returns the tables of factors that are full and can be stored.
+    def add_step(self, observed: Observation, datum_N: np.ndarray) -> list[FactorPart]:
+        """Add a step; returns the tables of factors that are full and can be stored.
 
-        ``datum_N`` maps slot to datum.
+        ``datum_N`` holds the datum of each slot.
         """
         self.steps.append(observed.row)
         if observed.outliers:
@@ -82,7 +83,7 @@ def outlier_rows(step: object, outliers: Outliers, datum_N: np.ndarray) -> dict[
 def put_shared(
     store: Store, segment: int, done: OpenSegment, weights: dict[str, Tensor]
 ) -> list[File]:
-    """Store what a segment has once, however many workers there are."""
+    """Store the files that a segment has only once: steps, checkpoint, evaluations, tallies."""
     name = f"segment-{segment:06d}"
     files = [
         put_table(store, f"steps/{name}.parquet", "steps", table(done.steps, STEPS)),
@@ -99,24 +100,24 @@ def put_shared(
 def put_rows(
     store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int = 0
 ) -> list[File]:
-    """Store one worker's outliers of a segment; its factors are stored already."""
+    """Store one worker's outliers; returns their files and those of its factors, stored before."""
     return put_outliers(store, layout, segment, done, rank) + done.factors
 
 
 def put_outliers(
     store: Store, layout: Layout, segment: int, done: OpenSegment, rank: int = 0
 ) -> list[File]:
-    """The segment's outliers, if it has any."""
+    """Store one worker's outliers; returns an empty list if there are none."""
     if not any(len(piece["column"]) for piece in done.outliers):
         return []
-    key = f"outliers/segment-{segment:06d}-{worker(rank)}.parquet"
+    key = f"outliers/segment-{segment:06d}-{worker_suffix(rank)}.parquet"
     return [put_table(store, key, "outliers", outlier_table(done, layout))]
 
 
-def packed(segment: int, part: Part, rank: int = 0) -> Packed:
-    """A table of factors as it is stored."""
+def pack_part(segment: int, part: FactorPart, rank: int = 0) -> Packed:
+    """Encode a table of factors."""
     data, num_rows = part.encode()
-    return File.of(part.key(segment, worker(rank)), "factors", data, num_rows), data
+    return File.of(part.key(segment, worker_suffix(rank)), "factors", data, num_rows), data
 
 
 def put_packed(store: Store, table: Packed) -> File:
@@ -125,20 +126,21 @@ def put_packed(store: Store, table: Packed) -> File:
     return file
 
 
-def put_part(store: Store, segment: int, part: Part) -> File:
-    """Pack and store a table of factors."""
-    return put_packed(store, packed(segment, part))
+def put_part(store: Store, segment: int, part: FactorPart) -> File:
+    """Encode and store a table of factors."""
+    return put_packed(store, pack_part(segment, part))
 
 
-def worker(rank: int) -> str:
-    """How the keys of a worker's shards end."""
+def worker_suffix(rank: int) -> str:
+    """Return the part of a shard's key that names the worker."""
     return f"w{rank:02d}"
 
 
-def put_tallies(store: Store, tallies: list[tuple[int, Sums]]) -> list[File]:
+def put_tallies(store: Store, tallies: list[tuple[int, TallySums]]) -> list[File]:
+    """Store the tallies of windows, one file for each table."""
     files = []
     for window, sums in tallies:
-        for key, rows, data in encoded(sums, window):
+        for key, rows, data in encode_window(sums, window):
             store.put(key, data)
             files.append(File.of(key, "tallies", data, rows))
     return files
@@ -163,19 +165,22 @@ def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
 
 
 def outlier_table(done: OpenSegment, layout: Layout) -> pa.Table:
-    """The segment's outliers, sorted by unit (alphabetically), index, step and slot.
+    """Return the segment's outliers, sorted by unit (alphabetically), index, step and slot.
 
-    Row groups then span neighbours in the alphabet, so that the least and greatest unit of a group
-    say which units it can hold.
+    A row group then holds units that are neighbours in the alphabet, so that a reader can skip it
+    by its smallest and largest unit.
     """
     columns = {
         name: np.concatenate([piece[name] for piece in done.outliers]) for name in done.outliers[0]
     }
+    # A column counts all captured parameters; the unit is the last one that begins at or before it.
     column_M = columns.pop("column")
     unit_M = np.searchsorted(layout.offsets, column_M, side="right") - 1
     index_M = column_M - np.array(layout.offsets)[unit_M]
     names = sorted(layout.names)
     rank_U = np.array([names.index(name) for name in layout.names], np.int32)
+    # Rows arrive in order of step and slot. Two stable sorts, the less important key first, keep
+    # that order within equal (unit, index).
     order_M = stable_order(index_M)
     order_M = order_M[stable_order(rank_U[unit_M][order_M])]
     columns["index"] = index_M.astype(np.int32)
@@ -186,9 +191,9 @@ def outlier_table(done: OpenSegment, layout: Layout) -> pa.Table:
 
 
 def stable_order(key_M: np.ndarray) -> np.ndarray:
-    """Places in ascending order of a key, equal keys in their old order: a radix sort.
+    """Return the indices that sort non-negative integers, equal keys in their old order [M].
 
-    NumPy sorts 16-bit integers in linear time, so the key goes through in 16-bit digits.
+    This is a radix sort over 16-bit digits, because NumPy sorts 16-bit integers in linear time.
     """
     order_M = np.arange(len(key_M))
     for shift in range(0, max(1, int(key_M.max(initial=0)).bit_length()), 16):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from analysis.attribution.attribute import attribute as analyse
 from analysis.attribution.attribute import write_attribution
-from analysis.attribution.config import BACKGROUNDS, EVIDENCE, AttributionConfig
+from analysis.attribution.config import BACKGROUNDS, EVIDENCE, FORMER_EVIDENCE, AttributionConfig
 from analysis.attribution.outlier_notions import NOTIONS
 from analysis.attribution.outlier_weights import WEIGHTS
 from analysis.levels import LEVELS, groups_at
@@ -25,16 +25,19 @@ from cluster.terminal.tables import print_skipped
 
 TEXT = """\
 Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names
-the tokens that stand out, with when they were taught. Without options it takes what silencing
-agreed with best on the study's text (ontogeny faithfulness): mass-use · train · rate for neurons
+the tokens that stand out, with when they were taught. Without options it takes what agreed best
+with ablation on the study's text (ontogeny faithfulness): geometric-mean · train · rate for neurons
 of runs with tallies, else target · train · rate.
 
   evidence   target       the token to be predicted where an outlier arises
              input        the token that stands there
              window       all tokens of the outlier's datum
-             mass, use    tallies of every position, by target: how far it moved the neuron, how
-                          much the neuron helped it; input-mass, input-use: by input token
-             mass-use     √(mass · |use|)
+             update-norm  tallies of every position, by target token: norm of the update that the
+                          position contributed to the neuron
+             ablation-estimate: tallies, first-order estimate of the loss increase if the neuron
+                          were ablated
+             geometric-mean: √(update norm · |ablation estimate|)
+             input-update-norm, input-ablation-estimate: the same tallies by input token
   background unit         the same unit's other neurons (a layer's other heads, …)
              train        the training text
   select     rate         shrunken relative frequency, false discovery rate at most --max-q
@@ -57,7 +60,7 @@ def add(inner) -> None:
     made.add_argument("--study", action="store_true", help="as the study did; others still apply")
     choices = {
         "level": (LEVELS, "neuron"),
-        "evidence": (EVIDENCE, "mass-use, or target"),
+        "evidence": (EVIDENCE, "geometric-mean, or target"),
         "weight": (WEIGHTS, "count"),
         "background": (BACKGROUNDS, "train"),
         "select": (METHODS, "rate"),
@@ -65,7 +68,8 @@ def add(inner) -> None:
     }
     for name, (allowed, default) in choices.items():
         text = f"{', '.join(allowed)}; default {default}"
-        made.add_argument(f"--{name}", choices=allowed, metavar=name.upper(), help=text)
+        kind = evidence_name if name == "evidence" else str
+        made.add_argument(f"--{name}", type=kind, choices=allowed, metavar=name.upper(), help=text)
     made.add_argument("--keep", type=float, metavar="SHARE", help="see outliers, default 0.25")
     made.add_argument("--steps", type=steps_range, metavar="A:B", help="only steps A to B - 1")
     made.add_argument("--windows", type=int, metavar="N", help="parts of training, default 5")
@@ -101,6 +105,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         attribute(found, config, console, quiet=arguments.quiet, focus=focus, on=on)
     print_skipped(console, found.skipped)
     return 0
+
+
+def evidence_name(text: str) -> str:
+    """Refuse the names of earlier versions with a line that says the new one."""
+    if text in FORMER_EVIDENCE:
+        raise argparse.ArgumentTypeError(f"{text!r} is now called {FORMER_EVIDENCE[text]}")
+    return text
 
 
 def steps_range(text: str) -> tuple[int, int | None]:

@@ -155,6 +155,6 @@ def signs(tokens: pd.DataFrame) -> str:
             "weights (moved them away from zero), the rest weakened them."
         )
     return (
-        f"{away / (away + towards):.0%} of the use for these tokens was gain: there the neuron "
-        "lowered the loss; the rest was loss."
+        f"{away / (away + towards):.0%} of the ablation estimate for these tokens is positive: "
+        "there the neuron lowers the loss. The rest is negative."
     )

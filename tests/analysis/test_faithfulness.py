@@ -206,7 +206,13 @@ def test_every_evidence_makes_claims_about_every_token(run):
     assert all(claim.score_SV.shape == (len(subjects), run.num_tokens) for claim in found)
     assert not any(np.isnan(claim.score_SV).any() for claim in found)
     names = {claim.evidence for claim in found}
-    assert {"window tokens", "target tokens", "mass", "use, last window", "random"} <= names
+    assert {
+        "window tokens",
+        "target tokens",
+        "update norm",
+        "ablation estimate, last window",
+        "random",
+    } <= names
     labels = [(claim.evidence, claim.background, claim.select) for claim in found]
     assert len(set(labels)) == len(labels)
 

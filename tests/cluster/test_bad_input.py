@@ -51,7 +51,7 @@ def test_a_run_that_has_no_committed_segment_can_be_looked_at(runs, capsys):
 @pytest.mark.parametrize("command", READING)
 def test_a_run_of_a_newer_schema(command, runs, capsys):
     said = refused(f"{command} {{newer}} {READING[command]}", runs, capsys)
-    assert "has schema version 99, this version of ontogeny reads 1. Use a newer version" in said
+    assert "has schema version 99, this version of ontogeny reads 2. Use a newer version" in said
 
 
 @pytest.mark.parametrize("command", READING)
@@ -86,10 +86,10 @@ def test_damaged_tables_are_another_matter(command, runs, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        "attribute {untallied} --evidence mass",
-        "attribute {untallied} --evidence use",
-        "attribute {untallied} --evidence input-mass",
-        "attribute {untallied} --evidence input-use",
+        "attribute {untallied} --evidence update-norm",
+        "attribute {untallied} --evidence ablation-estimate",
+        "attribute {untallied} --evidence input-update-norm",
+        "attribute {untallied} --evidence input-ablation-estimate",
         "neurons {untallied} --tokens-weight 0.5",
     ],
 )

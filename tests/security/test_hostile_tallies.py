@@ -14,7 +14,7 @@ from analysis.run.run import Run, open_run
 from analysis.run.tallies import neuron_history, read_tally, tally_windows, token_history
 from capture.errors import ShardError
 from capture.format.markers import segment_key
-from capture.format.tally_tables import key_of, table_of
+from capture.format.tally_tables import key_of, parse_key
 from capture.shards.schema import tally_schema
 from capture.shifts.tallies import BYS
 from cluster.local.threads import run_job
@@ -26,7 +26,7 @@ KEY = key_of(UNIT, "target", 0)
 QUESTIONS: dict[str, Callable[[Run], object]] = {
     "one unit": lambda run: read_tally(run, UNIT),
     "one neuron": lambda run: neuron_history(run, UNIT, 3),
-    "attribution": lambda run: attribute(run, run_job, AttributionConfig(evidence="mass")),
+    "attribution": lambda run: attribute(run, run_job, AttributionConfig(evidence="update-norm")),
 }
 
 
@@ -45,9 +45,12 @@ NO_TALLIES = [
     (tally_rows([3, 3]), "has tokens out of order"),
     (tally_rows([5, 3]), "has tokens out of order"),
     (tally_rows([1, None]), "has rows with gaps"),
-    (tally_rows([1, 2], mass_3=GAP), "has rows with gaps"),
-    (tally_rows([1], use_3=pa.array(["x"])), "has its column use_3 as string, not float"),
-    (tally_rows([1]).drop_columns("mass_3"), "has no column mass_3"),
+    (tally_rows([1, 2], update_norm_3=GAP), "has rows with gaps"),
+    (
+        tally_rows([1], ablation_estimate_3=pa.array(["x"])),
+        "has its column ablation_estimate_3 as string, not float",
+    ),
+    (tally_rows([1]).drop_columns("update_norm_3"), "has no column update_norm_3"),
 ]
 
 
@@ -87,9 +90,9 @@ def test_the_window_of_rows_is_that_of_their_file():
 def test_a_key_tells_what_its_table_is_of():
     for by in BYS:
         for window in (0, 9999, 10_000):
-            assert table_of(key_of(UNIT, by, window)) == (UNIT, by, window)
+            assert parse_key(key_of(UNIT, by, window)) == (UNIT, by, window)
     for name in ("unit=x/by=target/window-00010", "unit=x/by=all/window-0001", "unit=/by=input/x"):
-        assert table_of(f"tallies/{name}.parquet") is None
+        assert parse_key(f"tallies/{name}.parquet") is None
 
 
 def renamed(name: str) -> Run:

@@ -204,7 +204,11 @@ def test_other_outliers_are_the_largest_for_their_like(notion: str, keep: float)
 
 def test_tables_are_read_as_they_were_written() -> None:
     run = open_run(copied(tiny_run(), "memory://attribution-tables").uri)
-    for found in (attributed(), attributed(evidence="use"), attributed(level="parameter")):
+    for found in (
+        attributed(),
+        attributed(evidence="ablation-estimate"),
+        attributed(level="parameter"),
+    ):
         write_attribution(run, found)  # in the place of the one before
         for name, schema in attribution_tables.TABLES.items():
             frame = read_table(run, "attribute", name, schema)

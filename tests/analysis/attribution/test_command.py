@@ -42,7 +42,7 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
         ["--study", "--min-count", "1"],
         ["--level", "head", "--weight", "shift"],
         ["--level", "row", "--evidence", "input", "--weight", "effect", "--background", "train"],
-        ["--evidence", "use", "--tokens", "3", "--max-q", "1"],
+        ["--evidence", "ablation-estimate", "--tokens", "3", "--max-q", "1"],
         ["--outliers", "neuron", "--keep", "0.5", "--select", "kl"],
         ["--steps", "4:", "--windows", "2"],
         ["--level", "parameter", "--parameters", "50", "--datums", "5", "--steps", ":20"],
@@ -77,7 +77,10 @@ def test_quiet_shows_nothing(run: Path, capsys) -> None:
         (["--token", "catt"], "token 'catt': is not in the vocabulary. Did you mean cat"),
         (["--steps", "30:"], "has steps 0 to 27, asked for 30 to 27. Steps are chosen as in 0:28."),
         (["--windows", "0"], "attribution.windows: got 0, must be at least 1."),
-        (["--evidence", "mass", "--level", "head"], "attribution.level: got head, with evidence"),
+        (
+            ["--evidence", "update-norm", "--level", "head"],
+            "attribution.level: got head, with evidence",
+        ),
         (["--max-q", "2"], "selection.max_q: got 2.0, must be above 0 and at most 1."),
     ],
 )
@@ -136,8 +139,10 @@ def test_a_token_is_shown_with_what_it_taught(run: Path) -> None:
 
 
 def test_evidence_without_direction_says_so(run: Path) -> None:
-    assert "This evidence has no direction" in shown(run, Focus(), evidence="mass")
-    assert "% of the use for these tokens was gain" in shown(run, Focus(), evidence="use")
+    assert "This evidence has no direction" in shown(run, Focus(), evidence="update-norm")
+    assert "% of the ablation estimate for these tokens is positive" in shown(
+        run, Focus(), evidence="ablation-estimate"
+    )
 
 
 def test_where_nothing_stands_out_nothing_is_claimed(run: Path) -> None:

@@ -90,6 +90,10 @@ def test_parameters_leave_the_rest_of_their_unit_as_one_group() -> None:
     ("settings", "problem"),
     [
         ({"level": "layer"}, "level: got layer, must be one of parameter, neuron, row, unit, head"),
+        (
+            {"evidence": "input-use"},
+            "evidence: got input-use, which is now called input-ablation-esti.*",
+        ),
         ({"windows": 0}, "windows: got 0, must be at least 1"),
         ({"max_parameters": 0}, "max_parameters: got 0, must be at least 1"),
         ({"max_datums": 0}, "max_datums: got 0, must be at least 1"),
@@ -97,9 +101,13 @@ def test_parameters_leave_the_rest_of_their_unit_as_one_group() -> None:
         ({"first_step": -1}, "first_step: got -1, must be at least 0"),
         ({"first_step": 5, "end_step": 5}, "end_step: got 5, must be above the first step, 5"),
         (
-            {"evidence": "use", "level": "head"},
-            "level: got head, with evidence use it must be neuron. Other settings need one of the "
-            "evidences target, input, window",
+            {"evidence": "ablation-estimate", "level": "head"},
+            "level: got head, with evidence ablation-estimate it must be neuron. Other settings "
+            "need one of the evidences target, input, window",
+        ),
+        (
+            {"evidence": "input-use"},
+            "evidence: got input-use, which is now called input-ablation-estimate",
         ),
     ],
 )
@@ -119,7 +127,7 @@ def test_a_run_without_segments_is_refused() -> None:
     store = copied(tiny_run(), "memory://attribution-empty")
     for segment in range(4):
         store.delete(segment_key(segment))
-    for config in (AttributionConfig(), AttributionConfig(evidence="use")):
+    for config in (AttributionConfig(), AttributionConfig(evidence="ablation-estimate")):
         with pytest.raises(RunError, match="holds no committed segment yet"):
             attribute(open_run(store.uri), run_job, config)
 

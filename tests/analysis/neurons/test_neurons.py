@@ -196,7 +196,7 @@ def test_distance_moved_may_count_instead_of_rows() -> None:
 def test_token_profiles_come_from_tallies() -> None:
     config = NeuronsConfig(clustering=joined_into(3), min_rows=5, bootstraps=2, tokens_weight=1.0)
     run = open_run(make_run("memory://neurons-tallies", "capture.tally.enabled=true"))
-    assert all(len(read_tally(run, unit).mass_VI) for unit in mlp_units(run.layout))
+    assert all(len(read_tally(run, unit).update_norm_VI) for unit in mlp_units(run.layout))
     found = group_neurons(run, read_moved(run, run_job), config)
     assert len(found.clusters) == 3
     without = open_run(make_run("memory://neurons-bare", "capture.tally.enabled=false"))
@@ -236,7 +236,7 @@ def test_a_run_without_segments_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"weight": "mass"}, "neurons.weight: got 'mass', must be one of rows, shift."),
+        ({"weight": "norm"}, "neurons.weight: got 'norm', must be one of rows, shift."),
         ({"min_rows": 0}, "neurons.min_rows: got 0, must be at least 1."),
         ({"bootstraps": 1}, "neurons.bootstraps: got 1, must be at least 2."),
         ({"tokens_weight": 1.5}, "neurons.tokens_weight: got 1.5, must be from 0 to 1."),

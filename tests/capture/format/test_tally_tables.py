@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from tiny import contents, make_run, tiny_config
 
@@ -15,9 +16,10 @@ from analysis.run.tallies import (
 )
 from capture.errors import CaptureError, ConfigError, RunError, UnitError
 from capture.format.tally_tables import SIGNIFICANT_BITS
+from capture.shards.schema import tally_schema
 from capture.shifts.tallies import BYS
 from capture.store.store import Store
-from capture.training.loop import Event, Progress, Retracing, capture_run
+from capture.training.loop import Event, Progress, WindowReplay, capture_run
 
 # Shapes: N datum, T position, M position of the batch, I input width, O output width, V vocabulary.
 
@@ -51,7 +53,7 @@ def test_resuming_gives_the_tallies_of_a_run_that_never_stopped(tmp_path, whole,
     events = make_run(config, resume=True)
     assert tally_files(config.run.uri) == tally_files(whole)
     committed = steps // 8 * 8
-    retraced = [event for event in events if isinstance(event, Retracing)]
+    retraced = [event for event in events if isinstance(event, WindowReplay)]
     assert len(retraced) == ((committed - committed // 5 * 5 // 8 * 8) if committed % 5 else 0)
 
 
@@ -83,24 +85,27 @@ def test_a_run_reads_back_by_unit_by_neuron_and_by_token(whole):
         tally = read_tally(run, unit, by)
         assert tally.count_V.sum() == 28 * 4 * 8
         history = neuron_history(run, unit, neuron, by)
-        for kind, wanted_VI in (("mass", tally.mass_VI), ("use", tally.use_VI)):
+        for kind, wanted_VI in (
+            ("update_norm", tally.update_norm_VI),
+            ("ablation_estimate", tally.ablation_estimate_VI),
+        ):
             found_V = history.groupby("token_id")[kind].sum()
             np.testing.assert_allclose(found_V, wanted_VI[found_V.index, neuron], rtol=1e-5)
         token = run.tokens[int(np.argmax(tally.count_V))]
         rows = token_history(run, token, by)
         mine = rows[(rows["unit"] == unit) & (rows["neuron"] == neuron)]
         theirs = history[history["token"] == token]
-        assert mine["mass"].tolist() == theirs["mass"].tolist()
+        assert mine["update_norm"].tolist() == theirs["update_norm"].tolist()
         assert mine["window"].tolist() == theirs["window"].tolist()
 
 
-def test_mass_bounds_what_the_recorded_shifts_of_a_column_can_be(whole):
-    """Each outlier's shift is a sum of contributions no longer than the column's mass."""
+def test_update_norm_bounds_the_recorded_shifts_of_a_column(whole):
+    """An outlier is a sum of contributions whose norms the column's update norm adds up."""
     run = open_run(whole)
     shifts = run.shifts(unit=(unit := "layers.1.linear1.weight"))
     largest = shifts["abs_diff"].groupby(shifts["index"] % 12).max()
-    mass_I = read_tally(run, unit).mass_VI.sum(0)
-    assert (mass_I[largest.index] * (1 + 2.0**-SIGNIFICANT_BITS) >= largest).all()
+    update_norm_I = read_tally(run, unit).update_norm_VI.sum(0)
+    assert (update_norm_I[largest.index] * (1 + 2.0**-SIGNIFICANT_BITS) >= largest).all()
 
 
 def test_some_windows_can_be_read_alone(whole):
@@ -109,18 +114,56 @@ def test_some_windows_can_be_read_alone(whole):
     parts = [read_tally(run, unit, windows=[window]) for window in range(6)]
     together = read_tally(run, unit)
     assert parts[0].count_V.sum() == 5 * 4 * 8
-    np.testing.assert_allclose(sum(p.mass_VI for p in parts), together.mass_VI, rtol=1e-5)
-    np.testing.assert_allclose(sum(p.use_VI for p in parts), together.use_VI, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        sum(p.update_norm_VI for p in parts), together.update_norm_VI, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        sum(p.ablation_estimate_VI for p in parts),
+        together.ablation_estimate_VI,
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_pandas_reads_one_neuron_by_the_names_of_the_folders(whole):
     found = pd.read_parquet(
         f"{whole}/tallies",
-        columns=["token_id", "use_3"],
+        columns=["token_id", "ablation_estimate_3"],
         filters=[("unit", "==", "layers.0.linear1.weight"), ("by", "==", "input")],
     )
     history = neuron_history(open_run(whole), "layers.0.linear1.weight", 3, "input")
-    assert found["use_3"].tolist() == history["use"].tolist()
+    assert found["ablation_estimate_3"].tolist() == history["ablation_estimate"].tolist()
+
+
+def test_tallies_of_schema_version_1_read_as_those_of_today(tmp_path, whole, monkeypatch):
+    """Version 1 named the columns ``mass_N`` and ``use_N``."""
+
+    def former_schema(num_neurons: int) -> pa.Schema:
+        names = {"update_norm": "mass", "ablation_estimate": "use"}
+        today = tally_schema(num_neurons)
+        kinds = [name.rpartition("_") for name in today.names]
+        return pa.schema(
+            field.with_name(f"{names[kind]}_{number}") if kind in names else field
+            for field, (kind, _, number) in zip(today, kinds, strict=True)
+        )
+
+    config = tiny_config(tmp_path, "capture.tally.window_steps=5")
+    with monkeypatch.context() as former:
+        former.setattr("capture.format.tally_tables.tally_schema", former_schema)
+        former.setattr("capture.shards.encoding.SCHEMA_VERSION", 1)
+        make_run(config)
+    today, old = open_run(whole), open_run(config.run.uri)
+    with old.shards("tallies")[0].reading() as file:
+        assert {"mass_0", "use_0"} < set(file.schema_arrow.names)
+    unit = "layers.0.linear1.weight"
+    for by in BYS:
+        found, wanted = read_tally(old, unit, by), read_tally(today, unit, by)
+        assert np.array_equal(found.count_V, wanted.count_V)
+        assert np.array_equal(found.update_norm_VI, wanted.update_norm_VI)
+        assert np.array_equal(found.ablation_estimate_VI, wanted.ablation_estimate_VI)
+        assert neuron_history(old, unit, 3, by).equals(neuron_history(today, unit, 3, by))
+        token = today.tokens[int(np.argmax(wanted.count_V))]
+        assert token_history(old, token, by).equals(token_history(today, token, by))
 
 
 def test_one_neuron_reads_a_small_part_of_a_table(whole):
@@ -134,7 +177,7 @@ def test_one_neuron_reads_a_small_part_of_a_table(whole):
             for i in range(group.num_columns)
         }
     assert len(sizes) == 3 + 2 * 12
-    assert sizes["mass_3"] + sizes["use_3"] < 0.2 * sum(sizes.values())
+    assert sizes["update_norm_3"] + sizes["ablation_estimate_3"] < 0.2 * sum(sizes.values())
     assert store.exists(shard.file.key)
 
 

@@ -119,7 +119,7 @@ QUESTIONS: dict[str, Callable[[Run], object]] = {
     "vocabulary": lambda run: run.vocabulary(),
     "tokens": lambda run: run.target_NT,
     "weights": lambda run: run.model(14).decoder.weight.numpy(),
-    "one unit's tallies": lambda run: read_tally(run, WEIGHT).mass_VI,
+    "one unit's tallies": lambda run: read_tally(run, WEIGHT).update_norm_VI,
     "one neuron's tallies": lambda run: neuron_history(run, WEIGHT, 2, "input"),
     "one token's tallies": lambda run: token_history(run, "w1"),
     "a gradient": lambda run: run.gradient(9, run.steps()["datums"][9][2], WEIGHT),

@@ -136,7 +136,7 @@ def test_shards_are_encoded_as_their_columns_deserve(tmp_path):
     assert "BYTE_STREAM_SPLIT" in encodings["shift"]
     assert all("DELTA_BINARY_PACKED" in encodings[name] for name in ("step", "index", "datum"))
     assert {column.compression for column in columns} == {"ZSTD"}
-    assert shard.schema_arrow.metadata[shards.VERSION_KEY] == b"1"
+    assert shard.schema_arrow.metadata[shards.VERSION_KEY] == b"2"
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(0, 200), top=st.sampled_from([1, 70, 10**6]))
@@ -175,7 +175,7 @@ def test_a_marker_of_a_newer_schema_asks_for_a_newer_version(monkeypatch):
     store = Store("memory://newer")
     newer = Marker(0, 8, MARKER.files, schema_version=schema.SCHEMA_VERSION + 1)
     write_marker(store, "segments/start.json", newer)
-    with pytest.raises(RunError, match=r"has schema version 2, this version of ontogeny reads 1"):
+    with pytest.raises(RunError, match=r"has schema version 3, this version of ontogeny reads 2"):
         require_start(store)
 
 

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from capture.config.reading import make_config
 from capture.errors import ConfigError
-from capture.format.tally_tables import SIGNIFICANT_BITS, rounded
+from capture.format.tally_tables import SIGNIFICANT_BITS, round_to_bits
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
-from capture.shifts.tallies import BYS, Tally, TallyConfig, shares, tallied_units
+from capture.shifts.tallies import BYS, Tally, TallyConfig, position_tallies, tallied_units
 
 # Shapes: N datum, T position, M position of the batch, I input width, O output width, V vocabulary.
 
@@ -37,7 +37,7 @@ def tallied(*batches: tuple[Factors, dict[str, Tensor], Tensor, Tensor]) -> Tall
     return tally
 
 
-def test_mass_is_how_far_each_position_moved_the_column():
+def test_update_norm_is_the_norm_of_each_positions_part_of_the_update():
     """Against the shift of every single position, written out."""
     factors, _, token_NT, target_NT = batch = draw()
     sums = tallied(batch).drain()
@@ -52,7 +52,7 @@ def test_mass_is_how_far_each_position_moved_the_column():
         torch.testing.assert_close(sums.of(by, "u")[0], wanted_VI)
 
 
-def test_use_is_the_first_order_effect_of_removing_the_neuron():
+def test_ablation_estimate_is_the_first_order_effect_of_ablating_the_neuron():
     """Against the derivative of the loss along "a times ε" for one neuron, by autograd."""
     generator = torch.Generator().manual_seed(1)
     a_NTI = torch.randn(N, T, I, generator=generator)
@@ -93,12 +93,12 @@ def test_sums_merge_over_batches():
 def test_a_datum_adds_the_same_whatever_its_batch_mates():
     """Its δ holds 1 / (N·T) of the mean loss, so half a batch has twice the δ."""
     factors, weights, *_ = draw(3, datums=4)
-    whole = shares(factors, weights, SCALE, WIDTHS)
+    whole = position_tallies(factors, weights, SCALE, WIDTHS)
     halves = [
-        shares(
+        position_tallies(
             {
                 "u": [
-                    use.mapped(lambda x, part=part: x[2 * part : 2 * part + 2])
+                    use.map_tensors(lambda x, part=part: x[2 * part : 2 * part + 2])
                     for use in factors["u"]
                 ]
             },
@@ -108,8 +108,8 @@ def test_a_datum_adds_the_same_whatever_its_batch_mates():
         )
         for part in (0, 1)
     ]
-    mass, use = torch.cat(halves).split(I, dim=1)
-    torch.testing.assert_close(torch.cat([mass, 2 * use], dim=1), whole)
+    norm, estimate = torch.cat(halves).split(I, dim=1)
+    torch.testing.assert_close(torch.cat([norm, 2 * estimate], dim=1), whole)
 
 
 def test_draining_begins_a_window_anew():
@@ -123,11 +123,11 @@ def test_draining_begins_a_window_anew():
 
 def test_rounding_is_to_nearest_and_stays_within_its_bound():
     values = torch.randn(10_000) * torch.exp(4 * torch.randn(10_000))
-    found = rounded(values.numpy())
+    found = round_to_bits(values.numpy())
     error = np.abs(found - values.numpy()) / np.abs(values.numpy())
     assert 0.9 * 2.0**-SIGNIFICANT_BITS < error.max() <= 2.0**-SIGNIFICANT_BITS
-    assert np.array_equal(rounded(found), found)
-    assert rounded(np.zeros(3, np.float32)).tolist() == [0, 0, 0]
+    assert np.array_equal(round_to_bits(found), found)
+    assert round_to_bits(np.zeros(3, np.float32)).tolist() == [0, 0, 0]
 
 
 def test_only_captured_linear_weights_that_match_are_tallied():
@@ -157,6 +157,6 @@ def test_a_weight_that_is_stored_transposed_has_the_same_tallies():
         widths = tallied_units(layout, TallyConfig(units=["w"]))
         assert widths == {"w": 4}
         factors = {"w": [Factor("outer", delta_NTO, a_NTI, transposed)]}
-        found_MK = shares(factors, {"w": weight}, SCALE, widths)
+        found_MK = position_tallies(factors, {"w": weight}, SCALE, widths)
         seen.append(found_MK)
     torch.testing.assert_close(seen[1], seen[0])
