@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.run.run import Run, open_run
     from analysis.run.tallies import neuron_history, tally_windows, token_history
+    from capture import __version__
     from capture.config.reading import read_config
     from capture.config.records import FactorConfig
     from capture.config.settings import Config
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     )
     from ontogeny.training import capture, replay, selfcheck, verify
 
-__version__ = "0.2.0"
-
 __all__ = [
     "AblationConfig",
     "ActivationConfig",
@@ -64,6 +63,7 @@ __all__ = [
     "Run",
     "SelectionConfig",
     "StoreConfig",
+    "__version__",
     "ablate",
     "activations",
     "attribute",
@@ -96,6 +96,7 @@ _HOMES = {
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.run.run": ("Run", "open_run"),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
+    "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
     "capture.config.records": ("FactorConfig",),
     "capture.config.settings": ("Config",),
@@ -123,4 +124,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__

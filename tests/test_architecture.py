@@ -58,7 +58,8 @@ RANKS = {
 FACES = {"capture", "analysis", "cluster", "cluster.__main__"}
 """Names that lead to the packages, and hold no code of their own."""
 NEVER_LOADED_BY = {
-    "capture": ("ray", "deepspeed", "transformers", "botocore", "rich", "sklearn"),
+    "capture": ("ray", "deepspeed", "transformers", "rich", "sklearn"),
+    "capture.store.store": ("botocore", "torch"),
     "analysis": ("capture.engine", "capture.training", "capture.custom_loop", "ray", "deepspeed"),
     "cluster.cli": ("torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "ray", "rich"),
     "ontogeny": ("capture", "analysis", "cluster", "torch", "numpy", "pandas"),
