@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,21 +23,23 @@ from analysis.run.scan import REMEDY, Shard, promising_groups
 from analysis.run.shift_tables import nearest
 from capture.errors import ConfigError, RunError, ShardError, UnitError
 from capture.format.factor_layout import KEY, FactorLayout, decode
-from capture.format.factor_parts import begins_at
+from capture.format.factor_parts import first_row_of
 from capture.format.factor_reader import (
     DatumFactors,
     columns_of,
     dense,
     error_bound,
-    of_row,
+    factors_of_slot,
     read_row,
 )
 from capture.gradients import factored_algebra as inner
 from capture.gradients.factors import Factor
 from capture.gradients.layout import Layout
-from capture.replay.segments import Again, Past, read_past, step_again
 from capture.shards.schema import factor_schema
 from capture.store.store import Store
+
+if TYPE_CHECKING:
+    from capture.replay.segments import ReplayableRun, ReplayedStep
 
 When = tuple[int, int]
 """Step and datum."""
@@ -52,7 +55,7 @@ class Gradients:
     layout: Layout
     steps: list[Shard]
     factors: list[Shard]
-    replayed: dict[int, Again] = field(default_factory=dict)
+    replayed: dict[int, "ReplayedStep"] = field(default_factory=dict)
     """The last step that was taken again, because not all that was asked of it is stored."""
     batches: dict[int, list[int]] = field(default_factory=dict)
     """Datums by slot, of steps that were asked for."""
@@ -117,22 +120,26 @@ class Gradients:
         return self.store.uri
 
     @cached_property
-    def past(self) -> Past:
+    def past(self) -> "ReplayableRun":
         """What replaying needs of the run; raises ``RunError`` for one of somebody's own loop."""
+        from capture.replay.segments import read_replayable_run  # loads the training engine
+
         try:
-            return read_past(self.store)
+            return read_replayable_run(self.store)
         except ConfigError as error:
             problem = "was recorded in a loop that is not ours, whose steps cannot be taken again"
             remedy = "Record factors as it trains, and ask for gradients"
             raise RunError(self.uri, problem, remedy) from error
 
-    def again(self, step: int, lacking: str) -> Again:
+    def again(self, step: int, lacking: str) -> "ReplayedStep":
         """A step taken again, which is said, for what the run does not hold of it."""
+        from capture.replay.segments import replay_step  # loads the training engine
+
         if step not in self.replayed:
             past = self.past
             LOG.warning("%s: step %d has %s recorded; taking it again", self.uri, step, lacking)
             self.replayed.clear()
-            self.replayed[step] = step_again(past, step)
+            self.replayed[step] = replay_step(past, step)
         return self.replayed[step]
 
     # --- reading ----------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ class Gradients:
         if any(covers(shard, step) for shard in self.factors):
             raise RunError(self.uri, f"has no intact factors of step {step}, slot {slot}", REMEDY)
         again = self.again(step, "no factors")
-        return of_row(again.layout, again.rows, slot, unit, shape)
+        return factors_of_slot(again.layout, again.rows, slot, unit, shape)
 
     def slot(self, step: int, datum: int) -> int:
         """Where in its batch a datum was; raises ``RunError`` if it was not there."""
@@ -195,8 +202,8 @@ def candidates(shards: Sequence[Shard], step: int, slot: int) -> list[Shard]:
     near = sorted((shard for shard in shards if covers(shard, step)), key=lambda s: s.file.key)
     found = []
     for _, tables in groupby(near, key=lambda s: s.file.key.rsplit("-", 2)[0]):
-        begun = [table for table in tables if begins_at(table.file.key) <= (step, slot)]
-        found += sorted(begun, key=lambda s: begins_at(s.file.key))[-1:]
+        begun = [table for table in tables if first_row_of(table.file.key) <= (step, slot)]
+        found += sorted(begun, key=lambda s: first_row_of(s.file.key))[-1:]
     return found
 
 

@@ -34,7 +34,7 @@ from capture.config.settings import Config
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
 from capture.format.markers import Marker, read_segments, require_start
-from capture.format.replay_markers import with_replayed
+from capture.format.replay_markers import add_replayed_files
 from capture.format.run_yaml import KEY, read_run
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
@@ -61,7 +61,7 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     start = require_start(place)
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
-    segments = with_replayed(place, read_segments(place))
+    segments = add_replayed_files(place, read_segments(place))
     return Run(Committed(place, start, segments, skip_damaged), config, provenance)
 
 
@@ -307,5 +307,5 @@ class Run:
         if self.is_own:
             raise own_run.modelless(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
-        checkpoint.require_room(self.store, self.config.model, **shape)
+        checkpoint.require_model_fits(self.store, self.config.model, **shape)
         return build_model(self.config.model, **shape, seed=0)
