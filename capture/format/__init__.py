@@ -1,0 +1,11 @@
+"""The files of a run: markers, ``run.yaml``, checkpoints and tables.
+
+``docs/reference/format.md`` specifies them. Imports from ``capture`` everything up to
+``capture.config``. ``capture.format.checkpoint`` is a public module too; it is not imported here
+because it needs torch.
+"""
+
+from capture.format.markers import File as File
+from capture.format.markers import Marker as Marker
+from capture.format.markers import read_segments as read_segments
+from capture.format.markers import require_start as require_start

@@ -1,10 +1,10 @@
-"""Weights at the end of a segment, as safetensors; all that resuming and replaying need.
+"""Checkpoints: the weights at the end of a segment, as safetensors.
 
-What an optimizer remembers stands beside them, as ``optimizer/STATE/PARAMETER``; plain SGD keeps
-nothing, nor does any other before its first step. Who wants the weights alone need not know.
+The optimizer's state is stored with the weights, under ``optimizer/STATE/PARAMETER``. Plain SGD has
+no state, and no optimizer has any before its first step.
 
-Dropout, batch order and learning rate follow from the seed and the step, so there is no generator
-state to keep.
+A checkpoint is all that resuming and replaying need: dropout, batch order and learning rate follow
+from the seed and the step, so no generator state is stored.
 """
 
 from collections.abc import Mapping
@@ -17,26 +17,28 @@ from torch import Tensor, nn
 
 from capture.errors import ShardError
 from capture.format.markers import File, Marker
-from capture.models.huggingface import bytes_of
+from capture.models.huggingface import weight_bytes
 from capture.models.transformer import ModelConfig
 from capture.store.store import Store
 
 MAX_POSITIONS = 2**28
-"""Numbers in the encoding of positions: 1 GiB."""
+"""Limit of the numbers in a positional encoding, 1 GiB."""
 OPTIMIZER = "optimizer/"
 REMEDY = "Run: ontogeny verify"
 
 
 def key_of(step: int) -> str:
-    """Where the weights after ``step`` updates lie."""
+    """Return the key of the weights after ``step`` updates."""
     return f"checkpoints/step-{step:06d}.safetensors"
 
 
 def snapshot(
     model: nn.Module, remembered: Mapping[str, Tensor] = MappingProxyType({})
 ) -> dict[str, Tensor]:
-    """A copy of the weights on the CPU, untouched by further training; with an optimizer's state
-    (``optimizer.snapshot``) beside it."""
+    """Copy the weights to the CPU, so that further training does not change them.
+
+    ``remembered``: the optimizer's state from ``optimizer.snapshot``, which is added.
+    """
     weights = {
         name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors_of(model).items()
     }
@@ -44,7 +46,8 @@ def snapshot(
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint keeps of a model; of tied weights the first name alone."""
+    """Return the tensors that a checkpoint stores. Tied weights appear once, under the first
+    name."""
     named: dict[int, str] = {}
     state = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
@@ -52,8 +55,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: state[name] for name in named.values()}
 
 
-def parted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Of a checkpoint: the weights, and what the optimizer remembers (``STATE/PARAMETER``)."""
+def split_checkpoint(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a checkpoint into the weights and the optimizer's state (by ``STATE/PARAMETER``)."""
     remembered = {
         name.removeprefix(OPTIMIZER): tensor
         for name, tensor in tensors.items()
@@ -68,10 +71,11 @@ def encode(weights: dict[str, Tensor]) -> bytes:
 
 
 def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> dict[str, Tensor]:
-    """Weights by parameter name, on the CPU, as the marker of the segment before them names them.
+    """Read the weights after ``step`` updates, on the CPU, by parameter name.
 
-    Raises ``ShardError`` if they are absent, unreadable or others. Without a marker any readable
-    checkpoint will do.
+    ``marker``: the marker of the segment that ends at this step; the file must be the one that it
+    lists. Without a marker, any readable checkpoint is accepted. Raises ``ShardError`` if the file
+    is missing, unreadable or a different one.
     """
     where = f"{store.uri}/{key_of(step)}"
     try:
@@ -86,20 +90,20 @@ def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> di
 
 
 def restore(model: nn.Module, weights: dict[str, Tensor], where: str = "checkpoint") -> None:
-    """Put weights into a model, in place; raises ``ShardError`` if they are of another model.
+    """Copy weights into a model, in place. Ignores the optimizer's state among them.
 
-    What the optimizer remembers may stand among them and is passed over.
+    Raises ``ShardError`` if the weights belong to another model.
     """
-    weights, _ = parted(weights)
+    weights, _ = split_checkpoint(weights)
     own = tensors_of(model)
-    require_of_model(own, weights, where)
+    require_matching(own, weights, where)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
 
 
-def require_of_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
-    """Raises ``ShardError`` if these weights are not named, shaped and typed as a model's own."""
+def require_matching(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise ``ShardError`` unless the weights have the model's names, shapes and dtypes."""
     wrong = sorted(own.keys() ^ weights.keys())
     if wrong:
         problem = f"{'lacks' if wrong[0] in own else 'has an unknown'} {wrong[0]}"
@@ -107,19 +111,21 @@ def require_of_model(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], w
     for name, tensor in own.items():
         found = weights[name]
         if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
-            problem = f"has {name} as {kind_of(found)}, the model as {kind_of(tensor)}"
+            wanted = describe_tensor(tensor)
+            problem = f"has {name} as {describe_tensor(found)}, the model as {wanted}"
             raise ShardError(where, problem, REMEDY)
 
 
-def kind_of(tensor: Tensor) -> str:
+def describe_tensor(tensor: Tensor) -> str:
     size = " × ".join(map(str, tensor.shape)) or "one number"
     return f"{size} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def require_room(store: Store, config: ModelConfig, *, vocabulary: int, window: int) -> None:
-    """Raises ``ShardError`` if a run describes a model that its first checkpoint cannot hold.
+def require_model_fits(store: Store, config: ModelConfig, *, vocabulary: int, window: int) -> None:
+    """Raise ``ShardError`` if a run describes a model larger than its first checkpoint.
 
-    Only then is it safe to build the model: a configuration can ask for any amount of memory.
+    Check this before building the model: a configuration from an untrusted run can ask for any
+    amount of memory.
     """
     key = f"{store.uri}/{key_of(0)}"
     try:
@@ -128,8 +134,9 @@ def require_room(store: Store, config: ModelConfig, *, vocabulary: int, window: 
     except FileNotFoundError as error:
         raise ShardError(key, "is missing", REMEDY) from error
     if config.kind == "hf":
-        wanted = bytes_of(config.hf, vocabulary=vocabulary, window=window, most=found)
+        wanted = weight_bytes(config.hf, vocabulary=vocabulary, window=window, most=found)
     else:
+        # A lower bound: biases, LayerNorms and the output bias are left out.
         a_layer = 4 * config.width**2 + 2 * config.width * config.hidden
         wanted = 4 * (2 * vocabulary * config.width + config.layers * a_layer)
     if wanted > found or window * config.width > MAX_POSITIONS:

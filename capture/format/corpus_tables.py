@@ -1,4 +1,4 @@
-"""The corpus as a run holds it: replaying needs neither the text nor its tokeniser.
+"""The corpus as tables of a run, so that replaying needs neither the text nor its tokenizer.
 
 Shapes: N datum, T token.
 """
@@ -18,7 +18,10 @@ REMEDY = "Run: ontogeny verify"
 
 
 def read_corpus(store: Store, start: Marker, *, window: int) -> Corpus:
-    """What ``start`` names of it; raises ``ShardError`` for what is missing, damaged or others'."""
+    """Read the corpus that the marker ``start`` lists.
+
+    Raises ``ShardError`` for a table that is missing, damaged or not the one that ``start`` lists.
+    """
     files = {file.key: file for file in start.files_of("corpus")}
     rows = read_table(store, files, "vocab", VOCABULARY)
     tokens, counts = rows["token"].to_pylist(), rows["count"].to_numpy()
@@ -34,12 +37,13 @@ def read_corpus(store: Store, start: Marker, *, window: int) -> Corpus:
 def read_datums(
     store: Store, files: dict[str, File], name: str, num_tokens: int, window: int
 ) -> Datums:
+    """Read one split. Raises ``ShardError`` for datums that do not fit vocabulary or window."""
     rows = read_table(store, files, name, DATUMS)
     token_M = rows["tokens"].combine_chunks().flatten().to_numpy().copy()
     last_N = rows["last_target"].to_numpy()
     lengths = compute.list_value_length(rows["tokens"]).unique().to_pylist()
-    every = np.concatenate([token_M, last_N])
-    known = not len(every) or 0 <= every.min() <= every.max() < num_tokens
+    token_ids = np.concatenate([token_M, last_N])
+    known = not len(token_ids) or 0 <= token_ids.min() <= token_ids.max() < num_tokens
     if lengths not in ([], [window]) or not known:
         where = f"{store.uri}/corpus/{name}.parquet"
         raise ShardError(where, "has datums that its vocabulary or window does not allow", REMEDY)
@@ -64,7 +68,7 @@ def read_table(store: Store, files: dict[str, File], name: str, schema: pa.Schem
 
 
 def corpus_tables(corpus: Corpus) -> dict[str, pa.Table]:
-    """The corpus as it stands in a run, by key."""
+    """Return the tables of a corpus by their keys in a run."""
     splits = {"datums": corpus.train, "validation": corpus.validation, "test": corpus.test}
     return {"corpus/vocab.parquet": vocabulary_table(corpus.vocabulary)} | {
         f"corpus/{name}.parquet": datum_table(datums, corpus.vocabulary)

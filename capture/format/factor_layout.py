@@ -1,12 +1,13 @@
-"""What the columns of a table of factors are, and which of them make which unit's gradient.
+"""The layout of a factor table: which columns hold which array, and which arrays give which
+gradient.
 
-A row of the table is a datum in a step. Of each *distinct* array that its factors consist of there
-is one value a row: an input that several layers share is there once, a bias uses the δ of its
-weight. Where a unit's gradient itself is smaller than the arrays that only it needs, as for a
-LayerNorm, the gradient is there in their place; all such units lie side by side in one array.
+A row of the table is one datum in one step. Each *distinct* array of its factors is stored once per
+row: layers with the same input share it, and a bias uses the δ of its weight. If a unit's gradient
+is smaller than the arrays that only this unit needs, as for a LayerNorm, the gradient itself is
+stored instead. The gradients of all such units lie side by side in one array.
 
-The layout stands as JSON in the metadata of each table. Tables may come from anyone, so every part
-of it is checked when it is read.
+The layout is stored as JSON in the metadata of each table. Tables can come from untrusted sources,
+so every part of the JSON is checked when it is read.
 """
 
 import json
@@ -19,17 +20,17 @@ from capture.gradients.factors import Kind
 
 Precision = Literal["float32", "float16", "int32"]
 KEY = b"ontogeny.factors"
-MOST_NUMBERS = 2**31 - 1
+MAX_NUMBERS = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Array:
-    """One value of every row: numbers [positions, width], flattened."""
+class ArrayLayout:
+    """Shape and type of one array of every row: numbers [positions, width], stored flattened."""
 
     positions: int
     width: int
     precision: Precision
-    """int32: tokens."""
+    """float32 or float16; int32 for token ids."""
 
     @property
     def size(self) -> int:
@@ -37,8 +38,8 @@ class Array:
 
 
 @dataclass(frozen=True)
-class StoredUse:
-    """A ``Factor`` whose tensors are arrays of the table, by name."""
+class StoredFactor:
+    """A ``Factor`` whose tensors are given by the names of arrays of the table."""
 
     kind: Kind
     delta: str
@@ -46,55 +47,63 @@ class StoredUse:
     token: str | None = None
     transposed: bool = False
     columns: tuple[int, int] | None = None
-    """Of δ, those that are this unit's; None: all."""
+    """The columns [first, end) of δ that belong to this unit; None for all."""
 
     @property
     def arrays(self) -> list[str]:
+        """The names of the arrays that this factor needs."""
         return [name for name in (self.delta, self.a, self.token) if name is not None]
 
 
 @dataclass(frozen=True)
 class FactorLayout:
-    """The arrays of a table of factors, by name, and each unit's uses of them."""
+    """The arrays of a factor table, by name, and the factors of each unit.
 
-    arrays: dict[str, Array]
-    uses: dict[str, tuple[StoredUse, ...]]
+    ``uses`` has one factor for every call in which the forward pass used the unit. The unit's
+    gradient is the sum over them.
+    """
+
+    arrays: dict[str, ArrayLayout]
+    uses: dict[str, tuple[StoredFactor, ...]]
     preconditioned: bool = False
-    """Whether a shift is more than the gradient times the scale, as with Adam."""
+    """Whether a shift also needs a preconditioner, as with Adam, beside gradient and scale."""
 
     @property
     def row_bytes(self) -> int:
-        """Of one datum's numbers before they are packed."""
+        """Bytes of one datum's numbers before compression."""
         return sum(array.size * (2 if array.precision == "float16" else 4) for array in self.all)
 
     @property
-    def all(self) -> list[Array]:
+    def all(self) -> list[ArrayLayout]:
+        """All arrays, in the order of the table's columns."""
         return list(self.arrays.values())
 
-    def arrays_of(self, unit: str) -> dict[str, Array]:
-        """What a unit's gradient is made of."""
+    def arrays_of(self, unit: str) -> dict[str, ArrayLayout]:
+        """Return the arrays that a unit's gradient is computed from."""
         names = dict.fromkeys(name for use in self.uses[unit] for name in use.arrays)
         return {name: self.arrays[name] for name in names}
 
     def encode(self) -> str:
+        """Return the layout as JSON."""
         arrays = {name: [a.positions, a.width, a.precision] for name, a in self.arrays.items()}
-        uses = {unit: [said(use) for use in uses] for unit, uses in self.uses.items()}
+        uses = {unit: [nondefault_fields(use) for use in uses] for unit, uses in self.uses.items()}
         values = {"arrays": arrays, "uses": uses}
         return json.dumps(values | ({"preconditioned": True} if self.preconditioned else {}))
 
 
-def said(use: StoredUse) -> dict[str, Any]:
-    """The fields of a use that are not as usual."""
+def nondefault_fields(use: StoredFactor) -> dict[str, Any]:
+    """Return the fields of a factor that differ from their defaults."""
     return {name: value for name, value in asdict(use).items() if value not in (None, False)}
 
 
 def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
-    """The layout that was encoded; raises ``ValueError`` unless it fits units of these shapes."""
+    """Parse an encoded layout. Raises ``ValueError`` unless it fits units of these shapes."""
     try:
         values = json.loads(text)
-        arrays = {str(name): array_of(*array) for name, array in values["arrays"].items()}
+        arrays = {str(name): parse_array(*array) for name, array in values["arrays"].items()}
         uses = {
-            str(unit): tuple(use_of(**use) for use in uses) for unit, uses in values["uses"].items()
+            str(unit): tuple(parse_use(**use) for use in entries)
+            for unit, entries in values["uses"].items()
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("its layout of factors is not readable") from error
@@ -103,45 +112,47 @@ def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
         if unit not in shapes or not uses[unit]:
             raise ValueError(f"it has factors of {unit[:80]}, which was not captured")
         for use in uses[unit]:
-            if not fits(use, arrays, shapes[unit]):
+            if not makes_gradient(use, arrays, shapes[unit]):
                 raise ValueError(f"its factors do not make a gradient of {unit}")
     return layout
 
 
-def array_of(positions: object, width: object, precision: Any) -> Array:
+def parse_array(positions: object, width: object, precision: Any) -> ArrayLayout:
     if precision not in get_args(Precision):
         raise ValueError("no such precision")
-    array = Array(whole(positions), whole(width), precision)
-    if not 0 < array.size <= MOST_NUMBERS:
+    array = ArrayLayout(parse_count(positions), parse_count(width), precision)
+    if not 0 < array.size <= MAX_NUMBERS:
         raise ValueError("no such size")
     return array
 
 
-def use_of(
+def parse_use(
     kind: Any,
     delta: object,
     a: object = None,
     token: object = None,
     transposed: object = False,
     columns: Any = None,
-) -> StoredUse:
+) -> StoredFactor:
     if kind not in get_args(Kind) or not isinstance(transposed, bool):
         raise ValueError("no such use")
     if columns is not None:
-        first, end = (whole(column) for column in columns)
+        first, end = (parse_count(column) for column in columns)
         columns = (first, end)
     a, token = (None if name is None else str(name) for name in (a, token))
-    return StoredUse(kind, str(delta), a, token, transposed, columns)
+    return StoredFactor(kind, str(delta), a, token, transposed, columns)
 
 
-def whole(number: object) -> int:
-    if type(number) is not int or not 0 <= number <= MOST_NUMBERS:
+def parse_count(number: object) -> int:
+    if type(number) is not int or not 0 <= number <= MAX_NUMBERS:
         raise ValueError("no such number")
     return number
 
 
-def fits(use: StoredUse, arrays: Mapping[str, Array], shape: tuple[int, ...]) -> bool:
-    """Whether the arrays of a use are there, and of the sizes that a unit of this shape needs."""
+def makes_gradient(
+    use: StoredFactor, arrays: Mapping[str, ArrayLayout], shape: tuple[int, ...]
+) -> bool:
+    """Whether the arrays of a factor exist with the sizes that a unit of this shape needs."""
     if not all(name in arrays for name in use.arrays):
         return False
     delta, size = arrays[use.delta], prod(shape)
@@ -153,17 +164,18 @@ def fits(use: StoredUse, arrays: Mapping[str, Array], shape: tuple[int, ...]) ->
         case "sum":
             return a is token is None and end - first == size
         case "scale":
-            return token is None and end - first == size and alike(a, delta, size)
+            return token is None and end - first == size and same_size(a, delta, size)
         case "rows":
-            wanted = Array(delta.positions, 1, "int32")
+            wanted = ArrayLayout(delta.positions, 1, "int32")
             return a is None and token == wanted and len(shape) == 2 and end - first == shape[1]
         case "outer":
             rows, width = (shape[0], size // shape[0]) if shape else (1, 1)
             rows, width = (width, rows) if use.transposed else (rows, width)
-            return token is None and end - first == rows and alike(a, delta, width)
+            return token is None and end - first == rows and same_size(a, delta, width)
 
 
-def alike(a: Array | None, delta: Array, width: int) -> bool:
+def same_size(a: ArrayLayout | None, delta: ArrayLayout, width: int) -> bool:
+    """Whether ``a`` holds floats, has as many positions as δ, and has this width."""
     if a is None or a.precision == "int32":
         return False
     return (a.positions, a.width) == (delta.positions, width)

@@ -1,29 +1,29 @@
-"""Factors on their way to the store: cut into tables of a few megabytes as they come.
+"""Cut the factors of a segment into tables of a few megabytes, each written as soon as it is full.
 
-A segment's factors would not fit into memory (100 steps of the study's model have 1.7 GB), so they
-are not kept until it ends: as soon as a table is full it is closed and can be written. A reader
-finds a datum's by the tables' names, which say where each begins.
+The factors of a whole segment would not fit into memory: 100 steps of the study's model take 1.7
+GB. The name of a table contains its first step and slot, so that a reader finds the table of a
+datum.
 """
 
 import re
 from dataclasses import dataclass, replace
 
 from capture.format.factor_layout import FactorLayout
-from capture.format.factor_tables import Rows, encode
+from capture.format.factor_tables import FactorRows, encode
 
 PART_BYTES = 24 * 2**20
-"""A table is closed before it holds more than this, not yet packed; one datum always fits."""
+"""Largest size of a table before compression. A table always holds at least one datum."""
 PART_ROWS = 256
-"""Nor does it hold more rows, so that its footer stays small."""
+"""Most rows of a table, so that its footer stays small."""
 NAME = re.compile(r"factors/segment-\d{6,9}-w\d{2,}-(\d{6,10})-(\d{5})\.parquet")
 
 
 @dataclass
-class Part:
-    """A table of factors: rows of one layout, ascending by step and slot."""
+class FactorPart:
+    """One table of factors: rows of one layout, ascending by step and slot."""
 
     layout: FactorLayout
-    pieces: list[Rows]
+    pieces: list[FactorRows]
 
     @property
     def num_rows(self) -> int:
@@ -31,35 +31,38 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        """Held in memory."""
+        """Bytes held in memory."""
         arrays = [array for piece in self.pieces for array in piece.array_NS.values()]
         return sum(array.nbytes for array in arrays)
 
     def key(self, segment: int, worker: str) -> str:
-        """Where it goes: named after its first step and slot."""
+        """Return the key of the table, which contains its first step and slot."""
         first = self.pieces[0]
         begins = f"{first.step:06d}-{int(first.slot_N[0]):05d}"
         return f"factors/segment-{segment:06d}-{worker}-{begins}.parquet"
 
     def encode(self) -> tuple[memoryview, int]:
-        """The bytes of the table and its rows."""
+        """Return the bytes of the table and its number of rows."""
         return encode(self.layout, self.pieces)
 
 
-def begins_at(key: str) -> tuple[int, int]:
-    """Step and slot of a table's first row by its name; (0, 0) for a foreign name."""
+def first_row_of(key: str) -> tuple[int, int]:
+    """Parse step and slot of a table's first row from its key; (0, 0) for any other key."""
     found = NAME.fullmatch(key)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def most_rows(row_bytes: int) -> int:
-    """That a table holds, where one datum's numbers are so large."""
+def max_rows(row_bytes: int) -> int:
+    """Return how many rows a table can hold if one datum takes ``row_bytes``."""
     return max(1, min(PART_ROWS, PART_BYTES // max(1, row_bytes)))
 
 
 def rows_of_parts(row_bytes: int, *, steps: int, datums: int) -> list[int]:
-    """Rows of the tables that ``FactorParts`` makes of a segment, of so many datums a step."""
-    most = most_rows(row_bytes)
+    """Return the rows of each table that ``FactorParts`` makes of a segment.
+
+    ``datums``: the number of datums per step.
+    """
+    most = max_rows(row_bytes)
     if datums > most:
         return [min(most, datums - first) for first in range(0, datums, most)] * steps
     together = most // datums
@@ -67,36 +70,37 @@ def rows_of_parts(row_bytes: int, *, steps: int, datums: int) -> list[int]:
 
 
 class FactorParts:
-    """Cuts steps into parts: whole steps while they fit, a step that is too large by slots."""
+    """Collect steps into parts: whole steps while they fit; a step that is too large is cut by
+    slots."""
 
     def __init__(self) -> None:
-        self.open: Part | None = None
+        self.open: FactorPart | None = None
 
-    def add(self, layout: FactorLayout, rows: Rows) -> list[Part]:
-        """Add a step; returns the parts that this closes."""
-        most = most_rows(layout.row_bytes)
+    def add(self, layout: FactorLayout, rows: FactorRows) -> list[FactorPart]:
+        """Add a step. Returns the parts that are complete now."""
+        most = max_rows(layout.row_bytes)
         closed = []
-        for piece in cut(rows, most):
+        for piece in split_rows(rows, most):
             part = self.open
             if not part or part.layout != layout or part.num_rows + len(piece.datum_N) > most:
                 closed += self.close()
-                part = self.open = Part(layout, [])
+                part = self.open = FactorPart(layout, [])
             part.pieces.append(piece)
         return closed
 
-    def close(self) -> list[Part]:
-        """The open part, if there is one, which ends with its segment."""
+    def close(self) -> list[FactorPart]:
+        """Close the open part at the end of a segment and return it, if there is one."""
         closed, self.open = self.open, None
         return [closed] if closed else []
 
 
-def cut(rows: Rows, most: int) -> list[Rows]:
-    """The rows in pieces of at most so many."""
+def split_rows(rows: FactorRows, most: int) -> list[FactorRows]:
+    """Split rows into pieces of at most ``most`` rows."""
     pieces = []
     for start in range(0, len(rows.datum_N), most):
-        place = slice(start, start + most)
-        arrays = {name: array[place] for name, array in rows.array_NS.items()}
+        span = slice(start, start + most)
+        arrays = {name: array[span] for name, array in rows.array_NS.items()}
         pieces.append(
-            replace(rows, slot_N=rows.slot_N[place], datum_N=rows.datum_N[place], array_NS=arrays)
+            replace(rows, slot_N=rows.slot_N[span], datum_N=rows.datum_N[span], array_NS=arrays)
         )
     return pieces

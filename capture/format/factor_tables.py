@@ -1,7 +1,8 @@
-"""A step's factors as rows of a table: what to keep of them, and the table's bytes.
+"""Store the factors of a step as rows of a Parquet table.
 
-Parquet's own lists would hold the numbers too, but a page of one datum's numbers is too small for
-zstd to code their exponents by themselves: it would take a seventh more, and twice the time.
+Each array is stored as two strings of bytes (``capture.shards.float_planes``). Parquet's own lists
+of floats would take a seventh more space and twice the time: a page with one datum's numbers is too
+small for zstd to compress their exponents separately.
 
 Shapes: N datum, T position, S number of an array, as in ``capture.gradients.factors``.
 """
@@ -15,33 +16,33 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from capture.format.factor_layout import KEY, Array, FactorLayout, StoredUse
+from capture.format.factor_layout import KEY, ArrayLayout, FactorLayout, StoredFactor
 from capture.gradients.dense import write_shifts
 from capture.gradients.factors import Factor, Factors
-from capture.gradients.memo import identity
+from capture.gradients.memo import tensor_key
 from capture.shards import encoding as shards
 from capture.shards.float_planes import split
 from capture.shards.schema import factor_schema
 
 ROWS_PER_GROUP = 4
-"""What is read for one datum. Two rows a group take a third more time to write."""
+"""Rows that a reader of one datum reads. Two rows per group would take a third longer to write."""
 SUMS = "sums"
-"""The array of gradients that are smaller than what they are made of."""
+"""Name of the array of gradients that are smaller than their factors."""
 HALF_EXPONENT = 15
-"""Below 2 to this, numbers fit a float16."""
+"""Numbers below 2 to this power fit in a float16."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Some datums of one step, by slot."""
+class FactorRows:
+    """The factors of some datums of one step, one row per slot."""
 
     step: int
     slot_N: np.ndarray
     datum_N: np.ndarray
     scale: float
-    """What a gradient becomes a shift by, but for a preconditioner."""
+    """Multiplier from gradient to shift (−lr · clip), before preconditioning."""
     array_NS: dict[str, np.ndarray]
-    """float32, or int32 for tokens."""
+    """Values by array name: float32, or int32 for tokens."""
 
 
 def rows_of_step(
@@ -53,11 +54,11 @@ def rows_of_step(
     *,
     first_slot: int = 0,
     preconditioned: bool = False,
-) -> tuple[FactorLayout, Rows]:
-    """What is stored of a step, whose factors are of the slots from ``first_slot`` on.
+) -> tuple[FactorLayout, FactorRows]:
+    """Return the layout and the rows of a step's factors.
 
-    ``datum_N``: the datum in each of them. ``preconditioned``: whether a shift is more than the
-    gradient times the scale.
+    ``datum_N``: the datum in each slot, starting at ``first_slot``. ``preconditioned``: whether a
+    shift also needs a preconditioner beside gradient and scale.
     """
     layout, kept = lay_out(factors, precision)
     layout = replace(layout, preconditioned=preconditioned)
@@ -66,21 +67,21 @@ def rows_of_step(
         for name, tensor in kept.items()
     }
     slot_N = first_slot + np.arange(len(datum_N))
-    return layout, Rows(step, slot_N, datum_N, scale, array_NS)
+    return layout, FactorRows(step, slot_N, datum_N, scale, array_NS)
 
 
 # --- what to keep ---------------------------------------------------------------------------------
 
 
-class Distinct:
-    """The different arrays among some factors, by name; views of the same numbers are one."""
+class DistinctArrays:
+    """The distinct arrays among some factors, by name. Views of the same numbers count as one."""
 
     def __init__(self) -> None:
         self.names: dict[object, str] = {}
         self.tensors: dict[str, Tensor] = {}
 
     def name(self, tensor_NTS: Tensor) -> str:
-        key = identity(tensor_NTS)
+        key = tensor_key(tensor_NTS)
         if key not in self.names:
             self.names[key] = f"f{len(self.names):02d}"
             self.tensors[self.names[key]] = tensor_NTS
@@ -94,64 +95,68 @@ def tensors_of(use: Factor) -> list[Tensor]:
 def lay_out(
     factors: Factors, precision: Literal["float32", "float16"]
 ) -> tuple[FactorLayout, dict[str, Tensor]]:
-    """The layout of a step's factors, and the tensor [N, …] of each of its arrays."""
-    kept, uses = Distinct(), dict[str, tuple[StoredUse, ...]]()
+    """Return the layout of a step's factors, and the tensor [N, …] of each array."""
+    kept, uses = DistinctArrays(), dict[str, tuple[StoredFactor, ...]]()
     summed = summed_units(factors)
     for unit in factors:
         if unit not in summed:
             uses[unit] = tuple(stored_use(use, kept) for use in factors[unit])
     tensors, first = dict(kept.tensors), 0
-    for unit in summed:
+    for unit in summed:  # their gradients lie side by side in one array
         end = first + factors[unit][0].delta_NTO.shape[2]
-        uses[unit] = (StoredUse("sum", SUMS, columns=(first, end)),)
+        uses[unit] = (StoredFactor("sum", SUMS, columns=(first, end)),)
         first = end
     if summed:
         tensors[SUMS] = torch.cat([gradients_of(factors[unit]) for unit in summed], 1)[:, None]
-    arrays = {name: array_of(tensor, precision) for name, tensor in tensors.items()}
+    arrays = {name: array_layout(tensor, precision) for name, tensor in tensors.items()}
     return FactorLayout(arrays, {unit: uses[unit] for unit in factors}), tensors
 
 
 def summed_units(factors: Factors) -> list[str]:
-    """Units of which the gradient is smaller than the arrays that nothing else needs."""
+    """Return the units whose gradient is smaller than the arrays that only they need."""
     vectors = {
         unit: uses
         for unit, uses in factors.items()
         if all(use.kind in ("scale", "sum") for use in uses)
     }
     others = [use for unit, uses in factors.items() if unit not in vectors for use in uses]
-    there = {identity(tensor) for use in others for tensor in tensors_of(use)}
-    return [unit for unit, uses in vectors.items() if costs_more(uses, there)]
+    shared = {tensor_key(tensor) for use in others for tensor in tensors_of(use)}
+    return [unit for unit, uses in vectors.items() if gradient_is_smaller(uses, shared)]
 
 
-def costs_more(uses: list[Factor], there: set[tuple[object, ...]]) -> bool:
-    own = {identity(t): t[0].numel() for use in uses for t in tensors_of(use)}
-    extra = sum(numel for key, numel in own.items() if key not in there)
+def gradient_is_smaller(uses: list[Factor], shared: set[tuple[object, ...]]) -> bool:
+    """Whether a vector's gradient has fewer numbers than its arrays that are not in ``shared``."""
+    own = {tensor_key(t): t[0].numel() for use in uses for t in tensors_of(use)}
+    extra = sum(numel for key, numel in own.items() if key not in shared)
     return extra > uses[0].delta_NTO.shape[2]
 
 
 def gradients_of(uses: list[Factor]) -> Tensor:
-    """Every datum's gradient of a unit that is a vector, [N, O]."""
+    """Return every datum's gradient of a unit that is a vector, [N, O]."""
     delta_NTO = uses[0].delta_NTO
     out_NO = delta_NTO.new_empty(len(delta_NTO), delta_NTO.shape[2])
     write_shifts(uses, 1.0, out_NO)
     return out_NO
 
 
-def stored_use(use: Factor, kept: Distinct) -> StoredUse:
+def stored_use(use: Factor, kept: DistinctArrays) -> StoredFactor:
     a, token = (None if t is None else kept.name(t) for t in (use.a_NTI, use.token_NT))
-    return StoredUse(use.kind, kept.name(use.delta_NTO), a, token, use.transposed)
+    return StoredFactor(use.kind, kept.name(use.delta_NTO), a, token, use.transposed)
 
 
-def array_of(tensor: Tensor, precision: Literal["float32", "float16"]) -> Array:
+def array_layout(tensor: Tensor, precision: Literal["float32", "float16"]) -> ArrayLayout:
     width = tensor.shape[2] if tensor.dim() == 3 else 1
-    return Array(tensor.shape[1], width, precision if tensor.is_floating_point() else "int32")
+    return ArrayLayout(tensor.shape[1], width, precision if tensor.is_floating_point() else "int32")
 
 
 # --- the table's bytes ----------------------------------------------------------------------------
 
 
-def encode(layout: FactorLayout, pieces: list[Rows]) -> tuple[memoryview, int]:
-    """A table of factors as Parquet, and its number of rows; equal rows give equal bytes."""
+def encode(layout: FactorLayout, pieces: list[FactorRows]) -> tuple[memoryview, int]:
+    """Encode a factor table as Parquet. Returns the bytes and the number of rows.
+
+    Equal rows give equal bytes.
+    """
     num_rows = sum(len(piece.datum_N) for piece in pieces)
     columns = {
         "step": np.concatenate([np.full(len(p.datum_N), p.step) for p in pieces]),
@@ -160,7 +165,7 @@ def encode(layout: FactorLayout, pieces: list[Rows]) -> tuple[memoryview, int]:
         "scale": np.concatenate([np.full(len(p.datum_N), p.scale) for p in pieces]),
     }
     for name, array in layout.arrays.items():
-        columns |= columns_of(name, array, joined([piece.array_NS[name] for piece in pieces]))
+        columns |= columns_of(name, array, concatenated([piece.array_NS[name] for piece in pieces]))
     schema = factor_schema({name: array.precision for name, array in layout.arrays.items()})
     data = shards.encode(
         pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema),
@@ -173,57 +178,60 @@ def encode(layout: FactorLayout, pieces: list[Rows]) -> tuple[memoryview, int]:
     return data, num_rows
 
 
-def joined(pieces: list[np.ndarray]) -> np.ndarray:
-    """One array of all rows; a step alone, the usual case, is not copied."""
+def concatenated(pieces: list[np.ndarray]) -> np.ndarray:
+    """Concatenate arrays along the rows. A single array, the usual case, is not copied."""
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def columns_of(
-    name: str, array: Array, value_NS: np.ndarray
+    name: str, array: ArrayLayout, value_NS: np.ndarray
 ) -> Mapping[str, np.ndarray | pa.Array]:
-    """The columns that hold one array of every row."""
+    """Return the columns that hold one array of every row."""
     if array.precision == "int32":
-        return {name: lists(value_NS)}
+        return {name: list_array(value_NS)}
     if array.precision == "float32":
-        return planes(name, value_NS.astype(np.float32, copy=False))
-    half_NS, exponent_N, error_N = halved(value_NS)
+        return plane_columns(name, value_NS.astype(np.float32, copy=False))
+    half_NS, exponent_N, error_N = to_half(value_NS)
     return {
-        **planes(name, half_NS),
+        **plane_columns(name, half_NS),
         f"{name}_exponent": exponent_N.astype(np.int16),
         f"{name}_error": error_N,
     }
 
 
-def planes(name: str, value_NS: np.ndarray) -> dict[str, pa.Array]:
+def plane_columns(name: str, value_NS: np.ndarray) -> dict[str, pa.Array]:
+    """Return the high and the low bytes of each row as two columns."""
     high_NS, low, bounds = split(value_NS)
     ends = np.arange(len(high_NS) + 1) * high_NS.shape[1]
-    return {f"{name}_high": binaries(ends, high_NS), f"{name}_low": binaries(bounds, low)}
+    return {f"{name}_high": binary_array(ends, high_NS), f"{name}_low": binary_array(bounds, low)}
 
 
-def binaries(bounds: np.ndarray, data: np.ndarray) -> pa.Array:
-    """One string of bytes a row, from where each begins and the last one ends."""
+def binary_array(bounds: np.ndarray, data: np.ndarray) -> pa.Array:
+    """Return one string of bytes per row: row i is data[bounds[i] : bounds[i + 1]]."""
     buffers = [None, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.binary(), len(bounds) - 1, buffers)
 
 
-def lists(value_NS: np.ndarray) -> pa.Array:
+def list_array(value_NS: np.ndarray) -> pa.Array:
+    """Return one list of int32 per row."""
     ends = np.arange(len(value_NS) + 1, dtype=np.int32) * value_NS.shape[1]
     return pa.ListArray.from_arrays(ends, pa.array(value_NS.reshape(-1).astype(np.int32)))
 
 
-def halved(value_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row as float16 times a power of two, its exponent, and its largest error.
+def to_half(value_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Convert each row to float16 times a power of two.
 
-    The error is 0 where nothing was lost, else rounded up.
+    Returns the float16 numbers, the exponent of each row, and its largest absolute error, which is
+    0 if nothing was lost and rounded up otherwise.
     """
     exponent_N = np.frexp(np.abs(value_NS).max(1))[1] - HALF_EXPONENT
     half_NS = np.ldexp(value_NS, -exponent_N[:, None]).astype(np.float16)
-    error_NS = np.abs(doubled(half_NS, exponent_N[:, None]).astype(np.float64) - value_NS)
+    error_NS = np.abs(from_half(half_NS, exponent_N[:, None]).astype(np.float64) - value_NS)
     error_N = error_NS.max(1)
     above_N = np.nextafter(error_N.astype(np.float32), np.float32(np.inf))
     return half_NS, exponent_N, np.where(error_N > 0, above_N, np.float32(0))
 
 
-def doubled(half: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
-    """What float16 numbers stand for, float32."""
+def from_half(half: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
+    """Return float16 numbers times 2 to the exponent, as float32."""
     return np.ldexp(half.astype(np.float32), exponent)

@@ -1,13 +1,13 @@
 """Markers: the small JSON files that make the parts of a run exist.
 
-A part (the start of a run, or one segment of it) is there exactly when its marker is. The marker is
-written last and lists every file of the part with its rows, bytes and checksum; readers ask for
-markers and nothing else.
+A part of a run is its start or one of its segments. It exists exactly when its marker exists. The
+marker is written last and lists every file of the part with its rows, bytes and checksum. Readers
+list markers and nothing else.
 
-A marker carries a checksum of itself and that of the marker before it, back to the run's start,
-which tells the moment at which the run began: a marker of another run, or of another time, does not
-fit into the chain. Markers are data of unknown origin to whoever reads them, so no more than
-``MAX_BYTES`` of each are read and every field is checked.
+A marker contains a checksum of itself and the checksum of the marker before it. This chain goes
+back to the start of the run, whose marker contains the time at which it was written. A marker of
+another run, or of an older state, therefore does not fit into the chain. A marker may come from an
+untrusted source, so at most ``MAX_BYTES`` of it are read and every field is checked.
 """
 
 import hashlib
@@ -21,76 +21,82 @@ from typing import Any
 from capture.errors import RunError, ShardError, StoreError
 from capture.shards.column_chunks import footer_sha256
 from capture.shards.schema import SCHEMA_VERSION
-from capture.store.store import Store, checked
+from capture.store.store import Store, checked_key
 
 FOLDER = "segments"
 START = f"{FOLDER}/start.json"
 MAX_BYTES = 4 * 2**20
-"""A marker has some hundred bytes a file; one of this size would list some 10,000 files."""
+"""A marker takes a few hundred bytes per file, so this is enough for about 10,000 files."""
 MAX_COUNT = 2**53
-"""Rows, bytes and steps are below this."""
+"""Upper limit of numbers of rows, bytes and steps."""
 CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class File:
-    """One file that a marker vouches for."""
+    """One file that a marker lists."""
 
     key: str
     kind: str
-    """outliers, tallies, steps, evaluations, checkpoints, corpus or config."""
+    """outliers, tallies, factors, steps, evaluations, checkpoints, corpus, config, analysis or
+    report."""
     rows: int | None
-    """Rows of a table, None for other files."""
+    """Number of rows of a table; None for other files."""
     num_bytes: int
     sha256: str
     footer_sha256: str = ""
-    """Of a table's footer, which vouches for its column chunks; empty for other files."""
+    """Checksum of a table's Parquet footer, which contains those of the column chunks; empty for
+    other files."""
 
     @classmethod
     def of(cls, key: str, kind: str, data: bytes | memoryview, rows: int | None = None) -> "File":
+        """Describe the file with these bytes. ``rows`` marks it as a Parquet table."""
         footer = footer_sha256(data) if rows is not None else ""
         return cls(key, kind, rows, len(data), hashlib.sha256(data).hexdigest(), footer)
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What a part of the run consists of: steps [first_step, end_step) and their files."""
+    """A part of a run: the steps [first_step, end_step) and their files."""
 
     first_step: int
     end_step: int
     files: tuple[File, ...]
     written_at: str = ""
+    """Time of writing, ISO 8601 with microseconds, UTC."""
     schema_version: int = SCHEMA_VERSION
     previous: str = ""
-    """Checksum of the marker before this one; empty for a run's start and in earlier versions."""
+    """Checksum of the marker before this one; empty for the start of a run."""
     retries: int = 0
-    """Requests to the store that had to be made again since the marker before this one."""
+    """Number of repeated requests to the store since the marker before this one."""
     waited_seconds: float = 0.0
-    """How long training stood still for the store while this segment was under way."""
+    """Seconds that training waited for the store during this segment."""
     pending_bytes: int = 0
-    """Held in memory of closed segments, this one included, when it was closed."""
+    """Bytes of closed segments, including this one, held in memory when this one was closed."""
     checksum: str = ""
-    """Of all the above; known once it is written."""
+    """Checksum of all fields above; set when the marker is written."""
 
     def files_of(self, kind: str) -> list[File]:
+        """Return the files of one kind."""
         return [file for file in self.files if file.kind == kind]
 
 
 def segment_key(segment: int) -> str:
+    """Return the key of a segment's marker."""
     return f"{FOLDER}/segment-{segment:06d}.json"
 
 
 def segment_of(key: str) -> int | None:
-    """Which segment's marker a key is; None for other keys."""
+    """Return the number of the segment whose marker this key is; None for other keys."""
     found = re.fullmatch(FOLDER + r"/segment-(\d{6,9})\.json", key)
     return int(found[1]) if found and segment_key(int(found[1])) == key else None
 
 
 def write_marker(store: Store, key: str, marker: Marker, *, after: Marker | None = None) -> None:
-    """Make a part exist. Everything it lists must have been put before.
+    """Write a marker, which makes its part exist. All files that it lists must already be stored.
 
-    A segment's marker follows that of the segment before it, which is looked up; others follow
-    ``after``.
+    A segment's marker follows the marker of the segment before it, which is read from the store.
+    Other markers follow ``after``.
     """
     segment = segment_of(key)
     if segment is not None:
@@ -103,7 +109,8 @@ def write_marker(store: Store, key: str, marker: Marker, *, after: Marker | None
 
 
 def read_marker(store: Store, key: str) -> Marker:
-    """Raises ``ShardError`` for a damaged marker, ``RunError`` for one of a newer schema."""
+    """Read a marker. Raises ``ShardError`` if it is damaged, ``RunError`` if its schema is
+    newer."""
     where = f"{store.uri}/{key}"
     values = read_values(store, key)
     try:
@@ -111,7 +118,7 @@ def read_marker(store: Store, key: str) -> Marker:
         version = values["schema_version"]
         intact = found == checksum(values)
     except (KeyError, AttributeError, TypeError) as error:
-        raise unreadable(where, "it lacks a checksum or a version") from error
+        raise unreadable_marker(where, "it lacks a checksum or a version") from error
     if not intact:
         raise ShardError(where, "does not match its own checksum", "Restore it from a copy")
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -120,24 +127,25 @@ def read_marker(store: Store, key: str) -> Marker:
     try:
         return marker_of(values | {"checksum": found})
     except (TypeError, KeyError, ValueError, AttributeError, StoreError) as error:
-        raise unreadable(where, str(getattr(error, "problem", error))) from error
+        raise unreadable_marker(where, str(getattr(error, "problem", error))) from error
 
 
 def read_values(store: Store, key: str) -> dict[str, Any]:
-    """What a marker's text says, if it is written exactly as markers are; raises ``ShardError``."""
+    """Read a marker's JSON. Raises ``ShardError`` unless the text is exactly what ``encode``
+    writes."""
     where = f"{store.uri}/{key}"
     data = read_small(store, key, MAX_BYTES)
     try:
-        values = json.loads(data, parse_constant=refused)
+        values = json.loads(data, parse_constant=refuse_constant)
         if encode(values) == data:
             return values
     except (ValueError, TypeError, RecursionError) as error:
-        raise unreadable(where, "it is no JSON") from error
-    raise unreadable(where, "its text was changed")
+        raise unreadable_marker(where, "it is not JSON") from error
+    raise unreadable_marker(where, "its text was changed")
 
 
 def read_small(store: Store, key: str, limit: int) -> bytes:
-    """A key's value, of which no more than ``limit`` bytes are ever held; raises ``ShardError``."""
+    """Read a file of at most ``limit`` bytes. Raises ``ShardError`` if it is larger or missing."""
     where = f"{store.uri}/{key}"
     try:
         with store.open(key) as source:
@@ -147,31 +155,32 @@ def read_small(store: Store, key: str, limit: int) -> bytes:
     except OSError as error:
         raise StoreError(where, f"cannot be read: {error}") from error
     if len(data) > limit:
-        problem = f"is larger than {limit:,} bytes, which none of ours is"
+        problem = f"is larger than {limit:,} bytes, the limit for this file"
         raise ShardError(where, problem, "Restore it from a copy")
     return data
 
 
-def unreadable(where: str, reason: str) -> ShardError:
+def unreadable_marker(where: str, reason: str) -> ShardError:
     problem = f"is not a readable marker ({reason[:200]})"
     return ShardError(where, problem, "Restore it from a copy")
 
 
 def marker_of(values: dict[str, Any]) -> Marker:
-    """The marker with these values, each of which is checked; raises ``ValueError`` and the like.
+    """Build a marker from JSON values and check every field.
 
-    Fields that a later version has added are passed over.
+    Raises ``ValueError``, ``TypeError``, ``KeyError``, ``AttributeError`` or ``StoreError`` for
+    wrong values. Ignores fields that a later version has added.
     """
     files = tuple(file_of(dict(file)) for file in values["files"])
-    marker = Marker(**{**known(values, Marker), "files": files})
-    first, end = count(marker.first_step), count(marker.end_step)
-    count(marker.schema_version)
-    count(marker.retries)
-    count(marker.pending_bytes)
+    marker = Marker(**{**known_fields(values, Marker), "files": files})
+    first, end = require_count(marker.first_step), require_count(marker.end_step)
+    require_count(marker.schema_version)
+    require_count(marker.retries)
+    require_count(marker.pending_bytes)
     if type(marker.waited_seconds) is not float or not 0 <= marker.waited_seconds < MAX_COUNT:
-        raise ValueError("its waited_seconds are impossible")
+        raise ValueError("its waited_seconds is not a possible time")
     if first > end or len({file.key for file in files}) != len(files):
-        raise ValueError("it names steps backwards or a file twice")
+        raise ValueError("its steps run backwards, or it lists a file twice")
     texts = (marker.written_at, marker.previous, marker.checksum)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("its time and checksums must be text")
@@ -179,13 +188,14 @@ def marker_of(values: dict[str, Any]) -> Marker:
 
 
 def file_of(values: dict[str, Any]) -> File:
-    file = File(**known(values, File))
+    """Build a file entry from JSON values and check every field; raises as ``marker_of`` does."""
+    file = File(**known_fields(values, File))
     if not isinstance(file.key, str) or not isinstance(file.kind, str):
         raise ValueError("a file's key and kind must be text")
-    checked("", file.key).encode()
-    count(file.num_bytes)
+    checked_key("", file.key).encode()
+    require_count(file.num_bytes)
     if file.rows is not None:
-        count(file.rows)
+        require_count(file.rows)
     if not CHECKSUM.fullmatch(file.sha256):
         raise ValueError(f"{file.key} has no checksum")
     if file.footer_sha256 and not CHECKSUM.fullmatch(file.footer_sha256):
@@ -193,32 +203,39 @@ def file_of(values: dict[str, Any]) -> File:
     return file
 
 
-def known(values: dict[str, Any], kind: type) -> dict[str, Any]:
+def known_fields(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Return the values that are fields of a dataclass."""
     return {f.name: values[f.name] for f in fields(kind) if f.name in values}
 
 
-def count(number: Any) -> int:
+def require_count(number: Any) -> int:
+    """Raise ``ValueError`` unless a number can count rows, bytes or steps."""
+    # "type(…) is int" rather than isinstance, because a bool is an int too.
     if type(number) is not int or not 0 <= number < MAX_COUNT:
-        raise ValueError("a number of rows, bytes or steps is impossible")
+        raise ValueError("a number of rows, bytes or steps is not a possible count")
     return number
 
 
-def refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+def refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def encode(values: dict[str, Any]) -> bytes:
-    """The only text that a marker of these values may have."""
+    """Encode a marker. Readers accept no other text for the same values."""
     return json.dumps(values, indent=1).encode()
 
 
 def checksum(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of all fields but ``checksum``, as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_segments(store: Store) -> list[Marker]:
-    """Markers of the segments, in order; raises ``ShardError`` where one is missing or stale."""
-    found = segments_there(store, store.keys(FOLDER))
+    """Read the markers of all segments, in order.
+
+    Raises ``ShardError`` if one is missing, damaged, or does not follow the marker before it.
+    """
+    found = existing_segments(store, store.keys(FOLDER))
     markers: list[Marker] = []
     before = read_marker(store, START) if store.exists(START) else None
     for segment in range(found[-1] + 1 if found else 0):
@@ -227,7 +244,7 @@ def read_segments(store: Store) -> list[Marker]:
             problem = f"is missing although {segment_key(found[-1])} exists"
             raise ShardError(f"{store.uri}/{key}", problem, "Restore it from a copy")
         marker = read_marker(store, key)
-        problem = misfit(before, marker) if before else ""
+        problem = chain_problem(before, marker) if before else ""
         if problem:
             raise ShardError(f"{store.uri}/{key}", problem, "Restore it from a copy")
         markers.append(marker)
@@ -235,9 +252,11 @@ def read_segments(store: Store) -> list[Marker]:
     return markers
 
 
-def segments_there(store: Store, keys: Iterable[str]) -> list[int]:
-    """Segments whose markers a listing shows, ascending, put right at the end, where it may lag:
-    the last one is there, and the one after it is not.
+def existing_segments(store: Store, keys: Iterable[str]) -> list[int]:
+    """Return the numbers of the segments whose markers exist, ascending.
+
+    ``keys`` is a listing, which may lag behind the store. Its end is therefore corrected: the last
+    segment returned exists, and the one after it does not.
     """
     found = sorted(number for key in keys if (number := segment_of(key)) is not None)
     while found and not store.exists(segment_key(found[-1])):
@@ -249,8 +268,8 @@ def segments_there(store: Store, keys: Iterable[str]) -> list[int]:
     return found
 
 
-def misfit(before: Marker, after: Marker) -> str:
-    """Why a marker is not the one that followed another; empty where it may be."""
+def chain_problem(before: Marker, after: Marker) -> str:
+    """Say why ``after`` cannot follow ``before`` in the chain; empty if it can."""
     if after.first_step != before.end_step:
         return f"begins at step {after.first_step}, the one before ended at {before.end_step}"
     if after.previous and after.previous != before.checksum:
@@ -259,7 +278,7 @@ def misfit(before: Marker, after: Marker) -> str:
 
 
 def require_start(store: Store) -> Marker:
-    """The marker of the run's start; raises ``RunError`` where no run has begun."""
+    """Read the marker of the run's start. Raises ``RunError`` if there is no run."""
     if store.exists(START):
         return read_marker(store, START)
     if store.exists(segment_key(0)):
@@ -269,4 +288,5 @@ def require_start(store: Store) -> Marker:
 
 
 def total_bytes(markers: Iterable[Marker]) -> int:
+    """Return the size of all files that some markers list."""
     return sum(file.num_bytes for marker in markers for file in marker.files)

@@ -1,8 +1,8 @@
-"""Markers of what replaying added: one a segment and kind, beside the segment's own.
+"""Markers of the records that a replay adds: one per segment and kind of record.
 
-A record that is added later is vouched for by a marker of its own, which follows the segment's (it
-carries its checksum) and is written last. It is in no chain, so a run goes on as if it were not
-there; and it is found by a listing, so on a store whose listings lag a record may show up late.
+A record that is added later has a marker of its own, written last, which contains the checksum of
+the segment's marker. It is not part of the chain, so a run can continue regardless of it. Readers
+find it by a listing, so on a store whose listings lag a record can appear late.
 """
 
 import re
@@ -19,11 +19,12 @@ REMEDY = "Delete it and replay the segment again"
 
 
 def replay_key(segment: int, kind: RecordKind) -> str:
+    """Return the key of the marker of a record that was added to a segment."""
     return segment_key(segment).removesuffix(".json") + f"-{kind}.json"
 
 
-def replay_of(key: str) -> tuple[int, RecordKind] | None:
-    """Segment and kind whose marker a key is; None for other keys."""
+def parse_replay_key(key: str) -> tuple[int, RecordKind] | None:
+    """Return segment and kind of the added record whose marker this key is; None for other keys."""
     found = NAME.fullmatch(key)
     for kind in KINDS:
         if found and replay_key(int(found[1]), kind) == key:
@@ -31,35 +32,35 @@ def replay_of(key: str) -> tuple[int, RecordKind] | None:
     return None
 
 
-def misfit(marker: Marker, segment: Marker | None, kind: RecordKind) -> str:
-    """Why a marker is not of a record of this segment; empty where it may be."""
+def replay_problem(marker: Marker, segment: Marker | None, kind: RecordKind) -> str:
+    """Say why a marker cannot belong to a record of this segment; empty if it can."""
     if segment is None:
-        return "is of a segment that is not there"
+        return "belongs to a segment that does not exist"
     if (marker.first_step, marker.end_step) != (segment.first_step, segment.end_step):
-        return "is of other steps than its segment"
+        return "has other steps than its segment"
     if marker.previous != segment.checksum:
         return "is of another run or an older state: it does not follow its segment's marker"
     if any(file.kind != kind for file in marker.files):
-        return f"names files that are no {kind}"
+        return f"lists files that are not {kind}"
     return ""
 
 
-def with_replayed(store: Store, segments: Iterable[Marker]) -> tuple[Marker, ...]:
-    """The segments' markers, each with the files that were added to it later.
+def add_replayed_files(store: Store, segments: Iterable[Marker]) -> tuple[Marker, ...]:
+    """Return the segments' markers, each with the files that replays added to it.
 
-    Raises ``ShardError`` for a marker that is damaged or of another run.
+    Raises ``ShardError`` for a replay marker that is damaged or belongs to another run.
     """
     found, keys = list(segments), store.keys(FOLDER)
     for key in keys:
-        place = replay_of(key)
-        if place is None or place[0] >= len(found):
+        parsed = parse_replay_key(key)
+        if parsed is None or parsed[0] >= len(found):
             continue
-        segment, kind = place
+        segment, kind = parsed
         marker, own = read_marker(store, key), found[segment]
-        if problem := misfit(marker, own, kind):
+        if problem := replay_problem(marker, own, kind):
             raise ShardError(f"{store.uri}/{key}", problem, REMEDY)
-        there = {file.key for file in own.files}
-        more = tuple(file for file in marker.files if file.key not in there)
+        listed = {file.key for file in own.files}
+        more = tuple(file for file in marker.files if file.key not in listed)
         found[segment] = replace(own, files=own.files + more)
     return tuple(found)
 
@@ -67,21 +68,21 @@ def with_replayed(store: Store, segments: Iterable[Marker]) -> tuple[Marker, ...
 def read_replays(
     store: Store, keys: Iterable[str], markers: Mapping[str, Marker]
 ) -> tuple[dict[str, Marker], dict[str, str]]:
-    """The readable markers of added records, and what is wrong with any, by key.
+    """Return the readable markers of added records, and the problems of any, by key.
 
-    ``markers``: those of the segments, by key.
+    ``markers``: the markers of the segments, by key.
     """
     readable, problems = dict[str, Marker](), dict[str, str]()
     for key in keys:
-        place = replay_of(key)
-        if place is None:
+        parsed = parse_replay_key(key)
+        if parsed is None:
             continue
         try:
             readable[key] = read_marker(store, key)
         except ShardError as error:
             problems[key] = error.problem
             continue
-        problem = misfit(readable[key], markers.get(segment_key(place[0])), place[1])
+        problem = replay_problem(readable[key], markers.get(segment_key(parsed[0])), parsed[1])
         if problem:
             problems[key] = problem
     return readable, problems
@@ -90,10 +91,10 @@ def read_replays(
 def write_replay(
     store: Store, segment: int, kind: RecordKind, files: list[File], own: Marker
 ) -> None:
-    """Make a record exist, unless another replay has done so.
+    """Write the marker of an added record, unless another replay has written it.
 
-    Raises ``ShardError`` if the segment is another one by now, or a file has gone: a run may be
-    replaced or cleaned up while it is replayed.
+    Raises ``ShardError`` if the segment was replaced or a file was removed in the meantime: a run
+    can be overwritten or cleaned up while it is replayed.
     """
     if read_marker(store, segment_key(segment)).checksum != own.checksum:
         where = f"{store.uri}/{segment_key(segment)}"

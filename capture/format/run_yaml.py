@@ -1,4 +1,4 @@
-"""``run.yaml``: the resolved configuration of a run and what it was made with."""
+"""``run.yaml``: the resolved configuration of a run, and the versions and device that made it."""
 
 import platform
 import subprocess
@@ -23,14 +23,15 @@ KEY = "run.yaml"
 MAX_BYTES = 2**17
 REMEDY = "Run: ontogeny verify"
 FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str, "config": dict}
-"""What ``run.yaml`` holds besides, and of what kind."""
+"""Fields that ``run.yaml`` must have beside ``schema_version``, with their types."""
 PACKAGES = (*("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers"),)
 
 
 def describe_run(config: Config, device: torch.device, *, transposed: Iterable[str] = ()) -> bytes:
-    """The text of ``run.yaml`` for a run that starts now on this device.
+    """Return the text of ``run.yaml`` for a run that starts now on this device.
 
-    ``transposed``: weights that are stored [I, O], of a model that a reader cannot build.
+    ``transposed``: names of the weights that are stored [I, O], for a model that readers cannot
+    build from the configuration.
     """
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -47,20 +48,21 @@ def describe_run(config: Config, device: torch.device, *, transposed: Iterable[s
 
 
 def read_run(store: Store, start: Marker) -> dict[str, Any]:
-    """The values of ``run.yaml``, which the marker of the run's start must vouch for.
+    """Read ``run.yaml``, which must be the file that the start marker lists.
 
-    Raises ``ShardError`` if the file is not the one that was written, ``RunError`` if it is newer.
+    Raises ``ShardError`` if it is another file or unreadable, ``RunError`` if its schema is newer.
     """
     where = f"{store.uri}/{KEY}"
     data = read_small(store, KEY, MAX_BYTES)
     for file in start.files_of("config"):
         if File.of(KEY, "config", data) != file:
             raise ShardError(where, "is not the file that its marker names", REMEDY)
-        return values_of(data, where)
+        return parse_run_yaml(data, where)
     raise ShardError(f"{store.uri}/{START}", f"does not name {KEY}", REMEDY)
 
 
-def values_of(data: bytes, where: str) -> dict[str, Any]:
+def parse_run_yaml(data: bytes, where: str) -> dict[str, Any]:
+    """Parse the text of ``run.yaml`` and check its fields; raises as ``read_run`` does."""
     try:
         values = read_yaml(data.decode())
         version = int(values["schema_version"])
@@ -72,12 +74,12 @@ def values_of(data: bytes, where: str) -> dict[str, Any]:
         problem = f"has schema version {version}, this version of ontogeny reads {SCHEMA_VERSION}"
         raise RunError(where, problem, "Use a newer version of ontogeny")
     if wrong:
-        raise ShardError(where, f"is not readable: its {wrong[0]} is of another kind", REMEDY)
+        raise ShardError(where, f"is not readable: its {wrong[0]} has the wrong type", REMEDY)
     return values
 
 
 def read_run_config(store: Store) -> Config:
-    """The configuration that a run was made with."""
+    """Read the configuration of a run."""
     values = read_run(store, require_start(store))
     return make_config(values["config"], where=f"{store.uri}/{KEY}")
 
@@ -96,7 +98,7 @@ def device_name(device: torch.device) -> str:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, with "+changes" if files differ from it; else "unknown"."""
+    """Return the git commit of this code, with "+changes" for local changes; else "unknown"."""
     folder = Path(__file__).parent
     try:
         commit = git("rev-parse", "HEAD", folder=folder)

@@ -1,7 +1,7 @@
-"""Tallies as Parquet: one table a unit, kind of token and window; one column a neuron.
+"""Tallies as Parquet: one table per unit, kind of token and window, with two columns per neuron.
 
-A neuron is two columns of a table and a token one row, so either is read without the rest. The
-folders are named so that pandas, DuckDB and Arrow read ``unit`` and ``by`` from the path::
+A token is one row, so that a neuron or a token can be read without the rest. The folder names let
+pandas, DuckDB and Arrow read ``unit`` and ``by`` from the path::
 
     pandas.read_parquet(
         "RUN/tallies",
@@ -25,15 +25,16 @@ from capture.shifts.tallies import BYS, By, TallySums
 KEY = re.compile(r"tallies/unit=([^/]+)/by=(target|input)/window-(\d{4,9})\.parquet")
 TOKENS_PER_GROUP = 2048
 SIGNIFICANT_BITS = 7
-"""Of what is stored; sums are kept in float32 and put off by at most 2^-SIGNIFICANT_BITS, 0.8 %."""
+"""Precision of stored tallies. Rounding the float32 sums changes them by at most 0.8 %, 2^-7."""
 
 
 def key_of(unit: str, by: By, window: int) -> str:
+    """Return the key of a table."""
     return f"tallies/unit={unit}/by={by}/window-{window:04d}.parquet"
 
 
 def parse_key(key: str) -> tuple[str, By, int] | None:
-    """Unit, kind of token and window of the table under a key; None for other keys."""
+    """Return unit, kind of token and window of the table with this key; None for other keys."""
     if not (found := KEY.fullmatch(key)):
         return None
     unit, by, window = found[1], BYS[BYS.index(found[2])], int(found[3])
@@ -41,7 +42,7 @@ def parse_key(key: str) -> tuple[str, By, int] | None:
 
 
 def encode_window(sums: TallySums, window: int) -> Iterator[tuple[str, int, memoryview]]:
-    """Key, rows and bytes of every table of a window."""
+    """Yield key, number of rows and bytes of every table of a window."""
     for by in BYS:
         for unit in sums.widths:
             rows = tally_table(sums, by, unit, window)
@@ -52,11 +53,11 @@ def encode_window(sums: TallySums, window: int) -> Iterator[tuple[str, int, memo
 
 
 def tally_table(sums: TallySums, by: By, unit: str, window: int) -> pa.Table:
-    """A row for every token that occurs in the window, in order.
+    """Return a table with one row per token that occurs in the window, ascending by token.
 
-    NumPy's work, not torch's: this is done beside training, and a second thread that computes with
-    torch has a team of OpenMP threads of its own. There are then more of them than cores, and the
-    training thread's team goes to sleep between any two operations for the rest of the run.
+    This function uses NumPy and not torch, because it runs beside training. A second thread that
+    computes with torch starts OpenMP threads of its own. There are then more threads than cores,
+    and the training thread's OpenMP team sleeps between operations for the rest of the run.
     """
     count_V = sums.count_V[by].numpy()
     token_R = count_V.nonzero()[0]
@@ -74,8 +75,9 @@ def tally_table(sums: TallySums, by: By, unit: str, window: int) -> pa.Table:
 
 
 def round_to_bits(values: np.ndarray) -> np.ndarray:
-    """To the nearest float32 of ``SIGNIFICANT_BITS`` bits, ties to even: a third of the bytes."""
+    """Round to ``SIGNIFICANT_BITS`` bits, ties to even. The file takes a third of the bytes."""
     bits = values.view(np.uint32)
     dropped = 24 - SIGNIFICANT_BITS
+    # Half a unit of the last kept bit, less one, plus that bit itself: ties go to even.
     half = (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
     return ((bits + half) >> dropped << dropped).view(np.float32)

@@ -13,11 +13,11 @@ from analysis.run.gradients import read_datum
 from analysis.run.run import Run, open_run
 from capture.engine.build import build_engine
 from capture.engine.observer import Observer
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.errors import RunError, ShardError, UnitError
 from capture.gradients import dense as gradients
 from capture.gradients.factors import Factors
-from capture.replay.segments import read_past, step_again
+from capture.replay.segments import read_replayable_run, replay_step
 from capture.store.store import Store
 from capture.training.loop import load_corpus
 
@@ -40,10 +40,10 @@ def recorded(folder, *overrides: str) -> Run:
 def seen(run) -> list[tuple[list[int], Factors, float]]:
     """Datums by slot, factors and scale of the first ten steps, as capture had them in hand."""
     corpus = load_corpus(run.config.corpus, batch=4)
-    plan = Plan(run.config, corpus)
+    plan = StepPlan(run.config, corpus)
     observer = Observer(plan, build_engine(plan, run.config.capture.kinds), frozenset(["factors"]))
     found = []
-    for turn, _ in zip(plan.turns(0), range(10), strict=False):
+    for turn, _ in zip(plan.planned_steps(0), range(10), strict=False):
         step, factors = observer.update(turn)
         found.append((turn.datum_N.tolist(), factors, step.scale))
     return found
@@ -102,7 +102,7 @@ def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog, devic
 def test_a_step_taken_again_tells_arrays_wherever_it_was_taken(tmp_path):
     """No tensor of the engine's device: what is read from a store is to be multiplied by them."""
     run = recorded(tmp_path, *ADAMW)
-    again = step_again(read_past(run.store), 9)
+    again = replay_step(read_replayable_run(run.store), 9)
     assert again.preconditioner
     told = [*again.preconditioner.values(), *again.rows.array_NS.values()]
     assert {type(values) for values in told} == {np.ndarray}

@@ -16,9 +16,9 @@ from torch import Tensor
 from capture import device
 from capture.format import factor_layout, factor_parts
 from capture.format.factor_layout import KEY, decode
-from capture.format.factor_parts import FactorParts, begins_at, rows_of_parts
+from capture.format.factor_parts import FactorParts, first_row_of, rows_of_parts
 from capture.format.factor_reader import columns_of, dense, error_bound, read_row
-from capture.format.factor_tables import halved, lay_out, rows_of_step
+from capture.format.factor_tables import to_half, lay_out, rows_of_step
 from capture.gradients.dense import write_shifts
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
@@ -92,7 +92,10 @@ def test_every_kind_of_use_comes_back_to_the_last_bit():
 
 def test_each_array_is_stored_once_and_the_smaller_form_is_chosen():
     _, layout = stored(example())
-    uses = {unit: [factor_layout.said(use) for use in uses] for unit, uses in layout.uses.items()}
+    uses = {
+        unit: [factor_layout.nondefault_fields(use) for use in uses]
+        for unit, uses in layout.uses.items()
+    }
     assert uses["q"][0]["a"] == uses["k"][0]["a"] == uses["conv1d"][0]["a"] == uses["tied"][1]["a"]
     assert uses["q"][0]["delta"] == uses["q.bias"][0]["delta"]
     assert uses["norm"] == [{"kind": "sum", "delta": "sums", "columns": (0, 6)}]
@@ -143,7 +146,7 @@ def test_the_layout_is_written_as_it_always_was():
 @given(power=st.integers(-100, 100), seed=st.integers(0, 99))
 def test_half_precision_says_its_largest_error_at_any_size(power, seed):
     value_NS = floats(4, 9, seed=seed).numpy() * np.float32(2.0) ** power
-    half_NS, exponent_N, error_N = halved(value_NS)
+    half_NS, exponent_N, error_N = to_half(value_NS)
     assert np.isfinite(half_NS).all()
     decoded = half_NS.astype(np.float64) * 2.0 ** exponent_N[:, None]
     off_N = np.abs(decoded - value_NS).max(1)
@@ -155,7 +158,9 @@ def test_half_precision_bounds_every_entry_of_every_gradient():
     factors = example()
     table, layout = stored(factors, "float16")
     for unit, shape in SHAPES.items():
-        wanted = gradients_of([use.mapped(lambda x: x) for use in factors[unit]], shape).double()
+        wanted = gradients_of(
+            [use.map_tensors(lambda x: x) for use in factors[unit]], shape
+        ).double()
         columns = [*columns_of(layout, unit), "scale"]
         for slot in range(N):
             row = {name: table[name][slot] for name in columns}
@@ -165,7 +170,7 @@ def test_half_precision_bounds_every_entry_of_every_gradient():
 
 
 def test_zeros_and_exact_numbers_have_no_error():
-    half_NS, _, error_N = halved(np.array([[0, 0], [1, -0.5]], np.float32))
+    half_NS, _, error_N = to_half(np.array([[0, 0], [1, -0.5]], np.float32))
     assert error_N.tolist() == [0, 0]
     assert half_NS[0].tolist() == [0, 0]
 
@@ -192,7 +197,7 @@ def test_any_cut_into_tables_keeps_the_rows_and_whole_steps_where_they_fit(most,
     keys = [part.key(12, "w00") for part in closed]
     assert keys == sorted(keys)
     firsts = [(p.pieces[0].step, int(p.pieces[0].slot_N[0])) for p in closed]
-    assert [begins_at(key) for key in keys] == firsts
+    assert [first_row_of(key) for key in keys] == firsts
     assert parts.close() == []
 
 
@@ -208,7 +213,7 @@ def test_a_run_s_bytes_do_not_depend_on_when_its_tables_were_packed(tmp_path, mo
     monkeypatch.setattr(factor_parts, "PART_ROWS", 8)
     runs = []
     for number in (0, 1, 3):  # of 4 and 3 tables a segment
-        monkeypatch.setattr(training, "packers", lambda device, number=number: number)
+        monkeypatch.setattr(training, "packing_threads", lambda device, number=number: number)
         for pending in (2**30, 1):
             name = f"{number}-{pending}"
             settings = ["capture.factors.enabled=true", "training.epochs=1"]
@@ -229,7 +234,7 @@ def test_training_waits_for_packing_where_it_leaves_no_core_free(
 ):
     monkeypatch.setattr(device, "available_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert device.packers(torch.device(kind)) == wanted
+    assert device.packing_threads(torch.device(kind)) == wanted
 
 
 # --- layouts of unknown origin --------------------------------------------------------------------

@@ -155,11 +155,11 @@ def test_a_marker_of_another_run_s_record_is_found(run):
     replay_segment(read_replayable_run(run), 1, ["outliers"])
     run.put(replay_key(2, "outliers"), run.get(replay_key(1, "outliers")))
     run.put(replay_key(7, "outliers"), run.get(replay_key(1, "outliers")))
-    with pytest.raises(ShardError, match=r"segment-000002-outliers\.json: is of other steps"):
+    with pytest.raises(ShardError, match=r"segment-000002-outliers\.json: has other steps"):
         open_run(run.uri)
     found = {f.key: f.detail for f in verify(run)}
-    assert found[replay_key(2, "outliers")] == "is of other steps than its segment"
-    assert found[replay_key(7, "outliers")] == "is of a segment that is not there"
+    assert found[replay_key(2, "outliers")] == "has other steps than its segment"
+    assert found[replay_key(7, "outliers")] == "belongs to a segment that does not exist"
     with pytest.raises(ShardError, match="is of"):
         named_keys(run)
 
