@@ -1,8 +1,7 @@
-"""Algebra on gradients that stay factored: dense where asked, else never.
+"""Algebra on factored gradients: rows, columns and inner products without the dense gradient.
 
-What a datum's gradient of one unit is, row by row or column by column, and the inner product of two
-datums' gradients, from their factors alone. A unit's shape is given as stored; one with more than
-two axes counts as a matrix of its first axis by all others.
+``shape`` is a unit's shape as stored; a unit with more than two axes counts as a matrix of its
+first axis by all others. ``uses`` is a unit's list of factors, one per use in the forward pass.
 
 Shapes: N, M datum; T, S position; R row of a unit, C column, P entry.
 """
@@ -18,7 +17,7 @@ from capture.gradients.factors import Factor
 
 
 def dense(uses: list[Factor], shape: Sequence[int]) -> Tensor:
-    """Every datum's gradient, [N, *shape]."""
+    """Return every datum's gradient, dense, [N, *shape]."""
     delta_NTO = uses[0].delta_NTO
     out_NP = delta_NTO.new_empty(len(delta_NTO), math.prod(shape))
     write_shifts(uses, 1.0, out_NP)
@@ -26,7 +25,7 @@ def dense(uses: list[Factor], shape: Sequence[int]) -> Tensor:
 
 
 def column(uses: list[Factor], n: int, shape: Sequence[int]) -> Tensor:
-    """Column n of every datum's gradient, [N, R]."""
+    """Return column n of every datum's gradient, [N, R]."""
     return torch.stack([column_of(use, n, shape) for use in uses]).sum(0)
 
 
@@ -42,7 +41,7 @@ def column_of(use: Factor, n: int, shape: Sequence[int]) -> Tensor:
 
 
 def row(uses: list[Factor], r: int, shape: Sequence[int]) -> Tensor:
-    """Row r of every datum's gradient, [N, C]."""
+    """Return row r of every datum's gradient, [N, C]."""
     return torch.stack([row_of(use, r, shape) for use in uses]).sum(0)
 
 
@@ -58,31 +57,32 @@ def row_of(use: Factor, r: int, shape: Sequence[int]) -> Tensor:
 
 
 def matrices(use: Factor, shape: Sequence[int]) -> Tensor:
-    """A "sum" or "scale" use's gradient as matrices, [N, R, C]."""
+    """Return the gradient of a "sum" or "scale" factor as matrices, [N, R, C]."""
     return entries(use).view(-1, shape[0], math.prod(shape[1:]))
 
 
 def entries(use: Factor) -> Tensor:
-    """A "sum" or "scale" use's gradient, [N, P]."""
+    """Return the gradient of a "sum" or "scale" factor, [N, P]."""
     product_NTP = use.delta_NTO if use.a_NTI is None else use.delta_NTO * use.a_NTI
     return product_NTP.sum(1)
 
 
 def inner_products(uses_i: list[Factor], uses_j: list[Factor]) -> Tensor:
-    """⟨g_n, g_m⟩ of one unit's gradients, for datums n of the one and m of the other, [N, M].
+    """Return ⟨g_n, g_m⟩ of one unit's gradients for datums n of one batch, m of another, [N, M].
 
-    Σ_{t,s} (a_t · a'_s)(δ_t · δ'_s) for what is a sum of outer products; entry by entry otherwise.
+    Sums of outer products use Σ_{t,s} (a_t · a'_s)(δ_t · δ'_s), which needs no dense gradient.
     """
+    # ⟨Σ_u g_u, Σ_v g'_v⟩ = Σ_{u,v} ⟨g_u, g'_v⟩: every use pairs with every other, tied ones too.
     parts = [inner_product(one, other) for one in uses_i for other in uses_j]
     return torch.stack(parts).sum(0)
 
 
 def inner_product(one: Factor, other: Factor) -> Tensor:
-    if one.kind in ("sum", "scale"):
+    if one.kind in ("sum", "scale"):  # a unit's uses are all of this form, or none is
         return entries(one) @ entries(other).T
     N, M = len(one.delta_NTO), len(other.delta_NTO)
     out_NM = one.delta_NTO.new_empty(N, M)
-    for n in range(N):
+    for n in range(N):  # one datum at a time: all pairs at once would need [N, M, T, S]
         alone = one.map_tensors(lambda x, n=n: x[n : n + 1].expand(M, *x.shape[1:]))
         gram_MTS = right_of(alone) @ right_of(other).transpose(1, 2)
         out_NM[n] = (left_products(alone, other) * gram_MTS).sum((1, 2))
@@ -90,14 +90,15 @@ def inner_product(one: Factor, other: Factor) -> Tensor:
 
 
 def right_of(use: Factor) -> Tensor:
-    """What spans the columns, [N, T, C]."""
+    """Return the vectors that span the columns, [N, T, C]."""
     return use.sides[1] if use.kind == "outer" else use.delta_NTO
 
 
 def left_products(one: Factor, other: Factor) -> Tensor:
-    """l_t · l'_s of what spans the rows in two uses of a unit by the same datums, [N, T, S].
+    """Return l_t · l'_s of the vectors that span the rows in two uses of a unit, [N, T, S].
 
-    A row that is looked up is spanned by a one among zeros, which is never written out.
+    A look-up of row r is the one-hot vector e_r, which is never written out: e_r · e_s is 1 if
+    r = s, and e_r · l is entry r of l.
     """
     if one.kind == "outer" and other.kind == "outer":
         return one.sides[0] @ other.sides[0].transpose(1, 2)

@@ -1,11 +1,18 @@
-"""The two factors of every captured gradient.
+"""The two factors of every captured gradient: the layer's input a and its output gradient δ.
 
-A parameter's gradient is a sum over positions t of something rank one: for a linear weight δ_t
-a_tᵀ, with a the layer's input and δ the loss gradient at its output; for the weight of a LayerNorm
-or RMSNorm δ_t ⊙ x̂_t; for an embedding δ_t in the row of token t; for any bias δ_t. Whoever holds
-(a, δ) of a batch holds the gradient of every datum in it; ``capture.gradients.tape`` collects them.
+A parameter's gradient is a sum over positions t. Each position adds
 
-Shapes: N datum, T position (all inner axes flattened), I input width, O output width.
+- δ_t a_tᵀ to a linear weight,
+- δ_t ⊙ x̂_t to the weight of a LayerNorm or RMSNorm, with x̂ the normalized input,
+- δ_t to row token_t of an embedding,
+- δ_t to a bias.
+
+No position belongs to two datums, so (a, δ) of a batch determine the gradient of every datum in it
+(Goodfellow 2015, "Efficient per-example gradient computations", for linear layers).
+``capture.gradients.tape`` collects the factors.
+
+Shapes: N datum, T position (all axes between datum and features, flattened), I input width, O
+output width.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,35 +26,40 @@ from capture.errors import ConfigError, UnitError
 
 Kind = Literal["outer", "scale", "sum", "rows"]
 MAX_ENTRIES = 2**31 - 1
-"""What the record's 32-bit index can count."""
+"""Largest number of entries of a unit: the record indexes them with a 32-bit integer."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """How one use of a parameter makes its gradient.
+    """The gradient of a parameter through one call that used it.
 
-    outer: Σ_t δ_t a_tᵀ; scale: Σ_t δ_t ⊙ a_t; sum: Σ_t δ_t; rows: row token_t receives δ_t. A
-    gradient that is no such sum is a "sum" with one position and O entries.
+    The kinds are "outer": Σ_t δ_t a_tᵀ; "scale": Σ_t δ_t ⊙ a_t; "sum": Σ_t δ_t; "rows": row
+    token_t receives δ_t. A gradient without such a form is a "sum" with a single position whose O
+    entries are all entries of the parameter.
     """
 
     kind: Kind
     delta_NTO: Tensor
+    """Gradient of the batch's loss at the call's output."""
     a_NTI: Tensor | None = None
-    """None for "sum" and "rows"; for "scale" I = O, the normalised input."""
+    """The call's input; for "scale" the normalized input, I = O; None for "sum" and "rows"."""
     transposed: bool = False
-    """An "outer" weight that is stored [I, O]: its gradient is Σ_t a_t δ_tᵀ."""
+    """Whether an "outer" weight is stored [I, O]; its gradient is then Σ_t a_t δ_tᵀ."""
     token_NT: Tensor | None = None
-    """The rows looked up, int64, for "rows"."""
+    """Rows looked up, int64; None unless the kind is "rows"."""
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Factor":
-        """The same use with all its tensors changed alike."""
+        """Return a copy with ``change`` applied to each of its tensors."""
         a_NTI = None if self.a_NTI is None else change(self.a_NTI)
         token_NT = None if self.token_NT is None else change(self.token_NT)
         return Factor(self.kind, change(self.delta_NTO), a_NTI, self.transposed, token_NT)
 
     @property
     def sides(self) -> tuple[Tensor, Tensor]:
-        """Of an "outer" use: what spans the rows of the weight, what its columns; both [N, T, ·]"""
+        """Left and right vectors of an "outer" factor, [N, T, R] and [N, T, C].
+
+        The gradient of the weight as stored, [R, C], is Σ_t left_t right_tᵀ.
+        """
         assert self.kind == "outer"
         assert self.a_NTI is not None
         pair = (self.delta_NTO, self.a_NTI)
@@ -55,14 +67,14 @@ class Factor:
 
 
 Factors = dict[str, list[Factor]]
-"""Unit name → its uses in the forward pass (one, unless a parameter is used several times)."""
+"""Unit name → one factor per use in the forward pass; a tied or reused weight has several."""
 
 
 def choose_units(model: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Parameter]:
-    """The parameters that match any of the glob patterns, in the model's order.
+    """Return the parameters that match any of the glob patterns, by name, in the model's order.
 
-    Raises ``ConfigError`` for a pattern that matches nothing, ``UnitError`` for a unit with more
-    entries than the record can count.
+    Raises ``ConfigError`` for a pattern that matches no parameter and ``UnitError`` for a unit
+    with more than ``MAX_ENTRIES`` entries.
     """
     parameters = dict(model.named_parameters())
     chosen = set()

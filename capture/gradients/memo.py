@@ -1,4 +1,4 @@
-"""One result for all tensors that are the same numbers in the same place."""
+"""Memoize functions of tensors by storage: equal views of the same memory share one result."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,23 @@ from torch import Tensor
 
 
 def tensor_key(tensor: Tensor) -> tuple[object, ...]:
-    """The same for two tensors just if they are the same numbers in the same place."""
+    """Return a key that two live tensors share exactly if they view the same memory alike."""
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 class Memo:
-    """A function of tensors, called once for what is the same; holds what it was given."""
+    """Calls a function of tensors once per distinct ``tensor_key`` of its arguments.
+
+    The memo holds the arguments too. Otherwise a freed tensor's address could be used again, and
+    the key of the new tensor would wrongly match.
+    """
 
     def __init__(self, make: Callable[..., Tensor]) -> None:
         self.make = make
-        self.made: dict[tuple[object, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
+        self.results: dict[tuple[object, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
 
-    def __call__(self, *given: Tensor) -> Tensor:
-        key = tuple(map(tensor_key, given))
-        if key not in self.made:
-            self.made[key] = given, self.make(*given)
-        return self.made[key][1]
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        key = tuple(map(tensor_key, arguments))
+        if key not in self.results:
+            self.results[key] = arguments, self.make(*arguments)
+        return self.results[key][1]

@@ -1,11 +1,12 @@
 """Collects the factors of every captured gradient from one ordinary backward pass.
 
-``Tape`` watches the *use of parameters* instead of modules: while it is active, every torch
-function that receives a captured parameter is seen, whatever module called it. A functional call, a
-module used twice or a tied weight cannot slip through, and a use that cannot be split per datum is
-refused by name.
+``Tape`` watches *parameters*, not modules: while it is active, it sees every torch function that
+receives a captured parameter, whichever module calls it. Functional calls, modules used twice and
+tied weights are therefore covered. A call whose gradient cannot be split by datum is reported with
+the parameter's name.
 
-Shapes: N datum, T position (all inner axes flattened), I input width, O output width.
+Shapes: N datum, T position (all axes between datum and features, flattened), I input width, O
+output width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -29,36 +30,40 @@ from capture.gradients.torch_functions import (
 )
 
 MAX_POSITIONS = 2**15
-"""What the record's 16-bit position can count."""
+"""Largest number of positions per datum: the record stores them as 16-bit integers."""
 CANNOT = "which capture cannot split per datum"
 
 
 @dataclass
 class ParameterUse:
-    """One call that consumed captured parameters; δ arrives during the backward pass."""
+    """One call that used captured parameters; its δ arrives during the backward pass."""
 
     func: str
+    """Name of the torch function."""
     roles: dict[str, ParameterRole]
+    """Unit name → the form of its gradient."""
     call: TorchCall
     num_datums: int
     first_axis: int
-    """Of the output, before it was repeated for every datum."""
+    """Length of the output's first axis, before a shared output is expanded along N."""
     shape: torch.Size
-    """Of the output, features last."""
+    """Shape of the output, features last."""
     device: torch.device
     delta: Tensor | None = None
+    """Loss gradient at the output, features last; None before the backward pass."""
 
     def keep_delta(self, delta: Tensor) -> None:
         self.delta = delta.movedim(self.call.feature_axis, -1)
 
     def factor(self, role: ParameterRole, cast: Callable[[Tensor], Tensor]) -> Factor:
-        """``cast``: how tensors become the factors'."""
+        """Return the factor of the parameter with this role; ``cast`` converts tensors' types."""
+        # Without δ the loss does not depend on the output, so the gradient is 0.
         delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
         delta_NTO, a = self.by_datum(cast(delta)), self.call.a
         if role.kind == "rows":
             assert a is not None
             token_NT = a.expand(self.shape[:-1]).reshape(self.num_datums, -1)
-            if self.call.padding is not None:
+            if self.call.padding is not None:  # torch zeroes this row's gradient, so do we
                 delta_NTO = delta_NTO * (token_NT != self.call.padding)[..., None]
             return Factor("rows", delta_NTO, token_NT=token_NT)
         if role.kind == "sum" or a is None:
@@ -67,21 +72,23 @@ class ParameterUse:
         return Factor(role.kind, delta_NTO, self.by_datum(cast(a)), role.transposed)
 
     def by_datum(self, x: Tensor) -> Tensor:
-        """[N, T, features] of what has the two first axes in one, or more than two of them."""
+        """Reshape [N, …, features] or [N · T, features] to [N, T, features]."""
+        # The datum is the outermost axis in both, so every axis between it and the features is a
+        # position, and N rows of equal length fall apart in the right order.
         return x.reshape(self.num_datums, -1, x.shape[-1])
 
 
 class Tape(TorchFunctionMode):
-    """Records factors of the given parameters during the forward pass that it surrounds::
+    """Records the factors of the given parameters during a forward pass::
 
         with Tape(units, num_datums=len(batch)) as tape:
             loss = model(batch)
         loss.backward()
         factors = tape.factors()
 
-    A batch's first axis must be the datum, or datum and position in one. What has one row for all
-    datums (positions looked up once) is repeated for each, so that its gradient splits.
-    ``num_datums=None``: as many as the first axis of each activation has.
+    The first axis of every activation must be the datum, or datum and position flattened together.
+    An output that all datums share (learned positions, looked up once) is expanded along N, so
+    that its gradient splits. With ``num_datums=None`` the first axis of each output counts as N.
     """
 
     def __init__(self, units: Mapping[str, Tensor], num_datums: int | None = None) -> None:
@@ -92,11 +99,12 @@ class Tape(TorchFunctionMode):
         self.dtype = torch.float64 if doubles else torch.float32
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
+        """Casts of parameters. They must stay alive, for ``names`` knows them by their id."""
         self.uses: list[ParameterUse] = []
         self.roundings: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
-        """Of activations, with the version of them that was rounded."""
+        """Activation → its version when it was rounded, and the rounded copy."""
         self.unsplit: dict[str, str] = {}
-        """Units that cannot be captured → what uses them."""
+        """Units that cannot be captured → the call that uses them."""
 
     def __torch_function__(
         self,
@@ -127,9 +135,9 @@ class Tape(TorchFunctionMode):
         kwargs: dict[str, Any],
         out: Any,
     ) -> Any:
-        """Take down a call that received captured parameters; returns its output."""
+        """Record a call that received captured parameters (``found``) and return its output."""
         if any(out is parameter for parameter in found.values()):
-            return out
+            return out  # a cast to the type that the parameter has already
         (name, parameter), *others = found.items()
         if not others and same_gradient(func, args) and out.shape == parameter.shape:
             self.names[id(out)] = name
@@ -137,16 +145,17 @@ class Tape(TorchFunctionMode):
             return out
         try:
             return self.record_use(func, found, read_call(func, args, kwargs), out)
-        except NotSplittable as use:
-            self.mark_unsplit(dict.fromkeys(found, str(use)), out)
+        except NotSplittable as reason:
+            self.mark_unsplit(dict.fromkeys(found, str(reason)), out)
             return out
 
     def record_use(
         self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor
     ) -> Tensor:
+        """Record a call that can be split, and return its output, expanded along N if shared."""
         roles = {self.names[id(p)]: role for p, role in call.roles if id(p) in self.names}
         if set(found) - set(roles):
-            raise NotSplittable(f"{function_name(func)} in the place of an activation")
+            raise NotSplittable(f"{function_name(func)} as an activation")
         N, first_axis = self.num_datums or out.shape[0], out.shape[0]
         if N > 1 and self.is_shared(call, out):
             out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
@@ -163,7 +172,7 @@ class Tape(TorchFunctionMode):
         return out
 
     def detach_activation(self, call: TorchCall, out: Tensor) -> TorchCall:
-        """The call with its activation detached and, under autocast, as it was multiplied."""
+        """Return the call with its activation detached and, under autocast, rounded as used."""
         a = call.a
         if a is None:
             return call
@@ -172,10 +181,14 @@ class Tape(TorchFunctionMode):
         return TorchCall(call.roles, a.detach(), call.feature_axis, call.shared, call.padding)
 
     def round_activation(self, a: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rounded once for all that read it, as long as it is what it was."""
+        """Return ``a`` in the type in which autocast multiplies it.
+
+        All calls that read the same activation share one copy, unless it was changed in place
+        between them, which raises torch's version counter.
+        """
         if a.dtype == dtype:
             return a
-        now = 0 if a.is_inference() else a._version
+        now = 0 if a.is_inference() else a._version  # inference tensors have no version counter
         version, kept = self.roundings.get(a, (None, None))
         if kept is None or (version, kept.dtype) != (now, dtype):
             kept = a.detach().to(dtype)
@@ -183,31 +196,34 @@ class Tape(TorchFunctionMode):
         return kept
 
     def make_cast(self) -> Memo:
-        """To the factors' type, for the factors of one backward pass."""
+        """Return a cast to the factors' type that keeps shared tensors shared."""
         return Memo(lambda x: x.to(self.dtype))
 
     def is_shared(self, call: TorchCall, out: Tensor) -> bool:
-        """Whether all datums use what a call gives."""
+        """Return whether all datums use the same output of this call."""
         return call.shared or out.shape[0] == 1
 
     def watch_delta(self, use: ParameterUse, out: Tensor) -> None:
-        """See to it that the use has its δ after the backward pass."""
+        """Register the use, so that the backward pass gives it its δ."""
         out.register_hook(use.keep_delta)
         self.uses.append(use)
 
     def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
-        """Take down units that cannot be captured, and what uses them; ``out``: its output."""
+        """Record units that cannot be captured; ``out`` is the output of the call that uses them.
+
+        ``factors`` raises for them later: the caller can thus learn of all such units at once.
+        """
         self.unsplit |= unsplit
 
     def forget_deltas(self) -> None:
-        """Make ready for the backward pass of another loss through the same graph."""
+        """Drop every δ, before the backward pass of another loss through the same graph."""
         for use in self.uses:
             use.delta = None
 
     def factors(self) -> Factors:
-        """What was recorded, after the backward pass.
+        """Return every unit's factors; call it after the backward pass.
 
-        Raises ``UnitError`` for a unit that has no factors or was never used.
+        Raises ``UnitError`` for a unit that cannot be split or that the forward pass did not use.
         """
         if self.unsplit:
             raise unsupported_unit(*next(iter(self.unsplit.items())))
@@ -223,7 +239,7 @@ class Tape(TorchFunctionMode):
 
 
 def flatten_arguments(values: Iterable[Any]) -> Iterator[Any]:
-    """The values, and in their place what lists and tuples among them hold."""
+    """Yield the values, replacing each list or tuple by its items."""
     for value in values:
         if type(value) in (list, tuple):
             yield from value
@@ -232,7 +248,7 @@ def flatten_arguments(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def read_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchCall:
-    """What the call does; raises ``NotSplittable`` for a function, or a way to call it, not known."""
+    """Return what a call does; raises ``NotSplittable`` for unknown functions or arguments."""
     if func not in READERS:
         raise NotSplittable(function_name(func))
     try:

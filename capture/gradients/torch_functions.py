@@ -1,10 +1,10 @@
-"""What the torch functions that capture knows do with the parameters given to them.
+"""Readers: how each known torch function uses the parameters that are passed to it.
 
-One reader a function, with that function's own signature. A reader says for every parameter how its
-gradient is made, and which activation goes into it; it raises ``NotSplittable`` where that cannot be said
-datum by datum.
+There is one reader per function, with that function's signature. It returns a ``TorchCall``: for
+each parameter the form of its gradient, and the activation that enters it. It raises
+``NotSplittable`` if the gradient cannot be split by datum.
 
-Shapes: N datum, L image place, I input channels times the kernel's places.
+Shapes: N datum, L position in an image, I input channels times kernel positions.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from capture.gradients.factors import Kind
 
 
 class NotSplittable(Exception):
-    """A use of parameters that has no factors, in words that go after "is used by"."""
+    """A call has no factors; the message completes the sentence "<unit> is used by …"."""
 
 
 @dataclass(frozen=True)
 class ParameterRole:
-    """How a parameter's gradient is made: see ``Factor``."""
+    """The form of a parameter's gradient; the fields are those of ``Factor``."""
 
     kind: Kind
     transposed: bool = False
@@ -32,17 +32,18 @@ class ParameterRole:
 
 @dataclass(frozen=True)
 class TorchCall:
-    """One call, as far as the gradients of its parameters are concerned."""
+    """What a torch call says about the gradients of the parameters among its arguments."""
 
     roles: list[tuple[Tensor | None, ParameterRole]]
+    """Each argument that may be a captured parameter (None if not passed), and its role."""
     a: Tensor | None = None
-    """The activation that goes into them: features last, or the rows looked up (int64)."""
+    """Activation that enters the gradients: features last, or the rows looked up (int64)."""
     feature_axis: int = -1
-    """Which axis of the output holds its features."""
+    """Axis of the output that holds its features."""
     shared: bool = False
-    """The output has no axis of datums, it seems: all of them use it."""
+    """Whether the output appears to have no datum axis, so that all datums use it."""
     padding: int | None = None
-    """The row that receives nothing."""
+    """Row of an embedding that receives no gradient (``padding_idx``)."""
 
 
 SUM = ParameterRole("sum")
@@ -57,7 +58,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> TorchCa
 def addmm(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> TorchCall:
-    """Hugging Face's Conv1D: bias + x W with W stored [I, O]."""
+    """Read bias + x W with W stored [I, O], as Hugging Face's Conv1D computes it."""
     if (beta, alpha) != (1, 1):
         raise NotSplittable("addmm with beta or alpha")
     return TorchCall([(mat2, ParameterRole("outer", transposed=True)), (input, SUM)], mat1)
@@ -72,11 +73,13 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> TorchCall:
-    """A look-up for the batch; or of 0, 1, 2, … : positions, once for all datums."""
+    """Read a look-up: of the batch's tokens, or of 0, 1, 2, …, positions shared by all datums."""
     if max_norm is not None or scale_grad_by_freq:
         raise NotSplittable("embedding with max_norm or scale_grad_by_freq")
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
+    # A one-dimensional 0, 1, 2, … is nearly always ``torch.arange`` for learned positions. The tape
+    # then expands the output along N, so that each datum gets a δ of its own.
     counting = input.dim() == 1 and torch.equal(input, torch.arange(len(input)).to(input))
     return TorchCall([(weight, ParameterRole("rows"))], input, shared=counting, padding=padding_idx)
 
@@ -89,7 +92,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> TorchCall:
     require_one_axis(normalized_shape, "LayerNorm")
-    with torch.no_grad():
+    with torch.no_grad():  # x̂: the input normalized, before weight and bias
         return TorchCall(
             [(weight, SCALE), (bias, SUM)], F.layer_norm(input.float(), normalized_shape, eps=eps)
         )
@@ -112,26 +115,29 @@ def require_one_axis(normalized_shape: Sequence[int], kind: str) -> None:
 
 
 def mul(input: Tensor, other: Tensor) -> TorchCall:
-    """A norm written out: one value a feature times the activation."""
+    """Read a product of an activation and one value per feature, as in a hand-written norm."""
     weight, x = feature_operands(input, other, "mul")
     return TorchCall([(weight, SCALE)], x)
 
 
 def add(input: Tensor, other: Tensor, *, alpha: float = 1) -> TorchCall:
-    """A bias written out."""
+    """Read a sum of an activation and one value per feature, a hand-written bias."""
     if alpha != 1:
         raise NotSplittable("add with alpha")
     return TorchCall([(feature_operands(input, other, "add")[0], SUM)])
 
 
 def feature_operands(first: Tensor, second: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The operand with one value a feature, and the activation that has these features last."""
+    """Return the operand with one value per feature, and the activation with features last.
+
+    Raises ``NotSplittable`` if the operands do not have these shapes.
+    """
     for weight, x in ((first, second), (second, first)):
         if not isinstance(weight, Tensor) or not isinstance(x, Tensor):
             continue
         if weight.dim() == 1 < x.dim() and weight.shape[0] == x.shape[-1]:
             return weight, x
-    raise NotSplittable(f"{name} other than of one value a feature")
+    raise NotSplittable(f"{name} by other than one value per feature")
 
 
 def conv2d(
@@ -143,7 +149,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> TorchCall:
-    """A linear layer at every place of the image, its input the patch there."""
+    """Read a convolution as a linear layer at each output position, whose input is the patch."""
     if groups != 1 or input.dim() != 4:
         raise NotSplittable(
             "conv2d with groups" if groups != 1 else "conv2d without an axis of datums"
@@ -157,7 +163,7 @@ def conv2d(
 
 
 def pad_like_conv2d(x: Tensor, kernel: Sequence[int], dilation: Any, padding: str) -> Tensor:
-    """As conv2d pads where ``padding`` is "same" (the odd one after) or "valid" (nothing)."""
+    """Pad as conv2d does for "same" (an odd remainder goes at the end) or "valid" (no padding)."""
     if padding == "valid":
         return x
     steps = (dilation, dilation) if isinstance(dilation, int) else dilation
@@ -177,7 +183,7 @@ READERS: dict[Callable[..., Any], Callable[..., TorchCall]] = {
     torch.add: add,
     torch.Tensor.add: add,
 }
-"""What capture can split, by the function that torch calls."""
+"""Torch function → its reader."""
 
 CASTS = {
     *(torch.Tensor.to, torch.Tensor.type_as, torch.Tensor.float, torch.Tensor.half),
@@ -186,7 +192,7 @@ CASTS = {
 
 
 def same_gradient(func: Callable[..., Any], args: Sequence[Any]) -> bool:
-    """Whether a parameter's gradient is that of the result: another type, or a number added."""
+    """Return whether the parameter's gradient equals the result's: a cast, or a number added."""
     if func in CASTS:
         return True
     numbers = sum(isinstance(arg, int | float) for arg in args)

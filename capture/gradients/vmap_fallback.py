@@ -1,9 +1,9 @@
-"""Units whose use has no factors: found before training, refused by name, or captured by vmap.
+"""Units that have no factors: found before training, then refused by name or captured by vmap.
 
-The fall-back differentiates every datum's loss by the units themselves (``torch.func``: vmap of
-grad), which costs another forward and backward pass and holds a dense gradient a datum. It becomes
-a "sum" of a single position, so everything after it goes the same way; its outliers have position
-0, for nothing says which position they come from.
+The fallback computes every datum's gradient with ``torch.func`` (vmap of grad). It costs another
+forward and backward pass and holds a dense gradient per datum. The result is stored as a "sum"
+factor with one position, so later steps need no special case. Outliers of such a unit have position
+0, because vmap does not tell which position a gradient comes from.
 
 Shapes: N datum, T token, P entry of a unit.
 """
@@ -21,17 +21,18 @@ from capture.gradients.tape import CANNOT, Tape
 
 Fallback = Literal["none", "vmap"]
 CHUNK_BYTES = 256 * 2**20
-"""Dense gradients that are computed at a time."""
+"""Most memory for the dense gradients of one chunk of datums."""
 CONFIG_REMEDY = "Leave it out with capture.units, or set capture.fallback=vmap"
 
 
 def factors_by_vmap(
     loss_of: Callable[..., Tensor], units: Mapping[str, Tensor], batch: tuple[Tensor, ...]
 ) -> Factors:
-    """Every datum's gradient of these units.
+    """Return every datum's gradient of these units, as "sum" factors with one position.
 
-    ``loss_of(units, *datum)`` is a datum's share of the batch's loss, as a function of the units'
-    values and of its row of each tensor of ``batch``. Raises ``UnitError`` where vmap gives up.
+    ``loss_of(units, *datum)`` returns one datum's share of the batch's loss, given the units'
+    values and the datum's row of each tensor of ``batch``. Raises ``UnitError`` if vmap cannot
+    trace the model.
     """
     held_bytes = sum(4 * parameter.numel() for parameter in units.values())
     axes = (None, *(0 for _ in batch))
@@ -49,11 +50,14 @@ def factors_by_vmap(
 def unsplit_units(
     model: nn.Module, units: Mapping[str, Tensor], token_1T: Tensor
 ) -> dict[str, str]:
-    """The units that have no factors → what uses them, from two batches of different size.
+    """Return the units that have no factors → the call that uses them.
 
-    What does not grow with the batch has no axis of datums. Raises ``UnitError`` for a unit that
-    the model never uses.
+    Runs the model on ``token_1T`` repeated two and three times. Raises ``UnitError`` for a unit
+    that the model never uses.
     """
+    # If an output's first axis is the datum, or datum and position flattened, its length is in the
+    # proportion 2 : 3 between the two batches. Otherwise the first axis is something else, such as
+    # the position in a model that puts positions first, and a split along it would be wrong.
     tapes = []
     for num_datums in (2, 3):
         with torch.no_grad():
@@ -66,7 +70,7 @@ def unsplit_units(
     for one, other in zip(two.uses, three.uses, strict=False):
         shared = one.call.shared or one.first_axis == 1
         if not shared and 3 * one.first_axis != 2 * other.first_axis:
-            problem = f"{one.func} on what does not grow with the batch"
+            problem = f"{one.func} on a first axis that does not grow with the batch"
             unsplit |= dict.fromkeys(one.roles, problem)
     used = {name for use in two.uses for name in use.roles} | set(unsplit)
     for name in units:
@@ -78,7 +82,11 @@ def unsplit_units(
 def unsplit_error(
     model: nn.Module, unsplit: Mapping[str, str], remedy: str = CONFIG_REMEDY
 ) -> UnitError:
-    """What to tell of units that cannot be captured: module, share of the parameters, way out."""
+    """Return the error for units that cannot be captured.
+
+    Names the first unit, its module, the share of the model's parameters in it and in all other
+    such units, and ``remedy``.
+    """
     name, use = next(iter(unsplit.items()))
     owner = name.rpartition(".")[0]
     kind = type(model.get_submodule(owner)).__name__

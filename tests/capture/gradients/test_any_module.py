@@ -210,17 +210,17 @@ def test_an_axis_that_does_not_grow_with_the_batch_is_not_the_datums():
     model = Backwards()
     unsplit = unsplit_units(model, choose_units(model, ["*"]), torch.zeros(1, 6, dtype=torch.int64))
     assert unsplit == {
-        "layer.weight": "linear on what does not grow with the batch",
-        "layer.bias": "linear on what does not grow with the batch",
+        "layer.weight": "linear on a first axis that does not grow with the batch",
+        "layer.bias": "linear on a first axis that does not grow with the batch",
     }
 
 
 REFUSED: dict[str, tuple[Callable[[nn.Parameter, Tensor], Tensor], str]] = {
     "matmul": (lambda w, x: torch.matmul(x, w), "matmul"),
     "a list": (lambda w, x: torch.einsum("nti,io->nto", [x, w]), "einsum"),
-    "input": (lambda w, x: F.linear(w, x[0]), "linear in the place of an activation"),
+    "input": (lambda w, x: F.linear(w, x[0]), "linear as an activation"),
     "scaled": (lambda w, x: torch.addmm(x[0, 0], x[0], w, beta=2), "addmm with beta or alpha"),
-    "every entry": (lambda w, x: w * x[:, :4], "mul other than of one value a feature"),
+    "every entry": (lambda w, x: w * x[:, :4], "mul by other than one value per feature"),
     "two axes": (lambda w, x: F.layer_norm(x[:, :4], (4, 4), w), "LayerNorm over more than one"),
     "norm": (lambda w, x: F.embedding(x.long(), w, max_norm=1e9), "embedding with max_norm"),
     "no batch": (lambda w, x: F.linear(x[0], w), r"linear on \(5, 4\), no multiple of 3 datums"),
