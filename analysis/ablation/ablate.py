@@ -1,13 +1,14 @@
-"""Does silencing a neuron do what the data that taught it suggests? The study's ablation, and more.
+"""Ablate attributed neurons, rows or heads and measure how the model's predictions change.
 
-Each of the strongest attributed neurons (or rows, or heads) is ablated on the datums that moved it
-most. Told are the tokens whose predictions flip, beside those that attribution found notable, and
-what becomes of the log-probability of each true next token.
+Each subject is ablated by itself, on the datums that moved it most. The tables report which
+next-token predictions flip, next to the tokens that attribution selected for the subject, and how
+the log-probability of each true next token changes. This is the ablation study of the paper, with
+mean and resample ablation, rows, heads and confidence intervals added.
 
-Memory: one row of a few bytes for every flip and for every scored position that moved; all neurons
-of the study's model (1,200, of 200 scored datums each) take about 0.2 GB.
+Memory: a few bytes for every flip and for every scored position whose log-probability can change.
+All 1,200 neurons of the study's model, with 200 scored datums each, take about 0.2 GB.
 
-Shapes: N datum of the text, K datum of a subject, T position, M position of any subject.
+Shapes: N datum of the text, K datum of a subject, T position, M changed position of any subject.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ from analysis.ablation.tables import (
 )
 from analysis.ablation.target_changes import TargetChanges, target_table
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import joined, write_tables
+from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
 from capture.models.transformer import LanguageModel
 
@@ -50,63 +51,62 @@ def ablate(
 ) -> Ablation:
     """Ablate the chosen subjects, one at a time, in the run's last model.
 
-    ``report`` is told of pairs of subject and datum, ``sweep`` says where the model is run. Raises
-    ``RunError`` where attribution has not been done on the run as it is, or found nothing;
+    ``report`` is called with the number of (subject, datum) pairs done and their total. ``sweep``
+    decides on which machines the model runs. Raises ``RunError`` if the run has no attribution, if
+    its attribution covers fewer steps than the run, or if it selected nothing to ablate; raises
     ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
     model, text = run.model(), SplitText.of(run, config.split)
     choice = choose_subjects(run, model, len(text.token_NT), config)
-    train_NT = run.token_NT
-    plan = AblationPlan.of(
-        model, text.token_NT, choice.subjects, config.value, train_NT, config.seed
-    )
+    tokens = text.token_NT
+    plan = AblationPlan.of(model, tokens, choice.subjects, config.value, run.token_NT, config.seed)
     scored = [datum_K[: config.scored_datums] for datum_K in choice.datums]
-    both = TwoStageProgress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
-    silenced = ablated_predictions(model, text.token_NT, plan, choice.datums, both.flips, sweep)
-    flips = list(flips_by_subject(silenced, choice, config.value))
-    changes = score_targets(model, text, plan, choice, scored, config.value, both, sweep)
-    return build_tables(run, text, config, choice, flips, changes, silenced.certified)
+    progress = TwoStageProgress(report, sum(map(len, choice.datums)) + sum(map(len, scored)))
+    ablated = ablated_predictions(model, tokens, plan, choice.datums, progress.flips, sweep)
+    flips = list(flips_by_subject(ablated, choice, config.value))
+    changes = score_targets(model, text, plan, choice, scored, config.value, progress, sweep)
+    return build_tables(run, text, config, choice, flips, changes, ablated.certified)
 
 
 def write_ablation(run: Run, found: Ablation) -> None:
-    """Leave the tables in the run, under ``analysis/ablate/``."""
+    """Write the tables into the run, under ``analysis/ablate/``."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
 class TwoStageProgress:
-    """Tells of two things that are done one after the other as of one."""
+    """Reports the progress of two stages that run one after the other as one count."""
 
     def __init__(self, report: Report | None, total: int) -> None:
         self.report, self.total, self.before = report, total, 0
 
     def flips(self, done: int, of: int) -> None:
-        """The first of the two."""
-        self.tell(done)
+        """Report progress of the first stage."""
+        self.forward(done)
         self.before = of
 
     def scores(self, done: int, of: int) -> None:
-        """The second."""
-        self.tell(self.before + done)
+        """Report progress of the second stage."""
+        self.forward(self.before + done)
 
-    def tell(self, done: int) -> None:
+    def forward(self, done: int) -> None:
         if self.report:
             self.report(done, self.total)
 
 
 def flips_by_subject(
-    silenced: AblatedPredictions, choice: SubjectChoice, kind: Value
+    ablated: AblatedPredictions, choice: SubjectChoice, kind: Value
 ) -> Iterator[NeuronFlips]:
-    """The evaluation of each subject, in order."""
-    changes = silenced.changes
+    """Yield the flips of each subject, in the order of ``choice.subjects``."""
+    changes = ablated.changes
     bounds = np.searchsorted(changes.subject_M, np.arange(len(choice.subjects) + 1))
-    for place, subject in enumerate(choice.subjects):
-        own, datum_K = slice(bounds[place], bounds[place + 1]), choice.datums[place]
+    for number, subject in enumerate(choice.subjects):
+        own, datum_K = slice(bounds[number], bounds[number + 1]), choice.datums[number]
         yield NeuronFlips(
             subject=subject,
             kind=kind,
-            notable=choice.notable[place],
+            notable=choice.notable[number],
             datum_K=datum_K,
-            before_KT=silenced.before(datum_K),
+            before_KT=ablated.before(datum_K),
             row_M=indices_of(changes.datum_M[own], datum_K),
             position_M=changes.position_M[own],
             after_M=changes.after_M[own],
@@ -123,17 +123,20 @@ def score_targets(
     progress: TwoStageProgress,
     sweep: Sweep,
 ) -> list[TargetChanges]:
-    """What becomes of the targets' log-probabilities on some datums of each subject, in order."""
-    told = progress.scores
+    """Return how ablation changes the targets' log-probabilities, one entry per subject, in order.
+
+    ``datums`` lists the scored datums of each subject.
+    """
     texts = text.token_NT, text.target_NT
-    pieces = [*probability_changes(model, *texts, plan, datums, told, sweep)]
+    pieces = [*probability_changes(model, *texts, plan, datums, progress.scores, sweep)]
     columns = zip(no_changes(), *pieces, strict=True)
     subject_M, datum_M, position_M, change_M = map(np.concatenate, columns)
+    # Pieces hold one chunk of datums each; a stable sort keeps each subject's datums in order.
     order_M = np.argsort(subject_M, kind="stable")
     bounds = np.searchsorted(subject_M[order_M], np.arange(len(datums) + 1))
     found = []
-    for place, (subject, datum_K) in enumerate(zip(choice.subjects, datums, strict=True)):
-        own_M = order_M[bounds[place] : bounds[place + 1]]
+    for number, (subject, datum_K) in enumerate(zip(choice.subjects, datums, strict=True)):
+        own_M = order_M[bounds[number] : bounds[number + 1]]
         row_M = indices_of(datum_M[own_M], datum_K)
         target_KT = text.target_NT[datum_K]
         found.append(
@@ -143,7 +146,7 @@ def score_targets(
 
 
 def indices_of(datum_M: np.ndarray, datum_K: np.ndarray) -> np.ndarray:
-    """Where each datum stands in a list of distinct ones, [M]."""
+    """Return the index of each datum in ``datum_K``, whose entries are distinct, [M]."""
     ascending = np.argsort(datum_K)
     return ascending[np.searchsorted(datum_K[ascending], datum_M)]
 
@@ -157,7 +160,7 @@ def build_tables(
     changes: list[TargetChanges],
     certified: float,
 ) -> Ablation:
-    """All tables."""
+    """Build every table from the flips and log-probability changes of the subjects."""
     tokens, stream_NT = run.tokens, text.stream_NT
     neurons = pd.DataFrame(
         [
@@ -175,11 +178,11 @@ def build_tables(
         for found in flips
     ]
     return Ablation(
-        flips=joined([flip_table(found, tokens) for found in flips], FLIPS),
-        contexts=joined(contexts, CONTEXTS),
-        neurons=joined([neurons], NEURONS),
-        layers=joined([layer_table(neurons, run.layout.names)], LAYERS),
-        tokens=joined([target_table(found, tokens) for found in changes], TOKENS),
-        moves=joined([move_table(found, tokens) for found in flips], MOVES),
+        flips=concat_frames([flip_table(found, tokens) for found in flips], FLIPS),
+        contexts=concat_frames(contexts, CONTEXTS),
+        neurons=concat_frames([neurons], NEURONS),
+        layers=concat_frames([layer_table(neurons, run.layout.names)], LAYERS),
+        tokens=concat_frames([target_table(found, tokens) for found in changes], TOKENS),
+        moves=concat_frames([move_table(found, tokens) for found in flips], MOVES),
         certified=certified,
     )

@@ -1,4 +1,4 @@
-"""What is ablated, on which datums, and what attribution had said about it.
+"""Settings of ablation, and the choice of subjects, their datums and their notable tokens.
 
 Shapes: N datum of the text, T position.
 """
@@ -28,33 +28,33 @@ from capture.models.transformer import LanguageModel
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEY = ["unit", "group"]
 READ = ("groups", "tokens", "datums")
-"""Tables of attribution that are read."""
+"""Attribution tables that ablation reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationConfig:
-    """What is ablated, and how much is looked at."""
+    """Settings of ``ontogeny ablate``."""
 
     level: Level = "neuron"
-    """Columns (neuron) or rows of weights, or attention heads."""
+    """Kind of subject: columns of weights (neuron), rows of weights, or attention heads."""
     value: Value = "zero"
-    """What stands in for it: zero, its mean over the training text, or a value from elsewhere."""
+    """Replacement: zero weights, the mean over the training text, or a resampled value."""
     only: tuple[str, ...] = ()
-    """Which, as UNIT:NUMBER[,NUMBER…]; by default the attributed ones."""
+    """Subjects to ablate, as UNIT:NUMBER[,NUMBER…]; by default the attributed ones."""
     everything: bool = False
-    """All heads, or all columns or rows of MLP units."""
+    """Ablate all heads, or all columns or rows of the MLP units."""
     max_neurons: int = 50
-    """Attributed subjects that are ablated: the strongest of those with notable tokens."""
+    """Largest number of attributed subjects: the strongest of those that have notable tokens."""
     max_datums: int = 2000
-    """Datums each is evaluated on: those that moved it most, or a random sample."""
+    """Datums per subject: those that moved it most, or a random sample if it has none."""
     scored_datums: int = 200
-    """The first of these, where log-probabilities are computed; 0 for none."""
+    """How many of these datums, from the first, get log-probabilities; 0 for none."""
     split: Split = "train"
-    """The text that datums are of; only training datums are attributed."""
+    """Split that the datums come from; attribution knows only training datums."""
     contexts_per_token: int = 3
-    """Contexts kept for every flipped token of a neuron."""
+    """Contexts stored for every flipped token of a subject."""
     seed: int = 0
-    """Of random samples of datums, and of ``resample``."""
+    """Seed of the random samples of datums, and of the ``resample`` value."""
 
     def __post_init__(self) -> None:
         for name in ("max_neurons", "max_datums", "contexts_per_token"):
@@ -70,27 +70,27 @@ class AblationConfig:
 
 @dataclass(frozen=True, eq=False)
 class SubjectChoice:
-    """Subjects, in order, with what belongs to each."""
+    """The subjects to ablate, in order, with the tokens and datums of each."""
 
     subjects: list[Subject]
     notable: list[np.ndarray]
-    """Ids of the tokens that attribution found."""
+    """For each subject, the ids of the tokens that attribution selected."""
     datums: list[np.ndarray]
-    """Evaluated on these, those that weigh most first, or ascending if they are a sample."""
+    """For each subject, its datums: largest weight first, or a random sample, ascending."""
     attributed: list[bool]
-    """Whether the datums are the subject's own."""
+    """For each subject, whether its datums come from attribution, not from a random sample."""
 
 
 @dataclass(frozen=True, eq=False)
 class SplitText:
-    """The datums of a split."""
+    """Inputs and targets of all datums of a split, both [N, T]."""
 
     token_NT: np.ndarray
     target_NT: np.ndarray
 
     @classmethod
     def of(cls, run: Run, split: Split) -> "SplitText":
-        """Raises ``RunError`` for a split that the run does not have or that is empty."""
+        """Read a split; raise ``RunError`` if the run does not have it or it is empty."""
         table = run.datum_table(split)
         if not len(table):
             raise RunError(run.uri, f"has no {split} datums")
@@ -100,17 +100,18 @@ class SplitText:
 
     @property
     def stream_NT(self) -> np.ndarray:
-        """Inputs and, at the end, the last target, [N, T + 1]."""
+        """Return each datum's inputs followed by its last target, [N, T + 1]."""
         return np.hstack([self.token_NT, self.target_NT[:, -1:]])
 
 
 def choose_subjects(
     run: Run, model: LanguageModel, num_datums: int, config: AblationConfig
 ) -> SubjectChoice:
-    """What is ablated and where, of a text of so many datums.
+    """Choose subjects and their datums; ``num_datums`` is the number of datums of the split.
 
-    Raises ``RunError`` where attribution has not been done on the run as it is or names nothing to
-    choose, ``ConfigError`` or ``UnitError`` for subjects that do not exist.
+    Raises ``RunError`` if the run has no attribution, if its attribution covers fewer steps than
+    the run, or if it selected no subject; raises ``ConfigError`` or ``UnitError`` for subjects that
+    do not exist.
     """
     require_attribution(run)
     tokens = read_attribution(run, "tokens", ["token_id"], config.level)
@@ -134,7 +135,7 @@ def choose_subjects(
 
 
 def require_attribution(run: Run) -> None:
-    """Raises ``RunError`` unless its tables are there, and of this kind."""
+    """Raise ``RunError`` unless the run has all attribution tables that ablation reads."""
     job = attribution_tables.JOB
     marker = require_tables(run, job)
     if not {file.key for file in marker.files} >= {table_key(job, name) for name in READ}:
@@ -143,7 +144,7 @@ def require_attribution(run: Run) -> None:
 
 
 def strongest_subjects(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
-    """The strongest groups of the level that have notable tokens."""
+    """Return the groups of the level that have notable tokens, strongest first."""
     groups = read_attribution(run, "groups", [], config.level)
     named = groups.merge(tokens[KEY].drop_duplicates(), on=KEY)
     if named.empty:
@@ -151,13 +152,16 @@ def strongest_subjects(run: Run, tokens: pd.DataFrame, config: AblationConfig) -
         remedy = f"Run: {command} {run.uri} --level {config.level}, or choose: --only, --all"
         if len(groups):
             remedy = f"Attribute with lower thresholds: {command} {run.uri} …"
-        raise RunError(run.uri, f"has an attribution that names no {noun}'s tokens", remedy)
+        raise RunError(run.uri, f"has an attribution without tokens for any {noun}", remedy)
     named = named.iloc[: config.max_neurons]
     return [Subject(*key, config.level) for key in zip(named["unit"], named["group"], strict=True)]
 
 
 def subject_datums(run: Run, subjects: list[Subject], config: AblationConfig) -> list[np.ndarray]:
-    """The training datums of each subject, most weight first; none on another split."""
+    """Return the attributed datums of each subject, largest weight first.
+
+    All lists are empty if the split is not ``train``.
+    """
     if config.split != "train":
         return [np.empty(0, np.int32)] * len(subjects)
     wanted = {
@@ -175,7 +179,10 @@ def read_attribution(
     level: Level,
     wanted: dict[str, list] | None = None,
 ) -> pd.DataFrame:
-    """unit, group and some columns of a table of attribution, of one level."""
+    """Read unit, group and ``columns`` of one level from an attribution table.
+
+    ``wanted`` limits the rows further: column → accepted values.
+    """
     schema = attribution_tables.TABLES[name]
     schema = pa.schema([schema.field(column) for column in ("level", *KEY, *columns)])
     wanted = {"level": [level], **(wanted or {})}
@@ -184,8 +191,8 @@ def read_attribution(
 
 
 def by_subject(table: pd.DataFrame, column: str, subjects: list[Subject]) -> list[np.ndarray]:
-    """A column's values for each subject, in the table's order; none where it has none."""
+    """Return a column's values for each subject, in the table's order; maybe none."""
     groups = table.groupby(KEY, observed=True, sort=False).indices
     values = table[column].to_numpy()
-    nothing = np.empty(0, np.intp)
-    return [values[groups.get((subject.unit, subject.group), nothing)] for subject in subjects]
+    no_rows = np.empty(0, np.intp)
+    return [values[groups.get((subject.unit, subject.group), no_rows)] for subject in subjects]

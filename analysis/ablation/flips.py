@@ -1,10 +1,11 @@
-"""Which predictions ablation flips: the study's table, who became whom, and whether data agrees.
+"""Tables of the predictions that ablation flips, and their agreement with attribution.
 
-A flip is a position whose prediction differs without the subject (called a neuron here, though it
-may be a row or a head). For a token w, ``count`` is the number of positions where the prediction
-before or after is w, and ``proportion`` the share of those that are flips. ``notable`` marks the
-tokens that attribution found for the neuron, so a table in which they stand on top says that data
-and ablation agree. Intervals are over datums (``analysis.measures.bootstrap``).
+A flip is a position whose prediction changes when the subject is ablated. (The subject is called a
+neuron here, but may be a row or a head.) For a token w, ``count`` is the number of positions with w
+as the prediction before or after, and ``proportion`` is the share of these that are flips.
+``notable`` marks the tokens that attribution selected for the neuron. If they are at the top of the
+table, ablation agrees with attribution. Intervals are over datums
+(``analysis.measures.bootstrap``).
 
 Shapes: K datum of a neuron, T position, M flip, E entry of a table, V token of the vocabulary,
 W flipped token.
@@ -22,28 +23,28 @@ from analysis.ablation.subjects import Subject
 from analysis.measures.bootstrap import dense_intervals, intervals, mean_interval
 
 CONTEXT_TOKENS = 20
-"""Tokens of the window that a context shows, at most, on either side of the prediction."""
+"""Largest number of tokens that a context shows on either side of the prediction."""
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronFlips:
-    """One neuron's evaluation: its datums, the predictions before, and what changed."""
+    """One neuron's datums, their predictions before ablation, and the flips."""
 
     subject: Subject
     kind: Value
-    """What stood in for it."""
+    """Replacement value."""
     notable: np.ndarray
-    """Ids of the tokens that attribution found."""
+    """Ids of the tokens that attribution selected."""
     datum_K: np.ndarray
-    """Evaluated datums, those that weigh most for the neuron first."""
+    """Evaluated datums, largest attribution weight first."""
     before_KT: np.ndarray
-    """Predictions before."""
+    """Predictions before ablation."""
     row_M: np.ndarray
-    """Of each flip: place in ``datum_K`` …"""
+    """Index of each flip's datum in ``datum_K``."""
     position_M: np.ndarray
-    """… position …"""
+    """Position of each flip."""
     after_M: np.ndarray
-    """… and the prediction after."""
+    """Prediction of each flip after ablation."""
 
     @property
     def before_M(self) -> np.ndarray:
@@ -60,7 +61,7 @@ class NeuronFlips:
 
 
 def flip_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
-    """Tokens with a flip: proportion, its interval, counts; by proportion, then count."""
+    """Build ``FLIPS`` of one neuron: one row per flipped token, by proportion, then count."""
     V = len(tokens)
     after_V = np.bincount(found.after_M, minlength=V)
     flips_V = np.bincount(found.before_M, minlength=V) + after_V
@@ -90,13 +91,14 @@ def flip_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
 def flip_intervals(
     found: NeuronFlips, token_W: np.ndarray, num_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high end of each flipped token's proportion, both [W]."""
-    place_V = np.full(num_tokens, -1)
-    place_V[token_W] = np.arange(len(token_W))
+    """Return the interval bounds of each flipped token's proportion, both [W]."""
+    column_V = np.full(num_tokens, -1)
+    column_V[token_W] = np.arange(len(token_W))
     K, T = found.before_KT.shape
-    flip = place_V[np.concatenate([found.before_M, found.after_M])]
+    # A flip counts for both of its tokens, at one position of one datum.
+    flip = column_V[np.concatenate([found.before_M, found.after_M])]
     row_E = np.concatenate([found.row_M, found.row_M])
-    predicted = place_V[found.before_KT.ravel()]
+    predicted = column_V[found.before_KT.ravel()]
     of_flipped = predicted >= 0
     count = np.concatenate([predicted[of_flipped], flip[len(found.after_M) :]])
     count_row = np.concatenate([np.repeat(np.arange(K), T)[of_flipped], found.row_M])
@@ -105,7 +107,7 @@ def flip_intervals(
 
 
 def move_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
-    """before, after, count: which prediction became which, the most frequent move first."""
+    """Build ``MOVES`` of one neuron: pairs of predictions before and after, most frequent first."""
     V = len(tokens)
     move_E, count_E = np.unique(
         found.before_M.astype(np.int64) * V + found.after_M, return_counts=True
@@ -127,9 +129,10 @@ def move_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
 
 
 def agreement(found: NeuronFlips) -> dict[str, object]:
-    """How often predictions of notable tokens flip, against those of all other tokens.
+    """Compare how often predictions of notable tokens and of all other tokens flip.
 
-    Judged by the prediction before, so that a flip counts once.
+    A flip counts for the token predicted before ablation, so it counts once. Returns the columns of
+    ``NEURONS`` that depend on flips.
     """
     flips, notable_flips = len(found.before_M), int(np.isin(found.before_M, found.notable).sum())
     positions = found.before_KT.size
@@ -156,7 +159,7 @@ def agreement(found: NeuronFlips) -> dict[str, object]:
 
 
 def share_intervals(found: NeuronFlips) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high end of the flipping share of notable tokens and of others, both [2]."""
+    """Return the interval bounds of the share that flips: (notable, other) each, both [2]."""
     flip_KT = np.zeros(found.before_KT.shape, bool)
     flip_KT[found.row_M, found.position_M] = True
     notable_KT = np.isin(found.before_KT, found.notable)
@@ -167,24 +170,24 @@ def share_intervals(found: NeuronFlips) -> tuple[np.ndarray, np.ndarray]:
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole; NaN for a part of nothing."""
+    """Return part / whole; 0 / 0 is NaN and any other part / 0 is ∞."""
     if whole:
         return part / whole
     return math.inf if part else math.nan
 
 
 def layer_table(neurons: pd.DataFrame, units: Sequence[str]) -> pd.DataFrame:
-    """The study's table of layers: means over the neurons of a unit, from their ``agreement``.
+    """Build ``LAYERS``: means over the neurons of each unit, with intervals over neurons.
 
-    With intervals over neurons. Units stand in the given order, others after them. A neuron without
-    any flip has no share of notable tokens.
+    ``neurons`` has the columns of ``agreement``. Rows follow the order of ``units``; other units
+    come last. A neuron without flips has no share of notable tokens and does not enter that mean.
     """
     flipped = neurons["flipped_tokens"]
     shares = (neurons["notable_flipped"] / flipped).where(flipped > 0)
     groups = neurons.assign(share=shares).groupby(["level", "unit", "kind"], sort=False)
     table = pd.DataFrame([{**labels_of(key), **layer_means(own)} for key, own in groups])
-    place = {unit: number for number, unit in enumerate(units)}
-    order = table["unit"].map(lambda unit: (place.get(unit, len(place)), unit))
+    rank = {unit: number for number, unit in enumerate(units)}
+    order = table["unit"].map(lambda unit: (rank.get(unit, len(rank)), unit))
     return table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
@@ -194,7 +197,7 @@ def labels_of(key: object) -> dict[str, object]:
 
 
 def layer_means(own: pd.DataFrame) -> dict[str, float]:
-    """Means over neurons of one unit, and their intervals."""
+    """Return the means over the neurons of one unit, and their intervals."""
     flipped_low, flipped_high = mean_interval(own["flipped_tokens"].to_numpy(np.float64))
     notable_low, notable_high = mean_interval(own["share"].to_numpy(np.float64))
     return {
@@ -217,9 +220,10 @@ def context_table(
     tokens: Sequence[str],
     most: int,
 ) -> pd.DataFrame:
-    """Flips to read, at most so many for every flipped token: those in the most attributed datums.
+    """Build ``CONTEXTS`` of one neuron: at most ``most`` flips for every flipped token.
 
-    ``stream_KT`` holds the evaluated datums' inputs and, at the end, their last target.
+    Flips in the datums of largest attribution weight come first. ``stream_KT`` holds the inputs of
+    the evaluated datums followed by their last target, [K, T + 1].
     """
     names = np.array(tokens, object)
     token_E = np.concatenate([found.before_M, found.after_M])
@@ -244,14 +248,18 @@ def context_table(
 
 
 def index_in_streak(value_E: np.ndarray) -> np.ndarray:
-    """0, 1, 2, … within every run of equal values."""
+    """Number the entries 0, 1, 2, … within every streak of equal values, [E]."""
     start_E = np.flatnonzero(np.diff(value_E, prepend=-1))
     lengths = np.diff(start_E, append=len(value_E))
     return np.arange(len(value_E)) - np.repeat(start_E, lengths)
 
 
 def context(words: Iterable[str], position: int, before: str, after: str) -> str:
-    """ "… when the (<unk> war) english took …": the predictions stand before the true next word."""
-    words, here = list(words), position + 1
-    read, coming = words[max(0, here - CONTEXT_TOKENS) : here], words[here : here + CONTEXT_TOKENS]
-    return " ".join(["…", *read, f"({before} {after})", *coming, "…"])
+    """Return the text around a flip, as in "… when the (<unk> war) english took …".
+
+    The predictions before and after ablation stand in parentheses before the true next word.
+    """
+    words, target = list(words), position + 1
+    left = words[max(0, target - CONTEXT_TOKENS) : target]
+    right = words[target : target + CONTEXT_TOKENS]
+    return " ".join(["…", *left, f"({before} {after})", *right, "…"])

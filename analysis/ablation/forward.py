@@ -1,11 +1,11 @@
-"""What the model predicts with and without a subject: exactly what a naive forward pass would say.
+"""Predictions with and without each subject, equal to those of a naive forward pass.
 
-Everything before the subject is computed once per datum for all subjects
-(``analysis.ablation.propagation``), and most predictions are certain without all logits, which cost
-most (``analysis.ablation.prediction``).
+The clean forward pass of a datum runs once for all subjects. Each ablation then resumes from the
+edited state (``analysis.ablation.propagation``). Logits of the whole vocabulary cost the most;
+bounds make most of them unnecessary (``analysis.ablation.prediction``).
 
-Shapes: N datum, T position, S subject, M position of any subject and datum, U distinct datum,
-Q pair of a subject and a datum.
+Shapes: N datum, T position, M changed prediction of any subject and datum, U distinct datum,
+K datum of a subject, Q (subject, datum) pair.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,34 +25,34 @@ from analysis.jobs.sweep import Sweep, in_turn
 from capture.models.transformer import LanguageModel
 
 Report = Callable[[int, int], None]
-"""Told now and then: how much is done, of how much."""
+"""Called from time to time with the amount done and the total."""
 
 
 class PredictionChanges(NamedTuple):
-    """Predictions that differ once a subject is ablated; by subject, datum, position."""
+    """Predictions that ablation changes, sorted by subject, datum, position."""
 
     subject_M: np.ndarray
-    """Place in the list of subjects that was asked about."""
+    """Index into the list of subjects."""
     datum_M: np.ndarray
     position_M: np.ndarray
     after_M: np.ndarray
-    """The token predicted without the subject."""
+    """Token predicted with the subject ablated."""
 
 
 @dataclass(frozen=True, eq=False)
 class AblatedPredictions:
-    """Predictions of some datums, and those that ablation changed."""
+    """Clean predictions of some datums, and the predictions that ablation changes."""
 
     datum_U: np.ndarray
     """Distinct datums, ascending."""
     before_UT: np.ndarray
-    """The token predicted at every position, nothing ablated, int32."""
+    """Token that the clean model predicts at every position, int32."""
     changes: PredictionChanges
     certified: float
-    """Share of all positions, over all subjects, that went without all logits."""
+    """Share of all (subject, position) pairs that were decided without all logits."""
 
     def before(self, datum_K: np.ndarray) -> np.ndarray:
-        """Predictions for some of the datums, nothing ablated, [K, T]."""
+        """Return the clean predictions of some of the datums, [K, T]."""
         return self.before_UT[np.searchsorted(self.datum_U, datum_K)]
 
 
@@ -64,21 +64,20 @@ def ablated_predictions(
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> AblatedPredictions:
-    """Ablate each subject of the plan, one at a time, on its own datums (distinct ones).
+    """Ablate each subject of the plan by itself, on its own datums.
 
-    The predictions equal those of a naive forward pass with the weights set to zero, but where two
-    logits are nearer to each other than float32 tells apart. ``report`` is told of pairs of subject
-    and datum.
+    ``datums`` lists the distinct datums of each subject. The predictions equal those of a naive
+    forward pass, unless two logits differ by less than float32 can resolve. ``report`` is called
+    with the number of (subject, datum) pairs done and their total.
     """
     found, before, num_full, done = [no_changes()], [], 0, 0
     items = list(chunks(datums, DATUMS_AT_ONCE))
     num_pairs = sum(map(len, datums))
-    for chunk, silenced in zip(
-        items, sweep(AblateChunk(model, plan, token_NT), items), strict=True
-    ):
-        before.append(silenced.before_UT)
-        found.append(silenced.changes)
-        num_full += silenced.num_full
+    results = sweep(AblateChunk(model, plan, token_NT), items)
+    for chunk, ablated in zip(items, results, strict=True):
+        before.append(ablated.before_UT)
+        found.append(ablated.changes)
+        num_full += ablated.num_full
         done += chunk.num_pairs
         if report:
             report(done, num_pairs)
@@ -88,17 +87,17 @@ def ablated_predictions(
 
 
 class ChunkPredictions(NamedTuple):
-    """A chunk: predictions of its datums, those that ablation changed, and what these cost."""
+    """Results of one chunk of datums."""
 
     before_UT: np.ndarray
     changes: PredictionChanges
     num_full: int
-    """Positions that took the logits of the whole vocabulary."""
+    """Number of positions that took the logits of the whole vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
 class AblateChunk:
-    """The work over chunks."""
+    """Sweep work: ablate every subject on its datums of a chunk."""
 
     model: LanguageModel
     plan: AblationPlan
@@ -116,17 +115,16 @@ class AblateChunk:
         clean = trace(self.model, self.token_NT[chunk.datum_U])
         prediction = Prediction.of(self.unembedding, clean.hidden_NTD.flatten(0, 1))
         before_UT = prediction.token_M.view(len(chunk.datum_U), -1).int().cpu().numpy()
-        lender = self.plan.lender(self.model, self.token_NT, chunk.datum_U)
+        resampled = self.plan.resampled_states(self.model, self.token_NT, chunk.datum_U)
         found, num_full = [no_changes()], 0
         for group in self.plan.groups:
-            for edit in group.edit(clean, lender, *chunk.pairs(group)).batches():
-                moved = propagate(self.model, clean, edit)
-                changes, full = prediction_changes(self.unembedding, prediction, edit, moved)
+            for edit in group.edit(clean, resampled, *chunk.pairs(group)).batches():
+                reached = propagate(self.model, clean, edit)
+                changes, full = prediction_changes(self.unembedding, prediction, edit, reached)
                 found.append(changes._replace(datum_M=chunk.datum_U[changes.datum_M]))
                 num_full += full
-        return ChunkPredictions(
-            before_UT, PredictionChanges(*map(np.concatenate, zip(*found, strict=True))), num_full
-        )
+        changes = PredictionChanges(*map(np.concatenate, zip(*found, strict=True)))
+        return ChunkPredictions(before_UT, changes, num_full)
 
 
 def no_changes() -> PredictionChanges:
@@ -134,23 +132,23 @@ def no_changes() -> PredictionChanges:
 
 
 def prediction_changes(
-    unembedding: Unembedding, prediction: Prediction, edit: Edit, moved: ReachedStates
+    unembedding: Unembedding, prediction: Prediction, edit: Edit, reached: ReachedStates
 ) -> tuple[PredictionChanges, int]:
-    """The edit's changed predictions, with places in the chunk for datums.
+    """Return the predictions that an edit changes, and how many positions took all logits.
 
-    And how many positions took the logits of the whole vocabulary.
+    ``datum_M`` of the result holds indices into the chunk.
     """
     positions = edit.change_QTB.shape[1]
-    row_M = edit.row_Q[moved.pair_M]
-    place_M = row_M * positions + moved.position_M
-    after_M, num_full = prediction.after(unembedding, place_M, moved.hidden_MD)
-    own_M = after_M != prediction.token_M[place_M]
-    columns = (edit.subject_Q[moved.pair_M], row_M, moved.position_M, after_M)
+    row_M = edit.row_Q[reached.pair_M]
+    index_M = row_M * positions + reached.position_M
+    after_M, num_full = prediction.after(unembedding, index_M, reached.hidden_MD)
+    own_M = after_M != prediction.token_M[index_M]
+    columns = (edit.subject_Q[reached.pair_M], row_M, reached.position_M, after_M)
     return PredictionChanges(*(column_M[own_M].cpu().numpy() for column_M in columns)), num_full
 
 
 def merge_sorted(pieces: Sequence[PredictionChanges]) -> PredictionChanges:
-    """All changes, by subject, datum and position."""
+    """Return the changes of all pieces, sorted by subject, datum and position."""
     whole = PredictionChanges(*map(np.concatenate, zip(*pieces, strict=True)))
     order_M = np.lexsort((whole.position_M, whole.datum_M, whole.subject_M))
     return PredictionChanges(*(column_M[order_M] for column_M in whole))

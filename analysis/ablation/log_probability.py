@@ -1,10 +1,10 @@
-"""What ablation costs the model: log-probabilities of the true next tokens, without and with it.
+"""Changes of the true next tokens' log-probabilities under ablation.
 
-The clean pass is done once for all subjects. For each subject, only positions whose last hidden
-state can have moved take logits at all; the others change by exactly 0.
+The clean forward pass of a datum runs once for all subjects. For each subject, only positions whose
+last hidden state can change need logits; every other position changes by exactly 0.
 
 Shapes: N datum, T position, S subject, V token of the vocabulary, U datum of a chunk,
-M position of any pair of subject and datum, Z pair of subject and token.
+M position of any (subject, datum) pair, Z (subject, token) pair.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,18 +25,18 @@ from analysis.jobs.sweep import Sweep, in_turn
 from capture.models.transformer import LanguageModel
 
 Report = Callable[[int, int], None]
-"""Told now and then: how much is done, of how much."""
+"""Called from time to time with the amount done and the total."""
 
 
 class TokenChanges(NamedTuple):
-    """Changes of log p(target), ablated - clean, by target token."""
+    """Changes of log p(target), ablated − clean, summed by target token."""
 
     change_SV: np.ndarray
-    """Their sum, nats, float64."""
+    """Sum of the changes, nats, float64."""
     square_SV: np.ndarray
-    """The sum of their squares, float64."""
+    """Sum of their squares, nats², float64."""
     count_V: np.ndarray
-    """Positions of each token, whether they change or not, int64."""
+    """Number of positions with each token as target, changed or not, int64."""
 
 
 @torch.inference_mode()
@@ -53,11 +53,12 @@ def log_probability_changes(
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> TokenChanges:
-    """What ablating each subject does to each token as a target, over a whole text.
+    """Ablate each subject on a whole text and sum log p(target) changes by target token.
 
-    Means (``value="mean"``) are over
-    ``mean_text_NT``, by default over ``token_NT`` itself. ``report`` is told of pairs of subject
-    and datum. Raises ``UnitError`` for a subject that the model lacks.
+    ``num_tokens`` is the size of the vocabulary. Means (``value="mean"``) are over
+    ``mean_text_NT``, by default over ``token_NT``. ``report`` is called with the number of
+    (subject, datum) pairs done and their total. Raises ``UnitError`` for a subject that the model
+    does not have.
     """
     text_NT = token_NT if mean_text_NT is None else mean_text_NT
     plan = AblationPlan.of(model, token_NT, subjects, value, text_NT, seed)
@@ -65,10 +66,10 @@ def log_probability_changes(
     change_Z, square_Z = np.zeros((2, len(subjects) * num_tokens))
     for piece in probability_changes(model, token_NT, target_NT, plan, datums, report, sweep):
         target_M = target_NT[piece.datum_M, piece.position_M]
-        place_M = piece.subject_M.astype(np.int64) * num_tokens + target_M
+        index_M = piece.subject_M.astype(np.int64) * num_tokens + target_M
         change_M = piece.change_M.astype(np.float64)
-        np.add.at(change_Z, place_M, change_M)
-        np.add.at(square_Z, place_M, change_M**2)
+        np.add.at(change_Z, index_M, change_M)
+        np.add.at(square_Z, index_M, change_M**2)
     change_SV, square_SV = (
         sum_Z.reshape(len(subjects), num_tokens) for sum_Z in (change_Z, square_Z)
     )
@@ -76,10 +77,10 @@ def log_probability_changes(
 
 
 class ProbabilityChanges(NamedTuple):
-    """Changes of log p(target), nats: ablated - clean. Positions that are missing have 0."""
+    """Changes of log p(target), ablated − clean, nats; 0 at positions that are not listed."""
 
     subject_M: np.ndarray
-    """Place in the list of subjects, int32."""
+    """Index into the list of subjects, int32."""
     datum_M: np.ndarray
     """int32"""
     position_M: np.ndarray
@@ -97,9 +98,10 @@ def probability_changes(
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> Iterator[ProbabilityChanges]:
-    """All changes, each subject of the plan ablated on its own datums; a piece a chunk of datums.
+    """Ablate each subject of the plan on its own datums; yield the changes chunk by chunk.
 
-    A piece takes 14 bytes a position of a chunk's pairs of subject and datum, at most.
+    ``datums`` lists the datums of each subject. A piece takes at most 14 bytes per position of the
+    chunk's (subject, datum) pairs.
     """
     num_pairs, done = sum(map(len, datums)), 0
     items = list(chunks(datums, DATUMS_AT_ONCE))
@@ -113,7 +115,7 @@ def probability_changes(
 
 @dataclass(frozen=True, eq=False)
 class ScoreChunk:
-    """The work over chunks."""
+    """Sweep work: the log-probability changes of every subject on its datums of a chunk."""
 
     model: LanguageModel
     plan: AblationPlan
@@ -132,25 +134,26 @@ class ScoreChunk:
     def __call__(self, chunk: Chunk) -> ProbabilityChanges:
         token_UT, target_UT = self.token_NT[chunk.datum_U], self.target_NT[chunk.datum_U]
         clean = CleanProbability.of(self.model, self.unembedding, token_UT, target_UT)
-        lender = self.plan.lender(self.model, self.token_NT, chunk.datum_U)
+        resampled = self.plan.resampled_states(self.model, self.token_NT, chunk.datum_U)
         found = [no_changes()]
         for group in self.plan.groups:
-            edits = group.edit(clean.trace, lender, *chunk.pairs(group)).batches()
+            edits = group.edit(clean.trace, resampled, *chunk.pairs(group)).batches()
             found += [self.changes(clean, edit, chunk.datum_U) for edit in edits]
         return ProbabilityChanges(*map(np.concatenate, zip(*found, strict=True)))
 
     def changes(
         self, clean: "CleanProbability", edit: Edit, datum_U: np.ndarray
     ) -> ProbabilityChanges:
-        """The changes that one edit makes."""
-        moved = propagate(self.model, clean.trace, edit)
-        row_M = edit.row_Q[moved.pair_M]
-        where = (row_M, moved.position_M)
+        """Return the changes that one edit makes; ``datum_U`` holds the chunk's datums."""
+        reached = propagate(self.model, clean.trace, edit)
+        row_M = edit.row_Q[reached.pair_M]
+        where = (row_M, reached.position_M)
+        # The clean normaliser is a good guess of the ablated one and saves a pass over the logits.
         after_M, _ = self.unembedding.log_probability(
-            moved.hidden_MD, clean.target_UT[where], clean.normaliser_UT[where]
+            reached.hidden_MD, clean.target_UT[where], clean.normaliser_UT[where]
         )
-        change_M = after_M - clean.chance_UT[where]
-        tensors = (edit.subject_Q[moved.pair_M], row_M, moved.position_M, change_M)
+        change_M = after_M - clean.log_p_UT[where]
+        tensors = (edit.subject_Q[reached.pair_M], row_M, reached.position_M, change_M)
         subject_M, row_M, position_M, change_M = (tensor.cpu().numpy() for tensor in tensors)
         columns = (subject_M, datum_U[row_M], position_M, change_M)
         pairs = zip(columns, COLUMN_TYPES, strict=True)
@@ -166,14 +169,14 @@ COLUMN_TYPES = (np.int32, np.int32, np.int16, np.float32)
 
 
 class CleanProbability(NamedTuple):
-    """Some datums, nothing ablated."""
+    """The clean forward pass of some datums and the log-probabilities of their targets."""
 
     trace: Trace
     target_UT: Tensor
-    chance_UT: Tensor
-    """log p(target)."""
+    log_p_UT: Tensor
+    """log p(target), nats."""
     normaliser_UT: Tensor
-    """log Σ exp(logit)."""
+    """log Σ exp(logit), nats."""
 
     @classmethod
     def of(

@@ -1,9 +1,12 @@
-"""What can be ablated: columns and rows of the layers' weights, and attention heads.
+"""Subjects of ablation: columns and rows of the layers' weights, and attention heads.
 
-Every one of them is some entries of one inner state of the model. To set ``weight[:, n] = 0`` is
-to set entry n of what enters the weight to 0, to set ``weight[r, :] = 0`` is to leave only the bias
-in entry r of what comes out of it, and to silence a head is to set its part of what enters
-``out_proj`` to 0. So a subject is told by the layer, the point within it, and the entries there.
+Every subject is a set of entries of one intermediate state of the model:
+
+- Setting column n of a weight to zero sets entry n of the weight's input to zero.
+- Setting row r of a weight to zero leaves only the bias in entry r of the weight's output.
+- Ablating an attention head sets the head's entries of the input of ``out_proj`` to zero.
+
+A subject is therefore located by its layer, a point within the layer, and entries at that point.
 
 Shapes: B entry of a subject.
 """
@@ -19,22 +22,22 @@ from capture.models.transformer import LanguageModel, Layer
 Level = Literal["neuron", "row", "head"]
 LEVELS: tuple[Level, ...] = ("neuron", "row", "head")
 Point = Literal[
-    "attention_in",  # what enters in_proj, [D]
-    "qkv",  # what leaves it, [3D]
-    "mixed",  # what enters out_proj: the heads side by side, [D]
-    "attended",  # what leaves it, [D]
-    "mlp_in",  # what enters linear1, [D]
-    "before_relu",  # what leaves it, [F]
-    "inner",  # what enters linear2, [F]
-    "mlp_out",  # what leaves it, [D]
+    "attention_in",  # input of in_proj, [D]
+    "qkv",  # output of in_proj, [3D]
+    "heads_out",  # input of out_proj: the heads' outputs side by side, [D]
+    "attention_out",  # output of out_proj, [D]
+    "mlp_in",  # input of linear1, [D]
+    "before_relu",  # output of linear1, [F]
+    "after_relu",  # input of linear2, [F]
+    "mlp_out",  # output of linear2, [D]
 ]
 ENDS: Mapping[str, tuple[Point, Point]] = {
     "self_attn.in_proj_weight": ("attention_in", "qkv"),
-    "self_attn.out_proj.weight": ("mixed", "attended"),
+    "self_attn.out_proj.weight": ("heads_out", "attention_out"),
     "linear1.weight": ("mlp_in", "before_relu"),
-    "linear2.weight": ("inner", "mlp_out"),
+    "linear2.weight": ("after_relu", "mlp_out"),
 }
-"""What enters and what leaves each weight of a layer."""
+"""The points at the input and at the output of each weight of a layer."""
 MLP = ("linear1.weight", "linear2.weight")
 ATTENTION = "self_attn"
 NOUNS: Mapping[Level, str] = {"neuron": "neurons", "row": "rows", "head": "heads"}
@@ -42,7 +45,7 @@ NOUNS: Mapping[Level, str] = {"neuron": "neurons", "row": "rows", "head": "heads
 
 @dataclass(frozen=True, order=True)
 class Subject:
-    """One thing that is ablated: a column (``neuron``), a row or a head, and which one."""
+    """One column (``neuron``), row or head: the unit that holds it and its number there."""
 
     unit: str
     group: int
@@ -54,27 +57,27 @@ class Subject:
 
 @dataclass(frozen=True, order=True)
 class SubjectSite:
-    """An inner state of the model."""
+    """An intermediate state of the model: a point within a layer."""
 
     layer: int
     point: Point
 
 
 def site_of(subject: Subject) -> SubjectSite:
-    """The state whose entries the subject is."""
+    """Return the state that holds the subject's entries."""
     _, layer, name = subject.unit.split(".", 2)
-    point = "mixed" if subject.level == "head" else ENDS[name][subject.level == "row"]
+    point = "heads_out" if subject.level == "head" else ENDS[name][subject.level == "row"]
     return SubjectSite(int(layer), point)
 
 
 def entries_of(model: LanguageModel, subject: Subject) -> range:
-    """Which entries of that state."""
+    """Return the subject's entries within the state at ``site_of(subject)``, [B]."""
     size = model.config.width // model.config.heads if subject.level == "head" else 1
     return range(subject.group * size, (subject.group + 1) * size)
 
 
 def zero_ablation_value(model: LanguageModel, subject: Subject) -> float:
-    """What zero weights leave in these entries: the bias for a row, else 0."""
+    """Return the value that zero weights leave in the entries: the bias for a row, else 0."""
     if subject.level != "row":
         return 0.0
     name = subject.unit.removesuffix("_weight").removesuffix(".weight")
@@ -83,17 +86,17 @@ def zero_ablation_value(model: LanguageModel, subject: Subject) -> float:
 
 
 def units_of(model: LanguageModel, level: Level) -> dict[str, int]:
-    """Every unit that has subjects of this level, and how many; in the model's order."""
+    """Return unit → number of its subjects for the level, in the model's order."""
     layers = range(len(model.layers))
     if level == "head":
-        return {f"layers.{place}.{ATTENTION}": model.config.heads for place in layers}
+        return {f"layers.{layer}.{ATTENTION}": model.config.heads for layer in layers}
     axis = 1 if level == "neuron" else 0
-    names = [f"layers.{place}.{name}" for place in layers for name in ENDS]
+    names = [f"layers.{layer}.{name}" for layer in layers for name in ENDS]
     return {name: model.get_parameter(name).shape[axis] for name in names}
 
 
 def all_subjects(model: LanguageModel, level: Level) -> list[Subject]:
-    """Every head, or every neuron or row of the MLP units."""
+    """Return every head, or every neuron or row of the MLP units."""
     units = units_of(model, level).items()
     return [
         Subject(unit, group, level)
@@ -104,7 +107,7 @@ def all_subjects(model: LanguageModel, level: Level) -> list[Subject]:
 
 
 def require_subjects(model: LanguageModel, subjects: Iterable[Subject]) -> None:
-    """Raises ``UnitError`` for the first that the model does not have."""
+    """Raise ``UnitError`` for the first subject that the model does not have."""
     units = {level: units_of(model, level) for level in LEVELS}
     for subject in subjects:
         known, nouns = units[subject.level], NOUNS[subject.level]
@@ -117,7 +120,10 @@ def require_subjects(model: LanguageModel, subjects: Iterable[Subject]) -> None:
 
 
 def parse_subjects(texts: Iterable[str], level: Level) -> list[Subject]:
-    """Subjects from UNIT:NUMBER[,NUMBER…], each once; raises ``ConfigError`` for anything else."""
+    """Parse UNIT:NUMBER[,NUMBER…] into distinct subjects, in order.
+
+    Raises ``ConfigError`` for any other format.
+    """
     found: dict[Subject, None] = {}
     for text in texts:
         unit, colon, numbers = text.rpartition(":")

@@ -1,4 +1,4 @@
-"""What ablation leaves in a run: its tables, and what each column means."""
+"""Tables that ablation writes into a run, and the meaning of each column."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ SUBJECT = [
     pa.field("level", pa.string()),  # neuron (a column), row or head
     pa.field("unit", pa.string()),  # for a head layers.L.self_attn
     pa.field("neuron", pa.int32()),  # number of the column, row or head
-    pa.field("kind", pa.string()),  # what stood in for it: zero, mean or resample
+    pa.field("kind", pa.string()),  # replacement value: zero, mean or resample
 ]
 GROUP = [field.with_name("group") if field.name == "neuron" else field for field in SUBJECT]
-"""The same, as the tables of attribution call it."""
+"""``SUBJECT`` with the column name of the attribution tables: ``group`` instead of ``neuron``."""
 
 FLIPS = pa.schema(
     [
@@ -23,7 +23,7 @@ FLIPS = pa.schema(
         pa.field("proportion", pa.float64()),  # flips / count
         pa.field("count", pa.int64()),  # positions predicted as the token before or after
         pa.field("flips", pa.int64()),  # those where the predictions differ
-        pa.field("notable", pa.bool_()),  # found for the neuron by attribution
+        pa.field("notable", pa.bool_()),  # selected for the neuron by attribution
         pa.field("token_id", pa.int32()),
         pa.field("low", pa.float64()),  # 95 % interval of proportion over datums;
         pa.field("high", pa.float64()),  # NaN if fewer than two datums have the token
@@ -31,7 +31,7 @@ FLIPS = pa.schema(
         pa.field("gained", pa.int64()),  # flips to the token
     ]
 )
-"""One row a neuron and token with a flip; neurons strongest first, by proportion, then count."""
+"""One row per neuron and flipped token; strongest neuron first, by proportion, then count."""
 
 CONTEXTS = pa.schema(
     [
@@ -39,13 +39,13 @@ CONTEXTS = pa.schema(
         pa.field("token", pa.string()),  # the flipped token that this is a context of
         pa.field("datum", pa.int32()),
         pa.field("position", pa.int16()),
-        pa.field("before", pa.string()),  # predicted token, nothing ablated
-        pa.field("after", pa.string()),  # predicted token without the neuron
-        pa.field("target", pa.string()),  # the true one
+        pa.field("before", pa.string()),  # predicted token, clean model
+        pa.field("after", pa.string()),  # predicted token, neuron ablated
+        pa.field("target", pa.string()),  # true next token
         pa.field("context", pa.string()),  # … when the (before after) target took …
     ]
 )
-"""A few rows a neuron and flipped token; tokens by id, most attributed datums first."""
+"""A few rows per neuron and flipped token; tokens by id, largest datum weight first."""
 
 NEURONS = pa.schema(
     [
@@ -53,32 +53,32 @@ NEURONS = pa.schema(
         pa.field("datums", pa.int32()),  # evaluated
         pa.field("positions", pa.int64()),  # evaluated
         pa.field("flips", pa.int64()),
-        pa.field("flipped_tokens", pa.int32()),  # distinct, before or after
-        pa.field("notable_tokens", pa.int32()),  # found by attribution
-        pa.field("notable_flipped", pa.int32()),  # both
-        pa.field("notable_share", pa.float64()),  # of positions predicted notable, those that flip
-        pa.field("other_share", pa.float64()),  # of all other positions, those that flip
-        pa.field("ratio", pa.float64()),  # notable_share / other_share; above 1 they agree
+        pa.field("flipped_tokens", pa.int32()),  # distinct tokens before or after
+        pa.field("notable_tokens", pa.int32()),  # tokens selected by attribution
+        pa.field("notable_flipped", pa.int32()),  # notable tokens that flip
+        pa.field("notable_share", pa.float64()),  # share of notable predictions that flip
+        pa.field("other_share", pa.float64()),  # share of all other predictions that flip
+        pa.field("ratio", pa.float64()),  # notable_share / other_share; above 1: agreement
         pa.field("notable_low", pa.float64()),  # 95 % interval of notable_share over datums
         pa.field("notable_high", pa.float64()),
         pa.field("other_low", pa.float64()),  # 95 % interval of other_share over datums
         pa.field("other_high", pa.float64()),
-        pa.field("scored_datums", pa.int32()),  # those where log-probabilities were computed
-        pa.field("change", pa.float64()),  # mean log p(target) ablated - clean there, nats
+        pa.field("scored_datums", pa.int32()),  # datums with log-probabilities
+        pa.field("change", pa.float64()),  # mean of log p(target), ablated - clean, nats
         pa.field("change_low", pa.float64()),  # its 95 % interval over datums
         pa.field("change_high", pa.float64()),
-        pa.field("attributed", pa.bool_()),  # evaluated on its own datums, not on a random sample
+        pa.field("attributed", pa.bool_()),  # evaluated on its own datums, not a random sample
     ]
 )
-"""One row a subject, strongest first. A share of no positions is NaN."""
+"""One row per subject, strongest first. A share of zero positions is NaN."""
 
 LAYERS = pa.schema(
     [
         pa.field("level", pa.string()),
         pa.field("unit", pa.string()),
         pa.field("kind", pa.string()),
-        pa.field("neurons", pa.int32()),  # ablated
-        pa.field("flipped_tokens", pa.float64()),  # mean over these
+        pa.field("neurons", pa.int32()),  # number of ablated neurons
+        pa.field("flipped_tokens", pa.float64()),  # mean over neurons
         pa.field("notable_share", pa.float64()),  # mean share of flipped tokens that are notable
         pa.field("flipped_low", pa.float64()),  # 95 % interval of flipped_tokens over neurons;
         pa.field("flipped_high", pa.float64()),  # NaN for a single neuron
@@ -86,30 +86,30 @@ LAYERS = pa.schema(
         pa.field("notable_high", pa.float64()),
     ]
 )
-"""One row a unit, in the model's order."""
+"""One row per unit, in the model's order."""
 
 TOKENS = pa.schema(
     [
         *GROUP,
         pa.field("token_id", pa.int32()),
         pa.field("token", pa.string()),
-        pa.field("count", pa.int64()),  # scored positions whose target it is
-        pa.field("change", pa.float64()),  # mean log p(target) ablated - clean there, nats
+        pa.field("count", pa.int64()),  # scored positions with this target
+        pa.field("change", pa.float64()),  # mean of log p(target), ablated - clean, nats
         pa.field("low", pa.float64()),  # 95 % interval of change over datums;
         pa.field("high", pa.float64()),  # NaN if fewer than two datums have the target
     ]
 )
-"""One row a subject and target; what loses most first."""
+"""One row per subject and target, largest loss first."""
 
 MOVES = pa.schema(
     [
         *GROUP,
-        pa.field("before", pa.string()),  # predicted token, nothing ablated
-        pa.field("after", pa.string()),  # predicted token without the subject
+        pa.field("before", pa.string()),  # predicted token, clean model
+        pa.field("after", pa.string()),  # predicted token, subject ablated
         pa.field("count", pa.int64()),  # positions
     ]
 )
-"""One row a subject and pair of tokens; the most frequent first."""
+"""One row per subject and pair of tokens, most frequent first."""
 
 TABLES = {
     "flips": FLIPS,
@@ -123,7 +123,7 @@ TABLES = {
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """What ablating subjects of a run did."""
+    """Results of ablating subjects of a run."""
 
     flips: pd.DataFrame
     """``FLIPS``"""
@@ -138,4 +138,4 @@ class Ablation:
     moves: pd.DataFrame
     """``MOVES``"""
     certified: float
-    """Share of predictions that were certain without the whole vocabulary's logits."""
+    """Share of predictions decided without the logits of the whole vocabulary."""

@@ -1,7 +1,6 @@
-"""What ablation costs each token as the true next one: changes of its log-probability.
+"""Changes of log p(target) under ablation, by target token.
 
-Shapes: K scored datum, T position, M position whose probability can have moved, W token that is a
-target there.
+Shapes: K scored datum, T position, M position whose probability can change, W distinct target.
 """
 
 from collections.abc import Sequence
@@ -17,19 +16,22 @@ from analysis.measures.bootstrap import intervals, mean_interval
 
 @dataclass(frozen=True, eq=False)
 class TargetChanges:
-    """One subject's evaluation: targets of its scored datums, and by how much log p changed."""
+    """The targets of one subject's scored datums and the changes of their log-probabilities."""
 
     subject: Subject
     kind: Value
     target_KT: np.ndarray
     row_M: np.ndarray
-    """Place in the scored datums."""
+    """Index into the scored datums."""
     position_M: np.ndarray
     change_M: np.ndarray
-    """log p(target) ablated - clean, nats; 0 at all positions that are not listed."""
+    """log p(target), ablated − clean, nats; 0 at positions that are not listed."""
 
     def mean(self) -> dict[str, float]:
-        """Over all positions, with its interval; NaN if no datum was scored."""
+        """Return the mean over all positions and its interval over datums, nats.
+
+        All three are NaN if no datum was scored.
+        """
         K, T = self.target_KT.shape
         if not K:
             return {"change": np.nan, "change_low": np.nan, "change_high": np.nan}
@@ -39,15 +41,15 @@ class TargetChanges:
 
 
 def target_table(found: TargetChanges, tokens: Sequence[str]) -> pd.DataFrame:
-    """token, count, mean change and its interval over datums; what loses most first."""
+    """Build ``TOKENS`` of one subject: the mean change of every target, largest loss first."""
     K, T = found.target_KT.shape
-    token_W, place = np.unique(found.target_KT.ravel(), return_inverse=True)
-    count_W = np.bincount(place, minlength=len(token_W))
-    moved_M = place[found.row_M * T + found.position_M]
+    token_W, column = np.unique(found.target_KT.ravel(), return_inverse=True)
+    count_W = np.bincount(column, minlength=len(token_W))
+    column_M = column[found.row_M * T + found.position_M]
     change_M = found.change_M.astype(np.float64)
-    sum_W = np.bincount(moved_M, weights=change_M, minlength=len(token_W))
-    part = (found.row_M, moved_M, change_M)
-    whole = (np.repeat(np.arange(K), T), place, np.ones(K * T))
+    sum_W = np.bincount(column_M, weights=change_M, minlength=len(token_W))
+    part = (found.row_M, column_M, change_M)
+    whole = (np.repeat(np.arange(K), T), column, np.ones(K * T))
     low_W, high_W = intervals(K, len(token_W), part, whole)
     mean_W = sum_W / count_W
     order_W = np.lexsort((token_W, mean_W))

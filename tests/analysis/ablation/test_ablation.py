@@ -1,4 +1,4 @@
-"""Ablation's tables: they count and average what naive forward passes say."""
+"""Ablation tables equal counts and means over naive forward passes."""
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def test_rows_and_heads_are_ablated_by_every_value(level, value) -> None:
         assert set(table["unit"]) == {subject.unit}
 
 
-def test_what_has_no_datums_of_its_own_is_evaluated_on_a_sample() -> None:
+def test_subjects_without_attributed_datums_are_evaluated_on_a_sample() -> None:
     only = ("layers.0.linear1.weight:2, 5", "layers.1.self_attn.in_proj_weight:4")
     run, found = ablated(AblationConfig(only=only, max_datums=30, seed=3))
     assert found.neurons["neuron"].tolist() == [2, 5, 4]
@@ -61,7 +61,7 @@ def test_what_has_no_datums_of_its_own_is_evaluated_on_a_sample() -> None:
     pd.testing.assert_frame_equal(again.flips, whole)
 
 
-def test_everything_is_every_neuron_of_the_mlps() -> None:
+def test_all_ablates_every_neuron_of_the_mlps() -> None:
     _, found = ablated(AblationConfig(everything=True, max_datums=3, scored_datums=1))
     per_unit = found.neurons.groupby("unit")["neuron"].agg(list).to_dict()
     inputs = {"linear1": list(range(16)), "linear2": list(range(12))}
@@ -70,7 +70,7 @@ def test_everything_is_every_neuron_of_the_mlps() -> None:
     }
 
 
-def test_held_out_text_is_evaluated_whole() -> None:
+def test_ablation_on_held_out_text_uses_all_of_it() -> None:
     run, found = ablated(AblationConfig(split="validation", scored_datums=1000))
     text = SplitText.of(run, "validation")
     subject = subject_of(next(iter(records(found.neurons))))
@@ -127,7 +127,7 @@ def test_intervals_of_proportions_equal_a_loop_over_draws_of_datums() -> None:
             assert row.low <= row.proportion <= row.high
 
 
-def test_moves_say_which_prediction_became_which() -> None:
+def test_moves_count_pairs_of_predictions_before_and_after() -> None:
     run, found = ablated()
     assert len(found.moves)
     for neuron in records(found.neurons):
@@ -182,7 +182,7 @@ def test_layers_are_means_over_their_neurons() -> None:
         np.testing.assert_allclose([layer.flipped_low, layer.flipped_high], wanted, rtol=1e-5)
 
 
-def test_units_that_were_not_captured_come_last() -> None:
+def test_layers_of_units_that_were_not_captured_come_last() -> None:
     _, found = ablated()
     units = found.neurons["unit"].drop_duplicates().tolist()
     assert layer_table(found.neurons, units[1:])["unit"].tolist() == [*units[1:], units[0]]
@@ -218,7 +218,7 @@ def test_changes_by_target_equal_naive_forward_passes() -> None:
         assert neuron.change <= neuron.change_high + 1e-6
 
 
-def test_nothing_is_scored_if_so_asked() -> None:
+def test_no_datum_is_scored_if_scored_datums_is_zero() -> None:
     _, found = ablated(AblationConfig(max_neurons=2, max_datums=5, scored_datums=0))
     assert len(found.tokens) == 0
     assert found.neurons["change"].isna().all()
@@ -227,7 +227,7 @@ def test_nothing_is_scored_if_so_asked() -> None:
 # --- contexts -------------------------------------------------------------------------------------
 
 
-def test_contexts_show_the_flip_where_it_happens() -> None:
+def test_contexts_show_the_flip_at_its_position() -> None:
     run, found = ablated()
     assert len(found.contexts) > 0
     texts = run.datums().set_index("datum")["text"]
@@ -244,7 +244,7 @@ def test_contexts_show_the_flip_where_it_happens() -> None:
     assert per_token.to_dict() == flips.clip(upper=CONFIG.contexts_per_token).to_dict()
 
 
-def test_contexts_are_of_the_most_attributed_datums() -> None:
+def test_contexts_come_from_the_datums_of_largest_weight() -> None:
     run, found = ablated()
     for neuron in records(found.neurons):
         subject = subject_of(neuron)
@@ -265,12 +265,12 @@ def test_long_contexts_are_cut_on_both_sides() -> None:
     assert found[-2:] == ["w50", "…"]
 
 
-def test_places_in_runs() -> None:
+def test_indices_in_streaks() -> None:
     assert index_in_streak(np.array([4, 4, 7, 9, 9, 9])).tolist() == [0, 1, 0, 0, 1, 2]
     assert index_in_streak(np.zeros(0, int)).tolist() == []
 
 
-def test_tables_are_read_as_they_were_written() -> None:
+def test_tables_read_back_as_they_were_written() -> None:
     run, found = ablated()
     write_ablation(run, found)
     for name, schema in TABLES.items():
@@ -280,8 +280,8 @@ def test_tables_are_read_as_they_were_written() -> None:
 
 
 def test_progress_counts_flips_and_scores() -> None:
-    told: list[tuple[int, int]] = []
-    ablate(prepared()[0], CONFIG, lambda *done: told.append(done))
+    reports: list[tuple[int, int]] = []
+    ablate(prepared()[0], CONFIG, lambda *done: reports.append(done))
     wanted = [min(len(evaluated(subject)), 20) for subject in prepared()[1]][: CONFIG.max_neurons]
     total = sum(wanted) + CONFIG.max_neurons * CONFIG.scored_datums
-    assert told == [(sum(wanted), total), (total, total)]
+    assert reports == [(sum(wanted), total), (total, total)]

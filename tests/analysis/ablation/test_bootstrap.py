@@ -1,4 +1,4 @@
-"""Intervals: what a loop over draws says, and what may not change them."""
+"""Bootstrap intervals equal a loop over draws and have the right coverage."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def some_tables(seed: int, num_datums: int, num_columns: int) -> tuple[np.ndarra
 
 
 def sparse(table_KC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entries, shuffled, each value in two halves."""
+    """Return the table's entries in random order, each value split into two halves."""
     datum, column = np.nonzero(table_KC)
     order = np.random.default_rng(1).permutation(np.tile(np.arange(len(datum)), 2))
     return datum[order], column[order], table_KC[datum, column][order] / 2
@@ -44,8 +44,8 @@ def test_intervals_equal_a_loop_over_draws(monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_allclose([low_C[c], high_C[c]], wanted, rtol=1e-6)
 
 
-def test_intervals_cover_what_they_should() -> None:
-    """The true share lies inside about 95 % of them."""
+def test_intervals_have_the_right_coverage() -> None:
+    """About 95 % of the intervals contain the true share."""
     rng = np.random.default_rng(0)
     whole_KC = rng.poisson(3.0, (200, 400))
     part_KC = rng.binomial(whole_KC, 0.3)
@@ -53,7 +53,7 @@ def test_intervals_cover_what_they_should() -> None:
     assert 0.91 < ((low_C <= 0.3) & (high_C >= 0.3)).mean() < 0.98
 
 
-def test_what_one_datum_says_has_no_interval() -> None:
+def test_a_column_of_one_datum_has_no_interval() -> None:
     one = (np.array([3]), np.array([0]), np.array([1.0]))
     low_C, high_C = intervals(9, 2, one, one)
     assert np.isnan([*low_C, *high_C]).all()

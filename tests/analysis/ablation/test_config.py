@@ -1,4 +1,4 @@
-"""What can be ablated, and what is said where something cannot."""
+"""Subjects and settings of ablation, and the errors for bad ones."""
 
 import re
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_parsing_gives_each_subject_once_in_order() -> None:
 
 
 @pytest.mark.parametrize("text", [UNIT, f"{UNIT}:", f"{UNIT}:x", f"{UNIT}:1,,2", f"{UNIT}:-1", ""])
-def test_what_names_no_subject_is_refused(text: str) -> None:
+def test_text_that_names_no_subject_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_subjects([text], "neuron")
     assert str(caught.value) == (
@@ -63,7 +63,7 @@ def test_subjects_of_a_model() -> None:
     ]
 
 
-def test_a_row_leaves_its_bias_and_all_else_leaves_nothing() -> None:
+def test_zero_ablation_leaves_the_bias_of_a_row_and_zero_elsewhere() -> None:
     model = random_model(0, 1.0)
     for subject in some_subjects():
         name = subject.unit.replace("_weight", "_bias").replace(".weight", ".bias")
@@ -72,10 +72,10 @@ def test_a_row_leaves_its_bias_and_all_else_leaves_nothing() -> None:
         assert zero_ablation_value(model, subject) == wanted
 
 
-def test_a_head_is_its_part_of_what_enters_the_projection() -> None:
+def test_a_head_is_its_entries_of_the_input_of_out_proj() -> None:
     model, head = random_model(0, 1.0), Subject("layers.1.self_attn", 2, "head")
     assert list(entries_of(model, head)) == [8, 9, 10, 11]
-    assert (site_of(head).layer, site_of(head).point) == (1, "mixed")
+    assert (site_of(head).layer, site_of(head).point) == (1, "heads_out")
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -115,31 +115,31 @@ def test_impossible_settings_are_refused(values: dict, text: str) -> None:
         ("head", "layers.0.self_attn:2", "head 2: does not exist: the unit's heads are 0 to 1."),
     ],
 )
-def test_a_subject_that_is_not_there_is_refused(level, only: str, text: str) -> None:
+def test_an_unknown_subject_is_refused(level, only: str, text: str) -> None:
     run = copy_of_run("subjects")
     write_attribution(run)
     with pytest.raises(UnitError, match=re.escape(text)):
         ablate(run, AblationConfig(level=level, only=(only,)))
 
 
-def nothing(run: Run) -> None:
-    """No attribution at all."""
+def no_attribution(run: Run) -> None:
+    """Leave the run without attribution."""
 
 
-def nameless(run: Run) -> None:
-    """An attribution in which no token is notable."""
+def no_tokens(run: Run) -> None:
+    """Write an attribution without notable tokens."""
     frames = {name: full([], name) for name in TABLES}
     key = {"level": "neuron", "unit": UNIT, "group": 3}
     write_tables(run, JOB, {**frames, "groups": full([key], "groups")}, TABLES)
 
 
 def other_level(run: Run) -> None:
-    """An attribution of other things."""
+    """Write an attribution without groups of the level."""
     write_tables(run, JOB, {name: full([], name) for name in TABLES}, TABLES)
 
 
-def older(run: Run) -> None:
-    """Tables of other names."""
+def older_version(run: Run) -> None:
+    """Write tables with the names of an older version."""
     write_tables(run, JOB, {"summary": full([], "groups")}, {"summary": TABLES["groups"]})
 
 
@@ -149,19 +149,19 @@ URI = "memory://ablation-attribution"
 @pytest.mark.parametrize(
     ("prepare", "text"),
     [
-        (nothing, f"has no tables of attribute. Run: ontogeny attribute {URI}."),
+        (no_attribution, f"has no tables of attribute. Run: ontogeny attribute {URI}."),
         (
-            older,
+            older_version,
             f"has tables of attribute that an older version made. Run: ontogeny attribute {URI}.",
         ),
         (
-            nameless,
-            "has an attribution that names no neuron's tokens. Attribute with lower thresholds: "
+            no_tokens,
+            "has an attribution without tokens for any neuron. Attribute with lower thresholds: "
             f"ontogeny attribute {URI} ….",
         ),
         (
             other_level,
-            "has an attribution that names no neuron's tokens. Run: ontogeny attribute "
+            "has an attribution without tokens for any neuron. Run: ontogeny attribute "
             f"{URI} --level neuron, or choose: --only, --all.",
         ),
     ],
@@ -179,7 +179,7 @@ def test_a_split_that_the_run_lacks_is_refused() -> None:
         SplitText.of(open_run(tiny_run()), "test")
 
 
-def test_text_is_that_of_the_run() -> None:
+def test_the_text_of_a_split_is_that_of_the_run() -> None:
     run = open_run(tiny_run())
     text = SplitText.of(run, "train")
     assert np.array_equal(text.token_NT, run.token_NT)
@@ -203,7 +203,7 @@ def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[
     assert not capsys.readouterr().out
 
 
-def test_what_attribution_has_not_named_is_shown_without_shares(
+def test_subjects_without_notable_tokens_are_shown_without_shares(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = copy_of_run("unnamed")

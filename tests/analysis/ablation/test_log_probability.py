@@ -1,4 +1,4 @@
-"""Changes of log-probabilities: the fast way says what ordinary forward passes say."""
+"""Changes of log-probabilities equal those of ordinary forward passes."""
 
 from functools import partial
 
@@ -18,8 +18,7 @@ from reference_ablation import (
 )
 from torch import nn
 
-from analysis.ablation import log_probability, replacement, unembedding
-from analysis.ablation import propagation as tracing
+from analysis.ablation import log_probability, propagation, replacement, unembedding
 from analysis.ablation.log_probability import log_probability_changes
 from analysis.ablation.propagation import trace
 from analysis.ablation.replacement import VALUES, ResamplingSources, Value
@@ -41,9 +40,9 @@ def naive_changes(
     subject: Subject,
     value: Value,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums by target, [V]."""
-    donors = ResamplingSources.draw(token_NT.shape, 0)
-    after = ablated_logits(model, subject, token_NT, value=value, text_NT=token_NT, donors=donors)
+    """Return the sums of changes and of their squares by target, both [V]."""
+    sources = ResamplingSources.draw(token_NT.shape, 0)
+    after = ablated_logits(model, subject, token_NT, value=value, text_NT=token_NT, sources=sources)
     change_NT = log_probabilities(after, target_NT) - log_probabilities(
         logits(model, token_NT), target_NT
     )
@@ -78,14 +77,14 @@ def changes(subjects: list[Subject], value: Value, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_neither_chunks_nor_other_subjects_matter(
+def test_neither_chunks_nor_other_subjects_change_anything(
     value: Value, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subjects = some_subjects()
     whole_SV = changes(subjects, value)
     monkeypatch.setattr(log_probability, "DATUMS_AT_ONCE", 7)
     monkeypatch.setattr(replacement, "DATUMS_AT_ONCE", 9)
-    monkeypatch.setattr(tracing, "POSITIONS_AT_ONCE", 15)
+    monkeypatch.setattr(propagation, "POSITIONS_AT_ONCE", 15)
     monkeypatch.setattr(unembedding, "LOGIT_BYTES", 4 * VOCABULARY * 5)
     some = subjects[::-5]
     some_SV = changes(some, value)
@@ -93,20 +92,20 @@ def test_neither_chunks_nor_other_subjects_matter(
     np.testing.assert_allclose(some_SV, wanted_SV, atol=1e-4, rtol=1e-4)
 
 
-def test_another_seed_lends_other_values() -> None:
+def test_another_seed_resamples_other_values() -> None:
     subjects = [Subject(UNITS[1], 3)]
     assert not np.allclose(changes(subjects, "resample"), changes(subjects, "resample", seed=1))
 
 
-def test_donors_are_other_datums_each_once() -> None:
-    donors = ResamplingSources.draw((50, 6), 0)
-    assert sorted(donors.datum_N) == list(range(50))
-    assert (donors.datum_N != np.arange(50)).all()
-    assert set(donors.position_NT.ravel()) == set(range(6))
+def test_sources_are_other_datums_each_used_once() -> None:
+    sources = ResamplingSources.draw((50, 6), 0)
+    assert sorted(sources.datum_N) == list(range(50))
+    assert (sources.datum_N != np.arange(50)).all()
+    assert set(sources.position_NT.ravel()) == set(range(6))
     assert ResamplingSources.draw((1, 6), 0).datum_N.tolist() == [0]
 
 
-def test_a_neuron_that_is_never_active_changes_nothing_at_all() -> None:
+def test_ablating_a_neuron_that_is_never_active_changes_nothing() -> None:
     model = random_model(0, 1.0)
     model.get_parameter("layers.1.linear1.bias")[4] = -1e3
     token_NT = some_text(9)
@@ -117,8 +116,8 @@ def test_a_neuron_that_is_never_active_changes_nothing_at_all() -> None:
     assert (change_SV == 0).all()
 
 
-def test_progress_is_told() -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported() -> None:
+    reports: list[tuple[int, int]] = []
     token_NT = some_text(300)
     log_probability_changes(
         random_model(0, 1.0),
@@ -126,12 +125,12 @@ def test_progress_is_told() -> None:
         token_NT,
         [Subject(UNITS[0], 0)],
         num_tokens=VOCABULARY,
-        report=lambda *done: told.append(done),
+        report=lambda *done: reports.append(done),
     )
-    assert told == [(128, 300), (256, 300), (300, 300)]
+    assert reports == [(128, 300), (256, 300), (300, 300)]
 
 
-def test_a_trace_ends_where_the_model_does() -> None:
+def test_a_trace_ends_with_the_models_hidden_states() -> None:
     model, token_NT = random_model(0, 2.0), some_text(9)
     found = trace(model, token_NT)
     torch.testing.assert_close(found.hidden_NTD, hidden(model, token_NT))
@@ -152,7 +151,7 @@ def test_a_wrong_guess_changes_no_probability(off: float) -> None:
     torch.testing.assert_close(found[1], normaliser_M, atol=2e-5, rtol=1e-5)
 
 
-def test_a_subject_that_is_not_there_is_refused() -> None:
+def test_an_unknown_subject_is_refused() -> None:
     token_NT = some_text(1)
     with pytest.raises(UnitError, match=f"^{UNITS[1]} neuron 10: does not exist: the unit's"):
         log_probability_changes(

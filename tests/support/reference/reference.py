@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.models.dropout import Masks, draw_masks
-from capture.models.transformer import LanguageModel, ModelConfig, fresh_model, masked_per_datum
+from capture.models.transformer import LanguageModel, ModelConfig, dropout_entries, fresh_model
 
 TINY = ModelConfig(layers=2, width=12, hidden=10, heads=3, dropout=0.2)
 VOCABULARY, WINDOW = 23, 7
@@ -28,7 +28,7 @@ def random_batch(batch: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
 def tiny_masks(config: ModelConfig, slots: range, *, step: int = 0, window: int = WINDOW) -> Masks:
     return draw_masks(
         slots,
-        entries=masked_per_datum(config, window),
+        entries=dropout_entries(config, window),
         dropout=config.dropout,
         seed=5,
         step=step,

@@ -1,4 +1,4 @@
-"""Ablation the slow, obvious way: changed weights, or hooks, and one ordinary forward pass."""
+"""Reference ablation: changed weights or hooks, and one ordinary forward pass."""
 
 import contextlib
 import copy
@@ -33,7 +33,7 @@ ATTENTION_UNITS = [
 
 
 def random_model(seed: int, scale: float) -> LanguageModel:
-    """Fresh weights, the layers' multiplied by ``scale``: the larger, the more predictions flip."""
+    """Return a fresh model, layer weights times ``scale``: a larger scale flips more."""
     model = fresh_model(TINY, vocabulary=VOCABULARY, window=WINDOW, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def random_model(seed: int, scale: float) -> LanguageModel:
 
 
 def some_subjects() -> list[Subject]:
-    """Some of every kind: columns and rows of every unit, all heads."""
+    """Return some columns and rows of every unit, and all heads."""
     columns = [Subject(unit, n) for unit in UNITS + ATTENTION_UNITS for n in (0, 3, 9)]
     rows = [Subject(unit, n, "row") for unit in UNITS + ATTENTION_UNITS for n in (1, 4, 8)]
     rows += [Subject(unit, n, "row") for unit in ATTENTION_UNITS[::2] for n in (13, 17, 26, 35)]
@@ -55,23 +55,23 @@ def some_subjects() -> list[Subject]:
 
 
 def without(model: LanguageModel, subject: Subject) -> LanguageModel:
-    """A copy of the model in which the subject's weights are zero."""
-    silenced = copy.deepcopy(model)
+    """Return a copy of the model in which the subject's weights are zero."""
+    ablated = copy.deepcopy(model)
     with torch.no_grad():
         if subject.level == "head":
             size = model.config.width // model.config.heads
             own = slice(subject.group * size, (subject.group + 1) * size)
-            silenced.get_parameter(f"{subject.unit}.out_proj.weight")[:, own] = 0
+            ablated.get_parameter(f"{subject.unit}.out_proj.weight")[:, own] = 0
         elif subject.level == "row":
-            silenced.get_parameter(subject.unit)[subject.group] = 0
+            ablated.get_parameter(subject.unit)[subject.group] = 0
         else:
-            silenced.get_parameter(subject.unit)[:, subject.group] = 0
-    return silenced
+            ablated.get_parameter(subject.unit)[:, subject.group] = 0
+    return ablated
 
 
 @torch.no_grad()
 def logits(model: LanguageModel, token_NT: np.ndarray) -> np.ndarray:
-    """Logits of an ordinary forward pass, [N, T, V]."""
+    """Return the logits of an ordinary forward pass, [N, T, V]."""
     return model(torch.from_numpy(token_NT).long()).numpy()
 
 
@@ -82,9 +82,9 @@ def ablated_logits(
     *,
     value: str = "zero",
     text_NT: np.ndarray | None = None,
-    donors: ResamplingSources | None = None,
+    sources: ResamplingSources | None = None,
 ) -> np.ndarray:
-    """Logits with the subject ablated, [N, T, V]."""
+    """Return the logits with the subject ablated, [N, T, V]."""
     if value == "zero":
         return logits(without(model, subject), token_NT)
     if value == "mean":
@@ -92,15 +92,16 @@ def ablated_logits(
         clean = state(model, subject, text_NT)
         new = clean.double().mean((0, 1)).float()
     else:
-        assert donors is not None
+        assert sources is not None
         clean = state(model, subject, token_NT)
-        new = clean[torch.from_numpy(donors.datum_N)[:, None], torch.from_numpy(donors.position_NT)]
+        datum_N1 = torch.from_numpy(sources.datum_N)[:, None]
+        new = clean[datum_N1, torch.from_numpy(sources.position_NT)]
     with replaced(model, subject, lambda state_NTC: new.expand_as(state_NTC)):
         return logits(model, token_NT)
 
 
 def state(model: LanguageModel, subject: Subject, token_NT: np.ndarray) -> Tensor:
-    """The whole state that the subject is a part of, [N, T, C]."""
+    """Return the whole state that holds the subject's entries, [N, T, C]."""
     seen: list[Tensor] = []
 
     def keep(state_NTC: Tensor) -> Tensor:
@@ -116,9 +117,9 @@ def state(model: LanguageModel, subject: Subject, token_NT: np.ndarray) -> Tenso
 def replaced(
     model: LanguageModel, subject: Subject, new: Callable[[Tensor], Tensor]
 ) -> Iterator[None]:
-    """The subject's entries of what enters (columns, heads) or leaves (rows) its unit."""
-    _, place, name = subject.unit.split(".", 2)
-    layer = model.layers[int(place)]
+    """Replace the subject's entries of its unit's input (columns, heads) or output (rows)."""
+    _, number, name = subject.unit.split(".", 2)
+    layer = model.layers[int(number)]
     assert isinstance(layer, Layer)
     size = model.config.width // model.config.heads if subject.level == "head" else 1
     own = slice(subject.group * size, (subject.group + 1) * size)
@@ -155,7 +156,7 @@ def replaced(
 def linear_with(
     own: Tensor, change: Callable[[Tensor], Tensor], *, row: bool
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """``F.linear``, but with one weight its input, or its output, is changed."""
+    """Return ``F.linear`` with the input, or the output, of one weight changed."""
     plain = F.linear
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ def linear_with(
 
 
 def log_probabilities(logits_NTV: np.ndarray, target_NT: np.ndarray) -> np.ndarray:
-    """log p(target) in float64, [N, T]."""
+    """Return log p(target) in float64, nats, [N, T]."""
     logits_NTV = logits_NTV.astype(np.float64)
     chosen_NT1 = np.take_along_axis(logits_NTV, target_NT[..., None].astype(int), 2)
     return chosen_NT1[..., 0] - np.log(np.exp(logits_NTV).sum(2))
@@ -182,14 +183,14 @@ def hidden(model: LanguageModel, token_NT: np.ndarray) -> Tensor:
 
 
 def predictions(model: LanguageModel, token_NT: np.ndarray) -> np.ndarray:
-    """The predicted token at every position, by an ordinary forward pass."""
+    """Return the predicted token at every position, by an ordinary forward pass, [N, T]."""
     return logits(model, token_NT).argmax(2)
 
 
 def flips_by_token(
     before_KT: np.ndarray, after_KT: np.ndarray, tokens: list[str]
 ) -> dict[str, tuple[int, int]]:
-    """count and flips of each token with a flip, position by position."""
+    """Count positions and flips of each token with a flip, position by position."""
     count, flips = Counter(), Counter()
     for before, after in zip(before_KT.ravel(), after_KT.ravel(), strict=True):
         for token in {before, after}:
@@ -202,21 +203,21 @@ def flips_by_token(
 
 
 def write_attribution(run: Run, *, seed: int = 0) -> dict[Subject, tuple[list[int], list[int]]]:
-    """Leave tables of attribution in a run: some neurons, a row and a head, with random contents.
+    """Write attribution tables into a run: some neurons, a row and a head, with random contents.
 
     Returns token ids and datums of each subject that has tokens, in the tables' order.
     """
     rng = np.random.default_rng(seed)
     subjects = [Subject(unit, number) for number in (1, 5, 8) for unit in UNITS[::-1]]
     subjects += [Subject(UNITS[0], 3, "row"), Subject("layers.1.self_attn", 1, "head")]
-    nameless = Subject(UNITS[2], 2)
+    no_tokens = Subject(UNITS[2], 2)
     found, rows = {}, {"groups": [], "tokens": [], "datums": []}
-    for place, subject in enumerate([nameless, *subjects]):
+    for rank, subject in enumerate([no_tokens, *subjects]):
         key = {"level": subject.level, "unit": subject.unit, "group": subject.group}
-        names = rng.permutation(run.num_tokens)[:4].tolist() if subject != nameless else []
-        datums = rng.permutation(run.num_datums)[: 10 + 2 * place].tolist()
-        rows["groups"].append({**key, "weight": 100.0 - place})
-        rows["tokens"] += [{**key, "rank": rank, "token_id": t} for rank, t in enumerate(names)]
+        names = rng.permutation(run.num_tokens)[:4].tolist() if subject != no_tokens else []
+        datums = rng.permutation(run.num_datums)[: 10 + 2 * rank].tolist()
+        rows["groups"].append({**key, "weight": 100.0 - rank})
+        rows["tokens"] += [{**key, "rank": n, "token_id": t} for n, t in enumerate(names)]
         rows["datums"] += [{**key, "datum": d, "weight": -float(k)} for k, d in enumerate(datums)]
         if names:
             found[subject] = (names, datums)
@@ -225,11 +226,11 @@ def write_attribution(run: Run, *, seed: int = 0) -> dict[Subject, tuple[list[in
 
 
 def full(rows: list[dict[str, object]], name: str) -> pd.DataFrame:
-    """These rows with every column of the table."""
+    """Return these rows with every column of the table."""
     schema = TABLES[name]
     return pa.Table.from_pylist(rows, schema).to_pandas()
 
 
 def records(frame: pd.DataFrame) -> list[Any]:
-    """Rows with their values as attributes."""
+    """Return the rows with their values as attributes."""
     return list(frame.itertuples())

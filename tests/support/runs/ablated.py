@@ -1,4 +1,4 @@
-"""A run with an attribution that was ablated, and its tables' rows."""
+"""A run with attribution and ablation, and access to the rows of its tables."""
 
 import functools
 from typing import Any
@@ -24,7 +24,7 @@ Attributed = dict[Subject, tuple[list[int], list[int]]]
 
 @functools.cache
 def prepared() -> tuple[Run, Attributed]:
-    """A run with an attribution, and what that says."""
+    """Return a run with an attribution, and each subject's tokens and datums."""
     run = open_run(copied(tiny_run(), "memory://ablation").uri)
     return run, write_attribution(run)
 
@@ -50,6 +50,6 @@ def evaluated(subject: Subject) -> list[int]:
 
 
 def both(run: Run, subject: Subject, datums: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions before and after, [K, T]."""
+    """Return the predictions before and after ablation, both [K, T]."""
     token_NT, model = run.token_NT[datums], run.model()
     return predictions(model, token_NT), predictions(without(model, subject), token_NT)
