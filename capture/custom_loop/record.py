@@ -1,20 +1,11 @@
-"""Record a training loop of your own::
+"""Record a training loop that you wrote yourself.
 
-    from capture.custom_loop.record import record
+While the ``with`` block of ``record`` is active,
 
-    with record(model, optimizer, run="runs/mine", units=["*.weight"]) as recorder:
-        for batch in loader:
-            loss = model(batch).mean()
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-Nothing else of the loop changes. While the ``with`` lasts, the uses of the units are watched in
-forward passes (``capture.custom_loop.loop_tape``), the optimizer's own hooks tell where a step
-begins and ends, and each update is taken apart (``capture.custom_loop.update``), audited and stored
-as a segment of a run.
-
-Shapes: N datum of a step, by slot; P all captured parameters.
+- a tape watches how forward passes use the captured parameters (``capture.custom_loop.loop_tape``),
+- hooks of the optimizer mark where a step begins and ends (``capture.custom_loop.recording``),
+- each update is split into per-datum shifts and carry (``capture.custom_loop.update``), audited
+  against the change of the weights (``capture.custom_loop.steps``), and stored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +17,10 @@ from torch import nn
 from capture.config.records import FactorConfig
 from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
-from capture.custom_loop.datums import Told, tables_of, window_of
+from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
 from capture.custom_loop.recording import Recording
-from capture.custom_loop.update import config_of, group_of
-from capture.device import packers
+from capture.custom_loop.update import groups_of_units, optimizer_config
+from capture.device import packing_threads
 from capture.errors import ConfigError, UnitError
 from capture.format import checkpoint
 from capture.format.markers import read_segments, require_start
@@ -44,7 +35,7 @@ from capture.store import lease
 from capture.store.config import StoreConfig
 from capture.store.store import DEFAULT, Store
 from capture.training.recorder import Recorder
-from capture.training.run_start import check_tables, clear, may_begin, put_start
+from capture.training.run_start import begins_new_run, check_tables, clear_run, put_start
 
 
 @contextmanager
@@ -54,7 +45,7 @@ def record(
     *,
     run: str,
     units: Sequence[str] = ("*",),
-    datums: Told = None,
+    datums: DatumDescriptions = None,
     vocabulary: Sequence[str] | None = None,
     outliers: OutlierConfig | None = None,
     factors: FactorConfig | None = None,
@@ -64,21 +55,69 @@ def record(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[Recording]:
-    """Record what every datum does to the units of ``model`` in each of the optimizer's steps.
+    """Record what every datum does to the parameters of ``model`` in each step of ``optimizer``.
 
-    run: folder or prefix; units: glob patterns over parameter names; datums: names of all datums,
-    their tokens [N, T + 1] with a ``vocabulary``, or how many there are (by default they are
-    numbered as they come); the others as in ``capture`` of a configuration, ``outliers`` by default
-    the 1000 largest of each datum, or all if there are fewer.
+    A context manager around your training loop. Recording leaves training bit-identical. In every
+    step, the recorded shifts and the carry (momentum, weight decay) are compared with the change of
+    the weights; training stops if they differ.
 
-    A run that exists is refused unless it is to be resumed, after its last committed step, or
-    overwritten. What is left at the end is a shorter last segment; after an error the open segment
-    is dropped. Raises ``ConfigError`` for an optimizer that is not known and for units that it does
-    not train, ``UnitError`` for a use that cannot be split by datum, ``AuditError`` where shifts do
-    not add up to what a step changed, and what the store raises.
+    Your loop has to
+
+    - call ``recorder.datums(ids)`` before each forward pass (not needed if the datums of the run
+      are numbered in the order in which they arrive),
+    - call ``model`` with the batch as first axis of its inputs, and ``backward`` on a scalar,
+    - change gradients between ``backward`` and ``step`` only by one common factor (clipping of
+      the total norm, ``GradScaler``),
+    - call ``optimizer.step()`` once for each update and clear gradients by ``zero_grad``. Several
+      backward passes before one ``step`` are micro-batches.
+
+    Args:
+        model: any module with float32 parameters; autocast may compute in bfloat16.
+        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups.
+            ``amsgrad``, ``maximize``, ``dampening`` and ``differentiable`` are not supported.
+        run: where the run is stored: a folder, ``file:///…``, ``memory://…`` or
+            ``s3://bucket/prefix``.
+        units: glob patterns over parameter names; the parameters that match any are captured.
+        datums: the training data: integer tokens ``[N, T + 1]`` (T inputs, each followed by its
+            target), N names, or their number N. None: datums are numbered in the order in which
+            they arrive, and tokens cannot be attributed.
+        vocabulary: text of each token, if ``datums`` are tokens; by default its number.
+        outliers: how many of the largest shifts are stored. Default: the 1000 largest of each
+            datum in each step, or all if the captured parameters are fewer.
+        factors: whether the factors of all per-sample gradients are stored. Default: no.
+        segment_steps: steps per segment. A segment is committed as a whole, with a checkpoint.
+        audit_tolerance: largest unexplained difference between shifts and change of the weights,
+            relative to the norm of the change.
+        store: settings for retries, timeouts and pending bytes.
+        resume: continue an existing run after its last committed step: see ``Recording.restore``.
+        overwrite: replace an existing run.
+
+    Yields:
+        Recording: takes datums, epochs and evaluations from your loop. When the block ends, the
+        steps of the open segment are committed as a shorter segment; after an error they are
+        dropped.
+
+    Raises:
+        RunError: if the run exists and neither ``resume`` nor ``overwrite`` is set, if it has
+            another configuration, or if another process records it.
+        ConfigError: for an unsupported optimizer, units that it does not train, or invalid datums.
+        UnitError: for a parameter whose gradient cannot be split by datum.
+        AuditError: if the shifts of a step do not add up to the change of the weights.
+        StoreError: if the store refuses a file, or stays away longer than its patience.
+
+    Example:
+        >>> import ontogeny, torch
+        >>> model = torch.nn.Linear(4, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with ontogeny.record(model, optimizer, run="runs/mine", datums=8) as recorder:
+        ...     recorder.datums(range(8))
+        ...     model(torch.randn(8, 4)).square().mean().backward()
+        ...     optimizer.step()
+        >>> len(ontogeny.open_run("runs/mine").shifts(unit="weight"))  # 8 datums, 4 weights
+        32
     """
-    chosen = own_units(model, units)
-    tables = tables_of(datums, vocabulary)
+    chosen = custom_loop_units(model, units)
+    tables = datum_tables(datums, vocabulary)
     capture = CaptureConfig(
         units=list(chosen),
         outliers=outliers or OutlierConfig(k=min(1000, Layout.of(chosen).size)),
@@ -87,32 +126,37 @@ def record(
         audit_tolerance=audit_tolerance,
         tally=TallyConfig(enabled=False),
     )
-    config = own_config(optimizer, chosen, run, store, capture, window=window_of(tables) or 1)
+    window = tokens_per_datum(tables) or 1
+    config = custom_loop_config(optimizer, chosen, run, store, capture, window=window)
     layout = Layout.of(chosen, stored_transposed(model))
-    described = own_description(config, chosen, layout)
-    place = Store(run, store)
-    lease.left_behind(place)
-    may_begin(place, config, resume=resume, overwrite=overwrite)
+    description = custom_loop_description(config, chosen, layout)
+    target = Store(run, store)
+    # Check before taking the lease, so that a refused run stays untouched; then again under it.
+    lease.stale_lease(target)
+    begins_new_run(target, config, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
-        holding = stack.enter_context(lease.held(place, lambda event: None))
-        if may_begin(place, config, resume=resume, overwrite=overwrite):
-            clear(place)
+        held = stack.enter_context(lease.hold_lease(target, lambda event: None))
+        if begins_new_run(target, config, resume=resume, overwrite=overwrite):
+            clear_run(target)
             weights = checkpoint.snapshot(model)
-            put_start(place, described, weights, tables, holding.require)
+            put_start(target, description, weights, tables, held.require)
         else:
-            check_tables(place, tables)
-        done = read_segments(place)
-        at_once = packers(next(iter(chosen.values())).device)
+            check_tables(target, tables)
+        done = read_segments(target)
+        threads = packing_threads(next(iter(chosen.values())).device)
         recorder = stack.enter_context(
-            Recorder(place, layout, done, packers=at_once, may_commit=holding.require)
+            Recorder(target, layout, done, packing_threads=threads, may_commit=held.require)
         )
-        last = done[-1] if done else require_start(place)
+        last = done[-1] if done else require_start(target)
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
             yield recording
 
 
-def own_units(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """The parameters that match; raises ``ConfigError`` and ``UnitError``."""
+def custom_loop_units(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters that match, by name.
+
+    Raises ``ConfigError`` for invalid patterns and ``UnitError`` for weights that are not float32.
+    """
     if isinstance(patterns, str):
         raise ConfigError("units", f"got {patterns!r}, must be a list of patterns")
     chosen = choose_units(model, patterns)
@@ -124,7 +168,7 @@ def own_units(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Paramet
     return chosen
 
 
-def own_config(
+def custom_loop_config(
     optimizer: torch.optim.Optimizer,
     units: dict[str, nn.Parameter],
     uri: str,
@@ -133,13 +177,17 @@ def own_config(
     *,
     window: int,
 ) -> Config:
-    """What ``run.yaml`` says: of optimizer and learning rate, what the first unit's group had."""
+    """Return the configuration to store in ``run.yaml``.
+
+    Optimizer and learning rate are those of the first unit's parameter group at the start.
+    """
     if (k := capture.outliers.k) > (size := Layout.of(units).size):
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("outliers.k", problem)
-    groups = group_of(optimizer, units)
-    configs = [config_of(optimizer, group) for group in groups.values()]
+    groups = groups_of_units(optimizer, units)
+    configs = [optimizer_config(optimizer, group) for group in groups.values()]
     first = next(iter(groups.values()))
+    # A scheduler has changed "lr" already and keeps the initial value beside it.
     rate = float(first.get("initial_lr", first["lr"]))
     training = TrainingConfig(epochs=1, batch=1, optimizer=configs[0], learning_rate=rate)
     return Config(
@@ -151,11 +199,13 @@ def own_config(
     )
 
 
-def own_description(config: Config, units: dict[str, nn.Parameter], layout: Layout) -> bytes:
-    """The text of ``run.yaml``; raises ``ConfigError`` if it would be more than is ever read."""
+def custom_loop_description(
+    config: Config, units: dict[str, nn.Parameter], layout: Layout
+) -> bytes:
+    """Return the text of ``run.yaml``; raises ``ConfigError`` if readers would refuse its size."""
     device = next(iter(units.values())).device
-    described = describe_run(config, device, transposed=layout.transposed)
-    if len(described) > MAX_BYTES:
+    description = describe_run(config, device, transposed=layout.transposed)
+    if len(description) > MAX_BYTES:
         problem = f"match {len(units):,} parameters, more than run.yaml can name"
         raise ConfigError("units", problem, "Choose fewer")
-    return described
+    return description

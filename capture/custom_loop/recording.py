@@ -1,10 +1,10 @@
-"""The link between somebody's own training loop and the run: hooks, numbers, segments.
+"""Connect a custom training loop with the recorder: hooks of model and optimizer, datums, segments.
 
 Shapes: N datum of a step, by slot.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
@@ -15,9 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import Config
-from capture.custom_loop.datums import as_ids, window_of
-from capture.custom_loop.loop_tape import Pass, Watch
-from capture.custom_loop.steps import DROPPED, Before, Place, look_after, look_before, placed
+from capture.custom_loop.datums import as_ids, tokens_per_datum
+from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.custom_loop.steps import (
+    DROPPED,
+    StepInputs,
+    StepPosition,
+    after_step,
+    before_step,
+    check_positions,
+)
 from capture.engine.evaluation import perplexity
 from capture.errors import ConfigError, RunError
 from capture.format import checkpoint
@@ -28,12 +35,19 @@ from capture.shards import encoding as shards
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
-MOST_SLOTS = 2**15
-"""What the record's 16-bit slot can count."""
+MAX_SLOTS = 2**15
+"""Datums of a step that a 16-bit slot can number."""
 
 
 class Recording:
-    """What ``record`` hands out."""
+    """A training loop that is being recorded; ``record`` yields it.
+
+    Attributes:
+        epoch: the epoch stored with steps and evaluations, from 0. Set it in your loop.
+        model: the model that was given.
+        optimizer: the optimizer that was given.
+        units: the captured parameters by name.
+    """
 
     def __init__(
         self,
@@ -45,204 +59,229 @@ class Recording:
         tables: Mapping[str, pa.Table],
         last: Marker,
     ) -> None:
-        """``last``: the marker up to which the run has come."""
+        """``tables``: of the corpus; ``last``: marker of the last committed segment, or the start.
+
+        Users do not call this: see ``record``.
+        """
         self.epoch = 0
-        """Set it, if you like, so that steps and evaluations say of which epoch they are."""
-        self.recorder = recorder
-        self.config = config
         self.model = model
         self.optimizer = optimizer
         self.units = units
-        self.last = last
-        self.layout = Layout.of(units)
-        self.window = window_of(tables)
-        self.num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
-        self.watch = Watch(units, model)
-        self.place = Place(last.end_step, 0, 0)
-        """Of the coming step."""
-        self.next_datum = 0 if tables else first_unused(recorder, last)
-        self.before: tuple[Before, np.ndarray] | None = None
-        self.buffer: ShiftBuffer | None = None
-        self.full: dict[str, Tensor] | None = None
-        """The checkpoint after a segment that is full, but still open to evaluations."""
-        self.broken: BaseException | None = None
-        self.entered = ExitStack()
+        self._recorder = recorder
+        self._config = config
+        self._last = last
+        self._layout = Layout.of(units)
+        self._window = tokens_per_datum(tables)
+        self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
+        self._tape = LoopTape(units, model)
+        self._position = StepPosition(last.end_step, 0, 0)
+        """Of the next step."""
+        self._next_datum = 0 if tables else next_unused_datum(recorder, last)
+        self._inputs: tuple[StepInputs, np.ndarray] | None = None
+        """Inputs and datums of the step that the optimizer is taking."""
+        self._buffer: ShiftBuffer | None = None
+        self._full_segment: dict[str, Tensor] | None = None
+        """Checkpoint of a full segment that stays open until the next step, for evaluations."""
+        self._error: BaseException | None = None
+        """The error that ended the recording."""
+        self._active = ExitStack()
 
-    # --- for the loop ---------------------------------------------------------------------------
+    # --- for the user's loop --------------------------------------------------------------------
 
-    def datums(self, ids: Any) -> None:
-        """Which datum sits in which slot of the coming forward pass; by default they go on
-        counting. Raises ``ConfigError`` for datums that there are not."""
+    def datums(self, ids: Sequence[int] | np.ndarray | Tensor) -> None:
+        """Set the datums of the next forward pass.
+
+        Without this call, datums are numbered in the order in which they arrive.
+
+        Args:
+            ids: integers ``[N]``, the datum in each row of the batch.
+
+        Raises:
+            ConfigError: if ``ids`` are not integers of one axis, or the run has no such datum.
+        """
         id_N = as_ids(ids)
-        self.require_known(id_N)
-        self.watch.tell(id_N)
+        self._require_known(id_N)
+        self._tape.set_datums(id_N)
 
     def evaluation(self, split: str, loss: float, tokens: int = 0) -> None:
-        """Note the loss (a mean, in nats) on something held out, over so many tokens."""
-        row = {"step": self.place.step, "epoch": self.epoch, "split": split, "loss": float(loss)}
-        row |= {"perplexity": perplexity(float(loss)), "tokens": tokens}
-        self.recorder.add_evaluation(row)
+        """Store the loss on held-out data after the last step.
+
+        Args:
+            split: name of the data, for example ``"validation"``.
+            loss: mean cross-entropy in nats.
+            tokens: over how many tokens it is the mean.
+        """
+        row = {"step": self._position.step, "epoch": self.epoch, "split": split}
+        row |= {"loss": float(loss), "perplexity": perplexity(float(loss)), "tokens": tokens}
+        self._recorder.add_evaluation(row)
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """Weights after the last step that was committed before this recording began; what the
-        optimizer remembered is there as ``optimizer/STATE/PARAMETER``."""
-        return checkpoint.read_checkpoint(self.recorder.store, self.last.end_step, self.last)
+        """Return the checkpoint from which this recording starts: of the last committed step.
+
+        Returns:
+            Parameters and buffers by name, and the optimizer's state as
+            ``optimizer/STATE/PARAMETER``, on the CPU.
+        """
+        return checkpoint.read_checkpoint(self._recorder.store, self._last.end_step, self._last)
 
     def restore(self) -> None:
-        """Put model and optimizer back to that checkpoint."""
-        where = f"{self.recorder.store.uri}/{checkpoint.key_of(self.last.end_step)}"
-        weights, remembered = checkpoint.parted(self.checkpoint())
+        """Load ``checkpoint()`` into model and optimizer; call it first when you resume a run.
+
+        Your data order, schedule and random numbers are not part of it.
+
+        Raises:
+            ShardError: if the checkpoint is damaged or does not fit the model.
+        """
+        where = f"{self._recorder.store.uri}/{checkpoint.key_of(self._last.end_step)}"
+        weights, state = checkpoint.split_checkpoint(self.checkpoint())
         checkpoint.restore(self.model, weights, where)
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         optimizers.restore(
             self.optimizer,
             {name: p for name, p in self.model.named_parameters() if id(p) in trained},
-            remembered,
-            config=self.config.training.optimizer,
-            step=self.last.end_step,
+            state,
+            config=self._config.training.optimizer,
+            step=self._last.end_step,
             where=where,
         )
 
-    # --- while it lasts -------------------------------------------------------------------------
+    # --- hooks ----------------------------------------------------------------------------------
 
     def __enter__(self) -> "Recording":
         hooks = (
-            self.model.register_forward_pre_hook(self.on_forward, with_kwargs=True),
-            self.model.register_forward_hook(self.on_forwarded, always_call=True),
-            self.optimizer.register_step_pre_hook(self.on_step),
-            self.optimizer.register_step_post_hook(self.on_stepped),
+            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            self.model.register_forward_hook(self._after_forward, always_call=True),
+            self.optimizer.register_step_pre_hook(self._before_optimizer_step),
+            self.optimizer.register_step_post_hook(self._after_optimizer_step),
         )
         for hook in hooks:
-            self.entered.callback(hook.remove)
-        self.entered.enter_context(self.watch)
+            self._active.callback(hook.remove)
+        self._active.enter_context(self._tape)
         return self
 
     def __exit__(
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        self.entered.close()
-        if self.full is not None:
-            self.commit(self.full)
-        if error is None and self.broken:
-            raise self.broken
-        if error is None and self.recorder.open.steps:
-            self.commit(self.snapshot())
+        self._active.close()
+        if self._full_segment is not None:
+            self._commit(self._full_segment)
+        if error is None and self._error:
+            raise self._error
+        if error is None and self._recorder.open.steps:
+            self._commit(self._snapshot())
         return False
 
-    def on_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_forward(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
-        self.watch.begin(inputs)
+        self._tape.begin_forward(inputs)
 
-    def on_forwarded(self, *_: object) -> None:
-        self.watch.end()
+    def _after_forward(self, *_: object) -> None:
+        self._tape.end_forward()
 
-    def on_step(
+    def _before_optimizer_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self.broken or self.before:
-            problem = f"recording ended before {self.place.where} ({self.broken or 'half of it'})"
-            raise RunError(self.recorder.store.uri, problem, DROPPED)
-        if self.full is not None:
-            self.commit(self.full)
-        if self.epoch != self.place.epoch:
-            self.place = Place(self.place.step, self.epoch, 0)
-        with self.breaking():
+        if self._error or self._inputs:
+            reason = self._error or "the step before did not end"
+            problem = f"recording ended before {self._position.where} ({reason})"
+            raise RunError(self._recorder.store.uri, problem, DROPPED)
+        if self._full_segment is not None:
+            self._commit(self._full_segment)
+        if self.epoch != self._position.epoch:
+            self._position = StepPosition(self._position.step, self.epoch, 0)
+        with self._ends_on_error():
             if any(x is not None for x in (*args[1:], *kwargs.values())):
-                problem = "is called with a closure, within which gradients cannot be seen"
+                problem = "is called with a closure, whose gradients cannot be recorded"
                 raise RunError("optimizer.step", problem, "Call loss.backward() before it")
-            if self.place.step == self.last.end_step > 0:
-                self.require_same()
-            passes = self.watch.take()
-            before = look_before(optimizer, self.units, passes, self.place)
-            self.before = before, self.datum_N(passes)
+            if self._position.step == self._last.end_step > 0:
+                self._require_resumed_weights()
+            passes = self._tape.take_passes()
+            inputs = before_step(optimizer, self.units, passes, self._position)
+            self._inputs = inputs, self._slot_datums(passes)
 
     @torch.no_grad()
-    def on_stepped(self, *_: object) -> None:
-        assert self.before
-        (before, datum_N), self.before = self.before, None
-        capture, place = self.config.capture, self.place
-        with self.breaking():
-            if self.buffer is None:
-                device = before.before_P.device
-                self.buffer = ShiftBuffer(self.layout, len(datum_N), device)
-            seen = look_after(before, datum_N, place, capture, self.buffer)
-            assert seen.outliers
-            seen = replace(seen, outliers=placed(seen.outliers, self.window, place))
-            self.recorder.add_step(seen, datum_N)
-            self.recorder.look()
-        self.place = Place(place.step + 1, place.epoch, place.batch + 1)
-        if self.place.step % capture.segment_steps == 0:
-            self.full = self.snapshot()
+    def _after_optimizer_step(self, *_: object) -> None:
+        assert self._inputs
+        (inputs, datum_N), self._inputs = self._inputs, None
+        capture, position = self._config.capture, self._position
+        with self._ends_on_error():
+            if self._buffer is None:
+                device = inputs.before_P.device
+                self._buffer = ShiftBuffer(self._layout, len(datum_N), device)
+            observed = after_step(inputs, datum_N, position, capture, self._buffer)
+            assert observed.outliers
+            outliers = check_positions(observed.outliers, self._window, position)
+            self._recorder.add_step(replace(observed, outliers=outliers), datum_N)
+            self._recorder.check()
+        self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
+        if self._position.step % capture.segment_steps == 0:
+            self._full_segment = self._snapshot()
 
-    def breaking(self) -> "Breaking":
-        return Breaking(self)
+    @contextmanager
+    def _ends_on_error(self) -> Iterator[None]:
+        """End the recording for good if the block raises, because the step is half recorded."""
+        try:
+            yield
+        except BaseException as error:
+            self._error = error
+            raise
 
-    # --- numbers and segments -------------------------------------------------------------------
+    # --- datums and segments --------------------------------------------------------------------
 
-    def datum_N(self, passes: list[Pass]) -> np.ndarray:
-        """Which datum sits in which slot of the step, as told or else by number."""
+    def _slot_datums(self, passes: list[ForwardPass]) -> np.ndarray:
+        """Return the datum in each slot of a step, int32 [N]: as given, or else by number."""
         found = []
-        for one in passes:
-            datum_N, count = one.datum_N, one.num_datums()
+        for each in passes:
+            datum_N, count = each.datum_N, each.num_datums()
             if datum_N is None:
-                datum_N = np.arange(self.next_datum, self.next_datum + count)
-                self.next_datum += count
-                self.require_known(datum_N)
+                datum_N = np.arange(self._next_datum, self._next_datum + count)
+                self._next_datum += count
+                self._require_known(datum_N)
             if len(datum_N) != count:
-                problem = f"was told {len(datum_N)} datums, a backward pass had {count}"
+                problem = f"got {len(datum_N)} datums for a backward pass of {count}"
                 raise ConfigError("recorder.datums", problem)
             found.append(datum_N)
         all_N = np.concatenate(found)
-        if len(all_N) > MOST_SLOTS:
-            problem = f"has {len(all_N)} datums, more than the record can number ({MOST_SLOTS})"
-            raise RunError(self.place.where, problem)
+        if len(all_N) > MAX_SLOTS:
+            problem = f"has {len(all_N)} datums, must be at most {MAX_SLOTS}"
+            raise RunError(self._position.where, problem)
         return all_N.astype(np.int32)
 
-    def require_known(self, datum_N: np.ndarray) -> None:
-        """Raises ``ConfigError`` for a datum that the run does not have."""
+    def _require_known(self, datum_N: np.ndarray) -> None:
+        """Raise ``ConfigError`` for a datum that the run does not have."""
         least, most = int(datum_N.min()), int(datum_N.max())
-        end = 2**31 if self.num_datums is None else self.num_datums
+        end = 2**31 if self._num_datums is None else self._num_datums
         if not 0 <= least <= most < end:
             problem = f"got {least} to {most}, the run's datums are 0 to {end - 1}"
-            remedy = "Tell by recorder.datums(ids), before each forward pass, which are in it"
+            remedy = "Call recorder.datums(ids) before each forward pass"
             raise ConfigError("recorder.datums", problem, remedy)
 
-    def require_same(self) -> None:
-        """Raises ``RunError`` unless training goes on from where the run has come to."""
-        kept = self.checkpoint()
+    def _require_resumed_weights(self) -> None:
+        """Raise ``RunError`` unless the units equal the checkpoint from which the run continues."""
+        stored = self.checkpoint()
         for name, unit in self.units.items():
-            if name not in kept or not torch.equal(kept[name], unit.detach().cpu()):
-                step = self.last.end_step
-                problem = f"goes on after step {step - 1}, but {name} is not what it was then"
-                remedy = "Call recorder.restore(), or load a state of your own of that step"
-                raise RunError(self.recorder.store.uri, problem, remedy)
+            if name not in stored or not torch.equal(stored[name], unit.detach().cpu()):
+                step = self._last.end_step
+                problem = f"continues after step {step - 1}, but {name} differs from its checkpoint"
+                remedy = "Call recorder.restore(), or load your own state of that step"
+                raise RunError(self._recorder.store.uri, problem, remedy)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def _snapshot(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters())
         return checkpoint.snapshot(self.model, optimizers.snapshot(self.optimizer, parameters))
 
-    def commit(self, tensors: dict[str, Tensor]) -> None:
-        self.full = None
-        self.recorder.commit(tensors)
+    def _commit(self, tensors: dict[str, Tensor]) -> None:
+        self._full_segment = None
+        self._recorder.commit(tensors)
 
 
-class Breaking:
-    """Around what must not fail halfway: an error within ends the recording for good."""
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.recording.broken = error
-
-
-def first_unused(recorder: Recorder, last: Marker) -> int:
-    """One more than the largest datum of a run so far; they are counted as they come."""
+def next_unused_datum(recorder: Recorder, last: Marker) -> int:
+    """Return one more than the largest datum of a run whose datums are numbered as they arrive."""
     if not last.files_of("steps"):
         return 0
+    # Numbers given in the order of arrival only grow, so the last segment holds the largest.
     file = last.files_of("steps")[0]
     where = f"{recorder.store.uri}/{file.key}"
     rows = shards.decode(recorder.store.get(file.key), where)

@@ -1,7 +1,7 @@
-"""One step of somebody's own training loop: what is known before the update, and what it did.
+"""Observe one step of a custom training loop, around the call of the user's optimizer.
 
-Before it: the gradients as the optimizer is given them, the factors that made them, the weights.
-After it: what changed. In between stands the optimizer, which is not ours.
+``before_step`` reads the gradients that the optimizer is given, their factors and the weights.
+``after_step`` compares the shifts with the change of the weights and returns what is recorded.
 
 Shapes: N datum of the step, by slot; P all captured parameters.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import CaptureConfig
-from capture.custom_loop.loop_tape import Pass, join_passes
-from capture.custom_loop.update import Coming, norm_of, rescaling
-from capture.engine.audit import shortfalls
+from capture.custom_loop.loop_tape import ForwardPass, join_passes
+from capture.custom_loop.update import ExpectedUpdate, gradient_multiplier, total_gradient_norm
+from capture.engine.audit import discrepancies
 from capture.engine.engine import Step
 from capture.engine.observer import Observation
 from capture.errors import AuditError, RunError, UnitError
@@ -30,16 +30,16 @@ from capture.shifts.outliers import Outliers, find_outliers
 from capture.shifts.shift_buffer import ShiftBuffer
 
 DROPPED = "Nothing of the open segment is stored"
-HALVES = (torch.bfloat16, torch.float16)
+HALF_TYPES = (torch.bfloat16, torch.float16)
 ONLY_MULTIPLY = (
-    "Between backward and step, gradients may be multiplied (clipped, unscaled) by one number; "
-    f"{DROPPED.lower()}"
+    "Between backward and step, all gradients may be multiplied by one number (clipping, "
+    f"unscaling), and by nothing else; {DROPPED.lower()}"
 )
 
 
 @dataclass(frozen=True)
-class Place:
-    """When a step is."""
+class StepPosition:
+    """Number of a step, of its epoch, and of the step within the epoch, all from 0."""
 
     step: int
     epoch: int
@@ -51,91 +51,102 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Before:
-    """What is known before an update."""
+class StepInputs:
+    """What is read before an update."""
 
-    coming: Coming
+    expected: ExpectedUpdate
     factors: Factors
     grads: dict[str, Tensor]
-    """By unit, copies: torch's own optimizers may change them."""
+    """Gradients by unit; copies, because torch's optimizers may change them in place."""
     before_P: Tensor
+    """Weights before the update."""
     clip: float
-    """What gradients were multiplied by since the backward pass."""
+    """What the loop has multiplied the gradients by since the backward pass."""
     gradient_norm: float
-    """Of all parameters that the optimizer trains, as it was before that."""
+    """Norm over all trained parameters, before that multiplication."""
     loss: float
     training: TrainingConfig
-    """As far as the audit asks: how sums were rounded."""
+    """Settings that tell the audit how sums were rounded; the other fields are not used."""
 
 
-def look_before(
+def before_step(
     optimizer: torch.optim.Optimizer,
     units: Mapping[str, nn.Parameter],
-    passes: Sequence[Pass],
-    place: Place,
-) -> Before:
-    """Raises ``RunError`` for a step without gradients, ``UnitError`` for a unit without one,
-    ``AuditError`` for gradients out of range."""
+    passes: Sequence[ForwardPass],
+    place: StepPosition,
+) -> StepInputs:
+    """Read gradients, factors and weights before the optimizer updates them.
+
+    Raises ``RunError`` if there was no backward pass, ``UnitError`` for a unit without gradient,
+    and ``AuditError`` for gradients that are not finite.
+    """
     if not passes:
-        problem = "the optimizer steps, but no backward pass has reached a unit since the last step"
+        problem = "no backward pass has reached a unit since the last optimizer step"
         raise RunError(place.where, problem, f"Call loss.backward() before it. {DROPPED}")
     layout = Layout.of(units)
     factors = join_passes(passes, units, place.where)
     grads = {name: unit.grad.clone() for name, unit in units.items() if unit.grad is not None}
     for name in units:
         if name not in grads:
-            raise UnitError(name, f"has lost its gradient before {place.where}", DROPPED)
-    clip = rescaling(layout.flatten(grads), sum_shifts(factors, layout, 1.0))
-    norm = norm_of(optimizer)
+            raise UnitError(name, f"lost its gradient before {place.where}", DROPPED)
+    clip = gradient_multiplier(layout.flatten(grads), sum_shifts(factors, layout, 1.0))
+    norm = total_gradient_norm(optimizer)
     if not math.isfinite(clip + norm):
-        raise diverged(place)
-    return Before(
-        coming=Coming.of(optimizer, units),
+        raise divergence_error(place)
+    return StepInputs(
+        expected=ExpectedUpdate.of(optimizer, units),
         factors=factors,
         grads=grads,
         before_P=layout.flatten(units),
         clip=clip,
         gradient_norm=norm / abs(clip) if clip else 0.0,
-        loss=loss_of(passes),
-        training=roundings_of(passes),
+        loss=total_loss(passes),
+        training=rounding_settings(passes),
     )
 
 
-def loss_of(passes: Sequence[Pass]) -> float:
-    """The sum of what ``backward`` was called on; not a number where a pass did not tell."""
-    if not all(one.losses for one in passes):
+def total_loss(passes: Sequence[ForwardPass]) -> float:
+    """Return the sum of all scalars that ``backward`` was called on.
+
+    It is NaN if a backward pass was started otherwise, for example by ``torch.autograd.backward``.
+    """
+    if not all(each.losses for each in passes):
         return math.nan
-    return math.fsum(loss.item() for one in passes for loss in one.losses)
+    return math.fsum(loss.item() for each in passes for loss in each.losses)
 
 
-def roundings_of(passes: Sequence[Pass]) -> TrainingConfig:
-    """Of the sums that autograd made: how many, of which precision."""
-    sizes = [one.num_datums() for one in passes]
-    deltas = (use.delta for one in passes for use in one.uses.values())
-    halves = any(delta is not None and delta.dtype in HALVES for delta in deltas)
+def rounding_settings(passes: Sequence[ForwardPass]) -> TrainingConfig:
+    """Describe the sums that autograd made, for the audit: their number and their precision."""
+    sizes = [each.num_datums() for each in passes]
+    deltas = (use.delta for each in passes for use in each.uses.values())
+    has_halves = any(delta is not None and delta.dtype in HALF_TYPES for delta in deltas)
+    # The config requires equal micro-batches. For unequal ones, one per datum is an upper bound.
     equal = len(set(sizes)) == 1
     return TrainingConfig(
         batch=sum(sizes),
         accumulate=len(sizes) if equal else sum(sizes),
-        precision="bfloat16" if halves else "float32",
+        precision="bfloat16" if has_halves else "float32",
     )
 
 
-def look_after(
-    before: Before,
+def after_step(
+    before: StepInputs,
     datum_N: np.ndarray,
-    place: Place,
+    place: StepPosition,
     capture: CaptureConfig,
     buffer: ShiftBuffer,
 ) -> Observation:
-    """What the update did; raises ``AuditError`` where shifts do not add up to it."""
-    coming, layout = before.coming, buffer.layout
-    parts = coming.taken(before.clip)
+    """Return what is recorded of a step; ``datum_N`` holds the datum of each slot.
+
+    Raises ``AuditError`` if the shifts and the carry do not add up to the change of the weights.
+    """
+    expected, layout = before.expected, buffer.layout
+    parts = expected.split(before.clip)
     step = Step(
         before.loss,
         before.gradient_norm,
         before.clip,
-        coming.learning_rate,
+        expected.learning_rate,
         before.factors,
         None,
         parts.scale,
@@ -146,11 +157,13 @@ def look_after(
     outliers, total_P = find_outliers(
         buffer, step.factors, step.scale, capture.outliers, step.preconditioner
     )
-    training = replace(before.training, optimizer=coming.rounded_most)
-    after_P = layout.flatten(coming.units)
-    found = shortfalls(step, layout, total_P, before.before_P, after_P, training)
+    training = replace(before.training, optimizer=expected.most_rounding)
+    after_P = layout.flatten(expected.units)
+    found = discrepancies(step, layout, total_P, before.before_P, after_P, training)
     if not all(each.unexplained <= capture.audit_tolerance for each in found):
-        raise missed(place, max(each.error for each in found), after_P, capture.audit_tolerance)
+        raise audit_failure(
+            place, max(each.error for each in found), after_P, capture.audit_tolerance
+        )
     factors = None
     if "factors" in capture.kinds:
         factors = rows_of_step(
@@ -165,8 +178,10 @@ def look_after(
     return Observation(row, outliers, factors)
 
 
-def row_of(place: Place, step: Step, audit_error: float, datum_N: np.ndarray) -> dict[str, object]:
-    """Of the table ``steps``."""
+def row_of(
+    place: StepPosition, step: Step, audit_error: float, datum_N: np.ndarray
+) -> dict[str, object]:
+    """Return the step's row of the table ``steps``."""
     return {
         **vars(place),
         "learning_rate": step.learning_rate,
@@ -178,28 +193,30 @@ def row_of(place: Place, step: Step, audit_error: float, datum_N: np.ndarray) ->
     }
 
 
-def placed(outliers: Outliers, window: int | None, place: Place) -> Outliers:
-    """With positions that its datum has; a datum that is one token by itself has one.
+def check_positions(outliers: Outliers, window: int | None, place: StepPosition) -> Outliers:
+    """Return the outliers with positions that exist in their datum.
 
-    Raises ``UnitError`` where activations have more positions than datums have tokens.
+    ``window``: tokens per datum, or None if datums have no tokens. A datum of one token has
+    position 0 only, whatever axes its activations have. Raises ``UnitError`` if activations have
+    more positions than datums have tokens.
     """
     position_M = outliers.position_M
     if window == 1:
         return replace(outliers, position_M=torch.zeros_like(position_M))
     most = int(position_M.max()) if len(position_M) else 0
     if window is not None and most >= window:
-        problem = f"a shift arises at position {most}, but datums were told with {window} tokens"
+        problem = f"a shift is at position {most}, but datums have {window} tokens"
         raise UnitError(place.where, problem, "Give datums as all their tokens, [N, T + 1]")
     return outliers
 
 
-def missed(place: Place, error: float, after_P: Tensor, allowed: float) -> AuditError:
+def audit_failure(place: StepPosition, error: float, after_P: Tensor, allowed: float) -> AuditError:
     if not math.isfinite(after_P.norm()):
-        return diverged(place)
+        return divergence_error(place)
     problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
     return AuditError(place.where, problem, ONLY_MULTIPLY)
 
 
-def diverged(place: Place) -> AuditError:
+def divergence_error(place: StepPosition) -> AuditError:
     problem = "training has diverged (gradients or weights out of range)"
     return AuditError(place.where, problem, DROPPED)

@@ -1,9 +1,9 @@
-"""An update by somebody's own optimizer, taken apart: what each parameter group makes of gradients.
+"""Split the update of a user's optimizer into gradient part, preconditioner and carry.
 
-Nothing is known but the gradients that the optimizer is given and its own state and settings, read
-at every step, for schedules change them. Whatever has been done to the gradients since the backward
-pass (clipping, unscaling) must have multiplied all of them by one number c, which is found by least
-squares: c = ⟨ĝ, Σ_i g_i⟩ / ‖Σ_i g_i‖². Anything else that was done to them, the audit finds.
+The inputs are the gradients that the optimizer is given and its state and settings, which are read
+at every step because schedules change them. Between backward pass and step, a loop may multiply all
+gradients by one number c (clipping, unscaling). Least squares finds it:
+c = ⟨ĝ, Σ_i g_i⟩ / ‖Σ_i g_i‖². The audit detects any other change of the gradients.
 
 Shapes: P all captured parameters.
 """
@@ -18,42 +18,45 @@ from torch import Tensor, nn
 
 from capture.errors import ConfigError
 from capture.optim.optimizer import (
-    Legacy,
+    InheritedTerms,
     OptimizerConfig,
-    Split,
     Tensors,
-    inherit,
-    split,
-    state_of,
-    states_of,
+    UpdateParts,
+    inherited_terms,
+    optimizer_state,
+    split_update,
+    state_names,
 )
 
 KINDS = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
-REFUSED = {"dampening": 0, "maximize": False, "amsgrad": False, "differentiable": False}
-"""Options of theirs, and the only value for which the update can be taken apart."""
-SAME = 1e-6
-"""So near to 1, a factor is 1 but for rounding."""
+REQUIRED_OPTIONS = {"dampening": 0, "maximize": False, "amsgrad": False, "differentiable": False}
+"""Optimizer options, each with the only value for which the update can be decomposed."""
+ONE_TOLERANCE = 1e-6
+"""A multiplier this close to 1 differs from 1 by rounding only."""
 
 
-def config_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> OptimizerConfig:
-    """A parameter group's settings; raises ``ConfigError`` if its updates cannot be taken apart."""
+def optimizer_config(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> OptimizerConfig:
+    """Return the settings of a parameter group.
+
+    Raises ``ConfigError`` if updates with these settings cannot be decomposed.
+    """
     kind = KINDS.get(type(optimizer))
     name = type(optimizer).__name__
     if kind is None:
-        problem = f"is {name}, whose updates cannot be taken apart"
-        raise ConfigError("optimizer", problem, "Known are torch's own SGD, Adam and AdamW")
-    for option, wanted in REFUSED.items():
+        problem = f"is {name}, whose updates cannot be decomposed"
+        raise ConfigError("optimizer", problem, "Use SGD, Adam or AdamW of torch.optim")
+    for option, wanted in REQUIRED_OPTIONS.items():
         if (found := group.get(option, wanted)) != wanted:
-            problem = f"is {name} with {option}={found}, whose updates cannot be taken apart"
+            problem = f"is {name} with {option}={found}, whose updates cannot be decomposed"
             raise ConfigError("optimizer", problem, f"Set {option}={wanted}")
     decay = float(group["weight_decay"])
     if kind == "sgd":
         momentum, nesterov = float(group["momentum"]), bool(group["nesterov"])
         return OptimizerConfig(momentum=momentum, nesterov=nesterov, weight_decay=decay)
     beta1, beta2 = map(float, group["betas"])
-    shrinks = kind == "adamw" or group.get("decoupled_weight_decay")
+    decoupled = kind == "adamw" or group.get("decoupled_weight_decay")
     return OptimizerConfig(
-        kind="adamw" if shrinks else "adam",
+        kind="adamw" if decoupled else "adam",
         weight_decay=decay,
         beta1=beta1,
         beta2=beta2,
@@ -61,90 +64,103 @@ def config_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Opt
     )
 
 
-def group_of(
+def groups_of_units(
     optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]
 ) -> dict[str, dict[str, Any]]:
-    """The parameter group of each unit; raises ``ConfigError`` for one that has none."""
+    """Return the parameter group of each unit; raises ``ConfigError`` for one without a group."""
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in units.items():
         if id(parameter) not in groups or not parameter.requires_grad:
-            problem = "is no parameter that the optimizer trains"
+            problem = "is not a parameter that the optimizer trains"
             raise ConfigError("units", f"{name} {problem}", "Leave it out of units")
     return {name: groups[id(parameter)] for name, parameter in units.items()}
 
 
 @dataclass(frozen=True)
-class Coming:
-    """An update before it is taken: per unit its settings, and what it inherits."""
+class ExpectedUpdate:
+    """State and settings of the optimizer before an update, from which the update follows."""
 
     optimizer: torch.optim.Optimizer
     units: Mapping[str, nn.Parameter]
     groups: dict[str, dict[str, Any]]
+    """Parameter group by unit."""
     configs: dict[str, OptimizerConfig]
-    legacies: dict[str, Legacy]
+    """Settings by unit."""
+    inherited: dict[str, InheritedTerms]
+    """Terms of momentum and weight decay by unit, which do not depend on the new gradients."""
 
     @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]) -> "Coming":
-        groups = group_of(optimizer, units)
-        configs = {name: config_of(optimizer, group) for name, group in groups.items()}
-        legacies = {}
+    def of(
+        cls, optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]
+    ) -> "ExpectedUpdate":
+        groups = groups_of_units(optimizer, units)
+        configs = {name: optimizer_config(optimizer, group) for name, group in groups.items()}
+        inherited = {}
         for name, config in configs.items():
-            own, states = {name: units[name]}, states_of(config)
-            moments = state_of(optimizer, own, states[0]) if states else {}
-            legacies[name] = inherit(config, own, moments)
-        return cls(optimizer, units, groups, configs, legacies)
+            own, states = {name: units[name]}, state_names(config)
+            moments = optimizer_state(optimizer, own, states[0]) if states else {}
+            inherited[name] = inherited_terms(config, own, moments)
+        return cls(optimizer, units, groups, configs, inherited)
 
     @property
     def learning_rate(self) -> float:
-        """The first unit's."""
+        """Learning rate of the first unit."""
         return float(next(iter(self.groups.values()))["lr"])
 
     @property
-    def rounded_most(self) -> OptimizerConfig:
-        """The settings that round weights most often: AdamW's with decay."""
+    def most_rounding(self) -> OptimizerConfig:
+        """Settings of the group that rounds weights most often: AdamW with decay, if present."""
         return max(self.configs.values(), key=lambda c: (c.kind == "adamw", c.weight_decay))
 
-    def taken(self, clip: float) -> Split:
-        """The update after it was taken; units of other groups differ by their preconditioner."""
-        parts = {name: self.part(name, clip) for name in self.units}
+    def split(self, clip: float) -> UpdateParts:
+        """Split the update; call this after the optimizer has updated its state.
+
+        All units share one scale. A unit whose group has another learning rate has the ratio in its
+        preconditioner.
+        """
+        parts = {name: self.split_unit(name, clip) for name in self.units}
+        # The largest scale is the common one: no ratio divides by 0 unless all scales are 0.
         scale = max((part.scale for part in parts.values()), key=abs)
         preconditioner, carry = None, None
         if any(part.preconditioner or part.scale != scale for part in parts.values()):
-            shares = {n: part.scale / scale if scale else 1.0 for n, part in parts.items()}
+            ratios = {n: part.scale / scale if scale else 1.0 for n, part in parts.items()}
             preconditioner = {
-                name: self.filled(part.preconditioner, name, 1.0) * shares[name]
+                name: self.tensor_or(part.preconditioner, name, 1.0) * ratios[name]
                 for name, part in parts.items()
             }
         if any(part.carry for part in parts.values()):
-            carry = {name: self.filled(part.carry, name, 0.0) for name, part in parts.items()}
-        return Split(scale, preconditioner, carry)
+            carry = {name: self.tensor_or(part.carry, name, 0.0) for name, part in parts.items()}
+        return UpdateParts(scale, preconditioner, carry)
 
-    def part(self, name: str, clip: float) -> Split:
+    def split_unit(self, name: str, clip: float) -> UpdateParts:
         own = {name: self.units[name]}
         counted = self.optimizer.state[self.units[name]].get("step", 1)
-        return split(
+        return split_update(
             self.configs[name],
-            self.legacies[name],
-            state_of(self.optimizer, own, "exp_avg_sq"),
+            self.inherited[name],
+            optimizer_state(self.optimizer, own, "exp_avg_sq"),
             learning_rate=float(self.groups[name]["lr"]),
             clip=clip,
-            step=int(counted) - 1,
+            step=int(counted) - 1,  # the optimizer has counted this update already
         )
 
-    def filled(self, tensors: Tensors | None, name: str, value: float) -> Tensor:
+    def tensor_or(self, tensors: Tensors | None, name: str, value: float) -> Tensor:
         return tensors[name] if tensors else torch.full_like(self.units[name], value)
 
 
-def rescaling(given_P: Tensor, summed_P: Tensor) -> float:
-    """By what the gradients were multiplied since the backward pass, by least squares."""
+def gradient_multiplier(given_P: Tensor, summed_P: Tensor) -> float:
+    """Return c with given ≈ c · summed, by least squares; 1.0 if they differ by rounding only.
+
+    ``given_P``: gradients that the optimizer is given; ``summed_P``: sum of per-sample gradients.
+    """
     given_P, summed_P = given_P.double(), summed_P.double()
     size = float(summed_P @ summed_P)
     found = float(given_P @ summed_P) / size if size else 1.0
-    return 1.0 if abs(found - 1) < SAME else found
+    return 1.0 if abs(found - 1) < ONE_TOLERANCE else found
 
 
-def norm_of(optimizer: torch.optim.Optimizer) -> float:
-    """Of the gradients of all parameters that the optimizer trains, as they stand."""
+def total_gradient_norm(optimizer: torch.optim.Optimizer) -> float:
+    """Return the norm of the gradients of all parameters that the optimizer trains."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     grads = [p.grad for p in parameters if p.grad is not None]
     return math.sqrt(sum(float(norm) ** 2 for norm in map(Tensor.norm, grads)))

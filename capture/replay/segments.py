@@ -1,11 +1,11 @@
-"""Take the steps of a segment again, from the checkpoint before it, and add what they tell.
+"""Replay the steps of a segment from the checkpoint before it, and add the records that it lacks.
 
-Everything random follows from (seed, epoch, step, slot), so a step that is taken again is the same
-step. On the same kind of machine, with as many threads, its bits are the same too, and so are the
-bytes of every record; else the segment must end close to its checkpoint, or nothing is added.
+All random numbers follow from (seed, epoch, step, slot), so a replayed step is the same step. On
+the same kind of machine with the same number of threads it has the same bits, and every record the
+same bytes. On another machine the segment must end close to its checkpoint, or nothing is added.
 
-Segments are independent of each other but for tallies, which are sums over a window of training, in
-the order of its steps: those of a window that began earlier begin with its first step.
+Segments are replayed independently. Tallies are the exception: they are sums over a window, in the
+order of its steps, so replay starts at the first step of the window that ends in the segment.
 """
 
 import itertools
@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from capture.config.reading import make_config
 from capture.config.records import KINDS, RecordKind
-from capture.config.settings import Config, require_ours
+from capture.config.settings import Config, require_capture_loop
 from capture.device import deterministic
 from capture.engine.build import build_engine, restore
 from capture.engine.observer import Observer
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.errors import ReplayError, RunError
 from capture.format import checkpoint
 from capture.format.corpus_tables import read_corpus
 from capture.format.factor_layout import FactorLayout
-from capture.format.factor_tables import Rows
+from capture.format.factor_tables import FactorRows
 from capture.format.markers import START, File, Marker, read_marker, require_start, segment_key
 from capture.format.replay_markers import replay_key, write_replay
 from capture.format.run_yaml import KEY, read_run
@@ -37,57 +37,63 @@ from capture.store.store import Store
 from capture.training.segments import OpenSegment, put_outliers, put_part, put_tallies
 
 TOLERANCE = 1e-4
-"""How far a replayed segment may end from its checkpoint, relatively, on another machine."""
-MOST_THREADS = 1024
+"""Largest accepted ‖θ − checkpoint‖ / ‖checkpoint‖ at the end of a replayed segment."""
+MAX_THREADS = 1024
 Precision = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
-class Past:
-    """A run as far as replaying needs it; small enough to be sent to where a segment is."""
+class ReplayableRun:
+    """What replay needs of a run; small enough to be sent to another process."""
 
     store: Store
-    plan: Plan
+    plan: StepPlan
     threads: int
-    """Of torch, as the run was captured: the bits depend on it."""
+    """Threads that torch had during capture. The order of its sums depends on them."""
     device: str
-    """What the run was captured on, in words."""
+    """Description of the device that the run was captured on."""
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """What replaying a segment came to."""
+class ReplayResult:
+    """Result of replaying a segment."""
 
     segment: int
     added: tuple[RecordKind, ...]
-    """Empty where all that was asked for was there."""
+    """Records that were added; empty if the segment had all that were asked for."""
     num_bytes: int = 0
     difference: float = 0.0
-    """‖θ − checkpoint‖ / ‖checkpoint‖ at its end; 0: the same to the last bit."""
+    """‖θ − checkpoint‖ / ‖checkpoint‖ at the end of the segment; 0: bit-identical."""
     audit_error: float = 0.0
-    """The largest of its steps."""
+    """Largest audit error of its steps."""
 
 
-def read_past(store: Store, precision: Precision | None = None) -> Past:
-    """The run at a store; raises what a damaged one raises.
+def read_replayable_run(store: Store, precision: Precision | None = None) -> ReplayableRun:
+    """Read what replay needs of the run at a store.
 
-    ``precision``: of factors, None for the run's own.
+    ``precision``: of the factors to record; None: as in the run's configuration. Raises
+    ``ConfigError`` for a run of a custom training loop, and ``ShardError`` for a damaged run.
     """
     start = require_start(store)
     values = read_run(store, start)
     config = make_config(values["config"], where=f"{store.uri}/{KEY}")
-    require_ours(config, "its steps cannot be taken again", "Record factors as it trains")
+    require_capture_loop(config, "its steps cannot be replayed", "Record factors during training")
     threads = values.get("threads")
-    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
         threads = torch.get_num_threads()
     corpus = read_corpus(store, start, window=config.corpus.window)
     shape = {"vocabulary": len(corpus.vocabulary.tokens), "window": config.corpus.window}
-    checkpoint.require_room(store, config.model, **shape)
-    return Past(store, Plan(to_replay(config, precision), corpus), threads, str(values["device"]))
+    checkpoint.require_model_fits(store, config.model, **shape)
+    return ReplayableRun(
+        store, StepPlan(replay_config(config, precision), corpus), threads, str(values["device"])
+    )
 
 
-def to_replay(config: Config, precision: Precision | None) -> Config:
-    """The run's configuration, but for what it recorded at first: that is asked for now."""
+def replay_config(config: Config, precision: Precision | None) -> Config:
+    """Return the run's configuration with tallies enabled and the given factor precision.
+
+    The kinds to record are given to each replay, so those of the configuration do not matter.
+    """
     capture = config.capture
     tally = replace(capture.tally, enabled=True)
     factors = replace(capture.factors, precision=precision or capture.factors.precision)
@@ -97,94 +103,104 @@ def to_replay(config: Config, precision: Precision | None) -> Config:
 # --- a segment ------------------------------------------------------------------------------------
 
 
-def replay_segment(past: Past, segment: int, kinds: Collection[RecordKind]) -> Replayed:
-    """Add the records of these kinds that a segment lacks.
+def replay_segment(run: ReplayableRun, segment: int, kinds: Collection[RecordKind]) -> ReplayResult:
+    """Replay a segment and store those of the given records that it lacks.
 
-    Raises ``ReplayError`` if it does not end where it ended, ``AuditError`` where shifts do not add
-    up; nothing is added then.
+    Raises ``ReplayError`` if the weights at its end differ too much from its checkpoint, and
+    ``AuditError`` if the shifts of a step do not add up. Nothing is added then.
     """
-    own = read_marker(past.store, segment_key(segment))
-    wanted = lacking(past, segment, own, kinds)
+    marker = read_marker(run.store, segment_key(segment))
+    wanted = missing_kinds(run, segment, marker, kinds)
     if not wanted:
-        return Replayed(segment, ())
-    with as_captured(past):
-        observer = observer_at(past, first_needed(past.plan, own, wanted), wanted)
-        run_up(past.plan, observer, own, wanted)
-        done = record(past, observer, segment, own)
-        wanted_weights = checkpoint.read_checkpoint(past.store, own.end_step, own)
-        difference = compare(past, observer.engine.model, wanted_weights, own.end_step)
-    files = files_of(past, observer, segment, done)
+        return ReplayResult(segment, ())
+    with as_captured(run):
+        observer = observer_at(run, first_step_needed(run.plan, marker, wanted), wanted)
+        advance_to_segment(run.plan, observer, marker, wanted)
+        done = record_segment(run, observer, segment, marker)
+        wanted_weights = checkpoint.read_checkpoint(run.store, marker.end_step, marker)
+        difference = checkpoint_difference(
+            run, observer.engine.model, wanted_weights, marker.end_step
+        )
+    files = put_records(run, observer, segment, done)
     for kind in wanted:
-        write_replay(past.store, segment, kind, files[kind], own)
+        write_replay(run.store, segment, kind, files[kind], marker)
     num_bytes = sum(file.num_bytes for kind in wanted for file in files[kind])
     errors = [row["audit_error"] for row in done.steps]
     audit_error = max(error for error in errors if isinstance(error, float))
-    return Replayed(segment, wanted, num_bytes, difference, audit_error)
+    return ReplayResult(segment, wanted, num_bytes, difference, audit_error)
 
 
-def lacking(
-    past: Past, segment: int, own: Marker, kinds: Collection[RecordKind]
+def missing_kinds(
+    run: ReplayableRun, segment: int, marker: Marker, kinds: Collection[RecordKind]
 ) -> tuple[RecordKind, ...]:
-    """What is asked for and neither there nor impossible (tallies where no window ends)."""
+    """Return the kinds that are asked for and not stored; tallies only if a window ends here."""
     return tuple(
         kind
         for kind in KINDS
         if kind in kinds
-        and not own.files_of(kind)
-        and not past.store.exists(replay_key(segment, kind))
-        and (kind != "tallies" or windows_ended(past.plan, own))
+        and not marker.files_of(kind)
+        and not run.store.exists(replay_key(segment, kind))
+        and (kind != "tallies" or ends_a_window(run.plan, marker))
     )
 
 
-def windows_ended(plan: Plan, own: Marker) -> bool:
-    """Whether a window of training ends within a segment."""
+def ends_a_window(plan: StepPlan, marker: Marker) -> bool:
+    """Return whether a tally window ends within the segment of a marker."""
     size = plan.window_steps
-    return own.end_step == plan.num_steps or own.first_step // size < own.end_step // size
+    return marker.end_step == plan.num_steps or marker.first_step // size < marker.end_step // size
 
 
-def first_needed(plan: Plan, own: Marker, wanted: Collection[RecordKind]) -> int:
-    """The step to begin with: the segment's first, or that of the window which ends in it."""
-    opened = own.first_step - own.first_step % plan.window_steps
-    ends = min(opened + plan.window_steps, plan.num_steps) <= own.end_step
-    return opened if "tallies" in wanted and ends else own.first_step
+def first_step_needed(plan: StepPlan, marker: Marker, wanted: Collection[RecordKind]) -> int:
+    """Return the first step to observe: of the segment, or of the first window that ends in it."""
+    opened = marker.first_step - marker.first_step % plan.window_steps
+    ends = min(opened + plan.window_steps, plan.num_steps) <= marker.end_step
+    return opened if "tallies" in wanted and ends else marker.first_step
 
 
-def observer_at(past: Past, step: int, kinds: Collection[RecordKind]) -> Observer:
-    """An observer with the weights of the last checkpoint at or before a step."""
-    plan = past.plan
+def observer_at(run: ReplayableRun, step: int, kinds: Collection[RecordKind]) -> Observer:
+    """Return an observer with the weights of the last checkpoint at or before a step."""
+    plan = run.plan
     number = step // plan.config.capture.segment_steps
     engine = build_engine(plan, kinds)
-    marker = read_marker(past.store, segment_key(number - 1) if number else START)
-    restore(engine, past.store, marker)
+    marker = read_marker(run.store, segment_key(number - 1) if number else START)
+    restore(engine, run.store, marker)
     return Observer(plan, engine, frozenset(kinds))
 
 
-def run_up(plan: Plan, observer: Observer, own: Marker, wanted: Collection[RecordKind]) -> None:
-    """The steps before the segment, of which tallies alone are kept."""
-    needed = first_needed(plan, own, wanted)
+def advance_to_segment(
+    plan: StepPlan, observer: Observer, marker: Marker, wanted: Collection[RecordKind]
+) -> None:
+    """Take the steps from the checkpoint to the segment; only tallies are kept of them."""
+    needed = first_step_needed(plan, marker, wanted)
     begin = needed - needed % plan.config.capture.segment_steps
-    for turn in itertools.islice(plan.turns(begin), own.first_step - begin):
-        if observer.tally and turn.step == needed:
+    for planned in itertools.islice(plan.planned_steps(begin), marker.first_step - begin):
+        if observer.tally and planned.step == needed:
             observer.tally.clear()
-        observer.update(turn)
+        observer.update(planned)
 
 
-def record(past: Past, observer: Observer, segment: int, own: Marker) -> OpenSegment:
-    """The segment's steps; their factors are stored as they come."""
-    done = OpenSegment(own.first_step)
-    num_steps = own.end_step - own.first_step
-    for turn in itertools.islice(past.plan.turns(own.first_step), num_steps):
-        parts = done.add_step(observer.step(turn), turn.datum_N)
-        done.factors += [put_part(past.store, segment, part) for part in parts]
-        if observer.tally and turn.ends_window:
-            done.tallies.append((turn.window, observer.tally.drain()))
-    done.factors += [put_part(past.store, segment, part) for part in done.parts.close()]
+def record_segment(
+    run: ReplayableRun, observer: Observer, segment: int, marker: Marker
+) -> OpenSegment:
+    """Take and observe the segment's steps; their factors are stored on the way."""
+    done = OpenSegment(marker.first_step)
+    num_steps = marker.end_step - marker.first_step
+    for planned in itertools.islice(run.plan.planned_steps(marker.first_step), num_steps):
+        parts = done.add_step(observer.step(planned), planned.datum_N)
+        done.factors += [put_part(run.store, segment, part) for part in parts]
+        if observer.tally and planned.ends_window:
+            done.tallies.append((planned.window, observer.tally.drain()))
+    done.factors += [put_part(run.store, segment, part) for part in done.parts.close()]
     return done
 
 
-def compare(past: Past, model: nn.Module, wanted: Mapping[str, Tensor], step: int) -> float:
-    """How far the weights are from the checkpoint after ``step`` steps, which is ``wanted``,
-    relatively; raises ``ReplayError`` if too far."""
+def checkpoint_difference(
+    run: ReplayableRun, model: nn.Module, wanted: Mapping[str, Tensor], step: int
+) -> float:
+    """Return ‖θ − checkpoint‖ / ‖checkpoint‖; raises ``ReplayError`` above ``TOLERANCE``.
+
+    ``wanted``: the tensors of the checkpoint after ``step`` steps.
+    """
     found = checkpoint.snapshot(model)
     if all(torch.equal(found[name], wanted[name]) for name in found):
         return 0.0
@@ -192,29 +208,29 @@ def compare(past: Past, model: nn.Module, wanted: Mapping[str, Tensor], step: in
     size = sum(float(wanted[n].double().square().sum()) for n in found)
     difference = (missed / size) ** 0.5 if size else float("inf")
     if not difference <= TOLERANCE:
-        where = f"{past.store.uri}/{checkpoint.key_of(step)}"
-        problem = f"replaying ended {difference:.1e} of it away, allowed: {TOLERANCE:.0e}"
-        remedy = f"Replay where it was captured: {past.device}, {past.threads} threads"
+        where = f"{run.store.uri}/{checkpoint.key_of(step)}"
+        problem = f"replayed weights differ by {difference:.1e} of it, allowed: {TOLERANCE:.0e}"
+        remedy = f"Replay where it was captured: {run.device}, {run.threads} threads"
         raise ReplayError(where, problem, remedy)
     return difference
 
 
-def files_of(
-    past: Past, observer: Observer, segment: int, done: OpenSegment
+def put_records(
+    run: ReplayableRun, observer: Observer, segment: int, done: OpenSegment
 ) -> dict[RecordKind, list[File]]:
-    """Store what is not stored yet; the files by kind."""
+    """Store outliers and tallies; returns the files by kind, with those of factors."""
     return {
-        "outliers": put_outliers(past.store, observer.layout, segment, done),
-        "tallies": put_tallies(past.store, done.tallies),
+        "outliers": put_outliers(run.store, observer.layout, segment, done),
+        "tallies": put_tallies(run.store, done.tallies),
         "factors": done.factors,
     }
 
 
 @contextmanager
-def as_captured(past: Past) -> Iterator[None]:
-    """Within: torch computes as it did when the run was captured."""
+def as_captured(run: ReplayableRun) -> Iterator[None]:
+    """Make torch compute as during capture: same number of threads, deterministic kernels."""
     before = torch.get_num_threads()
-    torch.set_num_threads(past.threads)
+    torch.set_num_threads(run.threads)
     try:
         with deterministic():
             yield
@@ -226,28 +242,28 @@ def as_captured(past: Past) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
-    """What a step that was taken again tells of every shift in it."""
+class ReplayedStep:
+    """Factors of a replayed step, from which each of its shifts follows."""
 
     layout: FactorLayout
-    rows: Rows
+    rows: FactorRows
     preconditioner: Mapping[str, np.ndarray] | None
-    """By unit, what an entry's shift is multiplied by besides the scale; None: 1."""
+    """Factor of each entry's shift besides the scale, by unit; None: 1 everywhere."""
 
 
-def step_again(past: Past, step: int) -> Again:
-    """One step, kept nowhere; raises ``RunError`` for one that is not committed."""
-    number = step // past.plan.config.capture.segment_steps
-    if not past.store.exists(segment_key(number)):
-        raise RunError(past.store.uri, f"has no committed segment with step {step}")
-    with as_captured(past):
-        observer = observer_at(past, step, ["factors"])
-        begin = number * past.plan.config.capture.segment_steps
-        for turn in itertools.islice(past.plan.turns(begin), step - begin):
-            observer.update(turn)
-        found = observer.step(next(past.plan.turns(step)))
+def replay_step(run: ReplayableRun, step: int) -> ReplayedStep:
+    """Replay one step and store nothing; raises ``RunError`` if the step is not committed."""
+    number = step // run.plan.config.capture.segment_steps
+    if not run.store.exists(segment_key(number)):
+        raise RunError(run.store.uri, f"has no committed segment with step {step}")
+    with as_captured(run):
+        observer = observer_at(run, step, ["factors"])
+        begin = number * run.plan.config.capture.segment_steps
+        for planned in itertools.islice(run.plan.planned_steps(begin), step - begin):
+            observer.update(planned)
+        found = observer.step(next(run.plan.planned_steps(step)))
     assert found.factors
     preconditioner = None
     if found.preconditioner:
         preconditioner = {name: by.cpu().numpy() for name, by in found.preconditioner.items()}
-    return Again(*found.factors, preconditioner)
+    return ReplayedStep(*found.factors, preconditioner)

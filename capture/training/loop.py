@@ -1,7 +1,7 @@
-"""The loop: train, audit, record; afresh, or on from the last committed segment.
+"""The training loop of ``ontogeny capture``: train, audit and record, from the start or resumed.
 
-Everything random follows from (seed, epoch, step, slot), so a run that was interrupted and resumed
-leaves the same bytes as one that was not.
+All random numbers follow from (seed, epoch, step, slot), so a run that was interrupted and resumed
+stores the same bytes as one that was not.
 """
 
 import itertools
@@ -9,27 +9,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from capture.config.settings import Config, require_ours
+from capture.config.settings import Config, require_capture_loop
 from capture.corpus.datums import load_corpus
-from capture.device import deterministic, packers
-from capture.engine.build import build_engine, complete, restore
+from capture.device import deterministic, packing_threads
+from capture.engine.build import build_engine, complete_config, restore
 from capture.engine.engine import Engine
-from capture.engine.evaluation import Evaluation, evaluations
+from capture.engine.evaluation import Evaluation, evaluate_splits
 from capture.engine.observer import Observer
-from capture.engine.step_plan import Plan, Turn
+from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import ConfigError
 from capture.format.markers import Marker, read_segments, require_start
-from capture.process_group import ALONE, Group, require_same
+from capture.process_group import SINGLE_PROCESS, Group, require_same
 from capture.store import lease
 from capture.store.store import Store
 from capture.training.recorder import Recorder
-from capture.training.run_start import begin, check_corpus, clear, may_begin
-from capture.training.write_queue import Waiting
+from capture.training.run_start import begin_run, begins_new_run, check_corpus, clear_run
+from capture.training.write_queue import WriteDelay
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a capture stands after a step."""
+    """Reported after every step."""
 
     steps_done: int
     num_steps: int
@@ -39,18 +39,20 @@ class Progress:
     rows: int
     """Outlier rows recorded so far."""
     stored_bytes: int
-    """Of committed segments."""
+    """Size of all committed segments."""
 
 
 @dataclass(frozen=True)
-class Retracing:
-    """Where a resumed capture stands that takes steps again for the open window's tallies."""
+class WindowReplay:
+    """Reported while a resumed capture replays the steps of an open tally window."""
 
     steps_done: int
+    """Replayed so far."""
     num_steps: int
+    """To replay in all."""
 
 
-Event = Progress | Evaluation | Retracing | Waiting | lease.TakenOver
+Event = Progress | Evaluation | WindowReplay | WriteDelay | lease.TakenOver
 Report = Callable[[Event], None]
 
 
@@ -60,125 +62,137 @@ def capture_run(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    group: Group = ALONE,
+    group: Group = SINGLE_PROCESS,
     owner: str = "",
 ) -> None:
-    """Train and record the run at ``config.run.uri``, or what is left of it with ``resume``.
+    """Train a model and record the run at ``config.run.uri``.
 
-    ``group``: the workers that do so together, and ``owner``: who holds the run's lease for them.
-    The first worker begins the run and speaks for all; the others follow when it has.
+    Args:
+        config: the whole configuration of the run.
+        report: called after every step with ``Progress``, and with the other kinds of ``Event``
+            when they occur.
+        resume: continue after the last committed segment of a run that exists.
+        overwrite: replace a run that exists. It is removed only after configuration, corpus and
+            model have been checked.
+        group: the workers that train together. The first one starts the run and writes its
+            markers; the others wait until it has started.
+        owner: the name under which the workers hold the run's lease; empty for one process.
 
-    Raises ``RunError`` if a run is in the way, is being captured or has another configuration,
-    ``AuditError`` when shifts do not add up to the applied change, and what corpus, configuration
-    and store raise. Nothing is removed before everything else has been found in order.
+    Raises:
+        RunError: if the run exists and neither ``resume`` nor ``overwrite`` is set, if it has
+            another configuration, or if it is being captured now.
+        AuditError: if the shifts of a step do not add up to the change of the weights.
+        ConfigError, UnitError, StoreError: if configuration, model or store are at fault.
     """
-    require_ours(config, "ontogeny capture trains by itself", "Set run.loop=capture")
-    if config.engine == "deepspeed" and group is ALONE:
+    require_capture_loop(config, "ontogeny capture trains by itself", "Set run.loop=capture")
+    if config.engine == "deepspeed" and group is SINGLE_PROCESS:
         raise ConfigError("engine", "got deepspeed, which takes the workers of a process group")
-    config = complete(config)
+    config = complete_config(config)
     store = Store(config.run.uri, config.store)
     if group.rank == 0:
-        lease.left_behind(store, owner)
-        may_begin(store, config, resume=resume, overwrite=overwrite)
-    plan = Plan(config, load_corpus(config.corpus, batch=config.training.batch))
+        lease.stale_lease(store, owner)
+        begins_new_run(store, config, resume=resume, overwrite=overwrite)
+    plan = StepPlan(config, load_corpus(config.corpus, batch=config.training.batch))
     with deterministic():
         engine = build_engine(plan, config.capture.kinds, group, beginning=True)
         if group.rank:
-            follow(store, plan, engine, owner)
+            train_as_follower(store, plan, engine, owner)
             return
-        with lease.held(store, report, owner) as holding:
-            if may_begin(store, config, resume=resume, overwrite=overwrite):
-                clear(store)
-                begin(store, plan, engine, holding.require)
+        with lease.hold_lease(store, report, owner) as holding:
+            if begins_new_run(store, config, resume=resume, overwrite=overwrite):
+                clear_run(store)
+                begin_run(store, plan, engine, holding.require)
             else:
                 check_corpus(store, plan.corpus)
-            group.gather("begun")
+            group.all_gather_object("begun")
             train(store, plan, engine, holding.require, report)
 
 
-def follow(store: Store, plan: Plan, engine: Engine, owner: str) -> None:
-    """Train and record as a worker that is not the first, from where the first one begins."""
-    engine.group.gather("ready")
+def train_as_follower(store: Store, plan: StepPlan, engine: Engine, owner: str) -> None:
+    """Train and record as a worker that is not the first, once the first has started the run."""
+    engine.group.all_gather_object("ready")
     check_corpus(store, plan.corpus)
     train(store, plan, engine, partial(lease.require, store, owner), lambda event: None)
 
 
 def train(
-    store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], None], report: Report
+    store: Store, plan: StepPlan, engine: Engine, may_commit: Callable[[], None], report: Report
 ) -> None:
-    """All steps that no marker vouches for yet."""
+    """Take and record all steps after the last committed segment."""
     done = read_segments(store)
     first_step = done[-1].end_step if done else 0
     observer = Observer(plan, engine, plan.config.capture.kinds)
     group = engine.group
     leads = group.rank == 0
     if done:
-        retrace(observer, store, [require_start(store), *done], report)
-    if done or group.size > 1:  # all begin with the first worker's weights, whoever drew theirs
+        replay_window(observer, store, [require_start(store), *done], report)
+    # Workers may have drawn different initial weights; all continue with those of the first.
+    if done or group.size > 1:
         restore(engine, store, done[-1] if done else require_start(store))
     recorder = Recorder(
         store,
         observer.layout,
         done,
         group=group,
-        packers=packers(engine.device),
+        packing_threads=packing_threads(engine.device),
         may_commit=may_commit,
         report=report,
     )
     with recorder:
-        for turn in plan.turns(first_step):
-            loss = record(observer, turn, recorder)
-            evaluating = turn.ends_epoch and (leads or engine.scattered)
-            for evaluation in evaluations(plan, engine, turn) if evaluating else ():
+        for planned in plan.planned_steps(first_step):
+            loss = record_step(observer, planned, recorder)
+            evaluating = planned.ends_epoch and (leads or engine.partitioned)
+            for evaluation in evaluate_splits(plan, engine, planned) if evaluating else ():
                 if leads:
                     recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
-            if turn.ends_segment:
-                require_same(group, list(engine.model.parameters()), f"step {turn.step}")
+            if planned.ends_segment:
+                require_same(group, list(engine.model.parameters()), f"step {planned.step}")
                 recorder.commit(engine.snapshot())
-            if turn.step + 1 == plan.num_steps:
-                recorder.settle()
-            recorder.look()
-            report(progress(plan, turn, loss, recorder))
+            if planned.step + 1 == plan.num_steps:
+                recorder.flush()
+            recorder.check()
+            report(progress(plan, planned, loss, recorder))
 
 
-def retrace(observer: Observer, store: Store, kept: list[Marker], report: Report) -> None:
-    """Take the steps of the open window again, from a checkpoint; ``kept``: all markers so far.
+def replay_window(observer: Observer, store: Store, markers: list[Marker], report: Report) -> None:
+    """Replay the steps of the open tally window from a checkpoint, to restore its tallies.
 
-    Its tallies are kept nowhere until it ends: steps are cheap and follow from their checkpoint,
-    and a window's sums are large. So they become what they would have been.
+    Tallies are stored only when their window ends, because their sums are large. After an
+    interruption they are computed again, with the same result as without one.
+    ``markers``: of the start and of all committed segments, in order.
     """
-    plan, done = observer.plan, kept[-1].end_step
+    plan, done = observer.plan, markers[-1].end_step
     opened = done - done % plan.window_steps
     if not observer.tally or opened == done or done == plan.num_steps:
         return
-    marker = [marker for marker in kept if marker.end_step <= opened][-1]
+    marker = [marker for marker in markers if marker.end_step <= opened][-1]
     first_step = marker.end_step
     restore(observer.engine, store, marker)
-    for turn in itertools.islice(plan.turns(first_step), done - first_step):
-        if turn.step == opened:
+    for planned in itertools.islice(plan.planned_steps(first_step), done - first_step):
+        if planned.step == opened:
             observer.tally.clear()
-        observer.update(turn)
-        report(Retracing(turn.step + 1 - first_step, done - first_step))
+        observer.update(planned)
+        report(WindowReplay(planned.step + 1 - first_step, done - first_step))
 
 
-def record(observer: Observer, turn: Turn, recorder: Recorder) -> object:
+def record_step(observer: Observer, planned: PlannedStep, recorder: Recorder) -> object:
     """Take a step and record it; returns its loss."""
-    observed = observer.step(turn)
-    recorder.add_step(observed, turn.datum_N)
-    if observer.tally and turn.ends_window:
+    observed = observer.step(planned)
+    recorder.add_step(observed, planned.datum_N)
+    if observer.tally and planned.ends_window:
         sums = observer.tally.drain()
         if observer.engine.group.rank == 0:
-            recorder.add_tallies(turn.window, sums)
+            recorder.add_tallies(planned.window, sums)
     return observed.row["loss"]
 
 
-def progress(plan: Plan, turn: Turn, loss: object, recorder: Recorder) -> Progress:
+def progress(plan: StepPlan, planned: PlannedStep, loss: object, recorder: Recorder) -> Progress:
     assert isinstance(loss, float)
     return Progress(
-        turn.step + 1,
+        planned.step + 1,
         plan.num_steps,
-        turn.epoch,
+        planned.epoch,
         plan.config.training.epochs,
         loss,
         recorder.rows,

@@ -1,4 +1,4 @@
-"""The start of a run: may it begin here, and what stands in it before the first step."""
+"""Start a run: check that it may begin here, and write what precedes its first step."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,11 @@ from capture.config.records import KINDS
 from capture.config.settings import Config
 from capture.corpus.datums import Corpus
 from capture.engine.engine import Engine
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.errors import RunError
 from capture.format import checkpoint
 from capture.format.corpus_tables import corpus_tables
-from capture.format.markers import START, Marker, segment_key, segments_there, write_marker
+from capture.format.markers import START, Marker, existing_segments, segment_key, write_marker
 from capture.format.replay_markers import replay_key
 from capture.format.run_yaml import KEY, describe_run, read_run_config
 from capture.shards import encoding as shards
@@ -22,17 +22,21 @@ from capture.store import lease
 from capture.store.store import Store
 from capture.training.segments import put_bytes, put_table
 
-PARTS = {
+TOP_LEVEL_NAMES = {
     *(KEY, lease.KEY),
     *("segments", "corpus", "checkpoints", "steps", "outliers", "evaluations", "factors"),
     *("tallies", "analysis", "report"),
 }
-"""Everything that a run may hold at its top level; nothing else is ever removed."""
+"""All names that a run may have at its top level. Nothing else is ever removed."""
 
 
-def may_begin(store: Store, config: Config, *, resume: bool, overwrite: bool) -> bool:
-    """Whether to start afresh (else: go on with the run); raises ``RunError`` if neither may be."""
-    foreign = sorted({key.split("/")[0] for key in store.keys()} - PARTS)
+def begins_new_run(store: Store, config: Config, *, resume: bool, overwrite: bool) -> bool:
+    """Return True if a new run begins here, False if the existing one is resumed.
+
+    Raises ``RunError`` if the folder holds something else, if a run exists and neither option is
+    set, or if the run to resume has another configuration.
+    """
+    foreign = sorted({key.split("/")[0] for key in store.keys()} - TOP_LEVEL_NAMES)
     if foreign:
         problem = f"is not a run and not empty (it holds {foreign[0]})"
         raise RunError(store.uri, problem, "Choose another run.uri")
@@ -48,24 +52,25 @@ def may_begin(store: Store, config: Config, *, resume: bool, overwrite: bool) ->
     return False
 
 
-def clear(store: Store) -> None:
-    """Remove a run: its markers first, so that no reader sees half of one.
+def clear_run(store: Store) -> None:
+    """Remove a run: its markers first, so that no reader sees half of it.
 
-    A listing may lag; a marker that it lacks would be taken for one of the next run's. The lease
-    stays: it is that of the capture which clears.
+    The lease stays, because the capture that clears the run holds it.
     """
+    # A listing may lag behind. A marker that it misses would later count as one of the new run, so
+    # markers are also looked for by their keys.
     listed = store.keys()
-    segments = segments_there(store, listed)
+    segments = existing_segments(store, listed)
     added = [replay_key(segment, kind) for segment in segments for kind in KINDS]
     keys = {*listed, *map(segment_key, segments), *added} - {lease.KEY}
     for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
         store.delete(key)
 
 
-def begin(store: Store, plan: Plan, engine: Engine, may_commit: Callable[[], None]) -> None:
-    """Write the configuration, the corpus and the initial weights, then the marker of the start.
+def begin_run(store: Store, plan: StepPlan, engine: Engine, may_commit: Callable[[], None]) -> None:
+    """Write the configuration, the corpus and the initial weights, then the start marker.
 
-    ``may_commit`` is called before the marker is written, and raises if it may not be.
+    ``may_commit`` is called before the marker is written and raises if it may not be written.
     """
     described = describe_run(plan.config, engine.device)
     put_start(store, described, engine.snapshot(), corpus_tables(plan.corpus), may_commit)
@@ -78,7 +83,7 @@ def put_start(
     tables: dict[str, pa.Table],
     may_commit: Callable[[], None],
 ) -> None:
-    """The same of a run that is described so: its ``run.yaml``, its corpus by key."""
+    """Like ``begin_run``, but takes the text of ``run.yaml`` and the corpus tables by key."""
     files = [
         put_bytes(store, KEY, "config", described),
         put_bytes(store, checkpoint.key_of(0), "checkpoints", checkpoint.encode(weights)),
@@ -89,12 +94,12 @@ def put_start(
 
 
 def check_corpus(store: Store, corpus: Corpus) -> None:
-    """A run goes on only with the text that it began with; raises ``RunError`` for another."""
+    """Raise ``RunError`` if the run was started with another text."""
     check_tables(store, corpus_tables(corpus))
 
 
 def check_tables(store: Store, tables: dict[str, pa.Table]) -> None:
-    """The same, by key; raises ``RunError``."""
+    """Like ``check_corpus``, but takes the tables of the corpus by key."""
     for key, rows in tables.items():
         where = f"{store.uri}/{key}"
         if not store.exists(key) or not shards.decode(store.get(key), where).equals(rows):

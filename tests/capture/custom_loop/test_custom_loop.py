@@ -118,7 +118,7 @@ def test_it_records_what_the_product_s_own_loop_records(tmp_path, overrides):
         outliers=config.capture.outliers,
         segment_steps=8,
     ) as recorder:
-        for turn in plan.turns(0):
+        for turn in plan.planned_steps(0):
             recorder.datums(turn.datum_N)
             now = torch.from_numpy(turn.datum_N)
             logit_NTV = logits(model, token_NT[now])

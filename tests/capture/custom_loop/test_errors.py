@@ -49,12 +49,12 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
     "optimizer": (
         lambda m: torch.optim.RMSprop(m.parameters()),
         {},
-        "optimizer: is RMSprop, whose updates cannot be taken apart. Known are torch's own SGD",
+        "optimizer: is RMSprop, whose updates cannot be decomposed. Use SGD, Adam or AdamW",
     ),
     "option": (
         lambda m: ADAM(m.parameters(), amsgrad=True),
         {},
-        "optimizer: is Adam with amsgrad=True, whose updates cannot be taken apart. Set amsgrad=",
+        "optimizer: is Adam with amsgrad=True, whose updates cannot be decomposed. Set amsgrad=",
     ),
     "dampening": (
         lambda m: SGD(m.parameters(), 0.1, momentum=0.9, dampening=0.1),
@@ -64,7 +64,7 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
     "untrained": (
         lambda m: SGD(list(m.parameters())[1:], 0.1),
         {},
-        "units: embedding.weight is no parameter that the optimizer trains",
+        "units: embedding.weight is not a parameter that the optimizer trains",
     ),
     "pattern": (
         lambda m: SGD(m.parameters(), 0.1),
@@ -89,7 +89,7 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
     "tokens": (
         lambda m: SGD(m.parameters(), 0.1),
         {"datums": torch.zeros(3, 4, 5)},
-        "datums: got float32 (3, 4, 5). Tokens are whole numbers",
+        "datums: got float32 (3, 4, 5). Tokens must be integers",
     ),
     "vocabulary": (
         lambda m: SGD(m.parameters(), 0.1),
@@ -211,24 +211,30 @@ def out_of_range(recorder: Recording) -> None:
 
 
 LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
-    no_backward: (RunError, "step 1: the optimizer steps, but no backward pass has reached a unit"),
+    no_backward: (
+        RunError,
+        "step 1: no backward pass has reached a unit since the last optimizer step",
+    ),
     with_a_closure: (RunError, "optimizer.step: is called with a closure"),
     without_a_unit: (UnitError, "embedding.weight: got no gradient in a backward pass of step 0"),
     with_an_odd_use: (UnitError, "layer.weight: is used by square, which capture cannot split"),
     with_the_whole_model_used_oddly: (UnitError, " of the model; with "),
-    with_time_first: (UnitError, "model: got (6, 11) where 12 datums were told"),
+    with_time_first: (UnitError, "model: got an input (6, 11) for 12 datums"),
     with_other_batches_at_once: (
         UnitError,
         "embedding.weight: is used with 12 datums, others with 6. The first",
     ),
-    with_too_few_datums: (UnitError, "model: got (12, 5) where 6 datums were told. Its first axis"),
-    with_datums_of_another_pass: (ConfigError, "was told 6 datums, a backward pass had 12"),
-    with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Tell by"),
-    with_datums_untold: (ConfigError, "got 12 to 23, the run's datums are 0 to 11. Tell by"),
-    with_ids_that_are_none: (ConfigError, "recorder.datums: got float64 (1,), must be the numbers"),
-    with_longer_datums: (UnitError, "step 0: a shift arises at position"),
+    with_too_few_datums: (UnitError, "model: got an input (12, 5) for 6 datums. The first axis"),
+    with_datums_of_another_pass: (ConfigError, "got 6 datums for a backward pass of 12"),
+    with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Call"),
+    with_datums_untold: (ConfigError, "got 12 to 23, the run's datums are 0 to 11. Call"),
+    with_ids_that_are_none: (
+        ConfigError,
+        "recorder.datums: got float64 (1,), must be the integer ids",
+    ),
+    with_longer_datums: (UnitError, "step 0: a shift is at position"),
     clipped_layer_by_layer: (AuditError, "step 0: shifts miss the applied change by"),
-    with_noise: (AuditError, "gradients may be multiplied (clipped, unscaled) by one number"),
+    with_noise: (AuditError, "gradients may be multiplied by one number (clipping, unscaling)"),
     out_of_range: (AuditError, "step 0: training has diverged (gradients or weights out of range)"),
 }
 

@@ -200,7 +200,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(run, tmp_path):
 
 def test_going_on_from_other_weights_is_refused(tmp_path):
     interrupted(uri(tmp_path))
-    with pytest.raises(RunError, match=r"goes on after step 3, but embedding\.weight is not"):
+    with pytest.raises(RunError, match=r"continues after step 3, but embedding\.weight differs"):
         make(uri(tmp_path), resume=True)
     assert open_run(uri(tmp_path)).steps_done == 4
 

@@ -15,7 +15,7 @@ from capture.engine import observer
 from capture.errors import AuditError, ReplayError, RunError, ShardError
 from capture.format import checkpoint
 from capture.format.markers import read_segments, segment_key
-from capture.format.replay_markers import replay_key, parse_replay_key
+from capture.format.replay_markers import parse_replay_key, replay_key
 from capture.maintenance.garbage import named_keys
 from capture.maintenance.verify import verify
 from capture.replay import segments as replay

@@ -14,16 +14,16 @@ from capture.engine.observer import Observer
 from capture.errors import ReplayError
 from capture.format import checkpoint
 from capture.format.markers import File
-from capture.replay.segments import Past, read_past
-from capture.replay.steps import Retaking, Weights, copied
+from capture.replay.segments import ReplayableRun, read_replayable_run
+from capture.replay.steps import StepReplayer, Weights, copy_weights
 from capture.store.store import Store
 
 UNITS = ["decoder.weight", "encoder.weight"]
 THREADS = torch.get_num_threads()
 
 
-def of(run: Run, past: Past | None = None) -> Retaking:
-    return Retaking(past or read_past(run.store), [run.start, *run.segments])
+def of(run: Run, past: ReplayableRun | None = None) -> StepReplayer:
+    return StepReplayer(past or read_replayable_run(run.store), [run.start, *run.segments])
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def run() -> Run:
 @pytest.fixture(scope="module")
 def states(run: Run) -> list[Weights]:
     """The weights before the first step and after each, from one training in a row."""
-    plan = read_past(run.store).plan
+    plan = read_replayable_run(run.store).plan
     engine = build_engine(plan, ())
     observer = Observer(plan, engine, ())
-    found = [copied(engine, UNITS)]
-    for turn in plan.turns(0):
+    found = [copy_weights(engine, UNITS)]
+    for turn in plan.planned_steps(0):
         observer.step(turn)
-        found.append(copied(engine, UNITS))
+        found.append(copy_weights(engine, UNITS))
     return found
 
 
@@ -79,7 +79,7 @@ def test_updates_lead_from_state_to_state(run: Run, states: list[Weights]) -> No
 def test_a_run_that_records_other_positions_is_taken_again_whole() -> None:
     """What moves the weights is the loss of all positions, whatever of it is recorded."""
     run = open_run(tiny_run())
-    past = read_past(run.store)
+    past = read_replayable_run(run.store)
     capture = replace(past.plan.config.capture, loss_positions="last")
     plan = replace(past.plan, config=replace(past.plan.config, capture=capture))
     last = of(run, replace(past, plan=plan))
@@ -119,12 +119,14 @@ def test_a_checkpoint_that_steps_do_not_lead_to_is_refused(elsewhere: Store, by:
     put_changed(elsewhere, by)
     with pytest.raises(ReplayError) as caught:
         list(of(open_run(elsewhere.uri)).updates(range(8), UNITS, lambda: None))
-    assert "elsewhere/checkpoints/step-000007.safetensors: replaying ended" in str(caught.value)
+    assert "elsewhere/checkpoints/step-000007.safetensors: replayed weights differ" in str(
+        caught.value
+    )
     assert "Replay where it was captured" in str(caught.value)
 
 
 def test_the_number_of_threads_is_the_run_s_while_steps_are_taken(run: Run) -> None:
-    found = of(run, replace(read_past(run.store), threads=THREADS + 1))
+    found = of(run, replace(read_replayable_run(run.store), threads=THREADS + 1))
     seen: list[int] = []
     engine = found.engine(UNITS, ())
     step = engine.step

@@ -9,7 +9,7 @@ from tiny import make_run, tiny_config
 from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
 from capture.store.store import Store
-from capture.training.run_start import PARTS
+from capture.training.run_start import TOP_LEVEL_NAMES
 
 
 def test_training_is_the_same_and_only_its_course_is_recorded(tmp_path: Path):
@@ -26,7 +26,7 @@ def test_training_is_the_same_and_only_its_course_is_recorded(tmp_path: Path):
     assert found.evaluations().equals(wanted.evaluations())
     assert all(math.isnan(error) for error in found.steps()["audit_error"])
     folders = {key.split("/")[0] for key in Store(str(bare / "run")).keys()}
-    assert folders & PARTS & {"outliers", "tallies", "factors"} == set()
+    assert folders & TOP_LEVEL_NAMES & {"outliers", "tallies", "factors"} == set()
 
 
 def test_a_run_without_outliers_says_how_to_add_them(tmp_path: Path):

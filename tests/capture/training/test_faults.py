@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fault_proxy import FAULTS, Proxy, Weather, proxied
+from fault_proxy import FAULTS, FaultInjector, Proxy, proxied
 from rich.console import Console
 from tiny import contents, make_run, tiny_config
 
@@ -35,7 +35,7 @@ HASTY = {"first_wait_seconds": 0.001, "connect_timeout_seconds": 2, "read_timeou
 MANY = "capture.segment_steps=2"
 """Many segments, for many requests."""
 CONFIG = AttributionConfig()
-Through = Callable[[Weather], Proxy]
+Through = Callable[[FaultInjector], Proxy]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def through(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
     """Starts a proxy and leads the environment's requests through it."""
     with ExitStack() as stack:
 
-        def start(weather: Weather) -> Proxy:
+        def start(weather: FaultInjector) -> Proxy:
             proxy = stack.enter_context(proxied(weather))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
             return proxy
@@ -57,7 +57,7 @@ def hasty(folder: Path, uri: str) -> Config:
     return tiny_config(folder, f"run.uri={uri}", MANY, *settings)
 
 
-def survive(s3: str, through: Through, tmp_path: Path, weather: Weather) -> None:
+def survive(s3: str, through: Through, tmp_path: Path, weather: FaultInjector) -> None:
     """Capture, verify and attribute through the weather; compare with a run that had none."""
     make_run(tiny_config(tmp_path, MANY, name="calm"))
     wanted = contents(str(tmp_path / "calm"))
@@ -93,7 +93,7 @@ def told_by_info(uri: str, config: StoreConfig) -> str:
 
 @pytest.mark.slow
 def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) -> None:
-    weather = Weather(s3_server.port, rate=0.05, seed=4)
+    weather = FaultInjector(s3_server.port, rate=0.05, seed=4)
     survive(s3, through, tmp_path, weather)
     assert weather.faults.total() >= 5
 
@@ -102,7 +102,7 @@ def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(10))
 def test_worse_weather_is_survived_too(s3, s3_server, through, tmp_path, seed) -> None:
-    weather = Weather(s3_server.port, rate=0.2, seed=seed)
+    weather = FaultInjector(s3_server.port, rate=0.2, seed=seed)
     survive(s3, through, tmp_path, weather)
     assert set(weather.faults) == set(FAULTS)
 
@@ -111,7 +111,7 @@ def test_worse_weather_is_survived_too(s3, s3_server, through, tmp_path, seed) -
 def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeypatch, fault):
     """Every other request fails in one way; values small, large and in parts come through whole."""
     monkeypatch.setattr(s3_module, "PART_BYTES", 2**18)
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     monkeypatch.setattr(weather, "fate", every_other(weather, fault))
     through(weather)
     store = Store(s3, StoreConfig(**{**HASTY, "read_timeout_seconds": 0.1}))
@@ -129,7 +129,7 @@ def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeyp
     assert store.retries >= 10 if fault != "truncated" else store.retries >= 4
 
 
-def every_other(weather: Weather, fault):
+def every_other(weather: FaultInjector, fault):
     turns = iter(range(10**9))
 
     def fate(method: str):
@@ -139,7 +139,7 @@ def every_other(weather: Weather, fault):
 
 
 def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, through) -> None:
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     proxy = through(weather)
     store = Store(s3, StoreConfig(**HASTY, retries=5))
     store.put("a", b"x")
@@ -155,7 +155,7 @@ def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, th
 def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
     s3, s3_server, through, tmp_path
 ) -> None:
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     through(weather)
     config = tiny_config(tmp_path, f"run.uri={s3}", "store.first_wait_seconds=0.001")
     make_run(config)
@@ -174,7 +174,7 @@ def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
 
 
 def test_retries_taken_are_counted_once(s3, s3_server, through, monkeypatch) -> None:
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     monkeypatch.setattr(weather, "fate", every_other(weather, "503"))
     through(weather)
     store = Store(s3, StoreConfig(**HASTY))

@@ -24,17 +24,17 @@ from capture.maintenance.verify import verify
 from capture.store import lease
 from capture.store import local as folder
 from capture.store.store import Store
-from capture.training import write_queue as backlog
+from capture.training import write_queue
 from capture.training.loop import Event, Progress, capture_run
-from capture.training.write_queue import Waiting
+from capture.training.write_queue import WriteDelay
 
 HURRIED = ("store.retries=0", "store.connect_timeout_seconds=2", "store.read_timeout_seconds=2")
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog, "AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(write_queue, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(write_queue, "REPORT_SECONDS", 0.01)
     for name in ("SETTLE_SECONDS", "AGAIN_SECONDS"):
         monkeypatch.setattr(lease, name, 0.01)
 
@@ -67,7 +67,7 @@ def test_a_full_disk_stops_the_capture_with_one_message(
     config = tiny_config(tmp_path)
     flush = os.fsync
     writing: list[Path] = []
-    beside = folder.written_beside
+    beside = folder.temporary_beside
 
     def full(handle: int) -> None:
         if victim in str(writing[-1]):
@@ -142,7 +142,7 @@ def test_a_network_folder_that_does_not_answer_is_waited_for(
     whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tmp_path)
-    put, failures = folder.put_local, iter(range(3))
+    put, failures = folder.write_file, iter(range(3))
 
     def away(path: Path, data: bytes | memoryview) -> None:
         if "segment-000001" in path.name and next(failures, None) is not None:
@@ -199,7 +199,7 @@ def test_training_pauses_while_the_store_is_away_and_goes_on(
 ) -> None:
     few = ("store.max_pending_bytes=1", "store.patience_seconds=100")
     config = tiny_config(tmp_path, f"run.uri=s3://{BUCKET}/run", *HURRIED, *few)
-    told: list[Waiting] = []
+    told: list[WriteDelay] = []
     """Since the last step."""
     stop = at_step(10, outage.stop)
 
@@ -207,7 +207,7 @@ def test_training_pauses_while_the_store_is_away_and_goes_on(
         stop(event)
         if isinstance(event, Progress):
             told.clear()
-        elif isinstance(event, Waiting) and event.patience_seconds:
+        elif isinstance(event, WriteDelay) and event.patience_seconds:
             told.append(event)
             if len(told) == 3:
                 assert re.search("cannot be reached: |broke off: ", event.problem)

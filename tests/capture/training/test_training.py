@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from capture.engine import evaluation
 from capture.engine.build import build_engine
 from capture.engine.evaluation import Evaluation
-from capture.engine.observer import on_device
+from capture.engine.observer import to_device
 from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
 from capture.format.checkpoint import read_checkpoint
 from capture.format.markers import read_segments, segment_key
@@ -87,18 +87,18 @@ def test_a_shard_is_sorted_by_unit_index_step_and_slot(whole):
         assert keys == sorted(keys)
 
 
-def make_plan(folder: Path, *overrides: str) -> training.Plan:
+def make_plan(folder: Path, *overrides: str) -> training.StepPlan:
     config = tiny_config(folder, *overrides)
     corpus = training.load_corpus(config.corpus, batch=config.training.batch)
-    return training.Plan(config, corpus)
+    return training.StepPlan(config, corpus)
 
 
 def test_recorded_outliers_are_the_top_k_of_a_dense_second_telling(whole, tmp_path):
     """The first step again, one datum and one backward pass at a time."""
     plan = make_plan(tmp_path)
     engine = build_engine(plan, plan.config.capture.kinds)
-    turn = next(plan.turns(0))
-    token_NT, target_NT = on_device(plan.corpus.train, engine.device)
+    turn = next(plan.planned_steps(0))
+    token_NT, target_NT = to_device(plan.corpus.train, engine.device)
     datum_N = torch.from_numpy(turn.datum_N)
     rows = []
     for slot, datum in enumerate(datum_N):

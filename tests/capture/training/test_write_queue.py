@@ -9,18 +9,18 @@ import pytest
 
 from capture.errors import AuditError, StoreAwayError, StoreError
 from capture.store.config import StoreConfig
-from capture.training import write_queue as backlog
-from capture.training.write_queue import Backlog, Waiting
+from capture.training import write_queue
+from capture.training.write_queue import WriteDelay, WriteQueue
 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog, "AGAIN_SECONDS", 0.001)
-    monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(write_queue, "RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(write_queue, "REPORT_SECONDS", 0.01)
 
 
-def made(report: Callable[[Waiting], None] = lambda event: None, **settings: Any) -> Backlog:
-    return Backlog(StoreConfig(**settings), report)
+def made(report: Callable[[WriteDelay], None] = lambda event: None, **settings: Any) -> WriteQueue:
+    return WriteQueue(StoreConfig(**settings), report)
 
 
 def away() -> StoreAwayError:
@@ -31,27 +31,27 @@ def test_segments_are_written_in_the_order_of_their_closing() -> None:
     line, written = made(), []
     for number in range(20):
         line.add(1, lambda number=number: written.append(number) or 5)
-    line.settle()
+    line.flush()
     line.close()
     assert written == list(range(20))
     assert (line.stored_bytes, line.pending_bytes) == (100, 0)
 
 
 def test_training_waits_when_the_bound_is_reached_and_says_so() -> None:
-    told: list[Waiting] = []
+    told: list[WriteDelay] = []
     gate = threading.Event()
 
-    def report(event: Waiting) -> None:
+    def report(event: WriteDelay) -> None:
         told.append(event)
         gate.set()
 
     line = made(report, max_pending_bytes=100)
     for _ in range(2):
-        line.make_room(50)
+        line.wait_for_room(50)
         line.add(50, lambda: int(gate.wait(60)))
     assert line.pending_bytes == 100
     assert line.take_waited_seconds() < 0.01
-    line.make_room(50)
+    line.wait_for_room(50)
     assert line.pending_bytes <= 50
     assert told[0].patience_seconds is None
     assert "MB wait to be written" in told[0].problem
@@ -63,7 +63,7 @@ def test_training_waits_when_the_bound_is_reached_and_says_so() -> None:
 def test_what_is_larger_than_the_bound_goes_alone() -> None:
     line = made(max_pending_bytes=10)
     for _ in range(3):
-        line.make_room(1000)
+        line.wait_for_room(1000)
         assert line.pending_bytes == 0
         line.add(1000, lambda: 1)
     line.close()
@@ -71,10 +71,10 @@ def test_what_is_larger_than_the_bound_goes_alone() -> None:
 
 
 def test_a_store_that_comes_back_is_waited_for() -> None:
-    told: list[Waiting] = []
+    told: list[WriteDelay] = []
     back = threading.Event()
 
-    def report(event: Waiting) -> None:
+    def report(event: WriteDelay) -> None:
         told.append(event)
         back.set()
 
@@ -86,7 +86,7 @@ def test_a_store_that_comes_back_is_waited_for() -> None:
         return 7
 
     line.add(1, write)
-    line.settle()
+    line.flush()
     line.close()
     assert line.stored_bytes == 7
     assert told[0].problem == "s3://b/r/x: cannot be reached (tried 3 times)"
@@ -102,7 +102,7 @@ def test_a_store_that_stays_away_ends_it_with_one_message() -> None:
     line.add(1, write)
     line.add(1, lambda: written.append(1) or 1)
     with pytest.raises(StoreAwayError) as raised:
-        line.settle()
+        line.flush()
     text = str(raised.value)
     assert text.startswith("s3://b/r/x: cannot be reached (tried 3 times); waited 0 s (store.pat")
     assert text.endswith(
@@ -122,9 +122,9 @@ def test_a_full_disk_ends_it_at_once(number: int) -> None:
 
     line.add(1, write)
     with pytest.raises(StoreError, match=r"written: full\. Make room, then go on with --resume;"):
-        line.settle()
+        line.flush()
     with pytest.raises(StoreError):
-        line.look()
+        line.check()
     line.close()
     assert written == [1]
 
@@ -138,7 +138,7 @@ def test_other_errors_pass_as_they_are() -> None:
 
     line.add(1, write)
     with pytest.raises(AuditError) as raised:
-        line.settle()
+        line.flush()
     assert raised.value is error
     line.close()
 
