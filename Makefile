@@ -9,15 +9,16 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # File by file, side by side: what a file makes for its tests is made once.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.ready-docs
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check selfcheck slow machines torture bench scale clean
+.PHONY: help demo test check selfcheck slow machines torture bench scale docs package clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## Capture a small training run and see what taught its neurons (minutes)
+demo: $(READY)  ## Capture a small training run and see which data moved its neurons (minutes)
 	$(BIN)/ontogeny demo
 
 test: $(READY)  ## Run the tests, all but the slow proofs
@@ -52,6 +53,13 @@ bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, a
 	$(BIN)/python -m benchmarks.attribution --synthetic 20
 	$(BIN)/python -m benchmarks.ablation
 
+docs: $(DOCS_READY)  ## Build the documentation as a site under build/docs; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+package: $(READY)  ## Build wheel and sdist, install each away from the checkout, run the demo there
+	$(PYTEST) -m package
+
 clean:  ## Remove the environment, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -64,6 +72,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --quiet torch
 	$(INSTALL) --quiet -e '.[dev]'
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	$(INSTALL) --quiet -e '.[docs]'
 	@touch $@
 
 $(BENCH_READY): $(READY)
