@@ -1,11 +1,10 @@
-"""The wheel and the source distribution, installed in a fresh environment away from the checkout."""
+"""The wheel and the sdist, installed in a fresh environment away from the checkout."""
 
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,14 +44,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ``bin`` of a new environment with torch, pinned as in the checkout, and nothing else."""
     folder = tmp_path_factory.mktemp("fresh")
     run(sys.executable, "-m", "venv", folder / "venv", folder=folder)
     binaries = folder / "venv" / "bin"
     pip = [binaries / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
     run(*pip, "torch", folder=folder)  # first and alone, so that no other build of it is taken
-    yield binaries
+    return binaries
 
 
 def test_the_distributions_hold_what_is_needed_and_no_tests(built: Path) -> None:
