@@ -99,14 +99,14 @@ class DeepSpeedEngine(Engine):
             group["lr"] = learning_rate
         moments = self.gather_whole(self.units, states[0]) if states else {}
         weights = self.gather_whole(self.units) if config.weight_decay else {}
-        legacy = optimizer.inherited_terms(config, weights, moments)
+        inherited = optimizer.inherited_terms(config, weights, moments)
         grads = self.full_gradients() if self.needs_gradients else None
         self.deepspeed.step()
         norm = float(self.deepspeed.get_global_grad_norm())
         clip = clip_factor(norm, self.config.clip)
         squares = self.gather_whole(self.units, "exp_avg_sq") if len(states) > 1 else {}
         parts = optimizer.split_update(
-            config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
+            config, inherited, squares, learning_rate=learning_rate, clip=clip, step=step
         )
         return norm, parts, grads and {name: grad.mul_(clip) for name, grad in grads.items()}
 

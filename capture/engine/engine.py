@@ -144,11 +144,11 @@ class Engine:
         clip = clip_factor(norm, self.config.clip)
         states = optimizer.state_names(config)
         moments = optimizer.optimizer_state(self.optimizer, self.units, states[0]) if states else {}
-        legacy = optimizer.inherited_terms(config, self.units, moments)
+        inherited = optimizer.inherited_terms(config, self.units, moments)
         self.optimizer.step()
         squares = optimizer.optimizer_state(self.optimizer, self.units, "exp_avg_sq")
         parts = optimizer.split_update(
-            config, legacy, squares, learning_rate=learning_rate, clip=clip, step=step
+            config, inherited, squares, learning_rate=learning_rate, clip=clip, step=step
         )
         if not self.needs_gradients:
             return norm, parts, None

@@ -1,33 +1,33 @@
-"""How a model learns: passes, batches, learning rate, clipping, precision, optimizer, schedule."""
+"""Settings of training: epochs, batch, learning rate, clipping, precision, optimizer, schedule."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from capture.errors import ConfigError
-from capture.optim.optimizer import OptimizerConfig
+from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How the model learns; the defaults are the study's."""
+    """How the model is trained; the defaults are those of the study."""
 
     epochs: int = 5
-    """Passes over the training datums."""
+    """Number of passes over the training datums."""
     batch: int = 20
     """Datums per step."""
     accumulate: int = 1
-    """Micro-batches that a batch goes through in, for want of memory; must divide batch."""
+    """Micro-batches per batch, to save memory; must divide batch."""
     learning_rate: float = 5.0
-    """The learning rate that the schedule starts from."""
+    """Learning rate that the schedule multiplies."""
     decay: float = 0.95
-    """The learning rate is multiplied by this after every epoch, or as the schedule has it."""
+    """Factor on the learning rate after each epoch, or after schedule.every_steps steps."""
     clip: float = 0.5
-    """The gradient's norm over the whole model is clipped at this."""
+    """Largest norm of the gradient over the whole model; a larger gradient is scaled down to it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass's products; bfloat16 means autocast, with weights in float32."""
+    """Precision of the forward pass; bfloat16 uses autocast and keeps weights in float32."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 

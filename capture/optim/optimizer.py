@@ -1,92 +1,43 @@
-"""The optimizers, and which part of an update is due to the step's own gradients.
+"""Split of an optimizer's update into the part of the step's own gradients, and carry.
 
-``torch.optim`` moves the weights. What it does is written down here once more, as a formula in
-which the clipped gradient ĝ = clip · Σ_i g_i stands alone, so that every datum has its share:
+``torch.optim`` moves the weights. This module states what it does as a formula that is linear in
+the per-sample gradients g_i, given the optimizer's state:
 
     after − before = scale · P ⊙ Σ_i g_i + carry
 
-- SGD: scale = −lr · clip, P = 1; weight decay (L2) is carry, −lr · decay · θ.
-- Momentum (Polyak 1964; Sutskever et al. 2013, equations 1 and 2, in torch's form m ← μ m + ĝ,
-  θ ← θ − lr · m): the same scale; −lr · μ m of the step before is carry.
-- Nesterov (Sutskever et al. 2013, equations 3 and 4; torch: θ ← θ − lr · (ĝ + μ m)): with m
-  written out, scale = −lr · (1 + μ) · clip, and −lr · μ² m of the step before is carry.
-- Adam (Kingma & Ba 2015, algorithm 1): scale = −lr · clip · (1 − β₁) / (1 − β₁ᵗ) and
-  P = 1 / (√v̂ + ε) with v̂ the step's own; what β₁ m of the step before adds is carry, L2 too.
-- AdamW (Loshchilov & Hutter 2019, algorithm 2): Adam's, and −lr · decay · θ is carry.
+Here ĝ = clip · Σ_i g_i is the clipped gradient, m the first moment before the step, θ a weight
+before it, and t the number of the step, from 1.
 
-Nothing here looks at how the weights have changed, so the audit that compares the two can fail.
+- SGD: scale = −lr · clip and P = 1; weight decay (L2) gives the carry −lr · decay · θ.
+- Momentum (Polyak 1964; Sutskever et al. 2013, equations 1 and 2; in torch m ← μ m + ĝ and
+  θ ← θ − lr · m): the same scale; the carry is −lr · μ m.
+- Nesterov (Sutskever et al. 2013, equations 3 and 4; in torch θ ← θ − lr · (ĝ + μ m) with the new
+  m = μ m + ĝ): scale = −lr · (1 + μ) · clip; the carry is −lr · μ² m.
+- Adam (Kingma & Ba 2015, algorithm 1): scale = −lr · clip · (1 − β₁) / (1 − β₁ᵗ) and
+  P = 1 / (√v̂ + ε), with v̂ after the step; the carry holds the terms of β₁ m and of L2 decay.
+- AdamW (Loshchilov & Hutter 2019, algorithm 2): as Adam, and −lr · decay · θ is added to the carry.
+
+Nothing here reads the weights after the step. The audit, which does, can therefore fail.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from capture.errors import ConfigError, ShardError
+from capture.errors import ShardError
+from capture.optim.optimizer_config import OptimizerConfig
 
 REMEDY = "Run: ontogeny verify"
 Tensors = dict[str, Tensor]
-"""One a captured unit, shaped like it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """How gradients become updates; the default is the study's plain SGD."""
-
-    kind: Literal["sgd", "adam", "adamw"] = "sgd"
-    """torch.optim's SGD, Adam or AdamW."""
-    momentum: float = 0.0
-    """SGD's μ, at least 0 and below 1."""
-    nesterov: bool = False
-    """Whether SGD's momentum is Nesterov's."""
-    weight_decay: float = 0.0
-    """Of SGD and Adam an L2 term that joins the gradient, of AdamW a shrinking apart from it."""
-    beta1: float = 0.9
-    """Adam's decay of the mean of gradients, at least 0 and below 1."""
-    beta2: float = 0.999
-    """Adam's decay of the mean of squared gradients, at least 0 and below 1."""
-    epsilon: float = 1e-8
-    """What Adam adds to the root of that mean, above 0."""
-
-    def __post_init__(self) -> None:
-        for name in ("momentum", "beta1", "beta2"):
-            if not 0 <= (found := getattr(self, name)) < 1:
-                raise config_error(name, f"got {found}, must be at least 0 and below 1")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise config_error(
-                "weight_decay", f"got {self.weight_decay}, must be at least 0 and finite"
-            )
-        if not 0 < self.epsilon < float("inf"):
-            raise config_error("epsilon", f"got {self.epsilon}, must be above 0 and finite")
-        if self.momentum and self.kind != "sgd":
-            problem = f"got {self.momentum}, but the optimizer is {self.kind}"
-            raise config_error(
-                "momentum", problem, "Momentum is SGD's; the like of it here is beta1"
-            )
-        if self.nesterov and not self.momentum:
-            remedy = "Nesterov's is SGD with momentum: set training.optimizer.momentum too"
-            raise config_error("nesterov", "got true without momentum", remedy)
-
-    @property
-    def plain(self) -> bool:
-        """Whether an update is its gradients' and nothing else: SGD, no momentum, no decay."""
-        return self.kind == "sgd" and not self.momentum and not self.weight_decay
-
-
-def config_error(name: str, problem: str, remedy: str = "") -> ConfigError:
-    return ConfigError(f"training.optimizer.{name}", problem, remedy)
+"""Unit name → a tensor of the unit's shape."""
 
 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Torch's own optimizer; its learning rate is set anew at every step.
-
-    Its multi-tensor Nesterov, the default on CUDA, adds momentum into the gradients themselves,
-    which the audit has yet to read: not that one.
-    """
+    """Return the torch optimizer; the engine sets its learning rate at every step."""
     decay = config.weight_decay
     if config.kind == "sgd":
         return torch.optim.SGD(
@@ -95,6 +46,8 @@ def make_optimizer(
             config.momentum,
             weight_decay=decay,
             nesterov=config.nesterov,
+            # The multi-tensor implementation (the default on CUDA) adds Nesterov momentum to the
+            # gradients in place, and the audit reads the gradients after the step.
             foreach=False if config.nesterov else None,
         )
     kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
@@ -105,40 +58,43 @@ def make_optimizer(
 def optimizer_state(
     optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter], state: str
 ) -> Tensors:
-    """Its own tensors of this name, by unit; nothing before its first step, or if it has none."""
-    kept = {name: optimizer.state.get(parameter, {}) for name, parameter in units.items()}
-    return {name: own[state] for name, own in kept.items() if own.get(state) is not None}
+    """Return the optimizer's tensors of one state (such as ``exp_avg``), by unit.
+
+    The result is empty before the first step, and for an optimizer without that state.
+    """
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in units.items()}
+    return {name: own[state] for name, own in states.items() if own.get(state) is not None}
 
 
 @dataclass(frozen=True)
 class InheritedTerms:
-    """What a step moves the weights by, whatever its batch is; known before it is taken."""
+    """Terms of an update that do not depend on the step's batch; known before the step."""
 
-    joining: Tensors
-    """Added to the clipped gradient, as if it were one: past gradients, and decay as L2."""
-    shrinking: Tensors
-    """AdamW's: decay · θ, which the preconditioner does not touch."""
+    with_gradient: Tensors
+    """Terms that the optimizer adds to the clipped gradient: the first moment and L2 decay."""
+    decoupled: Tensors
+    """decay · θ of AdamW, which the preconditioner does not multiply."""
 
 
 @torch.no_grad()
 def inherited_terms(
     config: OptimizerConfig, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
 ) -> InheritedTerms:
-    """Copies what the coming step inherits, from weights and first moments as they stand now."""
+    """Return the next step's inherited terms, copied from the current weights and first moments."""
     memory, decay = first_moment_weight(config), config.weight_decay
-    joining = {name: moment * memory for name, moment in moments.items()} if memory else {}
+    remembered = {name: moment * memory for name, moment in moments.items()} if memory else {}
     if not decay:
-        return InheritedTerms(joining, {})
+        return InheritedTerms(remembered, {})
     decayed = {name: weight * decay for name, weight in weights.items()}
     if config.kind == "adamw":
-        return InheritedTerms(joining, decayed)
-    return InheritedTerms(
-        {name: own.add_(joining.get(name, 0)) for name, own in decayed.items()}, {}
-    )
+        return InheritedTerms(remembered, decayed)
+    l2 = {name: own.add_(remembered.get(name, 0)) for name, own in decayed.items()}
+    return InheritedTerms(l2, {})
 
 
 def first_moment_weight(config: OptimizerConfig) -> float:
-    """The weight of the first moment beside that of the new gradient, which counts as 1."""
+    """Return the weight of the old first moment in an update, if the new gradient's weight is 1."""
+    # Nesterov's update is (1 + μ) ĝ + μ² m, Adam's (1 − β₁) ĝ + β₁ m; both divided by ĝ's weight.
     if config.kind == "sgd":
         return config.momentum**2 / (1 + config.momentum) if config.nesterov else config.momentum
     return config.beta1 / (1 - config.beta1)
@@ -149,50 +105,58 @@ class UpdateParts:
     """An update as scale · preconditioner ⊙ Σ_i g_i + carry."""
 
     scale: float
-    """What a gradient is multiplied by, clipping included."""
+    """Multiplier from gradient to shift (−lr · clip, times a constant of the optimizer)."""
     preconditioner: Tensors | None
-    """None: ones."""
+    """Further multiplier for each entry; None means 1."""
     carry: Tensors | None
-    """None: zeros."""
+    """Part of the update that is due to no gradient of this step; None means 0."""
 
 
 @torch.no_grad()
 def split_update(
     config: OptimizerConfig,
-    legacy: InheritedTerms,
+    inherited: InheritedTerms,
     squares: Mapping[str, Tensor],
     *,
     learning_rate: float,
     clip: float,
     step: int,
 ) -> UpdateParts:
-    """The update ``step`` (from 0) taken apart; ``squares``: Adam's second moments after it."""
+    """Return the parts of update number ``step`` (from 0).
+
+    ``squares``: Adam's second moments after the update; ignored for SGD.
+    """
     rate = -learning_rate * gradient_weight(config, step)
     preconditioner = None
     if config.kind != "sgd":
+        # v̂ depends on the batch too, but all datums share it: given the step's own v̂, the update
+        # is linear in the per-sample gradients.
         correction = (1 - config.beta2 ** (step + 1)) ** 0.5
         roots = {name: square.sqrt().div_(correction) for name, square in squares.items()}
         preconditioner = {n: root.add_(config.epsilon).reciprocal_() for n, root in roots.items()}
-    carry = {name: own * rate for name, own in legacy.joining.items()}
+    carry = {name: own * rate for name, own in inherited.with_gradient.items()}
     for name, own in carry.items():
         if preconditioner:
             own.mul_(preconditioner[name])
-    for name, own in legacy.shrinking.items():
-        shrinking = own * -learning_rate
-        carry[name] = carry[name].add_(shrinking) if name in carry else shrinking
+    for name, own in inherited.decoupled.items():
+        decay = own * -learning_rate
+        carry[name] = carry[name].add_(decay) if name in carry else decay
     return UpdateParts(rate * clip, preconditioner, carry or None)
 
 
 def gradient_weight(config: OptimizerConfig, step: int) -> float:
-    """How much of the new gradient an update takes, before learning rate and preconditioner."""
+    """Return the new gradient's weight in an update, before learning rate and preconditioner."""
     if config.kind == "sgd":
         return 1 + config.momentum if config.nesterov else 1.0
     return (1 - config.beta1) / (1 - config.beta1 ** (step + 1))
 
 
 def snapshot(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Tensors:
-    """A copy on the CPU of what it remembers, by ``state/parameter``; its step count follows from
-    the run's, so it is left out. Empty for plain SGD, and before the first step."""
+    """Return a CPU copy of the optimizer's state, keyed ``state/parameter``.
+
+    The step count is left out, for it equals the run's. The result is empty for plain SGD and
+    before the first step.
+    """
     return {
         f"{state}/{name}": tensor.detach().to("cpu", copy=True)
         for name, parameter in parameters.items()
@@ -210,8 +174,10 @@ def restore(
     step: int,
     where: str,
 ) -> None:
-    """Have it remember what it did after ``step`` updates; raises ``ShardError`` if that is another
-    optimizer's. It forgets what it remembered before."""
+    """Replace the optimizer's state by ``kept``, its snapshot after ``step`` updates.
+
+    Raises ``ShardError`` if ``kept`` is not the state of such an optimizer.
+    """
     wanted = expected_state(parameters, kept, config=config, step=step, where=where)
     optimizer.state.clear()
     for key, parameter in wanted.items():
@@ -229,8 +195,10 @@ def expected_state(
     step: int,
     where: str,
 ) -> Tensors:
-    """``state/parameter`` → the parameter, of all that is remembered after ``step`` updates; raises
-    ``ShardError`` if ``kept`` is not just that."""
+    """Return ``state/parameter`` → parameter for the full state after ``step`` updates.
+
+    Raises ``ShardError`` if ``kept`` has other keys, shapes or types.
+    """
     states = state_names(config) if step else ()
     wanted = {f"{state}/{name}": p for state in states for name, p in parameters.items()}
     for key in sorted(wanted.keys() | kept.keys()):
@@ -244,17 +212,7 @@ def expected_state(
 
 
 def state_names(config: OptimizerConfig) -> tuple[str, ...]:
-    """What torch calls the tensors that it remembers for each parameter."""
+    """Return torch's names of the tensors that the optimizer keeps per parameter."""
     if config.kind == "sgd":
         return ("momentum_buffer",) if config.momentum else ()
     return ("exp_avg", "exp_avg_sq")
-
-
-def describe_optimizer(config: OptimizerConfig) -> str:
-    """Such as "Nesterov momentum 0.9, weight decay 0.01"."""
-    words = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.kind]
-    if config.momentum:
-        words += f" with {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"
-    elif config.kind != "sgd":
-        words += f" (β₁ {config.beta1:g}, β₂ {config.beta2:g})"
-    return words + (f", weight decay {config.weight_decay:g}" if config.weight_decay else "")

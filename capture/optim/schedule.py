@@ -1,7 +1,7 @@
-"""Learning-rate schedules: what the learning rate is multiplied by, as a pure function of the step.
+"""Learning-rate schedules: a factor on the learning rate, as a pure function of the step.
 
-Cosine: Loshchilov & Hutter 2017 (SGDR), equation 5, with one period. Warm-up is linear: Goyal et
-al. 2017, section 2.2.
+The cosine is Loshchilov & Hutter 2017 (SGDR), equation 5, with one period. Warm-up is linear (Goyal
+et al. 2017, section 2.2).
 """
 
 import math
@@ -13,17 +13,17 @@ from capture.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate goes on from its first value."""
+    """How the learning rate changes during training."""
 
     kind: Literal["epoch", "constant", "step", "cosine"] = "epoch"
-    """Times training.decay after every epoch; as it is; times decay after every so many steps; or
-    down a half cosine until the end of the run."""
+    """epoch: times training.decay after each epoch; constant; step: times training.decay after
+    each every_steps steps; cosine: half a cosine until the end of the run."""
     every_steps: int = 1000
-    """Of kind step: how many steps it stays the same."""
+    """Steps between two changes, for kind step."""
     warmup_steps: int = 0
-    """It first rises in a line over this many steps, from 1 / warmup_steps of its value to all."""
+    """Steps over which the learning rate first rises linearly, from 1 / warmup_steps of it."""
     least: float = 0.0
-    """Of kind cosine: the share of the learning rate that it goes down to, 0 to 1."""
+    """Share of the learning rate at which the cosine ends, 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.every_steps < 1:
@@ -35,11 +35,12 @@ class ScheduleConfig:
 
 
 def config_error(name: str, problem: str) -> ConfigError:
+    """Return the error for a setting of ``ScheduleConfig``."""
     return ConfigError(f"training.schedule.{name}", problem)
 
 
 def require_fit(config: ScheduleConfig, num_steps: int) -> None:
-    """Raises ``ConfigError`` for a warm-up that the run does not reach the end of."""
+    """Raise ``ConfigError`` if the warm-up does not end before the run does."""
     if config.warmup_steps >= max(1, num_steps):
         problem = f"got {config.warmup_steps}, must be below {num_steps}, the steps of the run"
         raise config_error("warmup_steps", problem)
@@ -48,7 +49,7 @@ def require_fit(config: ScheduleConfig, num_steps: int) -> None:
 def learning_rate_factor(
     config: ScheduleConfig, decay: float, *, step: int, epoch: int, num_steps: int
 ) -> float:
-    """What the learning rate of ``step`` (from 0) is multiplied by, in a run of ``num_steps``."""
+    """Return the factor on the learning rate at ``step`` (from 0) of a run of ``num_steps``."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.kind == "cosine":
         assert num_steps > config.warmup_steps, "a cosine must know where it ends"
@@ -59,7 +60,7 @@ def learning_rate_factor(
 
 
 def describe_schedule(config: ScheduleConfig, decay: float) -> str:
-    """Such as "× 0.95 an epoch", to follow a learning rate."""
+    """Return a phrase to put after a learning rate, such as "× 0.95 an epoch"."""
     words = {
         "epoch": f"× {decay:g} an epoch",
         "constant": "throughout",

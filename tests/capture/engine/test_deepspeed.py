@@ -131,14 +131,14 @@ def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.Monk
     [
         (
             "deepspeed.offload=all",
-            r"deepspeed\.offload: got all with stage 2, whose weights are whole on every worker\. "
-            r"Take optimizer, or deepspeed\.stage=3\.",
+            r"deepspeed\.offload: got all with stage 2, which does not partition weights\. "
+            r"Set it to optimizer, or set deepspeed\.stage=3\.",
         ),
         ("deepspeed.stage=4", r"deepspeed\.stage: got 4, must be one of 1, 2, 3\."),
         (
             "engine=deepspeed capture.loss_positions=last",
-            r"capture\.loss_positions: got last, which takes a second backward pass; DeepSpeed "
-            r"makes one\. Set engine=plain, or leave this at its default\.",
+            r"capture\.loss_positions: got last, which needs a second backward pass; DeepSpeed "
+            r"runs one\. Set engine=plain, or leave this at its default\.",
         ),
         (
             "engine=deepspeed capture.fallback=vmap",

@@ -22,7 +22,7 @@ from capture.gradients.tape import Tape
 from capture.models.dropout import draw_masks
 from capture.models.transformer import dropout_entries
 from capture.optim.config import TrainingConfig
-from capture.optim.optimizer import OptimizerConfig
+from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.update import BFLOAT16_ROUNDING
 
 ADAMW = OptimizerConfig(kind="adamw", weight_decay=0.1)

@@ -20,9 +20,7 @@ from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
 from capture.optim.config import TrainingConfig
 from capture.optim.optimizer import (
-    OptimizerConfig,
     UpdateParts,
-    describe_optimizer,
     inherited_terms,
     make_optimizer,
     optimizer_state,
@@ -31,6 +29,7 @@ from capture.optim.optimizer import (
     split_update,
     state_names,
 )
+from capture.optim.optimizer_config import OptimizerConfig, describe_optimizer
 from capture.optim.schedule import ScheduleConfig
 from capture.optim.update import relative_error
 
@@ -179,10 +178,10 @@ def test_a_datum_s_shift_is_what_the_update_lacks_without_it(name, seed, steps):
         momentum = (
             optimizer_state(optimizer, units, state_names(config)[0]) if state_names(config) else {}
         )
-        legacy = inherited_terms(config, units, momentum)
+        inherited = inherited_terms(config, units, momentum)
         optimizer.step()
         squares = optimizer_state(optimizer, units, "exp_avg_sq")
-        parts = split_update(config, legacy, squares, learning_rate=0.1, clip=1.0, step=number)
+        parts = split_update(config, inherited, squares, learning_rate=0.1, clip=1.0, step=number)
     sums = list(grad_tNS.sum(1))
     whole_S = moved(config, start_S, sums, sums[-1], 0.1)
     torch.testing.assert_close(parameter.detach(), whole_S, rtol=1e-9, atol=1e-12)
@@ -261,7 +260,7 @@ def test_what_another_optimizer_remembered_is_refused(change, text):
     [
         (
             {"nesterov": True},
-            "nesterov: got true without momentum. Nesterov's is SGD with momentum",
+            "nesterov: got true without momentum. Set training.optimizer.momentum too",
         ),
         ({"momentum": 1.0}, "momentum: got 1.0, must be at least 0 and below 1"),
         ({"momentum": 0.9, "kind": "adamw"}, "momentum: got 0.9, but the optimizer is adamw."),
