@@ -1,7 +1,8 @@
-"""One neuron on some tokens, one token in some neurons: the study's Figures 1 to 3 as numbers.
+"""Distributions of a neuron's activations: the numbers behind the study's Figures 1 to 3.
 
-Figure 1 sets a neuron's activations on a token beside those on frequent words drawn at random,
-Figure 2 beside those of the neurons next to it, Figure 3 sets several tokens beside the words.
+- Figure 1: one neuron, on one token and on frequent words drawn at random.
+- Figure 2: one token, in the neuron and in the neurons next to it.
+- Figure 3: one neuron, on several tokens and on the frequent words.
 
 Shapes: N datum, T position, M position of any datum, C compared neuron, B bin.
 """
@@ -20,17 +21,17 @@ from analysis.jobs.sweep import Sweep, in_turn
 from capture.models.transformer import LanguageModel
 
 MAX_POSITIONS = 2000
-"""Positions of a token that are compared: drawn at random if there are more."""
+"""Largest number of positions per token; drawn at random if there are more."""
 
 COMPARISONS = pa.schema(
     [
-        pa.field("figure", pa.int32()),  # 1: one token and others; 2: neurons; 3: tokens and others
+        pa.field("figure", pa.int32()),  # 1: one token and others; 2: neurons; 3: tokens, others
         pa.field("unit", pa.string()),
         pa.field("neuron", pa.int32()),  # column of the unit
         pa.field("token", pa.string()),
         pa.field("token_id", pa.int32()),
-        pa.field("focus", pa.bool_()),  # what the figure is about, beside what it is compared with
-        pa.field("count", pa.int64()),  # positions looked at, at most 2,000
+        pa.field("focus", pa.bool_()),  # subject of the figure, not what it is compared with
+        pa.field("count", pa.int64()),  # number of positions, at most 2,000
         pa.field("mean", pa.float64()),
         pa.field("std", pa.float64()),
         pa.field("min", pa.float64()),
@@ -40,12 +41,12 @@ COMPARISONS = pa.schema(
         pa.field("max", pa.float64()),
     ]
 )
-"""One row a distribution of a figure; what it is about first (in figure 2 neurons in order)."""
+"""One row per distribution; the figure's subject comes first, in figure 2 neurons ascend."""
 
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
-    """The activations of a neuron where a token stands, in one of the figures."""
+    """Activations of a neuron at the positions of a token, in one of the figures."""
 
     figure: int
     unit: str
@@ -64,14 +65,18 @@ def compare(
     report: Report | None,
     sweep: Sweep = in_turn,
 ) -> Iterator[Distribution]:
-    """The distributions of the three figures, in order."""
+    """Yield the distributions of the three figures, in order.
+
+    ``label_NT`` holds the token that each position counts for. ``report`` is called with the
+    number of datums done and their total.
+    """
     shown = [*choice.tokens, *choice.others]
     rng = np.random.default_rng(seed)
-    places = [draw_positions(label_NT.ravel(), token, rng) for token in shown]
+    indices = [draw_positions(label_NT.ravel(), token, rng) for token in shown]
     columns = neighbours(choice.neuron, mlp_units(model)[choice.unit])
-    place_M = np.concatenate(places)
-    x_MC = activations_at(model, token_NT, place_M, choice.unit, columns, report, sweep)
-    ends = np.cumsum([len(place_M) for place_M in places])[:-1]
+    index_M = np.concatenate(indices)
+    x_MC = activations_at(model, token_NT, index_M, choice.unit, columns, report, sweep)
+    ends = np.cumsum([len(index_M) for index_M in indices])[:-1]
     by_token = dict(zip(shown, np.split(x_MC, ends), strict=True))
     own, first = columns.index(choice.neuron), choice.tokens[0]
 
@@ -88,20 +93,20 @@ def compare(
 
 
 def draw_positions(label_M: np.ndarray, token: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of the positions of a token, ascending."""
-    place_M = np.flatnonzero(label_M == token)
-    if len(place_M) <= MAX_POSITIONS:
-        return place_M
-    return np.sort(rng.choice(place_M, MAX_POSITIONS, replace=False))
+    """Return at most ``MAX_POSITIONS`` flat indices of a token's positions, ascending."""
+    index_M = np.flatnonzero(label_M == token)
+    if len(index_M) <= MAX_POSITIONS:
+        return index_M
+    return np.sort(rng.choice(index_M, MAX_POSITIONS, replace=False))
 
 
 def neighbours(neuron: int, num_neurons: int) -> list[int]:
-    """The neuron and up to two on either side."""
+    """Return the neuron and up to two neurons on either side."""
     return list(range(max(neuron - 2, 0), min(neuron + 3, num_neurons)))
 
 
 def comparison_table(compared: Sequence[Distribution], names: Sequence[str]) -> pd.DataFrame:
-    """``COMPARISONS``"""
+    """Build ``COMPARISONS``."""
     rows = []
     for found in compared:
         x_M = found.x_M.astype(np.float64)
@@ -114,7 +119,7 @@ def comparison_table(compared: Sequence[Distribution], names: Sequence[str]) -> 
 
 
 def histogram_tables(compared: Sequence[Distribution], names: Sequence[str]) -> list[pd.DataFrame]:
-    """``HISTOGRAMS`` of every distribution, in order."""
+    """Build ``HISTOGRAMS`` of every distribution, in order; one figure shares its bins."""
     frames = []
     for figure in (1, 2, 3):
         own = [found for found in compared if found.figure == figure]

@@ -1,5 +1,7 @@
-"""Which tokens and which neuron to look at: those asked for, those that attribution named, or,
-with neither, what one would look at without a record.
+"""Settings of the activation analysis, and the choice of its tokens and neuron.
+
+The user may name tokens and neuron. Otherwise they come from attribution, or, if the run has none,
+from token frequencies and mean activations.
 
 Shapes: V token of the vocabulary, K chosen token.
 """
@@ -20,15 +22,15 @@ from capture.errors import ConfigError
 from capture.models.transformer import LanguageModel
 
 ATTRIBUTION = "attribute"
-"""The job whose table ``tokens`` says which tokens taught which neurons."""
+"""Job whose table ``tokens`` lists the tokens of each neuron."""
 NUM_TOKENS = 20
-"""Tokens looked at by default."""
+"""Default number of tokens."""
 NUM_COMPARED = 3
-"""Tokens of a neuron in the figures."""
+"""Number of a neuron's tokens in the figures."""
 NUM_OTHERS = 6
-"""Frequent tokens beside them."""
+"""Number of frequent words that they are compared with."""
 FREQUENT = 200
-"""The others are drawn from so many most frequent words."""
+"""Number of most frequent words that these are drawn from."""
 
 ATTRIBUTED = pa.schema(
     [
@@ -38,25 +40,25 @@ ATTRIBUTED = pa.schema(
         pa.field("token_id", pa.int32()),
     ]
 )
-"""What is read of the tokens that attribution found; strongest neuron and token first."""
+"""Columns read from attribution's table of tokens; strongest neuron and token first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationConfig:
-    """What is looked at."""
+    """Settings of ``ontogeny activations``."""
 
     tokens: tuple[str, ...] = ()
-    """By default those that attribution found, of the asked neuron and then of the strongest ones,
-    or else the most frequent words."""
+    """Tokens; by default those of attribution, of the given neuron first and then of the strongest
+    neurons, or else the most frequent words."""
     neuron: str | None = None
-    """UNIT:N, the compared one; by default the strongest attributed one with such a token, or else
-    the one most active on the first token."""
+    """Compared neuron, as UNIT:N; by default the strongest attributed neuron that has one of the
+    tokens, or else the neuron most active on the first token."""
     by: By = "target"
     """Whether a token's positions are those that predict it (target) or read it (input)."""
     step: int | None = None
-    """Of the checkpoint; null is the last one."""
+    """Step of the checkpoint; None takes the last one."""
     seed: int = 0
-    """Draws the tokens for comparison, and positions of very frequent tokens."""
+    """Seed for drawing the words to compare with, and positions of very frequent tokens."""
 
     def __post_init__(self) -> None:
         if self.by not in ("target", "input"):
@@ -66,8 +68,8 @@ class ActivationConfig:
             raise ConfigError("activations.neuron", problem)
 
     @property
-    def place(self) -> tuple[str, int] | None:
-        """Unit and column of the asked neuron."""
+    def unit_and_column(self) -> tuple[str, int] | None:
+        """Unit and column of ``neuron``; None if it is not given."""
         if self.neuron is None:
             return None
         unit, _, column = self.neuron.rpartition(":")
@@ -80,30 +82,30 @@ class ActivationConfig:
 
 @dataclass(frozen=True)
 class ComparisonChoice:
-    """What the figures compare."""
+    """The neuron and tokens that the figures compare."""
 
     unit: str
     neuron: int
     neuron_from: str
-    """asked, attribution or activation."""
+    """Origin of the choice: asked, attribution or activation."""
     tokens: tuple[int, ...]
-    """The tokens in question, at least one."""
+    """Tokens of the neuron, at least one."""
     others: tuple[int, ...]
-    """Frequent words drawn at random."""
+    """Frequent words drawn at random, to compare with."""
 
 
 def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> None:
-    """Raises for a neuron that the model, or a token that the vocabulary, does not have."""
-    if config.place:
-        require_neuron(model, *config.place)
+    """Raise ``UnitError`` or ``ConfigError`` for an unknown neuron or token."""
+    if config.unit_and_column:
+        require_neuron(model, *config.unit_and_column)
     for token in config.tokens:
         token_id(run.tokens, token)
 
 
 def attributed_tokens(run: Run) -> pd.DataFrame | None:
-    """``ATTRIBUTED`` of neurons, or None if attribution has not been done.
+    """Read ``ATTRIBUTED`` of all neurons; return None if the run has no attribution.
 
-    Raises ``RunError`` if it was done on fewer steps than the run has.
+    Raises ``RunError`` if the attribution covers fewer steps than the run has.
     """
     keys = marker_key(ATTRIBUTION), table_key(ATTRIBUTION, "tokens")
     if not all(map(run.store.exists, keys)):
@@ -112,22 +114,27 @@ def attributed_tokens(run: Run) -> pd.DataFrame | None:
 
 
 def choose_tokens(
-    names: Sequence[str], count_V: np.ndarray, config: ActivationConfig, taught: pd.DataFrame | None
+    names: Sequence[str],
+    count_V: np.ndarray,
+    config: ActivationConfig,
+    attributed: pd.DataFrame | None,
 ) -> tuple[np.ndarray, str]:
-    """Ids of tokens that have positions, each once, int64 [K], and where they are from.
+    """Return distinct ids of tokens that have positions, int64 [K], and their origin.
 
-    Raises ``ConfigError`` for an asked one without positions.
+    The origin is asked, attribution or frequency. ``count_V`` holds the number of positions of each
+    token. Raises ``ConfigError`` for a given token without positions.
     """
     if config.tokens:
         number = {name: token for token, name in enumerate(names)}
         token_K = np.array(list(dict.fromkeys(number[name] for name in config.tokens)))
         for token in token_K[count_V[token_K] == 0]:
-            problem = f"{names[token]!r} is nowhere in the training datums as {config.by}"
+            problem = f"{names[token]!r} does not occur in the training datums as {config.by}"
             raise ConfigError("activations.tokens", problem, "Choose another token")
         return token_K, "asked"
-    if taught is not None:
-        first = tokens_of(taught, *config.place) if config.place else []
-        token_K = np.array(list(dict.fromkeys([*first, *taught["token_id"]])), np.int64)
+    if attributed is not None:
+        neuron = config.unit_and_column
+        first = tokens_of(attributed, *neuron) if neuron else []
+        token_K = np.array(list(dict.fromkeys([*first, *attributed["token_id"]])), np.int64)
         token_K = token_K[count_V[token_K] > 0][:NUM_TOKENS]
         if len(token_K):
             return token_K, "attribution"
@@ -135,7 +142,10 @@ def choose_tokens(
 
 
 def frequent_words(names: Sequence[str], count_V: np.ndarray) -> np.ndarray:
-    """Tokens that have positions, most frequent first: words, or anything if there are none."""
+    """Return the tokens that have positions, most frequent first.
+
+    Only tokens with a letter or digit count; if there are none, all tokens do.
+    """
     order_V = np.argsort(-count_V, kind="stable")
     order_V = order_V[count_V[order_V] > 0]
     words = [token for token in order_V if is_word(names[int(token)])]
@@ -151,13 +161,13 @@ def choose_comparison(
     count_V: np.ndarray,
     token_K: np.ndarray,
     config: ActivationConfig,
-    taught: pd.DataFrame | None,
+    attributed: pd.DataFrame | None,
     ranks: pd.DataFrame,
 ) -> ComparisonChoice:
-    """The neuron, its tokens (the asked ones if any are), and words to compare these with."""
+    """Choose the neuron, its tokens (the given ones, if any), and words to compare with."""
     asked = [int(token) for token in token_K] if config.tokens else []
-    unit, neuron, neuron_from = choose_neuron(config, asked, taught, ranks)
-    own = [] if taught is None else tokens_of(taught, unit, neuron)
+    unit, neuron, neuron_from = choose_neuron(config, asked, attributed, ranks)
+    own = [] if attributed is None else tokens_of(attributed, unit, neuron)
     tokens = asked or [token for token in own if count_V[token]] or token_K.tolist()
     words = frequent_words(names, count_V)[:FREQUENT]
     words = words[~np.isin(words, [*tokens, *own])]
@@ -168,18 +178,20 @@ def choose_comparison(
 
 
 def choose_neuron(
-    config: ActivationConfig, asked: list[int], taught: pd.DataFrame | None, ranks: pd.DataFrame
+    config: ActivationConfig, asked: list[int], attributed: pd.DataFrame | None, ranks: pd.DataFrame
 ) -> tuple[str, int, str]:
-    """Unit, column, and who chose: the user, attribution, or the mean on the first token."""
-    if config.place:
-        return *config.place, "asked"
-    if taught is not None and asked:
-        taught = taught[taught["token_id"].isin(asked)]
-    if taught is not None and len(taught):
-        return str(taught["unit"].iloc[0]), int(taught["group"].iloc[0]), "attribution"
+    """Return unit, column and the origin of the choice: asked, attribution or activation."""
+    if config.unit_and_column:
+        return *config.unit_and_column, "asked"
+    if attributed is not None and asked:
+        attributed = attributed[attributed["token_id"].isin(asked)]
+    if attributed is not None and len(attributed):
+        return str(attributed["unit"].iloc[0]), int(attributed["group"].iloc[0]), "attribution"
     return str(ranks["max_unit"].iloc[0]), int(ranks["max_neuron"].iloc[0]), "activation"
 
 
-def tokens_of(taught: pd.DataFrame, unit: str, neuron: int) -> list[int]:
-    """The tokens that taught a neuron, strongest first."""
-    return taught.loc[(taught["unit"] == unit) & (taught["group"] == neuron), "token_id"].tolist()
+def tokens_of(attributed: pd.DataFrame, unit: str, neuron: int) -> list[int]:
+    """Return the tokens that attribution selected for a neuron, strongest first."""
+    return attributed.loc[
+        (attributed["unit"] == unit) & (attributed["group"] == neuron), "token_id"
+    ].tolist()

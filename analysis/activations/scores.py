@@ -1,15 +1,15 @@
-"""How active every neuron is where a token stands: what one can know without the record.
+"""Statistics of every neuron's activations, by token.
 
-The activation of neuron n of an MLP unit is the n-th input of that unit at a position, nothing
-dropped: of ``linear1`` the residual stream after the norm, of ``linear2`` the hidden layer after
-the ReLU. Positions are grouped by a label, as a rule the token that they are to predict (by
-target) or that they read (by input). One forward pass sees every datum once; of each label and
-neuron four numbers are kept, which add up over blocks of datums in any split and order (law 6):
-``map_block``, ``merge`` and ``finish`` are the three functions of a job over such blocks.
+The activation of neuron n of an MLP unit is the n-th input of that unit at a position, without
+dropout. For ``linear1`` this is the residual stream after the norm, for ``linear2`` the hidden
+layer after the ReLU. Positions are grouped by a label, usually their target token or their input
+token. Each datum takes one forward pass. The four sums kept for each label and neuron merge over
+blocks of datums in any split and order (law 6). ``map_block``, ``merge`` and ``finish`` are the
+three functions of the job over such blocks.
 
-Memory: 24 bytes a label and neuron while measuring, 16 when done. For all tokens of the study's
-vocabulary (28,782) and its six units (1,200 neurons) that is 0.8 GB and 0.55 GB; ``units`` limits
-it, one unit at a time if need be.
+Memory: 24 bytes per label and neuron while measuring, 16 afterwards. For all tokens of the study's
+vocabulary (28,782) and its six units (1,200 neurons) these are 0.8 GB and 0.55 GB. ``units`` limits
+the measurement to some units.
 
 Shapes: N datum, T position, M position of any datum, V label (token), K label that occurs,
 I neuron of a unit.
@@ -31,16 +31,16 @@ from capture.models.transformer import LanguageModel
 Done = TypeVar("Done")
 DATUMS_AT_ONCE = 256
 By = Literal["target", "input"]
-"""The token that a position is to predict, or the one that it reads."""
+"""A position's label: its target token, or its input token."""
 Report = Callable[[int, int], None]
-"""Told after every block: datums done, datums in all."""
+"""Called after every block with the number of datums done and their total."""
 
 
 # --- neurons and their activations ----------------------------------------------------------------
 
 
 def mlp_units(model: LanguageModel) -> dict[str, int]:
-    """The units whose columns are neurons, in the model's order, and how many each has."""
+    """Return unit → number of neurons (columns), for every MLP unit in the model's order."""
     return {
         f"layers.{layer}.{name}.weight": neurons
         for layer in range(model.config.layers)
@@ -49,7 +49,7 @@ def mlp_units(model: LanguageModel) -> dict[str, int]:
 
 
 def require_neuron(model: LanguageModel, unit: str, neuron: int) -> None:
-    """Raises ``UnitError`` if the model has no such neuron."""
+    """Raise ``UnitError`` if the model does not have the neuron."""
     units = mlp_units(model)
     if unit not in units:
         raise UnitError(unit, "has no neurons", nearest(unit, list(units)))
@@ -61,15 +61,15 @@ def require_neuron(model: LanguageModel, unit: str, neuron: int) -> None:
 def unit_inputs(
     model: LanguageModel, token_NT: np.ndarray, units: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The activations of the neurons of some units, each [N, T, I], float32."""
+    """Return the activations of all neurons of some units, each float32 [N, T, I]."""
     found: dict[str, np.ndarray] = {}
 
-    def keeper(unit: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def store(unit: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, args: found.update({unit: args[0].cpu().numpy()})
 
     modules = [model.get_submodule(unit.removesuffix(".weight")) for unit in units]
     hooks = [
-        module.register_forward_pre_hook(keeper(unit))
+        module.register_forward_pre_hook(store(unit))
         for unit, module in zip(units, modules, strict=True)
     ]
     try:
@@ -88,7 +88,7 @@ def activation_blocks(
     units: Sequence[str],
     report: Report | None = None,
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Which datums, and the activations there; all datums in order, a bounded number at a time."""
+    """Yield blocks of datums and their activations, in order, ``DATUMS_AT_ONCE`` at a time."""
     for block in blocks_of(len(token_NT)):
         yield block, unit_inputs(model, token_NT[block], units)
         if report:
@@ -103,33 +103,33 @@ def blocks_of(num_datums: int) -> list[slice]:
 def with_progress(
     results: Iterable[Done], blocks: Sequence[slice], report: Report | None
 ) -> Iterator[Done]:
-    """The results of a text's blocks; ``report`` is told of each once it has been used."""
+    """Pass on the results of blocks; call ``report`` after the caller has used each."""
     for block, result in zip(blocks, results, strict=True):
         yield result
         if report:
             report(block.stop, blocks[-1].stop)
 
 
-# --- what is kept of them -------------------------------------------------------------------------
+# --- statistics by label --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Activations of a unit's neurons over the positions of each label; NaN where it has none."""
+    """Activations of a unit's neurons over each label's positions; NaN for a label without any."""
 
     count_V: np.ndarray
-    """Positions, int64."""
+    """Number of positions, int64."""
     mean_VI: np.ndarray
-    """float32, as the others."""
+    """float32, like the others."""
     std_VI: np.ndarray
-    """Of the positions as the whole population (divided by their number)."""
+    """Population standard deviation: the divisor is the number of positions."""
     min_VI: np.ndarray
     max_VI: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationSums:
-    """What a unit's statistics are made of."""
+    """Mergeable sums and extremes behind a unit's ``Statistics``."""
 
     total_VI: np.ndarray
     """Σ x, float64."""
@@ -147,7 +147,7 @@ class ActivationSums:
         return cls(np.zeros(shape), np.zeros(shape), lowest, highest)
 
     def add(self, rows: "LabelGroups", x_MI: np.ndarray) -> None:
-        """Take in the activations of some positions."""
+        """Add the activations of some positions, grouped by label, in place."""
         x_MI, label_K, first_K = x_MI[rows.order_M], rows.label_K, rows.first_K
         self.total_VI[label_K] += np.add.reduceat(x_MI, first_K, dtype=np.float64)
         self.square_VI[label_K] += np.add.reduceat(np.square(x_MI, dtype=np.float64), first_K)
@@ -167,7 +167,7 @@ class ActivationSums:
         count_V1 = np.where(count_V > 0, count_V, np.nan)[:, None]
         mean_VI = self.total_VI / count_V1
         variance_VI = self.square_VI / count_V1 - mean_VI**2
-        variance_VI[self.min_VI == self.max_VI] = 0  # to the last bit, where nothing varies
+        variance_VI[self.min_VI == self.max_VI] = 0  # rounding leaves a little
         std_VI = np.sqrt(np.maximum(variance_VI, 0))
         seen_V1 = count_V[:, None] > 0
         lowest_VI, highest_VI = (np.where(seen_V1, x, np.nan) for x in (self.min_VI, self.max_VI))
@@ -177,14 +177,14 @@ class ActivationSums:
 
 @dataclass(frozen=True, eq=False)
 class LabelGroups:
-    """Positions put together by label; those labelled -1 are left out."""
+    """Positions grouped by label; positions labelled -1 are left out."""
 
     order_M: np.ndarray
-    """The positions, those of one label after those of another."""
+    """Flat positions, sorted by label."""
     label_K: np.ndarray
     """Labels that occur, ascending."""
     first_K: np.ndarray
-    """Where each one's positions begin in ``order_M``."""
+    """Index in ``order_M`` of each label's first position."""
     count_K: np.ndarray
 
     @classmethod
@@ -197,7 +197,7 @@ class LabelGroups:
 
 @dataclass(frozen=True, eq=False)
 class PartialSums:
-    """A partial result: sums over some datums."""
+    """Partial result: the sums over some datums."""
 
     count_V: np.ndarray
     units: dict[str, ActivationSums]
@@ -205,7 +205,7 @@ class PartialSums:
 
 @dataclass(frozen=True, eq=False)
 class MeasureActivations:
-    """The job over blocks of datums: activations by label. Whoever maps holds the model."""
+    """Job over blocks of datums: activations by label. The model is part of the job."""
 
     model: LanguageModel
     units: tuple[str, ...]
@@ -214,7 +214,7 @@ class MeasureActivations:
     def map_block(
         self, token_NT: np.ndarray, label_NT: np.ndarray, report: Report | None = None
     ) -> PartialSums:
-        """Any number of datums, and the label of each position: below ``num_labels``, -1: none."""
+        """Sum over a block of datums; a label is below ``num_labels``, or -1 for none."""
         assert token_NT.shape == label_NT.shape
         sizes = mlp_units(self.model)
         count_V = np.zeros(self.num_labels, np.int64)
@@ -237,7 +237,7 @@ class MeasureActivations:
 
 @dataclass(frozen=True, eq=False)
 class MeasureBlock:
-    """The same as work over blocks of one text, for machines that hold model and text."""
+    """Sweep work: ``MeasureActivations`` over blocks of one text."""
 
     job: MeasureActivations
     token_NT: np.ndarray
@@ -260,7 +260,7 @@ def activation_statistics(
     report: Report | None = None,
     units: Sequence[str] | None = None,
 ) -> dict[str, Statistics]:
-    """Of each unit (by default all MLP units), statistics by token of the vocabulary."""
+    """Return unit → statistics by token of the vocabulary; by default of all MLP units."""
     job = MeasureActivations(model, tuple(units or mlp_units(model)), num_tokens)
     label_NT = target_NT if by == "target" else token_NT
     return job.finish(job.map_block(token_NT, label_NT, report))
@@ -270,15 +270,17 @@ def activation_statistics(
 
 
 def activation_scores(stats: Statistics) -> np.ndarray:
-    """How much a token stands out in a neuron's activations, float32 [V, I].
+    """Return how much each token stands out in each neuron's activations, float32 [V, I].
 
-    |mean where the token is − mean of all positions| / standard deviation of all positions; 0 for
-    tokens without positions and neurons that do not vary. Needs statistics of every token.
+    The score is |mean at the token − mean of all positions| / standard deviation of all positions,
+    and 0 for tokens without positions and for constant neurons. ``stats`` must cover every
+    position, so that the overall mean and deviation follow from it.
     """
     seen_V = np.flatnonzero(stats.count_V)
     share_V = stats.count_V[seen_V] / stats.count_V.sum()
     mean_VI = stats.mean_VI[seen_V].astype(np.float64)
     away_VI = np.abs(mean_VI - share_V @ mean_VI)
+    # Total variance = mean variance within tokens + variance of the tokens' means.
     variance_I = share_V @ (stats.std_VI[seen_V].astype(np.float64) ** 2 + away_VI**2)
     varies_I = stats.min_VI[seen_V].min(0) < stats.max_VI[seen_V].max(0)
     score_VI = np.zeros(stats.mean_VI.shape, np.float32)

@@ -1,8 +1,9 @@
-"""What activations alone say of some tokens and one neuron: the study's table and figures.
+"""Tables of activations for some tokens and one neuron: the study's activation baseline.
 
-Of each token, the neurons that are least and most active where it stands; of one neuron, its
-activations on its tokens beside those on others (``analysis.activations.comparison``). If the
-tokens that taught a neuron do not stand out here, the record knows what activations hide.
+For each token, the tables list the neurons with the lowest and highest mean activation. For one
+neuron, they compare activations on its tokens with those on other words
+(``analysis.activations.comparison``). If a neuron's attributed tokens do not stand out here, the
+record contains information that activations do not show.
 
 Shapes: N datum, T position, K asked token, A neuron of any unit, V token, I neuron of a unit.
 """
@@ -40,13 +41,13 @@ from analysis.activations.scores import (
 )
 from analysis.jobs.job import merge_all
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import joined, write_tables
+from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
 from capture.models.transformer import LanguageModel
 
 JOB = "activations"
 NUM_RANKS = 10
-"""Neurons named at each end."""
+"""Number of neurons listed at each end."""
 
 TOKEN = [pa.field("token", pa.string()), pa.field("token_id", pa.int32())]
 NEURON = [pa.field("unit", pa.string()), pa.field("neuron", pa.int32())]  # column of the unit
@@ -63,36 +64,38 @@ RANKS = pa.schema(
         pa.field("max_mean", pa.float64()),  # highest means, descending
     ]
 )
-"""Ten rows a token, tokens in the order asked: the study's table of activations."""
+"""Ten rows per token, tokens in the given order: the study's table of activations."""
 
 STATISTICS = pa.schema(
     [
         *TOKEN,
         *NEURON,
         pa.field("count", pa.int64()),  # positions of the token
-        pa.field("mean", pa.float64()),  # of the activation there
+        pa.field("mean", pa.float64()),  # mean activation at these positions
         pa.field("std", pa.float64()),
         pa.field("min", pa.float64()),
         pa.field("max", pa.float64()),
-        pa.field("score", pa.float64()),  # |mean - that of all positions| / their deviation
+        pa.field("score", pa.float64()),  # |mean - overall mean| / overall standard deviation
     ]
 )
-"""One row an asked token and neuron."""
+"""One row per token and neuron."""
 
 ABOUT = pa.schema(
     [
-        pa.field("by", pa.string()),  # a token's positions: those that predict (target) or read it
-        pa.field("step", pa.int32()),  # updates that the model had
+        pa.field("by", pa.string()),  # label of a position: target or input token
+        pa.field("step", pa.int32()),  # number of updates behind the model
         pa.field("datums", pa.int64()),
         pa.field("positions", pa.int64()),
         pa.field("tokens_from", pa.string()),  # asked, attribution or frequency
         pa.field("unit", pa.string()),  # the compared neuron
         pa.field("neuron", pa.int32()),
-        pa.field("neuron_from", pa.string()),  # asked, attribution or activation (its highest mean)
-        pa.field("tokens", pa.list_(pa.string())),  # that it is compared on; the first in figure 1
+        pa.field("neuron_from", pa.string()),  # asked, attribution or activation (highest mean)
+        pa.field(
+            "tokens", pa.list_(pa.string())
+        ),  # tokens of the comparison; figure 1 has the first
     ]
 )
-"""One row: what was looked at, and who chose it."""
+"""One row: the text, tokens and neuron of the analysis, and the origin of the choice."""
 
 TABLES = {
     "ranks": RANKS,
@@ -105,7 +108,7 @@ TABLES = {
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What activations say of the chosen tokens and neuron."""
+    """Activations on the chosen tokens and of the compared neuron."""
 
     ranks: pd.DataFrame
     """``RANKS``"""
@@ -125,23 +128,24 @@ def activations(
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> Activations:
-    """Measure the asked tokens over all training datums, then compare one neuron.
+    """Measure the chosen tokens over all training datums, then compare one neuron.
 
-    ``sweep`` says where the model is run. Raises ``RunError`` where nothing is committed, there is
-    no checkpoint at the step, or attribution is wanted but older than the run; ``UnitError`` and
-    ``ConfigError`` for a neuron and tokens that are not there.
+    ``report`` is called with the number of datums done and their total. ``sweep`` decides on which
+    machines the model runs. Raises ``RunError`` if the run has no committed segment, if there is no
+    checkpoint at the step, or if attribution is needed but covers fewer steps than the run. Raises
+    ``UnitError`` or ``ConfigError`` for an unknown neuron or token.
     """
     run.require_shards("steps")
     step = run.steps_done if config.step is None else config.step
     model, label_NT = run.model(step), label_tokens(run, config.by)
     require_known(run, model, config)
-    taught = attributed_tokens(run) if config.wants_attribution else None
+    attributed = attributed_tokens(run) if config.wants_attribution else None
     count_V = np.bincount(label_NT.ravel(), minlength=run.num_tokens)
-    token_K, tokens_from = choose_tokens(run.tokens, count_V, config, taught)
+    token_K, tokens_from = choose_tokens(run.tokens, count_V, config, attributed)
     found = statistics_of(model, run.token_NT, label_NT, token_K, report, sweep)
     statistics = statistics_table(found, token_K, run.tokens)
     ranks = rank_table(found, token_K, run.tokens)
-    choice = choose_comparison(run.tokens, count_V, token_K, config, taught, ranks)
+    choice = choose_comparison(run.tokens, count_V, token_K, config, attributed, ranks)
     compared = list(compare(model, run.token_NT, label_NT, choice, config.seed, report, sweep))
     about = {
         "by": config.by,
@@ -155,16 +159,16 @@ def activations(
         "tokens": [run.tokens[token] for token in choice.tokens],
     }
     return Activations(
-        ranks=joined([ranks], RANKS),
-        statistics=joined([statistics], STATISTICS),
-        comparisons=joined([comparison_table(compared, run.tokens)], COMPARISONS),
-        histograms=joined(histogram_tables(compared, run.tokens), HISTOGRAMS),
-        about=joined([pd.DataFrame([about])], ABOUT),
+        ranks=concat_frames([ranks], RANKS),
+        statistics=concat_frames([statistics], STATISTICS),
+        comparisons=concat_frames([comparison_table(compared, run.tokens)], COMPARISONS),
+        histograms=concat_frames(histogram_tables(compared, run.tokens), HISTOGRAMS),
+        about=concat_frames([pd.DataFrame([about])], ABOUT),
     )
 
 
 def write_activations(run: Run, found: Activations) -> None:
-    """Leave the tables in the run, under ``analysis/activations/``."""
+    """Write the tables into the run, under ``analysis/activations/``."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
@@ -179,32 +183,32 @@ def statistics_of(
     report: Report | None,
     sweep: Sweep,
 ) -> dict[str, Statistics]:
-    """Statistics of some tokens, in their order, and after them of all others together, [K + 1]."""
-    place_V = np.full(max(token_K.max(), label_NT.max()) + 1, len(token_K))
-    place_V[token_K] = np.arange(len(token_K))
+    """Return unit → statistics by label; label K stands for all other tokens, [K + 1]."""
+    label_V = np.full(max(token_K.max(), label_NT.max()) + 1, len(token_K))
+    label_V[token_K] = np.arange(len(token_K))
     job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K) + 1)
     blocks = blocks_of(len(token_NT))
-    partials = sweep(MeasureBlock(job, token_NT, place_V[label_NT]), blocks)
+    partials = sweep(MeasureBlock(job, token_NT, label_V[label_NT]), blocks)
     return job.finish(merge_all(with_progress(partials, blocks, report), job.merge))
 
 
 def statistics_table(
     found: dict[str, Statistics], token_K: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
-    """``STATISTICS``: tokens in order, of each all neurons of the model in order."""
+    """Build ``STATISTICS``: tokens in order, and for each all neurons in the model's order."""
     scores = {unit: activation_scores(stats) for unit, stats in found.items()}
     frames = []
-    for place, token in enumerate(token_K):
+    for row, token in enumerate(token_K):
         for unit, stats in found.items():
             named = {"token": names[token], "token_id": token, "unit": unit}
             values = {
                 "neuron": np.arange(stats.mean_VI.shape[1]),
-                "count": stats.count_V[place],
-                "mean": stats.mean_VI[place],
-                "std": stats.std_VI[place],
-                "min": stats.min_VI[place],
-                "max": stats.max_VI[place],
-                "score": scores[unit][place],
+                "count": stats.count_V[row],
+                "mean": stats.mean_VI[row],
+                "std": stats.std_VI[row],
+                "min": stats.min_VI[row],
+                "max": stats.max_VI[row],
+                "score": scores[unit][row],
             }
             frames.append(pd.DataFrame(named | values))
     return pd.concat(frames, ignore_index=True)
@@ -213,7 +217,7 @@ def statistics_table(
 def rank_table(
     found: dict[str, Statistics], token_K: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
-    """``RANKS``: of each token the neurons of extreme mean, ties in the model's order."""
+    """Build ``RANKS``: for each token the neurons of extreme mean, ties in the model's order."""
     mean_KA = np.hstack([stats.mean_VI[: len(token_K)] for stats in found.values()])
     sizes = [stats.mean_VI.shape[1] for stats in found.values()]
     unit_A = np.repeat(list(found), sizes)

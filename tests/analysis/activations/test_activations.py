@@ -1,4 +1,4 @@
-"""Activations: any split adds up to the whole, and the whole is what a slow reading says."""
+"""Activation statistics: any split merges to the whole, which equals a slow reference."""
 
 import random
 from functools import reduce
@@ -36,17 +36,17 @@ TARGET_NT = RNG.integers(VOCABULARY - 1, size=(DATUMS, WINDOW)).astype(np.int32)
 
 @torch.no_grad()
 def slow_inputs(model: LanguageModel, token_NT: np.ndarray) -> dict[str, np.ndarray]:
-    """The layers' arithmetic written out, datum by datum."""
+    """Return the inputs of every unit, by the layers' arithmetic written out datum by datum."""
     found: dict[str, list[np.ndarray]] = {unit: [] for unit in mlp_units(model)}
     for token_T in token_NT:
         token_1T = torch.from_numpy(token_T).long()[None]
         x_1TD = model.encoder(token_1T) * model.config.width**0.5 + model.positions_TD
-        for place, layer in enumerate(model.layers):
+        for number, layer in enumerate(model.layers):
             assert isinstance(layer, Layer)
             x_1TD = layer.norm1(x_1TD + layer.self_attn(x_1TD, Masks.none()))
             hidden_1TF = F.relu(F.linear(x_1TD, layer.linear1.weight, layer.linear1.bias))
-            found[f"layers.{place}.linear1.weight"].append(x_1TD[0].numpy())
-            found[f"layers.{place}.linear2.weight"].append(hidden_1TF[0].numpy())
+            found[f"layers.{number}.linear1.weight"].append(x_1TD[0].numpy())
+            found[f"layers.{number}.linear2.weight"].append(hidden_1TF[0].numpy())
             x_1TD = layer.norm2(x_1TD + layer.linear2(hidden_1TF))
     return {unit: np.stack(datums) for unit, datums in found.items()}
 
@@ -75,7 +75,7 @@ def test_merging_any_split_in_any_order_equals_the_whole(cuts: set[int], seed: i
         assert_alike(merged[unit], whole[unit], rtol=1e-4, atol=1e-5)
 
 
-def test_merging_changes_nothing_in_what_it_merges() -> None:
+def test_merging_leaves_both_partials_unchanged() -> None:
     job = MeasureActivations(MODEL, tuple(UNITS), VOCABULARY)
     a, b = (job.map_block(TOKEN_NT[half], TARGET_NT[half]) for half in (slice(9), slice(9, 20)))
     before = job.finish(a)
@@ -91,10 +91,10 @@ def test_the_number_of_datums_at_once_changes_nothing(monkeypatch: pytest.Monkey
         assert_alike(stats, whole[unit], rtol=1e-4, atol=1e-5)
 
 
-# --- the slow way ---------------------------------------------------------------------------------
+# --- against a slow reference ---------------------------------------------------------------------
 
 
-def test_activations_are_what_the_layers_arithmetic_says() -> None:
+def test_activations_equal_the_layers_arithmetic() -> None:
     found = unit_inputs(MODEL, TOKEN_NT, list(UNITS))
     for unit, wanted_NTI in slow_inputs(MODEL, TOKEN_NT).items():
         assert found[unit].dtype == np.float32
@@ -140,7 +140,7 @@ def test_one_unit_can_be_measured_alone() -> None:
     assert_alike(alone[unit], every[unit])
 
 
-def test_a_neuron_that_does_not_vary_has_no_deviation_at_all() -> None:
+def test_a_constant_neuron_has_a_deviation_of_exactly_zero() -> None:
     model = fresh_model(TINY, vocabulary=VOCABULARY, window=WINDOW, seed=0).eval()
     layer = model.layers[1]
     assert isinstance(layer, Layer)
@@ -165,13 +165,13 @@ def test_scores_are_distances_from_the_overall_mean_in_overall_deviations() -> N
             np.testing.assert_allclose(score_VI[token], wanted_I, rtol=1e-4, atol=1e-5)
 
 
-def test_progress_is_told_in_datums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_in_datums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "DATUMS_AT_ONCE", 12)
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     activation_statistics(
-        MODEL, TOKEN_NT, TARGET_NT, VOCABULARY, report=lambda *seen: told.append(seen)
+        MODEL, TOKEN_NT, TARGET_NT, VOCABULARY, report=lambda *seen: reports.append(seen)
     )
-    assert told == [(12, 30), (24, 30), (30, 30)]
+    assert reports == [(12, 30), (24, 30), (30, 30)]
 
 
 # --- neurons --------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_the_units_are_those_of_the_model() -> None:
         ),
     ],
 )
-def test_a_neuron_that_is_not_there_is_named(unit: str, neuron: int, text: str) -> None:
+def test_an_unknown_neuron_is_named(unit: str, neuron: int, text: str) -> None:
     with pytest.raises(UnitError) as caught:
         require_neuron(MODEL, unit, neuron)
     assert str(caught.value) == text

@@ -1,4 +1,4 @@
-"""Activations that cannot be looked at, and the command."""
+"""Errors of the activation analysis, and its command."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from cluster import cli
 from cluster.commands import activations as command
 
 UNIT = "layers.1.linear2.weight"
-TAUGHT = pa.schema(
+ATTRIBUTED = pa.schema(
     [("level", pa.string()), ("unit", pa.string()), ("group", pa.int32()), ("token_id", pa.int32())]
 )
 
 
-def attributed(name: str, *taught: tuple[str, str, int, int], schema: pa.Schema = TAUGHT) -> Run:
-    """A run whose neurons these tokens taught: level, unit, group, token id."""
+def attributed(name: str, *rows: tuple[str, str, int, int], schema: pa.Schema = ATTRIBUTED) -> Run:
+    """Return a run with these attributed tokens: level, unit, group, token id."""
     run = open_run(copied(tiny_run(), f"memory://activations-{name}").uri)
-    frame = pd.DataFrame(taught, columns=TAUGHT.names)
+    frame = pd.DataFrame(rows, columns=ATTRIBUTED.names)
     write_tables(run, "attribute", {"tokens": frame}, {"tokens": schema})
     return run
 
@@ -35,7 +35,7 @@ def about(run: Run, **settings: Any) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-# --- what cannot be done --------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def about(run: Run, **settings: Any) -> dict[str, Any]:
         (
             {"tokens": ("<unk>",)},
             ConfigError,
-            "activations.tokens: '<unk>' is nowhere in the training datums as target. "
+            "activations.tokens: '<unk>' does not occur in the training datums as target. "
             "Choose another token.",
         ),
         (
@@ -99,7 +99,7 @@ def test_a_run_without_a_segment_is_refused() -> None:
         activations(open_run(store.uri), ActivationConfig())
 
 
-def test_attribution_of_an_earlier_state_is_refused_where_it_is_wanted() -> None:
+def test_attribution_of_fewer_steps_is_refused_only_if_it_is_needed() -> None:
     run = attributed("stale", ("neuron", UNIT, 4, 5))
     run.store.delete(max(key for key in run.store.keys("segments") if key != START))
     shorter = open_run(run.uri)
@@ -133,7 +133,7 @@ def test_the_command_shows_ranks_and_the_neuron(capsys: pytest.CaptureFixture[st
     assert (table["by"].item(), table["step"].item()) == ("input", 7)
 
 
-def test_bad_input_is_one_line_and_two(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["activations", tiny_run(), "--tokens", "w3,,w7"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("ontogeny: token '': is not in the vocabulary.")

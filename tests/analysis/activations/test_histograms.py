@@ -1,4 +1,4 @@
-"""Histograms of activations."""
+"""Histograms of activations equal NumPy's."""
 
 import numpy as np
 import pandas as pd
@@ -32,12 +32,12 @@ RNG = np.random.default_rng(0)
 TOKEN_NT = RNG.integers(VOCABULARY - 2, size=(DATUMS, WINDOW)).astype(np.int32)
 
 
-def test_only_the_places_asked_for_are_read_in_the_order_asked() -> None:
-    place_M = np.array([100, 3, 3, 179, 0])
+def test_activations_at_positions_come_in_the_given_order() -> None:
+    index_M = np.array([100, 3, 3, 179, 0])
     unit, columns = "layers.1.linear2.weight", [7, 2]
     x_MI = unit_inputs(MODEL, TOKEN_NT, [unit])[unit].reshape(-1, 10)
-    found_MC = activations_at(MODEL, TOKEN_NT, place_M, unit, columns)
-    np.testing.assert_allclose(found_MC, x_MI[place_M][:, columns], atol=1e-5)
+    found_MC = activations_at(MODEL, TOKEN_NT, index_M, unit, columns)
+    np.testing.assert_allclose(found_MC, x_MI[index_M][:, columns], atol=1e-5)
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=30))
@@ -52,11 +52,11 @@ def test_every_value_is_in_its_bin(values: list[float]) -> None:
     assert (x_M <= bound_B[-1]).all()
 
 
-def expected_histograms(taught: dict[tuple[str, int], list[int]]) -> pd.DataFrame:
-    """By numpy's own histogram, over all datums."""
+def expected_histograms(attributed: dict[tuple[str, int], list[int]]) -> pd.DataFrame:
+    """Build the histograms over all datums with ``numpy.histogram``."""
     run, frames = open_run(tiny_run()), []
     inputs = unit_inputs(run.model(), run.token_NT, list(mlp_units(run.model())))
-    for (unit, neuron), tokens in taught.items():
+    for (unit, neuron), tokens in attributed.items():
         x_NT = inputs[unit][:, :, neuron].astype(np.float64)
         own_NT = np.isin(run.target_NT, tokens)
         for group, mask_NT in (("taught", own_NT), ("other", ~own_NT)):
@@ -72,9 +72,11 @@ def expected_histograms(taught: dict[tuple[str, int], list[int]]) -> pd.DataFram
 def test_histograms_of_many_neurons_equal_numpys() -> None:
     run = open_run(tiny_run())
     units = {unit: size for unit, size in mlp_units(run.model()).items() if "linear1" in unit}
-    taught = {(unit, n): [n % 5, 3, 4] for unit, size in units.items() for n in range(0, size, 3)}
-    found = neuron_histograms(run, taught)
-    wanted = expected_histograms(taught)
+    attributed = {
+        (unit, n): [n % 5, 3, 4] for unit, size in units.items() for n in range(0, size, 3)
+    }
+    found = neuron_histograms(run, attributed)
+    wanted = expected_histograms(attributed)
     names = ["figure", "unit", "neuron", "group"]
     assert list(found.columns) == HISTOGRAMS.names
     pd.testing.assert_frame_equal(found[names], wanted[names], check_dtype=False)
@@ -89,13 +91,13 @@ def test_histograms_of_many_neurons_equal_numpys() -> None:
 def test_a_group_without_positions_has_shares_of_zero() -> None:
     run = open_run(tiny_run())
     found = neuron_histograms(run, {("layers.1.linear2.weight", 3): []})
-    taught = found[found["group"] == "taught"]
-    assert (taught["count"] == 0).all()
-    assert (taught["share"] == 0).all()
+    own = found[found["group"] == "taught"]
+    assert (own["count"] == 0).all()
+    assert (own["share"] == 0).all()
     assert neuron_histograms(run, {}).empty
 
 
-def test_a_sample_is_of_so_many_datums_and_the_same_again() -> None:
+def test_a_sample_has_max_datums_and_the_same_seed_draws_it_again() -> None:
     run, neuron = open_run(tiny_run()), {("layers.0.linear1.weight", 0): [5]}
     a, b, other = (
         neuron_histograms(run, neuron, "input", max_datums=6, seed=seed) for seed in (1, 1, 2)
@@ -105,7 +107,7 @@ def test_a_sample_is_of_so_many_datums_and_the_same_again() -> None:
     assert not a.equals(other)
 
 
-def test_histograms_of_what_is_not_there_are_refused() -> None:
+def test_histograms_of_unknown_neurons_are_refused() -> None:
     with pytest.raises(UnitError, match=r"layers\.0\.linear1\.weight neuron 16: does not exist"):
         neuron_histograms(open_run(tiny_run()), {("layers.0.linear1.weight", 16): [1]})
     store = copied(tiny_run(), "memory://activations-uncommitted")

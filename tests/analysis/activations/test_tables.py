@@ -1,4 +1,4 @@
-"""Activation tables: each row recounted from all positions; who chose the tokens and the neuron."""
+"""Activation tables equal recounts over all positions; choice of tokens and neuron."""
 
 import functools
 from typing import Any
@@ -18,7 +18,7 @@ from analysis.jobs.tables import read_table, write_tables
 from analysis.run.run import Run, open_run
 
 UNIT = "layers.1.linear2.weight"
-TAUGHT = pa.schema(
+ATTRIBUTED = pa.schema(
     [("level", pa.string()), ("unit", pa.string()), ("group", pa.int32()), ("token_id", pa.int32())]
 )
 
@@ -35,19 +35,19 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def records(frame: pd.DataFrame) -> list[Any]:
-    """Rows with their values as attributes."""
+    """Return the rows with their values as attributes."""
     return list(frame.itertuples())
 
 
 def values(run: Run, row: Any) -> np.ndarray:
-    """Activations of the row's neuron where its token is the target, position by position."""
+    """Return the activations of the row's neuron at positions with its token as target."""
     return inputs()[row.unit][:, :, row.neuron][run.target_NT == row.token_id].astype(np.float64)
 
 
-def attributed(name: str, *taught: tuple[str, str, int, int], schema: pa.Schema = TAUGHT) -> Run:
-    """A run whose neurons these tokens taught: level, unit, group, token id."""
+def attributed(name: str, *rows: tuple[str, str, int, int], schema: pa.Schema = ATTRIBUTED) -> Run:
+    """Return a run with these attributed tokens: level, unit, group, token id."""
     run = open_run(copied(tiny_run(), f"memory://activations-{name}").uri)
-    frame = pd.DataFrame(taught, columns=TAUGHT.names)
+    frame = pd.DataFrame(rows, columns=ATTRIBUTED.names)
     write_tables(run, "attribute", {"tokens": frame}, {"tokens": schema})
     return run
 
@@ -57,7 +57,7 @@ def about(run: Run, **settings: Any) -> dict[str, Any]:
     return {str(name): value for name, value in row.items()}
 
 
-# --- the tables are what a recount gives ----------------------------------------------------------
+# --- tables equal recounts ------------------------------------------------------------------------
 
 
 def test_statistics_are_those_of_the_tokens_positions() -> None:
@@ -84,7 +84,7 @@ def test_ranks_are_the_extremes_of_the_statistics() -> None:
             assert np.array_equal(ranks[names], wanted[["unit", "neuron", "mean"]])
 
 
-def test_comparisons_are_of_every_position_where_there_are_few() -> None:
+def test_comparisons_use_every_position_of_rare_tokens() -> None:
     run = open_run(tiny_run())
     for row in records(found().comparisons):
         x_M = values(run, row)
@@ -127,7 +127,7 @@ def test_histograms_of_a_figure_share_their_bins_and_hold_every_position() -> No
         assert own["high"].max() == wanted["max"].max()
 
 
-def test_of_frequent_tokens_some_positions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparisons_use_some_positions_of_frequent_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_comparison, "MAX_POSITIONS", 5)
     run = open_run(tiny_run())
     few = activations(run, ActivationConfig(tokens=("w3",), neuron=f"{UNIT}:4")).comparisons
@@ -163,7 +163,7 @@ def test_an_earlier_checkpoint_has_other_activations() -> None:
     assert not np.allclose(early.statistics["mean"], own["mean"], atol=1e-3)
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_tables_read_back_as_they_were_written() -> None:
     run = open_run(copied(tiny_run(), "memory://activations-written").uri)
     write_activations(run, found())
     for name, schema in TABLES.items():
@@ -172,10 +172,10 @@ def test_what_is_written_is_read_back() -> None:
         assert frame.columns.tolist() == schema.names
 
 
-# --- who chooses ----------------------------------------------------------------------------------
+# --- choice of tokens and neuron ------------------------------------------------------------------
 
 
-def test_without_attribution_the_most_frequent_words_and_the_most_active_neuron() -> None:
+def test_without_attribution_frequency_and_activation_choose() -> None:
     run = open_run(tiny_run())
     table = activations(run, ActivationConfig())
     row, first = table.about.iloc[0], table.ranks.iloc[0]
@@ -187,9 +187,9 @@ def test_without_attribution_the_most_frequent_words_and_the_most_active_neuron(
     assert row["positions"] == run.target_NT.size == row["datums"] * 8
 
 
-def test_attribution_names_tokens_and_neuron() -> None:
+def test_attribution_chooses_tokens_and_neuron() -> None:
     run = attributed(
-        "taught",
+        "attributed",
         ("head", "layers.0.self_attn", 1, 9),
         ("neuron", UNIT, 4, 5),
         ("neuron", UNIT, 4, 2),
@@ -213,8 +213,8 @@ def test_attribution_names_tokens_and_neuron() -> None:
     assert (asked["unit"], asked["neuron"]) == ("layers.0.linear1.weight", 15)
     assert (asked["tokens_from"], asked["neuron_from"]) == ("asked", "attribution")
 
-    untaught = about(run, tokens=(run.tokens[8],))
-    assert untaught["neuron_from"] == "activation"
+    unattributed = about(run, tokens=(run.tokens[8],))
+    assert unattributed["neuron_from"] == "activation"
 
 
 def test_the_asked_neurons_own_tokens_come_first() -> None:
@@ -224,5 +224,5 @@ def test_the_asked_neurons_own_tokens_come_first() -> None:
     assert list(table.about["tokens"].item()) == [open_run(tiny_run()).tokens[7]]
 
 
-def test_an_attribution_that_named_no_tokens_is_as_none() -> None:
+def test_an_attribution_without_tokens_chooses_nothing() -> None:
     assert about(attributed("nothing"))["tokens_from"] == "frequency"
