@@ -1,9 +1,9 @@
-"""A few real steps of a run that is not made: what each kind of record takes of time and bytes.
+"""Measure time and bytes of each kind of record on the first steps of a run.
 
-The steps are the run's own first ones, with its model on its text, recorded into a folder that is
-removed; nothing goes to the run's store. Steps with different records alternate, so that a machine
-that is busy for a while slows all of them alike, and medians are kept. How recording as it is
-configured and training get in each other's way is seen by doing both, segment after segment.
+The steps use the run's own model and text. They are recorded into a temporary folder, and nothing
+is written to the run's store. Steps with different records alternate, so that other work on the
+machine slows all of them equally, and medians are reported. The configured recording is also timed
+over whole segments, because training and writing slow each other down.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from capture.config.records import KINDS, RecordKind
-from capture.device import deterministic, packers
+from capture.device import deterministic, packing_threads
 from capture.engine.build import build_engine
 from capture.engine.engine import Engine
 from capture.engine.evaluation import evaluate
-from capture.engine.observer import Observer, on_device
-from capture.engine.step_plan import Plan, Turn
+from capture.engine.observer import Observer, to_device
+from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.format import checkpoint
 from capture.format.markers import START, File, Marker, read_segments, write_marker
 from capture.gradients.layout import Layout
@@ -34,57 +34,60 @@ Kinds = frozenset[RecordKind]
 PLAIN: Kinds = frozenset()
 EVERYTHING: Kinds = frozenset(KINDS)
 EVALUATED = 100
-"""Held-out datums whose evaluation is timed."""
+"""Number of datums whose evaluation is timed."""
 SHORT, LONG = 3, 6
-"""Steps of the two segments whose files are measured."""
+"""Steps of the two segments whose files are measured. Two lengths give fixed and per-step costs."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured."""
+    """The measurements."""
 
     num_steps: int
-    """Timed with each set of records."""
+    """Number of steps timed with each set of records."""
     step_seconds: dict[Kinds, float]
-    """A step in which these records are made, their writing not included; none: plain training."""
+    """Seconds of a step by the records that it makes, without writing. The empty set is plain
+    training."""
     recorded_seconds: float
-    """A step of the configured records, packed and stored beside the next steps, but for what
-    tallies add at the end of a window; its share of a checkpoint included."""
+    """Seconds of a step with the configured records, packed and stored during the next steps.
+    Includes the step's part of a checkpoint, but not storing tallies at the end of a window."""
     evaluation_seconds: float
-    """A held-out datum."""
+    """Seconds of evaluating one datum."""
     window_seconds: float
-    """Of storing tallies of ``LONG`` steps, beside nothing else."""
+    """Seconds of storing the tallies of ``LONG`` steps, with nothing else running."""
     segments: tuple[tuple[File, ...], tuple[File, ...]]
-    """The files of segments of ``SHORT`` and ``LONG`` steps."""
+    """The files of a segment of ``SHORT`` steps and of one of ``LONG`` steps."""
     start_bytes: int
-    """Of the checkpoint before the first step, when an optimizer remembers nothing yet."""
+    """Bytes of the checkpoint before the first step, without optimizer state."""
     layout: Layout
     """The captured units."""
     factor_row_bytes: int
-    """Of one datum's factors before they are packed."""
-    packers: int
-    """Tables of factors that are packed at once while training waits; 0: one beside training."""
+    """Bytes of one datum's factors before compression."""
+    packing_threads: int
+    """Factor tables that are packed at once while training waits; 0: one at a time beside
+    training."""
     peak_bytes: int
-    """The most memory that this process has held so far."""
+    """Peak memory of this process."""
     device_peak_bytes: int
-    """The same of a CUDA device's memory, in tensors; 0 without one."""
+    """Peak memory of tensors on the CUDA device; 0 without one."""
 
 
-def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
-    """Take the first steps of a run over and over for about this long, and record some.
+def calibrate(plan: StepPlan, budget_seconds: float) -> Calibration:
+    """Repeat the first steps of a run for about ``budget_seconds``, and record some of them.
 
-    Raises what the run itself would raise before its first step.
+    Raises the errors that the run itself would raise before its first step.
     """
     with deterministic():
         engine = build_engine(plan, KINDS)
         start_bytes = len(checkpoint.encode(engine.snapshot()))
-        (short, long), _ = recorded(plan, engine, EVERYTHING, (SHORT, LONG))
-        recorded_seconds, window_seconds = recording(plan, engine)
+        (short, long), _ = record_segments(plan, engine, EVERYTHING, (SHORT, LONG))
+        recorded_seconds, window_seconds = recording_seconds(plan, engine)
         evaluating_seconds = evaluation_seconds(plan, engine)
-        peaks = peak_bytes(), device_peak_bytes(engine.device)  # of one observer, as in a run
-        sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(one, KINDS), EVERYTHING])
+        # Read the peaks while there is only one observer, as in a run.
+        peaks = peak_bytes(), device_peak_bytes(engine.device)
+        sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(only, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
-        seconds = timed(again(plan, engine), observers, budget_seconds)
+        seconds = time_steps(repeated_steps(plan, engine), observers, budget_seconds)
         return Calibration(
             min(map(len, seconds.values())),
             {kinds: statistics.median(own) for kinds, own in seconds.items()},
@@ -95,124 +98,133 @@ def calibrate(plan: Plan, budget_seconds: float) -> Calibration:
             start_bytes,
             engine.layout,
             factor_row_bytes(plan, engine),
-            packers(engine.device),
+            packing_threads(engine.device),
             *peaks,
         )
 
 
-def one(kind: RecordKind) -> Kinds:
+def only(kind: RecordKind) -> Kinds:
     return frozenset({kind})
 
 
-def observer_of(plan: Plan, engine: Engine, kinds: Kinds) -> Observer:
-    """An observer of the same model; one that sees nothing where nothing is recorded.
+def observer_of(plan: StepPlan, engine: Engine, kinds: Kinds) -> Observer:
+    """Return an observer of the engine's model that records ``kinds``.
 
-    All share one optimizer, which counts the steps of all.
+    Without kinds it observes nothing, for timing plain training. All observers share one optimizer,
+    which counts the steps of all of them.
     """
     if kinds:
         return Observer(plan, engine, kinds)
-    alike = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
-    plain = Engine(engine.model, plan.config.training, units={}, **alike)
+    same = {"seed": engine.seed, "num_steps": engine.num_steps, "last_only": False}
+    plain = Engine(engine.model, plan.config.training, units={}, **same)
     plain.optimizer = engine.optimizer
     return Observer(plan, plain, kinds)
 
 
-def again(plan: Plan, engine: Engine) -> Iterator[Turn]:
-    """The run's first steps, over and over, numbered on from 0; the optimizer, whose own count must
-    be the same, forgets what it did before."""
+def repeated_steps(plan: StepPlan, engine: Engine) -> Iterator[PlannedStep]:
+    """Repeat the first steps of the run without end, numbered consecutively from 0.
+
+    Clears the optimizer's state, because its own step count must match these numbers.
+    """
     engine.optimizer.state.clear()
-    turns = itertools.cycle(list(itertools.islice(plan.turns(0), 2 * LONG)))
-    return (replace(turn, step=step) for step, turn in enumerate(turns))
+    steps = itertools.cycle(list(itertools.islice(plan.planned_steps(0), 2 * LONG)))
+    return (replace(planned, step=number) for number, planned in enumerate(steps))
 
 
-def timed(
-    turns: Iterator[Turn], observers: dict[Kinds, Observer], budget_seconds: float
+def time_steps(
+    planned: Iterator[PlannedStep], observers: dict[Kinds, Observer], budget_seconds: float
 ) -> dict[Kinds, list[float]]:
-    """Seconds of steps by what is recorded of them; three of each at least."""
+    """Time steps by what is recorded of them, at least three of each. Returns seconds."""
     seconds: dict[Kinds, list[float]] = {kinds: [] for kinds in observers}
     began = time.monotonic()
     for observer in observers.values():
-        observer.step(next(turns))
+        observer.step(next(planned))
     while len(seconds[PLAIN]) < 3 or time.monotonic() - began < budget_seconds:
         for kinds, observer in observers.items():
-            turn, start = next(turns), time.perf_counter()
-            observer.step(turn)
+            step, start = next(planned), time.perf_counter()
+            observer.step(step)
             seconds[kinds].append(time.perf_counter() - start)
     return seconds
 
 
-def recorded(
-    plan: Plan, engine: Engine, kinds: Kinds, lengths: Sequence[int], *, settling: bool = True
+def record_segments(
+    plan: StepPlan, engine: Engine, kinds: Kinds, lengths: Sequence[int], *, settling: bool = True
 ) -> tuple[list[tuple[File, ...]], list[float]]:
-    """Files of segments of these lengths, stored somewhere and forgotten; seconds of each.
+    """Record segments of these lengths into a temporary folder.
 
-    With ``settling`` those of its end: from its last step until it is stored. Else all from the
-    end of the segment before to its own, in which that one is stored.
+    Returns the files of each segment, and a time in seconds. With ``settling`` it is the time from
+    the segment's last step until it is stored. Without, it is the time from the end of the segment
+    before to its own end, during which that one is stored.
     """
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         write_marker(store, START, Marker(0, 0, ()))
-        observer, turns = observer_of(plan, engine, kinds), again(plan, engine)
-        with Recorder(store, observer.layout, [], packers=packers(engine.device)) as recorder:
+        observer, planned = observer_of(plan, engine, kinds), repeated_steps(plan, engine)
+        with Recorder(
+            store, observer.layout, [], packing_threads=packing_threads(engine.device)
+        ) as recorder:
             start = time.perf_counter()
             for num_steps in lengths:
-                for turn in itertools.islice(turns, num_steps):
-                    recorder.add_step(observer.step(turn), turn.datum_N)
+                for step in itertools.islice(planned, num_steps):
+                    recorder.add_step(observer.step(step), step.datum_N)
                 if observer.tally and settling:
                     recorder.add_tallies(0, observer.tally.drain())
                 if settling:
                     start = time.perf_counter()
                 recorder.commit(engine.snapshot())
                 if settling:
-                    recorder.settle()
+                    recorder.flush()
                 seconds.append(time.perf_counter() - start)
                 start = time.perf_counter()
         return [marker.files for marker in read_segments(store)], seconds
 
 
-def recording(plan: Plan, engine: Engine) -> tuple[float, float]:
-    """Seconds of a step as it is configured, and of storing a window's tallies.
+def recording_seconds(plan: StepPlan, engine: Engine) -> tuple[float, float]:
+    """Return the seconds of a step as configured, and of storing a window's tallies.
 
-    A segment's end, its checkpoint above all, weighs less in the run's longer segments: what does
-    not grow with the steps is found from ends of two lengths.
+    The fixed cost of a segment's end, above all its checkpoint, counts less in the run's longer
+    segments. It is found by comparing the ends of segments of two lengths.
     """
     kinds = plan.config.capture.kinds
     others: Kinds = kinds - {"tallies"}
-    _, (_, short, long) = recorded(plan, engine, others, (1, SHORT, LONG))
+    # The first segment of each recording warms up and is not used.
+    _, (_, short, long) = record_segments(plan, engine, others, (1, SHORT, LONG))
     window_seconds = 0.0
     if others != kinds:
-        _, (_, together) = recorded(plan, engine, kinds, (1, LONG))
+        _, (_, together) = record_segments(plan, engine, kinds, (1, LONG))
         window_seconds = max(0.0, together - long)
+    # Extrapolate the time of an end to zero steps.
     end = min(long, max(0.0, long - (long - short) / (LONG - SHORT) * LONG))
-    _, (_, *apart) = recorded(plan, engine, kinds, [LONG] * 4, settling=False)
+    _, (_, *apart) = record_segments(plan, engine, kinds, [LONG] * 4, settling=False)
     step = (statistics.median(apart) - end) / LONG
     return step + end / plan.config.capture.segment_steps, window_seconds
 
 
-def evaluation_seconds(plan: Plan, engine: Engine) -> float:
-    """How long a datum's evaluation takes."""
+def evaluation_seconds(plan: StepPlan, engine: Engine) -> float:
+    """Return the seconds of evaluating one datum."""
     batch = plan.config.training.batch
-    token_NT, target_NT = on_device(plan.corpus.train, engine.device)
+    token_NT, target_NT = to_device(plan.corpus.train, engine.device)
     token_NT, target_NT = token_NT[:EVALUATED], target_NT[:EVALUATED]
     start = time.perf_counter()
     evaluate(engine.model, token_NT, target_NT, batch=batch)
     return (time.perf_counter() - start) / len(token_NT)
 
 
-def factor_row_bytes(plan: Plan, engine: Engine) -> int:
-    """How much a datum's factors are, seen in a step."""
-    observed = observer_of(plan, engine, one("factors")).step(next(again(plan, engine)))
+def factor_row_bytes(plan: StepPlan, engine: Engine) -> int:
+    """Return the bytes of one datum's factors before compression, as observed in one step."""
+    observed = observer_of(plan, engine, only("factors")).step(next(repeated_steps(plan, engine)))
     assert observed.factors
     return observed.factors[0].row_bytes
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held; Linux counts in KiB, macOS in bytes."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux reports KiB, macOS reports bytes.
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def device_peak_bytes(device: torch.device) -> int:
-    """The most memory of a CUDA device that tensors have taken; 0 for the CPU."""
+    """Return the peak memory of tensors on a CUDA device; 0 for the CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0

@@ -1,7 +1,7 @@
-"""What a run will take, kind by kind: bytes, objects, requests and time, from its plan.
+"""Estimate what a run costs for each kind of file: bytes, objects, requests, time and memory.
 
-Objects follow from the plan exactly, and so do the bytes of checkpoints and corpus. Bytes of other
-tables are what a calibration found for a row, brought to the length of the run's own segments.
+The number of objects and the bytes of checkpoints and corpus follow from the plan exactly. Bytes of
+other tables are estimated from the bytes per row that a calibration measured.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from capture.config.records import KINDS
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.estimates.calibration import EVERYTHING, PLAIN, Calibration
 from capture.format.corpus_tables import corpus_tables
 from capture.format.factor_parts import rows_of_parts
@@ -23,272 +23,278 @@ from capture.shifts.tallies import tallied_units
 from capture.store.config import PART_BYTES
 
 MARKER_BYTES, FILE_BYTES = 350, 300
-"""Of a marker, and what each file that it names adds."""
+"""Size of a marker without files, and what each file that it lists adds."""
 EVALUATION_BYTES = 3_000
-"""A table of one or two losses."""
+"""Size of a table with one or two rows."""
 RUN_YAML_BYTES = 2_500
 FLOAT_BYTES = 4
 ENCODING_COPIES = 3
-"""A segment's rows in memory while they are sorted and packed, counted in copies."""
+"""Copies of a segment's outliers in memory while they are sorted and encoded."""
 ROW_BYTES = 28
-"""An outlier in memory."""
+"""Size of an outlier in memory."""
 CHECKPOINT_COPIES = 2
-"""Of a checkpoint while it is stored: the tensors and their bytes."""
+"""Copies of a checkpoint in memory while it is stored: the tensors and their bytes."""
 PACKING_COPIES = 4.3
-"""Of a table of factors while it is packed: as it came, in planes, and Parquet's (measured)."""
+"""Copies of a factor table in memory while it is packed, as measured: the arrays, their byte planes
+and Parquet's buffers."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of file takes over a whole run."""
+    """What one kind of file costs over a whole run."""
 
     kind: str
     num_bytes: int = 0
     objects: int = 0
     requests: int = 0
-    """Writes, as an object store counts them: large objects go in parts."""
+    """Write requests as an object store counts them. Large objects are written in parts."""
     step_seconds: float = 0.0
-    """What making it adds to a step, neither packed nor stored."""
+    """Seconds that making the record adds to a step, without packing and storing."""
     memory_bytes: int = 0
-    """Held at most, besides the model's own."""
+    """Peak memory of the record, beside the model's own."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """How many of everything a run has."""
+class RunCounts:
+    """Exact counts of a run."""
 
     steps: int
     datums: int
-    """Shown to the model, over all epochs."""
+    """Datums that the model is trained on, summed over all epochs."""
     segments: int
     evaluations: int
-    """Segments in which a held-out split is evaluated."""
+    """Number of segments in which a held-out split is evaluated."""
     evaluated: int
-    """Held-out datums, over all epochs."""
+    """Held-out datums that are evaluated, summed over all epochs."""
     windows: tuple[tuple[int, int], ...]
-    """Of training, for tallies: different targets and different inputs."""
+    """Distinct target tokens and distinct input tokens of each window of tallies."""
 
 
-def course_of(plan: Plan) -> Course:
-    """Counted, not estimated."""
+def count_run(plan: StepPlan) -> RunCounts:
+    """Count steps, datums, segments, evaluations and tokens of a planned run."""
     training, capture = plan.config.training, plan.config.capture
     held_out = [datums for datums in (plan.corpus.validation, plan.corpus.test) if datums]
-    ends = {turn // capture.segment_steps for turn in epoch_ends(plan)} if held_out else set()
-    return Course(
+    ends = {step // capture.segment_steps for step in epoch_ends(plan)} if held_out else set()
+    return RunCounts(
         plan.num_steps,
         plan.num_steps * training.batch,
-        len(lengths(plan)),
+        len(segment_lengths(plan)),
         len(ends),
         training.epochs * sum(map(len, held_out)),
         tuple(tokens_by_window(plan)),
     )
 
 
-def epoch_ends(plan: Plan) -> Iterable[int]:
-    """The last step of each epoch."""
+def epoch_ends(plan: StepPlan) -> Iterable[int]:
+    """Return the last step of each epoch."""
     per_epoch = plan.steps_per_epoch
     return range(per_epoch - 1, plan.num_steps, per_epoch)
 
 
-def tokens_by_window(plan: Plan) -> Iterator[tuple[int, int]]:
-    """Different targets and inputs of each window of training."""
+def tokens_by_window(plan: StepPlan) -> Iterator[tuple[int, int]]:
+    """Yield the number of distinct targets and of distinct inputs of each window of training."""
     datums: list[np.ndarray] = []
     train = plan.corpus.train
-    for turn in plan.turns(0):
-        datums.append(turn.datum_N)
-        if turn.ends_window:
+    for step in plan.planned_steps(0):
+        datums.append(step.datum_N)
+        if step.ends_window:
             seen = np.concatenate(datums)
             yield len(np.unique(train.target_NT[seen])), len(np.unique(train.token_NT[seen]))
             datums = []
 
 
-def costs_of(plan: Plan, found: Calibration) -> list[Cost]:
-    """What each kind of file takes, whether the configuration records it or not."""
-    course = course_of(plan)
+def estimate_costs(plan: StepPlan, found: Calibration) -> list[Cost]:
+    """Estimate every kind of file, including those that the configuration does not record."""
+    counts = count_run(plan)
     added = {kind: added_seconds(found, kind) for kind in KINDS}
     each = [
-        start(plan),
-        files("steps", course.segments, steps_bytes(course, found)),
-        files("evaluations", course.evaluations, EVALUATION_BYTES * course.evaluations),
-        checkpoints(course, found),
-        outliers(plan, course, found, added["outliers"]),
-        tallies(plan, course, found, added["tallies"]),
-        factors(plan, course, found, added["factors"]),
+        corpus_cost(plan),
+        cost_of_files("steps", counts.segments, steps_bytes(counts, found)),
+        cost_of_files("evaluations", counts.evaluations, EVALUATION_BYTES * counts.evaluations),
+        checkpoint_cost(counts, found),
+        outlier_cost(plan, counts, found, added["outliers"]),
+        tally_cost(plan, counts, found, added["tallies"]),
+        factor_cost(plan, counts, found, added["factors"]),
     ]
-    return [*each, markers(plan, course, each)]
+    return [*each, marker_cost(plan, counts, each)]
 
 
 def added_seconds(found: Calibration, kind: str) -> float:
-    """What a kind adds to a step: the way from factors to it, the tape's share included."""
+    """Return the seconds that a kind of record adds to a step, including the cost of the tape."""
     alone = next(own for kinds, own in found.step_seconds.items() if kinds == {kind})
     return max(0.0, alone - found.step_seconds[PLAIN])
 
 
-def files(kind: str, objects: int, num_bytes: float, **others: Any) -> Cost:
-    """So many files of one size."""
+def cost_of_files(kind: str, objects: int, num_bytes: float, **others: Any) -> Cost:
+    """Return the cost of ``objects`` files of equal size, ``num_bytes`` in all."""
     size = num_bytes / objects if objects else 0
     return Cost(kind, round(num_bytes), objects, objects * put_requests(size), **others)
 
 
 def put_requests(num_bytes: float) -> int:
-    """Requests that writing an object takes: one, or its parts, their begin and their end."""
+    """Return the requests for one object: one, or begin, end and one for each part."""
     return 1 if num_bytes <= 2 * PART_BYTES else 2 + math.ceil(num_bytes / PART_BYTES)
 
 
-def start(plan: Plan) -> Cost:
-    """Configuration and corpus."""
+def corpus_cost(plan: StepPlan) -> Cost:
+    """Return the cost of the configuration and the corpus."""
     tables = corpus_tables(plan.corpus).values()
     sizes = [len(shards.encode(table)) for table in tables]
     requests = 1 + sum(map(put_requests, sizes))
     return Cost("corpus", sum(sizes) + RUN_YAML_BYTES, 1 + len(sizes), requests)
 
 
-def checkpoints(course: Course, found: Calibration) -> Cost:
-    """One before the first step and one after each segment."""
+def checkpoint_cost(counts: RunCounts, found: Calibration) -> Cost:
+    """Return the cost of one checkpoint before the first step and one after each segment."""
     size = segment_checkpoint_bytes(found)
-    requests = put_requests(found.start_bytes) + course.segments * put_requests(size)
-    total = checkpoint_bytes(found, course.segments)
+    requests = put_requests(found.start_bytes) + counts.segments * put_requests(size)
+    total = checkpoint_bytes(found, counts.segments)
     memory = CHECKPOINT_COPIES * size
-    return Cost("checkpoints", total, course.segments + 1, requests, memory_bytes=memory)
+    return Cost("checkpoints", total, counts.segments + 1, requests, memory_bytes=memory)
 
 
-def outliers(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
-    """A table for each segment and worker."""
+def outlier_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
+    """Return the cost of one table of outliers per segment and worker."""
     config = plan.config.capture
     per_step = config.outliers.k
     per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
-    steps = min(config.segment_steps, course.steps)
-    size = row_bytes(found, "outliers") * per_step * course.steps
+    steps = min(config.segment_steps, counts.steps)
+    size = row_bytes(found, "outliers") * per_step * counts.steps
     memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
-    objects = course.segments * plan.config.workers.count
-    return files("outliers", objects, size, step_seconds=seconds, memory_bytes=memory)
+    objects = counts.segments * plan.config.workers.count
+    return cost_of_files("outliers", objects, size, step_seconds=seconds, memory_bytes=memory)
 
 
-def tallies(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
-    """Tables of a column a neuron: each group of rows has a frame, which small ones mostly are."""
+def tally_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
+    """Return the cost of tallies, which have bytes per row and an overhead per row group."""
     widths = tallied_units(found.layout, plan.config.capture.tally)
-    (few, short), (many, long) = (size_of(files, "tallies") for files in found.segments)
+    (few, short), (many, long) = (rows_and_bytes(files, "tallies") for files in found.segments)
     if not many > few:
         return Cost("tallies")
     row = (long - short) / (many - few)
-    frame = (long - row * many) / (2 * len(widths))
-    tokens = [count for window in course.windows for count in window]
+    overhead = (long - row * many) / (2 * len(widths))
+    tokens = [count for window in counts.windows for count in window]
     groups = sum(math.ceil(count / TOKENS_PER_GROUP) for count in tokens)
-    size = len(widths) * (frame * groups + row * sum(tokens))
+    size = len(widths) * (overhead * groups + row * sum(tokens))
     vocabulary = len(plan.corpus.vocabulary.tokens)
+    # Two tallies (update norm, ablation estimate) by two kinds of token (target, input).
     sums = 2 * 2 * vocabulary * sum(widths.values()) * FLOAT_BYTES
     objects = len(widths) * len(tokens)
-    return files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
+    return cost_of_files("tallies", objects, size, step_seconds=seconds, memory_bytes=2 * sums)
 
 
-def factors(plan: Plan, course: Course, found: Calibration, seconds: float) -> Cost:
-    """Tables that are packed as soon as they are full; the next one fills meanwhile."""
-    size = row_bytes(found, "factors") * course.datums
-    tables = [table for steps in lengths(plan) for table in tables_of(plan, found, steps)]
+def factor_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
+    """Return the cost of factor tables, each packed as soon as it is full."""
+    size = row_bytes(found, "factors") * counts.datums
+    lengths = segment_lengths(plan)
+    tables = [rows for steps in lengths for rows in factor_table_rows(plan, found, steps)]
     held = max(tables) * found.factor_row_bytes
-    memory = round(held * (1 + PACKING_COPIES * max(1, found.packers)))
-    return files("factors", len(tables), size, step_seconds=seconds, memory_bytes=memory)
+    memory = round(held * (1 + PACKING_COPIES * max(1, found.packing_threads)))
+    return cost_of_files("factors", len(tables), size, step_seconds=seconds, memory_bytes=memory)
 
 
-def tables_of(plan: Plan, found: Calibration, steps: int) -> list[int]:
-    """Rows of the tables of factors that a segment of so many steps is cut into, by each worker."""
+def factor_table_rows(plan: StepPlan, found: Calibration, steps: int) -> list[int]:
+    """Return the rows of each factor table of a segment with ``steps`` steps, of all workers."""
     workers = plan.config.workers.count
     datums = plan.config.training.batch // workers
     return rows_of_parts(found.factor_row_bytes, steps=steps, datums=datums) * workers
 
 
-def lengths(plan: Plan) -> list[int]:
-    """Steps of each segment."""
+def segment_lengths(plan: StepPlan) -> list[int]:
+    """Return the number of steps of each segment."""
     most = plan.config.capture.segment_steps
     return [min(most, plan.num_steps - first) for first in range(0, plan.num_steps, most)]
 
 
-def markers(plan: Plan, course: Course, each: Sequence[Cost]) -> Cost:
-    """The start's and the segments' markers, which name the files of what is recorded."""
-    named = sum(cost.objects for cost in each if is_recorded(plan, cost.kind))
-    objects = course.segments + 1
-    return files("markers", objects, MARKER_BYTES * objects + FILE_BYTES * named)
+def marker_cost(plan: StepPlan, counts: RunCounts, each: Sequence[Cost]) -> Cost:
+    """Return the cost of the start's and the segments' markers, which list the recorded files."""
+    listed = sum(cost.objects for cost in each if is_recorded(plan, cost.kind))
+    objects = counts.segments + 1
+    return cost_of_files("markers", objects, MARKER_BYTES * objects + FILE_BYTES * listed)
 
 
-def is_recorded(plan: Plan, kind: str) -> bool:
-    """Whether the configuration makes files of this kind."""
+def is_recorded(plan: StepPlan, kind: str) -> bool:
+    """Whether the configuration records this kind of file."""
     return kind not in KINDS or kind in plan.config.capture.kinds
 
 
-def steps_bytes(course: Course, found: Calibration) -> float:
-    """A table's frame, and its rows: what three more of them have added, which is soon less."""
-    (few, short), (many, long) = (size_of(files, "steps") for files in found.segments)
+def steps_bytes(counts: RunCounts, found: Calibration) -> float:
+    """Estimate the bytes of all ``steps`` tables, rather too high for long segments."""
+    (few, short), (many, long) = (rows_and_bytes(files, "steps") for files in found.segments)
     row = (long - short) / (many - few)
-    return course.segments * (long - row * many) + course.steps * row
+    return counts.segments * (long - row * many) + counts.steps * row
 
 
 def row_bytes(found: Calibration, kind: str) -> float:
-    rows, num_bytes = size_of(found.segments[1], kind)
+    """Return the bytes per row of one kind, as measured in the longer segment."""
+    rows, num_bytes = rows_and_bytes(found.segments[1], kind)
     return num_bytes / rows if rows else 0.0
 
 
-def size_of(files: Iterable[File], kind: str) -> tuple[int, int]:
-    """Rows and bytes of a segment's files of one kind."""
+def rows_and_bytes(files: Iterable[File], kind: str) -> tuple[int, int]:
+    """Return the rows and the bytes of a segment's files of one kind."""
     own = [file for file in files if file.kind == kind]
     return sum(file.rows or 0 for file in own), sum(file.num_bytes for file in own)
 
 
-# --- the whole ------------------------------------------------------------------------------------
+# --- totals ---------------------------------------------------------------------------------------
 
 
-def training_seconds(plan: Plan, found: Calibration) -> float:
-    """The whole run as configured: steps with their recording, evaluations, windows of tallies."""
-    course = course_of(plan)
+def training_seconds(plan: StepPlan, found: Calibration) -> float:
+    """Estimate the run as configured: steps with their recording, evaluations, tally windows."""
+    counts = count_run(plan)
     return (
-        course.steps * found.recorded_seconds
-        + course.evaluated * found.evaluation_seconds
-        + window_seconds(plan, course, found)
+        counts.steps * found.recorded_seconds
+        + counts.evaluated * found.evaluation_seconds
+        + window_seconds(plan, counts, found)
     )
 
 
-def window_seconds(plan: Plan, course: Course, found: Calibration) -> float:
-    """Storing all windows' tallies: as long a token as it took for those of a few steps."""
-    rows = size_of(found.segments[1], "tallies")[0]
+def window_seconds(plan: StepPlan, counts: RunCounts, found: Calibration) -> float:
+    """Estimate the time for storing all tallies, from the time per token of a few steps."""
+    rows = rows_and_bytes(found.segments[1], "tallies")[0]
     if not rows or "tallies" not in plan.config.capture.kinds:
         return 0.0
-    tokens = sum(count for window in course.windows for count in window)
+    tokens = sum(count for window in counts.windows for count in window)
     units = len(tallied_units(found.layout, plan.config.capture.tally))
     return found.window_seconds * units * tokens / rows
 
 
 def checkpoint_bytes(found: Calibration, segments: int) -> int:
-    """Of all of a run; the first holds weights alone."""
+    """Return the bytes of all checkpoints. The first one has no optimizer state."""
     return found.start_bytes + segments * segment_checkpoint_bytes(found)
 
 
 def segment_checkpoint_bytes(found: Calibration) -> int:
-    """Weights and the optimizer's state."""
-    return size_of(found.segments[1], "checkpoints")[1]
+    """Return the bytes of a checkpoint with weights and optimizer state."""
+    return rows_and_bytes(found.segments[1], "checkpoints")[1]
 
 
-def dense_bytes(course: Course, found: Calibration) -> int:
-    """What the study's way takes: every captured parameter's shift of every datum, as float32."""
-    return FLOAT_BYTES * found.layout.size * course.datums
+def dense_bytes(counts: RunCounts, found: Calibration) -> int:
+    """Return the bytes of the study's method: all shifts of all datums as dense float32."""
+    return FLOAT_BYTES * found.layout.size * counts.datums
 
 
 @dataclass(frozen=True)
-class Spacing:
-    """What checkpoints every so many steps cost, and what they save."""
+class CheckpointSpacing:
+    """Storage and replay time for one distance between checkpoints."""
 
     segment_steps: int
     num_bytes: int
     reach_seconds: float
-    """To take again, everything recorded, the steps to one in the middle of a segment."""
+    """Average time to replay the steps from a checkpoint to one step, recording everything."""
 
 
-def spacings(plan: Plan, found: Calibration, steps: Iterable[int]) -> list[Spacing]:
-    """Storage against latency: the farther apart checkpoints are, the more there is to replay."""
-    replayed = found.step_seconds[EVERYTHING]
+def checkpoint_spacings(
+    plan: StepPlan, found: Calibration, steps: Iterable[int]
+) -> list[CheckpointSpacing]:
+    """Compare distances between checkpoints: larger ones take less storage and longer replays."""
+    step_seconds = found.step_seconds[EVERYTHING]
     return [
-        Spacing(
+        CheckpointSpacing(
             each,
             checkpoint_bytes(found, math.ceil(plan.num_steps / each)),
-            replayed * min(each, plan.num_steps) / 2,
+            step_seconds * min(each, plan.num_steps) / 2,
         )
         for each in steps
     ]

@@ -1,6 +1,6 @@
-"""What records of a large model would take: arithmetic on stated assumptions, nothing measured.
+"""Estimate the records of a large model by arithmetic on stated assumptions. Nothing is measured.
 
-Bytes follow from the shapes of a transformer alone; only the time of training needs a machine.
+Bytes follow from the shapes of a transformer. Only the training time depends on the machine.
 """
 
 from dataclasses import dataclass
@@ -10,32 +10,34 @@ from capture.errors import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What the estimate rests on, each with where it comes from."""
+    """The assumptions of the estimate, each with its source."""
 
     width_per_layer: int = 128
-    """GPT-3 has 96 layers of width 12,288; with 12 · layers · width² parameters this gives both."""
+    """GPT-3: 96 layers of width 12,288. With 12 · layers · width² parameters, the number of
+    parameters then gives layers and width."""
     vocabulary: int = 50_257
-    """GPT-2's and GPT-3's."""
+    """Vocabulary of GPT-2 and GPT-3."""
     batch_tokens: int = 3_200_000
-    """A step of GPT-3 (Brown et al. 2020, table 2.1)."""
+    """Tokens per step of GPT-3 (Brown et al. 2020, table 2.1)."""
     segment_steps: int = 100
-    """Between two checkpoints."""
+    """Steps between two checkpoints."""
     state_copies: int = 3
-    """Numbers a checkpoint keeps for a parameter: itself and AdamW's two moments."""
+    """Numbers per parameter in a checkpoint: the parameter and AdamW's two moments."""
     outliers_per_datum: int = 1000
     """capture.outliers.k."""
     outlier_bytes: float = 7.6
-    """A row of a shard, as measured on the study's run."""
+    """Bytes per outlier, as measured on the study's run."""
     factor_floats: int = 16
-    """A token and layer, in widths: inputs and output gradients of the four linear layers."""
+    """Floats per token and layer, in units of the width: inputs and output gradients of the four
+    linear layers."""
     packed: float = 0.69
-    """What packing leaves of factors, as measured on the study's model."""
+    """Compressed size of factors relative to float32, as measured on the study's model."""
     tally_bytes: float = 1.2
     """One packed value of a tally, as measured on the study's run."""
     windows: int = 10
-    """Of training, each with tallies of its own."""
+    """Number of training windows, each with its own tallies."""
     gpu_flops: float = 4e14
-    """Floating-point operations a second that a GPU does in training: 40 % of 1e15."""
+    """Floating-point operations per second of a GPU in training: 40 % of 1e15."""
 
 
 ASSUMPTIONS = Assumptions()
@@ -43,7 +45,7 @@ ASSUMPTIONS = Assumptions()
 
 @dataclass(frozen=True)
 class TrainingScale:
-    """The training to estimate."""
+    """Size of the training to estimate."""
 
     params: float
     tokens: float
@@ -58,30 +60,33 @@ class TrainingScale:
 
     @property
     def datums(self) -> float:
+        """Number of windows of training text."""
         return self.tokens / self.window
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One kind of record of such a training."""
+    """The estimate of one kind of record."""
 
     kind: str
     num_bytes: float
     bytes_per_second: float
-    """Each GPU's share of writing it while training runs."""
+    """Bytes per second that each GPU writes while training runs."""
 
 
 def training_seconds(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> float:
-    """6 operations a parameter and token (Kaplan et al. 2020, section 2.1)."""
+    """Estimate with 6 operations per parameter and token (Kaplan et al. 2020, section 2.1)."""
     return 6 * scale.params * scale.tokens / (given.gpu_flops * scale.gpus)
 
 
 def estimate_records(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> list[Estimate]:
-    """Each kind of record, the cheapest to the dearest as they are for large models."""
+    """Estimate each kind of record, sorted by size as for large models."""
+    # params = 12 · layers · width² and width = width_per_layer · layers, solved for layers.
     layers = (scale.params / (12 * given.width_per_layer**2)) ** (1 / 3)
     width = given.width_per_layer * layers
     steps = scale.tokens / given.batch_tokens
     state = 4 * given.state_copies * scale.params
+    # A layer has MLP inputs (its width) and hidden neurons (four times its width).
     neurons = layers * (width + 4 * width)
     sizes = {
         "outliers": scale.datums * given.outliers_per_datum * given.outlier_bytes,
@@ -95,5 +100,5 @@ def estimate_records(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> 
 
 
 def dense_bytes_of(scale: TrainingScale) -> float:
-    """Every parameter's shift of every datum as float32: the study's own estimate."""
+    """Return the bytes of every shift of every datum as float32, as the study estimates it."""
     return 4 * scale.params * scale.datums

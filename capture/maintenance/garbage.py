@@ -1,9 +1,10 @@
-"""What lies in a run that no marker names: left by a capture or an analysis that was interrupted.
+"""Find and remove garbage: files of a run that no marker lists.
 
-It does no harm (readers ask markers), but takes space. Only what could be a part of a run counts:
-foreign files are nobody's garbage. Whoever writes puts files first and their marker last, so what
-is being written looks like garbage too. Hence nothing is removed while a capture holds the run, and
-nothing that is younger than a grace period, which covers analyses and captures elsewhere.
+An interrupted capture or analysis leaves them behind. They do no harm, because readers use only
+what a marker lists, but they take space. Files that cannot be part of a run are never removed.
+Files are written before their marker, so a part that is being written looks like garbage too.
+Therefore nothing is removed while a capture holds the run, and nothing that is younger than a grace
+period, which protects analyses and captures on other machines.
 """
 
 import re
@@ -15,52 +16,54 @@ from capture.errors import ShardError
 from capture.format.markers import START, read_segments, require_start, segment_key
 from capture.format.replay_markers import read_replays
 from capture.maintenance.verify import read_derived
-from capture.store.lease import left_behind
+from capture.store.lease import stale_lease
 from capture.store.store import Store
-from capture.training.run_start import PARTS
+from capture.training.run_start import TOP_LEVEL_NAMES
 
 GRACE = timedelta(minutes=10)
-"""By default, younger files are kept: they may be about to get their marker."""
+"""Default age below which files are kept, because their marker may be written soon."""
 PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}")
-"""What an unfinished write of ours to a folder is called."""
+"""Name of a file that was being written to a folder."""
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file that no marker names."""
+    """A file that no marker lists."""
 
     key: str
     age: timedelta
     kept: bool
-    """Whether it is too young to be removed."""
+    """Whether the file is too young to be removed."""
 
 
 def find_garbage(
     store: Store, grace: timedelta = GRACE, now: datetime | None = None
 ) -> list[Garbage]:
-    """All of it, in order of the keys; ages are by this machine's clock and the store's.
+    """Find all garbage, sorted by key. Ages compare this machine's clock with the store's.
 
-    Raises ``ShardError`` where a marker is damaged or missing (what it names would look like
-    garbage) and ``RunError`` where there is no run.
+    Raises ``ShardError`` if a marker is damaged or missing, because its files would look like
+    garbage, and ``RunError`` if there is no run.
     """
-    named = named_keys(store)
-    unnamed = [key for key in store.keys() if key not in named and of_run(key)]
+    listed = listed_keys(store)
+    unlisted = [key for key in store.keys() if key not in listed and is_run_file(key)]
     partial = [key for key in store.unfinished() if is_partial(key)]
     now = now or datetime.now(UTC)
     found = []
-    for key in sorted({*unnamed, *partial}):
+    for key in sorted({*unlisted, *partial}):
         try:
             age = now - store.modified(key)
         except FileNotFoundError:
-            continue  # an old listing, or it has just been finished
+            continue  # the listing was old, or the write has just finished
         found.append(Garbage(key, age, age < grace))
     return found
 
 
 def remove_garbage(store: Store, grace: timedelta = GRACE) -> list[Garbage]:
-    """Remove what is old enough; returns what was there before. Raises ``RunError`` for a run in
-    use, and what ``find_garbage`` raises."""
-    left_behind(store)
+    """Remove garbage that is old enough. Returns all garbage that was found.
+
+    Raises ``RunError`` if a capture holds the run, and the errors of ``find_garbage``.
+    """
+    stale_lease(store)
     found = find_garbage(store, grace)
     for garbage in found:
         if not garbage.kept:
@@ -68,8 +71,8 @@ def remove_garbage(store: Store, grace: timedelta = GRACE) -> list[Garbage]:
     return found
 
 
-def named_keys(store: Store) -> set[str]:
-    """All that must stay: markers, and what they name."""
+def listed_keys(store: Store) -> set[str]:
+    """Return the keys that must stay: markers, and the files that they list."""
     start, segments = require_start(store), read_segments(store)
     chain = {segment_key(number): marker for number, marker in enumerate(segments)}
     keys = store.keys()
@@ -82,14 +85,15 @@ def named_keys(store: Store) -> set[str]:
     return {*markers, *(file.key for marker in markers.values() for file in marker.files)}
 
 
-def of_run(key: str) -> bool:
-    """Whether a key is in a run's own folders; of a report no marker tells what belongs to it."""
+def is_run_file(key: str) -> bool:
+    """Whether a key lies in a folder of a run, except in its report, which may have no marker."""
     top, slash, _ = key.partition("/")
-    return bool(slash) and top in PARTS and top != "report"
+    return bool(slash) and top in TOP_LEVEL_NAMES and top != "report"
 
 
 def is_partial(key: str) -> bool:
+    """Whether a key is an unfinished write to a file of a run."""
     path = PurePosixPath(key)
     found = PARTIAL.fullmatch(path.name)
     top = path.parts[0] if len(path.parts) > 1 else found and found[1]
-    return bool(found) and top in PARTS
+    return bool(found) and top in TOP_LEVEL_NAMES

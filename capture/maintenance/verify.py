@@ -1,9 +1,9 @@
-"""Is every file of a run what its marker says? Recomputes all checksums and row counts.
+"""Check that every file of a run is what its marker says: recompute all checksums and row counts.
 
-What can be told: any change of a file that a marker names, of a marker, and of the markers' order
-and descent. What cannot: a forger who rewrites the files, all markers after them and their
-checksums; a run cut back to an earlier state of itself, markers and files (that is what it was); a
-copy of a last marker that names the very same bytes.
+This detects any change of a marker, of a file that a marker lists, and of the chain of markers. It
+cannot detect someone who rewrites files together with all later markers and their checksums, a run
+that was cut back to an earlier state with markers and files, or a copy of the last marker that
+lists the same bytes.
 """
 
 import hashlib
@@ -18,37 +18,38 @@ from capture.format.markers import (
     START,
     File,
     Marker,
-    misfit,
+    chain_problem,
+    existing_segments,
     read_marker,
     require_start,
     segment_key,
     segment_of,
-    segments_there,
 )
-from capture.format.replay_markers import read_replays, replay_of
+from capture.format.replay_markers import parse_replay_key, read_replays
 from capture.shards.verified_parquet import open_parquet
 from capture.store import lease
 from capture.store.store import Store
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
-"""What can be made again from the run, and the name of the markers that vouch for it."""
+"""Folders of files that are derived from the run, and the names of their markers."""
 BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file that is not as it should be."""
+    """A file that is not as it should be."""
 
     key: str
     state: Literal["damaged", "missing", "unlisted"]
-    """unlisted: no marker names it; what an interrupted capture leaves of its open segment."""
+    """unlisted: no marker lists the file, as after an interrupted capture."""
     detail: str = ""
 
 
 def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> list[Finding]:
-    """Everything that is wrong with a run; ``report`` is called with each file before it is read.
+    """Return everything that is wrong with a run.
 
-    Raises ``RunError`` where there is no run, or one of a newer version.
+    ``report`` is called with each file before the file is read. Raises ``RunError`` if there is no
+    run, or if its schema is newer.
     """
     keys = store.keys()
     if START not in keys and segment_key(0) not in keys:
@@ -64,8 +65,8 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
             listed.add(file.key)
             report(file)
             findings += check_file(store, file)
-    unlisted = [key for key in keys if key not in listed and not unvouched(key, listed)]
-    findings += [Finding(key, "unlisted", "named by no marker") for key in unlisted]
+    unlisted = [key for key in keys if key not in listed and not in_unmarked_report(key, listed)]
+    findings += [Finding(key, "unlisted", "no marker lists it") for key in unlisted]
     return findings + list(check_next(unlisted, markers))
 
 
@@ -73,8 +74,8 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
 
 
 def read_chain(store: Store, keys: list[str]) -> tuple[dict[str, Marker], list[Finding]]:
-    """The readable markers of the start and the segments, and what is wrong with any."""
-    wanted = [START, *map(segment_key, expected(segments_there(store, keys)))]
+    """Return the readable markers of the start and the segments, and the problems of any."""
+    wanted = [START, *map(segment_key, expected_segments(existing_segments(store, keys)))]
     markers: dict[str, Marker] = {}
     findings = []
     for key in wanted:
@@ -90,8 +91,11 @@ def read_chain(store: Store, keys: list[str]) -> tuple[dict[str, Marker], list[F
     return markers, findings + list(check_order(wanted, markers))
 
 
-def expected(numbers: list[int]) -> list[int]:
-    """The segments that are there and those that should be, at most 100 before each that is."""
+def expected_segments(numbers: list[int]) -> list[int]:
+    """Return the segments that exist and up to 100 that are missing before each of them.
+
+    The limit keeps a marker with a very large number from causing as many findings.
+    """
     found: list[int] = []
     for before, number in zip([-1, *numbers], numbers, strict=False):
         found += range(max(before + 1, number - 100), number + 1)
@@ -99,39 +103,39 @@ def expected(numbers: list[int]) -> list[int]:
 
 
 def check_order(keys: list[str], markers: dict[str, Marker]) -> Iterator[Finding]:
-    """Each marker must follow the one before it; a run begins at step 0 and after none."""
+    """Check that each marker follows the one before it, and that the start has none before it."""
     start = markers.get(START)
     if start and (start.previous or start.end_step):
-        yield Finding(START, "damaged", "is not the marker of a start")
+        yield Finding(START, "damaged", "is not the marker of a run's start")
     for before, after in itertools.pairwise(keys):
         if before in markers and after in markers:
-            problem = misfit(markers[before], markers[after])
+            problem = chain_problem(markers[before], markers[after])
             if problem:
                 yield Finding(after, "damaged", problem)
 
 
 def check_next(unlisted: list[str], markers: dict[str, Marker]) -> Iterator[Finding]:
-    """Was there one segment more? Its files are there, from the first to the last.
+    """Report a missing last marker if all files of one more segment exist.
 
-    A capture that is killed between its last file and the marker leaves the same picture.
+    A capture that is killed between its last file and the marker leaves the same files.
     """
     segment = max(
         (number for key in markers if (number := segment_of(key)) is not None), default=-1
     )
     name = f"segment-{segment + 1:06d}"
-    whole = all(
+    complete = all(
         any(key.startswith(beginning) for key in unlisted)
         for beginning in (f"steps/{name}", f"outliers/{name}", "checkpoints/step-")
     )
-    if whole:
-        detail = "its files are there: it was lost, or capture ended before it. Go on with --resume"
+    if complete:
+        detail = "its files exist: it was lost, or capture ended before it. Continue with --resume"
         yield Finding(segment_key(segment + 1), "missing", detail)
 
 
 def read_derived(
     store: Store, keys: list[str], markers: dict[str, Marker]
 ) -> tuple[dict[str, Marker], list[Finding]]:
-    """The readable markers of tables and reports, and what is wrong with any."""
+    """Return the readable markers of tables and reports, and the problems of any."""
     descent = {marker.end_step: marker.checksum for marker in markers.values()}
     derived: dict[str, Marker] = {}
     findings = []
@@ -147,14 +151,14 @@ def read_derived(
             continue
         derived[key] = marker
         if any(marker_of(file.key) != key for file in marker.files):
-            findings.append(Finding(key, "damaged", "names files that are not beside it"))
+            findings.append(Finding(key, "damaged", "lists files that are not beside it"))
         elif marker.previous and marker.previous != descent.get(marker.end_step):
             findings.append(Finding(key, "damaged", "was made from another run; make it again"))
     return derived, findings
 
 
 def marker_of(key: str) -> str:
-    """The marker that vouches for a derived file; empty for the files of the run itself."""
+    """Return the key of the marker of a derived file; empty for the files of the run itself."""
     parts = PurePosixPath(key).parts
     name = DERIVED.get(parts[0], "")
     depth = 2 if parts[0] == "analysis" else 1
@@ -162,11 +166,12 @@ def marker_of(key: str) -> str:
 
 
 def is_marker(key: str) -> bool:
-    return segment_of(key) is not None or marker_of(key) == key or replay_of(key) is not None
+    """Whether a key is that of a segment's, a derived file's or a replay's marker."""
+    return segment_of(key) is not None or marker_of(key) == key or parse_replay_key(key) is not None
 
 
-def unvouched(key: str, listed: set[str]) -> bool:
-    """Whether a file is of a report that has no marker, as other tools make them."""
+def in_unmarked_report(key: str, listed: set[str]) -> bool:
+    """Whether a file belongs to a report without a marker, which another tool can have made."""
     return key.startswith("report/") and marker_of(key) not in listed
 
 
@@ -174,7 +179,7 @@ def unvouched(key: str, listed: set[str]) -> bool:
 
 
 def check_file(store: Store, file: File) -> list[Finding]:
-    """At most one finding: the first thing that is wrong with a file."""
+    """Return the first problem of a file, or nothing."""
     where = f"{store.uri}/{file.key}"
     try:
         with store.open(file.key) as source:
@@ -189,7 +194,7 @@ def check_file(store: Store, file: File) -> list[Finding]:
 
 
 def check_bytes(source: BinaryIO, file: File) -> str:
-    """Size and checksum, a block at a time."""
+    """Check size and checksum, one block at a time. Returns the problem, or an empty string."""
     digest, size = hashlib.sha256(), 0
     while block := source.read(min(BLOCK_BYTES, file.num_bytes + 1 - size)):
         digest.update(block)
@@ -200,6 +205,7 @@ def check_bytes(source: BinaryIO, file: File) -> str:
 
 
 def check_rows(source: BinaryIO, file: File, where: str) -> str:
+    """Check the number of rows of a table. Returns the problem, or an empty string."""
     if file.rows is None:
         return ""
     extent = {"num_bytes": file.num_bytes, "footer_checksum": file.footer_sha256}

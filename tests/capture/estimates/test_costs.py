@@ -12,18 +12,23 @@ from analysis.run.run import Run, open_run
 from capture.config.records import KINDS
 from capture.config.settings import Config
 from capture.corpus.datums import load_corpus
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.estimates import costs
 from capture.estimates.calibration import PLAIN, Calibration, calibrate
 from capture.estimates.costs import (
-    costs_of,
-    course_of,
+    checkpoint_spacings,
+    count_run,
     dense_bytes,
+    estimate_costs,
     put_requests,
-    spacings,
     training_seconds,
 )
-from capture.estimates.large_models import ASSUMPTIONS, Scale, dense_bytes_of, scaled_costs
+from capture.estimates.large_models import (
+    ASSUMPTIONS,
+    TrainingScale,
+    dense_bytes_of,
+    estimate_records,
+)
 from capture.format import factor_parts
 from capture.store.config import PART_BYTES
 from capture.store.store import Store
@@ -37,14 +42,14 @@ OPTIMIZERS = {
 }
 
 
-def plan_of(config: Config) -> Plan:
-    return Plan(config, load_corpus(config.corpus, batch=config.training.batch))
+def plan_of(config: Config) -> StepPlan:
+    return StepPlan(config, load_corpus(config.corpus, batch=config.training.batch))
 
 
 @pytest.fixture(scope="module", params=OPTIMIZERS)
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Plan, Calibration, Run]:
+) -> tuple[StepPlan, Calibration, Run]:
     """A run of everything, and what was foreseen of it."""
     folder = tmp_path_factory.mktemp(request.param)
     config = tiny_config(folder, *EVERYTHING, *OPTIMIZERS[request.param])
@@ -68,10 +73,10 @@ def files_of(run: Run) -> tuple[Counter[str], Counter[str]]:
     return objects, sizes
 
 
-def test_objects_are_counted_exactly(made: tuple[Plan, Calibration, Run]):
+def test_objects_are_counted_exactly(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
     objects, _ = files_of(run)
-    assert {cost.kind: cost.objects for cost in costs_of(plan, found)} == dict(objects)
+    assert {cost.kind: cost.objects for cost in estimate_costs(plan, found)} == dict(objects)
     assert sum(objects.values()) == len(run.store.keys())
 
 
@@ -82,17 +87,17 @@ def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_
     settings = ("training.epochs=1", f"capture.segment_steps={segment_steps}")
     config = tiny_config(tmp_path, *EVERYTHING, *settings)
     plan = plan_of(config)
-    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    foreseen = {cost.kind: cost.objects for cost in estimate_costs(plan, calibrate(plan, 0))}
     make_run(config)
     assert foreseen == dict(files_of(open_run(config.run.uri))[0])
 
 
-def test_each_worker_has_tables_of_its_own(made: tuple[Plan, Calibration, Run], tmp_path: Path):
+def test_each_worker_has_tables_of_its_own(made: tuple[StepPlan, Calibration, Run], tmp_path: Path):
     """Twelve datums to a table: three steps of one process, six of each of two workers."""
     _, found, _ = made
     larger = replace(found, factor_row_bytes=factor_parts.PART_BYTES // 12)
     alone, both = (
-        {cost.kind: cost.objects for cost in costs_of(plan, larger)}
+        {cost.kind: cost.objects for cost in estimate_costs(plan, larger)}
         for count in (1, 2)
         for plan in [plan_of(tiny_config(tmp_path, *EVERYTHING, f"workers.count={count}"))]
     )
@@ -105,15 +110,15 @@ def test_each_worker_has_tables_of_its_own(made: tuple[Plan, Calibration, Run], 
 def test_every_worker_s_objects_are_counted(tmp_path: Path):
     settings = ("training.epochs=1", "workers.count=2")
     plan = plan_of(tiny_config(tmp_path, *SETTINGS["datum"], *settings))
-    foreseen = {cost.kind: cost.objects for cost in costs_of(plan, calibrate(plan, 0))}
+    foreseen = {cost.kind: cost.objects for cost in estimate_costs(plan, calibrate(plan, 0))}
     on_workers(2, capture_datum, tmp_path)
     assert foreseen == dict(files_of(open_run(plan.config.run.uri))[0])
 
 
-def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
+def test_bytes_are_foreseen(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
     _, sizes = files_of(run)
-    foreseen = {cost.kind: cost.num_bytes for cost in costs_of(plan, found)}
+    foreseen = {cost.kind: cost.num_bytes for cost in estimate_costs(plan, found)}
     assert foreseen["checkpoints"] == sizes["checkpoints"]
     for kind in ("outliers", "factors", "tallies", "steps", "corpus", "markers"):
         assert foreseen[kind] == pytest.approx(sizes[kind], rel=0.15), kind
@@ -121,11 +126,14 @@ def test_bytes_are_foreseen(made: tuple[Plan, Calibration, Run]):
 
 
 def test_memory_is_that_of_tables_being_packed_and_of_a_checkpoint_twice(
-    made: tuple[Plan, Calibration, Run],
+    made: tuple[StepPlan, Calibration, Run],
 ):
     plan, found, run = made
     alone, one, eight = (
-        {cost.kind: cost.memory_bytes for cost in costs_of(plan, replace(found, packers=packers))}
+        {
+            cost.kind: cost.memory_bytes
+            for cost in estimate_costs(plan, replace(found, packing_threads=packers))
+        }
         for packers in (0, 1, 8)
     )
     largest = 6 * 4 * found.factor_row_bytes
@@ -141,17 +149,19 @@ def test_nothing_is_written_and_the_run_is_the_same_afterwards(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_recorded_is_foreseen_as_well(made: tuple[Plan, Calibration, Run], tmp_path):
+def test_what_is_not_recorded_is_foreseen_as_well(
+    made: tuple[StepPlan, Calibration, Run], tmp_path
+):
     plan = plan_of(tiny_config(tmp_path, "capture.record=checkpoints", *EVERYTHING[1:]))
-    foreseen = costs_of(plan, calibrate(plan, 0))
-    others = {cost.kind: cost.objects for cost in costs_of(*made[:2])}
+    foreseen = estimate_costs(plan, calibrate(plan, 0))
+    others = {cost.kind: cost.objects for cost in estimate_costs(*made[:2])}
     assert {cost.kind: cost.objects for cost in foreseen} == others
     assert [cost.kind for cost in foreseen if not costs.is_recorded(plan, cost.kind)] == [*KINDS]
 
 
-def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[Plan, Calibration, Run]):
+def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
-    course = course_of(plan)
+    course = count_run(plan)
     assert (course.steps, course.segments) == (run.num_steps, len(run.segments))
     assert course.datums == run.num_steps * 4
     assert course.evaluated == 3 * len(run.datum_table("validation"))
@@ -160,7 +170,7 @@ def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[Plan, Calibration, 
 
 
 def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
-    made: tuple[Plan, Calibration, Run], tmp_path: Path
+    made: tuple[StepPlan, Calibration, Run], tmp_path: Path
 ):
     plan, found, run = made
     known = replace(found, recorded_seconds=1.0, evaluation_seconds=0.01, window_seconds=7.0)
@@ -188,12 +198,12 @@ def test_recording_is_timed_whatever_is_recorded(settings: tuple[str, ...], tmp_
     assert found.window_seconds >= 0
 
 
-def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[Plan, Calibration, Run]):
+def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
-    near, far = spacings(plan, found, [2, 20])
+    near, far = checkpoint_spacings(plan, found, [2, 20])
     assert near.num_bytes > far.num_bytes
     assert near.reach_seconds < far.reach_seconds
-    (own,) = spacings(plan, found, [plan.config.capture.segment_steps])
+    (own,) = checkpoint_spacings(plan, found, [plan.config.capture.segment_steps])
     assert own.num_bytes == files_of(run)[1]["checkpoints"]
 
 
@@ -207,28 +217,29 @@ def test_large_objects_go_in_parts(num_bytes: int, requests: int):
 
 # --- of any size ----------------------------------------------------------------------------------
 
-GPT3 = Scale(175e9, 700e9, window=1000, gpus=1024)
+GPT3 = TrainingScale(175e9, 700e9, window=1000, gpus=1024)
 """As the study has it."""
 
 
 def test_the_study_s_own_estimates():
     """490 exabytes for GPT-3; for its own run, 720,000 parameters a datum, some 850 GB."""
     assert dense_bytes_of(GPT3) == pytest.approx(490e18)
-    own = Scale(1e6, 1e6, window=35, gpus=1)
+    own = TrainingScale(1e6, 1e6, window=35, gpus=1)
     assert dense_bytes_of(own) == pytest.approx(4 * 1e6 * 1e6 / 35)
 
 
 def test_gpt_3_has_its_shape_and_its_cost():
     layers = (175e9 / (12 * ASSUMPTIONS.width_per_layer**2)) ** (1 / 3)
     assert round(layers) == 96
-    sizes = {estimate.kind: estimate.num_bytes for estimate in scaled_costs(GPT3)}
+    sizes = {estimate.kind: estimate.num_bytes for estimate in estimate_records(GPT3)}
     assert sizes["outliers"] < sizes["checkpoints"] < sizes["factors"] < sizes["dense"]
 
 
 @pytest.mark.parametrize("kind", ["outliers", "factors", "dense"])
 def test_twice_the_tokens_take_twice_the_bytes(kind: str):
-    double = Scale(175e9, 1400e9, window=1000, gpus=1024)
+    double = TrainingScale(175e9, 1400e9, window=1000, gpus=1024)
     once, twice = (
-        next(e.num_bytes for e in scaled_costs(scale) if e.kind == kind) for scale in (GPT3, double)
+        next(e.num_bytes for e in estimate_records(scale) if e.kind == kind)
+        for scale in (GPT3, double)
     )
     assert twice == pytest.approx(2 * once)

@@ -86,12 +86,12 @@ def test_what_is_young_is_kept(run):
 
 def test_a_run_that_is_held_is_left_alone(run):
     store = Store(str(run))
-    with lease.held(store, lambda event: None):
+    with lease.hold_lease(store, lambda event: None):
         before = files(run)
         with pytest.raises(RunError, match="is being captured by process"):
             remove_garbage(store, NOW)
         assert files(run) == before
-    expired = replace(lease.of_this_process(), machine="another", expires=lease.at(-1))
+    expired = replace(lease.new_lease(), machine="another", expires=lease.at(-1))
     store.put(lease.KEY, lease.encode(expired))
     remove_garbage(store, NOW)
     assert store.exists(lease.KEY)
@@ -128,7 +128,7 @@ def test_the_command_lists_first_and_removes_when_told(run, capsys):
     assert "outliers/segment-000004-w00.parquet" in said
     assert "kept: too young" in said
     assert main(["gc", str(run), "--older-than", "0"]) == 0
-    assert "Nothing was removed; that takes --remove." in capsys.readouterr().out
+    assert "Nothing was removed; to remove files, add --remove." in capsys.readouterr().out
     assert main(["gc", str(run), "--remove", "--older-than", "0"]) == 0
     assert "7 files removed, 0 kept." in capsys.readouterr().out
     assert files(run) == intact() | FOREIGN

@@ -10,9 +10,10 @@ from capture.engine import build as assembly
 from capture.errors import AuditError
 from capture.gradients.factors import Factor
 from capture.maintenance import selfcheck
-from capture.maintenance.selfcheck import sampled, self_check
+from capture.maintenance.probe import sample_units
+from capture.maintenance.selfcheck import self_check
 from capture.models.dropout import Masks
-from capture.models.transformer import LanguageModel, fresh_model, initialise
+from capture.models.transformer import LanguageModel, fresh_model, initialise_weights
 from capture.store.store import Store
 from cluster.cli import main
 
@@ -61,7 +62,7 @@ class Mixing(LanguageModel):
 def test_a_module_that_mixes_datums_is_found_and_explained(tmp_path, monkeypatch, capsys):
     def mixing(config, **shape: int) -> LanguageModel:
         model = Mixing(config, vocabulary=shape["vocabulary"], window=shape["window"])
-        initialise(model, torch.Generator().manual_seed(1))
+        initialise_weights(model, torch.Generator().manual_seed(1))
         return model
 
     monkeypatch.setattr(assembly, "build_model", mixing)
@@ -76,13 +77,13 @@ def test_a_module_that_mixes_datums_is_found_and_explained(tmp_path, monkeypatch
 
 def test_a_misread_parameter_is_named(tmp_path, monkeypatch):
     """Factors that are of the right size but wrong: LayerNorm's input taken for its output."""
-    read = Factor.mapped
+    read = Factor.map_tensors
 
     def misread(self: Factor, change) -> Factor:
         kept = read(self, change)
         return Factor("scale", kept.delta_NTO, kept.delta_NTO) if self.kind == "scale" else kept
 
-    monkeypatch.setattr(Factor, "mapped", misread)
+    monkeypatch.setattr(Factor, "map_tensors", misread)
     alone, by_vmap, *_ = self_check(tiny_config(tmp_path))
     for check in (alone, by_vmap):
         assert not check.holds
@@ -120,14 +121,14 @@ def test_what_vmap_cannot_follow_is_said_and_fails_nothing(tmp_path, monkeypatch
 
 def test_a_sample_of_units_is_spread_and_keeps_to_its_size():
     units = {f"u{i}": torch.nn.Parameter(torch.zeros(10)) for i in range(20)}
-    chosen = list(sampled(units, 55))
+    chosen = list(sample_units(units, 55))
     assert len(chosen) == 5
     assert chosen[0] == "u0"
     places = [int(name[1:]) for name in chosen]
     assert places == sorted(places)
     assert max(places) >= 12
-    assert list(sampled(units, 200)) == list(units)
-    assert list(sampled(units, 5)) == ["u0"]
+    assert list(sample_units(units, 200)) == list(units)
+    assert list(sample_units(units, 5)) == ["u0"]
 
 
 def test_gradients_that_are_no_numbers_are_said_at_once(tmp_path, monkeypatch):
@@ -137,7 +138,7 @@ def test_gradients_that_are_no_numbers_are_said_at_once(tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(assembly, "build_model", poisoned)
-    with pytest.raises(AuditError, match="the first batch: has gradients that are no numbers"):
+    with pytest.raises(AuditError, match="the first batch: has gradients that are NaN or infinite"):
         list(self_check(tiny_config(tmp_path)))
 
 

@@ -1,9 +1,9 @@
-"""Damage of every kind to any file of a run, and a run to do it to.
+"""Damage any file of a run in every way.
 
-The run lies in memory and has all that a run can have: corpus, checkpoints, segments, tables of an
-analysis. Beside it are the same files of two older runs at the same place: one of the same
-configuration, whose shards are the same to the byte and whose markers differ only in when they were
-written, and one of another seed.
+The run lies in memory and has every kind of file: corpus, checkpoints, segments and the tables of
+an analysis. Two older runs at the same location give stale copies of its files. One has the same
+configuration, so that its shards are equal and its markers differ only in their times. The other
+has another seed.
 """
 
 import functools
@@ -29,8 +29,8 @@ KINDS = ("flip", "replace", "truncate", "extend", "delete", "swap", "stale")
 
 @functools.cache
 def versions() -> list[Files]:
-    """What stood under the same keys, ever; the last is what stands there now."""
-    return [made(), made("run.seed=1"), made()]
+    """Return the files of the three runs, oldest first. The last one is the run that is stored."""
+    return [make_files(), make_files("run.seed=1"), make_files()]
 
 
 def older() -> list[Files]:
@@ -41,7 +41,8 @@ def intact() -> Files:
     return versions()[-1]
 
 
-def made(*overrides: str) -> Files:
+def make_files(*overrides: str) -> Files:
+    """Capture the run, add the tables of an analysis, and return its files."""
     run = open_run(make_run(URI, "capture.factors.enabled=true", *overrides))
     frame = pd.DataFrame({"number": range(20), "name": [f"n{i}" for i in range(20)]})
     write_tables(run, "attribute", {"numbers": frame}, {"numbers": NUMBERS})
@@ -51,7 +52,8 @@ def made(*overrides: str) -> Files:
 
 @st.composite
 def damages(draw: Any, within: str = "") -> tuple[str, Files, set[str]]:
-    """A kind of damage, what the damaged files hold then, and which are gone."""
+    """Draw a kind of damage, the new contents of the damaged files, and the keys that are
+    removed."""
     files = intact()
     keys = sorted(key for key in files if key.startswith(within))
     kind, key = draw(st.sampled_from(KINDS)), draw(st.sampled_from(keys))
@@ -83,7 +85,7 @@ def with_byte(data: bytes, place: int, byte: int) -> bytes:
 
 @contextmanager
 def damaged(changed: Files, gone: Collection[str] = ()) -> Iterator[Store]:
-    """The run with some files changed and others gone; as it was before, afterwards."""
+    """Change some files of the run and remove others; restore all of them at the end."""
     files, store = intact(), Store(URI)
     for key, data in changed.items():
         store.put(key, data)
