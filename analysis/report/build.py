@@ -1,7 +1,8 @@
-"""Write the report of a run: pages first, the first page last, pages of an earlier report away.
+"""Write the report of a run to a folder or prefix.
 
-A report knows its files (``report.json``), so that rebuilding it removes what it wrote before and
-nothing else. A folder that holds other things is refused.
+``report.json`` lists the files of a report. A rebuild overwrites them and removes those that are no
+longer part of the report, and nothing else; a folder that holds other files is refused. The first
+page is written last, so a report that has one is complete.
 """
 
 import json
@@ -19,10 +20,17 @@ from analysis.report.pages.chapters import chapters
 from analysis.report.pages.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
-from analysis.report.pages.report_data import Material, parts
+from analysis.report.pages.report_data import ReportData, by_neuron
 from analysis.report.pages.sources import read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
-from analysis.report.pages.website import CHAPTERS, Neuron, Page, neuron_key, rendered, token_key
+from analysis.report.pages.website import (
+    CHAPTERS,
+    Neuron,
+    ReportPage,
+    neuron_key,
+    render_page,
+    token_key,
+)
 from analysis.report.timeline import read_timeline
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -31,62 +39,66 @@ from capture.store.store import Store
 INDEX = "index.html"
 MANIFEST = "report.json"
 ASSETS = ("style.css", "report.js")
-WRITERS = 8
-"""Files written at once; object stores answer slowly."""
+NUM_WRITERS = 8
+"""Files written in parallel, because object stores have a high latency."""
 
-Report = Callable[[int, int], None]
-"""Told how many neurons have their page, of how many."""
+ProgressReport = Callable[[int, int], None]
+"""Called with the number of neurons whose page is done, and the number of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What the report holds."""
+    """Settings of the report."""
 
     max_neurons: int = 1200
-    """Neurons with a page of their own: those with the most evidence."""
+    """Number of neurons with a page: those with the most evidence."""
 
     def __post_init__(self) -> None:
         at_least("--neurons", self.max_neurons, 1)
 
 
 @dataclass(frozen=True)
-class Built:
-    """What was written."""
+class WrittenReport:
+    """Result of ``write_report``."""
 
     index: str
-    """Where the first page lies."""
+    """Address of the first page."""
     num_files: int
     missing: dict[str, str]
-    """Analyses that the report lacks, each with the command that does it."""
+    """Analyses that the report lacks, each with the command that computes it."""
 
 
 def report_store(run: Run, to: str | None = None) -> Store:
-    """Where the report goes: a folder or prefix, the run's own ``report/`` by default.
+    """Open the folder or prefix of the report, by default ``report/`` in the run.
 
-    Raises ``RunError`` where it holds something else than a report.
+    Raises ``RunError`` if it holds something other than a report.
     """
     store = Store(f"{run.uri}/report", run.store.config) if to is None else Store(to)
     earlier_files(store)
     return store
 
 
-def write_report(material: Material, store: Store, report: Report | None = None) -> Built:
-    """Write all pages, the first one last; remove those of an earlier report."""
-    before, keys = earlier_files(store), planned(material)
-    store.put(MANIFEST, manifest(material.run, before | keys))
+def write_report(
+    data: ReportData, store: Store, report: ProgressReport | None = None
+) -> WrittenReport:
+    """Write all pages, the first page last, and remove files of an earlier report."""
+    before, keys = earlier_files(store), planned_files(data)
+    # Until the end the list has the files of both reports: a rebuild after an interruption then
+    # removes all that is left over.
+    store.put(MANIFEST, manifest(data.run, before | keys))
     store.delete(INDEX)
-    write_all(store, pages(material, report), material.run.uri)
+    write_files(store, report_pages(data, report), data.run.uri)
     for key in sorted(before - keys):
         store.delete(key)
-    store.put(MANIFEST, manifest(material.run, keys))
-    store.put(INDEX, rendered(overview(material), material.run.uri))
-    return Built(f"{store.uri}/{INDEX}", len(keys), dict(material.sources.missing))
+    store.put(MANIFEST, manifest(data.run, keys))
+    store.put(INDEX, render_page(overview(data), data.run.uri))
+    return WrittenReport(f"{store.uri}/{INDEX}", len(keys), dict(data.sources.missing))
 
 
-def planned(material: Material) -> set[str]:
-    """Keys of all that the report consists of, its list of files left out."""
-    neurons = {neuron_key(neuron) for neuron in material.neurons}
-    tokens = {token_key(token_id) for token_id in material.neurons_by_token}
+def planned_files(data: ReportData) -> set[str]:
+    """Keys of all files of the report except its list of files."""
+    neurons = {neuron_key(neuron) for neuron in data.neurons}
+    tokens = {token_key(token_id) for token_id in data.neurons_by_token}
     return neurons | tokens | set(CHAPTERS) | set(ASSETS)
 
 
@@ -95,7 +107,10 @@ def manifest(run: Run, keys: set[str]) -> bytes:
 
 
 def earlier_files(store: Store) -> set[str]:
-    """Files of the report that the folder holds; raises ``RunError`` if it holds anything else."""
+    """Keys of the report in the folder, empty if there is none.
+
+    Raises ``RunError`` if the folder holds anything else, or a list that cannot be read.
+    """
     if store.exists(MANIFEST):
         try:
             return {str(key) for key in json.loads(store.get(MANIFEST))["files"]}
@@ -104,64 +119,63 @@ def earlier_files(store: Store) -> set[str]:
             remedy = "Remove the folder and run the command again"
             raise RunError(f"{store.uri}/{MANIFEST}", problem, remedy) from error
     if found := store.keys():
-        problem = f"holds {found[0]} and is no report"
+        problem = f"holds {found[0]} and is not a report"
         raise RunError(store.uri, problem, "Choose an empty folder with --to")
     return set()
 
 
-def gather(run: Run, run_job: Runner, config: ReportConfig) -> Material:
-    """Read all that the pages need.
+def gather_report_data(run: Run, run_job: Runner, config: ReportConfig) -> ReportData:
+    """Read the tables and compute the counts that the pages show.
 
-    Raises ``RunError`` where ``attribute`` has not been done for neurons, ``ShardError`` where
-    tables are damaged.
+    Raises ``RunError`` if there is no attribution of neurons, ``ShardError`` if tables are damaged.
     """
     sources = read_sources(run)
     groups = sources["attribute", "groups"].head(config.max_neurons)
     if not len(groups):
         problem = "has attributions, but none of neurons"
         raise RunError(run.uri, problem, f"Run: ontogeny attribute {run.uri} --level neuron")
-    taught = taught_tokens(sources["attribute", "tokens"], groups)
-    if run.config.model.kind == "hf":  # whose activations are not read: no such figure
-        taught = {}
-    histograms = neuron_histograms(run, taught)
-    return Material(run, sources, read_timeline(run, run_job), histograms, groups)
+    tokens = evidence_tokens(sources["attribute", "tokens"], groups)
+    if run.config.model.kind == "hf":  # activations of these models are not read: no histograms
+        tokens = {}
+    histograms = neuron_histograms(run, tokens)
+    return ReportData(run, sources, read_timeline(run, run_job), histograms, groups)
 
 
-def taught_tokens(tokens: pd.DataFrame, groups: pd.DataFrame) -> dict[Neuron, list[int]]:
-    """Ids of the tokens that taught the report's neurons."""
+def evidence_tokens(tokens: pd.DataFrame, groups: pd.DataFrame) -> dict[Neuron, list[int]]:
+    """Ids of the tokens in the evidence of each of the report's neurons."""
     known = set(zip(groups["unit"], groups["group"].tolist(), strict=True))
     return {
         neuron: table["token_id"].tolist()
-        for neuron, table in parts(tokens).items()
+        for neuron, table in by_neuron(tokens).items()
         if neuron in known
     }
 
 
-def pages(material: Material, report: Report | None) -> Iterator[Page]:
-    """All but the first page, one after the other."""
-    yield neurons_page(material)
-    yield tokens_page(material)
-    yield from chapters(material)
-    counts = vocabulary_counts(material)
-    for token_id in material.neurons_by_token:
-        yield token_page(material, token_id, int(counts[token_id]))
-    total = len(material.neurons)
-    for place in range(total):
-        yield neuron_page(material, place)
+def report_pages(data: ReportData, report: ProgressReport | None) -> Iterator[ReportPage]:
+    """Yield all pages except the first page of the report."""
+    yield neurons_page(data)
+    yield tokens_page(data)
+    yield from chapters(data)
+    counts = vocabulary_counts(data)
+    for token_id in data.neurons_by_token:
+        yield token_page(data, token_id, int(counts[token_id]))
+    total = len(data.neurons)
+    for index in range(total):
+        yield neuron_page(data, index)
         if report:
-            report(place + 1, total)
+            report(index + 1, total)
 
 
-def write_all(store: Store, made: Iterator[Page], run_uri: str) -> None:
-    """Write assets and pages, some at once and a bounded number waiting."""
+def write_files(store: Store, pages: Iterator[ReportPage], run_uri: str) -> None:
+    """Write assets and pages in parallel, with a bounded number of pages in memory."""
     folder = resources.files("analysis.report")
-    with ThreadPoolExecutor(WRITERS) as pool:
-        waiting: deque[Future[None]] = deque(
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
+        pending: deque[Future[None]] = deque(
             pool.submit(store.put, name, (folder / name).read_bytes()) for name in ASSETS
         )
-        for page in made:
-            waiting.append(pool.submit(store.put, page.key, rendered(page, run_uri)))
-            if len(waiting) > 2 * WRITERS:
-                waiting.popleft().result()
-        for future in waiting:
+        for page in pages:
+            pending.append(pool.submit(store.put, page.key, render_page(page, run_uri)))
+            if len(pending) > 2 * NUM_WRITERS:
+                pending.popleft().result()
+        for future in pending:
             future.result()

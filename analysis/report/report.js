@@ -1,7 +1,7 @@
-// Sorting and searching of tables that are complete without it.
+// Sorts and searches tables. Without this script they are complete, in their original order.
 "use strict";
 
-// "1,234", "12 %", "< 0.001", "−0.5" as numbers; NaN for what is none.
+// Reads "1,234", "12 %", "< 0.001" or "−0.5" as a number; NaN for other text.
 function numberIn(text) {
   const plain = text.replace(/[,\s%<×]/g, "").replace("−", "-").replace("∞", "Infinity");
   return plain === "" ? NaN : Number(plain);
@@ -40,7 +40,7 @@ function makeSortable(table) {
   });
 }
 
-// Every word of the query must stand in the row.
+// Shows the rows that contain every word of the query.
 function makeSearchable(form) {
   const input = form.querySelector("input");
   const status = form.querySelector("output");

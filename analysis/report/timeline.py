@@ -1,4 +1,4 @@
-"""Where and when outliers fell: rows and Σ|shift| by unit and time. A job over outlier shards.
+"""Outliers by unit and by time: a job over outlier shards that counts rows and sums |shift|.
 
 Shapes: M row, B bin of steps, U unit.
 """
@@ -16,31 +16,32 @@ from capture.errors import RunError, ShardError
 
 JOB = "report"
 NUM_BINS = 60
+"""Bins of steps over all of training, at most."""
 TIMELINE = pa.schema(
     [
         pa.field("unit", pa.string()),
-        pa.field("first_step", pa.int32()),  # of the bin
-        pa.field("end_step", pa.int32()),  # one past its last
+        pa.field("first_step", pa.int32()),  # first step of the bin
+        pa.field("end_step", pa.int32()),  # step after the bin
         pa.field("rows", pa.int64()),  # outliers of the unit in these steps
-        pa.field("size", pa.float64()),  # their Σ|shift|, in units of the weight
+        pa.field("size", pa.float64()),  # Σ|shift| of these outliers, in units of the weight
     ]
 )
-"""One row a unit and bin of steps, also where there are no outliers."""
+"""One row per bin of steps and unit, including those without outliers."""
 
 
 @dataclass(frozen=True, eq=False)
-class Totals:
-    """Partial result."""
+class OutlierTotals:
+    """Partial result of ``CountOutliers``."""
 
     rows_BU: np.ndarray
-    """int64"""
+    """Number of outliers, int64."""
     size_BU: np.ndarray
     """Σ|shift|, float64."""
 
 
 @dataclass(frozen=True)
 class CountOutliers:
-    """Counts rows and sums sizes by bin of ``steps_per_bin`` steps and unit."""
+    """A job that counts outliers and sums |shift| by bin of steps and by unit."""
 
     units: tuple[str, ...]
     num_steps: int
@@ -48,21 +49,22 @@ class CountOutliers:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of bins, number of units."""
         return -(-self.num_steps // self.steps_per_bin), len(self.units)
 
-    def map_shard(self, shard: Rows) -> Totals:
-        """Raises ``ShardError`` for rows of a unit or step that the run lacks."""
+    def map_shard(self, shard: Rows) -> OutlierTotals:
+        """Sum one shard. Raises ``ShardError`` for rows of a unit or step that the run lacks."""
         rows_BU, size_BU = np.zeros(self.shape, np.int64), np.zeros(self.shape)
         for batch in shard.batches(["step", "unit", "shift"]):
             key_M = self.keys(batch, shard.where)
             size_M = np.abs(batch["shift"].to_numpy())
-            places = rows_BU.size
-            rows_BU += np.bincount(key_M, minlength=places).reshape(self.shape)
-            size_BU += np.bincount(key_M, size_M, minlength=places).reshape(self.shape)
-        return Totals(rows_BU, size_BU)
+            cells = rows_BU.size
+            rows_BU += np.bincount(key_M, minlength=cells).reshape(self.shape)
+            size_BU += np.bincount(key_M, size_M, minlength=cells).reshape(self.shape)
+        return OutlierTotals(rows_BU, size_BU)
 
     def keys(self, batch: pa.RecordBatch, where: str) -> np.ndarray:
-        """Each row's place in a flat [B, U], int64 [M]."""
+        """Flat index of each row's cell in [B, U], int64 [M]."""
         unit, step_M = batch["unit"], batch["step"].to_numpy()
         names = unit.dictionary.to_pylist()
         unknown = sorted(set(names) - set(self.units))
@@ -70,17 +72,18 @@ class CountOutliers:
         if unknown or beyond:
             problem = f"has rows of {unknown[0]}" if unknown else "has rows of other steps"
             raise ShardError(where, f"{problem}, which the run lacks", "Run: ontogeny verify")
-        places = np.array([self.units.index(name) for name in names], np.int64)
+        # A batch has a dictionary of its own, whose codes are not the run's unit numbers.
+        unit_of_code = np.array([self.units.index(name) for name in names], np.int64)
         return (
             step_M // self.steps_per_bin * np.int64(len(self.units))
-            + places[unit.indices.to_numpy()]
+            + unit_of_code[unit.indices.to_numpy()]
         )
 
-    def merge(self, a: Totals, b: Totals) -> Totals:
-        return Totals(a.rows_BU + b.rows_BU, a.size_BU + b.size_BU)
+    def merge(self, a: OutlierTotals, b: OutlierTotals) -> OutlierTotals:
+        return OutlierTotals(a.rows_BU + b.rows_BU, a.size_BU + b.size_BU)
 
-    def finish(self, partial: Totals) -> pd.DataFrame:
-        """The columns of ``TIMELINE``, by time, then unit."""
+    def finish(self, partial: OutlierTotals) -> pd.DataFrame:
+        """Return a table with the columns of ``TIMELINE``, by time, then unit."""
         num_bins, num_units = self.shape
         first_B = np.arange(num_bins) * self.steps_per_bin
         return pd.DataFrame(
@@ -97,7 +100,7 @@ class CountOutliers:
 
 
 def read_timeline(run: Run, run_job: Runner) -> pd.DataFrame:
-    """The table as an earlier report left it, or else counted now and left in the run."""
+    """Read ``TIMELINE`` from the run, or compute it and write it there if it is missing."""
     try:
         require_tables(run, JOB)
     except RunError:

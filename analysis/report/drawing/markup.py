@@ -1,91 +1,86 @@
-"""HTML and SVG as values. What is not markup already is text, and is escaped on its way in.
+"""HTML and SVG as values: elements, formatted numbers, tables.
 
-Corpus text may hold anything, ``<script>`` included. So there is one way to make markup from it,
-``element``, and it escapes every child and every attribute that is not ``Html``.
+Corpus text may hold anything, ``<script>`` included. Markup is therefore built in one way only:
+``element`` and ``fragment`` escape every child and attribute that is not already ``Markup``.
 """
 
-import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VOID = {"meta", "link", "input", "br"}
-NOTHING = "–"
+from markupsafe import Markup, escape
+
+VOID_ELEMENTS = {"meta", "link", "input", "br"}
+"""Elements of HTML without content and closing tag."""
+MISSING = "–"
+"""Stands for a number that is unknown."""
 
 
-class Html(str):
-    """Markup that is safe to put on a page as it stands."""
+def element(name: str, *children: object, **attributes: object) -> Markup:
+    """``<name attributes>children</name>``; children and attributes that are None are left out.
 
-    __slots__ = ()
-
-
-def escaped(value: object) -> Html:
-    """Markup as it is, anything else as text; quotes too, so it serves in attributes."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
-
-
-def element(name: str, *children: object, **attributes: object) -> Html:
-    """``<name attributes>children</name>``; a child or an attribute of None is left out.
-
-    An attribute's trailing underscore is dropped and inner ones become hyphens: ``class_``,
-    ``aria_label``. True gives the bare attribute, False none.
+    Of an attribute's name a trailing underscore is dropped and inner ones become hyphens:
+    ``class_`` → ``class``, ``aria_label`` → ``aria-label``. True gives an attribute without a
+    value; False leaves the attribute out.
     """
     parts = [f"<{name}"]
     for key, value in attributes.items():
         if value is None or value is False:
             continue
         attribute = key.rstrip("_").replace("_", "-")
-        parts.append(f" {attribute}" if value is True else f' {attribute}="{escaped(value)}"')
+        parts.append(f" {attribute}" if value is True else f' {attribute}="{escape(value)}"')
     parts.append(">")
-    if name not in VOID:
-        parts += [escaped(child) for child in children if child is not None]
+    if name not in VOID_ELEMENTS:
+        parts += [escape(child) for child in children if child is not None]
         parts.append(f"</{name}>")
-    return Html("".join(parts))
+    return Markup("".join(parts))
 
 
-def together(*parts: object, between: str = "") -> Html:
-    """Parts one after the other; None is left out."""
-    return Html(escaped(between).join(escaped(part) for part in parts if part is not None))
+def fragment(*parts: object, separator: str = "") -> Markup:
+    """Concatenate parts, each escaped unless it is ``Markup``; None is left out."""
+    return escape(separator).join(escape(part) for part in parts if part is not None)
 
 
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def whole(value: float) -> str:
-    """1234567 → 1,234,567; nothing for NaN."""
-    return NOTHING if math.isnan(value) else f"{round(value):,}"
+def integer(value: float) -> str:
+    """Format 1234567 as 1,234,567, and NaN as ``MISSING``."""
+    return MISSING if math.isnan(value) else f"{round(value):,}"
 
 
 def decimals(value: float, places: int = 2) -> str:
-    """A number to so many places; ∞ and NaN as signs, a minus as a minus."""
+    """Format a number with a fixed number of decimals and a typographic minus sign."""
     if math.isnan(value):
-        return NOTHING
+        return MISSING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:,.{places}f}".replace("-", "−")
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number of any size to so many digits, without an exponent where that stays short."""
+    """Format a number to some significant digits, with an exponent only where it is shorter."""
     if not math.isfinite(value) or value == 0:
         return decimals(value, 0)
-    size = math.floor(math.log10(abs(value)))
-    if -4 <= size < 7:
-        return decimals(value, max(0, digits - 1 - size))
+    magnitude = math.floor(math.log10(abs(value)))
+    if -4 <= magnitude < 7:
+        return decimals(value, max(0, digits - 1 - magnitude))
     return f"{value:.{digits - 1}e}".replace("-", "−")
 
 
 def percent(share: float, places: int = 0) -> str:
-    return NOTHING if math.isnan(share) else f"{decimals(100 * share, places)} %"
+    """Format a share (0 to 1) as a percentage."""
+    return MISSING if math.isnan(share) else f"{decimals(100 * share, places)} %"
 
 
-def between(low: float, high: float, show: Callable[[float], str]) -> str:
-    """An interval in words; nothing for one that is unknown."""
+def interval(low: float, high: float, show: Callable[[float], str]) -> str:
+    """Format an interval as "low to high"; "" if a bound is not finite."""
     return f"{show(low)} to {show(high)}" if math.isfinite(low + high) else ""
 
 
 def probability(value: float) -> str:
+    """Format a probability to three decimals."""
     return "< 0.001" if value < 0.001 else decimals(value, 3)
 
 
@@ -94,36 +89,38 @@ def probability(value: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its head, and what stands in it for a row."""
+    """One column of a table."""
 
-    head: str
+    header: str
     cell: Callable[[Any], object]
+    """The content of the column's cell for a row."""
     numeric: bool = False
     """Right-aligned, and sorted by value."""
-    explained: str = ""
-    """Shown on hovering over the head."""
+    tooltip: str = ""
+    """Shown when the pointer is over the header."""
 
 
 def data_table(
     caption: str, columns: Sequence[Column], rows: Iterable[object], *, identity: str | None = None
-) -> Html:
-    """A table that scrolls in its own box; the page's script makes its heads sort."""
-    heads = [
+) -> Markup:
+    """A table that scrolls in its own box; the page's script makes its columns sortable."""
+    headers = [
         element(
             "th",
-            column.head,
+            column.header,
             scope="col",
             class_="n" if column.numeric else None,
-            title=column.explained or None,
+            title=column.tooltip or None,
         )
         for column in columns
     ]
-    opening = [Html('<td class="n">') if column.numeric else Html("<td>") for column in columns]
+    # Cells are the bulk of a report: they are put together here, without a call of ``element``.
+    opening = ['<td class="n">' if column.numeric else "<td>" for column in columns]
     body = [
-        Html(
+        Markup(
             "<tr>"
             + "".join(
-                f"{start}{escaped(column.cell(row))}</td>"
+                f"{start}{escape(column.cell(row))}</td>"
                 for start, column in zip(opening, columns, strict=True)
             )
             + "</tr>"
@@ -133,7 +130,7 @@ def data_table(
     table = element(
         "table",
         element("caption", caption),
-        element("thead", element("tr", *heads)),
+        element("thead", element("tr", *headers)),
         element("tbody", *body),
         class_="sortable",
         id=identity,
@@ -141,8 +138,8 @@ def data_table(
     return element("div", table, class_="scroll", role="region", tabindex="0", aria_label=caption)
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> Html:
-    """A list of names and values."""
+def fact_list(pairs: Iterable[tuple[str, object]]) -> Markup:
+    """A definition list of names and values; pairs whose value is None are left out."""
     rows = [
         element("div", element("dt", name), element("dd", value))
         for name, value in pairs
@@ -151,13 +148,16 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     return element("dl", *rows, class_="facts")
 
 
-def section(heading: str, *content: object, identity: str | None = None) -> Html:
+def section(heading: str, *content: object, identity: str | None = None) -> Markup:
+    """A section under a second-level heading."""
     return element("section", element("h2", heading), *content, id=identity)
 
 
-def paragraph(*content: object, kind: str | None = None) -> Html:
+def paragraph(*content: object, kind: str | None = None) -> Markup:
+    """A paragraph; ``kind`` is its CSS class."""
     return element("p", *content, class_=kind)
 
 
-def code(text: str) -> Html:
+def code(text: str) -> Markup:
+    """Text in a fixed-width font."""
     return element("code", text)

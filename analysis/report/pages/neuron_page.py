@@ -1,263 +1,253 @@
-"""A page per neuron: what taught it and when, and how it relates to others.
+"""The page of a neuron: its token evidence, when it arose, the datums behind it, similar neurons.
 
-What silencing it does, and when it is active, stands in ``neuron_tests``.
+Its sections on ablation, activations and faithfulness are in ``neuron_effects``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from analysis.report.drawing import markup, plots
-from analysis.report.drawing.markup import Column, Html, element, section, together
-from analysis.report.drawing.plots import Axes
-from analysis.report.pages.neuron_table import brief, cluster
-from analysis.report.pages.neuron_tests import activity, faithfulness, silencing
-from analysis.report.pages.report_data import Material, Windows, each
-from analysis.report.pages.website import Links, Neuron, Page, command_note, neuron_key, token_text
+from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.markup import Column, element, fragment, section
+from analysis.report.pages.neuron_effects import ablation, activations, faithfulness
+from analysis.report.pages.neuron_table import cluster_number, top_tokens
+from analysis.report.pages.related_neurons import related_neurons
+from analysis.report.pages.report_data import ReportData, WindowEvidence, rows_of
+from analysis.report.pages.website import Links, Neuron, ReportPage, neuron_key
 
 TOKENS_SHOWN = 40
-WHEN_SHOWN = 6
-"""Tokens whose windows are plotted."""
+PLOTTED_TOKENS = 6
+"""Tokens whose evidence over training is plotted."""
 
 
-def neuron_page(material: Material, place: int) -> Page:
-    neuron = material.neurons[place]
+def neuron_page(data: ReportData, index: int) -> ReportPage:
+    """The page of the neuron at this index of the report's neurons."""
+    neuron = data.neurons[index]
     unit, number = neuron
-    links = material.links.within()
-    body = together(
-        turn(material, place, links),
+    links = data.links.from_subfolder()
+    body = fragment(
+        neighbour_navigation(data, index, links),
         element("h1", f"Neuron {number} of ", element("span", unit, class_="neuron")),
-        summary(material, place),
-        taught(material, neuron, links),
-        when(material, neuron),
-        strongest_data(material, neuron),
-        silencing(material, neuron, links),
-        activity(material, neuron),
-        relatives(material, neuron, links),
-        faithfulness(material, neuron),
+        summary(data, index),
+        token_evidence(data, neuron, links),
+        evidence_over_time(data, neuron),
+        strongest_datums(data, neuron),
+        ablation(data, neuron, links),
+        activations(data, neuron),
+        related_neurons(data, neuron, links),
+        faithfulness(data, neuron),
     )
-    return Page(neuron_key(neuron), f"Neuron {number} of {unit}", body, "neurons.html")
+    return ReportPage(neuron_key(neuron), f"Neuron {number} of {unit}", body, "neurons.html")
 
 
-def turn(material: Material, place: int, links: Links) -> Html:
-    """To the stronger and the weaker neighbour in the list of neurons."""
-    neurons = material.neurons
-    before = links.neuron(neurons[place - 1], "← stronger") if place else element("span")
-    after = place + 1 < len(neurons)
-    weaker = links.neuron(neurons[place + 1], "weaker →") if after else element("span")
-    return element("nav", before, weaker, class_="turn", aria_label="Neighbours in the list")
+def neighbour_navigation(data: ReportData, index: int, links: Links) -> Markup:
+    """Links to the neurons with the next more and the next less evidence."""
+    neurons = data.neurons
+    more = links.neuron(neurons[index - 1], "← more evidence") if index else element("span")
+    is_last = index + 1 == len(neurons)
+    less = element("span") if is_last else links.neuron(neurons[index + 1], "less evidence →")
+    return element("nav", more, less, class_="neighbours", aria_label="Neighbours in the list")
 
 
-def summary(material: Material, place: int) -> Html:
-    """The page in a sentence or two, and its figures."""
-    neuron = material.neurons[place]
-    group = material.groups.iloc[place]
-    ablated, placed = material.ablated.get(neuron), material.placed.get(neuron)
-    words = together("Taught above all by ", brief(material, neuron, material.links.within()), ".")
+def summary(data: ReportData, index: int) -> Markup:
+    """One sentence on the token evidence, and the figures of the neuron."""
+    neuron = data.neurons[index]
+    group = data.groups.iloc[index]
+    ablated, clustered = data.ablated.get(neuron), data.clustered.get(neuron)
+    tokens = top_tokens(data, neuron, data.links.from_subfolder())
+    lead = markup.paragraph("Strongest token evidence: ", tokens, kind="lead")
     flips = None if ablated is None else f"{ablated.flips:,} of {ablated.positions:,} predictions"
-    return together(
-        markup.paragraph(words, kind="lead") if neuron in material.brief else None,
-        markup.facts(
+    return fragment(
+        lead if neuron in data.top_tokens else None,
+        markup.fact_list(
             [
-                ("Rank by evidence", f"{place + 1:,} of {len(material.neurons):,}"),
-                ("Outliers recorded", markup.whole(group["rows"])),
-                ("Evidence", markup.significant(group["weight"])),
-                ("Flipped by silencing it", flips),
-                ("Cluster", None if placed is None else cluster(placed.cluster)),
-                ("Groups of tokens", None if placed is None else markup.whole(placed.topics)),
+                ("Rank by evidence", f"{index + 1:,} of {len(data.neurons):,}"),
+                ("Outliers recorded", markup.integer(group["rows"])),
+                ("Evidence (total weight)", markup.significant(group["weight"])),
+                ("Flipped by ablation", flips),
+                ("Cluster", None if clustered is None else cluster_number(clustered.cluster)),
+                ("Token topics", None if clustered is None else markup.integer(clustered.topics)),
             ]
         ),
     )
 
 
-# --- which tokens ---------------------------------------------------------------------------------
+# --- token evidence -------------------------------------------------------------------------------
 
 
-def taught(material: Material, neuron: Neuron, links: Links) -> Html:
-    table = material.tokens_by_neuron.get(neuron)
-    heading = "Which tokens taught it"
+def token_evidence(data: ReportData, neuron: Neuron, links: Links) -> Markup:
+    """The table of the tokens that attribution selected for the neuron."""
+    table = data.tokens_by_neuron.get(neuron)
+    heading = "Token evidence"
     if table is None:
-        return section(heading, markup.paragraph("No token stood out in its evidence."))
-    caption = f"{len(table)} tokens that stood out, strongest first"
+        return section(
+            heading, markup.paragraph("No token is over-represented in this neuron's evidence.")
+        )
+    caption = f"{len(table)} tokens over-represented in the evidence, strongest first"
     if len(table) > TOKENS_SHOWN:
-        caption = f"The first {TOKENS_SHOWN} of {len(table)} tokens that stood out"
+        caption = f"First {TOKENS_SHOWN} of {len(table)} tokens over-represented in the evidence"
     shown = table.head(TOKENS_SHOWN)
     columns = token_columns(shown, lambda row: links.token(row.token_id, row.token))
+    note = (
+        "The evidence shows which training data moved the weights of this neuron. It does not "
+        "show what the neuron would be without them."
+    )
     return section(
         heading,
-        direction(table),
-        markup.data_table(caption, columns, each(shown), identity="tokens"),
+        markup.paragraph(note, kind="soft"),
+        sign_summary(table),
+        markup.data_table(caption, columns, rows_of(shown), identity="tokens"),
     )
 
 
-def token_columns(shown: pd.DataFrame, first) -> list[Column]:
-    """Columns for rows of ``tokens``; those that are empty throughout are left out."""
+def token_columns(shown: pd.DataFrame, token_cell: Callable[[Any], object]) -> list[Column]:
+    """Columns for rows of the table ``tokens``; optional columns without any value are left out.
+
+    The second column is that of the token. Its header is empty if all rows have the same token.
+    """
     columns = [
         Column("rank", lambda row: row.rank + 1, numeric=True),
+        Column("token" if shown["token"].nunique() > 1 else "", token_cell),
         Column("score", lambda row: markup.significant(row.score), numeric=True),
         Column(
-            "times expected",
+            "× expected",
             lambda row: markup.decimals(row.relative_frequency, 2),
             numeric=True,
-            explained="Its evidence over what the background would give",
+            tooltip="Weight of the token's evidence / weight expected from the background",
         ),
-        Column("count", lambda row: markup.whole(row.count), numeric=True),
-        Column("evidence", lambda row: markup.significant(row.weight), numeric=True),
+        Column(
+            "count",
+            lambda row: markup.integer(row.count),
+            numeric=True,
+            tooltip="Outlier rows or positions of this token",
+        ),
+        Column(
+            "evidence",
+            lambda row: markup.significant(row.weight),
+            numeric=True,
+            tooltip="Weight of the token's evidence",
+        ),
     ]
     if shown["q"].notna().any():
-        why = "Share of false findings among tokens as clear as this"
-        columns.append(Column("q", lambda row: markup.probability(row.q), True, why))
+        tooltip = "False discovery rate among tokens at least as significant as this one"
+        columns.append(Column("q", lambda row: markup.probability(row.q), True, tooltip))
     if shown["up"].notna().any():
-        why = "Share of the evidence that raised weights; the rest lowered them"
-        columns.append(Column("up", lambda row: balance(row.up, row.down), True, why))
+        tooltip = "Share of the evidence that increased weights; the rest decreased them"
+        columns.append(Column("up", lambda row: share_bar(row.up, row.down), True, tooltip))
     if shown["strengthened"].notna().any():
-        why = "Share of the evidence that moved weights away from zero"
+        tooltip = "Share of the evidence that moved weights away from zero"
         columns.append(
-            Column("strengthened", lambda row: balance(row.strengthened, row.weakened), True, why)
+            Column(
+                "strengthened",
+                lambda row: share_bar(row.strengthened, row.weakened),
+                True,
+                tooltip,
+            )
         )
-    return [
-        columns[0],
-        Column("token" if shown["token"].nunique() > 1 else "", first),
-        *columns[1:],
-    ]
+    return columns
 
 
-def balance(part: float, rest: float) -> Html:
-    """A share in words and as a bar."""
+def share_bar(part: float, rest: float) -> Markup:
+    """part / (part + rest) as a percentage and as a bar."""
     if not part + rest > 0:
-        return Html(markup.NOTHING)
+        return Markup(markup.MISSING)
     share = part / (part + rest)
-    bar = element("span", class_="balance", style=f"--part:{100 * share:.0f}%")
-    return together(markup.percent(share), " ", bar)
+    bar = element("span", class_="share-bar", style=f"--part:{100 * share:.0f}%")
+    return fragment(markup.percent(share), " ", bar)
 
 
-def direction(table: pd.DataFrame) -> Html | None:
-    """What the signs say, in words."""
+def sign_summary(table: pd.DataFrame) -> Markup | None:
+    """One sentence on the signs of the shifts; None if they are unknown."""
     sums = table[["up", "down", "strengthened", "weakened"]].sum()
     if not sums["up"] + sums["down"] > 0:
         return None
     up = sums["up"] / (sums["up"] + sums["down"])
-    words = f"{markup.percent(up)} of this evidence raised weights of the neuron"
+    words = f"{markup.percent(up)} of this evidence increased weights of the neuron"
     if sums["strengthened"] + sums["weakened"] > 0:
         stronger = sums["strengthened"] / (sums["strengthened"] + sums["weakened"])
-        words += f"; {markup.percent(stronger)} made weights stronger, away from zero"
+        words += f"; {markup.percent(stronger)} moved weights away from zero"
     return markup.paragraph(f"{words}.")
 
 
-# --- when -----------------------------------------------------------------------------------------
+# --- over training --------------------------------------------------------------------------------
 
 
-def when(material: Material, neuron: Neuron) -> Html | None:
-    """One small plot for each of the first tokens."""
-    table = material.tokens_by_neuron.get(neuron)
+def evidence_over_time(data: ReportData, neuron: Neuron) -> Markup | None:
+    """One small chart for each of the first tokens; None if there is no evidence."""
+    table = data.tokens_by_neuron.get(neuron)
     if table is None:
         return None
-    keys = [(*neuron, token_id) for token_id in table["token_id"].head(WHEN_SHOWN).tolist()]
-    found = [material.windows[key] for key in keys if key in material.windows]
-    return windows_section("When they taught it", [(of.token, of) for of in found])
+    keys = [(*neuron, token_id) for token_id in table["token_id"].head(PLOTTED_TOKENS).tolist()]
+    found = [data.windows[key] for key in keys if key in data.windows]
+    return windows_section([(windows.token, windows) for windows in found])
 
 
-def windows_section(heading: str, windows: Sequence[tuple[str, Windows]]) -> Html | None:
-    """Small plots of evidence by window, each with its title; nothing if there are none."""
+def windows_section(windows: Sequence[tuple[str, WindowEvidence]]) -> Markup | None:
+    """A section with one small chart of evidence for each title; None without any."""
     if not windows:
         return None
-    words = "Evidence by window of training steps; the dashes are what the background would give."
+    words = (
+        "Weight of the evidence by window of training steps. Dashed lines: weight expected from "
+        "the background."
+    )
     return section(
-        heading,
+        "Token evidence over training",
         markup.paragraph(words, kind="soft"),
         element("div", *(window_plot(*pair) for pair in windows), class_="small-multiples"),
     )
 
 
-def window_plot(title: str, windows: Windows) -> Html:
+def window_plot(title: str, windows: WindowEvidence) -> Markup:
     axes = Axes(
         title=title,
-        description=f"Evidence of {windows.token!r} by window of training, in steps.",
+        description=f"Evidence of {windows.token!r} by window of training steps.",
         width=190,
         height=110,
         left=46,
         right=4,
     )
-    return plots.window_bars(axes, windows.edge_B1, windows.weight_B, windows.expected_B)
+    return plots.window_chart(axes, windows.edge_B1, windows.weight_B, windows.expected_B)
 
 
-# --- data -----------------------------------------------------------------------------------------
+# --- datums ---------------------------------------------------------------------------------------
 
 
-def strongest_data(material: Material, neuron: Neuron) -> Html | None:
-    """The datums that moved it most, with the place that did."""
-    table = material.datums_by_neuron.get(neuron)
+def strongest_datums(data: ReportData, neuron: Neuron) -> Markup | None:
+    """The datums with the most evidence, each with the position of its largest shift marked."""
+    table = data.datums_by_neuron.get(neuron)
     if table is None:
         return None
-    key = markup.paragraph(
-        "The largest shift arose where the model read ",
-        element("mark", "this token"),
-        " and had to predict ",
-        element("mark", "this one", class_="target"),
+    legend = markup.paragraph(
+        "Marked is the position of the datum's largest shift: ",
+        element("mark", "input token"),
+        " and ",
+        element("mark", "target token", class_="target"),
         ".",
         kind="soft",
     )
-    items = [passage(material, row) for row in each(table)]
-    return section("The data that moved it most", key, element("ol", *items, class_="passages"))
+    items = [passage(data, row) for row in rows_of(table)]
+    return section("Datums that moved it most", legend, element("ol", *items, class_="passages"))
 
 
-def passage(material: Material, row) -> Html:
-    run = material.run
+def passage(data: ReportData, row) -> Markup:
+    """The text of a datum and its figures, as a list item."""
+    run = data.run
     words = [run.tokens[token] for token in run.token_NT[row.datum]]
+    # The inputs lack the last target: with it, the target of position t is word t + 1.
     words.append(run.tokens[run.target_NT[row.datum, -1]])
     parts: list[object] = list(words)
     parts[row.position] = element("mark", words[row.position])
     parts[row.position + 1] = element("mark", words[row.position + 1], class_="target")
-    about = (
-        f"datum {row.datum:,} · {row.rows:,} outliers · the largest at step {row.step:,}, "
-        f"{'+' if row.shift > 0 else ''}{markup.significant(row.shift)}"
+    sign = "+" if row.shift > 0 else ""
+    caption = (
+        f"datum {row.datum:,} · {row.rows:,} outliers · largest shift "
+        f"{sign}{markup.significant(row.shift)} at step {row.step:,}"
     )
     return element(
         "li",
-        element("div", about, class_="about"),
-        element("blockquote", together(*parts, between=" ")),
+        element("div", caption, class_="caption"),
+        element("blockquote", fragment(*parts, separator=" ")),
     )
-
-
-# --- relatives ------------------------------------------------------------------------------------
-
-
-def relatives(material: Material, neuron: Neuron, links: Links) -> Html:
-    """Cluster, neighbours, and the groups that its tokens fall into."""
-    heading = "Its relatives"
-    if "neurons" in material.sources.missing:
-        note = command_note("Not computed:", material.sources.missing["neurons"])
-        return section(heading, note)
-    placed = material.placed.get(neuron)
-    if placed is None:
-        return section(heading, markup.paragraph("It has too few outliers to be compared."))
-    near = [
-        element("li", links.neuron(other), " ", brief(material, other))
-        for other in material.relatives.get(neuron, ())
-    ]
-    belongs = (
-        "It belongs to no cluster."
-        if placed.cluster < 0
-        else f"It belongs to cluster {placed.cluster} (membership {placed.membership:.2f})."
-    )
-    return section(
-        heading,
-        markup.paragraph(
-            belongs, " ", element("a", "All clusters", href=f"{links.up}clusters.html")
-        ),
-        topics(placed),
-        element("h3", "Nearest on the map") if near else None,
-        element("ul", *near) if near else None,
-    )
-
-
-def topics(placed: pd.Series) -> Html | None:
-    """The groups of a polysemantic neuron's tokens."""
-    if placed.topics < 2:
-        return None
-    groups = [
-        element("li", together(*(token_text(token) for token in tokens), between=" "))
-        for tokens in placed.topic_tokens
-    ]
-    words = f"The tokens that taught it fall into {placed.topics} groups:"
-    return together(markup.paragraph(words), element("ul", *groups))

@@ -1,35 +1,38 @@
-"""The table of neurons, searchable and sortable, and the page that holds all of it."""
+"""The page of all neurons, and its table, which can be searched and sorted."""
 
 import math
 from collections.abc import Sequence
 
-from analysis.report.drawing import markup
-from analysis.report.drawing.markup import Column, Html, element, together
-from analysis.report.pages.report_data import Material, each
-from analysis.report.pages.website import Links, Neuron, Page, token_text
+from markupsafe import Markup
 
-ALL = "all-neurons"
+from analysis.report.drawing import markup
+from analysis.report.drawing.markup import Column, element, fragment
+from analysis.report.pages.report_data import ReportData, rows_of
+from analysis.report.pages.website import Links, Neuron, ReportPage, token_text
+
+TABLE_ID = "all-neurons"
 """The table's id, by which its search box finds it."""
 
 
-def neurons_page(material: Material) -> Page:
+def neurons_page(data: ReportData) -> ReportPage:
     lead = markup.paragraph(
-        "A neuron is a column of an MLP weight: one input of the unit and all that leaves it. "
-        "Beside each stand the tokens that stood out in what moved its weights.",
+        "A neuron is a column of an MLP weight matrix: one input of the unit and all weights that "
+        "it feeds. The tokens beside each neuron are those that are over-represented in its "
+        "evidence, the recorded shifts of its weights.",
         kind="lead",
     )
-    caption = f"{len(material.neurons):,} neurons, those with the most evidence first"
-    body = together(
+    caption = f"{len(data.neurons):,} neurons, most evidence first"
+    body = fragment(
         element("h1", "Neurons"),
         lead,
-        search_box(ALL, "Search by unit, neuron or token"),
-        neuron_table(material, material.neurons, caption, identity=ALL),
+        search_box(TABLE_ID, "Search by unit, neuron or token"),
+        neuron_table(data, data.neurons, caption, identity=TABLE_ID),
     )
-    return Page("neurons.html", "Neurons", body, "neurons.html")
+    return ReportPage("neurons.html", "Neurons", body, "neurons.html")
 
 
-def search_box(table: str, label: str) -> Html:
-    """Hidden until the page's script gives it something to do."""
+def search_box(table: str, label: str) -> Markup:
+    """A search field for the table with this id, hidden until the page's script shows it."""
     field = f"{table}-query"
     return element(
         "form",
@@ -44,59 +47,66 @@ def search_box(table: str, label: str) -> Html:
 
 
 def neuron_table(
-    material: Material, neurons: Sequence[Neuron], caption: str, *, identity: str | None = None
-) -> Html:
-    """A row a neuron; columns of analyses that were not done are left out."""
-    strength = dict(zip(material.neurons, each(material.groups), strict=True))
-    links, ablated, placed = material.links, material.ablated, material.placed
+    data: ReportData, neurons: Sequence[Neuron], caption: str, *, identity: str | None = None
+) -> Markup:
+    """A table with one row per neuron, without the columns of analyses that are missing."""
+    group = dict(zip(data.neurons, rows_of(data.groups), strict=True))
     columns = [
-        Column("neuron", lambda key: links.neuron(key)),
-        Column("tokens that taught it", lambda key: brief(material, key)),
-        Column("outliers", lambda key: markup.whole(strength[key].rows), numeric=True),
+        Column("neuron", data.links.neuron),
+        Column("token evidence", lambda neuron: top_tokens(data, neuron)),
+        Column("outliers", lambda neuron: markup.integer(group[neuron].rows), numeric=True),
         Column(
             "evidence",
-            lambda key: markup.significant(strength[key].weight),
+            lambda neuron: markup.significant(group[neuron].weight),
             numeric=True,
-            explained="Total weight of the evidence that attribution used",
+            tooltip="Total weight of the evidence that attribution used",
         ),
+        *(ablation_columns(data) if data.ablated else []),
     ]
-    if ablated:
-        columns += [
-            Column(
-                "flips",
-                lambda key: markup.whole(ablated[key].flips) if key in ablated else "",
-                numeric=True,
-                explained="Predictions that change when the neuron is silenced",
-            ),
-            Column(
-                "agreement",
-                lambda key: times(ablated[key].ratio) if key in ablated else "",
-                numeric=True,
-                explained="How many times as often as others its taught tokens flip",
-            ),
-        ]
-    if placed:
+    if clustered := data.clustered:
         columns.append(
             Column(
-                "cluster", lambda key: cluster(placed[key].cluster) if key in placed else "", True
+                "cluster",
+                lambda key: cluster_number(clustered[key].cluster) if key in clustered else "",
+                numeric=True,
             )
         )
     return markup.data_table(caption, columns, neurons, identity=identity)
 
 
-def brief(material: Material, neuron: Neuron, links: Links | None = None) -> Html:
-    """The neuron's first tokens; with ``links``, as links."""
-    table = material.brief.get(neuron)
+def ablation_columns(data: ReportData) -> list[Column]:
+    """The columns of an ablation; neurons that were not ablated have empty cells."""
+    ablated = data.ablated
+    return [
+        Column(
+            "flips",
+            lambda key: markup.integer(ablated[key].flips) if key in ablated else "",
+            numeric=True,
+            tooltip="Predictions that change when the neuron is ablated",
+        ),
+        Column(
+            "agreement",
+            lambda key: ratio_text(ablated[key].ratio) if key in ablated else "",
+            numeric=True,
+            tooltip="Flip rate of the tokens in its evidence / flip rate of other tokens",
+        ),
+    ]
+
+
+def top_tokens(data: ReportData, neuron: Neuron, links: Links | None = None) -> Markup:
+    """The first tokens of a neuron's evidence; ``links`` turns them into links."""
+    table = data.top_tokens.get(neuron)
     if table is None:
-        return Html(markup.NOTHING)
+        return Markup(markup.MISSING)
     pairs = zip(table["token_id"].tolist(), table["token"], strict=True)
     show = links.token if links else lambda token_id, token: token_text(token)
-    return together(*(show(token_id, token) for token_id, token in pairs), between=" ")
+    return fragment(*(show(token_id, token) for token_id, token in pairs), separator=" ")
 
 
-def times(ratio: float) -> str:
-    return markup.NOTHING if math.isnan(ratio) else f"{markup.decimals(ratio, 1)}×"
+def ratio_text(ratio: float) -> str:
+    return markup.MISSING if math.isnan(ratio) else f"{markup.decimals(ratio, 1)}×"
 
 
-def cluster(number: int) -> str:
-    return markup.NOTHING if number < 0 else str(number)
+def cluster_number(cluster: int) -> str:
+    """The number of a cluster; ``MISSING`` for -1, no cluster."""
+    return markup.MISSING if cluster < 0 else str(cluster)

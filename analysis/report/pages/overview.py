@@ -1,56 +1,63 @@
-"""The first page: what was trained, what was recorded, and whether the record can be trusted.
+"""The first page: the training run, what was recorded of it, and the audit of the record.
 
 Shapes: M step.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from analysis.report.drawing import markup, plots
-from analysis.report.drawing.markup import Html, element, facts, section, together
-from analysis.report.drawing.plots import Axes, Series
+from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.markup import element, fact_list, fragment, section
+from analysis.report.drawing.plots import Series
 from analysis.report.pages.neuron_table import neuron_table
-from analysis.report.pages.report_data import Material, each
-from analysis.report.pages.website import Page
+from analysis.report.pages.report_data import ReportData, rows_of
+from analysis.report.pages.website import ReportPage
 from analysis.run.run import Run
 from capture.models import transformer as model
-from capture.optim import optimizer, schedule
+from capture.optim import schedule
+from capture.optim.optimizer_config import describe_optimizer
 
-MOST_POINTS = 400
-"""Of a line over steps; more steps are averaged."""
-LINES = 5
-"""Units with a line of their own."""
-SIZES = ("bytes", "KB", "MB", "GB", "TB")
+MAX_POINTS = 400
+"""Points of a line over steps; more steps are averaged in bins."""
+MAX_LINES = 5
+"""Units that have a line of their own in plots over steps."""
+BYTE_UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
-def overview(material: Material) -> Page:
-    run = material.run
+def overview(data: ReportData) -> ReportPage:
+    run = data.run
     rows = sum(file.rows or 0 for marker in run.segments for file in marker.files_of("outliers"))
     lead = markup.paragraph(
-        f"{model.called(run.config.model)} learned {run.num_datums:,} windows of text "
-        f"in {run.steps_done:,} steps. {rows:,} outsized shifts of single weights were recorded; "
-        f"these pages say what they taught {len(material.neurons):,} neurons.",
+        f"{model.model_label(run.config.model)} was trained on {run.num_datums:,} windows of text "
+        f"for {run.steps_done:,} steps. The record holds {rows:,} outliers, the largest changes of "
+        "single weights due to single datums. This report shows the evidence they give about "
+        f"{len(data.neurons):,} neurons.",
         kind="lead",
     )
-    body = together(
-        element("h1", "What the data did to the model"),
+    body = fragment(
+        element("h1", "Training run"),
         lead,
-        settings(run),
-        strongest(material),
-        learning(run),
-        where(material.timeline),
-        trust(run),
-        sizes(run),
+        run_settings(run),
+        strongest_neurons(data),
+        loss_curves(run),
+        outliers_by_unit(data.timeline),
+        audit(run),
+        storage(run),
     )
-    return Page("index.html", "Overview", body, "index.html")
+    return ReportPage("index.html", "Overview", body, "index.html")
 
 
-def settings(run: Run) -> Html:
+def run_settings(run: Run) -> Markup:
+    """The figures and settings of the run."""
     config, made = run.config, run.provenance
     training, outliers = config.training, config.capture.outliers
-    decline = schedule.in_words(training.schedule, training.decay)
+    decline = schedule.describe_schedule(training.schedule, training.decay)
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
-    return facts(
+    return fact_list(
         [
             ("Run", markup.code(run.uri)),
             ("Progress", f"{run.steps_done:,} of {run.num_steps:,} steps ({finished})"),
@@ -59,129 +66,130 @@ def settings(run: Run) -> Html:
                 f"{config.corpus.kind}: {run.num_datums:,} windows of {config.corpus.window} "
                 f"tokens, vocabulary {run.num_tokens:,}",
             ),
-            ("Model", model.in_words(config.model)),
+            ("Model", model.describe_model(config.model)),
             (
                 "Training",
                 f"{training.epochs} epochs of batches of {training.batch}, "
-                f"{optimizer.in_words(training.optimizer)}, learning rate "
+                f"{describe_optimizer(training.optimizer)}, learning rate "
                 f"{training.learning_rate:g} {decline}, clip {training.clip:g}",
             ),
             (
                 "Recorded",
-                f"top {outliers.k:,} shifts a {outliers.scope} of {run.layout.size:,} parameters "
+                f"top {outliers.k:,} shifts per {outliers.scope} among "
+                f"{run.layout.size:,} parameters "
                 f"in {len(run.layout.names)} units",
             ),
-            ("Made", f"{made['started_at'][:10]} on {made['device']}, seed {config.run.seed}"),
+            ("Started", f"{made['started_at'][:10]} on {made['device']}, seed {config.run.seed}"),
         ]
     )
 
 
-def strongest(material: Material) -> Html:
+def strongest_neurons(data: ReportData) -> Markup:
     """The first rows of the table of neurons."""
     return section(
-        "The strongest neurons",
-        neuron_table(material, material.neurons[:10], "Those with the most evidence"),
-        markup.paragraph(element("a", f"All {len(material.neurons):,}", href="neurons.html")),
+        "Neurons with the most evidence",
+        neuron_table(data, data.neurons[:10], "First neurons by total weight of evidence"),
+        markup.paragraph(element("a", f"All {len(data.neurons):,} neurons", href="neurons.html")),
     )
 
 
-def averaged(step_M: np.ndarray, value_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal runs of steps, at most ``MOST_POINTS`` of them."""
-    bin_M = np.arange(len(step_M)) * min(MOST_POINTS, len(step_M)) // max(len(step_M), 1)
+def bin_means(step_M: np.ndarray, value_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of steps and values over equal bins of steps, at most ``MAX_POINTS``."""
+    bin_M = np.arange(len(step_M)) * min(MAX_POINTS, len(step_M)) // max(len(step_M), 1)
     count = np.bincount(bin_M)
     return np.bincount(bin_M, step_M) / count, np.bincount(bin_M, value_M) / count
 
 
-def learning(run: Run) -> Html:
-    """Loss over steps, training and held out."""
+def loss_curves(run: Run) -> Markup:
+    """Training loss and held-out losses over steps."""
     steps, evaluations = run.steps(), run.evaluations()
-    step, loss = averaged(steps["step"].to_numpy(), steps["loss"].to_numpy())
+    step, loss = bin_means(steps["step"].to_numpy(), steps["loss"].to_numpy())
     series = [Series("training", step, loss, 0)]
-    for place, (split, table) in enumerate(evaluations.groupby("split", sort=False)):
+    for colour, (split, table) in enumerate(evaluations.groupby("split", sort=False), 1):
         at, held_out = table["step"].to_numpy(), table["loss"].to_numpy()
-        series.append(Series(str(split), at, held_out, 1 + place))
-        series.append(Series("", at, held_out, 1 + place, "points"))
+        series.append(Series(str(split), at, held_out, colour))
+        series.append(Series("", at, held_out, colour, "points"))
     last = f" to {loss[-1]:.2f}" if len(loss) else ""
     axes = Axes(
         title="Loss over training",
         x="step",
         y="loss, nats per token",
-        description=f"Training loss fell from {loss[0]:.2f}{last} nats per token.",
+        description=f"Training loss from {loss[0]:.2f}{last} nats per token.",
         right=90,
     )
-    return section("Learning", plots.line_chart(axes, series))
+    return section("Loss", plots.line_chart(axes, series))
 
 
-def where(timeline: pd.DataFrame) -> Html:
-    """Which units the outliers fell on, and when."""
+def outliers_by_unit(timeline: pd.DataFrame) -> Markup:
+    """The share of each unit in the outliers, over all of training and over steps."""
     by_unit = timeline.groupby("unit")[["rows", "size"]].sum().sort_values("rows", ascending=False)
     share = by_unit["rows"] / max(by_unit["rows"].sum(), 1)
     shown = share[share >= 0.0005]
     axes = Axes(
         title="Share of outliers by unit",
-        description="The units on which the recorded shifts fell, those with most first.",
+        description="Share of the recorded outliers in each unit, largest first.",
         left=240,
         right=70,
-        height=20 * len(shown) + 8,
     )
-    bars = plots.share_bars(axes, [str(unit) for unit in shown.index], shown.tolist(), one_place)
-    left_out = len(share) - len(shown)
-    rest = f"{left_out} further units have less than 0.05 % each." if left_out else ""
+    bars = plots.bar_chart(
+        axes, [str(unit) for unit in shown.index], shown.tolist(), one_decimal_percent
+    )
+    num_hidden = len(share) - len(shown)
+    note = f"{num_hidden} further units have less than 0.05 % each."
     return section(
-        "Where shifts were outsized",
+        "Outliers by unit",
         bars,
-        markup.paragraph(rest, kind="soft") if rest else None,
-        when(timeline, list(by_unit.index[:LINES])),
+        markup.paragraph(note, kind="soft") if num_hidden else None,
+        outliers_over_time(timeline, list(by_unit.index[:MAX_LINES])),
     )
 
 
-def one_place(share: float) -> str:
+def one_decimal_percent(share: float) -> str:
     return markup.percent(share, 1)
 
 
-def when(timeline: pd.DataFrame, units: list[str]) -> Html:
-    """Two plots over training: how the outliers divided among units, and how large they were."""
+def outliers_over_time(timeline: pd.DataFrame, units: list[str]) -> Markup:
+    """Two plots over training: the units' shares of the outliers, and the mean outlier."""
     rows = timeline.pivot_table(index="first_step", columns="unit", values="rows", aggfunc="sum")
     size = timeline.pivot_table(index="first_step", columns="unit", values="size", aggfunc="sum")
     middle = timeline.groupby("first_step")[["first_step", "end_step"]].first().mean(axis=1)
-    step = middle.to_numpy()
     total = np.maximum(rows.sum(axis=1).to_numpy(), 1)
-    shares = [
-        Series(unit, step, 100 * rows[unit].to_numpy() / total, place)
-        for place, unit in enumerate(units, 1)
+    share = {unit: 100 * rows[unit].to_numpy() / total for unit in units}
+    with np.errstate(divide="ignore", invalid="ignore"):  # a bin without outliers has no mean
+        mean = {unit: size[unit].to_numpy() / rows[unit].to_numpy() for unit in units}
+    step = middle.to_numpy()
+    return fragment(
+        unit_lines("Share of outliers by unit over training", "share of outliers, %", step, share),
+        unit_lines(
+            "Size of outliers over training",
+            "mean |shift| of an outlier, in units of the weight",
+            step,
+            mean,
+        ),
+    )
+
+
+def unit_lines(title: str, y: str, step: np.ndarray, value: Mapping[str, np.ndarray]) -> Markup:
+    """One line per unit over steps."""
+    axes = Axes(
+        title=title,
+        x="step",
+        y=y,
+        description=f"One line for each of the {len(value)} units with most outliers.",
+        width=800,
+        right=220,
+    )
+    lines = [
+        Series(unit, step, values, colour) for colour, (unit, values) in enumerate(value.items(), 1)
     ]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = [
-            Series(unit, step, size[unit].to_numpy() / rows[unit].to_numpy(), place)
-            for place, unit in enumerate(units, 1)
-        ]
-    share_axes = Axes(
-        title="When: how the outliers divide among units",
-        x="step",
-        y="share of the outliers, %",
-        description=f"Lines for the {len(units)} units with most outliers.",
-        width=800,
-        right=220,
-    )
-    mean_axes = Axes(
-        title="When: how large they were",
-        x="step",
-        y="mean |shift| of an outlier, in units of the weight",
-        description=f"Lines for the {len(units)} units with most outliers.",
-        width=800,
-        right=220,
-    )
-    return together(
-        plots.line_chart(share_axes, shares, zero=True),
-        plots.line_chart(mean_axes, means, zero=True),
-    )
+    return plots.line_chart(axes, lines, zero=True)
 
 
-def trust(run: Run) -> Html:
-    """The audit: do the shifts add up to what was applied?"""
+def audit(run: Run) -> Markup:
+    """The conservation audit: how closely the shifts of a step add up to its update."""
     steps = run.steps()
     step_M, error_M = steps["step"].to_numpy(), steps["audit_error"].to_numpy()
-    step, error = averaged(step_M, error_M)
+    step, error = bin_means(step_M, error_M)
     axes = Axes(
         title="Audit error over training",
         x="step",
@@ -190,15 +198,17 @@ def trust(run: Run) -> Html:
         log_y=True,
     )
     words = (
-        f"At each of {len(steps):,} steps, the shifts of all datums were added up and compared "
-        f"with the change of the weights. The largest relative error was {error_M.max():.1e}; "
-        f"training stops at {run.config.capture.audit_tolerance:.0e} more than rounding explains."
+        f"At each of {len(steps):,} steps, the sum of the shifts of all datums was compared with "
+        f"the change of the weights. The largest relative error is {error_M.max():.1e}. Training "
+        "stops if the error exceeds that of rounding by more than "
+        f"{run.config.capture.audit_tolerance:.0e}."
     )
     chart = plots.line_chart(axes, [Series("", step, error, 1)])
-    return section("Why the numbers can be trusted", markup.paragraph(words), chart)
+    return section("Audit of the record", markup.paragraph(words), chart)
 
 
-def sizes(run: Run) -> Html:
+def storage(run: Run) -> Markup:
+    """Number, rows and bytes of the run's files, by kind."""
     files = [file for marker in (run.start, *run.segments) for file in marker.files]
     table = pd.DataFrame(
         [(file.kind, file.rows or 0, file.num_bytes) for file in files],
@@ -209,19 +219,21 @@ def sizes(run: Run) -> Html:
     )
     columns = [
         markup.Column("kind", lambda row: row.kind),
-        markup.Column("files", lambda row: markup.whole(row.files), numeric=True),
-        markup.Column("rows", lambda row: markup.whole(row.rows) if row.rows else "", numeric=True),
-        markup.Column("size", lambda row: in_bytes(row.bytes), numeric=True),
-        markup.Column("bytes", lambda row: markup.whole(row.bytes), numeric=True),
+        markup.Column("files", lambda row: markup.integer(row.files), numeric=True),
+        markup.Column(
+            "rows", lambda row: markup.integer(row.rows) if row.rows else "", numeric=True
+        ),
+        markup.Column("size", lambda row: format_bytes(row.bytes), numeric=True),
+        markup.Column("bytes", lambda row: markup.integer(row.bytes), numeric=True),
     ]
-    rows = each(sums.sort_values("bytes", ascending=False).reset_index())
-    total = f"Files of the run, {in_bytes(int(table['bytes'].sum()))} in all"
-    return section("Sizes", markup.data_table(total, columns, rows))
+    rows = rows_of(sums.sort_values("bytes", ascending=False).reset_index())
+    total = f"Files of the run, {format_bytes(int(table['bytes'].sum()))} in total"
+    return section("Storage", markup.data_table(total, columns, rows))
 
 
-def in_bytes(count: float) -> str:
-    """12300000 → 12.3 MB"""
+def format_bytes(count: float) -> str:
+    """Format 12300000 as 12.3 MB."""
     size = 0
-    while count >= 1000 and size < len(SIZES) - 1:
+    while count >= 1000 and size < len(BYTE_UNITS) - 1:
         count, size = count / 1000, size + 1
-    return f"{count:.1f} {SIZES[size]}" if size else f"{count:,.0f} {SIZES[0]}"
+    return f"{count:.1f} {BYTE_UNITS[size]}" if size else f"{count:,.0f} {BYTE_UNITS[0]}"

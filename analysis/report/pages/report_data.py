@@ -1,4 +1,4 @@
-"""What the pages are made of: the tables of a run, cut up by neuron and by token, once."""
+"""The data behind the pages: the tables of a run, grouped once by neuron and by token."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,14 +13,21 @@ from analysis.report.pages.website import Links, Neuron
 from analysis.run.run import Run
 
 DATUMS_SHOWN = 8
-"""Of each neuron."""
+"""Datums on a neuron's page."""
 CONTEXTS_SHOWN = 12
-TOKENS_IN_BRIEF = 8
+"""Passages with a changed prediction on a neuron's page."""
+TOP_TOKENS_SHOWN = 8
+"""Tokens that describe a neuron in a table."""
+NEIGHBOURS_SHOWN = 6
+"""Nearest neurons on a neuron's page."""
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """A run, its tables and the neurons that get a page each."""
+class ReportData:
+    """A run, its tables, and the neurons that have a page.
+
+    Mappings by neuron hold the rows of that neuron; neurons without rows are absent.
+    """
 
     run: Run
     sources: Sources
@@ -29,7 +36,7 @@ class Material:
     histograms: pd.DataFrame
     """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
     groups: pd.DataFrame
-    """The neurons of the report, strongest first."""
+    """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
 
     @cached_property
     def neurons(self) -> list[Neuron]:
@@ -37,38 +44,47 @@ class Material:
 
     @cached_property
     def links(self) -> Links:
-        """Links from a page in the report's folder itself."""
+        """Links for a page in the report's folder itself."""
         known = set(self.neurons)
-        tokens = self.tokens_by_neuron
-        ids = {token for key, of in tokens.items() if key in known for token in of["token_id"]}
+        tables = self.tokens_by_neuron
+        ids = {
+            token_id
+            for neuron, table in tables.items()
+            if neuron in known
+            for token_id in table["token_id"]
+        }
         return Links(frozenset(known), frozenset(ids))
 
     @cached_property
     def tokens_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["attribute", "tokens"].sort_values("rank", kind="stable"))
+        return by_neuron(self.sources["attribute", "tokens"].sort_values("rank", kind="stable"))
 
     @cached_property
     def neurons_by_token(self) -> Mapping[int, pd.DataFrame]:
-        """Rows of ``tokens`` of the neurons with a page, those of the strongest first."""
+        """Token id → rows of ``tokens``, by rank, then in the order of the report's neurons."""
         table = self.sources["attribute", "tokens"]
-        place = {neuron: place for place, neuron in enumerate(self.neurons)}
+        index = {neuron: index for index, neuron in enumerate(self.neurons)}
         pairs = zip(table["unit"], table["group"].tolist(), strict=True)
-        placed = table.assign(place=[place.get(pair, -1) for pair in pairs])
-        kept = placed[placed["place"] >= 0].sort_values(["rank", "place"], kind="stable")
+        indexed = table.assign(index=[index.get(pair, -1) for pair in pairs])
+        kept = indexed[indexed["index"] >= 0].sort_values(["rank", "index"], kind="stable")
         return {int(token): part for token, part in kept.groupby("token_id", sort=True)}  # pyright: ignore
 
     @cached_property
-    def brief(self) -> Mapping[Neuron, pd.DataFrame]:
-        """The first tokens that a neuron's evidence has more of than expected, else the first."""
-        brief = {}
+    def top_tokens(self) -> Mapping[Neuron, pd.DataFrame]:
+        """The first tokens that are more frequent in a neuron's evidence than expected.
+
+        If none is, the first tokens.
+        """
+        found = {}
         for neuron, table in self.tokens_by_neuron.items():
+            # Not "> 1": a frequency that is unknown (NaN) counts as more than expected.
             more = table[~(table["relative_frequency"] <= 1)]
-            brief[neuron] = (more if len(more) else table).head(TOKENS_IN_BRIEF)
-        return brief
+            found[neuron] = (more if len(more) else table).head(TOP_TOKENS_SHOWN)
+        return found
 
     @cached_property
-    def windows(self) -> Mapping[tuple[str, int, int], "Windows"]:
-        """By unit, column and token id."""
+    def windows(self) -> Mapping[tuple[str, int, int], "WindowEvidence"]:
+        """The evidence by window of training, by unit, column and token id."""
         return split_windows(self.sources["attribute", "windows"])
 
     @cached_property
@@ -76,98 +92,106 @@ class Material:
         strongest = self.sources["attribute", "datums"].sort_values(
             "weight", ascending=False, kind="stable"
         )
-        return parts(strongest.groupby(["unit", "group"], sort=False).head(DATUMS_SHOWN))
+        return by_neuron(strongest.groupby(["unit", "group"], sort=False).head(DATUMS_SHOWN))
 
     @cached_property
     def flips_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["ablate", "flips"])
+        return by_neuron(self.sources["ablate", "flips"])
 
     @cached_property
     def contexts_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["ablate", "contexts"])
+        return by_neuron(self.sources["ablate", "contexts"])
 
     @cached_property
     def changes_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["ablate", "tokens"])
+        return by_neuron(self.sources["ablate", "tokens"])
 
     @cached_property
     def moves_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.sources["ablate", "moves"])
+        return by_neuron(self.sources["ablate", "moves"])
 
     @cached_property
     def ablated(self) -> Mapping[Neuron, pd.Series]:
-        return records(self.sources["ablate", "neurons"])
+        return row_by_neuron(self.sources["ablate", "neurons"])
 
     @cached_property
-    def placed(self) -> Mapping[Neuron, pd.Series]:
-        """The neurons' clusters and places on the map."""
-        return records(self.sources["neurons", "neurons"])
+    def clustered(self) -> Mapping[Neuron, pd.Series]:
+        """The cluster of each neuron, its position on the map and its topics."""
+        return row_by_neuron(self.sources["neurons", "neurons"])
 
     @cached_property
     def faithfulness_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        """Rows of the claims that stand in ``scores``: of each evidence the best."""
-        claim = ["evidence", "background", "select"]
-        best = self.sources["faithfulness", "scores"][claim].drop_duplicates()
-        return parts(self.sources["faithfulness", "neurons"].merge(best, on=claim))
+        """The scores of the methods in ``scores``, which has the best method of each evidence."""
+        method = ["evidence", "background", "select"]
+        best = self.sources["faithfulness", "scores"][method].drop_duplicates()
+        return by_neuron(self.sources["faithfulness", "neurons"].merge(best, on=method))
 
     @cached_property
     def histograms_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return parts(self.histograms)
+        return by_neuron(self.histograms)
 
     @cached_property
-    def relatives(self) -> Mapping[Neuron, list[Neuron]]:
-        """The six neurons nearest on the map to each."""
+    def nearest_neurons(self) -> Mapping[Neuron, list[Neuron]]:
+        """For each neuron on the map, those nearest to it, nearest first."""
         table = self.sources["neurons", "neurons"].dropna(subset=["x", "y"])
-        place_R2 = table[["x", "y"]].to_numpy()
+        position_R2 = table[["x", "y"]].to_numpy()
         keys = list(zip(table["unit"], table["neuron"].tolist(), strict=True))
-        relatives = {}
+        found = {}
         for row, key in enumerate(keys):
-            distance_R = np.square(place_R2 - place_R2[row]).sum(1)
-            distance_R[row] = np.inf
-            nearest = np.argsort(distance_R, kind="stable")[: min(6, len(keys) - 1)]
-            relatives[key] = [keys[other] for other in nearest]
-        return relatives
+            distance_R = np.square(position_R2 - position_R2[row]).sum(1)
+            distance_R[row] = np.inf  # a neuron is not its own neighbour
+            order = np.argsort(distance_R, kind="stable")
+            found[key] = [keys[other] for other in order[: min(NEIGHBOURS_SHOWN, len(keys) - 1)]]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """The evidence of one token for one neuron, by window of training."""
+class WindowEvidence:
+    """The evidence of one token for one neuron, by window of training steps."""
 
     token: str
     edge_B1: np.ndarray
-    """First steps of the windows, and the end of the last."""
+    """First step of each window, and the step after the last window."""
     weight_B: np.ndarray
+    """Weight of the token's evidence."""
     expected_B: np.ndarray
+    """Weight that the background predicts."""
 
 
-def split_windows(table: pd.DataFrame) -> dict[tuple[str, int, int], Windows]:
-    """The rows of each neuron and token, by window."""
+def split_windows(table: pd.DataFrame) -> dict[tuple[str, int, int], WindowEvidence]:
+    """``analysis.attribution.tables.WINDOWS`` by unit, group and token id."""
     keys = ["unit", "group", "token_id"]
     table = table.sort_values([*keys, "window"], kind="stable", ignore_index=True)
+    # Rows of one neuron and token are adjacent now: each such block is cut out whole.
     start_K = np.flatnonzero(~table.duplicated(keys).to_numpy())
     heads = table.loc[start_K, [*keys, "token"]].itertuples(index=False, name=None)
     columns = ("first_step", "end_step", "weight", "expected")
     split = [np.split(table[column].to_numpy(), start_K[1:]) for column in columns]
     return {
-        (unit, group, token_id): Windows(token, np.append(first_B, end_B[-1]), weight_B, expected_B)
+        (unit, group, token_id): WindowEvidence(
+            token, np.append(first_B, end_B[-1]), weight_B, expected_B
+        )
         for (unit, group, token_id, token), first_B, end_B, weight_B, expected_B in zip(
             heads, *split, strict=len(table) > 0
         )
     }
 
 
-def each(table: pd.DataFrame) -> Iterator[Any]:
-    """Rows, with columns as attributes."""
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Iterate over the rows; columns are attributes."""
     return table.itertuples(index=False)
 
 
-def parts(table: pd.DataFrame) -> dict[Neuron, pd.DataFrame]:
-    """The rows of each neuron, in their order."""
+def by_neuron(table: pd.DataFrame) -> dict[Neuron, pd.DataFrame]:
+    """Group the rows by neuron, keeping their order.
+
+    The column of the neuron's number is ``neuron`` if the table has one, else ``group``.
+    """
     number = "group" if "group" in table.columns and "neuron" not in table.columns else "neuron"
     groups = table.groupby(["unit", number], sort=False, observed=True)
-    return {(str(unit), int(place)): part for (unit, place), part in groups}  # pyright: ignore
+    return {(str(unit), int(index)): part for (unit, index), part in groups}  # pyright: ignore
 
 
-def records(table: pd.DataFrame) -> dict[Neuron, pd.Series]:
-    """The one row of each neuron."""
-    return {neuron: part.iloc[0] for neuron, part in parts(table).items()}
+def row_by_neuron(table: pd.DataFrame) -> dict[Neuron, pd.Series]:
+    """The first row of each neuron."""
+    return {neuron: part.iloc[0] for neuron, part in by_neuron(table).items()}

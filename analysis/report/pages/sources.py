@@ -1,8 +1,7 @@
-"""What the report reads: the tables of the analyses, each once, and why some are not there.
+"""Read the tables that the report shows, each once.
 
-Only the columns that the report shows are asked for (``WANTED``), so an analysis may have more.
-Without the tables of ``attribute`` there is nothing to report; the others may be missing, and the
-pages then say which command makes them.
+Only the columns in ``WANTED`` are read; tables may have more. The tables of ``attribute`` are
+required. Those of other jobs may be missing; pages then name the command that computes them.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ Frames = Mapping[str, pd.DataFrame]
 STRING, INT, LONG, REAL, FLAG = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 GROUP = {"level": STRING, "unit": STRING, "group": INT}
 NEURON = {"unit": STRING, "neuron": INT}
-CLAIM = {"evidence": STRING, "background": STRING, "select": STRING}
+METHOD = {"evidence": STRING, "background": STRING, "select": STRING}
 SUBJECT = {"level": STRING, **NEURON, "kind": STRING}
 BOUNDS = {"low": REAL, "high": REAL}
 
@@ -103,36 +102,37 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
     },
     "faithfulness": {
         "scores": {
-            **{"unit": STRING, **CLAIM, "neurons": INT, "auc": REAL, "auc_low": REAL},
+            **{"unit": STRING, **METHOD, "neurons": INT, "auc": REAL, "auc_low": REAL},
             **{"auc_high": REAL, "precision": REAL, "precision_low": REAL},
             **{"precision_high": REAL, "baseline": FLAG},
         },
-        "neurons": {**NEURON, **CLAIM, "auc": REAL, "precision": REAL},
+        "neurons": {**NEURON, **METHOD, "auc": REAL, "precision": REAL},
     },
 }
 """Job → table → column → type."""
-
 REQUIRED = "attribute"
+"""The job without whose tables there is no report."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """The tables by job and name; those of a job in ``missing`` are empty."""
+    """Tables by job and name. The tables of a job in ``missing`` are empty."""
 
     tables: Mapping[str, Frames]
     missing: Mapping[str, str]
-    """Job → the command that makes its tables."""
+    """Job → the command that computes its tables."""
 
-    def __getitem__(self, place: tuple[str, str]) -> pd.DataFrame:
-        job, name = place
+    def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
+        job, name = key
         return self.tables[job][name]
 
 
 def read_sources(run: Run) -> Sources:
-    """All tables there are; raises ``RunError`` where those of ``attribute`` are missing.
+    """Read all available tables.
 
-    Tables of an earlier state of the run, or without a column that the report shows, count as
-    missing. Damaged files raise ``ShardError``.
+    Tables that were computed for an earlier state of the run, or that lack a column in ``WANTED``,
+    count as missing. Raises ``RunError`` if those of ``attribute`` are missing, ``ShardError`` if a
+    file is damaged.
     """
     tables: dict[str, Frames] = {}
     missing = {}
@@ -154,7 +154,7 @@ def read_sources(run: Run) -> Sources:
 
 
 def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
-    """A table, of neurons only where it has levels."""
+    """One table; if it has levels, only the rows of neurons. Raises ``RunError`` if missing."""
     remedy = f"Run: ontogeny {job} {run.uri}"
     if table_key(job, name) not in {file.key for file in require_tables(run, job).files}:
         raise RunError(run.uri, f"has no table {name!r} of {job}", remedy)

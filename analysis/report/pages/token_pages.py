@@ -1,102 +1,112 @@
-"""The list of tokens, and a page for each: which neurons it taught, and when."""
+"""The page of all tokens, and a page for each: the neurons in whose evidence the token is."""
 
 from functools import partial
 
 import pandas as pd
+from markupsafe import Markup
 
 from analysis.report.drawing import markup
-from analysis.report.drawing.markup import Column, Html, element, section, together
+from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.pages.neuron_page import token_columns, windows_section
 from analysis.report.pages.neuron_table import search_box
-from analysis.report.pages.report_data import Material, each
-from analysis.report.pages.website import Links, Page, token_key
+from analysis.report.pages.report_data import ReportData, rows_of
+from analysis.report.pages.website import Links, Neuron, ReportPage, token_key
 
 NEURONS_SHOWN = 60
-WHEN_SHOWN = 6
-ALL = "all-tokens"
+PLOTTED_NEURONS = 6
+"""Neurons whose evidence over training is plotted."""
+TABLE_ID = "all-tokens"
+"""The table's id, by which its search box finds it."""
 
 
-def tokens_page(material: Material) -> Page:
-    """All tokens that taught a neuron, those that taught most first."""
-    counts = vocabulary_counts(material)
-    taught = sorted(material.neurons_by_token.items(), key=lambda pair: (-len(pair[1]), pair[0]))
-    links = material.links
+def tokens_page(data: ReportData) -> ReportPage:
+    """The table of all tokens in the evidence of a neuron, those of most neurons first."""
+    counts = vocabulary_counts(data)
+    tokens = sorted(data.neurons_by_token.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    links = data.links
     columns = [
-        Column("token", lambda pair: links.token(pair[0], material.run.tokens[pair[0]])),
-        Column("neurons it taught", lambda pair: markup.whole(len(pair[1])), numeric=True),
-        Column("first among", lambda pair: links.neuron(strongest(pair[1]))),
-        Column("in the training text", lambda pair: markup.whole(counts[pair[0]]), numeric=True),
+        Column("token", lambda pair: links.token(pair[0], data.run.tokens[pair[0]])),
+        Column("neurons", lambda pair: markup.integer(len(pair[1])), numeric=True),
+        Column("top neuron", lambda pair: links.neuron(top_neuron(pair[1]))),
+        Column("count in training text", lambda pair: markup.integer(counts[pair[0]]), True),
     ]
     lead = markup.paragraph(
-        "The tokens that stood out in what moved at least one neuron's weights.", kind="lead"
+        "All tokens that are over-represented in the evidence of at least one neuron.",
+        kind="lead",
     )
-    body = together(
+    body = fragment(
         element("h1", "Tokens"),
         lead,
-        search_box(ALL, "Search by token or neuron"),
-        markup.data_table(f"{len(taught):,} tokens", columns, taught, identity=ALL),
+        search_box(TABLE_ID, "Search by token or neuron"),
+        markup.data_table(f"{len(tokens):,} tokens", columns, tokens, identity=TABLE_ID),
     )
-    return Page("tokens.html", "Tokens", body, "tokens.html")
+    return ReportPage("tokens.html", "Tokens", body, "tokens.html")
 
 
-def strongest(table: pd.DataFrame) -> tuple[str, int]:
-    """The neuron in whose list the token stands highest."""
+def top_neuron(table: pd.DataFrame) -> Neuron:
+    """The neuron in whose evidence the token ranks highest."""
     return str(table["unit"].iloc[0]), int(table["group"].iloc[0])
 
 
-def vocabulary_counts(material: Material) -> pd.Series:
-    """Occurrences in the training text by token id."""
-    return material.run.vocabulary().set_index("token_id")["count"]
+def vocabulary_counts(data: ReportData) -> pd.Series:
+    """Occurrences in the training text, indexed by token id."""
+    return data.run.vocabulary().set_index("token_id")["count"]
 
 
-def token_page(material: Material, token_id: int, count: int) -> Page:
-    table = material.neurons_by_token[token_id]
+def token_page(data: ReportData, token_id: int, count: int) -> ReportPage:
+    """The page of a token that occurs ``count`` times in the training text."""
+    table = data.neurons_by_token[token_id]
     token = str(table["token"].iloc[0])
-    links = material.links.within()
+    links = data.links.from_subfolder()
     lead = markup.paragraph(
-        f"Taught {len(table):,} of {len(material.neurons):,} neurons; "
-        f"it stands {count:,} times in the training text.",
+        f"In the evidence of {len(table):,} of {len(data.neurons):,} neurons; "
+        f"{count:,} occurrences in the training text.",
         kind="lead",
     )
-    body = together(
+    body = fragment(
         element("h1", "Token ", element("span", token, class_="token")),
         lead,
-        neurons(table, links),
-        when(material, table, token_id),
-        effects(material, table, token_id, links),
-        activity(material, token_id, links),
+        neuron_evidence(table, links),
+        evidence_over_time(data, table, token_id),
+        ablation_effects(data, table, token_id, links),
+        activations(data, token_id, links),
     )
-    return Page(token_key(token_id), f"Token {token}", body, "tokens.html")
+    return ReportPage(token_key(token_id), f"Token {token}", body, "tokens.html")
 
 
-def neurons(table: pd.DataFrame, links: Links) -> Html:
-    """The same columns as on a neuron's page, a row a neuron."""
+def neuron_evidence(table: pd.DataFrame, links: Links) -> Markup:
+    """The columns of a neuron's token evidence, here with one row per neuron."""
     shown = table.head(NEURONS_SHOWN)
-    caption = f"{len(shown)} of {len(table)} neurons, those in whose lists it stands first"
-    columns = token_columns(shown, lambda row: "")
-    named = Column("neuron", lambda row: links.neuron((row.unit, row.group)))
-    rest = [column for column in columns if column.head]
-    rows = each(shown)
-    return section("Which neurons it taught", markup.data_table(caption, [named, *rest], rows))
+    caption = f"{len(shown)} of {len(table)} neurons, those where the token ranks highest first"
+    neuron = Column("neuron", lambda row: links.neuron((row.unit, row.group)))
+    # All rows are of one token, whose column therefore has no header and is left out.
+    columns = [column for column in token_columns(shown, lambda row: "") if column.header]
+    rows = rows_of(shown)
+    return section(
+        "Neurons with this token in their evidence",
+        markup.data_table(caption, [neuron, *columns], rows),
+    )
 
 
-def when(material: Material, table: pd.DataFrame, token_id: int) -> Html | None:
-    """Windows of training, for the first neurons."""
-    neurons = list(zip(table["unit"], table["group"].tolist(), strict=True))[:WHEN_SHOWN]
+def evidence_over_time(data: ReportData, table: pd.DataFrame, token_id: int) -> Markup | None:
+    """One small chart for each of the first neurons."""
+    neurons = list(zip(table["unit"], table["group"].tolist(), strict=True))[:PLOTTED_NEURONS]
     found = [
-        (f"{unit} · {group}", material.windows[unit, group, token_id])
+        (f"{unit} · {group}", data.windows[unit, group, token_id])
         for unit, group in neurons
-        if (unit, group, token_id) in material.windows
+        if (unit, group, token_id) in data.windows
     ]
-    return windows_section("When it taught them", found)
+    return windows_section(found)
 
 
-def effects(material: Material, table: pd.DataFrame, token_id: int, links: Links) -> Html | None:
-    """What silencing the neurons does to the token's probability."""
+def ablation_effects(
+    data: ReportData, table: pd.DataFrame, token_id: int, links: Links
+) -> Markup | None:
+    """The change of the token's log-probability when its neurons are ablated, one row each."""
     parts = [
         changes[changes["token_id"] == token_id]
         for key in zip(table["unit"], table["group"].tolist(), strict=True)
-        if (changes := material.changes_by_neuron.get(key)) is not None
+        if (changes := data.changes_by_neuron.get(key)) is not None
     ]
     found = pd.concat(parts) if parts else pd.DataFrame()
     if not len(found):
@@ -104,39 +114,39 @@ def effects(material: Material, table: pd.DataFrame, token_id: int, links: Links
     columns = [
         Column("neuron", lambda row: links.neuron((row.unit, row.group))),
         Column("change of log p, nats", lambda row: markup.decimals(row.change, 4), numeric=True),
-        Column("95 % from", lambda row: markup.decimals(row.low, 4), numeric=True),
-        Column("to", lambda row: markup.decimals(row.high, 4), numeric=True),
-        Column("positions", lambda row: markup.whole(row.count), numeric=True),
+        Column("95 % CI low", lambda row: markup.decimals(row.low, 4), numeric=True),
+        Column("high", lambda row: markup.decimals(row.high, 4), numeric=True),
+        Column("positions", lambda row: markup.integer(row.count), numeric=True),
     ]
-    rows = each(found.sort_values("change", kind="stable").head(NEURONS_SHOWN))
-    caption = "Mean change of the log-probability of this token, where it is the target"
-    return section(
-        "What silencing these neurons does to it", markup.data_table(caption, columns, rows)
-    )
+    rows = rows_of(found.sort_values("change", kind="stable").head(NEURONS_SHOWN))
+    caption = "Mean change of the token's log-probability over the positions where it is the target"
+    return section("Effect of ablating these neurons", markup.data_table(caption, columns, rows))
 
 
-def activity(material: Material, token_id: int, links: Links) -> Html | None:
-    """The neurons of least and greatest mean activation on the token."""
-    ranks = material.sources["activations", "ranks"]
+def activations(data: ReportData, token_id: int, links: Links) -> Markup | None:
+    """The neurons with the lowest and highest mean activation on the token."""
+    ranks = data.sources["activations", "ranks"]
     own = ranks[ranks["token_id"] == token_id]
     if not len(own):
         return None
     return section(
-        "What activations alone would say", rank_table(own, links, "Least and most active neurons")
+        "Activations on this token",
+        rank_table(own, links, "Neurons with the lowest and highest mean activation"),
     )
 
 
-def rank_table(table: pd.DataFrame, links: Links, caption: str) -> Html:
+def rank_table(table: pd.DataFrame, links: Links, caption: str) -> Markup:
+    """``analysis.activations.tables.RANKS`` of one token."""
     columns = [Column("rank", lambda row: row.rank + 1, numeric=True)]
-    for end, name in (("min", "least active"), ("max", "most active")):
+    for end, name in (("min", "lowest activation"), ("max", "highest activation")):
         columns += [
             Column(name, partial(ranked_neuron, links, end)),
             Column("mean", partial(ranked_mean, end), numeric=True),
         ]
-    return markup.data_table(caption, columns, each(table.sort_values("rank")))
+    return markup.data_table(caption, columns, rows_of(table.sort_values("rank")))
 
 
-def ranked_neuron(links: Links, end: str, row) -> Html:
+def ranked_neuron(links: Links, end: str, row) -> Markup:
     return links.neuron((getattr(row, f"{end}_unit"), getattr(row, f"{end}_neuron")))
 
 

@@ -1,4 +1,4 @@
-"""The report in a browser, from disk: no errors, search, sorting, keyboard, narrow screens."""
+"""The report in a browser, read from disk: no errors, search, sorting, keyboard, narrow screens."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from report_run import NEURONS, report_run
 
-from analysis.report.build import ReportConfig, gather, report_store, write_report
-from analysis.report.pages.neuron_table import ALL
+from analysis.report.build import ReportConfig, gather_report_data, report_store, write_report
+from analysis.report.pages.neuron_table import TABLE_ID
 from analysis.report.pages.website import CHAPTERS, neuron_key, token_key
 from cluster.local.threads import run_job
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrom
 PAGES = [*CHAPTERS, neuron_key(NEURONS[3]), token_key(3)]
 Browser = Any
 Page = Any
-"""Playwright's, which may be absent."""
+"""Types of Playwright, which may not be installed."""
 Open = Callable[..., Page]
 
 
@@ -30,7 +30,7 @@ Open = Callable[..., Page]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report on disk."""
     run = report_run(str(tmp_path_factory.mktemp("report") / "run"))
-    write_report(gather(run, run_job, ReportConfig()), report_store(run))
+    write_report(gather_report_data(run, run_job, ReportConfig()), report_store(run))
     return Path(run.uri) / "report"
 
 
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser, folder: Path) -> Iterator[Open]:
-    """Opens a page of the report; whatever the browser complains of fails the test."""
+    """A function that opens a page of the report. Any error in the browser fails the test."""
     complaints: list[str] = []
     contexts = []
 
@@ -64,8 +64,8 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
 
 
 def first_cells(page: Page) -> list[str]:
-    """The first column of the shown rows of the table of neurons."""
-    return page.locator(f"#{ALL} tbody tr:visible td:first-child").all_inner_texts()
+    """First column of the visible rows of the table of neurons."""
+    return page.locator(f"#{TABLE_ID} tbody tr:visible td:first-child").all_inner_texts()
 
 
 @pytest.mark.parametrize("width", [320, 360])
@@ -76,7 +76,7 @@ def test_no_page_is_wider_than_a_narrow_screen(visit: Open, folder: Path, width:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, key
 
 
-def test_the_style_holds_in_light_and_in_dark(visit: Open) -> None:
+def test_the_style_has_a_light_and_a_dark_theme(visit: Open) -> None:
     papers = {
         visit("index.html", color_scheme=scheme).evaluate(
             "getComputedStyle(document.body).backgroundColor"
@@ -86,7 +86,7 @@ def test_the_style_holds_in_light_and_in_dark(visit: Open) -> None:
     assert papers == {"rgb(252, 251, 248)", "rgb(22, 24, 27)"}
 
 
-def test_searching_leaves_the_rows_with_every_word(visit: Open) -> None:
+def test_searching_shows_the_rows_with_every_word(visit: Open) -> None:
     page = visit("neurons.html")
     field = page.get_by_label("Search by unit, neuron or token")
     field.fill("LAYERS.1 linear2")
@@ -96,7 +96,7 @@ def test_searching_leaves_the_rows_with_every_word(visit: Open) -> None:
     assert len(first_cells(page)) == len(NEURONS)
 
 
-def test_sorting_goes_down_then_up_and_says_so(visit: Open) -> None:
+def test_sorting_is_descending_first_and_announced(visit: Open) -> None:
     page = visit("neurons.html")
     head = page.locator("th", has_text="outliers")
     shown = first_cells(page)
@@ -119,7 +119,7 @@ def test_rows_without_a_number_stay_last(visit: Open) -> None:
         assert {cell.split(" ")[0] for cell in first_cells(page)[-2:]} == {NEURONS[0][0]}
 
 
-def test_the_keyboard_reaches_content_heads_and_neurons(visit: Open) -> None:
+def test_the_keyboard_reaches_content_and_headers(visit: Open) -> None:
     page = visit("neurons.html")
     focused = page.locator(":focus")
     page.keyboard.press("Tab")
@@ -136,9 +136,9 @@ def test_the_keyboard_reaches_content_heads_and_neurons(visit: Open) -> None:
     assert page.locator("th[aria-sort]").count() == 1
 
 
-def test_a_neuron_shows_its_tokens_and_leads_on(visit: Open) -> None:
+def test_a_neuron_links_to_its_tokens(visit: Open) -> None:
     page = visit("neurons.html")
-    page.locator(f"#{ALL} tbody a").nth(3).click()
+    page.locator(f"#{TABLE_ID} tbody a").nth(3).click()
     unit, number = NEURONS[3]
     assert page.locator("h1").inner_text() == f"Neuron {number} of {unit}"
     assert page.locator("#tokens tbody tr").count() == 3
@@ -148,7 +148,7 @@ def test_a_neuron_shows_its_tokens_and_leads_on(visit: Open) -> None:
     assert page.url.endswith("index.html")
 
 
-def test_without_scripts_the_table_is_whole(visit: Open) -> None:
+def test_without_scripts_the_table_is_complete(visit: Open) -> None:
     page = visit("neurons.html", java_script_enabled=False)
     assert len(first_cells(page)) == len(NEURONS)
     assert not page.locator("form").is_visible()

@@ -1,4 +1,4 @@
-"""A report that cannot be made, and the command."""
+"""Errors of the report, and the command ``report``."""
 
 import argparse
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def without_neurons() -> None:
     build(run)
 
 
-def into_a_full_folder() -> None:
+def into_a_folder_with_other_files() -> None:
     Store("memory://report-full").put("thesis.tex", b"")
     build(report_run("memory://report-source"), "memory://report-full")
 
@@ -70,9 +70,9 @@ def of_no_neurons() -> None:
             "Run: ontogeny attribute memory://report-units --level neuron.",
         ),
         (
-            into_a_full_folder,
+            into_a_folder_with_other_files,
             RunError,
-            "memory://report-full: holds thesis.tex and is no report. "
+            "memory://report-full: holds thesis.tex and is not a report. "
             "Choose an empty folder with --to.",
         ),
         (
@@ -91,15 +91,15 @@ def test_error_texts(act: Callable[[], None], kind: type[CaptureError], message:
     assert caught.value.exit_code == 2
 
 
-def test_a_report_in_the_run_is_written_as_the_run_is_read() -> None:
+def test_a_report_in_the_run_uses_the_store_settings_of_the_run() -> None:
     settings = StoreConfig(retries=3, patience_seconds=7.0)
     run = open_run(tiny_run(), settings)
     assert report_store(run).config == settings
 
 
-def test_nothing_of_a_full_folder_is_touched() -> None:
+def test_a_folder_with_other_files_stays_unchanged() -> None:
     with pytest.raises(RunError):
-        into_a_full_folder()
+        into_a_folder_with_other_files()
     assert contents("memory://report-full") == {"thesis.tex": b""}
 
 
@@ -122,7 +122,7 @@ def run_command(*words: str) -> int:
     return arguments.command(arguments, Console(width=110, highlight=False))
 
 
-def test_the_command_says_where_the_report_is_and_what_it_lacks(capsys) -> None:
+def test_the_command_prints_the_address_and_what_is_missing(capsys) -> None:
     report_run("memory://report-command", "attribute", "ablate")
     assert run_command("memory://report-command", "--neurons", "3") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -131,7 +131,7 @@ def test_the_command_says_where_the_report_is_and_what_it_lacks(capsys) -> None:
     assert not any("ablate" in line for line in lines)
 
 
-def test_the_command_can_be_quiet_and_write_elsewhere(capsys) -> None:
+def test_the_command_can_be_quiet_and_write_to_another_folder(capsys) -> None:
     report_run("memory://report-quiet", "attribute")
     assert run_command("memory://report-quiet", "--to", "memory://elsewhere", "--quiet") == 0
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""Numbers of the report: how they are written, and when outliers fell."""
+"""Numbers of the report: their format, and the timeline of outliers."""
 
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ from cluster.local.threads import run_job
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (markup.whole(1234567), "1,234,567"),
-        (markup.whole(float("nan")), "–"),
+        (markup.integer(1234567), "1,234,567"),
+        (markup.integer(float("nan")), "–"),
         (markup.decimals(-0.5, 2), "−0.50"),
         (markup.decimals(float("inf")), "∞"),
         (markup.significant(0.00012345), "0.000123"),
@@ -33,7 +33,7 @@ from cluster.local.threads import run_job
         (markup.probability(1e-9), "< 0.001"),
     ],
 )
-def test_numbers_as_they_are_written(written: str, text: str) -> None:
+def test_numbers_are_formatted(written: str, text: str) -> None:
     assert written == text
 
 
@@ -59,7 +59,7 @@ def test_windows_are_split_by_neuron_and_token() -> None:
     assert split_windows(table.head(0)) == {}
 
 
-# --- when outliers fell ---------------------------------------------------------------------------
+# --- timeline of outliers -------------------------------------------------------------------------
 
 
 def count_job(run: Run) -> CountOutliers:
@@ -71,12 +71,12 @@ def count_job(run: Run) -> CountOutliers:
 def test_outliers_counted_in_any_order_of_shards_give_the_same_table(order: list[int]) -> None:
     run = open_run(tiny_run())
     shards = run.shards("outliers")
-    found = run_job(count_job(run), [shards[place] for place in order])
+    found = run_job(count_job(run), [shards[index] for index in order])
     wanted = run_job(count_job(run), shards)
     pd.testing.assert_frame_equal(found, wanted, rtol=1e-12)
 
 
-def test_outliers_by_unit_and_time_are_those_of_the_record() -> None:
+def test_the_timeline_equals_grouping_all_outliers() -> None:
     run = open_run(tiny_run())
     found = run_job(count_job(run), run.shards("outliers")).query("rows > 0")
     shifts = run.shifts()
@@ -90,7 +90,7 @@ def test_outliers_by_unit_and_time_are_those_of_the_record() -> None:
     assert (found["end_step"] <= 24).all()
 
 
-def test_a_second_report_reads_no_shard_again() -> None:
+def test_a_second_report_reads_no_shards() -> None:
     run = report_run("memory://report-once", "attribute")
     first = read_timeline(run, run_job)
     pd.testing.assert_frame_equal(read_timeline(run, None), first)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_a_second_report_reads_no_shard_again() -> None:
         ({"num_steps": 3}, "has rows of other steps"),
     ],
 )
-def test_rows_that_the_run_cannot_have_are_refused(change: dict, problem: str) -> None:
+def test_rows_of_other_units_or_steps_raise(change: dict, problem: str) -> None:
     run = open_run(tiny_run())
     with pytest.raises(ShardError, match=problem):
         run_job(replace(count_job(run), **change), run.shards("outliers"))

@@ -1,4 +1,4 @@
-"""Plots: ticks are round and within bounds, every drawing is well formed and says what it shows."""
+"""Plots: ticks are round and within bounds; every drawing is well formed and described."""
 
 from xml.etree import ElementTree
 
@@ -6,23 +6,31 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from analysis.report.drawing import plots
-from analysis.report.drawing.markup import Html
-from analysis.report.drawing.plots import Axes, Interval, Point, Series
-from analysis.report.drawing.scales import Scale, bounds, powers, round_ticks, spacing, spread
+from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.plots import Interval, Point, Series
+from analysis.report.drawing.scales import (
+    Scale,
+    data_bounds,
+    power_ticks,
+    round_ticks,
+    spread_apart,
+    tick_spacing,
+)
 
 AXES = Axes(title="A <title> & more", x="step", y="loss, nats")
 FINITE = st.floats(-1e9, 1e9)
 NUMBERS = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), max_size=12)
 
 
-def parsed(drawing: Html) -> ElementTree.Element:
+def parsed(drawing: Markup) -> ElementTree.Element:
     return ElementTree.fromstring(drawing)
 
 
-def numbers_in(drawing: Html) -> list[float]:
-    """Every coordinate that stands in an attribute of its own."""
+def numbers_in(drawing: Markup) -> list[float]:
+    """All coordinates and sizes in attributes."""
     names = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height"}
     marks = parsed(drawing).iter()
     return [float(value) for mark in marks for name, value in mark.items() if name in names]
@@ -33,7 +41,7 @@ def numbers_in(drawing: Html) -> list[float]:
 
 @given(low=FINITE, width=st.floats(1e-3, 1e9))
 def test_ticks_are_few_round_and_within_the_bounds(low: float, width: float) -> None:
-    high, step = low + width, spacing(low, low + width)
+    high, step = low + width, tick_spacing(low, low + width)
     ticks = round_ticks(low, high)
     assert 1 <= len(ticks) <= 7
     assert all(low - 1e-6 * step <= tick <= high + 1e-6 * step for tick in ticks)
@@ -44,21 +52,21 @@ def test_ticks_are_few_round_and_within_the_bounds(low: float, width: float) -> 
 
 @given(first=st.integers(-12, 5), decades=st.integers(1, 20))
 def test_a_logarithmic_axis_has_powers_of_ten(first: int, decades: int) -> None:
-    ticks = powers(10.0**first, 10.0 ** (first + decades))
+    ticks = power_ticks(10.0**first, 10.0 ** (first + decades))
     assert 2 <= len(ticks) <= 6
     assert ticks[0] == pytest.approx(10.0**first)
 
 
 @given(values=NUMBERS, zero=st.booleans())
-def test_bounds_hold_every_finite_value_and_are_apart(values: list[float], zero: bool) -> None:
-    low, high = bounds(np.array(values), zero=zero)
+def test_bounds_include_all_finite_values_and_differ(values: list[float], zero: bool) -> None:
+    low, high = data_bounds(np.array(values), zero=zero)
     finite = [value for value in values if np.isfinite(value)]
     assert low < high
     assert all(low <= value <= high for value in finite)
     assert low <= 0 <= high or not zero
 
 
-def test_a_scale_takes_its_bounds_to_its_ends() -> None:
+def test_a_scale_maps_its_bounds_to_its_ends() -> None:
     for scale in (Scale(2.0, 8.0, 10, 90), Scale(0.01, 100.0, 90, 10, log=True)):
         assert scale(scale.low) == pytest.approx(scale.start)
         assert scale(scale.high) == pytest.approx(scale.end)
@@ -69,43 +77,43 @@ def test_a_scale_takes_its_bounds_to_its_ends() -> None:
     ("low", "high", "label"),
     [(0, 1, "0.2"), (0, 50_000, "10,000"), (-4, 4, "−2"), (0, 2e-6, "5e−07"), (0, 9e9, "2e+09")],
 )
-def test_labels_of_ticks(low: float, high: float, label: str) -> None:
+def test_tick_labels(low: float, high: float, label: str) -> None:
     scale = Scale(low, high, 0, 100)
     assert label in [scale.label(tick) for tick in scale.ticks]
 
 
-def test_powers_are_labelled_as_such() -> None:
+def test_a_logarithmic_axis_is_labelled_with_powers() -> None:
     assert Scale(1e-6, 1.0, 0, 1, log=True).label(1e-6) == "10⁻⁶"
 
 
-@given(places=st.lists(st.floats(0, 200), max_size=8))
-def test_spread_labels_keep_their_order_and_a_distance(places: list[float]) -> None:
-    moved = np.array(spread(places, 14))
-    order = np.argsort(places, kind="stable")
-    assert len(moved) == len(places)
+@given(positions=st.lists(st.floats(0, 200), max_size=8))
+def test_spread_labels_keep_their_order_and_distance(positions: list[float]) -> None:
+    moved = np.array(spread_apart(positions, 14))
+    order = np.argsort(positions, kind="stable")
+    assert len(moved) == len(positions)
     assert (np.diff(moved[order]) >= 14 - 1e-6).all()
 
 
 # --- drawings -------------------------------------------------------------------------------------
 
 
-def drawings(values: list[float]) -> list[Html]:
-    """Every kind of plot, of these numbers."""
+def drawings(values: list[float]) -> list[Markup]:
+    """One plot of each kind with these numbers."""
     value_M = np.array(values, np.float64)
-    place_M, edge_M1 = np.arange(len(values)), np.arange(len(values) + 1)
+    x_M, edge_M1 = np.arange(len(values)), np.arange(len(values) + 1)
     log = Axes(title="t", log_y=True)
     made = [
-        plots.line_chart(AXES, [Series("a & b", place_M, value_M), Series("", place_M, value_M)]),
-        plots.line_chart(log, [Series("points", place_M, value_M, 2, "points")]),
-        plots.histogram(AXES, edge_M1[:-1], edge_M1[1:], [Series("<b>", place_M, value_M)]),
-        plots.histogram(log, edge_M1[:-1], edge_M1[1:], [Series("s", place_M, value_M)]),
-        plots.window_bars(AXES, edge_M1, np.abs(np.nan_to_num(value_M)), value_M),
-        plots.share_bars(AXES, ["<x>"] * len(values), np.nan_to_num(value_M).tolist(), str),
+        plots.line_chart(AXES, [Series("a & b", x_M, value_M), Series("", x_M, value_M)]),
+        plots.line_chart(log, [Series("points", x_M, value_M, 2, "points")]),
+        plots.histogram(AXES, edge_M1[:-1], edge_M1[1:], [Series("<b>", x_M, value_M)]),
+        plots.histogram(log, edge_M1[:-1], edge_M1[1:], [Series("s", x_M, value_M)]),
+        plots.window_chart(AXES, edge_M1, np.abs(np.nan_to_num(value_M)), value_M),
+        plots.bar_chart(AXES, ["<x>"] * len(values), np.nan_to_num(value_M).tolist(), str),
         plots.scatter(AXES, [Point(v, -v, 1, "<i>", "a.html?b&c") for v in values if v == v], []),
     ]
     rows = [Interval("<label>", value, value - 1, float("nan")) for value in values]
-    span = plots.interval_bounds(rows, 0.5)
-    return [*made, plots.intervals(AXES, rows, reference=0.5, span=span)]
+    span = plots.interval_chart_bounds(rows, 0.5)
+    return [*made, plots.interval_chart(AXES, rows, reference=0.5, span=span)]
 
 
 @given(values=NUMBERS)
@@ -116,7 +124,7 @@ def test_every_plot_of_any_numbers_is_well_formed_and_finite(values: list[float]
         assert "inf" not in drawing
 
 
-def test_a_plot_says_what_it_shows() -> None:
+def test_every_plot_has_a_title_and_a_description() -> None:
     for drawing in drawings([1.0, 2.0, 4.0]):
         svg = parsed(drawing).find(".//svg")
         assert svg is not None
@@ -137,7 +145,7 @@ def test_a_line_goes_through_its_points() -> None:
 
 def test_a_bar_is_as_high_as_its_value() -> None:
     axes = Axes(title="t", width=100, height=130, left=0, right=0)
-    drawing = plots.window_bars(
+    drawing = plots.window_chart(
         axes, np.array([0, 1, 2]), np.array([2.0, 4.0]), np.array([1.0, 1.0])
     )
     heights = [float(bar.get("height", "0")) for bar in parsed(drawing).iter("rect")]
@@ -145,7 +153,7 @@ def test_a_bar_is_as_high_as_its_value() -> None:
     assert len([mark for mark in parsed(drawing).iter("line") if mark.get("class") == "rule"]) == 2
 
 
-def test_a_point_leads_to_its_page_but_stays_out_of_the_way_of_the_keyboard() -> None:
+def test_a_point_links_to_its_page_but_is_skipped_by_the_tab_key() -> None:
     link = parsed(plots.scatter(AXES, [Point(0, 0, 1, "n", "neuron/x.html")], [])).find(".//a")
     assert link is not None
     assert link.attrib == {"href": "neuron/x.html", "tabindex": "-1"}

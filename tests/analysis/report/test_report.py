@@ -1,4 +1,4 @@
-"""The report: every link leads somewhere, no text becomes markup, a rebuild leaves nothing over."""
+"""The report: links resolve, text is never interpreted as markup, a rebuild leaves no old pages."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 from report_pages import NASTY, Reader, build, contents, pages, read, whole
 from report_run import NEURONS, report_run
 from tiny_run import tiny_run
@@ -21,23 +22,25 @@ from analysis.report.build import (
     MANIFEST,
 )
 from analysis.report.drawing import markup
-from analysis.report.pages import neuron_page, neuron_tests
-from analysis.report.pages.report_data import Material
+from analysis.report.pages import neuron_effects, neuron_page
+from analysis.report.pages.report_data import ReportData
 from analysis.report.pages.sources import WANTED
-from analysis.report.pages.website import CHAPTERS, Page, neuron_key, rendered, token_key
+from analysis.report.pages.website import CHAPTERS, ReportPage, neuron_key, render_page, token_key
 from analysis.run.run import Run, open_run
 
 # --- laws -----------------------------------------------------------------------------------------
 
 
-def test_every_link_leads_to_a_file_of_the_report_and_nowhere_else() -> None:
+def test_every_link_leads_to_a_file_of_the_report() -> None:
     for key, text in pages().items():
         page = Reader(text)
-        places = [a["href"] for a in (*page.of("a"), *page.of("link"))]
-        places += [script["src"] for script in page.of("script")]
-        for place in places:
-            assert place is not None
-            assert place.startswith("#") or normpath(join(dirname(key), place)) in whole(), place
+        addresses = [a["href"] for a in (*page.of("a"), *page.of("link"))]
+        addresses += [script["src"] for script in page.of("script")]
+        for address in addresses:
+            assert address is not None
+            assert address.startswith("#") or normpath(join(dirname(key), address)) in whole(), (
+                address
+            )
 
 
 def test_the_list_of_files_is_complete() -> None:
@@ -47,7 +50,7 @@ def test_the_list_of_files_is_complete() -> None:
     assert neurons | set(CHAPTERS) <= set(listed)
 
 
-def test_every_page_is_well_formed_and_says_what_it_is() -> None:
+def test_every_page_is_well_formed_and_has_title_heading_and_language() -> None:
     for key, text in pages().items():
         page = Reader(text)
         ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -62,7 +65,7 @@ def test_every_page_is_well_formed_and_says_what_it_is() -> None:
         assert all(head["scope"] == "col" for head in page.of("th"))
 
 
-def test_pages_load_their_own_style_and_script_only() -> None:
+def test_pages_load_only_the_style_and_script_of_the_report() -> None:
     for text in pages().values():
         page = Reader(text)
         (policy,) = [m["content"] for m in page.of("meta") if "http-equiv" in m]
@@ -94,7 +97,7 @@ def test_a_smaller_report_leaves_no_page_of_the_larger_one() -> None:
 
 @given(text=st.text())
 @settings(max_examples=50)
-def test_text_never_becomes_markup(text: str) -> None:
+def test_text_is_never_interpreted_as_markup(text: str) -> None:
     page = Reader(markup.element("p", text, title=text))
     assert [tag for tag, _ in page.elements] == ["p"]
     assert page.text == text
@@ -104,20 +107,20 @@ def test_text_never_becomes_markup(text: str) -> None:
 # --- pages ----------------------------------------------------------------------------------------
 
 
-def test_a_neuron_page_tells_the_whole_story() -> None:
+def test_a_neuron_page_has_all_sections_and_figures() -> None:
     page = read(neuron_key(NEURONS[3]))
-    headings = ["Which tokens taught it", "When they taught it", "The data that moved it most"]
-    headings += ["When it is silenced", "When it is active", "Its relatives"]
+    headings = ["Token evidence", "Token evidence over training", "Datums that moved it most"]
+    headings += ["Effect of ablating the neuron", "Activations", "Related neurons"]
     assert all(heading in page.text for heading in headings)
     assert f"Neuron 3 of {NEURONS[3][0]}" in page.text
-    assert "62 % made weights stronger" in page.text
-    assert "change 5.0× as often as others (50.00 % against 10.00 %)" in page.text
-    assert "right token changes by −0.0200 nats on average (95 %: −0.0300 to −0.0100)" in page.text
+    assert "62 % moved weights away from zero" in page.text
+    assert "flip 5.0× as often as others (50.00 % against 10.00 %)" in page.text
+    assert "target token changes by −0.0200 nats (95 % CI −0.0300 to −0.0100)" in page.text
     assert "w1 → w2 × 4" in page.text
-    assert "fall into 2 groups" in page.text
+    assert "form 2 topics" in page.text
     assert page.text.count("0.750") == 1
-    turns = [a["href"] for a in page.of("a") if a["href"] and a["href"].startswith("../neuron/")]
-    assert turns[:2] == [f"../{neuron_key(NEURONS[place])}" for place in (2, 4)]
+    links = [a["href"] for a in page.of("a") if a["href"] and a["href"].startswith("../neuron/")]
+    assert links[:2] == [f"../{neuron_key(NEURONS[index])}" for index in (2, 4)]
 
 
 def test_the_tables_read_are_those_that_the_analyses_write() -> None:
@@ -132,65 +135,66 @@ def test_the_tables_read_are_those_that_the_analyses_write() -> None:
                 assert tables[name].field(column).type == kind, f"{job} {name} {column}"
 
 
-def test_the_ends_of_the_list_have_one_neighbour() -> None:
-    assert "← stronger" not in read(neuron_key(NEURONS[0])).text
-    assert "weaker →" not in read(neuron_key(NEURONS[-1])).text
+def test_the_first_and_last_neuron_have_one_neighbour() -> None:
+    assert "← more evidence" not in read(neuron_key(NEURONS[0])).text
+    assert "less evidence →" not in read(neuron_key(NEURONS[-1])).text
 
 
-def test_the_strongest_place_of_a_datum_is_marked() -> None:
+def test_the_position_of_the_largest_shift_is_marked() -> None:
     run = open_run(tiny_run())
     row = SimpleNamespace(datum=2, rows=7, step=1, position=3, shift=-0.5)
     words = [run.tokens[token] for token in run.token_NT[2]]
-    item = neuron_page.passage(material_of(run), row)
+    item = neuron_page.passage(data_of(run), row)
     marks = [f"<mark>{words[3]}</mark>", f'<mark class="target">{words[4]}</mark>']
     assert " ".join(marks) in item
-    assert "at step 1, −0.500" in Reader(item).text
+    assert "largest shift −0.500 at step 1" in Reader(item).text
 
 
-def test_the_last_position_of_a_datum_has_its_target_too() -> None:
+def test_the_target_of_the_last_position_is_shown() -> None:
     run = open_run(tiny_run())
     row = SimpleNamespace(datum=2, rows=7, step=1, position=7, shift=0.5)
     target = run.tokens[run.target_NT[2, 7]]
-    item = neuron_page.passage(material_of(run), row)
+    item = neuron_page.passage(data_of(run), row)
     assert item.endswith(f'<mark class="target">{target}</mark></blockquote></li>')
 
 
-def test_words_of_the_corpus_stay_words() -> None:
+def test_tokens_of_the_corpus_are_escaped() -> None:
     run = open_run(tiny_run())
     vars(run)["tokens"] = [NASTY] * run.num_tokens
     row = SimpleNamespace(datum=0, rows=1, step=1, position=0, shift=0.5)
-    page = Reader(neuron_page.passage(material_of(run), row))
+    page = Reader(neuron_page.passage(data_of(run), row))
     assert {tag for tag, _ in page.elements} == {"li", "div", "blockquote", "mark"}
     assert page.text.count(NASTY) == 9
     context = SimpleNamespace(before="<b>", after=NASTY, context=f"… {NASTY} (<b> {NASTY}) & …")
-    page = Reader(neuron_tests.snippet(context))
+    page = Reader(neuron_effects.context_snippet(context))
     assert [tag for tag, _ in page.elements] == ["mark", "del", "ins"]
     assert page.text == f"… {NASTY} <b> {NASTY} & …"
-    assert Reader(rendered(Page("x.html", NASTY, markup.Html(""), "x.html"), NASTY).decode())
+    assert Reader(render_page(ReportPage("x.html", NASTY, Markup(""), "x.html"), NASTY).decode())
 
 
-def material_of(run: Run) -> Material:
-    return Material(run, *[None] * 4)  # type: ignore[arg-type]  # passages need the run alone
+def data_of(run: Run) -> ReportData:
+    return ReportData(run, *[None] * 4)  # type: ignore[arg-type]  # passages need the run alone
 
 
 def test_a_token_page_names_its_neurons() -> None:
     page = read(token_key(2))
     links = {a["href"] for a in page.of("a")}
-    assert {f"../{neuron_key(NEURONS[place])}" for place in (0, 1)} <= links
-    assert "Taught 2 of 8 neurons" in page.text
-    assert "What silencing these neurons does to it" not in page.text
+    assert {f"../{neuron_key(NEURONS[index])}" for index in (0, 1)} <= links
+    assert "In the evidence of 2 of 8 neurons" in page.text
+    assert "Effect of ablating these neurons" not in page.text
 
 
 def test_the_overview_counts_what_was_recorded() -> None:
     run = open_run(tiny_run())
     page = read(INDEX)
-    assert f"{sum(shard.rows for shard in run.shards('outliers')):,} outsized shifts" in page.text
+    num_outliers = sum(shard.rows for shard in run.shards("outliers"))
+    assert f"The record holds {num_outliers:,} outliers" in page.text
     assert "24 of 24 steps (complete)" in page.text
     assert len(page.of("svg")) == 5
 
 
 @pytest.mark.parametrize("job", [job for job in WANTED if job != "attribute"])
-def test_pages_say_which_command_makes_what_is_missing(job: str) -> None:
+def test_pages_name_the_command_that_computes_what_is_missing(job: str) -> None:
     run = report_run(f"memory://report-without-{job}", *(other for other in WANTED if other != job))
     built = build(run)
     command = f"ontogeny {job} {run.uri}"
@@ -199,7 +203,7 @@ def test_pages_say_which_command_makes_what_is_missing(job: str) -> None:
     assert any(command in data.decode() for key, data in found.items() if key in CHAPTERS)
 
 
-def test_attribution_alone_makes_a_report() -> None:
+def test_attribution_alone_is_enough_for_a_report() -> None:
     built = build(report_run("memory://report-alone", "attribute"))
     assert set(built.missing) == WANTED.keys() - {"attribute"}
     assert built.index == "memory://report-alone/report/index.html"

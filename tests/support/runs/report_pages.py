@@ -1,4 +1,4 @@
-"""Pages of a whole report, and how to read them."""
+"""Pages of a complete report, and a reader of HTML."""
 
 from functools import cache
 from html.parser import HTMLParser
@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 from report_run import report_run
 
 from analysis.report.build import (
-    Built,
     ReportConfig,
-    gather,
+    WrittenReport,
+    gather_report_data,
     report_store,
     write_report,
 )
@@ -21,7 +21,7 @@ NASTY = "<script>alert('x')</script>\"&<img src=x onerror=y>"
 
 
 class Reader(HTMLParser):
-    """What a browser would see: elements, links, text; complains of tags that do not match."""
+    """Elements and text of an HTML document. Asserts that all tags are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in markup.VOID:
+        if tag not in markup.VOID_ELEMENTS:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -51,9 +51,9 @@ class Reader(HTMLParser):
         return "".join(self.words)
 
 
-def build(run: Run, to: str | None = None, **settings: int) -> Built:
+def build(run: Run, to: str | None = None, **settings: int) -> WrittenReport:
     store = report_store(run, to)
-    return write_report(gather(run, run_job, ReportConfig(**settings)), store)
+    return write_report(gather_report_data(run, run_job, ReportConfig(**settings)), store)
 
 
 def contents(uri: str) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def contents(uri: str) -> dict[str, bytes]:
 
 @cache
 def whole() -> dict[str, bytes]:
-    """Every file of the report of a run with all analyses."""
+    """Contents of all files of a report with all analyses, by key."""
     build(report_run("memory://report"))
     return contents("memory://report/report")
 

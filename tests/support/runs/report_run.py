@@ -1,4 +1,4 @@
-"""A small run with tables of every analysis in it, made up: what a report is written from."""
+"""A small run with invented tables of every analysis, from which reports are written."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,13 @@ from analysis.run.run import Run, open_run
 
 UNITS = [f"layers.{layer}.linear{place}.weight" for layer in (0, 1) for place in (1, 2)]
 NEURONS = [(unit, number) for unit in UNITS for number in (0, 3)]
-"""Those that attribution found, strongest first."""
+"""Neurons with an attribution, most evidence first."""
 TOKENS = 3
-"""Of each neuron."""
+"""Tokens in the evidence of each neuron."""
 
 
 def report_run(uri: str, *jobs: str) -> Run:
-    """A copy of the tiny run at ``uri`` with the tables of these jobs (none: of all)."""
+    """Copy the tiny run to ``uri`` with tables of these jobs, by default of all."""
     copied(tiny_run(), uri)
     run = open_run(uri)
     for job in jobs or WANTED:
@@ -32,30 +32,30 @@ def frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def taught(run: Run) -> list[dict[str, object]]:
-    """Rank by rank the tokens of each neuron: its place and the two after it."""
+def token_evidence(run: Run) -> list[dict[str, object]]:
+    """Three tokens of each neuron, by rank: those after the index of the neuron in ``NEURONS``."""
     return [
         {"level": "neuron", "unit": unit, "group": number, "neuron": number, "rank": rank}
         | {"token_id": token, "token": run.tokens[token]}
-        for place, (unit, number) in enumerate(NEURONS)
+        for index, (unit, number) in enumerate(NEURONS)
         for rank in range(TOKENS)
-        for token in [1 + (place + rank) % 12]
+        for token in [1 + (index + rank) % 12]
     ]
 
 
 def attribute(run: Run) -> dict[str, pd.DataFrame]:
     groups = [
-        {"level": "neuron", "unit": unit, "group": number, "rows": 900 - place, "weight": 9.5}
-        for place, (unit, number) in enumerate(NEURONS)
+        {"level": "neuron", "unit": unit, "group": number, "rows": 900 - index, "weight": 9.5}
+        for index, (unit, number) in enumerate(NEURONS)
     ]
     numbers = {"score": 2.5, "q": 0.01, "count": 40, "weight": 40.0, "expected": 20.0}
     signs = {"up": 30.0, "down": 10.0, "strengthened": 25.0, "weakened": 15.0}
-    tokens = [row | numbers | signs | {"relative_frequency": 2.0} for row in taught(run)]
+    tokens = [row | numbers | signs | {"relative_frequency": 2.0} for row in token_evidence(run)]
     windows = [
         row
         | {"window": window, "first_step": 6 * window, "end_step": 6 * window + 6}
         | {"weight": 10.0 + window, "expected": 5.0}
-        for row in taught(run)
+        for row in token_evidence(run)
         for window in range(4)
     ]
     datums = [
@@ -74,7 +74,7 @@ def attribute(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def ablate(run: Run) -> dict[str, pd.DataFrame]:
-    own = [row | {"kind": "zero"} for row in taught(run) if row["unit"] != UNITS[0]]
+    rows = [row | {"kind": "zero"} for row in token_evidence(run) if row["unit"] != UNITS[0]]
     counts = {"low": 0.4, "high": 0.6} | {
         "proportion": 0.5,
         "count": 20,
@@ -95,12 +95,12 @@ def ablate(run: Run) -> dict[str, pd.DataFrame]:
         for unit in UNITS[1:]
     ]
     return {
-        "flips": frame([row | counts for row in own]),
-        "contexts": frame([row | words for row in own]),
-        "neurons": frame([row | totals for row in own if row["rank"] == 0]),
+        "flips": frame([row | counts for row in rows]),
+        "contexts": frame([row | words for row in rows]),
+        "neurons": frame([row | totals for row in rows if row["rank"] == 0]),
         "layers": frame(layers),
-        "tokens": frame([row | change for row in own]),
-        "moves": frame([row | words for row in own]),
+        "tokens": frame([row | change for row in rows]),
+        "moves": frame([row | words for row in rows]),
     }
 
 
@@ -128,17 +128,17 @@ def activations(run: Run) -> dict[str, pd.DataFrame]:
 
 def neurons(run: Run) -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(0)
-    placed = [
-        {"unit": unit, "neuron": number, "cluster": place % 3 - 1, "membership": 0.5}
+    clustered = [
+        {"unit": unit, "neuron": number, "cluster": index % 3 - 1, "membership": 0.5}
         | {"x": rng.normal(), "y": rng.normal(), "topics": 2, "topic_tokens": [["w1"], ["w2"]]}
-        for place, (unit, number) in enumerate(NEURONS)
+        for index, (unit, number) in enumerate(NEURONS)
     ]
     clusters = [
         {"cluster": number, "size": 3, "stability": 0.8, "low": 0.6, "high": 0.9}
         | {"tokens": ["w1", "w2"], "units": UNITS[:2]}
         for number in (0, 1)
     ]
-    return {"neurons": frame(placed), "clusters": frame(clusters)}
+    return {"neurons": frame(clustered), "clusters": frame(clusters)}
 
 
 def faithfulness(run: Run) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,252 @@
+"""The parts of a neuron's page that compare its evidence with the trained model.
+
+They show what changes when the neuron is ablated, how active it is, and how well each kind of
+evidence predicts the ablation effect.
+
+Shapes: B bin of activations.
+"""
+
+import math
+
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.report.drawing import markup, plots
+from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.markup import Column, element, fragment, section
+from analysis.report.drawing.plots import Interval, Series
+from analysis.report.pages.neuron_table import ratio_text
+from analysis.report.pages.report_data import CONTEXTS_SHOWN, ReportData, rows_of
+from analysis.report.pages.website import Links, Neuron, command_note, token_text
+
+FLIPS_SHOWN = 20
+TARGETS_SHOWN = 16
+CHANGES_SHOWN = 12
+REPLACEMENT_PHRASES = {
+    "zero": "With the activation set to zero",
+    "mean": "With the activation set to its mean",
+    "resample": "With activations resampled from other positions",
+}
+"""Kind of ablation → the beginning of a sentence."""
+MIN_POSITIONS = 10
+"""Tokens with fewer positions are listed after the others, because their rates are noisy."""
+EVIDENCE, OTHER = 2, 1
+"""Colours of tokens in the neuron's evidence, and of other tokens."""
+
+
+# --- ablation -------------------------------------------------------------------------------------
+
+
+def ablation(data: ReportData, neuron: Neuron, links: Links) -> Markup:
+    """Changes of predictions and of log-probabilities when the neuron is ablated."""
+    heading = "Effect of ablating the neuron"
+    if "ablate" in data.sources.missing:
+        note = command_note("Not computed. Run:", data.sources.missing["ablate"])
+        return section(heading, note)
+    ablated = data.ablated.get(neuron)
+    changes = data.changes_by_neuron.get(neuron)
+    if ablated is None and changes is None:
+        unit, number = neuron
+        command = markup.code(f"ontogeny ablate … --only {unit}:{number}")
+        words = "This neuron was not ablated. Select it with "
+        return section(heading, markup.paragraph(words, command, "."))
+    return section(
+        heading,
+        ablation_summary(ablated) if ablated is not None else None,
+        flips(data.flips_by_neuron.get(neuron), links),
+        frequent_changes(data.moves_by_neuron.get(neuron)),
+        contexts(data.contexts_by_neuron.get(neuron)),
+        target_changes(data, neuron, changes) if changes is not None else None,
+    )
+
+
+def ablation_summary(row: pd.Series) -> Markup:
+    """The flips and the change of the log-probability, in a few sentences."""
+    sample = "datums that moved it" if row.attributed else "randomly drawn datums"
+    words = (
+        f"{REPLACEMENT_PHRASES[row.kind]}, {row.flips:,} of {row.positions:,} predictions on "
+        f"{row.datums:,} {sample} change. The flips concern {row.flipped_tokens:,} tokens, "
+        f"{row.notable_flipped:,} of which are in the neuron's evidence."
+    )
+    if not math.isnan(row.ratio):
+        words += (
+            f" Predictions of tokens in the evidence flip {ratio_text(row.ratio)} as often as "
+            f"others ({markup.percent(row.notable_share, 2)} against "
+            f"{markup.percent(row.other_share, 2)})."
+        )
+    if not math.isnan(row.change):
+        interval = markup.interval(row.change_low, row.change_high, four_decimals)
+        words += (
+            " The mean log-probability of the target token changes by "
+            f"{four_decimals(row.change)} nats" + (f" (95 % CI {interval})." if interval else ".")
+        )
+    return markup.paragraph(words)
+
+
+def four_decimals(value: float) -> str:
+    return markup.decimals(value, 4)
+
+
+def one_decimal_percent(share: float) -> str:
+    return markup.percent(share, 1)
+
+
+def frequent_changes(table: pd.DataFrame | None) -> Markup | None:
+    """The most frequent pairs of a prediction and what replaces it."""
+    if table is None:
+        return None
+    items = [
+        element("li", token_text(row.before), " → ", token_text(row.after), f" × {row.count:,}")
+        for row in rows_of(table.head(CHANGES_SHOWN))
+    ]
+    words = markup.paragraph(
+        "Most frequent flips: prediction of the full model → prediction with the neuron ablated.",
+        kind="soft",
+    )
+    return fragment(words, element("ul", *items, class_="flips"))
+
+
+def flips(table: pd.DataFrame | None, links: Links) -> Markup | None:
+    """The tokens whose predictions flip most often; rarely predicted tokens come last."""
+    if table is None:
+        return None
+    is_frequent = table["count"] >= MIN_POSITIONS
+    shown = pd.concat([table[is_frequent], table[~is_frequent]]).head(FLIPS_SHOWN)
+    columns = [
+        Column("token", lambda row: links.token(row.token_id, row.token)),
+        Column(
+            "flips",
+            lambda row: markup.integer(row.flips),
+            numeric=True,
+            tooltip="Positions where only one of the full and the ablated model predicts the token",
+        ),
+        Column(
+            "predictions",
+            lambda row: markup.integer(row.count),
+            numeric=True,
+            tooltip="Positions where at least one of the two models predicts the token",
+        ),
+        Column("flip rate", lambda row: one_decimal_percent(row.proportion), numeric=True),
+        Column("95 % CI", lambda row: markup.interval(row.low, row.high, one_decimal_percent)),
+        Column("in evidence", lambda row: "yes" if row.notable else ""),
+    ]
+    caption = f"Tokens whose predictions flip, {len(shown)} of {len(table)}"
+    return markup.data_table(caption, columns, rows_of(shown), identity="flips")
+
+
+def contexts(table: pd.DataFrame | None) -> Markup | None:
+    """Passages with a flip. Different tokens alternate, so that none fills the list."""
+    if table is None:
+        return None
+    distinct = table.drop_duplicates("context")
+    repetition = distinct.groupby("token", sort=False).cumcount()
+    ordered = distinct.assign(repetition=repetition).sort_values("repetition", kind="stable")
+    items = [
+        element("li", element("blockquote", context_snippet(row)))
+        for row in rows_of(ordered.head(CONTEXTS_SHOWN))
+    ]
+    legend = markup.paragraph(
+        "Flips in context. Marked are the predictions of the ",
+        element("mark", element("del", "full"), " ", element("ins", "ablated")),
+        " model; the text that follows is the true continuation.",
+        kind="soft",
+    )
+    return fragment(legend, element("ul", *items, class_="passages"))
+
+
+def context_snippet(row) -> Markup:
+    """The context with its "(before after)" marked."""
+    changed = f"({row.before} {row.after})"
+    left, found, right = row.context.partition(changed)
+    if not found:
+        return fragment(row.context)
+    mark = element("mark", element("del", row.before), " ", element("ins", row.after))
+    return fragment(left, mark, right)
+
+
+def target_changes(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> Markup:
+    """A chart of the target tokens whose log-probability changes most."""
+    evidence = data.tokens_by_neuron.get(neuron)
+    evidence_ids = set() if evidence is None else set(evidence["token_id"])
+    frequent = table[table["count"] >= MIN_POSITIONS]
+    candidates = frequent if len(frequent) else table
+    order = candidates["change"].abs().sort_values(ascending=False, kind="stable").index
+    shown = candidates.loc[order].head(TARGETS_SHOWN).sort_values("change", kind="stable")
+    rows = [
+        Interval(row.token, row.change, row.low, row.high, colour)
+        for row in rows_of(shown)
+        for colour in [EVIDENCE if row.token_id in evidence_ids else OTHER]
+    ]
+    axes = Axes(
+        title="Change of target log-probability under ablation",
+        x="mean change of log p(target), nats",
+        description="The targets whose log-probability changes most, with 95 % intervals.",
+        left=130,
+        width=520,
+    )
+    chart = plots.interval_chart(axes, rows, reference=0.0)
+    return fragment(chart, legend("tokens in the evidence", "other tokens"))
+
+
+def legend(evidence: str, other: str) -> Markup:
+    """What the two colours mean."""
+    parts = [
+        fragment(element("span", class_=f"key s{colour}"), f" {words}")
+        for colour, words in ((EVIDENCE, evidence), (OTHER, other))
+    ]
+    return markup.paragraph(fragment(*parts, separator="\u2003"), kind="soft")
+
+
+# --- activations and faithfulness -----------------------------------------------------------------
+
+
+def activations(data: ReportData, neuron: Neuron) -> Markup | None:
+    """Histograms of the activation where the target is in the neuron's evidence, and elsewhere."""
+    table = data.histograms_by_neuron.get(neuron)
+    if table is None:
+        return None
+    groups = dict(list(table.sort_values("low").groupby("group", sort=False)))
+    low_B, high_B = (next(iter(groups.values()))[end].to_numpy() for end in ("low", "high"))
+    names = {"other": "before other tokens", "taught": "before tokens in the evidence"}
+    colours = {"other": OTHER, "taught": EVIDENCE}
+    series = [
+        Series(names[name], low_B, 100 * groups[name]["share"].to_numpy(), colours[name])
+        for name in names
+        if name in groups and groups[name]["count"].sum() > 0
+    ]
+    axes = Axes(
+        title="Activation where the next token is in the evidence, and elsewhere",
+        x="activation",
+        y="share of positions, % (log scale)",
+        log_y=True,
+        description="Two histograms of the neuron's activation on training text.",
+    )
+    return section("Activations", plots.histogram(axes, low_B, high_B, series))
+
+
+def faithfulness(data: ReportData, neuron: Neuron) -> Markup | None:
+    """A table of how well each kind of evidence predicts the effect of ablating the neuron."""
+    table = data.faithfulness_by_neuron.get(neuron)
+    if table is None:
+        return None
+    columns = [
+        Column("evidence", lambda row: row.evidence),
+        Column("AUC", lambda row: markup.decimals(row.auc, 3), numeric=True),
+        Column(
+            "precision",
+            lambda row: markup.percent(row.precision),
+            numeric=True,
+            tooltip="Share of affected tokens among those ranked highest, five by default",
+        ),
+    ]
+    words = (
+        "Each kind of evidence ranks all tokens. The ground truth are the tokens whose "
+        "log-probability ablating the neuron changes most. AUC 0.5 is chance, 1 is perfect."
+    )
+    ordered = rows_of(table.sort_values("auc", ascending=False, kind="stable"))
+    caption = "Evidence against ablation effects, highest AUC first"
+    return section(
+        "Does the evidence predict the ablation effect?",
+        markup.paragraph(words),
+        markup.data_table(caption, columns, ordered),
+    )
