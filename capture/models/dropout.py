@@ -1,9 +1,9 @@
 """Dropout whose masks depend on (seed, step, slot) alone.
 
-A worker that holds only some slots of a batch draws exactly the masks that a single process would
-draw for them, so splitting a batch never changes a datum's gradient (law 3). Each slot has a
-generator of its own; one draw a step fills a pool, and every dropout site of the forward pass takes
-the next piece of it.
+A worker that holds only some slots of a batch draws the same masks for them as a single process
+would, so splitting a batch does not change a datum's gradient (law 3). Each slot has its own random
+generator. One draw per step fills a pool, and each dropout site of the forward pass takes the next
+entries of the pool.
 
 Shapes: N datum, K maskable entries of one datum.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Masks:
-    """Multipliers (0 or 1 / keep) for one forward pass, handed out in the order of the sites."""
+    """Dropout multipliers, 0 or 1 / (1 − dropout), of one forward pass, in the order of sites."""
 
     def __init__(self, pool_NK: Tensor | None) -> None:
         self.pool_NK = pool_NK
@@ -25,11 +25,11 @@ class Masks:
 
     @classmethod
     def none(cls) -> "Masks":
-        """Nothing is dropped: evaluation, or a model without dropout."""
+        """Return masks that drop nothing, for evaluation or a model without dropout."""
         return cls(None)
 
     def drop(self, x: Tensor) -> Tensor:
-        """``x`` ([N, …]) with the next entries of the pool multiplied in."""
+        """Return ``x``, [N, …], multiplied by the next entries of the pool."""
         if self.pool_NK is None:
             return x
         size = math.prod(x.shape[1:])
@@ -47,7 +47,7 @@ def draw_masks(
     step: int,
     device: torch.device,
 ) -> Masks:
-    """The masks of these slots at this step; ``entries`` is how many one datum needs."""
+    """Return the masks of these slots at this step; ``entries``: number that one datum needs."""
     if dropout == 0:
         return Masks.none()
     pool_NK = torch.empty(len(slots), entries, device=device)
@@ -58,6 +58,6 @@ def draw_masks(
 
 
 def slot_seed(seed: int, step: int, slot: int) -> int:
-    """A well-mixed 63-bit seed; equal on every machine."""
+    """Return a 63-bit hash of the three numbers, the same on every machine."""
     digest = hashlib.blake2b(f"{seed}/{step}/{slot}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,6 +1,6 @@
-"""The package transformers, and the places that models and tokenizers are read from.
+"""Access to the package transformers, and to the folders and hub ids that it reads.
 
-Only the library's own code runs, never a model's, and nothing that is read may be a pickle.
+Only the library's code runs, never code that comes with a model, and no pickle is read.
 """
 
 import logging
@@ -20,12 +20,12 @@ BUILT_IN = (
 
 
 def library_errors() -> tuple[type[Exception], ...]:
-    """What the libraries raise for settings or files that they cannot use."""
+    """Return the exceptions that the libraries raise for settings or files they cannot use."""
     return (*BUILT_IN, import_module("huggingface_hub.errors").StrictDataclassError)
 
 
 def load_transformers(where: str) -> Any:
-    """The package; raises ``ConfigError`` where it is not installed."""
+    """Return the package; raises ``ConfigError`` for the setting ``where`` if not installed."""
     try:
         import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -35,22 +35,26 @@ def load_transformers(where: str) -> Any:
 
 
 def pretrained_arguments(where: str, path: str) -> dict[str, Any]:
-    """Arguments for the library's readers: a folder, or else an id on the hub."""
+    """Return arguments for ``from_pretrained``: ``path`` is a folder or an id on the hub.
+
+    Raises ``ConfigError`` if it looks like a folder that does not exist.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     if path.startswith(("/", ".", "~")):
-        raise ConfigError(where, f"got {path!r}, which is no folder")
+        raise ConfigError(where, f"got {path!r}, which is not a folder")
     return {"pretrained_model_name_or_path": path}
 
 
 def unreadable_error(where: str, path: str, error: Exception) -> ConfigError:
+    """Return the error for a path that the library cannot read."""
     problem = f"got {path!r}, which cannot be read: {first_line(error)}"
-    return ConfigError(where, problem, "Give a folder, or a hub's id and a network")
+    return ConfigError(where, problem, "Give a folder, or a hub id with network access")
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, up to the end of the first line that does not announce another."""
+    """Return an error's text up to its first line that does not end in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     last = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
     return " ".join(lines[: last + 1]).rstrip(".:") or type(error).__name__
@@ -58,7 +62,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Within: what the libraries have to say stays unsaid; their errors are ours to tell."""
+    """Suppress the libraries' warnings and log lines; their errors are still raised."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,9 +1,9 @@
-"""Causal language models of Hugging Face's transformers, behind the call of ``LanguageModel``.
+"""Causal language models of Hugging Face's transformers, with the interface of ``LanguageModel``.
 
-A model is described by its family and settings, whatever they came from: a folder or a hub's id is
-read once, when a run begins, and its description stands in ``run.yaml`` from then on. Replay and
-analysis build the model from that, without folder or network. Only code of the library itself runs,
-and weights come from safetensors alone.
+A model is described by its family and settings. A folder or a hub id is read once, when a run
+begins; ``run.yaml`` then holds the description. Replay and analysis build the model from it and
+need neither folder nor network. Only code of the library runs, and weights are read from
+safetensors only.
 
 Shapes: N datum, T token, V vocabulary.
 """
@@ -31,51 +31,49 @@ NOT_SETTINGS = {
     *("architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "auto_map"),
     *("id2label", "label2id", "quantization_config", "use_cache", "_name_or_path"),
 }
-"""What a model's description may hold besides its mathematics; left out of ours."""
+"""Library settings that do not change the model's mathematics; not stored in ``run.yaml``."""
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEY = "model.hf"
 LAYER_BYTES = 64
-"""No layer of any model is smaller."""
+"""Lower bound on the size of a layer's weights, for any model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HFConfig:
-    """Which model of transformers is trained; for model.kind hf."""
+    """Which model of transformers to train; used if model.kind is hf."""
 
     path: str | None = None
-    """A folder, or an id on the Hugging Face hub, to begin with the weights of; null: random."""
+    """Folder or Hugging Face hub id whose weights training starts from; null: random weights."""
     family: str | None = None
-    """The library's model_type, as in gpt2, gpt_neox or llama; null: as the path has it."""
+    """The library's model_type, such as gpt2, gpt_neox or llama; null: that of the path."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of that family, by the library's names, as in n_layer: 2; dropout is always 0."""
+    """Settings of that family by the library's names, such as n_layer: 2; dropout is always 0."""
 
     def __post_init__(self) -> None:
         for name, value in self.settings.items():
             if is_dropout(name) and value:
-                problem = (
-                    f"got {value}, must be 0: the library's dropout depends on the batch, ours"
-                )
-                problem += " may not (a datum's gradient must be the same in any batch)"
+                problem = f"got {value}, must be 0: the library's dropout masks depend on the batch"
+                problem += ", and a datum's gradient must be the same in any batch"
                 raise ConfigError(f"model.hf.settings.{name}", problem, "Leave it out")
 
 
 class HFModel(nn.Module):
-    """Token ids in, logits out; its parameters have the names that the library gives them."""
+    """A model of the library that maps token ids to logits; parameters keep the library's names."""
 
     whole: Any
-    """The library's own model."""
+    """The library's model object."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
         for name, child in whole.named_children():
             self.add_module(name, child)
-        self.__dict__["whole"] = whole  # no submodule: that would put a prefix on every name
+        self.__dict__["whole"] = whole  # as a submodule it would prefix every parameter's name
         if dict(self.named_parameters()).keys() != dict(whole.named_parameters()).keys():
-            problem = f"{type(whole).__name__} holds parameters outside of its modules"
+            problem = f"{type(whole).__name__} holds parameters outside its modules"
             raise ConfigError("model.hf.family", problem, "Choose another family")
 
     def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
-        """Logits, [N, T, V]. ``masks`` must be those of a model without dropout."""
+        """Return logits, [N, T, V]; ``masks`` must drop nothing."""
         assert masks is None or masks.pool_NK is None
         return self.whole(input_ids=token_NT, use_cache=False).logits
 
@@ -92,7 +90,7 @@ class HFModel(nn.Module):
 
 
 def stored_transposed(model: nn.Module) -> frozenset[str]:
-    """The weights that are stored [I, O]: those of the library's Conv1D (GPT-2's linear layers)."""
+    """Return the weights that are stored [I, O]: those of the library's Conv1D, as in GPT-2."""
     return frozenset(
         f"{name}.weight"
         for name, part in model.named_modules()
@@ -101,11 +99,16 @@ def stored_transposed(model: nn.Module) -> frozenset[str]:
 
 
 def is_dropout(name: str) -> bool:
+    """Return whether a library setting is a dropout rate (``resid_pdrop``, ``hidden_dropout``)."""
     return "drop" in name
 
 
 def resolve_config(config: HFConfig) -> HFConfig:
-    """With family and all settings as the path has them, if there is one; given settings win."""
+    """Return the configuration with family and settings filled in from its path, if it has one.
+
+    Given settings override those of the path. Raises ``ConfigError`` if the path cannot be read or
+    holds a model of another family.
+    """
     if config.path is None:
         return config
     found = read_library_config(config.path)
@@ -123,19 +126,19 @@ def resolve_config(config: HFConfig) -> HFConfig:
 
 
 def read_library_config(path: str) -> Any:
-    """The library's configuration object of a folder or a hub's id."""
-    place = pretrained_arguments(f"{KEY}.path", path)
+    """Return the library's configuration object of a folder or hub id."""
+    source = pretrained_arguments(f"{KEY}.path", path)
     try:
         with silence_libraries():
             return load_transformers(KEY).AutoConfig.from_pretrained(
-                **place, trust_remote_code=False
+                **source, trust_remote_code=False
             )
     except library_errors() as error:
         raise unreadable_error(f"{KEY}.path", path, error) from error
 
 
 def known_settings(family: str) -> set[str]:
-    """The settings that a family has; raises ``ConfigError`` for a family that is not one."""
+    """Return the names of a family's settings; raises ``ConfigError`` for an unknown family."""
     auto = "transformers.models.auto"
     names = import_module(f"{auto}.configuration_auto").CONFIG_MAPPING_NAMES.keys()
     causal = import_module(f"{auto}.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
@@ -143,14 +146,14 @@ def known_settings(family: str) -> set[str]:
     if family not in families:
         near = difflib.get_close_matches(family, sorted(families), n=1)
         problem = f"got {family!r}, must be one of the {len(families)} causal language models"
-        problem += " of transformers, as gpt2, gpt_neox, llama"
+        problem += " of transformers, such as gpt2, gpt_neox, llama"
         raise ConfigError("model.hf.family", problem, f"Perhaps {near[0]} is meant" if near else "")
     plain = load_transformers(KEY).AutoConfig.for_model(family)
     return {*plain.to_dict(), *plain.attribute_map} - NOT_SETTINGS
 
 
 def library_config(config: HFConfig, vocabulary: int) -> Any:
-    """The library's configuration object; raises ``ConfigError`` for settings that it has not."""
+    """Return the library's configuration object; raises ``ConfigError`` for unknown settings."""
     load_transformers(KEY)
     assert config.family is not None
     known = known_settings(config.family)
@@ -158,7 +161,7 @@ def library_config(config: HFConfig, vocabulary: int) -> Any:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             remedy = f"Perhaps {near[0]} is meant" if near else ""
-            problem = f"is no setting of {config.family}"
+            problem = f"is not a setting of {config.family}"
             raise ConfigError(f"model.hf.settings.{name}", problem, remedy)
     none = {name: None for name in SPECIAL_TOKENS if name in known}
     given: dict[str, Any] = {"vocab_size": vocabulary} | none | config.settings
@@ -173,8 +176,9 @@ def library_config(config: HFConfig, vocabulary: int) -> Any:
 
 
 def settings_error(config: HFConfig, error: Exception) -> ConfigError:
-    problem = f"make no model of the family {config.family}: {first_line(error)}"
-    return ConfigError("model.hf.settings", problem, "See transformers' documentation of it")
+    """Return the error for settings from which the library cannot build a model."""
+    problem = f"do not describe a model of the family {config.family}: {first_line(error)}"
+    return ConfigError("model.hf.settings", problem, "See the documentation of transformers")
 
 
 def build_hf_model(
@@ -185,10 +189,10 @@ def build_hf_model(
     seed: int,
     device: Literal["cpu", "meta"] = "cpu",
 ) -> HFModel:
-    """A model with the random weights of this seed; torch's global generator is left alone.
+    """Return a model with random weights of this seed; torch's global generator is unchanged.
 
-    ``device`` meta: no weights, only their names and shapes. Raises ``ConfigError`` if the model is
-    too small for the vocabulary or the window.
+    With ``device="meta"`` the weights have names and shapes but no memory. Raises ``ConfigError``
+    if the model is too small for the vocabulary or the window.
     """
     made = library_config(config, vocabulary)
     require_capacity(made, vocabulary=vocabulary, window=window)
@@ -204,18 +208,20 @@ def build_hf_model(
 
 
 def require_capacity(made: Any, *, vocabulary: int, window: int) -> None:
+    """Raise ``ConfigError`` if the model has too few token embeddings or positions."""
     if made.vocab_size < vocabulary:
         problem = f"embeds {made.vocab_size:,} tokens, the corpus has {vocabulary:,}"
-        remedy = "Set corpus.tokenizer to the tokenizer that the model was made for"
+        remedy = "Set corpus.tokenizer to the model's tokenizer"
         raise ConfigError("model.hf", problem, remedy)
     longest = getattr(made, "max_position_embeddings", None)
     if isinstance(longest, int) and longest < window:
-        problem = f"got {window}, the model has {longest} positions"
+        problem = f"got {window}, but the model has {longest} positions"
         raise ConfigError("corpus.window", problem, "Shorten the window")
 
 
 def weight_bytes(config: HFConfig, *, vocabulary: int, window: int, most: int) -> int:
-    """What the weights take, at least, found without making them; stops counting at ``most``."""
+    """Return the size of the weights without allocating them, or ``most + 1`` if surely larger."""
+    # Even on the meta device a model of millions of layers would take minutes to build.
     made = library_config(config, vocabulary)
     layers = getattr(made, "num_hidden_layers", 1)
     if not isinstance(layers, int) or layers * LAYER_BYTES > most:
@@ -225,39 +231,42 @@ def weight_bytes(config: HFConfig, *, vocabulary: int, window: int, most: int) -
 
 
 def load_weights(model: HFModel, config: HFConfig) -> None:
-    """Put the weights of the path in place of the random ones; nothing without a path.
+    """Replace the random weights by those of the configuration's path, if it has one.
 
-    Raises ``ConfigError`` if it cannot be read or lacks any of the model's weights.
+    Raises ``ConfigError`` if the path cannot be read or lacks one of the model's weights.
     """
     if config.path is None:
         return
-    place = pretrained_arguments(f"{KEY}.path", config.path)
+    source = pretrained_arguments(f"{KEY}.path", config.path)
     try:
         with torch.random.fork_rng(devices=[]), silence_libraries():
-            found, told = load_transformers(KEY).AutoModelForCausalLM.from_pretrained(
-                **place,
+            found, report = load_transformers(KEY).AutoModelForCausalLM.from_pretrained(
+                **source,
                 config=model.whole.config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told, and refused below
+                ignore_mismatched_sizes=True,  # the report lists them, and they are refused below
             )
     except library_errors() as error:
         raise unreadable_error(f"{KEY}.path", config.path, error) from error
-    if absent := sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])}):
-        problem = f"{config.path} has no fitting {absent[0]}"
-        problem += f" (nor {len(absent) - 1} others)" if len(absent) > 1 else ""
+    if absent := sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}):
+        problem = f"{config.path} has no {absent[0]} of the right shape"
+        problem += f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise ConfigError("model.hf.path", problem, "Leave out settings that change its shape")
     model.whole.load_state_dict(found.state_dict())
 
 
 def layers_pattern(model: HFModel) -> str:
-    """A pattern for the parameters of the model's layers: all but what embeds and unembeds."""
+    """Return a glob pattern for the parameters of the model's layers, without (un)embeddings.
+
+    The layers are the largest outermost ``ModuleList``; raises ``ConfigError`` if there is none.
+    """
     stacks = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     outer = [name for name in stacks if not any(name.startswith(f"{s}.") for s in stacks)]
     if not outer:
         problem = "has no stack of layers to capture"
-        raise ConfigError("model.hf.family", problem, "Say which parameters: capture.units")
+        raise ConfigError("model.hf.family", problem, "Name the parameters in capture.units")
     sizes = {name: sum(p.numel() for p in model.get_submodule(name).parameters()) for name in outer}
     return f"{max(sizes, key=lambda name: sizes[name])}.*"

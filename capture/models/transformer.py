@@ -1,11 +1,11 @@
-"""The post's language model: a small post-norm transformer, with the parameter names of torch.
+"""The study's language model: a small post-norm transformer, with the parameter names of torch.
 
-``layers.*`` are named and shaped as in ``torch.nn.TransformerEncoder``, so a unit called
-``layers.2.linear1.weight`` here is the one of that name there, and weights travel both ways. The
-differences are outside the mathematics: attention is written out (dropout inside fused attention
-cannot be split among workers), and dropout takes its masks from the caller.
+The parameters ``layers.*`` have the names and shapes of ``torch.nn.TransformerEncoder``, so that
+weights can be copied both ways. The mathematics is the same. The implementation differs in two
+points: attention is written out, because dropout inside fused attention cannot be split among
+workers, and dropout takes its masks from the caller.
 
-Source: Vaswani et al. 2017 (post-norm encoder with a causal mask); the study's own settings.
+Source: Vaswani et al. 2017 (post-norm encoder, here with a causal mask); the study's settings.
 Shapes: N datum, T token, S source token, D width, H head, E width of a head, V vocabulary.
 """
 
@@ -24,10 +24,10 @@ from capture.models.huggingface import HFConfig, HFModel, build_hf_model
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The transformer of the study, whose values are the defaults; or one of transformers'."""
+    """The study's transformer (its values are the defaults) or a Hugging Face model."""
 
     kind: Literal["transformer", "hf"] = "transformer"
-    """The study's transformer, shaped by the keys here, or a Hugging Face model, shaped by hf."""
+    """transformer: the study's, described by the keys below; hf: a Hugging Face model (hf)."""
     hf: HFConfig = field(default_factory=HFConfig)
     layers: int = 3
     """Number of transformer layers."""
@@ -38,9 +38,9 @@ class ModelConfig:
     heads: int = 4
     """Attention heads per layer; must divide width."""
     dropout: float = 0.2
-    """Probability that dropout silences an entry, at least 0 and below 1."""
+    """Probability that dropout zeroes an entry, at least 0 and below 1."""
     positions: Literal["sine_cosine", "all_sine"] = "sine_cosine"
-    """Positional encoding; all_sine is what the study's code had (sine in the odd columns too)."""
+    """Positional encoding; all_sine is the study's code, with sine in the odd columns too."""
     init_range: float = 0.1
     """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
 
@@ -60,7 +60,7 @@ class ModelConfig:
             raise ConfigError("model.init_range", f"got {self.init_range}, must be above 0")
 
     def require_own_keys(self) -> None:
-        """What shapes the other kind of model would be ignored, so it is refused."""
+        """Raise ``ConfigError`` for settings of the other kind of model, which have no effect."""
         if self.kind == "transformer":
             if self.hf != HFConfig():
                 problem = "is set, but model.kind is transformer"
@@ -72,7 +72,7 @@ class ModelConfig:
         for key in fields(self):
             if key.name not in ("kind", "hf") and getattr(self, key.name) != key.default:
                 problem = f"got {getattr(self, key.name)}, but model.kind is hf"
-                remedy = "Leave it out; what shapes the model is in model.hf.settings"
+                remedy = "Leave it out and use model.hf.settings"
                 raise ConfigError(f"model.{key.name}", problem, remedy)
 
 
@@ -88,6 +88,7 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
+        """Return the attention output, [N, T, D]."""
         N, T, D = x_NTD.shape
         qkv = F.linear(x_NTD, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.view(N, T, 3, self.heads, D // self.heads)
@@ -100,7 +101,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then MLP, each with dropout, a residual connection and a LayerNorm after it."""
+    """Attention, then MLP; each is followed by dropout, a residual connection and a LayerNorm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class Layer(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Token ids in, logits over the vocabulary out."""
+    """The study's model; maps token ids to logits over the vocabulary."""
 
     positions_TD: Tensor
 
@@ -130,7 +131,7 @@ class LanguageModel(nn.Module):
         self.register_buffer("positions_TD", encode_positions(config, window), persistent=False)
 
     def hidden(self, token_NT: Tensor, masks: Masks) -> Tensor:
-        """The residual stream after the last layer, [N, T, D]."""
+        """Return the residual stream after the last layer, [N, T, D]."""
         T = token_NT.shape[1]
         x_NTD = self.encoder(token_NT) * math.sqrt(self.config.width) + self.positions_TD[:T]
         x_NTD = masks.drop(x_NTD)
@@ -139,7 +140,7 @@ class LanguageModel(nn.Module):
         return x_NTD
 
     def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
-        """Logits, [N, T, V]. Without masks nothing is dropped (evaluation)."""
+        """Return logits, [N, T, V]; without masks nothing is dropped, as in evaluation."""
         return self.decoder(self.hidden(token_NT, masks or Masks.none()))
 
 
@@ -147,7 +148,7 @@ AnyModel = LanguageModel | HFModel
 
 
 def encode_positions(config: ModelConfig, window: int) -> Tensor:
-    """Sinusoidal encoding, [T, D]: Vaswani et al. 2017, section 3.5."""
+    """Return the sinusoidal encoding, [T, D] (Vaswani et al. 2017, section 3.5)."""
     t_T1 = torch.arange(window)[:, None]
     frequency_D = torch.exp(torch.arange(0, config.width, 2) * (-math.log(10000) / config.width))
     out_TD = torch.empty(window, config.width)
@@ -158,13 +159,14 @@ def encode_positions(config: ModelConfig, window: int) -> Tensor:
 
 
 def dropout_entries(config: ModelConfig, window: int) -> int:
-    """How many entries dropout may silence in one datum's forward pass."""
+    """Return the number of dropout mask entries in one datum's forward pass."""
+    # Per layer: attention weights, both residual branches, and the MLP's hidden layer.
     per_layer = config.heads * window * window + (2 * config.width + config.hidden) * window
     return config.width * window + config.layers * per_layer
 
 
 def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> LanguageModel:
-    """A model with the initial weights of this seed; torch's global generator is left alone."""
+    """Return a model with initial weights of this seed; torch's global generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
         model = LanguageModel(config, vocabulary=vocabulary, window=window)
     initialise_weights(model, torch.Generator().manual_seed(seed))
@@ -172,21 +174,21 @@ def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int)
 
 
 def build_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> AnyModel:
-    """A model of either kind with the random weights of this seed."""
+    """Return a model of the configured kind with random weights of this seed."""
     if config.kind == "hf":
         return build_hf_model(config.hf, vocabulary=vocabulary, window=window, seed=seed)
     return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed)
 
 
 def model_label(config: ModelConfig) -> str:
-    """What a sentence about the model begins with."""
+    """Return a noun phrase that begins a sentence, such as "A model of 3 layers"."""
     if config.kind == "hf":
         return f"A {config.hf.family}"
     return f"A model of {config.layers} layers"
 
 
 def describe_model(config: ModelConfig) -> str:
-    """The model's kind and size, for people."""
+    """Return the model's kind and size as a phrase."""
     if config.kind == "hf":
         settings = ", ".join(f"{name} {value}" for name, value in config.hf.settings.items())
         origin = config.hf.path or "random weights"
@@ -198,9 +200,10 @@ def describe_model(config: ModelConfig) -> str:
 
 
 def initialise_weights(model: LanguageModel, generator: torch.Generator) -> None:
-    """Draw fresh weights: torch's defaults, but for the (un)embedding, which is uniform.
+    """Draw initial weights: torch's defaults for the layers, uniform for the (un)embedding.
 
-    Torch's own ``TransformerEncoder`` copies one initialised layer; here every layer is drawn anew.
+    Torch's ``TransformerEncoder`` copies one initialized layer; here every layer is drawn
+    separately.
     """
     embedding_range = model.config.init_range
     nn.init.uniform_(model.encoder.weight, -embedding_range, embedding_range, generator)
@@ -218,7 +221,7 @@ def initialise_weights(model: LanguageModel, generator: torch.Generator) -> None
 
 
 def init_linear(linear: nn.Linear, generator: torch.Generator) -> None:
-    """Torch's default for ``nn.Linear``: weight and bias uniform in ±1/sqrt(fan_in)."""
+    """Apply torch's default for ``nn.Linear``: weight and bias uniform in ±1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(linear.in_features)
     nn.init.uniform_(linear.weight, -bound, bound, generator)
     nn.init.uniform_(linear.bias, -bound, bound, generator)

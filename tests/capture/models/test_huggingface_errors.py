@@ -24,17 +24,32 @@ pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
     [
         ("model.hf.family=gtp2", "model.hf.family: got 'gtp2', must be one of the"),
         ("model.hf.family=null", "model.hf.family: got null, must name a family"),
-        ("model.hf.settings.n_layr=2", "model.hf.settings.n_layr: is no setting of gpt2. Perhaps"),
+        (
+            "model.hf.settings.n_layr=2",
+            "model.hf.settings.n_layr: is not a setting of gpt2. Perhaps",
+        ),
         ("model.hf.settings.resid_pdrop=0.1", "model.hf.settings.resid_pdrop: got 0.1, must be 0"),
-        ("model.hf.settings.n_head=3", "model.hf.settings: make no model of the family gpt2: "),
-        ("model.hf.settings.n_layer=two", "model.hf.settings: make no model of the family gpt2: "),
+        (
+            "model.hf.settings.n_head=3",
+            "model.hf.settings: do not describe a model of the family gpt2: ",
+        ),
+        (
+            "model.hf.settings.n_layer=two",
+            "model.hf.settings: do not describe a model of the family gpt2: ",
+        ),
         ("model.hf.settings.vocab_size=9", "model.hf: embeds 9 tokens, the corpus has "),
-        ("corpus.window=9", "corpus.window: got 9, the model has 8 positions. Shorten the window"),
-        ("model.width=8", "model.width: got 8, but model.kind is hf. Leave it out; what shapes"),
+        (
+            "corpus.window=9",
+            "corpus.window: got 9, but the model has 8 positions. Shorten the window",
+        ),
+        (
+            "model.width=8",
+            "model.width: got 8, but model.kind is hf. Leave it out and use model.hf.settings.",
+        ),
         ("model.kind=transformer", "model.hf: is set, but model.kind is transformer. Set model."),
         ("model.hf.settings=3", "model.hf.settings: got 3, must be keys and values."),
-        ("model.hf.path=/nowhere", "model.hf.path: got '/nowhere', which is no folder."),
-        ("corpus.tokenizer=/nowhere", "corpus.tokenizer: got '/nowhere', which is no folder."),
+        ("model.hf.path=/nowhere", "model.hf.path: got '/nowhere', which is not a folder."),
+        ("corpus.tokenizer=/nowhere", "corpus.tokenizer: got '/nowhere', which is not a folder."),
         ("capture.units=['layers.*']", None),
         ("capture.units=['h.*']", "capture.units: 'h.*' matches no parameter of the model (trans"),
     ],
@@ -62,8 +77,8 @@ def test_a_mistake_is_one_line(tmp_path, override, text):
         ("tokenizer.json", "run.seed=0", "corpus.tokenizer: got '{}', which cannot be read: "),
         ("", "corpus.tokenizer=words", "corpus.tokenizer: got words, but {} has learned tokens "),
         ("", "model.hf.family=llama", "model.hf.family: got llama, but {} holds a gpt2. Leave"),
-        ("", "model.hf.settings.n_layer=3", "model.hf.path: {} has no fitting transformer.h.2.at"),
-        ("", "model.hf.settings.n_embd=4", "model.hf.path: {} has no fitting "),
+        ("", "model.hf.settings.n_layer=3", "model.hf.path: {} has no transformer.h.2.attn."),
+        ("", "model.hf.settings.n_embd=4", "model.hf.path: {} has no transformer."),
     ],
 )
 def test_a_folder_must_hold_the_model_asked_for(tmp_path, missing, override, text):
