@@ -1,10 +1,14 @@
-"""How far a share or a mean would be off, had other datums been drawn: bootstrap intervals.
+"""Bootstrap intervals of shares and means over datums.
 
-A ratio Σ part / Σ whole over datums is taken anew for draws of as many datums, with replacement;
-the interval holds the middle 95 % of the draws in which the ratio exists. What fewer than two
-datums speak of has no interval (NaN): redrawing one datum only repeats it.
+Each statistic is a ratio Σ part / Σ whole over K datums. It is recomputed for samples of K datums
+drawn with replacement. The interval spans the middle 95 % of the samples in which the ratio is
+defined (percentile bootstrap, nearest rank). A column in which fewer than two datums have any
+weight gets no interval (NaN), because resampling one datum only repeats it.
 
-Shapes: K datum, C column (a token, say), R draw, E entry of a K × C table.
+All columns share the same draws, so one matrix product serves them all; see
+``docs/concepts/design-choices.md`` for the comparison with ``scipy.stats.bootstrap``.
+
+Shapes: K datum, C column (for example a token), R draw, E entry of a K × C table.
 """
 
 import functools
@@ -14,16 +18,16 @@ import numpy as np
 NUM_DRAWS = 1000
 CONFIDENCE = 0.95
 COLUMNS_AT_ONCE = 256
-"""Bounds the memory: draws by so many columns, and datums by so many columns."""
+"""Number of columns in memory at once: R × C and K × C arrays."""
 
 
 @functools.lru_cache(maxsize=4)
 def draw_counts(num_datums: int, seed: int = 0) -> np.ndarray:
-    """How often each datum is drawn, [R, K] float32."""
+    """Return how often each draw contains each datum, [R, K] float32; the seed fixes the draws."""
     rng = np.random.default_rng(seed)
     datum_RK = rng.integers(num_datums, size=(NUM_DRAWS, num_datums))
-    place = datum_RK + num_datums * np.arange(NUM_DRAWS)[:, None]
-    count = np.bincount(place.ravel(), minlength=NUM_DRAWS * num_datums)
+    index_RK = datum_RK + num_datums * np.arange(NUM_DRAWS)[:, None]
+    count = np.bincount(index_RK.ravel(), minlength=NUM_DRAWS * num_datums)
     return count.reshape(NUM_DRAWS, num_datums).astype(np.float32)
 
 
@@ -33,10 +37,10 @@ def intervals(
     part: tuple[np.ndarray, np.ndarray, np.ndarray],
     whole: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high end of Σ part / Σ whole of each column, both [C].
+    """Return the interval bounds of Σ part / Σ whole for each column, both [C].
 
-    ``part`` and ``whole`` are tables of datums by columns, told by their entries: datum, column,
-    value; values of the same place add up.
+    ``part`` and ``whole`` are sparse K × C tables, given as (datum, column, value) entries; values
+    of the same cell add up.
     """
     low_C, high_C = np.full((2, num_columns), np.nan)
     part, whole = by_column(part), by_column(whole)
@@ -50,7 +54,7 @@ def intervals(
 def by_column(
     table: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same entries, sorted by column."""
+    """Sort the entries of a table by column."""
     order_E = np.argsort(table[1], kind="stable")
     return table[0][order_E], table[1][order_E], table[2][order_E]
 
@@ -58,16 +62,16 @@ def by_column(
 def dense_block(
     num_datums: int, start: int, end: int, table: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Some columns of a table whose entries are sorted by column, [K, C] float32."""
+    """Return columns ``start`` to ``end`` of a table sorted by column, [K, C] float32."""
     own = slice(*np.searchsorted(table[1], (start, end)))
     datum_E, column_E, value_E = (entry_E[own] for entry_E in table)
-    place_E = datum_E * (end - start) + column_E - start
-    total = np.bincount(place_E, weights=value_E, minlength=num_datums * (end - start))
+    index_E = datum_E * (end - start) + column_E - start
+    total = np.bincount(index_E, weights=value_E, minlength=num_datums * (end - start))
     return total.reshape(num_datums, end - start).astype(np.float32)
 
 
 def dense_intervals(part_KC: np.ndarray, whole_KC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same for whole tables, both [C]."""
+    """Return the interval bounds of Σ part / Σ whole for dense tables, both [C]."""
     draw_RK = draw_counts(len(part_KC))
     part_RC, whole_RC = draw_RK @ part_KC, draw_RK @ whole_KC
     exists_RC = whole_RC > 0
@@ -75,17 +79,17 @@ def dense_intervals(part_KC: np.ndarray, whole_KC: np.ndarray) -> tuple[np.ndarr
     np.divide(part_RC, whole_RC, out=ratio_RC, where=exists_RC)
     ratio_RC.sort(axis=0)  # NaN comes last
     last_C = np.maximum(exists_RC.sum(0) - 1, 0)
-    alone_C = (whole_KC > 0).sum(0) < 2
+    single_C = (whole_KC > 0).sum(0) < 2
     ends = []
     for quantile in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2):
-        place_C = np.rint(quantile * last_C).astype(int)
-        end_C = np.take_along_axis(ratio_RC, place_C[None], 0)[0]
-        ends.append(np.where(alone_C, np.nan, end_C))
+        rank_C = np.rint(quantile * last_C).astype(int)
+        end_C = np.take_along_axis(ratio_RC, rank_C[None], 0)[0]
+        ends.append(np.where(single_C, np.nan, end_C))
     return ends[0], ends[1]
 
 
 def mean_interval(value_K: np.ndarray) -> tuple[float, float]:
-    """Low and high end of a mean over datums (or neurons); NaN values do not count."""
+    """Return the interval bounds of a mean over datums or neurons; NaN values are ignored."""
     known_K = value_K[~np.isnan(value_K)].astype(np.float64)
     if len(known_K) < 2:
         return np.nan, np.nan

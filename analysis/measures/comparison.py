@@ -1,4 +1,4 @@
-"""Samples of tokens laid beside a background: what is there, and what there would be.
+"""Samples of tokens compared with a background: observed and expected weights.
 
 Shapes: G group, V token of the vocabulary.
 """
@@ -10,30 +10,34 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Samples beside what the background would give. All [G, V] but that share may be [1, V]."""
+    """Samples and their expectation. All arrays are [G, V], except that share may be [1, V]."""
 
     weight_GV: np.ndarray
     count_GV: np.ndarray
-    """The weight on the scale of independent observations."""
+    """Weight on the scale of independent observations."""
     share_GV: np.ndarray
-    """Of the background; 0 throughout for a group that has none."""
+    """Share of each token in the background; all 0 for a group without background."""
     ratio_GV: np.ndarray
-    """weight / background weight, 0 where there is none of either. What is equal stays equal."""
+    """weight / background weight, 0 if both are 0. Unscaled, so that exact ties stay ties."""
     relative_GV: np.ndarray
-    """weight / expected: the ratio, scaled so that 1 is no difference."""
+    """weight / expected weight: the ratio, scaled so that 1 means no difference."""
     num_tokens_G: np.ndarray
-    """Tokens that occur in sample or background."""
+    """Number of tokens that occur in sample or background."""
 
     @property
     def more_GV(self) -> np.ndarray:
-        """Whether the sample has more of the token than the background would give."""
+        """Whether the sample has more of the token than expected."""
         return self.relative_GV > 1
 
 
 def compare(
     sample_GV: np.ndarray, background_GV: np.ndarray, effective_G: np.ndarray | None
 ) -> Evidence:
-    """Lay samples beside their background, [G, V] or [1, V] for all."""
+    """Compare samples with their background, [G, V], or [1, V] for all groups.
+
+    ``effective_G`` is the number of independent observations of each group; None means that the
+    weights are counts.
+    """
     assert (sample_GV >= 0).all()
     assert (background_GV >= 0).all()
     sample_G1, background_G1 = (w_GV.sum(1, keepdims=True) for w_GV in (sample_GV, background_GV))
@@ -54,7 +58,7 @@ def compare(
 
 
 def with_floor(background_GV: np.ndarray) -> np.ndarray:
-    """The background with half the weight of its rarest token where it lacks one."""
+    """Return the background with absent tokens set to half the weight of its rarest token."""
     rarest_G1 = np.where(background_GV > 0, background_GV, np.inf).min(
         1, keepdims=True, initial=np.inf
     )

@@ -1,36 +1,38 @@
-"""Which tokens stand out in the evidence of a group? Six answers, of which two have error rates.
+"""Selection of the tokens that stand out in a group's evidence, by one of six methods.
 
 A group (a neuron, a parameter, a head, …) has evidence: a weight for every token, such as the
-number of its outlier rows at which the token was the target. A background says how that weight
-would be spread if the group were like any other. With w_v the weight of token v, W = Σ w_v and π_v
-its share of the background, *expected* is W·π_v and the *relative frequency* w_v / (W·π_v).
+number of its outlier rows with the token as target. A background gives the distribution of that
+weight if the group were like any other. With w_v the weight of token v, W = Σ w_v and π_v its share
+of the background, the *expected* weight is W·π_v and the *relative frequency* is w_v / (W·π_v).
+Two of the methods, odds and rate, control the false discovery rate.
 
-- **study**: the published heuristic. Of the tokens counted
-  ``min_count`` times, the ``most_frequent`` of highest relative frequency; of these the
-  ``most_counted`` of highest count. Its score is the count.
+- **study**: the published heuristic. Among the tokens counted at least ``min_count`` times, take
+  the ``most_frequent`` tokens of highest relative frequency; among these, the ``most_counted``
+  tokens of highest count. The score is the count.
 - **product**: (1 + log count) · (1 + log relative frequency).
 - **mahalanobis**: the Mahalanobis distance of (count, relative frequency) from their mean over the
   tokens of the group's sample, with their covariance: a bivariate z-score.
-- **kl**: how much of the Kullback-Leibler divergence of the sample from the background goes away
-  when the token is taken out of both and both are renormalised, in nats.
+- **kl**: how much the Kullback–Leibler divergence of the sample from the background decreases
+  when the token is removed from both and both are renormalised, in nats.
 - **odds**: the log-odds ratio of the token against the background, in nats, shrunken by an
   informative Dirichlet prior (Monroe, Colaresi & Quinn 2008, "Fightin' Words", equations 16 to 20,
-  the background known): with α_v = ``prior`` · π_v and n = Σ counts
+  with a known background). With α_v = ``prior`` · π_v and n = Σ counts
 
       δ_v = log((c_v + α_v) / (n + prior - c_v - α_v)) - log(π_v / (1 - π_v))
       σ_v² = 1 / (c_v + α_v) + 1 / (n + prior - c_v - α_v)
 
-  The score is δ_v - z·σ_v, its lower bound at ``confidence``: a ratio that rests on few
-  observations is not taken at its word. p is the probability of c_v or more among n draws from the
-  background (exact binomial tail: G² and z promise too much for rare tokens, and agree for frequent
-  ones); q is Benjamini-Hochberg's over all tokens of the group.
+  The score is the lower bound δ_v - z·σ_v at ``confidence``, which discounts ratios that rest on
+  few observations. p is the exact binomial tail, the probability of c_v or more among n draws from
+  the background. (G² and z agree for frequent tokens, but are anti-conservative for rare ones.) q
+  is the Benjamini–Hochberg adjusted p over all tokens of the group.
 
 - **rate**: log((c_v + κ) / (W·π_v + κ)), the relative frequency, shrunken by ``least`` = κ
-  observations that are as expected; p, q and what is kept as for *odds*. Among tokens that are more
-  than chance it puts those first that stand out furthest, however rare.
+  observations at the expected rate. p, q and the tokens that qualify are those of *odds*. Among the
+  tokens above chance, it ranks those first that stand out furthest, however rare they are.
 
-The study tried the second to fourth and let them go; its text names them without formulas, so these
-are our reading. All but *study* keep to tokens that the sample has more of than the background.
+The study tried product, mahalanobis and kl and dropped them. Its text names them without formulas;
+the formulas here are our interpretation. All methods except *study* select only tokens that the
+sample has more of than expected.
 
 Shapes: G group, V token of the vocabulary, M chosen (group, token).
 """
@@ -58,31 +60,31 @@ from capture.errors import ConfigError, at_least
 Method = Literal["rate", "odds", "study", "product", "mahalanobis", "kl"]
 METHODS: tuple[Method, ...] = get_args(Method)
 CELLS_AT_ONCE = 2**21
-"""Groups × tokens worked on at once: about ten arrays of float64 of this size exist together."""
+"""Groups × tokens processed at once: about ten float64 arrays of this size exist together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """What it takes to be chosen. The first three are the study's, for its method alone."""
+    """Thresholds of the selection. The first three apply to the study's method only."""
 
     min_count: int = 20
-    """study: a token is counted at least this often."""
+    """study: smallest count of a token."""
     most_frequent: int = 200
-    """study: of such tokens, so many with the highest relative frequency are considered."""
+    """study: number of such tokens, of highest relative frequency, that are considered."""
     most_counted: int = 5
-    """study: of these, so many with the highest count are chosen."""
+    """study: number of these, of highest count, that are chosen."""
     most: int = 10
-    """All others: so many tokens a group, those of highest score."""
+    """Other methods: largest number of tokens per group, by score."""
     min_observations: float = 5.0
-    """All others: a token has at least this count; fewer may be one datum's."""
+    """Other methods: smallest count of a token; a smaller one may come from a single datum."""
     max_q: float = 0.05
-    """rate, odds: the share of the chosen tokens that may be there by chance."""
+    """rate, odds: largest share of the chosen tokens expected by chance (false discovery rate)."""
     least: float = 3.0
-    """rate: observations' worth of belief that a token is as frequent as in the background."""
+    """rate: weight of the prior, in observations, that a token is as frequent as expected."""
     prior: float = 100.0
-    """odds: observations' worth of belief that a group is like its background."""
+    """odds: weight of the prior, in observations, that a group is like its background."""
     confidence: float = 0.95
-    """odds: of the lower bound that is the score; 0.5 makes it the estimate itself."""
+    """odds: confidence level of the lower bound; 0.5 scores by the estimate itself."""
 
     def __post_init__(self) -> None:
         for name in ("min_count", "most_frequent", "most_counted", "most"):
@@ -107,18 +109,18 @@ def choose(
     effective_G: np.ndarray | None = None,
     most_GV: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """The tokens that stand out in each group: one row each, by group, then rank from 0.
+    """Return the tokens that stand out in each group: one row each, by group, then rank from 0.
 
-    ``sample_GV`` are weights ≥ 0, ``background`` [V] or [G, V] weights ≥ 0 on any scale.
-    ``effective_G`` says to how many independent observations the weights of a group amount (Kish:
-    (Σ w)² / Σ w² over its observations); None: the weights are counts. What is not independent
-    (rows of one datum, say) should be one observation, or p promises too much. ``most_GV`` is what
-    a weight may count for where it is decided whether there is more than chance; how much more is
-    scored by the whole weight.
+    ``sample_GV`` holds weights ≥ 0, ``background`` weights ≥ 0 on any scale, [V] or [G, V].
+    ``effective_G`` is the number of independent observations that the weights of a group amount to
+    (Kish: (Σ w)² / Σ w² over its observations); None means that the weights are counts.
+    Observations that depend on each other, such as rows of one datum, should count as one;
+    otherwise p is too small. ``most_GV`` caps the weights for the decision whether a token is above
+    chance; its score uses the whole weight.
 
-    Columns: group, token_id, rank; score, p, q (NaN where the method has none); count (the weight
-    on the scale of independent observations), weight, expected (weight), relative_frequency. Where
-    the background lacks a token, it is taken to have half as much of it as of its rarest. A group
+    Columns: group, token_id, rank; score, p, q (NaN if the method has none); count (the weight on
+    the scale of independent observations), weight, expected (weight), relative_frequency. A token
+    absent from the background is given half the weight of the background's rarest token. A group
     without sample or without background has no rows.
     """
     assert method in METHODS, method
@@ -139,9 +141,10 @@ def choose(
 
 
 def others(sample_GV: np.ndarray) -> np.ndarray:
-    """The sum over all other groups, for each: "the same unit's other neurons" as background."""
+    """Return, for each group, the sum over all other groups: a unit's other neurons, [G, V]."""
     total_V = sample_GV.sum(0)
     rest_GV = total_V - sample_GV
+    # total − own leaves rounding error where only this group has the token.
     rest_GV[rest_GV <= ROUNDING * total_V] = 0
     return rest_GV
 
@@ -154,7 +157,7 @@ def choose_some(
     effective_G: np.ndarray | None,
     most_GV: np.ndarray | None,
 ) -> pd.DataFrame:
-    """``choose`` for as many groups as fit into memory at once."""
+    """Apply ``choose`` to the groups that fit into memory at once."""
     evidence = compare(sample_GV, background_GV, effective_G)
     p_GV = q_GV = np.broadcast_to(np.nan, sample_GV.shape)
     if method == "study":
@@ -164,7 +167,7 @@ def choose_some(
     if most_GV is not None:
         sure = compare(np.minimum(sample_GV, most_GV), background_GV, effective_G)
     allowed_GV = sure.more_GV & (sure.count_GV >= config.min_observations)
-    with np.errstate(divide="ignore", invalid="ignore"):  # in cells that are not allowed
+    with np.errstate(divide="ignore", invalid="ignore"):  # in excluded cells
         match method:
             case "product":
                 score_GV = log_product(evidence)
@@ -184,7 +187,7 @@ def choose_some(
 
 
 def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The study's heuristic; ties go to the higher relative frequency, then to the lower id."""
+    """Select by the study's heuristic; ties go to higher relative frequency, then lower id."""
     ratio_GV, count_GV = evidence.ratio_GV, evidence.count_GV
     counted_GV = (count_GV >= config.min_count) & (ratio_GV > 0)
     frequent_GV = np.zeros(count_GV.shape, bool)
@@ -196,7 +199,10 @@ def study_tokens(evidence: Evidence, config: SelectionConfig) -> tuple[np.ndarra
 
 
 def best(allowed_GV: np.ndarray, most: int, *keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The allowed cells first by the keys (ascending, then by token), so many a group: two [M]."""
+    """Return the first ``most`` allowed cells of each group, sorted by the keys, then by token.
+
+    Keys ascend. Returns the cells' groups and tokens, both [M].
+    """
     group_M, token_M = np.nonzero(allowed_GV)
     values = [key_GV[group_M, token_M] for key_GV in reversed(keys)]
     order_M = np.lexsort((token_M, *values, group_M))
@@ -212,7 +218,7 @@ def tabulate(
     p_GV: np.ndarray,
     q_GV: np.ndarray,
 ) -> pd.DataFrame:
-    """``choose``'s columns for the chosen cells, in their order."""
+    """Build the columns of ``choose`` for the chosen cells, in their order."""
     group_M, token_M = chosen
     weight_M, relative_M = evidence.weight_GV[chosen], evidence.relative_GV[chosen]
     return pd.DataFrame(

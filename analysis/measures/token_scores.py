@@ -1,8 +1,7 @@
-"""How far each token stands out from a background: the statistics of
-``analysis.measures.selection``.
+"""Statistics that score how far each token stands out from a background.
 
-Their formulas and sources stand there. Scores of tokens that a statistic does not allow are without
-meaning, and may be no numbers.
+Formulas and sources are in ``analysis.measures.selection``. The score of a token that a statistic
+excludes has no meaning and may be NaN or infinite.
 
 Shapes: G group, V token of the vocabulary, M entry.
 """
@@ -14,7 +13,7 @@ from analysis.measures.comparison import Evidence
 from analysis.measures.multiple_testing import benjamini_hochberg
 
 ROUNDING = 1e-12
-"""A difference of sums this much smaller than the sum is rounding, not evidence."""
+"""A difference of sums below this share of the sum counts as rounding error."""
 
 
 def log_product(evidence: Evidence) -> np.ndarray:
@@ -22,31 +21,34 @@ def log_product(evidence: Evidence) -> np.ndarray:
 
 
 def mahalanobis(evidence: Evidence) -> np.ndarray:
-    """Of (count, relative frequency); where they lie on a line, only the distance along it."""
+    """Return the Mahalanobis distance of (count, relative frequency) from their mean.
+
+    If the two are perfectly correlated, it is the distance along their line.
+    """
     present_GV = evidence.weight_GV > 0
     count_GV = standardised(evidence.count_GV, present_GV)
     relative_GV = standardised(evidence.relative_GV, present_GV)
     num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
     r_G1 = (count_GV * relative_GV).sum(1, keepdims=True) / num_G1
-    apart_G1 = np.maximum(1 - r_G1**2, ROUNDING)
-    return np.sqrt(count_GV**2 + (relative_GV - r_G1 * count_GV) ** 2 / apart_G1)
+    independent_G1 = np.maximum(1 - r_G1**2, ROUNDING)
+    return np.sqrt(count_GV**2 + (relative_GV - r_G1 * count_GV) ** 2 / independent_G1)
 
 
 def standardised(x_GV: np.ndarray, present_GV: np.ndarray) -> np.ndarray:
-    """z-scores among the present cells of each row, 0 elsewhere and where all are alike."""
+    """Return z-scores among each row's present cells; 0 elsewhere and if all are equal."""
     num_G1 = np.maximum(present_GV.sum(1, keepdims=True), 1)
     mean_G1 = np.where(present_GV, x_GV, 0).sum(1, keepdims=True) / num_G1
     away_GV = np.where(present_GV, x_GV - mean_G1, 0)
     deviation_G1 = np.sqrt((away_GV**2).sum(1, keepdims=True) / num_G1)
-    alike_G1 = deviation_G1 <= ROUNDING * np.abs(mean_G1)
-    return np.where(alike_G1, 0, away_GV / np.where(alike_G1, 1, deviation_G1))
+    equal_G1 = deviation_G1 <= ROUNDING * np.abs(mean_G1)
+    return np.where(equal_G1, 0, away_GV / np.where(equal_G1, 1, deviation_G1))
 
 
 def divergence_change(evidence: Evidence) -> np.ndarray:
-    """KL(sample‖background) less what it is without the token, in nats.
+    """Return KL(sample‖background) minus its value without the token, in nats.
 
-    With s the sample's shares, taking v out of both leaves
-    (KL - s_v log(s_v / π_v)) / (1 - s_v) + log((1 - π_v) / (1 - s_v)).
+    With s the sample's shares, removing v from both distributions leaves
+    (KL − s_v log(s_v / π_v)) / (1 − s_v) + log((1 − π_v) / (1 − s_v)).
     """
     relative_GV, share_GV = evidence.relative_GV, evidence.share_GV
     sample_GV = relative_GV * share_GV
@@ -54,11 +56,11 @@ def divergence_change(evidence: Evidence) -> np.ndarray:
     divergence_G1 = term_GV.sum(1, keepdims=True)
     left_GV = 1 - sample_GV
     without_GV = (divergence_G1 - term_GV) / left_GV + np.log((1 - share_GV) / left_GV)
-    return divergence_G1 - np.where(left_GV > ROUNDING, without_GV, 0)  # nothing is left: no KL
+    return divergence_G1 - np.where(left_GV > ROUNDING, without_GV, 0)  # no other token: KL is 0
 
 
 def log_odds(evidence: Evidence, prior: float, confidence: float) -> np.ndarray:
-    """The lower bound on the shrunken log-odds ratio, in nats."""
+    """Return the lower bound of the shrunken log-odds ratio, in nats."""
     share_GV = evidence.share_GV
     token_GV = evidence.count_GV + prior * share_GV
     rest_GV = evidence.count_GV.sum(1, keepdims=True) + prior - token_GV
@@ -68,37 +70,39 @@ def log_odds(evidence: Evidence, prior: float, confidence: float) -> np.ndarray:
 
 
 def log_rate(evidence: Evidence, least: float) -> np.ndarray:
-    """The shrunken relative frequency, in nats."""
+    """Return the log of the shrunken relative frequency, in nats."""
     expected_GV = evidence.count_GV.sum(1, keepdims=True) * evidence.share_GV
     return np.log((evidence.count_GV + least) / (expected_GV + least))
 
 
 def binomial_tail(evidence: Evidence) -> np.ndarray:
-    """P(at least so many of the token | background); 1 where there is no more than expected."""
+    """Return P(at least the token's count | background); 1 if it is no more than expected."""
     count_GV, more_GV = evidence.count_GV, evidence.more_GV
     num_G1 = count_GV.sum(1, keepdims=True)
     share_GV = np.broadcast_to(evidence.share_GV, count_GV.shape)
     p_GV = np.ones(count_GV.shape)
-    # The regularised incomplete beta function is that tail, and extends it to fractions.
+    # P(X ≥ c) of n draws is the regularised incomplete beta function I_π(c, n − c + 1), which also
+    # extends the binomial tail to fractional counts.
     rest_M = (num_G1 - count_GV)[more_GV]
     p_GV[more_GV] = special.betainc(count_GV[more_GV], rest_M + 1, share_GV[more_GV])
     return p_GV
 
 
 def q_values(p_GV: np.ndarray, num_tokens_G: np.ndarray, max_q: float) -> np.ndarray:
-    """Benjamini-Hochberg's q within each group, exact where it is at most ``max_q``, else 1.
+    """Return Benjamini–Hochberg q-values within each group, exact up to ``max_q``, else 1.
 
-    A p above ``max_q`` neither has such a q nor takes part in one, so only those below are sorted.
+    q is at least p, and a q ≤ ``max_q`` depends only on p-values ≤ ``max_q``. So only these are
+    sorted; the others count in the number of tests.
     """
     cells = group_M, _ = np.nonzero(p_GV <= max_q)
-    place_M = index_in_group(group_M)
-    p_GK = np.ones((len(p_GV), place_M.max(initial=0) + 1))
-    p_GK[group_M, place_M] = p_GV[cells]
+    index_M = index_in_group(group_M)
+    p_GK = np.ones((len(p_GV), index_M.max(initial=0) + 1))
+    p_GK[group_M, index_M] = p_GV[cells]
     q_GV = np.ones(p_GV.shape)
-    q_GV[cells] = benjamini_hochberg(p_GK, num_tokens_G)[group_M, place_M]
+    q_GV[cells] = benjamini_hochberg(p_GK, num_tokens_G)[group_M, index_M]
     return q_GV
 
 
 def index_in_group(group_M: np.ndarray) -> np.ndarray:
-    """The place of each entry within its group, from 0; groups ascend."""
+    """Number the entries within each group from 0; ``group_M`` ascends, [M]."""
     return np.arange(len(group_M)) - np.searchsorted(group_M, group_M)

@@ -1,4 +1,4 @@
-"""Selection of tokens: laws, the published formulas in plain loops, and honest error rates."""
+"""Token selection: invariances, the published formulas in plain loops, and q-values."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ COLUMNS = [
 
 
 def random_counts(seed: int, groups: int = 4, tokens: int = 30) -> tuple[np.ndarray, np.ndarray]:
-    """Samples with many ties and zeros, and a background that has every token."""
+    """Return samples with many ties and zeros, and a background that has every token."""
     rng = np.random.default_rng(seed)
     rate_V = rng.pareto(1, tokens) * 3
     background_V = rng.poisson(20 * rate_V) + 1.0
@@ -68,9 +68,7 @@ def test_other_names_of_the_tokens_change_only_the_names(method: Method, seed: i
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", ["shared", "own"])
-def test_groups_do_not_touch_each_other(
-    method: Method, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_are_independent(method: Method, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sample_GV, background = random_counts(0, groups=7)
     background = background if kind == "shared" else others(sample_GV)
     effective_G = sample_GV.sum(1) / 2
@@ -92,7 +90,7 @@ def test_groups_do_not_touch_each_other(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_weights_count_as_much_as_their_observations(method: Method) -> None:
+def test_weights_count_on_the_scale_of_effective_observations(method: Method) -> None:
     sample_GV, background_V = random_counts(1)
     config = SelectionConfig(min_count=3, most_frequent=8, min_observations=1, max_q=1)
     plain = choose(method, sample_GV, background_V, config)
@@ -124,7 +122,7 @@ def test_columns_ranks_and_types(method: Method) -> None:
 
 
 def notable(sample: list[int], train: list[int], config: SelectionConfig) -> list[int]:
-    """The study's heuristic, word by word."""
+    """Select tokens by the study's heuristic, in plain Python."""
     tokens = [v for v in range(len(sample)) if sample[v] >= config.min_count]
     tokens.sort(key=lambda v: (-sample[v] / train[v], v))
     tokens = tokens[: config.most_frequent]
@@ -133,7 +131,7 @@ def notable(sample: list[int], train: list[int], config: SelectionConfig) -> lis
 
 
 @given(seed=st.integers(0, 10**6))
-def test_study_is_the_published_heuristic_to_the_last_tie(seed: int) -> None:
+def test_study_equals_the_published_heuristic_including_ties(seed: int) -> None:
     rng = np.random.default_rng(seed)
     train_V = rng.integers(1, 60, 40)
     sample_GV = rng.integers(0, 30, (5, 40))
@@ -152,7 +150,7 @@ def divergence(sample: list[float], base: list[float], without: int) -> float:
 
 
 def scores(method: Method, sample: list[float], base: list[float]) -> Iterator[float]:
-    """Every token's score, one formula after the other."""
+    """Yield every token's score by the method's formula."""
     n, total = math.fsum(sample), math.fsum(base)
     ratios = [s / n / (b / total) for s, b in zip(sample, base, strict=True)]
     present = np.array([(s, r) for s, r in zip(sample, ratios, strict=True) if s])
@@ -205,24 +203,33 @@ def test_p_is_the_exact_binomial_tail_and_near_g_squared_for_frequent_tokens() -
             assert math.log(row["p"]) == pytest.approx(math.log(two_sided / 2), rel=0.1)
 
 
+def adjusted(p_K: np.ndarray) -> list[float]:
+    """Return the q of each p: the least p_j · m / j over all p_j that are not below it."""
+    ranked = list(enumerate(sorted(p_K), 1))
+    return [min(p_j * len(p_K) / j for j, p_j in ranked if p_j >= p) for p in p_K]
+
+
 @given(
     seed=st.integers(0, 10**6),
     num_families=st.integers(1, 3),
     length=st.integers(1, 12),
-    more=st.integers(0, 5),
+    left_out=st.integers(0, 5),
+    padding=st.integers(0, 5),
 )
 def test_q_equals_benjamini_and_hochbergs_in_a_loop(
-    seed: int, num_families: int, length: int, more: int
+    seed: int, num_families: int, length: int, left_out: int, padding: int
 ) -> None:
+    """Tests with p = 1 may be left out, and families may be padded with p = 1."""
     p_GK = np.random.default_rng(seed).choice([0.001, 0.01, 0.02, 0.4, 1], (num_families, length))
-    found_GK = benjamini_hochberg(p_GK, np.full(num_families, length + more))
+    padded_GK = np.hstack([p_GK, np.ones((num_families, padding))])
+    found_GK = benjamini_hochberg(padded_GK, np.full(num_families, length + left_out))
     for p_K, q_K in zip(p_GK, found_GK, strict=True):
-        padded_K = np.concatenate([p_K, np.ones(more)])
-        np.testing.assert_allclose(q_K, stats.false_discovery_control(padded_K)[:length])
+        wanted = adjusted(np.concatenate([p_K, np.ones(left_out)]))[:length]
+        np.testing.assert_allclose(q_K, wanted + [1.0] * padding, rtol=0, atol=1e-15)
 
 
 @given(seed=st.integers(0, 10**6), max_q=st.sampled_from([0.01, 0.05, 0.3, 1.0]))
-def test_q_of_what_is_chosen_is_that_over_all_tokens(seed: int, max_q: float) -> None:
+def test_q_of_chosen_tokens_is_adjusted_over_all_tokens(seed: int, max_q: float) -> None:
     sample_GV, background_V = random_counts(seed)
     every = choose("odds", sample_GV, background_V, EVERYTHING)
     config = SelectionConfig(most=10**6, min_observations=0, max_q=max_q)
@@ -246,6 +253,6 @@ def test_q_is_monotone_in_p_and_not_below_it(seed: int) -> None:
     assert (q_K <= 1).all()
 
 
-def test_a_test_that_could_not_be_made_stays_nan_and_counts() -> None:
+def test_a_missing_p_stays_nan_and_counts_as_a_test() -> None:
     q_K = benjamini_hochberg(np.array([0.01, np.nan, 0.04]))
     np.testing.assert_allclose(q_K, [0.03, np.nan, 0.06])

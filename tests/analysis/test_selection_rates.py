@@ -1,4 +1,4 @@
-"""Statistics of token selection: how often they err, backgrounds, and what they refuse."""
+"""Token selection: error rates, backgrounds, and refused settings."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ COLUMNS = [
 # --- error rates ----------------------------------------------------------------------------------
 
 
-def test_under_the_null_a_twentieth_of_p_is_below_a_twentieth() -> None:
+def test_under_the_null_p_is_uniform_at_five_percent() -> None:
     rng = np.random.default_rng(0)
     share_V = rng.dirichlet(np.full(50, 2.0))
     sample_GV = rng.multinomial(200_000, share_V, 400).astype(float)
@@ -30,17 +30,17 @@ def test_under_the_null_a_twentieth_of_p_is_below_a_twentieth() -> None:
     assert (p_M < 0.05).sum() / sample_GV.size == pytest.approx(0.05, abs=0.006)
 
 
-def test_under_the_null_rare_tokens_are_not_found_more_often_than_promised() -> None:
+def test_under_the_null_rare_tokens_keep_the_false_discovery_rate() -> None:
     rng = np.random.default_rng(1)
     share_V = rng.dirichlet(np.full(3000, 0.1))
     sample_GV = rng.multinomial(2000, share_V, 300).astype(float)
     config = SelectionConfig(min_observations=0, max_q=0.1)
     found = choose("odds", sample_GV, share_V, config)
-    # With nothing to find, a share max_q of the groups (at most) has any false finding.
+    # Under the null, at most a share max_q of the groups has any false discovery.
     assert found["group"].nunique() / 300 < 0.1 + 3 * math.sqrt(0.1 * 0.9 / 300)
 
 
-def test_of_what_is_found_among_planted_tokens_few_are_false() -> None:
+def test_the_false_discovery_rate_holds_among_planted_tokens() -> None:
     rng = np.random.default_rng(2)
     share_V = rng.dirichlet(np.full(500, 0.5))
     lift_GV = np.where(rng.random((200, 500)) < 0.02, 3.0, 1.0)
@@ -63,7 +63,7 @@ def test_a_planted_token_is_found(method: Method) -> None:
     assert found[found["group"] == 1].iloc[0]["token_id"] == planted
 
 
-def test_a_rare_tokens_ratio_is_not_taken_at_its_word() -> None:
+def test_the_lower_bound_discounts_the_ratio_of_a_rare_token() -> None:
     background_V = np.array([1.0, 2000, 97999])
     sample_GV = np.array([[6.0, 4000, 45994]])  # both over-represented, twelvefold and fourfold
     bound = choose("odds", sample_GV, background_V, SelectionConfig(max_q=1))
@@ -77,7 +77,7 @@ def test_a_rare_tokens_ratio_is_not_taken_at_its_word() -> None:
 
 
 @given(seed=st.integers(0, 10**6))
-def test_others_are_the_sum_without_oneself(seed: int) -> None:
+def test_others_sum_over_every_other_group(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sample_GV = rng.random((5, 7)) * (rng.random((5, 7)) < 0.3) * 10.0 ** rng.integers(-6, 6, 7)
     found_GV = others(sample_GV)
@@ -94,13 +94,13 @@ def test_a_token_that_only_one_group_has_is_still_compared(method: Method) -> No
     found = choose(method, sample_GV, others(sample_GV), SelectionConfig())
     first = found.iloc[0]
     assert (first["group"], first["token_id"]) == (0, 0)
-    # The others have 241 in all, of their rarest token 60: of this one they are taken to have 30.
+    # The others have 241 in all and 60 of their rarest token, so token 0 is given 30.
     assert first["relative_frequency"] == pytest.approx((50 / 150) / (30 / 241))
     assert np.isfinite(found.drop(columns=["p", "q"])).all(axis=None)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_to_compare_gives_no_rows(method: Method) -> None:
+def test_an_empty_sample_or_background_gives_no_rows(method: Method) -> None:
     config = SelectionConfig(min_count=1, min_observations=0)
     empty_GV, one_GV = np.zeros((2, 4)), np.ones((1, 4))
     for sample_GV, background in (
@@ -114,7 +114,7 @@ def test_nothing_to_compare_gives_no_rows(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_sample_of_one_token_has_numbers(method: Method) -> None:
+def test_a_sample_of_one_token_has_finite_scores(method: Method) -> None:
     sample_GV = np.array([[30.0, 0, 0]])
     found = choose(method, sample_GV, np.array([1.0, 5, 10]), SelectionConfig())
     assert found["token_id"].tolist() == [0]
