@@ -1,4 +1,4 @@
-"""Where to compute, and that the same input gives the same bits there."""
+"""The device to compute on, thread counts, and deterministic operations."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ import torch
 from capture.errors import ConfigError
 
 MAX_PACKING_THREADS = 8
-"""Each packs a table of up to 24 MB."""
+"""Each thread packs a table of up to 24 MB."""
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device asked for; raises ``ConfigError`` where there is none."""
+    """Return the requested device; raises ``ConfigError`` for cuda without a CUDA device."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise ConfigError("training.device", "got cuda, but torch finds no CUDA device here")
@@ -23,19 +23,20 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def packing_threads(device: torch.device) -> int:
-    """How many threads should pack what was recorded while training waits for them; 0: one beside
-    training.
+    """Return how many threads pack recorded tables while training waits.
 
-    Where training computes on every core, a core that is taken from one of torch's threads stops
-    them all: they wait for each other at the end of each operation. Taking turns costs half.
+    0 means that a single thread packs them while training continues.
     """
+    # If training computes on every core, a packing thread takes a core from one of torch's threads,
+    # and all of torch's threads wait for it at the end of each operation. Alternating between
+    # training and packing costs half as much.
     cores = available_cores()
     busy = device.type == "cpu" and torch.get_num_threads() >= cores
     return min(cores, MAX_PACKING_THREADS) if busy else 0
@@ -43,15 +44,15 @@ def packing_threads(device: torch.device) -> int:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Within: torch's operations give the same bits for the same input, or refuse to run."""
+    """Make torch's operations give the same bits for the same input, or raise, within the block."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     settings: Any = sys.modules["torch.utils.deterministic"]
     products = torch.backends.cuda.matmul
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     partial_sums = products.allow_bf16_reduced_precision_reduction
     torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # a costly aid for finding reads of such memory
-    products.allow_bf16_reduced_precision_reduction = False  # the audit counts on one rounding
+    settings.fill_uninitialized_memory = False  # a debugging aid that costs time
+    products.allow_bf16_reduced_precision_reduction = False  # the audit assumes one rounding
     try:
         yield
     finally:

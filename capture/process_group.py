@@ -1,8 +1,9 @@
-"""The workers that take each step together: all hold the whole model, each has its own slots.
+"""Collective operations of the workers that take each step together on one batch.
 
-What they compute of a step are sums over their slots, so that adding up over workers gives what one
-process computes for the whole batch, but for the order of additions. ``SingleProcess`` is that one process.
-Every worker calls the same operations in the same order; each waits for all others.
+Each worker has its own slots of the batch and computes sums over them. Adding these sums over all
+workers gives the result of a single process, except for the order of additions. ``SingleProcess``
+is a group of one. All workers must call the same operations in the same order, and each operation
+waits for all workers.
 
 Shapes: M rows of one worker.
 """
@@ -20,19 +21,19 @@ from torch import distributed as dist
 from capture.errors import AuditError, ConfigError
 
 COLLECTIVE_TIMEOUT = timedelta(hours=6)
-"""How long one worker may wait for another's store; who has died is noticed at once."""
+"""How long a worker may wait for another's store; a dead worker is noticed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
-    """How many processes capture, on which of a cluster's machines."""
+    """How many processes capture a run together, and what each of them needs."""
 
     count: int = 1
-    """Workers; more than one run on a Ray cluster, and each takes batch / count of the slots."""
+    """Number of workers; several run on a Ray cluster, each with batch / count of the slots."""
     cpus: int = 1
-    """Cores that each worker takes, and its threads; on a cluster with GPUs one of those too."""
+    """Cores, and threads, per worker; on a cluster with GPUs each worker takes a GPU too."""
     max_failures: int = 3
-    """How often lost workers are replaced, and the group goes on from the last segment."""
+    """How often lost workers are replaced; the group then resumes from the last segment."""
 
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("cpus", 1), ("max_failures", 0)):
@@ -41,9 +42,9 @@ class WorkersConfig:
 
 
 def require_equal_shares(config: WorkersConfig, *, batch: int, accumulate: int) -> None:
-    """Raises ``ConfigError`` if the workers cannot have equally many slots of a micro-batch."""
+    """Raise ``ConfigError`` if a micro-batch's slots cannot be shared equally among workers."""
     if config.count > batch:
-        problem = f"got {config.count}, must be at most training.batch = {batch}: a slot each"
+        problem = f"got {config.count}, must be at most training.batch = {batch}: one slot each"
         raise ConfigError("workers.count", problem)
     if batch % config.count:
         problem = f"got {config.count}, must divide training.batch = {batch}"
@@ -54,37 +55,41 @@ def require_equal_shares(config: WorkersConfig, *, batch: int, accumulate: int) 
 
 
 class Group(Protocol):
-    """One worker's view of all of them."""
+    """A group of workers, seen from one of them."""
 
     rank: int
-    """This worker's number, from 0; the first one writes what belongs to all."""
+    """This worker's number, from 0; worker 0 writes the files that belong to all."""
     size: int
+    """Number of workers."""
 
     def slots(self, batch: int) -> range:
-        """This worker's slots of a batch; all workers' together, in order of rank, are all."""
+        """Return this worker's slots of a batch: consecutive, in the order of ranks."""
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the workers; bits are the same on all of them."""
+        """Replace each tensor by its sum over workers, with identical bits on all of them."""
         ...
 
     def all_gather(self, x_M: Tensor) -> list[Tensor]:
-        """Every worker's tensor of one axis, by rank; lengths may differ."""
+        """Return every worker's one-dimensional tensor, by rank; lengths may differ."""
         ...
 
     def for_other_thread(self) -> "Group":
-        """The same workers, to be asked on another thread; all must make it at the same point."""
+        """Return a group of the same workers for use on another thread.
+
+        All workers must call this at the same point.
+        """
         ...
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Every worker's value (JSON), by rank."""
+        """Return every worker's JSON-serializable value, by rank."""
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         return [json.loads(bytes(found.tolist())) for found in self.all_gather(data)]
 
 
 class SingleProcess(Group):
-    """A single process; nothing is sent, nothing changed."""
+    """A group of one process: operations return their input unchanged."""
 
     rank = 0
     size = 1
@@ -106,14 +111,14 @@ class DistributedGroup(Group):
     """The workers of torch's default process group, which must have been set up."""
 
     def __init__(self, device: torch.device, process_group: dist.ProcessGroup | None = None):
-        """``device``: where the process group can reach tensors: "cuda" for NCCL."""
+        """``device``: where the backend needs its tensors, "cuda" for NCCL."""
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self.device = device
         self.process_group = process_group
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Tensors of one type go through as one flat buffer."""
+        """Sum in place over workers; tensors of one type are sent as one flat buffer."""
         for kind in {tensor.dtype: None for tensor in tensors}:
             ours = [tensor for tensor in tensors if tensor.dtype == kind]
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in ours]).to(self.device)
@@ -123,6 +128,7 @@ class DistributedGroup(Group):
                 tensor.detach().copy_(piece.view_as(tensor))
 
     def all_gather(self, x_M: Tensor) -> list[Tensor]:
+        # torch's all_gather needs equal lengths: exchange lengths, pad, then cut the padding off.
         count = torch.tensor([len(x_M)], device=self.device)
         counts = self.all_gather_equal(count).flatten().tolist()
         padded = torch.zeros(max(counts), dtype=x_M.dtype, device=self.device)
@@ -131,25 +137,29 @@ class DistributedGroup(Group):
         return [row[:count] for row, count in zip(rows, counts, strict=True)]
 
     def all_gather_equal(self, x_M: Tensor) -> Tensor:
-        """Tensors of one length, a row a worker."""
+        """Return every worker's tensor, all of one length, as rows, [workers, M]."""
         found = x_M.new_empty(self.size, len(x_M))
         dist.all_gather(list(found.unbind()), x_M, group=self.process_group)
         return found
 
     def for_other_thread(self) -> Group:
+        # The other thread's operations would interleave with ours in one group. They exchange
+        # small tensors on the CPU, for which gloo suffices.
         made = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
         assert isinstance(made, dist.ProcessGroup)
         return DistributedGroup(torch.device("cpu"), made)
 
 
 def require_same(group: Group, tensors: Sequence[Tensor], where: str) -> None:
-    """Raises ``AuditError`` if these float32 tensors are not the same on all workers, bit by bit.
+    """Raise ``AuditError`` if these float32 tensors differ in any bit between workers.
 
-    They are when every worker has applied the same sums to the same weights.
+    They agree if every worker has applied the same sums to the same weights.
     """
     if group.size == 1:
         return
+    # Sums of bit patterns as integers have no rounding: a difference in one entry always shows, and
+    # differences in several entries are missed only if they cancel exactly.
     sums = [tensor.detach().view(torch.int32).sum(dtype=torch.int64) for tensor in tensors]
     if len({tuple(found) for found in group.all_gather_object(torch.stack(sums).tolist())}) > 1:
-        problem = "the workers' copies of the weights have come apart"
-        raise AuditError(where, problem, "Go on with --resume, on machines that compute alike")
+        problem = "the workers' copies of the weights differ"
+        raise AuditError(where, problem, "Resume with --resume on machines of the same kind")

@@ -45,7 +45,7 @@ def test_operations_over_three_workers_give_every_one_the_same(tmp_path: Path):
     assert first["joined"] == [[], [1, 2], [2, 3, 4, 5]]
     assert first["gathered"] == [{"rank": rank, "text": "é" * rank} for rank in range(3)]
     assert first["same"] == ""
-    assert first["other"].startswith("step 7: the workers' copies of the weights have come apart")
+    assert first["other"].startswith("step 7: the workers' copies of the weights differ")
 
 
 def test_a_single_process_sends_and_changes_nothing():
