@@ -1,4 +1,4 @@
-"""The page about loops of one's own can be pasted as it stands."""
+"""The code on the page about custom training loops runs as it is printed."""
 
 import re
 import shlex
@@ -14,8 +14,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "custom-loop.md").read_t
 
 
 @pytest.fixture(scope="module")
-def pasted(tmp_path_factory) -> dict[str, Any]:
-    """What is there after every block of Python, run one after the other in an empty folder."""
+def page_variables(tmp_path_factory) -> dict[str, Any]:
+    """Variables after all Python blocks have run in order in an empty folder, and exit codes."""
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
@@ -29,17 +29,17 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^\$ ontogeny (.*)$", PAGE, re.MULTILINE)]
 
 
-def test_what_it_shows_is_there(pasted):
-    steps = pasted["steps"]
+def test_the_python_blocks_produce_the_run_that_the_page_describes(page_variables):
+    steps = page_variables["steps"]
     assert steps["step"].tolist() == list(range(10))
     assert steps["audit_error"].max() < 1e-5
     assert sorted(np.concatenate(steps["datums"][:5].to_numpy())) == list(range(40))
-    assert set(pasted["shifts"]["step"]) == {0, 1, 2}
-    assert pasted["weights"].shape == (32, 16)
+    assert set(page_variables["shifts"]["step"]) == {0, 1, 2}
+    assert page_variables["weights"].shape == (32, 16)
 
 
-def test_its_commands_answer(pasted):
+def test_the_commands_of_the_page_succeed(page_variables):
     assert len(commands()) == 3
-    assert pasted["answers"] == [0, 0, 0]
+    assert page_variables["answers"] == [0, 0, 0]
     for line in commands():
         parser().parse_args(line)

@@ -1,4 +1,4 @@
-"""A training loop of somebody's own, recorded: the laws, and that nothing of it changes."""
+"""Recording a custom training loop: the laws hold, and the loop itself does not change."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from custom_loops import TOP, Small, logits, loss_of, same_as_ours, tokens, uri
+from custom_loops import TOP, Small, logits, loss_of, model_and_plan, tokens, uri
 from tiny import make_run, tiny_config
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ Optimizer = torch.optim.Optimizer
 
 
 def by_groups(model: nn.Module) -> Optimizer:
-    """As is usual with decay: none of vectors, and another learning rate."""
+    """AdamW without decay for vectors, as is usual, and with another learning rate for them."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0, "lr": 3e-2}]
@@ -44,25 +44,25 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
 
 
 def train(model: nn.Module, optimizer: Optimizer, *, steps: int = 7, pieces: int = 1) -> None:
-    """Clipping, a schedule, micro-batches of unequal length: everything at once."""
+    """A loop with clipping, a schedule, micro-batches of unequal length, and evaluations."""
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     token_NT = tokens()
     for step in range(steps):
         batch_NT = token_NT[np.arange(4 * step, 4 * step + 4) % len(token_NT)]
-        for place, piece_NT in enumerate(batch_NT.chunk(pieces)):
-            (loss_of(model, piece_NT[:, place:]) / pieces).backward()
+        for number, piece_NT in enumerate(batch_NT.chunk(pieces)):
+            (loss_of(model, piece_NT[:, number:]) / pieces).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.3)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         with torch.no_grad():
             loss_of(model, token_NT)
-        loss_of(model, token_NT)  # somebody evaluates and forgets no_grad
+        loss_of(model, token_NT)  # an evaluation that forgets no_grad
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_shifts_and_carry_are_the_change_whatever_the_loop_does(tmp_path, name, pieces):
+def test_shifts_and_carry_add_up_to_the_update_for_every_optimizer(tmp_path, name, pieces):
     model = Small()
     optimizer = OPTIMIZERS[name](model)
     with record(model, optimizer, run=uri(tmp_path), outliers=TOP, segment_steps=3):
@@ -79,7 +79,7 @@ def test_shifts_and_carry_are_the_change_whatever_the_loop_does(tmp_path, name, 
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_recording_changes_nothing_of_the_loop(tmp_path, name):
+def test_recording_leaves_training_bit_identical(tmp_path, name):
     one, other = Small(), Small()
     train(one, OPTIMIZERS[name](one), pieces=2)
     optimizer = OPTIMIZERS[name](other)
@@ -92,15 +92,15 @@ def test_recording_changes_nothing_of_the_loop(tmp_path, name):
     assert all(torch.equal(kept[name], p) for name, p in one.named_parameters())
 
 
-OURS = ["training.epochs=1", "training.learning_rate=0.5", "model.dropout=0", "training.clip=100"]
+SGD = ["training.epochs=1", "training.learning_rate=0.5", "model.dropout=0", "training.clip=100"]
 ADAMW = ["training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.clip=0.2"]
 
 
 @pytest.mark.parametrize("overrides", [[], ADAMW], ids=["sgd", "clipped adamw"])
-def test_it_records_what_the_product_s_own_loop_records(tmp_path, overrides):
-    config = tiny_config(tmp_path, *OURS, *overrides, name="ours")
+def test_a_custom_loop_records_the_same_rows_as_capture(tmp_path, overrides):
+    config = tiny_config(tmp_path, *SGD, *overrides, name="capture")
     make_run(config)
-    model, corpus, plan = same_as_ours(config)
+    model, corpus, plan = model_and_plan(config)
     training = config.training
     if overrides:
         optimizer = torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.0)
@@ -111,38 +111,41 @@ def test_it_records_what_the_product_s_own_loop_records(tmp_path, overrides):
     whole_NT = np.hstack([corpus.train.token_NT, corpus.train.target_NT[:, -1:]])
     with record(
         *(model, optimizer),
-        run=uri(tmp_path, "own"),
+        run=uri(tmp_path, "custom"),
         units=["layers.*"],
         datums=whole_NT,
         vocabulary=corpus.vocabulary.tokens,
         outliers=config.capture.outliers,
         segment_steps=8,
     ) as recorder:
-        for turn in plan.planned_steps(0):
-            recorder.datums(turn.datum_N)
-            now = torch.from_numpy(turn.datum_N)
+        for planned in plan.planned_steps(0):
+            recorder.datums(planned.datum_N)
+            now = torch.from_numpy(planned.datum_N)
             logit_NTV = logits(model, token_NT[now])
             F.cross_entropy(logit_NTV.flatten(0, 1), target_NT[now].flatten()).backward()
             nn.utils.clip_grad_norm_(model.parameters(), training.clip)
             optimizer.step()
             optimizer.zero_grad()
-    assert_same_rows(open_run(uri(tmp_path, "own")), open_run(uri(tmp_path, "ours")), overrides)
+    assert_same_rows(
+        open_run(uri(tmp_path, "custom")), open_run(uri(tmp_path, "capture")), overrides
+    )
 
 
-def assert_same_rows(own: Run, ours: Run, clipped: list[str]) -> None:
+def assert_same_rows(custom: Run, captured: Run, clipped: list[str]) -> None:
+    """Equal tables; with clipping, whose factor is estimated, equal to rounding."""
     exactly = ["epoch", "batch", "datum_ix", "unit", "index", "datum", "step", "datum_id"]
-    found, wanted = own.shifts(), ours.shifts()
+    found, wanted = custom.shifts(), captured.shifts()
     key = ["step", "datum_ix", "unit", "index"]
     if not clipped:
         pd.testing.assert_frame_equal(found, wanted)
         return
-    both = found.merge(wanted, on=key, suffixes=("", "_ours"))  # a clip found by least squares
+    both = found.merge(wanted, on=key, suffixes=("", "_capture"))
     assert len(both) > 0.999 * len(wanted)
-    np.testing.assert_allclose(both["diff"], both["diff_ours"], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(both["diff"], both["diff_capture"], rtol=1e-4, atol=1e-9)
     columns = ["learning_rate", "gradient_norm", "clip", "loss"]
-    left, right = own.steps()[columns], ours.steps()[columns]
+    left, right = custom.steps()[columns], captured.steps()[columns]
     np.testing.assert_allclose(left, right, rtol=1e-5)
-    assert (both["datum"] == both["datum_ours"]).all()
+    assert (both["datum"] == both["datum_capture"]).all()
     assert set(exactly) <= set(found)
 
 
@@ -155,22 +158,22 @@ def one_step(model: nn.Module, optimizer: Optimizer, token_NT: Tensor) -> None:
     optimizer.zero_grad()
 
 
-def test_gradients_of_an_overflow_are_thrown_away_with_their_datums(tmp_path):
+def test_discarded_gradients_discard_their_datums(tmp_path):
     model = Small()
     optimizer = OPTIMIZERS["adam"](model)
     with record(model, optimizer, run=uri(tmp_path), datums=12, outliers=TOP) as recorder:
-        for keep in (True, False):
+        for set_to_none in (True, False):
             recorder.datums(range(0, 4))
             loss_of(model, tokens()[:4]).backward()
-            optimizer.zero_grad(set_to_none=keep)
+            optimizer.zero_grad(set_to_none=set_to_none)
         recorder.datums([7, 9])
         one_step(model, optimizer, tokens()[[7, 9]])
     assert open_run(uri(tmp_path)).steps()["datums"][0].tolist() == [7, 9]
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_so_are_those_that_are_thrown_away_only_after_the_next_forward_pass(tmp_path, pieces):
-    """Forward, zero_grad, backward; and a scaler skips the step that overflowed."""
+def test_zero_grad_after_the_forward_pass_discards_earlier_datums(tmp_path, pieces):
+    """The order is forward, zero_grad, backward, and a scaler skips the step that overflowed."""
     model = Small()
     optimizer = OPTIMIZERS["adam"](model)
     with record(model, optimizer, run=uri(tmp_path), datums=12, outliers=TOP) as recorder:
@@ -191,7 +194,7 @@ def test_so_are_those_that_are_thrown_away_only_after_the_next_forward_pass(tmp_
     assert steps["audit_error"].max() < 1e-5
 
 
-def test_a_scaled_loss_gives_the_shifts_of_the_loss_itself(tmp_path):
+def test_a_scaled_loss_gives_the_same_shifts(tmp_path):
     for name, scale in (("plain", 1.0), ("scaled", 2.0**16)):
         model = Small()
         optimizer = OPTIMIZERS["momentum"](model)
@@ -207,7 +210,7 @@ def test_a_scaled_loss_gives_the_shifts_of_the_loss_itself(tmp_path):
     assert scaled.steps()["clip"].to_numpy() == pytest.approx(2.0**-16, rel=1e-5)
 
 
-def test_one_graph_may_go_backward_twice(tmp_path):
+def test_backward_may_pass_through_one_graph_twice(tmp_path):
     model = Small()
     optimizer = OPTIMIZERS["sgd"](model)
     with record(model, optimizer, run=uri(tmp_path), outliers=TOP):
@@ -220,7 +223,7 @@ def test_one_graph_may_go_backward_twice(tmp_path):
     assert len(steps["datums"][0]) == 12
 
 
-def test_autocast(tmp_path):
+def test_autocast_to_bfloat16_is_recorded(tmp_path):
     model = Small()
     optimizer = OPTIMIZERS["adamw"](model)
     with record(model, optimizer, run=uri(tmp_path), outliers=TOP):
@@ -233,7 +236,7 @@ def test_autocast(tmp_path):
     assert open_run(uri(tmp_path)).steps()["audit_error"].between(1e-5, 0.02).all()
 
 
-def test_factors_give_every_shift(tmp_path):
+def test_shifts_from_factors_add_up_to_the_update(tmp_path):
     model = Small()
     optimizer = OPTIMIZERS["sgd"](model)
     before = model.layer.weight.detach().clone()
@@ -246,7 +249,7 @@ def test_factors_give_every_shift(tmp_path):
     np.testing.assert_allclose(total, change, atol=1e-6)
 
 
-def test_images_are_datums_too(tmp_path):
+def test_images_are_datums_with_one_position(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
     optimizer = OPTIMIZERS["momentum"](model)

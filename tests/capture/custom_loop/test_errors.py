@@ -1,4 +1,4 @@
-"""What a recorded loop may not do: every refusal by its text, and that nothing false is stored."""
+"""Unsupported custom training loops are refused with a clear message and store no wrong rows."""
 
 import re
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def step(recorder: Recording, loss: Tensor) -> None:
 
 
 class Many(nn.Module):
-    """As a mixture of very many experts."""
+    """A model with very many parameters, as a mixture of experts has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class Many(nn.Module):
         self.of_a_mixture_with_a_long_name_of_its_own = nn.ParameterList(experts)
 
 
-# --- what cannot begin ----------------------------------------------------------------------------
+# --- refused at the start -------------------------------------------------------------------------
 
-BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
+INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
     "optimizer": (
         lambda m: torch.optim.RMSprop(m.parameters()),
         {},
@@ -109,9 +109,9 @@ BEGINNINGS: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = 
 }
 
 
-@pytest.mark.parametrize("name", BEGINNINGS)
-def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path, name):
-    optimizer_of, more, text = BEGINNINGS[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_arguments_are_refused_before_anything_is_written(tmp_path, name):
+    optimizer_of, more, text = INVALID[name]
     model = Many() if name == "thousands" else Small()
     recording = record(model, optimizer_of(model), run=uri(tmp_path), **more)
     with pytest.raises(ConfigError, match=re.escape(text)):
@@ -119,14 +119,14 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path,
     assert not Path(uri(tmp_path)).exists()
 
 
-def test_weights_of_another_type_are_refused(tmp_path):
+def test_weights_that_are_not_float32_are_refused(tmp_path):
     model = Small().bfloat16()
     recording = record(model, SGD(model.parameters(), 0.1), run=uri(tmp_path))
     with pytest.raises(UnitError, match=r"embedding\.weight: is bfloat16, must be float32"):
         recording.__enter__()
 
 
-# --- what a loop cannot do ------------------------------------------------------------------------
+# --- refused during training ----------------------------------------------------------------------
 
 
 def no_backward(recorder: Recording) -> None:
@@ -143,12 +143,12 @@ def without_a_unit(recorder: Recording) -> None:
     step(recorder, recorder.model.layer(torch.randn(3, 2, 6)).sum())
 
 
-def with_an_odd_use(recorder: Recording) -> None:
+def with_an_unsupported_use(recorder: Recording) -> None:
     weight = recorder.units["layer.weight"]
     step(recorder, loss_of(recorder.model, tokens()) + weight.square().sum())
 
 
-def with_the_whole_model_used_oddly(recorder: Recording) -> None:
+def with_unsupported_uses_everywhere(recorder: Recording) -> None:
     odd = sum(weight.square().sum() for weight in recorder.units.values())
     step(recorder, loss_of(recorder.model, tokens()) + odd)
 
@@ -158,7 +158,7 @@ def with_time_first(recorder: Recording) -> None:
     loss_of(recorder.model, tokens().T)
 
 
-def with_other_batches_at_once(recorder: Recording) -> None:
+def with_two_batch_sizes_in_one_pass(recorder: Recording) -> None:
     both = loss_of(recorder.model, tokens()) + loss_of(recorder.model, tokens()[:6])
     step(recorder, both)
 
@@ -178,13 +178,13 @@ def with_an_unknown_datum(recorder: Recording) -> None:
     recorder.datums([3, 12])
 
 
-def with_datums_untold(recorder: Recording) -> None:
+def without_datums_for_the_second_step(recorder: Recording) -> None:
     for _ in range(2):
         step(recorder, loss_of(recorder.model, tokens()))
 
 
-def with_ids_that_are_none(recorder: Recording) -> None:
-    recorder.datums([0.5])
+def with_ids_that_are_not_integers(recorder: Recording) -> None:
+    recorder.datums([0.5])  # pyright: ignore[reportArgumentType]
 
 
 def with_longer_datums(recorder: Recording) -> None:
@@ -217,18 +217,24 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
     ),
     with_a_closure: (RunError, "optimizer.step: is called with a closure"),
     without_a_unit: (UnitError, "embedding.weight: got no gradient in a backward pass of step 0"),
-    with_an_odd_use: (UnitError, "layer.weight: is used by square, which capture cannot split"),
-    with_the_whole_model_used_oddly: (UnitError, " of the model; with "),
+    with_an_unsupported_use: (
+        UnitError,
+        "layer.weight: is used by square, which capture cannot split",
+    ),
+    with_unsupported_uses_everywhere: (UnitError, " of the model; with "),
     with_time_first: (UnitError, "model: got an input (6, 11) for 12 datums"),
-    with_other_batches_at_once: (
+    with_two_batch_sizes_in_one_pass: (
         UnitError,
         "embedding.weight: is used with 12 datums, others with 6. The first",
     ),
     with_too_few_datums: (UnitError, "model: got an input (12, 5) for 6 datums. The first axis"),
     with_datums_of_another_pass: (ConfigError, "got 6 datums for a backward pass of 12"),
     with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Call"),
-    with_datums_untold: (ConfigError, "got 12 to 23, the run's datums are 0 to 11. Call"),
-    with_ids_that_are_none: (
+    without_datums_for_the_second_step: (
+        ConfigError,
+        "got 12 to 23, the run's datums are 0 to 11. Call",
+    ),
+    with_ids_that_are_not_integers: (
         ConfigError,
         "recorder.datums: got float64 (1,), must be the integer ids",
     ),
@@ -240,26 +246,26 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
-def test_a_loop_that_cannot_be_recorded_stops_at_once(tmp_path, loop):
+def test_an_unsupported_loop_stops_at_its_first_unsupported_step(tmp_path, loop):
     kind, text = LOOPS[loop]
     with pytest.raises(kind, match=re.escape(text)):
         recorded(tmp_path, Small(), loop, datums=tokens())
     assert open_run(uri(tmp_path)).steps_done == 0
 
 
-def test_a_loop_that_goes_on_all_the_same_records_nothing_more(tmp_path):
-    def stubborn(recorder: Recording) -> None:
+def test_a_loop_that_ignores_the_error_records_nothing_more(tmp_path):
+    def ignores_the_error(recorder: Recording) -> None:
         for text in ("shifts miss the applied change", "recording ended before step 0"):
             with pytest.raises(CaptureError, match=text):
                 clipped_layer_by_layer(recorder)
             recorder.optimizer.zero_grad()
 
     with pytest.raises(AuditError, match="shifts miss the applied change"):
-        recorded(tmp_path, Small(), stubborn, segment_steps=1)
+        recorded(tmp_path, Small(), ignores_the_error, segment_steps=1)
     assert open_run(uri(tmp_path)).steps_done == 0
 
 
-def test_a_use_that_no_gradient_comes_through_does_no_harm(tmp_path):
+def test_an_unsupported_use_without_gradient_is_accepted(tmp_path):
     def looks_at_weights(recorder: Recording) -> None:
         for _ in range(2):
             size = recorder.units["layer.weight"].square().sum()
@@ -269,7 +275,7 @@ def test_a_use_that_no_gradient_comes_through_does_no_harm(tmp_path):
     assert open_run(uri(tmp_path)).steps_done == 2
 
 
-def test_a_group_that_stands_still_is_recorded_as_still(tmp_path):
+def test_a_group_with_learning_rate_0_has_no_shifts(tmp_path):
     model = Small()
     groups = [{"params": model.layer.parameters(), "lr": 0.0}]
     others = [p for name, p in model.named_parameters() if not name.startswith("layer")]

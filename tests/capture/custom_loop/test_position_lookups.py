@@ -1,4 +1,4 @@
-"""0, 1, 2, … looked up in a loop of somebody's own: positions for all datums, or one a datum."""
+"""Embeddings of 0, 1, 2, … in a custom training loop: of positions, or one id for each datum."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from capture.custom_loop.record import record
 from capture.errors import UnitError
 
 N, T, D = 6, 6, 4
-"""As many datums as positions: nothing but where the numbers come from tells which they are."""
+"""As many datums as positions: only the origin of the ids distinguishes the two."""
 UNKNOWN = "is used by embedding of 0, 1, 2, …, which may be positions"
 
 
 class Factorised(nn.Module):
-    """Users and items; a datum is one of each."""
+    """Embeddings of users and items; a datum is one user and one item."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,21 +32,21 @@ class Factorised(nn.Module):
 
 
 class Paired(Factorised):
-    """The same, of one table of ids."""
+    """Like ``Factorised``, with both ids in one tensor [N, 2]."""
 
     def forward(self, pair_N2: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(*pair_N2.unbind(1))
 
 
 class Copied(Factorised):
-    """The same, of ids that come as another type."""
+    """Like ``Factorised``, but converts the type of its ids, which copies them."""
 
     def forward(self, user_N: Tensor, item_N: Tensor) -> Tensor:
         return super().forward(user_N.long(), item_N)
 
 
 class Placed(nn.Module):
-    """Tokens and positions, which are counted or lie in a buffer."""
+    """Embeddings of tokens and of positions, which come from ``arange`` or from a buffer."""
 
     def __init__(self, *, buffered: bool) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Placed(nn.Module):
 def one_step(
     folder: Path, model: nn.Module, forward: Callable[[], Tensor], units: Sequence[str] = ("*",)
 ) -> tuple[Run, Tensor]:
-    """A recorded step on the sum of what a forward pass gives, and that."""
+    """Record one step on the sum of a forward pass; returns the run and the output of the pass."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with record(model, optimizer, run=uri(folder), units=units, outliers=TOP):
         given = forward()
@@ -81,7 +81,7 @@ IDS = torch.arange(N), torch.tensor([3, 1, 4, 1, 5, 8])
     ("kind", "inputs"),
     [(Factorised, IDS), (Factorised, IDS[::-1]), (Paired, [torch.stack(IDS, 1)])],
 )
-def test_what_counts_up_among_the_inputs_is_one_a_datum(tmp_path, kind, inputs):
+def test_ids_that_are_an_input_belong_to_datums(tmp_path, kind, inputs):
     model = kind()
     wanted = model(*inputs).detach()
     before = model.user.weight.detach().clone()
@@ -98,7 +98,7 @@ def test_what_counts_up_among_the_inputs_is_one_a_datum(tmp_path, kind, inputs):
 
 @pytest.mark.parametrize("buffered", [False, True])
 @pytest.mark.parametrize("num_datums", [1, 2, N])
-def test_what_a_model_counts_itself_are_positions(tmp_path, buffered, num_datums):
+def test_ids_that_the_model_makes_are_positions(tmp_path, buffered, num_datums):
     model = Placed(buffered=buffered)
     token_NT = torch.randint(9, (num_datums, T), generator=torch.Generator().manual_seed(1))
     wanted = model(token_NT).detach()
@@ -109,30 +109,30 @@ def test_what_a_model_counts_itself_are_positions(tmp_path, buffered, num_datums
     assert (shifts["index"] // D == shifts["position"]).all()
 
 
-@pytest.mark.parametrize("way", ["copied", "part"])
-def test_where_it_cannot_be_told_the_loop_is_unchanged_and_stops(tmp_path, way):
-    """Ids that were computed, and a part of the model that is called by itself."""
+@pytest.mark.parametrize("cause", ["copied", "part"])
+def test_ambiguous_ids_leave_the_output_unchanged_and_stop_the_step(tmp_path, cause):
+    """Ids that were copied, and a part of the model that is called by itself."""
     model = Copied()
     ids = (IDS[0].int(), IDS[1])
 
     def forward() -> Tensor:
-        return model(*ids) if way == "copied" else model.user(IDS[0])
+        return model(*ids) if cause == "copied" else model.user(IDS[0])
 
     wanted = forward().detach()
-    seen = []
+    outputs = []
 
     def recorded() -> Tensor:
-        seen.append(forward())
-        return seen[0]
+        outputs.append(forward())
+        return outputs[0]
 
     with pytest.raises(UnitError, match=re.escape(f"user.weight: {UNKNOWN}")):
         one_step(tmp_path, model, recorded, units=["user.*"])
-    assert torch.equal(seen[0], wanted)
+    assert torch.equal(outputs[0], wanted)
     assert open_run(uri(tmp_path)).steps_done == 0
 
 
-def test_a_part_that_is_called_after_the_model_gives_what_it_gives(tmp_path):
-    """Of fewer rows than the last batch had: nothing is repeated for datums that are not there."""
+def test_a_part_called_after_the_model_keeps_its_output_shape(tmp_path):
+    """It has fewer rows than the last batch; they are not repeated for the datums of that batch."""
     model = Placed(buffered=False)
     token_NT = torch.randint(9, (N, T))
     x_1D, few = torch.randn(1, D), torch.arange(3)

@@ -1,4 +1,4 @@
-"""A run of somebody's own training loop, as its readers see it; and going on with it."""
+"""Runs of custom training loops: reading, analysing and resuming them."""
 
 import itertools
 from typing import Any
@@ -17,11 +17,11 @@ from capture.store.store import Store
 from cluster.cli import main
 
 SETTINGS: dict[str, Any] = {"outliers": TOP, "segment_steps": 4}
-TOLD: dict[str, Any] = {"datums": tokens(), "vocabulary": [f"w{i}" for i in range(11)]}
+DATUMS: dict[str, Any] = {"datums": tokens(), "vocabulary": [f"w{i}" for i in range(11)]}
 
 
 def train(model, optimizer, recorder, steps: range) -> None:
-    """Each step on three datums; every second step ends an epoch."""
+    """Train with three datums a step; every second step ends an epoch."""
     for step in steps:
         recorder.epoch = step // 2
         now = torch.arange(3 * step, 3 * step + 3) % 12
@@ -41,7 +41,7 @@ def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def make(where: str, *, steps: int = 8, **more) -> None:
     model, optimizer = fresh()
-    with record(model, optimizer, run=where, **(SETTINGS | TOLD | more)) as recorder:
+    with record(model, optimizer, run=where, **(SETTINGS | DATUMS | more)) as recorder:
         train(model, optimizer, recorder, range(steps))
 
 
@@ -55,14 +55,14 @@ def run(tmp_path_factory) -> str:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def test_steps_say_when(run):
+def test_steps_have_epoch_and_batch(run):
     steps = open_run(run).steps()
     assert steps["epoch"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert steps["batch"].tolist() == [0, 1] * 4
     assert steps["loss"].between(1, 4).all()
 
 
-def test_an_evaluation_after_a_segment_s_last_step_is_kept(run):
+def test_an_evaluation_after_the_last_step_of_a_segment_is_stored(run):
     evaluations = open_run(run).evaluations()
     assert evaluations["step"].tolist() == [2, 4, 6, 8]
     assert evaluations["epoch"].tolist() == [0, 1, 2, 3]
@@ -77,7 +77,7 @@ def test_datums_have_texts_tokens_and_targets(run):
     assert opened.num_steps == opened.steps_done == 8
 
 
-def test_weights_come_as_tensors_and_the_model_does_not(run):
+def test_checkpoints_are_readable_and_the_model_is_not(run):
     opened = open_run(run)
     found = opened.checkpoint(4)
     assert found["layer.weight"].shape == (6, 6)
@@ -89,7 +89,7 @@ def test_weights_come_as_tensors_and_the_model_does_not(run):
 
 
 ANY = ("--level", "row", "--min-count", "1", "--select", "study", "--most-frequent", "11")
-"""Of so small a text nothing is certain."""
+"""On so little data no test is significant, so selection is by the study's rule."""
 
 
 @pytest.mark.parametrize("options", [["--evidence", "target"], ["--evidence", "window"]])
@@ -98,17 +98,17 @@ def test_tokens_are_attributed(run, options, capsys):
     assert "layer.weight" in (found := capsys.readouterr().out), found
 
 
-def test_names_are_attributed_as_if_they_were_tokens(tmp_path, capsys):
+def test_datums_with_names_are_attributed_like_tokens(tmp_path, capsys):
     make(uri(tmp_path), datums=[f"image-{i}" for i in range(12)], vocabulary=None)
     assert main(["attribute", uri(tmp_path), *ANY, "--evidence", "window"]) == 0
     assert "image-" in capsys.readouterr().out
 
 
-def test_info_and_verify_know_such_a_run(run, capsys):
+def test_info_and_verify_accept_the_run(run, capsys):
     assert main(["info", run]) == 0
     shown = capsys.readouterr().out
-    assert "8 of 8 steps, 2 segments (of a training loop of its own)" in shown
-    assert "Adam (β₁ 0.9, β₂ 0.999), learning rate 0.05 at first" in shown
+    assert "8 of 8 steps, 2 segments (of a custom training loop)" in shown
+    assert "Adam (β₁ 0.9, β₂ 0.999), initial learning rate 0.05" in shown
     assert "12 datums of 5 tokens" in shown
     assert main(["verify", run]) == 0
 
@@ -125,17 +125,17 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("command", REFUSALS, ids=lambda command: command[0])
-def test_what_needs_the_model_says_so_in_one_line(run, command, capsys):
+def test_commands_that_need_the_model_are_refused(run, command, capsys):
     assert main([command[0], run, *command[1:]]) == 2
     assert REFUSALS[command] in " ".join(capsys.readouterr().err.split())
 
 
-def test_gradients_without_factors_are_not_to_be_had(run):
+def test_gradients_without_factors_are_refused(run):
     with pytest.raises(RunError, match="whose steps cannot be taken again"):
         open_run(run).gradient(0, 0, "layer.weight")
 
 
-def test_datums_that_were_never_told_are_numbers(tmp_path, capsys):
+def test_datums_without_description_are_numbered(tmp_path, capsys):
     model, optimizer = fresh()
     with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
         for _ in range(2):
@@ -155,10 +155,10 @@ def test_datums_that_were_never_told_are_numbers(tmp_path, capsys):
     assert open_run(uri(tmp_path)).steps()["datums"][2].tolist() == list(range(24, 36))
 
 
-# --- going on -------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_there_is_left_alone(run):
+def test_an_existing_run_is_refused_unchanged(run):
     before = contents(run)
     with pytest.raises(RunError, match="holds a run already"):
         make(run)
@@ -168,17 +168,17 @@ def test_a_run_that_is_there_is_left_alone(run):
 
 
 def captured(where: str) -> dict[str, bytes]:
-    """What was recorded, without what has been derived from it."""
+    """Files of a run without those of analyses."""
     found = contents(where)
     return {key: data for key, data in found.items() if not key.startswith("analysis/")}
 
 
 def interrupted(where: str, error: type[BaseException] = KeyboardInterrupt, steps: int = 6) -> None:
-    """Stopped after some steps, of which a segment has four."""
+    """Record some steps, four in a segment, and stop with an error."""
     model, optimizer = fresh()
 
     def loop() -> None:
-        with record(model, optimizer, run=where, **TOLD, **SETTINGS) as recorder:
+        with record(model, optimizer, run=where, **DATUMS, **SETTINGS) as recorder:
             train(model, optimizer, recorder, range(steps))
             raise error
 
@@ -186,26 +186,26 @@ def interrupted(where: str, error: type[BaseException] = KeyboardInterrupt, step
         loop()
 
 
-def test_an_interrupted_run_goes_on_to_what_it_would_have_been(run, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     interrupted(uri(tmp_path))
     assert open_run(uri(tmp_path)).steps_done == 4
     model, optimizer = fresh()
-    told = TOLD | SETTINGS
-    with record(model, optimizer, run=uri(tmp_path), resume=True, **told) as recorder:
+    settings = DATUMS | SETTINGS
+    with record(model, optimizer, run=uri(tmp_path), resume=True, **settings) as recorder:
         recorder.restore()
         train(model, optimizer, recorder, range(4, 8))
     assert contents(uri(tmp_path)) == captured(run)
     assert verify(Store(uri(tmp_path))) == []
 
 
-def test_going_on_from_other_weights_is_refused(tmp_path):
+def test_resuming_with_other_weights_is_refused(tmp_path):
     interrupted(uri(tmp_path))
     with pytest.raises(RunError, match=r"continues after step 3, but embedding\.weight differs"):
         make(uri(tmp_path), resume=True)
     assert open_run(uri(tmp_path)).steps_done == 4
 
 
-def test_overwriting_begins_again(tmp_path):
+def test_overwrite_replaces_the_run(tmp_path):
     make(uri(tmp_path), steps=3)
     make(uri(tmp_path), steps=2, overwrite=True)
     assert open_run(uri(tmp_path)).steps_done == 2
@@ -218,7 +218,7 @@ def test_a_full_segment_survives_an_error_and_an_open_one_does_not(tmp_path):
         assert open_run(where).steps_done == kept
 
 
-def test_nobody_else_records_the_same_run_meanwhile(tmp_path):
+def test_a_second_recording_of_the_same_run_is_refused(tmp_path):
     model, optimizer = fresh()
     with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
         other = fresh()
@@ -230,7 +230,7 @@ def test_nobody_else_records_the_same_run_meanwhile(tmp_path):
     assert not Store(uri(tmp_path)).exists("lease.json")
 
 
-def test_no_hook_is_left_behind(tmp_path):
+def test_all_hooks_are_removed(tmp_path):
     model, optimizer = fresh()
     with record(model, optimizer, run=uri(tmp_path), **SETTINGS):
         pass

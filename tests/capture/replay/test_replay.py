@@ -1,4 +1,4 @@
-"""Law 4: a segment taken again from its checkpoint gives the same bytes, whatever was recorded."""
+"""Law 4: a segment replayed from its checkpoint has the same bytes as if recorded in training."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ from capture.errors import AuditError, ReplayError, RunError, ShardError
 from capture.format import checkpoint
 from capture.format.markers import read_segments, segment_key
 from capture.format.replay_markers import parse_replay_key, replay_key
-from capture.maintenance.garbage import named_keys
+from capture.maintenance.garbage import listed_keys
 from capture.maintenance.verify import verify
 from capture.replay import segments as replay
 from capture.replay.segments import ReplayResult, read_replayable_run, replay_segment, replay_step
@@ -24,12 +24,12 @@ from capture.store.store import Store
 
 ALL = ("outliers", "tallies", "factors")
 WINDOWS = "capture.tally.window_steps=12"
-"""Of 28 steps in segments of 8: windows end in the second, the third and the fourth."""
+"""The run has 28 steps in segments of 8; windows end in the second, third and fourth segment."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A run that recorded everything at once; not to be changed."""
+    """A run that recorded everything during training; tests must not change it."""
     folder = tmp_path_factory.mktemp("whole")
     make_run(tiny_config(folder, "capture.factors.enabled=true", WINDOWS))
     return folder / "run"
@@ -37,7 +37,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
-    """The same with checkpoints alone; not to be changed."""
+    """The same run with checkpoints alone; tests must not change it."""
     folder = tmp_path_factory.mktemp("bare")
     make_run(tiny_config(folder, "capture.record=checkpoints", WINDOWS))
     return folder / "run"
@@ -45,20 +45,20 @@ def bare(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(bare, tmp_path) -> Store:
-    """A copy of it to add to."""
+    """A copy of ``bare`` to which a test may add records."""
     shutil.copytree(bare, tmp_path / "run")
     return Store(str(tmp_path / "run"))
 
 
 def without_steps(files: dict[str, bytes]) -> dict[str, bytes]:
-    """All but the course of training, where a run of checkpoints alone was not audited."""
+    """Leave out ``steps``, which have no audit error in a run of checkpoints alone."""
     return {key: data for key, data in files.items() if not key.startswith("steps/")}
 
 
-def test_all_that_is_added_later_is_to_the_byte_what_is_recorded_at_once(whole, run):
-    past = read_replayable_run(run)
+def test_replayed_records_equal_recorded_ones_byte_for_byte(whole, run):
+    replayable = read_replayable_run(run)
     for segment in (2, 0, 3, 1):
-        found = replay_segment(past, segment, ALL)
+        found = replay_segment(replayable, segment, ALL)
         assert found.difference == 0.0
         assert 0 < found.audit_error < 1e-5
     assert without_steps(contents(run.uri)) == without_steps(contents(str(whole)))
@@ -74,33 +74,33 @@ def test_all_that_is_added_later_is_to_the_byte_what_is_recorded_at_once(whole, 
     assert np.array_equal(found, early.gradient(20, datum, "layers.0.linear1.bias"))
 
 
-def test_what_is_there_is_not_made_again(whole, run):
-    past = read_replayable_run(run)
-    assert replay_segment(past, 1, ["outliers"]).added == ("outliers",)
+def test_existing_records_are_skipped(whole, run):
+    replayable = read_replayable_run(run)
+    assert replay_segment(replayable, 1, ["outliers"]).added == ("outliers",)
     before = {key: run.get(key) for key in run.keys()}
-    assert replay_segment(past, 1, ["outliers"]) == ReplayResult(1, ())
+    assert replay_segment(replayable, 1, ["outliers"]) == ReplayResult(1, ())
     assert {key: run.get(key) for key in run.keys()} == before
-    assert replay_segment(past, 1, ALL).added == ("tallies", "factors")
-    assert replay_segment(past, 0, ["tallies"]) == ReplayResult(0, ()), "no window ends there"
+    assert replay_segment(replayable, 1, ALL).added == ("tallies", "factors")
+    assert replay_segment(replayable, 0, ["tallies"]) == ReplayResult(0, ()), "no window ends there"
     assert replay_segment(read_replayable_run(Store(str(whole))), 2, ALL) == ReplayResult(2, ())
 
 
-def test_a_record_exists_when_its_marker_does(run):
-    """Law 7, and law 5 after an interruption between the files and the marker."""
-    past = read_replayable_run(run)
-    replay_segment(past, 0, ["outliers"])
+def test_a_record_exists_exactly_when_its_marker_does(run):
+    """Laws 5 and 7: replay after an interruption between files and marker."""
+    replayable = read_replayable_run(run)
+    replay_segment(replayable, 0, ["outliers"])
     assert len(open_run(run.uri).shards("outliers")) == 1
     key = replay_key(0, "outliers")
     assert parse_replay_key(key) == (0, "outliers")
     run.delete(key)
     assert open_run(run.uri).shards("outliers") == []
     assert [f.state for f in verify(run)] == ["unlisted"]
-    replay_segment(past, 0, ["outliers"])
+    replay_segment(replayable, 0, ["outliers"])
     assert verify(run) == []
-    assert {key, "outliers/segment-000000-w00.parquet"} <= named_keys(run)
+    assert {key, "outliers/segment-000000-w00.parquet"} <= listed_keys(run)
 
 
-def test_a_run_goes_on_and_begins_anew_after_a_replay(bare, tmp_path):
+def test_a_replayed_run_can_be_resumed_and_overwritten(bare, tmp_path):
     uri = f"run.uri={tmp_path / 'run'}"
     config = tiny_config(bare.parent, "capture.record=checkpoints", WINDOWS, uri)
     shutil.copytree(bare, tmp_path / "run")
@@ -117,24 +117,26 @@ def test_a_run_goes_on_and_begins_anew_after_a_replay(bare, tmp_path):
     assert verify(store) == []
 
 
-def test_a_segment_that_ends_elsewhere_adds_nothing(run, monkeypatch):
+def test_a_segment_that_misses_its_checkpoint_adds_nothing(run, monkeypatch):
     monkeypatch.setattr(replay, "TOLERANCE", 1e-9)
-    past = read_replayable_run(run)
-    own = past.plan.config
+    replayable = read_replayable_run(run)
+    own = replayable.plan.config
     training = dataclasses.replace(own.training, learning_rate=own.training.learning_rate * 1.001)
     other = dataclasses.replace(own, training=training)
-    past = dataclasses.replace(past, plan=dataclasses.replace(past.plan, config=other))
+    replayable = dataclasses.replace(
+        replayable, plan=dataclasses.replace(replayable.plan, config=other)
+    )
     with pytest.raises(
         ReplayError, match=r"step-000016.*replayed weights differ by .* of it, allowed: 1e-09"
     ):
-        replay_segment(past, 1, ["outliers"])
+        replay_segment(replayable, 1, ["outliers"])
     assert not run.exists(replay_key(1, "outliers"))
     monkeypatch.setattr(replay, "TOLERANCE", 0.1)
-    assert 1e-6 < replay_segment(past, 1, ["outliers"]).difference < 0.1
+    assert 1e-6 < replay_segment(replayable, 1, ["outliers"]).difference < 0.1
 
 
 @pytest.mark.parametrize("lost", ["segment", "file"])
-def test_a_run_that_changes_meanwhile_gets_no_marker(run, monkeypatch, lost):
+def test_a_run_that_changes_during_replay_gets_no_marker(run, monkeypatch, lost):
     original = replay.put_outliers
 
     def meddling(store, layout, segment, done):
@@ -151,7 +153,7 @@ def test_a_run_that_changes_meanwhile_gets_no_marker(run, monkeypatch, lost):
     assert not run.exists(replay_key(0, "outliers"))
 
 
-def test_a_marker_of_another_run_s_record_is_found(run):
+def test_a_marker_that_does_not_fit_its_segment_is_reported(run):
     replay_segment(read_replayable_run(run), 1, ["outliers"])
     run.put(replay_key(2, "outliers"), run.get(replay_key(1, "outliers")))
     run.put(replay_key(7, "outliers"), run.get(replay_key(1, "outliers")))
@@ -160,18 +162,18 @@ def test_a_marker_of_another_run_s_record_is_found(run):
     found = {f.key: f.detail for f in verify(run)}
     assert found[replay_key(2, "outliers")] == "has other steps than its segment"
     assert found[replay_key(7, "outliers")] == "belongs to a segment that does not exist"
-    with pytest.raises(ShardError, match="is of"):
-        named_keys(run)
+    with pytest.raises(ShardError, match="has other steps"):
+        listed_keys(run)
 
 
-def test_a_damaged_checkpoint_is_not_replayed_from(run):
+def test_a_damaged_checkpoint_is_refused(run):
     key = checkpoint.key_of(8)
     run.put(key, run.get(key)[:-1] + b"x")
     with pytest.raises(ShardError, match=r"step-000008\.safetensors: is not the file"):
         replay_segment(read_replayable_run(run), 1, ["outliers"])
 
 
-def test_a_gradient_is_had_without_any_factors_and_that_is_said(bare, whole, caplog):
+def test_a_gradient_without_factors_is_replayed_with_a_warning(bare, whole, caplog):
     run, wanted = open_run(str(bare)), open_run(str(whole))
     datum, other = run.steps()["datums"][11][:2]
     unit = "layers.1.linear2.weight"
@@ -185,7 +187,7 @@ def test_a_gradient_is_had_without_any_factors_and_that_is_said(bare, whole, cap
         replay_step(read_replayable_run(run.store), 99)
 
 
-def test_shifts_are_audited_in_replaying_too(run, monkeypatch):
+def test_replayed_shifts_are_audited(run, monkeypatch):
     original = observer.sum_shifts
     monkeypatch.setattr(observer, "sum_shifts", lambda *given: original(*given) * 1.001)
     with pytest.raises(AuditError, match="shifts miss the applied change"):

@@ -1,4 +1,4 @@
-"""Steps taken again are the steps that were taken, to the last bit."""
+"""Replayed steps equal those of training bit for bit."""
 
 from dataclasses import replace
 
@@ -22,8 +22,8 @@ UNITS = ["decoder.weight", "encoder.weight"]
 THREADS = torch.get_num_threads()
 
 
-def of(run: Run, past: ReplayableRun | None = None) -> StepReplayer:
-    return StepReplayer(past or read_replayable_run(run.store), [run.start, *run.segments])
+def replayer(run: Run, replayable: ReplayableRun | None = None) -> StepReplayer:
+    return StepReplayer(replayable or read_replayable_run(run.store), [run.start, *run.segments])
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def states(run: Run) -> list[Weights]:
-    """The weights before the first step and after each, from one training in a row."""
+    """Weights before the first step and after each step, from one uninterrupted training."""
     plan = read_replayable_run(run.store).plan
     engine = build_engine(plan, ())
     observer = Observer(plan, engine, ())
     found = [copy_weights(engine, UNITS)]
-    for turn in plan.planned_steps(0):
-        observer.step(turn)
+    for planned in plan.planned_steps(0):
+        observer.step(planned)
         found.append(copy_weights(engine, UNITS))
     return found
 
@@ -50,22 +50,22 @@ def assert_same(found: Weights, wanted: Weights) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7, 10, 24])
-def test_weights_anywhere_are_those_of_training(
+def test_weights_after_any_step_equal_those_of_training(
     steps: int, run: Run, states: list[Weights]
 ) -> None:
-    told: list[int] = []
-    found = of(run).weights_after(steps, UNITS, lambda: told.append(1))
+    reports: list[int] = []
+    found = replayer(run).weights_after(steps, UNITS, lambda: reports.append(1))
     assert_same(found, states[steps])
-    assert len(told) == steps % 7 if steps < 24 else len(told) == 0
-    assert len(told) == of(run).num_steps(range(steps, steps))
+    assert len(reports) == steps % 7 if steps < 24 else len(reports) == 0
+    assert len(reports) == replayer(run).num_steps(range(steps, steps))
 
 
-def test_updates_lead_from_state_to_state(run: Run, states: list[Weights]) -> None:
-    told: list[int] = []
+def test_updates_connect_successive_weights(run: Run, states: list[Weights]) -> None:
+    reports: list[int] = []
     steps = range(5, 16)
-    updates = list(of(run).updates(steps, UNITS, lambda: told.append(1)))
+    updates = list(replayer(run).updates(steps, UNITS, lambda: reports.append(1)))
     assert [update.step for update in updates] == list(steps)
-    assert len(told) == of(run).num_steps(steps) == 16
+    assert len(reports) == replayer(run).num_steps(steps) == 16
     table = run.steps().to_dict("records")
     for update in updates:
         assert_same({name: update.before[name] for name in UNITS}, states[update.step])
@@ -76,13 +76,13 @@ def test_updates_lead_from_state_to_state(run: Run, states: list[Weights]) -> No
         assert sorted(update.factors) == UNITS
 
 
-def test_a_run_that_records_other_positions_is_taken_again_whole() -> None:
-    """What moves the weights is the loss of all positions, whatever of it is recorded."""
+def test_replay_uses_the_loss_of_all_positions() -> None:
+    """Training uses the loss of all positions, even if the run records only the last one."""
     run = open_run(tiny_run())
-    past = read_replayable_run(run.store)
-    capture = replace(past.plan.config.capture, loss_positions="last")
-    plan = replace(past.plan, config=replace(past.plan.config, capture=capture))
-    last = of(run, replace(past, plan=plan))
+    replayable = read_replayable_run(run.store)
+    capture = replace(replayable.plan.config.capture, loss_positions="last")
+    plan = replace(replayable.plan, config=replace(replayable.plan.config, capture=capture))
+    last = replayer(run, replace(replayable, plan=plan))
     (update,) = last.updates(range(1), UNITS, lambda: None)
     (decoder,) = update.factors["decoder.weight"]
     assert bool((decoder.delta_NTO.abs().sum((0, 2)) > 0).all())
@@ -94,9 +94,9 @@ def changed(weights: dict[str, Tensor], by: float) -> dict[str, Tensor]:
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A copy of the run, whose files nobody compares with what markers say."""
+    """A copy of the run whose files are not compared with their markers."""
     monkeypatch.setattr(File, "__eq__", lambda self, other: self.key == other.key)
-    return copied_run(tiny_run(), "memory://retaking/elsewhere")
+    return copied_run(tiny_run(), "memory://replay/elsewhere")
 
 
 def put_changed(store: Store, by: float) -> None:
@@ -105,28 +105,28 @@ def put_changed(store: Store, by: float) -> None:
     store.put(key, checkpoint.encode(changed(weights, by)))
 
 
-def test_a_checkpoint_that_other_machines_rounded_otherwise_is_gone_on_from(
+def test_replay_continues_from_a_checkpoint_that_differs_by_rounding(
     elsewhere: Store,
 ) -> None:
     put_changed(elsewhere, 1e-6)
-    before, after = of(open_run(elsewhere.uri)).updates(range(6, 8), UNITS, lambda: None)
+    before, after = replayer(open_run(elsewhere.uri)).updates(range(6, 8), UNITS, lambda: None)
     missed = (after.before["decoder.weight"] / before.after["decoder.weight"]).median() - 1
     assert float(missed) == pytest.approx(1e-6, rel=0.2)
 
 
 @pytest.mark.parametrize("by", [1e-3, float("nan")])
-def test_a_checkpoint_that_steps_do_not_lead_to_is_refused(elsewhere: Store, by: float) -> None:
+def test_a_checkpoint_that_differs_from_the_replay_is_refused(elsewhere: Store, by: float) -> None:
     put_changed(elsewhere, by)
     with pytest.raises(ReplayError) as caught:
-        list(of(open_run(elsewhere.uri)).updates(range(8), UNITS, lambda: None))
+        list(replayer(open_run(elsewhere.uri)).updates(range(8), UNITS, lambda: None))
     assert "elsewhere/checkpoints/step-000007.safetensors: replayed weights differ" in str(
         caught.value
     )
     assert "Replay where it was captured" in str(caught.value)
 
 
-def test_the_number_of_threads_is_the_run_s_while_steps_are_taken(run: Run) -> None:
-    found = of(run, replace(read_replayable_run(run.store), threads=THREADS + 1))
+def test_steps_are_replayed_with_the_run_s_number_of_threads(run: Run) -> None:
+    found = replayer(run, replace(read_replayable_run(run.store), threads=THREADS + 1))
     seen: list[int] = []
     engine = found.engine(UNITS, ())
     step = engine.step

@@ -1,4 +1,4 @@
-"""``capture.record=checkpoints``: training as ever, with nothing to see of it but where it went."""
+"""``capture.record=checkpoints``: the same training, which records checkpoints and losses only."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from capture.store.store import Store
 from capture.training.run_start import TOP_LEVEL_NAMES
 
 
-def test_training_is_the_same_and_only_its_course_is_recorded(tmp_path: Path):
+def test_training_is_the_same_and_no_shifts_are_recorded(tmp_path: Path):
     whole, bare = tmp_path / "whole", tmp_path / "bare"
     whole.mkdir()
     bare.mkdir()
@@ -21,8 +21,8 @@ def test_training_is_the_same_and_only_its_course_is_recorded(tmp_path: Path):
     wanted, found = open_run(str(whole / "run")), open_run(str(bare / "run"))
     for key in Store(str(whole / "run")).keys("checkpoints"):
         assert Store(str(bare / "run")).get(key) == Store(str(whole / "run")).get(key), key
-    course = ["loss", "learning_rate", "clip", "gradient_norm", "epoch", "batch"]
-    assert found.steps()[course].equals(wanted.steps()[course])
+    columns = ["loss", "learning_rate", "clip", "gradient_norm", "epoch", "batch"]
+    assert found.steps()[columns].equals(wanted.steps()[columns])
     assert found.evaluations().equals(wanted.evaluations())
     assert all(math.isnan(error) for error in found.steps()["audit_error"])
     folders = {key.split("/")[0] for key in Store(str(bare / "run")).keys()}

@@ -1,7 +1,7 @@
-"""A store that fails at one request in twenty: all completes, nothing is lost, all is counted.
+"""With a store where one request in twenty fails, all work completes and every retry is counted.
 
-The proxy of ``fault_proxy`` stands between us and a real S3 server. The default suite goes through
-one capture and one attribution; ``make torture`` through many, with worse weather.
+The proxy of ``fault_proxy`` stands between the client and a real S3 server. The default suite runs
+one capture and one attribution; ``make torture`` runs many, with more faults.
 """
 
 import io
@@ -26,21 +26,21 @@ from capture.maintenance.verify import verify
 from capture.store import s3 as s3_module
 from capture.store.config import StoreConfig
 from capture.store.store import Store
-from cluster.commands import info
 from cluster.local.threads import run_job
+from cluster.terminal.run_tables import show_run
 
 pytestmark = pytest.mark.s3
 
 HASTY = {"first_wait_seconds": 0.001, "connect_timeout_seconds": 2, "read_timeout_seconds": 0.4}
 MANY = "capture.segment_steps=2"
-"""Many segments, for many requests."""
+"""Short segments, so that there are many requests."""
 CONFIG = AttributionConfig()
 Through = Callable[[FaultInjector], Proxy]
 
 
 @pytest.fixture
 def through(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
-    """Starts a proxy and leads the environment's requests through it."""
+    """Return a function that starts a proxy and sends all requests of the test through it."""
     with ExitStack() as stack:
 
         def start(weather: FaultInjector) -> Proxy:
@@ -52,13 +52,13 @@ def through(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
 
 
 def hasty(folder: Path, uri: str) -> Config:
-    """The tiny run at a URI, in a hurry so that a test need not wait for stalls."""
+    """The tiny run at a URI, with short timeouts so that a test need not wait for stalls."""
     settings = [f"store.{name}={value}" for name, value in HASTY.items()]
     return tiny_config(folder, f"run.uri={uri}", MANY, *settings)
 
 
 def survive(s3: str, through: Through, tmp_path: Path, weather: FaultInjector) -> None:
-    """Capture, verify and attribute through the weather; compare with a run that had none."""
+    """Capture, verify and attribute with faults; compare with a run without faults."""
     make_run(tiny_config(tmp_path, MANY, name="calm"))
     wanted = contents(str(tmp_path / "calm"))
     through(weather)
@@ -79,14 +79,14 @@ def survive(s3: str, through: Through, tmp_path: Path, weather: FaultInjector) -
     assert captured > 0
     print(f"{weather.requests.total()} requests, {dict(weather.faults)}")
     print(f"retries: {captured} in capture, {attributed} in attribute")
-    told = told_by_info(s3, config.store)
-    assert f"capture {captured}" in told
-    assert attributed == 0 or f"attribute {attributed}" in told
+    shown = retries_shown_by_info(s3, config.store)
+    assert f"capture {captured}" in shown
+    assert attributed == 0 or f"attribute {attributed}" in shown
 
 
-def told_by_info(uri: str, config: StoreConfig) -> str:
+def retries_shown_by_info(uri: str, config: StoreConfig) -> str:
     console = Console(file=io.StringIO(), width=200)
-    info.show(console, open_run(uri, config))
+    show_run(console, open_run(uri, config))
     lines = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
     return next(line for line in lines if line.startswith("retries"))
 
@@ -101,7 +101,7 @@ def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(10))
-def test_worse_weather_is_survived_too(s3, s3_server, through, tmp_path, seed) -> None:
+def test_a_capture_survives_more_faults(s3, s3_server, through, tmp_path, seed) -> None:
     weather = FaultInjector(s3_server.port, rate=0.2, seed=seed)
     survive(s3, through, tmp_path, weather)
     assert set(weather.faults) == set(FAULTS)
@@ -109,7 +109,7 @@ def test_worse_weather_is_survived_too(s3, s3_server, through, tmp_path, seed) -
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeypatch, fault):
-    """Every other request fails in one way; values small, large and in parts come through whole."""
+    """Every other request fails in one way; small, large and multipart values stay intact."""
     monkeypatch.setattr(s3_module, "PART_BYTES", 2**18)
     weather = FaultInjector(s3_server.port)
     monkeypatch.setattr(weather, "fate", every_other(weather, fault))
@@ -130,15 +130,15 @@ def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeyp
 
 
 def every_other(weather: FaultInjector, fault):
-    turns = iter(range(10**9))
+    requests = iter(range(10**9))
 
     def fate(method: str):
-        return fault if next(turns) % 2 == 0 else None
+        return fault if next(requests) % 2 == 0 else None
 
     return fate
 
 
-def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, through) -> None:
+def test_an_unreachable_store_raises_its_own_error(s3, s3_server, through) -> None:
     weather = FaultInjector(s3_server.port)
     proxy = through(weather)
     store = Store(s3, StoreConfig(**HASTY, retries=5))
@@ -152,7 +152,7 @@ def test_a_store_that_stays_away_is_told_from_one_that_refuses(s3, s3_server, th
     assert proxy.endpoint not in json.dumps(store.keys())
 
 
-def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
+def test_losing_the_store_within_a_query_is_not_reported_as_damage(
     s3, s3_server, through, tmp_path
 ) -> None:
     weather = FaultInjector(s3_server.port)
@@ -173,7 +173,7 @@ def test_a_store_that_goes_away_within_a_query_is_not_called_damage(
     assert len(run.shifts()) == 28 * 4 * 30
 
 
-def test_retries_taken_are_counted_once(s3, s3_server, through, monkeypatch) -> None:
+def test_taking_retries_resets_their_count(s3, s3_server, through, monkeypatch) -> None:
     weather = FaultInjector(s3_server.port)
     monkeypatch.setattr(weather, "fate", every_other(weather, "503"))
     through(weather)

@@ -1,4 +1,4 @@
-"""A full disk, a store that is away for a while or for good: pause or stop, and go on later."""
+"""A full disk or an unreachable store pauses or stops the capture, which can be resumed."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ HURRIED = ("store.retries=0", "store.connect_timeout_seconds=2", "store.read_tim
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_queue, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(write_queue, "REPORT_SECONDS", 0.01)
-    for name in ("SETTLE_SECONDS", "AGAIN_SECONDS"):
+    for name in ("SETTLE_SECONDS", "REMOVAL_WAIT_SECONDS"):
         monkeypatch.setattr(lease, name, 0.01)
 
 
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def readable_steps(config: Config) -> int:
-    """Committed steps, all of whose rows can be read; nothing is half there."""
+    """Return the number of committed steps; checks that all their rows can be read."""
     run = open_run(config.run.uri, config.store)
     assert len(run.shifts()) == run.steps_done * 4 * 30
     assert all(finding.state != "damaged" for finding in verify(run.store))
@@ -79,7 +79,7 @@ def test_a_full_disk_stops_the_capture_with_one_message(
         return beside(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "written_beside", noted)
+        patched.setattr(folder, "temporary_beside", noted)
         patched.setattr("capture.store.local.os.fsync", full)
         with pytest.raises(StoreError, match="No space left on device") as raised:
             make_run(config)
@@ -116,8 +116,8 @@ print(contents(config.run.uri) == contents(str(folder / "whole")))
 """
 
 
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    """A file system of its own, in a mount namespace of its own, which needs no privilege."""
+def test_a_file_system_without_space_left(tmp_path: Path) -> None:
+    """Uses a small file system in its own mount namespace, which needs no privileges."""
     (tmp_path / "disk").mkdir()
     mount = f"mount -t tmpfs -o size=160k none {tmp_path}/disk"
     unshared = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -138,7 +138,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert (int(committed) < 4, unfinished, same) == (True, "[]", "True")
 
 
-def test_a_network_folder_that_does_not_answer_is_waited_for(
+def test_training_waits_for_a_network_folder_that_does_not_answer(
     whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tmp_path)
@@ -149,17 +149,17 @@ def test_a_network_folder_that_does_not_answer_is_waited_for(
             raise OSError(errno.ESTALE, "Stale file handle")
         put(path, data)
 
-    monkeypatch.setattr(folder, "put_local", away)
+    monkeypatch.setattr(folder, "write_file", away)
     make_run(config)
     assert contents(config.run.uri) == whole
     assert next(failures, None) is None
 
 
-# --- a server that is away ------------------------------------------------------------------------
+# --- an unreachable server ------------------------------------------------------------------------
 
 
 class Outage:
-    """An S3 server that can be stopped and started again where it was."""
+    """An S3 server that can be stopped and started again on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -194,22 +194,22 @@ def at_step(step: int, action: Callable[[], None]) -> Callable[[Event], None]:
 
 
 @pytest.mark.s3
-def test_training_pauses_while_the_store_is_away_and_goes_on(
+def test_training_pauses_while_the_store_is_away(
     whole: dict[str, bytes], tmp_path: Path, outage: Outage
 ) -> None:
     few = ("store.max_pending_bytes=1", "store.patience_seconds=100")
     config = tiny_config(tmp_path, f"run.uri=s3://{BUCKET}/run", *HURRIED, *few)
-    told: list[WriteDelay] = []
-    """Since the last step."""
+    delays: list[WriteDelay] = []
+    """Reported since the last step."""
     stop = at_step(10, outage.stop)
 
     def report(event: Event) -> None:
         stop(event)
         if isinstance(event, Progress):
-            told.clear()
+            delays.clear()
         elif isinstance(event, WriteDelay) and event.patience_seconds:
-            told.append(event)
-            if len(told) == 3:
+            delays.append(event)
+            if len(delays) == 3:
                 assert re.search("cannot be reached: |broke off: ", event.problem)
                 outage.start()
 

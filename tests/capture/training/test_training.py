@@ -1,4 +1,4 @@
-"""Laws 1, 3, 5 and 7 on whole runs: audited, repeatable, resumable, whole or not there."""
+"""Laws 1, 3, 5 and 7 on whole runs: audited, reproducible, resumable, and never half visible."""
 
 import shutil
 from collections.abc import Callable
@@ -28,12 +28,12 @@ from capture.training.loop import Event, Progress
 
 
 class Stopped(Exception):
-    """What a test raises to stop a capture from outside."""
+    """Raised by a test to stop a capture from outside."""
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A finished run, not to be changed."""
+    """A finished run; tests must not change it."""
     folder = tmp_path_factory.mktemp("whole")
     make_run(tiny_config(folder))
     return folder / "run"
@@ -160,7 +160,7 @@ def test_a_rerun_of_a_finished_run_changes_nothing(whole, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
-def test_an_existing_run_is_refused_without_a_word_and_replaced_when_told(whole, tmp_path):
+def test_an_existing_run_is_refused_and_replaced_with_overwrite(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     config = tiny_config(tmp_path, "run.seed=1")
     before = contents(config.run.uri)
@@ -174,7 +174,7 @@ def test_an_existing_run_is_refused_without_a_word_and_replaced_when_told(whole,
     assert verify(Store(config.run.uri)) == []
 
 
-def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
+def test_a_folder_that_is_not_a_run_is_never_changed(tmp_path):
     config = tiny_config(tmp_path)
     precious = Path(config.run.uri) / "thesis.txt"
     precious.parent.mkdir()
@@ -186,7 +186,7 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     assert list(precious.parent.iterdir()) == [precious]
 
 
-def test_a_mistake_found_late_leaves_the_old_run_in_place(whole, tmp_path, monkeypatch):
+def test_an_error_found_late_leaves_the_old_run_in_place(whole, tmp_path, monkeypatch):
     shutil.copytree(whole, tmp_path / "run")
     before = contents(str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="'nothing' matches no parameter"):
@@ -208,32 +208,32 @@ def test_another_text_is_not_resumed(whole, tmp_path):
         tiny_config(whole.parent)
 
 
-def test_a_gradient_that_is_not_accounted_for_stops_the_training(tmp_path, monkeypatch):
-    """Someone adds to a captured weight behind the optimizer's back."""
+def test_an_unexplained_change_of_a_weight_stops_the_training(tmp_path, monkeypatch):
+    """A captured weight is changed outside the optimizer."""
     original = training.Engine.step
 
-    def meddling(self, *args, step, **kwargs):
+    def step_with_change(self, *args, step, **kwargs):
         done = original(self, *args, step=step, **kwargs)
         if step == 9:
             with torch.no_grad():
                 self.units["layers.0.linear1.weight"][2, 3] += 1e-3
         return done
 
-    monkeypatch.setattr(training.Engine, "step", meddling)
+    monkeypatch.setattr(training.Engine, "step", step_with_change)
     config = tiny_config(tmp_path)
     with pytest.raises(AuditError, match=r"step 9: shifts miss the applied change by .* of it"):
         make_run(config)
     assert [m.end_step for m in read_segments(Store(config.run.uri))] == [8]
 
 
-def test_a_training_that_diverges_says_so(tmp_path):
+def test_diverged_training_is_reported_as_such(tmp_path):
     config = tiny_config(tmp_path, "training.learning_rate=1e30", "training.clip=1e30")
     with pytest.raises(AuditError, match="training has diverged"):
         make_run(config)
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_both_loss_positions_keep_the_audit_and_the_same_training(whole, tmp_path, positions):
+def test_loss_positions_change_the_record_and_not_the_training(whole, tmp_path, positions):
     make_run(tiny_config(tmp_path, f"capture.loss_positions={positions}"))
     steps = steps_table(tmp_path / "run")
     assert (steps["audit_error"] < 1e-5).all()
@@ -254,7 +254,7 @@ def test_more_outliers_than_parameters_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_reports_tell_progress_and_held_out_loss(tmp_path):
+def test_progress_and_held_out_loss_are_reported(tmp_path):
     reports = make_run(tiny_config(tmp_path))
     steps = [r for r in reports if isinstance(r, Progress)]
     assert [r.steps_done for r in steps] == list(range(1, 29))
@@ -269,7 +269,7 @@ def test_reports_tell_progress_and_held_out_loss(tmp_path):
     np.testing.assert_allclose(stored["perplexity"], np.exp(stored["loss"]))
 
 
-def test_a_loss_beyond_all_perplexity_is_recorded_all_the_same(tmp_path, monkeypatch):
+def test_a_loss_with_infinite_perplexity_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, batch: 800.0)
     reports = make_run(tiny_config(tmp_path, "training.epochs=1"))
     assert [r.perplexity for r in reports if isinstance(r, Evaluation)] == [np.inf]
@@ -277,7 +277,7 @@ def test_a_loss_beyond_all_perplexity_is_recorded_all_the_same(tmp_path, monkeyp
     assert stored[["loss", "perplexity"]].to_numpy().tolist() == [[800.0, np.inf]]
 
 
-def test_a_store_that_fails_stops_the_training_with_its_own_error(tmp_path, monkeypatch):
+def test_an_error_of_the_store_stops_the_training(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     original = Store.put
 

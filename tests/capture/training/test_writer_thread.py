@@ -1,8 +1,8 @@
-"""What the writer's thread does with tensors: look at them, and leave computing to training.
+"""The writing thread reads tensors and never computes with torch.
 
-A second thread that computes with torch gets OpenMP threads of its own. There are more of them than
-cores from then on, and the training thread's fall asleep between operations: a step of the study's
-model took 1.6 times as long after the first window of tallies had been written.
+A second thread that computes with torch gets its own OpenMP threads. There are then more of them
+than cores, and those of the training thread sleep between operations: a step of the study's model
+took 1.6 times as long after the first tallies had been written.
 """
 
 import threading
@@ -18,7 +18,7 @@ from capture.training.recorder import Recorder
 
 
 class Computing(TorchDispatchMode):
-    """Notes every operation of this thread that is no view of its input."""
+    """Records every operation of this thread whose output is not a view of its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Computing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_what_notes_computing_notes_it() -> None:
+def test_the_mode_finds_operations_that_compute() -> None:
     with Computing() as seen:
         torch.arange(6).reshape(2, 3)[0].detach().numpy()
     assert not seen.found - {"aten.arange.default", "aten.detach.default"}
@@ -39,7 +39,7 @@ def test_what_notes_computing_notes_it() -> None:
     assert "aten.nonzero.default" in seen.found
 
 
-def test_the_writer_s_thread_computes_nothing_with_torch(
+def test_the_writing_thread_computes_nothing_with_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: set[str] = set()

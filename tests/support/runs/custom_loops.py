@@ -1,4 +1,4 @@
-"""Training loops as people write them, on models small enough for tests."""
+"""Models and data for tests of custom training loops."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from capture.config.settings import Config
 from capture.corpus.datums import Corpus, load_corpus
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, fresh_model
 from capture.shifts.outliers import OutlierConfig
@@ -35,7 +35,7 @@ class Small(nn.Module):
 
 
 def tokens(num_datums: int = 12) -> Tensor:
-    """Datums with the target of the last token, [N, T + 1]."""
+    """Return random tokens with the target of the last one, int64 [N, T + 1]."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, V, (num_datums, T + 1)))
 
 
@@ -47,12 +47,12 @@ def uri(folder: Path, name: str = "run") -> str:
     return str(folder / name)
 
 
-def same_as_ours(config: Config) -> tuple[LanguageModel, Corpus, Plan]:
-    """The model, text and order of steps that a capture with this configuration has."""
+def model_and_plan(config: Config) -> tuple[LanguageModel, Corpus, StepPlan]:
+    """Return the initial model, the corpus and the planned steps of ``ontogeny capture``."""
     corpus = load_corpus(config.corpus, batch=config.training.batch)
     shape = {"vocabulary": len(corpus.vocabulary.tokens), "window": config.corpus.window}
     model = fresh_model(config.model, **shape, seed=config.run.seed)
-    return model, corpus, Plan(config, corpus)
+    return model, corpus, StepPlan(config, corpus)
 
 
 def logits(model: LanguageModel, token_NT: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Captures that are killed: a process that is warm, so that a restart costs a fork and no imports.
+"""Captures that are killed. They are forked from a server process that has imported everything.
 
-A test holds the near end (``Mortals``) and sends one request a line; the far end, a process of its
-own with one thread, forks a child for each, which captures or resumes and is killed: by itself
-around its n-th operation on the store, or from outside at any time after it.
+A test sends requests to the server through ``CaptureServer``, one a line. The server is a process
+with one thread. For each request it forks a child, which starts or resumes a capture and is killed:
+by itself around its n-th operation on the store, or by the server some time after it.
 """
 
 import json
@@ -26,25 +26,26 @@ from tiny import make_run, tiny_config
 
 from capture.device import deterministic
 from capture.store import lease, s3  # noqa: F401  (so that no child needs to import botocore)
-from capture.store.local import Folder
+from capture.store.local import LocalBackend
 from capture.store.store import Store
 
 VERBS = ("put", "put_if_absent", "get", "open", "exists", "keys", "delete")
 
 
 @dataclass(frozen=True)
-class Death:
-    """When a capture dies: around its n-th operation on the store, counted from 1."""
+class KillPoint:
+    """When a capture is killed: around its n-th operation on the store, counted from 1."""
 
     operation: int = 0
-    """0: never."""
+    """0: the capture is not killed."""
     moment: Literal["before", "within", "after", "later"] = "before"
-    """within: half of the bytes are in a file; where that cannot be, before."""
+    """within: after half of the bytes are written to a file; on an object store: before.
+    later: ``seconds`` after the operation began, by the server."""
     seconds: float = 0.0
-    """How much later, for a death that comes from outside."""
+    """Delay of the kill, for the moment "later"."""
 
 
-NEVER = Death()
+NO_KILL = KillPoint()
 NOW = "now\n"
 
 
@@ -53,28 +54,28 @@ class Request:
     folder: str
     overrides: list[str]
     environment: dict[str, str]
-    death: Death
+    kill: KillPoint
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a capture ended: the signal that killed it, or 0 when it was done."""
+    """How a capture ended: the signal that killed it, or 0 if it finished."""
 
     signal: int
     seconds: float
 
 
-class Mortals:
-    """The near end."""
+class CaptureServer:
+    """The test's side: sends requests and reads answers."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
 
     def capture(
-        self, folder: Path, *overrides: str, environment: dict[str, str], death: Death
+        self, folder: Path, *overrides: str, environment: dict[str, str], kill: KillPoint
     ) -> Ending:
-        """Capture the tiny run, or go on with it, until it is done or dies."""
-        request = Request(str(folder), list(overrides), environment, death)
+        """Start or resume the tiny run; returns when it has finished or was killed."""
+        request = Request(str(folder), list(overrides), environment, kill)
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(asdict(request)) + "\n")
@@ -85,7 +86,7 @@ class Mortals:
 
 
 @contextmanager
-def mortals() -> Iterator[Mortals]:
+def capture_server() -> Iterator[CaptureServer]:
     process = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
@@ -94,50 +95,50 @@ def mortals() -> Iterator[Mortals]:
         env=os.environ | {"PYTHONPATH": IMPORT_PATH, "OMP_NUM_THREADS": "1"},
     )
     with process:
-        yield Mortals(process)
+        yield CaptureServer(process)
         assert process.stdin is not None
         process.stdin.close()
 
 
-def any_death(rng: random.Random, operations: int) -> Death:
-    """Within so many operations, half of the time at a moment that no operation sets."""
+def random_kill(rng: random.Random, operations: int) -> KillPoint:
+    """Draw a kill among so many operations; half of them at a random time after the operation."""
     operation = rng.randint(1, operations)
     if rng.random() < 0.5:
-        return Death(operation, "later", rng.uniform(0, 0.05))
+        return KillPoint(operation, "later", rng.uniform(0, 0.05))
     moments: list[Literal["before", "within", "after"]] = ["before", "within", "after"]
-    return Death(operation, rng.choice(moments))
+    return KillPoint(operation, rng.choice(moments))
 
 
-# --- the far end ----------------------------------------------------------------------------------
+# --- the server -----------------------------------------------------------------------------------
 
 
 def serve() -> None:
-    """Answer requests until the near end closes."""
+    """Answer requests until the test closes the pipe."""
     torch.set_num_threads(1)
     with deterministic():
-        pass  # torch imports half of itself here
+        pass  # on first use torch imports many modules; do it before forking
     for line in sys.stdin:
         values: dict[str, Any] = json.loads(line)
-        values["death"] = Death(**values["death"])
+        values["kill"] = KillPoint(**values["kill"])
         request = Request(**values)
-        print(json.dumps(carried_out(request)), flush=True)
+        print(json.dumps(run_request(request)), flush=True)
 
 
-def carried_out(request: Request) -> dict[str, Any]:
+def run_request(request: Request) -> dict[str, Any]:
     began = time.monotonic()
     read, write = os.pipe()
     child = os.fork()
     if not child:
         os.close(read)
-        live(request, write)
+        capture_in_child(request, write)
     os.close(write)
-    with os.fdopen(read) as told:
-        error = told.readline()
+    with os.fdopen(read) as output:
+        error = output.readline()
         if error == NOW:
-            time.sleep(request.death.seconds)
+            time.sleep(request.kill.seconds)
             os.kill(child, signal.SIGKILL)
             error = ""
-        error += told.read()
+        error += output.read()
     _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - began
     if os.WIFSIGNALED(status):
@@ -145,36 +146,36 @@ def carried_out(request: Request) -> dict[str, Any]:
     return {"error": error} if error else asdict(Ending(0, seconds))
 
 
-def live(request: Request, write: int) -> None:
-    """What the child does; it does not return."""
+def capture_in_child(request: Request, write: int) -> None:
+    """Run the capture in the forked child; does not return."""
     try:
         os.environ.update(request.environment)
         lease.SETTLE_SECONDS = 0.0
-        if request.death.operation:
-            die_at(request.death, write)
+        if request.kill.operation:
+            kill_at(request.kill, write)
         make_run(tiny_config(Path(request.folder), *request.overrides), resume=True)
     except BaseException:
         os.write(write, traceback.format_exc()[-4000:].encode())
     os._exit(0)
 
 
-def die_at(death: Death, write: int) -> None:
-    """Count the operations of all stores of this process, and kill it at one."""
+def kill_at(kill: KillPoint, write: int) -> None:
+    """Count the operations of all stores of this process, and kill it at the given one."""
     operations = 0
 
     def counted(verb: str, carry_out: Callable[..., Any], store: Store, *arguments: Any) -> Any:
         nonlocal operations
         operations += 1
-        mine = operations == death.operation
-        if mine and death.moment == "later":
+        kill_now = operations == kill.operation
+        if kill_now and kill.moment == "later":
             os.write(write, NOW.encode())
-            mine = False
-        if mine and death.moment == "within" and verb == "put":
+            kill_now = False
+        if kill_now and kill.moment == "within" and verb == "put":
             put_half(store, *arguments)
-        if mine and death.moment != "after":
+        if kill_now and kill.moment != "after":
             os.kill(os.getpid(), signal.SIGKILL)
         result = carry_out(store, *arguments)
-        if mine:
+        if kill_now:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
@@ -184,9 +185,9 @@ def die_at(death: Death, write: int) -> None:
 
 
 def put_half(store: Store, key: str, data: bytes | memoryview) -> None:
-    """What a folder holds in the middle of a write."""
-    if isinstance(store.place, Folder):
-        path = store.place.root / key
+    """Leave the file that an interrupted write leaves in a folder."""
+    if isinstance(store.backend, LocalBackend):
+        path = store.backend.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(f".{path.name}.half").write_bytes(bytes(data)[: len(data) // 2])
 

@@ -1,4 +1,4 @@
-"""Whether two runs hold the same but for the order of sums, whoever captured them."""
+"""Assert that two runs are equal except for rounding, for example with other numbers of workers."""
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,13 @@ from capture.store.store import Store
 KEYS = ["step", "slot", "unit", "index"]
 TABLES = ("steps", "evaluations")
 NOISE = [f"layers.{number}.self_attn.in_proj_bias" for number in range(2)]
-"""A key's bias has no gradient but rounding, which Adam makes a whole step of."""
+"""The gradient of a key's bias is rounding only, from which Adam makes a full-size update."""
 STORED = 2.0**-6
-"""Tallies are stored rounded; a sum that is near a boundary goes to either side of it."""
+"""Relative tolerance of tallies, which are stored rounded to few bits."""
 
 
 def same_run(wanted: str, found: str, size: int) -> None:
+    """Assert that all tables and weights agree; ``size``: workers that stored ``found``."""
     assert verify(Store(found)) == []
     assert not Store(found).exists("lease.json")
     for table in TABLES:
@@ -34,27 +35,29 @@ def same_run(wanted: str, found: str, size: int) -> None:
 
 
 def same_rounded_run(wanted: str, found: str) -> None:
-    """Under bfloat16, where a sum's last digit decides now and then which way a number is rounded,
-    which processors do differently: the losses of the first steps, and an audit of every step."""
+    """Assert what holds under bfloat16: the first losses agree, and all steps were audited.
+
+    Later losses differ between processors: rounding to bfloat16 amplifies the order of sums.
+    """
     ours, theirs = read_all(wanted, "steps"), read_all(found, "steps")
     assert len(theirs) == len(ours), "every step was audited, or training would have stopped"
     assert_allclose(theirs["loss"][:2], ours["loss"][:2], rtol=2.0**-8)
 
 
 def by_key(rows: pd.DataFrame) -> pd.DataFrame:
-    """Outlier rows in one order, whichever worker stored them."""
+    """Return outlier rows in an order that does not depend on the worker that stored them."""
     return rows.sort_values(KEYS) if len(rows) else rows
 
 
 def read_all(uri: str, folder: str) -> pd.DataFrame:
-    """Every table of a folder of the run, by key, one after the other."""
+    """Return the rows of all tables in a folder of the run, in the order of their keys."""
     keys = Store(uri).keys(folder)
     tables = [pq.read_table(f"{uri}/{key}").to_pandas() for key in keys]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def same_tables(wanted: pd.DataFrame, found: pd.DataFrame, rtol: float = 2e-3) -> None:
-    """Whole numbers and names equal, floats to tolerance; the audited rounding is a run's own."""
+    """Assert that integers and names are equal and floats close; audit errors are not compared."""
     assert list(wanted.columns) == list(found.columns)
     assert len(wanted) == len(found)
     for name in wanted.columns.drop("audit_error", errors="ignore"):

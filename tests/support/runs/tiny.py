@@ -1,4 +1,4 @@
-"""A run small enough for tests: seconds to make, every part of the layout in it."""
+"""A run that takes seconds to capture and has every kind of file."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TEXT = (
 
 
 def tiny_config(folder: Path, *overrides: str, name: str = "run") -> Config:
-    """A run at ``folder/name`` on a text beside it: 28 steps in segments of 8."""
+    """Return the configuration of a run at ``folder/name``: 28 steps in segments of 8."""
     text = folder / "text.txt"
     if not text.exists():  # several workers may ask for the same run
         text.write_text(TEXT)
@@ -34,20 +34,20 @@ def tiny_config(folder: Path, *overrides: str, name: str = "run") -> Config:
 
 
 def make_run(config: Config, *, resume: bool = False, overwrite: bool = False) -> list[Event]:
-    """Capture a run; returns everything that it reported."""
+    """Capture a run; returns all events that it reported."""
     reports: list[Event] = []
     capture_run(config, reports.append, resume=resume, overwrite=overwrite)
     return reports
 
 
 def contents(uri: str, config: StoreConfig = DEFAULT) -> dict[str, bytes]:
-    """What a run holds, without what carries a time: markers and run.yaml."""
+    """Return a run's files except markers and run.yaml, which contain times."""
     store = Store(uri, config)
     keys = [key for key in store.keys() if key != "run.yaml" and not key.startswith(FOLDER)]
     return {key: store.get(key) for key in keys}
 
 
 def read_outliers(uri: str) -> pa.Table:
-    """All outlier rows of a run, shard after shard."""
+    """Return all outlier rows of a run, shard after shard."""
     keys = Store(uri).keys("outliers")
     return pa.concat_tables([parquet.read_table(f"{uri}/{key}") for key in keys])

@@ -1,4 +1,4 @@
-"""Runs and folders of tiny Hugging Face models, made where they are needed."""
+"""Configurations and folders of tiny Hugging Face models, made without a download."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from tiny import TEXT
 
 from capture.config.reading import make_config
 from capture.config.settings import Config
-from capture.models.huggingface import HFConfig, HFModel, build
+from capture.models.huggingface import HFConfig, HFModel, build_hf_model
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2},
@@ -29,7 +29,7 @@ LAYERS = {"gpt2": "transformer.h.*", "gpt_neox": "gpt_neox.layers.*", "llama": "
 
 
 def hf_config(folder: Path, hf: dict[str, Any] | str, *overrides: str, name: str = "run") -> Config:
-    """A run of 14 steps in segments of 8; ``hf``: a family, or what stands in model.hf."""
+    """Return a run of 14 steps in segments of 8; ``hf``: a family, or the settings ``model.hf``."""
     text = folder / "text.txt"
     text.write_text(TEXT)
     described = {"family": hf, "settings": SETTINGS[hf]} if isinstance(hf, str) else hf
@@ -44,7 +44,7 @@ def hf_config(folder: Path, hf: dict[str, Any] | str, *overrides: str, name: str
 
 
 def save_tokenizer(folder: Path) -> int:
-    """A byte-level tokenizer of the tiny text, as the hub would have it; returns its size."""
+    """Save a byte-level tokenizer of the tiny text in the hub's format; returns its size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,9 +64,9 @@ def save_tokenizer(folder: Path) -> int:
 
 
 def save_model(folder: Path, family: str, *, vocabulary: int, **settings: Any) -> HFModel:
-    """A tiny model with random weights, as the hub would have it, with a tokenizer beside it."""
+    """Save a tiny model with random weights and a tokenizer in the hub's format."""
     shaped = HFConfig(family=family, settings=SETTINGS[family] | settings)
-    model = build(shaped, vocabulary=vocabulary, window=8, seed=7)
+    model = build_hf_model(shaped, vocabulary=vocabulary, window=8, seed=7)
     model.whole.save_pretrained(folder)
     save_tokenizer(folder)
     return model

@@ -1,4 +1,4 @@
-"""A small run to read: captured once per process, kept in memory."""
+"""A small run for tests of readers: captured once per process, in memory."""
 
 import functools
 import tempfile
@@ -13,7 +13,7 @@ from capture.store.store import Store
 from capture.training.loop import capture_run
 
 ROWS_PER_GROUP = 64
-"""Row groups so small that a shard of this run has many."""
+"""Small row groups, so that a shard of this run has many."""
 SETTINGS = [
     *("corpus.kind=text", "corpus.window=8", "corpus.test_share=0", "corpus.validation_share=0.12"),
     *("model.layers=2", "model.width=16", "model.hidden=12", "model.heads=2"),
@@ -24,12 +24,15 @@ SETTINGS = [
 
 @functools.cache
 def tiny_run() -> str:
-    """URI of a run of 24 steps in 4 segments on 51 datums. Not to be changed: see ``copied``."""
+    """Return the URI of a run of 24 steps in 4 segments on 51 datums.
+
+    Tests must not change it; ``copied`` makes a copy.
+    """
     return make_run("memory://tiny-run")
 
 
 def make_run(uri: str, *overrides: str) -> str:
-    """Capture a run on a small text in which every word makes some others likely."""
+    """Capture a run on a small text in which the next word depends on the present one."""
     words = np.array([f"w{i}" for i in range(12)] + [".", ","])
     rng = np.random.default_rng(0)
     ids = np.cumsum(rng.choice([1, 2, 5], size=460)) % len(words)
@@ -43,7 +46,7 @@ def make_run(uri: str, *overrides: str) -> str:
 
 
 def copied(uri: str, target: str) -> Store:
-    """A copy of a run that a test may damage."""
+    """Return a copy of a run that a test may damage."""
     source, target_store = Store(uri), Store(target)
     old, keys = target_store.keys(), source.keys()
     for key in old:
