@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 
 from analysis.attribution.collect import CollectEvidence
-from analysis.attribution.outlier_weights import Reading, Weighing
-from analysis.attribution.sparse_sums import Sums
+from analysis.attribution.outlier_weights import RowReader, RowWeighting
+from analysis.attribution.sparse_sums import SparseSums
 from analysis.levels import MLP_UNITS, groups_at
 from analysis.run.run import open_run
 from analysis.run.scan import Shard
@@ -79,9 +79,9 @@ class Material:
 
     @property
     def job(self) -> CollectEvidence:
-        reading = Reading(self.layout, *self.target_NT.shape, units=tuple(self.units))
+        reader = RowReader(self.layout, *self.target_NT.shape, units=tuple(self.units))
         groups = groups_at("neuron", self.layout, heads=1)
-        return CollectEvidence(reading, groups, Weighing("count"), self.target_NT, self.num_tokens)
+        return CollectEvidence(reader, groups, RowWeighting("count"), self.target_NT, self.num_tokens)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def answer_of(connection: Any, query: str, files: list[str]) -> dict[str, np.nda
     return connection.execute(query, [files]).fetchnumpy()
 
 
-def as_columns(sums: Sums) -> dict[str, np.ndarray]:
+def as_columns(sums: SparseSums) -> dict[str, np.ndarray]:
     return {"neuron": sums.group_K, "item": sums.item_K, "rows": sums.value_CK[0]}
 
 

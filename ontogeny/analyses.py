@@ -22,7 +22,7 @@ from analysis.attribution.config import AttributionConfig
 from analysis.attribution.tables import Attribution
 from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
 from analysis.behaviour.predicates import Predicate
-from analysis.bigrams.bigrams import BigramConfig, Shifted, find_bigrams, write_bigrams
+from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
 from analysis.faithfulness.faithfulness import Faithfulness, write_faithfulness
 from analysis.faithfulness.faithfulness import faithfulness as evaluate_methods
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
@@ -73,7 +73,7 @@ def attribute(
         ['level', 'unit', 'group', 'rows', 'weight', 'tokens']
     """
     opened = opened_run(run)
-    chosen = config or AttributionConfig.trusted(tallies=bool(opened.shards("tallies")))
+    chosen = config or AttributionConfig.recommended(tallies=bool(opened.shards("tallies")))
     found = attribute_run(opened, partial(run_job, report=progress), chosen)
     if save:
         write_attribution(opened, found)
@@ -193,7 +193,7 @@ def bigrams(
     *,
     save: bool = False,
     progress: Progress | None = None,
-) -> Shifted:
+) -> BigramTables:
     """Find the bigrams (token, next token) whose logits the training moved most, and by which data.
 
     Args:

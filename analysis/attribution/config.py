@@ -1,4 +1,4 @@
-"""What ``attribute`` is asked: about whom, from which evidence, against what, chosen how."""
+"""Configuration of ``attribute``: level, evidence, background and selection of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,11 +35,11 @@ BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 
 @dataclass(frozen=True, kw_only=True)
 class AttributionConfig:
-    """One question to a run's record."""
+    """Configuration of one attribution."""
 
     level: Level = "neuron"
-    """What is asked about (``analysis.levels``). At the level of parameters, neurons take the
-    tokens of their analysed parameters together, as in the study."""
+    """Groups of parameters to attribute (``analysis.levels``). With *parameter*, a neuron takes
+    the tokens of its analysed parameters, as in the study."""
     evidence: Evidence = "target"
     """Where a token's weight comes from. Outlier rows count for the token to be predicted at the
     row's position (target), for the token at that position (input), or for all tokens of the datum
@@ -48,46 +48,47 @@ class AttributionConfig:
     if the neuron were ablated (ablation-estimate), or √(update norm · |ablation estimate|)
     (geometric-mean). Tallies are by target token, those named input-… by input token."""
     weight: Weight = "count"
-    """Rows count once, by |shift|, or by |shift · weight at the start of the segment|."""
+    """Weight of a row: 1 (count), |shift| (shift), or |shift · parameter at the start of the
+    segment| (effect)."""
     background: Background = "unit"
-    """What a group is compared with: the rest of its family (``analysis.levels``), or the tokens of
-    all datums that have outliers (with tallies: of all positions)."""
+    """What a group is compared with: the rest of its family (unit; see ``analysis.levels``), or the
+    tokens of all datums that have outliers (train; with tallies, of all positions)."""
     select: Method = "odds"
-    """How tokens are chosen (``analysis.measures.selection``)."""
+    """Statistic that chooses tokens (``analysis.measures.selection``)."""
     outliers: Notion = "absolute"
     """Which recorded rows count as outliers (``analysis.attribution.outlier_notions``)."""
     keep: float = 0.25
-    """By other notions than absolute: the share of recorded rows that counts."""
+    """Share of the recorded rows that counts, by notions other than absolute."""
     first_step: int = 0
-    """Only steps from here on."""
+    """First step that counts."""
     end_step: int | None = None
-    """Only steps before this one (None: all)."""
+    """One past the last step that counts (None: all)."""
     windows: int = 5
-    """Parts of equal length of these steps, to tell when a token was taught. Tallies have their
-    own windows."""
+    """Number of windows of equal length that the steps are divided into, to show when a token moved
+    the group. Tallies have windows of their own."""
     max_parameters: int = 5000
-    """At the level of parameters: so many are analysed, the weights with the most rows."""
+    """Number of parameters analysed with level *parameter*: the weights with the most rows."""
     max_datums: int = 2000
-    """Datums kept of a group, those with the most evidence."""
+    """Datums reported per group: those with the most weight."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
     @classmethod
     def study(cls, **changes: Any) -> "AttributionConfig":
-        """The study's attribution to the letter."""
+        """Return the configuration of the published study."""
         study = cls(level="parameter", evidence="window", select="study", background="train")
         return replace(study, **changes)
 
     @classmethod
-    def trusted(cls, *, tallies: bool, **changes: Any) -> "AttributionConfig":
-        """What silencing agreed with best on the study's setting.
+    def recommended(cls, *, tallies: bool, **changes: Any) -> "AttributionConfig":
+        """Return the configuration that agreed best with ablation in the study's setting.
 
-        ``tallies``: whether the run has them. They speak of neurons and of whole windows of
-        training only; elsewhere the target tokens of outliers are the best there is.
+        ``tallies`` says whether the run has them. They cover neurons only, over all steps of
+        training; in other cases, target tokens of outliers are the next best.
         """
         best = cls(evidence="target", background="train", select="rate")
         plain = vars(cls())
-        of_rows = ("weight", "outliers", "level", "first_step", "end_step")
-        if tallies and all(changes.get(name, plain[name]) == plain[name] for name in of_rows):
+        rows_only = ("weight", "outliers", "level", "first_step", "end_step")
+        if tallies and all(changes.get(name, plain[name]) == plain[name] for name in rows_only):
             best = replace(best, evidence="geometric-mean")
         return replace(best, **changes)
 
@@ -116,7 +117,7 @@ class AttributionConfig:
         refuse(name, found, f"must be one of {', '.join(allowed)}")
 
     def check_tallies(self) -> None:
-        """Tallies are of neurons, and know no single rows."""
+        """Raise ``ConfigError`` for settings that tallies lack: single rows, other groups."""
         remedy = f"Other settings need one of the evidences {', '.join(ROW_EVIDENCE)}"
         for name, only in (("level", "neuron"), ("weight", "count"), ("outliers", "absolute")):
             if getattr(self, name) != only:

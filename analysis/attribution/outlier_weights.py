@@ -1,15 +1,14 @@
-"""Outlier rows as evidence: which rows count, of which token they speak, and with what weight.
+"""Outlier rows as evidence: which rows count, for which token, and with what weight.
 
-A recorded shift says: this datum moved this weight, and this position of its window contributed
-most. What taught the weight is then
+A row of the outlier record says that this datum moved this parameter, and which position of the
+window contributed most. The row is evidence for
 
 - *target*: the token to be predicted at that position,
-- *input*: the token that stands there,
-- *window*: every token of the datum, position unused. This is all that the study could say.
+- *input*: the token at that position, or
+- *window*: every token of the datum, as in the study, which recorded no positions.
 
-A row counts once (*count*), by |shift| (*shift*), or by |shift · weight| with the weight as it was
-at the start of the row's segment (*effect*): of equal shifts, the one that changes a large weight
-counts more.
+A row weighs 1 (*count*), |shift| (*shift*), or |shift · weight| with the parameter's value at the
+start of the row's segment (*effect*). With *effect*, shifts of large weights count more.
 
 Shapes: P captured parameter, M row, N datum, T position.
 """
@@ -32,79 +31,88 @@ ROW_EVIDENCE: tuple[RowEvidence, ...] = get_args(RowEvidence)
 Weight = Literal["count", "shift", "effect"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
 ROWS_AT_ONCE = 2**21
-"""Rows worked on together; a thread holds some 100 bytes for each."""
+"""Rows processed together; each takes about 100 bytes of memory in a thread."""
 
 
 @dataclass(frozen=True, eq=False)
-class Outlying:
-    """Which recorded rows count as outliers: those whose shift is large for its like."""
+class OutlierFilter:
+    """Keeps rows whose |shift|, divided by a scale of their parameter, reaches a threshold."""
 
     scale_P: np.ndarray
-    """What |shift| of each parameter is divided by, float32."""
-    least: float
-    """A row counts from this quotient on."""
+    """Divisor of each parameter's |shift|, float32."""
+    threshold: float
+    """Smallest quotient that is kept."""
 
-    def sizes(self, place_M: np.ndarray, shift_M: np.ndarray) -> np.ndarray:
-        return sizes(self.scale_P, place_M, shift_M)
+    def keeps(self, rows: "RowBatch") -> np.ndarray:
+        """Return whether each row is kept, bool [M]."""
+        return scaled_shifts(self.scale_P, rows.parameter_M, rows.shift_M) >= self.threshold
 
 
-def sizes(scale_P: np.ndarray, place_M: np.ndarray, shift_M: np.ndarray) -> np.ndarray:
-    """|shift| in units of its parameter's scale, float32 [M]; 0 where the scale is 0."""
-    scale_M = scale_P[place_M]
+def scaled_shifts(scale_P: np.ndarray, parameter_M: np.ndarray, shift_M: np.ndarray) -> np.ndarray:
+    """Return |shift| divided by its parameter's scale, float32 [M]; 0 where the scale is 0."""
+    scale_M = scale_P[parameter_M]
     return np.divide(np.abs(shift_M), scale_M, out=np.zeros_like(shift_M), where=scale_M > 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """Some rows of a shard; of the last three, those that were asked for are filled."""
+class RowBatch:
+    """Some rows of a shard. Of step, position and shift, columns not asked for are empty."""
 
-    place_M: np.ndarray
-    """The row's parameter, as a place among all captured ones."""
+    parameter_M: np.ndarray
+    """Position of the row's parameter among all captured ones (``Layout``)."""
     datum_M: np.ndarray
     step_M: np.ndarray
     position_M: np.ndarray
     shift_M: np.ndarray
 
-    def where(self, kept_M: np.ndarray) -> "Piece":
-        """The rows for which ``kept_M`` is true."""
+    def where(self, kept_M: np.ndarray) -> "RowBatch":
+        """Return the rows for which ``kept_M`` is true."""
         filled = {name: x if len(x) < len(kept_M) else x[kept_M] for name, x in vars(self).items()}
-        return Piece(**filled)
+        return RowBatch(**filled)
 
 
-NOTHING = Piece(*(np.zeros(0, kind) for kind in (np.int64, np.int32, np.int32, np.int16, "f4")))
+NO_ROWS = RowBatch(*(np.zeros(0, kind) for kind in (np.int64, np.int32, np.int32, np.int16, "f4")))
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """Reads outlier rows that count, and knows what they may hold."""
+class RowReader:
+    """Reads the outlier rows that count, and checks that their values are possible."""
 
     layout: Layout
     num_datums: int
     window: int
-    """Positions of a datum."""
+    """Number of positions of a datum."""
     steps: range | None = None
-    """Only rows of these steps (None: all)."""
-    outlying: Outlying | None = None
-    """Only rows that it lets through (None: all)."""
+    """Only rows of these steps count (None: all)."""
+    outlier_filter: OutlierFilter | None = None
+    """Only rows that it keeps count (None: all)."""
     units: tuple[str, ...] | None = None
-    """Row groups without rows of these are passed over (None: all are read)."""
+    """Row groups without rows of these units are skipped (None: all are read)."""
 
-    def pieces(self, shard: Rows, extra: Sequence[str] = ()) -> Iterator[Piece]:
-        """The rows that count, at most ``ROWS_AT_ONCE`` together, with step, position, shift as
-        far as they are named. Raises ``ShardError`` for rows that cannot be."""
-        names = {*extra, *(["step"] if self.steps else []), *(["shift"] if self.outlying else [])}
+    def batches(self, shard: Rows, extra: Sequence[str] = ()) -> Iterator[RowBatch]:
+        """Yield the rows that count, about ``ROWS_AT_ONCE`` at a time.
+
+        ``extra`` names the columns wanted besides, of step, position and shift. Raises
+        ``ShardError`` for rows with impossible values.
+        """
+        names = set(extra)
+        if self.steps:
+            names.add("step")
+        if self.outlier_filter:
+            names.add("shift")
         columns = ["unit", "index", "datum", *sorted(names)]
         wanted = {} if self.units is None else {"unit": sorted(self.units)}
-        held = [NOTHING]
+        held = [NO_ROWS]
         for batch in shard.batches(columns, wanted):
-            held.append(self.piece(batch, shard.where))
-            if sum(len(piece.datum_M) for piece in held) + batch.num_rows > ROWS_AT_ONCE:
-                yield self.counting(together(held))
-                held = [NOTHING]
-        yield self.counting(together(held))
+            held.append(self.decode(batch, shard.where))
+            # The next batch is expected to be as large as this one.
+            if sum(len(rows.datum_M) for rows in held) + batch.num_rows > ROWS_AT_ONCE:
+                yield self.select(concatenate_rows(held))
+                held = [NO_ROWS]
+        yield self.select(concatenate_rows(held))
 
-    def piece(self, batch: pa.RecordBatch, where: str) -> Piece:
-        """The rows of a batch, all of them."""
+    def decode(self, batch: pa.RecordBatch, where: str) -> RowBatch:
+        """Return all rows of an Arrow batch; raise ``ShardError`` for impossible values."""
         given = {
             f"{name}_M": batch[name].to_numpy() if name in batch.schema.names else np.zeros(0)
             for name in ("step", "position", "shift")
@@ -114,49 +122,49 @@ class Reading:
             found = f"{position_M.min()} to {position_M.max()}"
             problem = f"has positions {found}, a datum has {self.window}"
             raise ShardError(where, problem, REMEDY)
-        place_M = parameter_columns(batch, self.layout, where)
-        return Piece(place_M, checked_datums(batch, self.num_datums, where), **given)
+        parameter_M = parameter_columns(batch, self.layout, where)
+        return RowBatch(parameter_M, checked_datums(batch, self.num_datums, where), **given)
 
-    def counting(self, piece: Piece) -> Piece:
-        """Only the rows that count."""
+    def select(self, rows: RowBatch) -> RowBatch:
+        """Return the rows that count."""
         if self.steps is not None:
-            step_M = piece.step_M
-            piece = piece.where((step_M >= self.steps.start) & (step_M < self.steps.stop))
-        if self.outlying is not None:
-            size_M = self.outlying.sizes(piece.place_M, piece.shift_M)
-            piece = piece.where(size_M >= self.outlying.least)
-        return piece
+            step_M = rows.step_M
+            rows = rows.where((step_M >= self.steps.start) & (step_M < self.steps.stop))
+        if self.outlier_filter is not None:
+            rows = rows.where(self.outlier_filter.keeps(rows))
+        return rows
 
 
-def together(pieces: Sequence[Piece]) -> Piece:
-    columns = zip(*(vars(piece).values() for piece in pieces), strict=True)
-    return Piece(*map(np.concatenate, columns))
+def concatenate_rows(batches: Sequence[RowBatch]) -> RowBatch:
+    columns = zip(*(vars(rows).values() for rows in batches), strict=True)
+    return RowBatch(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True, eq=False)
-class Weighing:
-    """How much a row counts."""
+class RowWeighting:
+    """The weight of each row."""
 
     kind: Weight
     weights: StartWeights | None = None
-    """Needed for *effect*."""
+    """Required for *effect*."""
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Columns that the weight is computed from."""
         return {"count": (), "shift": ("shift",), "effect": ("shift", "step")}[self.kind]
 
-    def of(self, piece: Piece) -> np.ndarray | None:
-        """Weight of each row, float64 [M]; None where each counts once."""
+    def of(self, rows: RowBatch) -> np.ndarray | None:
+        """Return the weight of each row, float64 [M]; None if every row weighs 1."""
         if self.kind == "count":
             return None
-        size_M = np.abs(piece.shift_M).astype(np.float64)
+        size_M = np.abs(rows.shift_M).astype(np.float64)
         if self.kind == "shift":
             return size_M
         assert self.weights is not None
-        return size_M * np.abs(self.weights.of_rows(piece.step_M, piece.place_M))
+        return size_M * np.abs(self.weights.of_rows(rows.step_M, rows.parameter_M))
 
 
-def tokens_of(piece: Piece, token_NT: np.ndarray) -> np.ndarray:
-    """The token at each row's datum and position, [M]."""
-    flat_M = piece.datum_M.astype(np.int64) * token_NT.shape[1] + piece.position_M
+def tokens_of(rows: RowBatch, token_NT: np.ndarray) -> np.ndarray:
+    """Return the token at each row's datum and position, [M]."""
+    flat_M = rows.datum_M.astype(np.int64) * token_NT.shape[1] + rows.position_M
     return token_NT.ravel()[flat_M]

@@ -1,4 +1,4 @@
-"""From parameters to neurons, as in the study: a neuron takes the tokens of its parameters.
+"""Pool parameters to neurons, as in the study: a neuron takes the tokens of its parameters.
 
 Shapes: P captured parameter, G group (parameters, then the rest of each unit).
 """
@@ -13,10 +13,10 @@ SUMS = ("count", "weight", "expected", "up", "down", "strengthened", "weakened")
 
 
 def neurons_of(groups: Groups, layout: Layout) -> tuple[Groups | None, np.ndarray]:
-    """The neurons of a run and, of each group of parameters, the one that it belongs to.
+    """Return the neurons of a run, and the neuron of each group of parameters.
 
-    -1 for parameters outside of MLP units and for unnamed groups; no neurons where no MLP unit was
-    captured.
+    The latter is -1 for parameters outside MLP units and for unnamed groups. Returns None for the
+    neurons if no MLP unit was captured.
     """
     neuron_G = np.full(groups.num_groups, -1)
     if not any(is_mlp(name, layout) for name in layout.names):
@@ -28,10 +28,10 @@ def neurons_of(groups: Groups, layout: Layout) -> tuple[Groups | None, np.ndarra
 
 
 def pooled_tokens(tokens: pd.DataFrame, neuron_G: np.ndarray) -> pd.DataFrame:
-    """The tokens of each neuron's parameters together: sums of what can be added.
+    """Return the tokens of each neuron: those of its parameters, with additive columns summed.
 
-    The score is Σ log(relative frequency) over the parameters that the token was chosen for, nats;
-    rank is by it. There is no p or q.
+    Tokens are ranked by score: Σ log(relative frequency) over the parameters that the token was
+    chosen for, in nats. p and q are NaN.
     """
     evidence = np.log(tokens["relative_frequency"])
     own = tokens.assign(group=neuron_G[tokens["group"]], score=evidence)
@@ -44,7 +44,7 @@ def pooled_tokens(tokens: pd.DataFrame, neuron_G: np.ndarray) -> pd.DataFrame:
 
 
 def pooled_windows(windows: pd.DataFrame, neuron_G: np.ndarray) -> pd.DataFrame:
-    """Weight and expected weight of each neuron's tokens by window."""
+    """Return weight and expected weight of each neuron's tokens by window."""
     own = windows.assign(group=neuron_G[windows["group"]])
     keys = ["group", "token_id", "window", "first_step", "end_step"]
     found = own[own["group"] >= 0].groupby(keys)[["weight", "expected"]]

@@ -1,4 +1,4 @@
-"""The passes over a run's outlier rows: which of them count, and what is asked of them.
+"""The passes over a run's outlier rows that an attribution needs.
 
 Shapes: R parameter by rank, G group.
 """
@@ -11,11 +11,11 @@ import pandas as pd
 
 from analysis.attribution.collect import Collected, CollectEvidence, CountRows
 from analysis.attribution.config import AttributionConfig
-from analysis.attribution.outlier_notions import find_outlying
-from analysis.attribution.outlier_weights import Reading, Weighing
+from analysis.attribution.outlier_notions import find_outlier_filter
+from analysis.attribution.outlier_weights import RowReader, RowWeighting
 from analysis.attribution.start_weights import StartWeights
-from analysis.attribution.strongest_rows import Pairs
-from analysis.attribution.token_history import Taught, TellLessons
+from analysis.attribution.strongest_rows import GroupDatumPairs
+from analysis.attribution.token_history import HistoryAndStrongest, TokenHistoryJob
 from analysis.jobs.job import Runner
 from analysis.levels import Groups, groups_at, is_weight, parameters_at
 from analysis.run.run import Run
@@ -25,26 +25,26 @@ from capture.errors import RunError
 
 @dataclass(frozen=True, eq=False)
 class OutlierRows:
-    """The outlier rows of a run that a question is about, and how to go through them."""
+    """The outlier rows that an attribution covers, and the jobs that read them."""
 
     run: Run
     run_job: Runner
     config: AttributionConfig
     steps: range
     shards: list[Shard]
-    reading: Reading
+    reader: RowReader
 
     @classmethod
     def of(cls, run: Run, run_job: Runner, config: AttributionConfig) -> "OutlierRows":
-        """Looks for the rows that count; raises ``RunError`` if the run lacks the steps."""
+        """Find the rows that count; raise ``RunError`` if the run lacks the steps."""
         run.require_shards("outliers")
         steps = chosen_steps(run, config)
         shards = run.shards("outliers", steps)
         some = None if steps == range(run.steps_done) else steps
         window = run.token_NT.shape[1]
-        reading = Reading(run.layout, run.num_datums, window, steps=some)
-        outlying = find_outlying(run_job, shards, reading, config.outliers, config.keep)
-        return cls(run, run_job, config, steps, shards, replace(reading, outlying=outlying))
+        reader = RowReader(run.layout, run.num_datums, window, steps=some)
+        chosen = find_outlier_filter(run_job, shards, reader, config.outliers, config.keep)
+        return cls(run, run_job, config, steps, shards, replace(reader, outlier_filter=chosen))
 
     @cached_property
     def weights(self) -> StartWeights:
@@ -52,8 +52,8 @@ class OutlierRows:
         return StartWeights(self.run.store, self.run.layout, first_steps)
 
     @cached_property
-    def weighing(self) -> Weighing:
-        return Weighing(self.config.weight, self.weights)
+    def weighting(self) -> RowWeighting:
+        return RowWeighting(self.config.weight, self.weights)
 
     @property
     def whole_windows(self) -> bool:
@@ -61,43 +61,47 @@ class OutlierRows:
 
     @cached_property
     def token_NT(self) -> np.ndarray:
-        """What a row at a datum's position speaks of."""
+        """The token that a row at a datum's position is evidence for, [N, T]."""
         return self.run.target_NT if self.config.evidence == "target" else self.run.token_NT
 
     @property
     def every_datum_counts(self) -> bool:
-        """Whether each datum of each step is known to have rows that count."""
+        """Whether every datum of every step is certain to have rows that count."""
         by_datum = self.run.config.capture.outliers.scope == "datum"
-        return by_datum and self.reading.outlying is None
+        return by_datum and self.reader.outlier_filter is None
 
-    def seen(self, rows_N: np.ndarray) -> np.ndarray:
-        """Datums with rows that count, ascending; ``rows_N`` are those that were read."""
+    def datums_with_rows(self, rows_N: np.ndarray) -> np.ndarray:
+        """Return the datums that have rows that count, ascending.
+
+        ``rows_N`` is the number of rows read of each datum. It may leave out units that are not
+        asked about, so where every datum is certain to have rows, the steps tell which they are.
+        """
         if not self.every_datum_counts:
             return np.flatnonzero(rows_N)
         table = self.run.steps()
         now = table[table["step"].between(self.steps.start, self.steps.stop - 1)]
         return np.unique(np.concatenate(now["datums"].to_numpy()))
 
-    def reading_of(self, groups: Groups) -> Reading:
-        """Reads the units of some groups only."""
+    def reader_for(self, groups: Groups) -> RowReader:
+        """Return a reader that skips units without any of the groups."""
         offsets = self.run.layout.offsets[:-1]
         has_U = np.maximum.reduceat(groups.group_P, offsets) >= 0
         units = tuple(name for name, has in zip(self.run.layout.names, has_U, strict=True) if has)
-        return replace(self.reading, units=units)
+        return replace(self.reader, units=units)
 
     @property
     def window_steps(self) -> np.ndarray:
-        """First steps of the windows of training, and the end of the last."""
+        """First step of each window of training, and the end of the last window."""
         number = min(self.config.windows, len(self.steps))
         return self.steps.start + np.arange(number + 1) * len(self.steps) // number
 
     # --- the passes -------------------------------------------------------------------------------
 
     def groups(self) -> Groups:
-        """The groups that are asked about; raises ``RunError`` if the run has none such."""
+        """Return the groups of the configured level; raise ``RunError`` if the run has none."""
         if self.config.level != "parameter":
             return groups_at(self.config.level, self.run.layout, heads=self.run.config.model.heads)
-        rows_P = self.run_job(CountRows(self.reading), self.shards) * is_weight(self.run.layout)
+        rows_P = self.run_job(CountRows(self.reader), self.shards) * is_weight(self.run.layout)
         place_R = np.argsort(-rows_P, kind="stable")[: self.config.max_parameters]
         place_R = place_R[rows_P[place_R] > 0]
         if not len(place_R):
@@ -106,28 +110,28 @@ class OutlierRows:
         return parameters_at(place_R, self.run.layout)
 
     def collect(self, groups: Groups, *, tokens: bool) -> Collected:
-        """Evidence by group and datum and, where asked and not of whole windows, by token."""
+        """Sum evidence by group and datum; with ``tokens`` also by token, unless it is windows."""
         token_NT = self.token_NT if tokens and not self.whole_windows else None
-        reading = self.reading_of(groups) if self.every_datum_counts else self.reading
-        job = CollectEvidence(reading, groups, self.weighing, token_NT, self.run.num_tokens)
+        reader = self.reader_for(groups) if self.every_datum_counts else self.reader
+        job = CollectEvidence(reader, groups, self.weighting, token_NT, self.run.num_tokens)
         return self.run_job(job, self.shards)
 
-    def tell(
-        self, groups: Groups, lessons: pd.DataFrame, pairs: Pairs, pool_G: np.ndarray
-    ) -> Taught:
-        """Lessons (group, token_id) by window and sign; the strongest row of each pair.
+    def history(
+        self, groups: Groups, chosen: pd.DataFrame, pairs: GroupDatumPairs, pool_G: np.ndarray
+    ) -> HistoryAndStrongest:
+        """Sum the chosen (group, token_id) by window and sign; find the strongest row of each pair.
 
-        ``pool_G`` is the group of each group as ``pairs`` counts them, -1 for none.
+        ``pool_G`` is the group that ``pairs`` uses for each group, -1 for none.
         """
-        job = TellLessons(
-            reading=self.reading_of(groups),
+        job = TokenHistoryJob(
+            reader=self.reader_for(groups),
             groups=groups,
-            weighing=self.weighing,
+            weighting=self.weighting,
             weights=self.weights,
             token_NT=self.token_NT,
             whole_windows=self.whole_windows,
-            group_J=lessons["group"].to_numpy(),
-            token_J=lessons["token_id"].to_numpy(),
+            group_J=chosen["group"].to_numpy(),
+            token_J=chosen["token_id"].to_numpy(),
             num_tokens=self.run.num_tokens,
             first_steps=self.window_steps[:-1],
             pairs=pairs,
@@ -137,7 +141,7 @@ class OutlierRows:
 
 
 def chosen_steps(run: Run, config: AttributionConfig) -> range:
-    """The steps that are asked about; raises ``RunError`` if the run has none of them."""
+    """Return the configured steps; raise ``RunError`` if the run lacks any of them."""
     end = run.steps_done if config.end_step is None else config.end_step
     if config.first_step >= run.steps_done or end > run.steps_done:
         problem = f"has steps 0 to {run.steps_done - 1}, asked for {config.first_step} to {end - 1}"

@@ -1,8 +1,8 @@
-"""The weights that a shift found: those of the checkpoint at the start of its segment.
+"""Value of a row's parameter, taken from the checkpoint at the start of the row's segment.
 
-A checkpoint stands at the start of every segment of steps, so within a segment a weight is known as
-it was up to that many steps earlier. For a sign or a size that is near enough: a segment is 100
-steps by default, and one step's shift is small beside the weight.
+There is one checkpoint at the start of every segment, so the value is up to a segment's steps old
+(100 by default). That is accurate enough for its sign and magnitude, as shifts of single steps are
+small compared with the weight.
 
 Shapes: P captured parameter, M row.
 """
@@ -19,12 +19,12 @@ from capture.gradients.layout import Layout
 from capture.store.store import Store
 
 CHECKPOINTS_KEPT = 4
-"""In memory at once: 4 bytes a captured parameter each."""
+"""Checkpoints in memory at once; each takes 4 bytes per captured parameter."""
 
 
 @dataclass(frozen=True, eq=False)
 class StartWeights:
-    """Reads weights at the starts of segments; a plain value that reopens the run elsewhere."""
+    """Reads weights at the starts of segments; can be pickled, without the weights it holds."""
 
     store: Store
     """The run's."""
@@ -40,22 +40,25 @@ class StartWeights:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, kept=OrderedDict(), lock=threading.Lock())
 
-    def of_rows(self, step_M: np.ndarray, place_M: np.ndarray) -> np.ndarray:
-        """The weight of each row's parameter at the start of the segment of its step, float32."""
+    def of_rows(self, step_M: np.ndarray, parameter_M: np.ndarray) -> np.ndarray:
+        """Return each row's parameter at the start of the segment of its step, float32 [M]."""
         if not len(step_M):
             return np.zeros(0, np.float32)
         segment_M = np.searchsorted(self.first_steps, step_M, side="right") - 1
         first, last = int(segment_M.min()), int(segment_M.max())
         if first == last:
-            return self.at(self.first_steps[first])[place_M]
+            return self.at(self.first_steps[first])[parameter_M]
         weight_M = np.empty(len(step_M), np.float32)
         for segment in np.unique(segment_M):
             own_M = segment_M == segment
-            weight_M[own_M] = self.at(self.first_steps[segment])[place_M[own_M]]
+            weight_M[own_M] = self.at(self.first_steps[segment])[parameter_M[own_M]]
         return weight_M
 
     def at(self, step: int) -> np.ndarray:
-        """The captured parameters after ``step`` updates, float32 [P]; raises ``ShardError``."""
+        """Return the captured parameters after ``step`` updates, float32 [P].
+
+        Raises ``ShardError`` for a damaged checkpoint.
+        """
         with self.lock:
             if step not in self.kept:
                 tensors = read_checkpoint(self.store, step)

@@ -1,4 +1,4 @@
-"""What attribution leaves in a run: tables of groups, tokens, windows of training, and datums."""
+"""Tables of attribution: groups, tokens, windows of training, and datums."""
 
 from dataclasses import dataclass
 
@@ -12,39 +12,45 @@ GROUP = [
     pa.field("unit", pa.string()),  # for a head layers.L.self_attn, both its units
     pa.field("group", pa.int32()),  # flat index, column, row, -1 or head, by level
 ]
-"""What every table is about."""
+"""Columns that identify a group, in every table."""
 TOKEN = [pa.field("token_id", pa.int32()), pa.field("token", pa.string())]
 
 GROUPS = pa.schema(
     [
         *GROUP,
         pa.field("rows", pa.int64()),  # outlier rows of the group that count
-        pa.field("weight", pa.float64()),  # of all evidence of the group, all tokens
+        pa.field("weight", pa.float64()),  # of all evidence of the group, over all tokens
         pa.field("tokens", pa.list_(pa.string())),  # chosen, strongest first; may be empty
     ]
 )
-"""One row a group that has evidence, by weight descending (of tallies: by weight / mean weight of
-the unit's neurons, for units differ in scale); pooled neurons before parameters."""
+"""One row per group that has evidence, by descending weight (with tallies, weight / mean weight of
+the unit's neurons, because units differ in scale); pooled neurons come before parameters."""
 
 TOKENS = pa.schema(
     [
         *GROUP,
         pa.field("rank", pa.int32()),  # in the group, 0 is the strongest
         *TOKEN,
-        pa.field("score", pa.float64()),  # what rank is by; its meaning depends on the method
-        pa.field("p", pa.float64()),  # of so much by chance; NaN where the method has none
-        pa.field("q", pa.float64()),  # the same, corrected for the group's many tokens
+        pa.field(
+            "score", pa.float64()
+        ),  # rank is by descending score, whose meaning depends on the method
+        pa.field(
+            "p", pa.float64()
+        ),  # probability of as much evidence by chance; NaN where the method has none
+        pa.field(
+            "q", pa.float64()
+        ),  # false discovery rate over the tokens of the group; NaN likewise
         pa.field("count", pa.int64()),  # rows (times occurrences) or positions behind it
-        pa.field("weight", pa.float64()),  # of the evidence that is of the token
+        pa.field("weight", pa.float64()),  # of the evidence for the token
         pa.field("expected", pa.float64()),  # weight that the background would give
         pa.field("relative_frequency", pa.float64()),  # weight / expected
-        pa.field("up", pa.float64()),  # weight of what pushed weights up (shift > 0), or NaN
-        pa.field("down", pa.float64()),  # weight of the rest, or NaN
-        pa.field("strengthened", pa.float64()),  # weight of what pushed away from zero, or NaN
-        pa.field("weakened", pa.float64()),  # weight of the rest, or NaN
+        pa.field("up", pa.float64()),  # weight of rows with shift > 0, or NaN
+        pa.field("down", pa.float64()),  # weight of the other rows, or NaN
+        pa.field("strengthened", pa.float64()),  # weight of rows that moved away from zero, or NaN
+        pa.field("weakened", pa.float64()),  # weight of the other rows, or NaN
     ]
 )
-"""One row a group and chosen token; groups as in GROUPS, tokens by rank."""
+"""One row per group and chosen token; groups in the order of GROUPS, tokens by rank."""
 
 WINDOWS = pa.schema(
     [
@@ -57,20 +63,20 @@ WINDOWS = pa.schema(
         pa.field("expected", pa.float64()),  # weight that the background of these steps would give
     ]
 )
-"""One row a chosen token and window of training, in the order of TOKENS, then time."""
+"""One row per row of TOKENS and window of training, in the order of TOKENS, then time."""
 
 DATUMS = pa.schema(
     [
         *GROUP,
         pa.field("datum", pa.int32()),
         pa.field("rows", pa.int32()),  # outlier rows of the datum in the group
-        pa.field("weight", pa.float64()),  # what they weigh
+        pa.field("weight", pa.float64()),  # of these rows
         pa.field("step", pa.int32()),  # of the row of largest |shift| among them
         pa.field("position", pa.int16()),  # in the window, of that row
         pa.field("shift", pa.float32()),  # of that row, in units of the weight
     ]
 )
-"""One row a group and datum; groups as in GROUPS, datums by weight descending."""
+"""One row per group and datum; groups in the order of GROUPS, datums by descending weight."""
 
 PARAMETERS = pa.schema(
     [
@@ -81,14 +87,14 @@ PARAMETERS = pa.schema(
         pa.field("rows", pa.int64()),  # outlier rows of the parameter
         pa.field("rank", pa.int32()),  # by rows among all weights, from 0
         pa.field("token", pa.string()),
-        pa.field("count", pa.int64()),  # of the token, in the evidence of all those rows
-        pa.field("frequency", pa.float64()),  # weight per weight of that evidence
+        pa.field("count", pa.int64()),  # of the token in the evidence of these rows
+        pa.field("frequency", pa.float64()),  # weight of the token / weight of all evidence
         pa.field("train_frequency", pa.float64()),  # the same in the background
         pa.field("relative_frequency", pa.float64()),  # frequency / train_frequency
         pa.field("token_id", pa.int32()),
     ]
 )
-"""One row a parameter and token that the study's method chose; by rank, then count descending."""
+"""One row per parameter and token chosen by *study*; by rank, then descending count."""
 
 TABLES = {
     "groups": GROUPS,
@@ -101,7 +107,7 @@ TABLES = {
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What taught the groups of a run."""
+    """Result of ``attribute``: five DataFrames."""
 
     groups: pd.DataFrame
     """``GROUPS``"""

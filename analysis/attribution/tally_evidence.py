@@ -1,4 +1,4 @@
-"""Evidence from tallies: every position of every neuron, as ``Material`` and as ``Told``.
+"""Evidence from tallies, which cover every position, as ``TokenEvidence`` and ``TokenDetails``.
 
 The weight of a token is its update norm summed over the windows of training, its ablation estimate
 summed over them, or √(update norm · |ablation estimate|) of the two sums. The last is not a sum, so
@@ -6,12 +6,12 @@ its values in single windows do not add up to the weight. A negative ablation es
 harms the token) counts as weight 0. In single windows, *strengthened* adds up the positive ablation
 estimates and *weakened* the negative ones; their difference is the estimate over all windows.
 
-How many independent observations are a neuron's tallies? Where a token's positions weigh alike,
-Kish's number of positions is (Σ w_v)² / Σ (w_v² / c_v) with c_v the positions of token v; a text
-that is read again in every epoch is one text, so this is divided by the number of epochs.
+For the effective number of observations of a neuron, all c_v positions of token v are taken to
+weigh the same. Kish's number is then (Σ w_v)² / Σ (w_v² / c_v). It is divided by the number of
+epochs, because every epoch reads the same text.
 
-Shapes: V token of the vocabulary, I neuron of a unit, G neuron of all units, F unit, J lesson,
-W window of training, S distinct token of the lessons.
+Shapes: V token of the vocabulary, I neuron of a unit, G neuron of all units, F unit, J chosen
+(group, token), W window of training, S distinct chosen token.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ import pandas as pd
 
 from analysis.attribution.config import AttributionConfig
 from analysis.attribution.row_passes import chosen_steps
-from analysis.attribution.token_evidence import Material, Told, expected_by_window
+from analysis.attribution.token_evidence import TokenDetails, TokenEvidence, expected_by_window
 from analysis.levels import Groups, groups_at
 from analysis.run.run import Run
 from analysis.run.tallies import UnitTally, read_tally, tally_units, tally_windows
@@ -32,16 +32,16 @@ from capture.shifts.tallies import By
 
 
 @dataclass(frozen=True, eq=False)
-class Tallies:
-    """The tallies of a run that a question is about; groups are all its neurons."""
+class TallyEvidence:
+    """The tallies that an attribution covers; its groups are all neurons of the run."""
 
     run: Run
     config: AttributionConfig
     groups: Groups
 
     @classmethod
-    def of(cls, run: Run, config: AttributionConfig) -> "Tallies":
-        """Raises ``RunError`` if the run has no tallies of the steps that are asked about."""
+    def of(cls, run: Run, config: AttributionConfig) -> "TallyEvidence":
+        """Raise ``RunError`` if the run has no tallies of the configured steps."""
         run.require_shards("outliers")
         tally_units(run)
         found = cls(run, config, groups_at("neuron", run.layout, heads=1))
@@ -54,12 +54,12 @@ class Tallies:
 
     @property
     def signed(self) -> bool:
-        """Whether there is evidence against a token, too."""
+        """Whether a token's value can be negative (the neuron harms it)."""
         return self.config.evidence in ("ablation-estimate", "input-ablation-estimate")
 
     @cached_property
     def windows(self) -> pd.DataFrame:
-        """window, first_step, end_step of the windows within the steps that are asked about.
+        """window, first_step, end_step of the windows within the configured steps.
 
         Raises ``RunError`` if no window lies within them.
         """
@@ -73,7 +73,7 @@ class Tallies:
         return windows[within].reset_index(drop=True)
 
     def units(self) -> Iterator[tuple[str, slice]]:
-        """Each unit that has tallies and neurons, and its groups."""
+        """Yield each unit that has tallies and neurons, with the slice of its groups."""
         names = np.array(self.groups.units, object)
         for unit in tally_units(self.run):
             own_G = np.flatnonzero(names == unit)
@@ -81,9 +81,9 @@ class Tallies:
                 yield unit, slice(own_G[0], own_G[-1] + 1)
 
     def read(self, windows: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Weight in these windows, float32 [G, V], and positions by token, int64 [V].
+        """Return values summed over windows, float32 [G, V], and positions by token, int64 [V].
 
-        Of use also what is below zero.
+        Ablation estimates may be negative here.
         """
         value_GV = np.zeros((self.groups.num_named, self.run.num_tokens), np.float32)
         count_V = np.zeros(self.run.num_tokens, np.int64)
@@ -94,29 +94,29 @@ class Tallies:
         return value_GV, count_V
 
     def weight_VI(self, tally: UnitTally) -> np.ndarray:
-        """What a tally says, [V, I]."""
+        """Return the configured value of each token and neuron, [V, I]."""
         if self.config.evidence == "geometric-mean":
             return np.sqrt(tally.update_norm_VI * np.abs(tally.ablation_estimate_VI))
         return tally.ablation_estimate_VI if self.signed else tally.update_norm_VI
 
     @cached_property
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight by neuron and token, float32 [G, V], and positions by token, int64 [V]."""
+        """Weight by neuron and token, at least 0, float32 [G, V]; positions by token, int64 [V]."""
         value_GV, count_V = self.read(self.windows["window"].tolist())
         return np.maximum(value_GV, 0), count_V
 
     @property
     def epochs(self) -> float:
-        """How many times the windows go through the text, at least once."""
+        """Number of times that the windows go through the text, at least 1."""
         steps = (self.windows["end_step"] - self.windows["first_step"]).sum()
         return max(1.0, steps * self.run.config.training.epochs / self.run.num_steps)
 
-    def material(self) -> Material:
-        """The evidence of all neurons."""
+    def evidence(self) -> TokenEvidence:
+        """Return the evidence of all neurons."""
         weight_GV, count_V = self.whole
         family_G, num_families = self.groups.family_G, self.groups.num_families
         families = [weight_GV[family_G == f].sum(0, dtype=np.float64) for f in range(num_families)]
-        return Material(
+        return TokenEvidence(
             weight_G=weight_GV.sum(1, dtype=np.float64),
             family_G=family_G,
             sample=lambda first, end: weight_GV[first:end].astype(np.float64),
@@ -127,14 +127,14 @@ class Tallies:
             counts_G=np.full(len(weight_GV), float(count_V.sum())),
         )
 
-    def told(self, lessons: pd.DataFrame) -> Told:
-        """The lessons (group, token_id), window by window."""
-        group_J, token_J = lessons["group"].to_numpy(), lessons["token_id"].to_numpy()
+    def details(self, chosen: pd.DataFrame) -> TokenDetails:
+        """Return details of the chosen (group, token_id)."""
+        group_J, token_J = chosen["group"].to_numpy(), chosen["token_id"].to_numpy()
         count_V = self.whole[1]
-        found = [self.told_in(window, group_J, token_J) for window in self.windows["window"]]
+        found = [self.window_values(window, group_J, token_J) for window in self.windows["window"]]
         weight_WJ, against_WJ, expected_WJ = (np.stack(rows) for rows in zip(*found, strict=True))
-        unknown_J = np.full(len(lessons), np.nan)
-        return Told(
+        unknown_J = np.full(len(chosen), np.nan)
+        return TokenDetails(
             count_J=count_V[token_J].astype(np.float64),
             up_J=unknown_J,
             down_J=unknown_J,
@@ -146,10 +146,10 @@ class Tallies:
             end_steps=self.windows["end_step"].to_numpy(),
         )
 
-    def told_in(
+    def window_values(
         self, window: int, group_J: np.ndarray, token_J: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weight, weight below zero and expected weight of each lesson in one window."""
+        """Return positive part, negative part and expected weight of each (group, token)."""
         value_GV, count_V = self.read([window])
         value_J = value_GV[group_J, token_J].astype(np.float64)
         weight_GV = np.maximum(value_GV, 0, out=value_GV)
@@ -173,7 +173,7 @@ class Tallies:
 
 
 def effective_positions(weight_GV: np.ndarray, count_V: np.ndarray) -> np.ndarray:
-    """Kish's effective number of positions behind each neuron's weights, [G]."""
+    """Return Kish's effective number of positions behind each neuron's weights, [G]."""
     inverse_V = np.divide(1.0, count_V, out=np.zeros(len(count_V)), where=count_V > 0)
     total_G = weight_GV.sum(1, dtype=np.float64)
     squares_G = np.array([(row_V.astype(np.float64) ** 2) @ inverse_V for row_V in weight_GV])

@@ -1,9 +1,9 @@
-"""Everything that claims to know which tokens a neuron matters for, as scores to be compared.
+"""Methods that score which tokens a neuron matters for.
 
-A claim is a score for every token of every neuron: the higher, the more the neuron is said to
-matter. Attribution makes many: an evidence (outlier rows or tallies) is laid beside a background
-and a statistic turns the two into scores (``analysis.measures.selection``). To these come baselines
-that need no record.
+A method gives every token of every neuron a score; a higher score predicts a larger ablation
+effect. Attribution provides many methods: a statistic (``analysis.measures.selection``) turns an
+evidence, from outlier rows or tallies, and a background into scores. Baselines that need no record
+of training complete the list.
 
 Shapes: S neuron, V token of the vocabulary, G named group of the level "neuron".
 """
@@ -16,10 +16,10 @@ import numpy as np
 from analysis.ablation.subjects import Subject
 from analysis.activations.scores import activation_scores, activation_statistics
 from analysis.attribution.config import BACKGROUNDS, AttributionConfig, Background
-from analysis.attribution.row_evidence import material_of
+from analysis.attribution.row_evidence import evidence_from_rows
 from analysis.attribution.row_passes import OutlierRows
-from analysis.attribution.tally_evidence import Tallies
-from analysis.attribution.token_evidence import Material, choose_some
+from analysis.attribution.tally_evidence import TallyEvidence
+from analysis.attribution.token_evidence import TokenEvidence, choose_in_groups
 from analysis.jobs.job import Runner
 from analysis.levels import Groups, groups_at
 from analysis.measures.selection import METHODS, Method, SelectionConfig
@@ -41,7 +41,7 @@ TALLY_EVIDENCE: dict[str, AttributionConfig] = {
     "geometric mean": AttributionConfig(evidence="geometric-mean"),
 }
 LAST_WINDOW = ("update norm", "ablation estimate", "geometric mean")
-"""Tallies that are also asked about the last window of training alone."""
+"""Tally evidence that is also evaluated on the last window of training alone."""
 EVERY_TOKEN = SelectionConfig(
     min_count=1,
     most_frequent=2**31,
@@ -50,47 +50,47 @@ EVERY_TOKEN = SelectionConfig(
     min_observations=0,
     max_q=1,
 )
-"""Scores for all tokens that a statistic does not rule out by itself."""
+"""Settings that keep every token that a statistic does not exclude by itself."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringMethod:
-    """Scores that are put to the test."""
+    """The scores of one method, to be evaluated against ablation."""
 
     evidence: str
     background: str
-    """unit or train, as in ``attribute``; "" where there is none."""
+    """unit or train, as in ``attribute``; "" for a method without background."""
     select: str
-    """The statistic, as in ``attribute``."""
+    """The statistic, as in ``attribute``; "" for a method without one."""
     score_SV: np.ndarray
     baseline: bool = False
-    """Whether it needs no record of training."""
+    """Whether the method needs no record of training."""
 
 
 def scoring_methods(
     run: Run, run_job: Runner, subjects: Sequence[Subject], seed: int
 ) -> Iterator[ScoringMethod]:
-    """All claims, one after the other; those from tallies only if the run has them."""
+    """Yield every method; those from tallies only if the run has tallies."""
     yield from baselines(run, subjects, seed)
     groups = groups_at("neuron", run.layout, heads=1)
-    place_S = group_indices(groups, subjects)
+    index_S = group_indices(groups, subjects)
     for name, config in OUTLIER_EVIDENCE.items():
         rows = OutlierRows.of(run, run_job, config)
         collected = rows.collect(groups, tokens=True)
-        yield from attribution_methods(name, material_of(rows, groups, collected), place_S)
+        yield from attribution_methods(name, evidence_from_rows(rows, groups, collected), index_S)
     if not run.shards("tallies"):
         return
     for name, config in TALLY_EVIDENCE.items():
-        yield from attribution_methods(name, Tallies.of(run, config).material(), place_S)
+        yield from attribution_methods(name, TallyEvidence.of(run, config).evidence(), index_S)
     last = int(tally_windows(run)["first_step"].iloc[-1])
     for name in LAST_WINDOW:
         config = replace(TALLY_EVIDENCE[name], first_step=last)
-        material = Tallies.of(run, config).material()
-        yield from attribution_methods(f"{name}, last window", material, place_S)
+        evidence = TallyEvidence.of(run, config).evidence()
+        yield from attribution_methods(f"{name}, last window", evidence, index_S)
 
 
 def group_indices(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
-    """Where each neuron stands among the groups."""
+    """Return the index of each neuron among the groups, [S]."""
     known = {pair: g for g, pair in enumerate(zip(groups.units, groups.number_G, strict=True))}
     return np.array([known[subject.unit, subject.group] for subject in subjects])
 
@@ -99,27 +99,27 @@ def group_indices(groups: Groups, subjects: Sequence[Subject]) -> np.ndarray:
 
 
 def attribution_methods(
-    name: str, material: Material, place_S: np.ndarray
+    name: str, evidence: TokenEvidence, index_S: np.ndarray
 ) -> Iterator[ScoringMethod]:
-    """The claims of one evidence: every background with every statistic."""
+    """Yield the methods of one evidence: every background with every statistic."""
     for background in BACKGROUNDS:
         for select in METHODS:
             yield ScoringMethod(
-                name, background, select, attribution_scores(material, place_S, background, select)
+                name, background, select, attribution_scores(evidence, index_S, background, select)
             )
 
 
 def attribution_scores(
-    material: Material, place_S: np.ndarray, background: Background, select: Method
+    evidence: TokenEvidence, index_S: np.ndarray, background: Background, select: Method
 ) -> np.ndarray:
-    """A statistic's score of every token, float32; what it rules out lies below all others.
+    """Return a statistic's score of every token, float32 [S, V]; −∞ for tokens it excludes.
 
-    The study's heuristic has no score of its own: it ranks by relative frequency first.
+    The study's heuristic is scored by relative frequency, which it ranks by first.
     """
-    score_SV = np.full((len(place_S), len(material.train_V)), -np.inf, np.float32)
-    for s, place in enumerate(place_S):
-        own = slice(int(place), int(place) + 1)
-        found = choose_some(material, own, select, background, EVERY_TOKEN)
+    score_SV = np.full((len(index_S), len(evidence.train_V)), -np.inf, np.float32)
+    for s, index in enumerate(index_S):
+        own = slice(int(index), int(index) + 1)
+        found = choose_in_groups(evidence, own, select, background, EVERY_TOKEN)
         column = "relative_frequency" if select == "study" else "score"
         score_SV[s, found["token_id"]] = found[column]
     return score_SV
@@ -129,7 +129,7 @@ def attribution_scores(
 
 
 def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[ScoringMethod]:
-    """Chance, how often a token occurs, and the activations of the last model."""
+    """Yield the baselines: chance, token frequency, and activations of the last model."""
     shape = len(subjects), run.num_tokens
     count_V = np.bincount(run.target_NT.ravel(), minlength=run.num_tokens)
     random_SV = np.random.default_rng(seed).random(shape, np.float32)

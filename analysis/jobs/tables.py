@@ -25,7 +25,7 @@ def table_key(job: str, name: str) -> str:
     return f"analysis/{job}/{name}.parquet"
 
 
-def joined(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
+def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
     """Frames one after the other, with the columns of the schema in its order and types."""
     tables = [pa.Table.from_pandas(frame, schema, preserve_index=False) for frame in frames]
     return pa.concat_tables([schema.empty_table(), *tables]).to_pandas()
@@ -39,7 +39,7 @@ def write_tables(
     Whatever goes wrong on the way, tables of two runs of the job never lie side by side: what
     cannot be written leaves all as it was, and what was there goes before anything else comes.
     """
-    encoded = {table_key(job, name): parquet_of(frames[name], schemas[name]) for name in schemas}
+    encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
     run.store.delete(marker_key(job))
     for key in run.store.keys(f"analysis/{job}"):
         if key.endswith(".parquet"):
@@ -51,7 +51,7 @@ def write_tables(
     write_marker(run.store, marker_key(job), marker, after=run.committed.last)
 
 
-def parquet_of(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
+def encode_frame(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
     """A table as bytes, and its number of rows."""
     table = pa.Table.from_pandas(frame, schema, preserve_index=False)
     return shards.encode(table), len(table)

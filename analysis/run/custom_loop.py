@@ -20,7 +20,7 @@ from capture.store.store import Store
 DATUMS = pa.schema([STEPS.field("datums")])
 
 
-def layout_of(store: Store, config: Config, provenance: Mapping[str, Any], start: Marker) -> Layout:
+def read_layout(store: Store, config: Config, provenance: Mapping[str, Any], start: Marker) -> Layout:
     """The captured units, by name in the configuration, with shapes from the first checkpoint."""
     weights = checkpoint.read_checkpoint(store, 0, start)
     unknown = [name for name in config.capture.units if name not in weights]
@@ -38,11 +38,11 @@ def count_datums(steps: list[Shard]) -> int:
     return 1 + max(datums.to_numpy(), default=-1)
 
 
-def numbers(count: int) -> pa.Array:
+def number_texts(count: int) -> pa.Array:
     """The texts of datums that have none."""
     return pa.array(list(map(str, range(count))), pa.string())
 
 
-def modelless(uri: str) -> RunError:
+def no_model_error(uri: str) -> RunError:
     problem = "is of a training loop of its own, whose model only that code can build"
     return RunError(uri, problem, "Load the tensors of run.checkpoint(step) there")

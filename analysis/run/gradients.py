@@ -41,7 +41,7 @@ from capture.store.store import Store
 if TYPE_CHECKING:
     from capture.replay.segments import ReplayableRun, ReplayedStep
 
-When = tuple[int, int]
+StepDatum = tuple[int, int]
 """Step and datum."""
 MOST_NAMED = 8
 LOG = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Gradients:
         return found
 
     def inner_products(
-        self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]
+        self, units: str | Sequence[str], one: Sequence[StepDatum], other: Sequence[StepDatum]
     ) -> np.ndarray:
         """⟨g_n, g_m⟩ summed over units, float64 [N, M]; neither gradient is ever made."""
         out_NM = torch.zeros(len(one), len(other), dtype=torch.float64)
@@ -144,7 +144,7 @@ class Gradients:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def read(self, unit: str, when: Sequence[When]) -> list[DatumFactors]:
+    def read(self, unit: str, when: Sequence[StepDatum]) -> list[DatumFactors]:
         """The unit's factors of each datum in its step, in the order asked for.
 
         Raises ``UnitError`` for a unit that was not captured, ``RunError`` for a step that the run

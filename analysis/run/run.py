@@ -19,12 +19,12 @@ from torch import Tensor
 from analysis.run import custom_loop as own_run
 from analysis.run import token_windows as windows
 from analysis.run.committed import Committed
-from analysis.run.gradients import Gradients, When
+from analysis.run.gradients import Gradients, StepDatum
 from analysis.run.scan import Shard, read_all
 from analysis.run.shift_tables import (
-    Whole,
-    held,
-    tabulate,
+    Indices,
+    require_known,
+    study_columns,
     wanted_datums,
     wanted_parameters,
     wanted_steps,
@@ -133,7 +133,7 @@ class Run:
     def layout(self) -> Layout:
         """The captured units, their shapes and order."""
         if self.is_own:
-            return own_run.layout_of(self.store, self.config, self.provenance, self.start)
+            return own_run.read_layout(self.store, self.config, self.provenance, self.start)
         model = self.blank_model()
         return Layout.of(choose_units(model, self.config.capture.units), stored_transposed(model))
 
@@ -164,7 +164,7 @@ class Run:
     def texts(self) -> pa.Array:
         """Text of each training datum; its number where it has none."""
         if self.is_numbered:
-            return own_run.numbers(self.num_datums)
+            return own_run.number_texts(self.num_datums)
         return self.datum_table("train")["text"].combine_chunks()
 
     @cached_property
@@ -172,22 +172,22 @@ class Run:
         """Inputs of the training datums, int32."""
         table = self.datum_table("train")
         where, window = self.corpus_shard("datums").where, self.config.corpus.window
-        return windows.inputs(table, where, window=window, num_tokens=self.num_tokens)
+        return windows.read_inputs(table, where, window=window, num_tokens=self.num_tokens)
 
     @cached_property
     def target_NT(self) -> np.ndarray:
         """Targets of the training datums, int32: the inputs one later."""
         table, where = self.datum_table("train"), self.corpus_shard("datums").where
-        return windows.targets(table, self.token_NT, where, num_tokens=self.num_tokens)
+        return windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
     # --- shifts and weights -----------------------------------------------------------------------
 
     def shifts(
         self,
         unit: str | Sequence[str] | None = None,
-        index: Whole | None = None,
+        index: Indices | None = None,
         steps: range | None = None,
-        datum: Whole | None = None,
+        datum: Indices | None = None,
     ) -> pd.DataFrame:
         """The recorded shifts that suit every condition, in the order in which they happened.
 
@@ -218,8 +218,8 @@ class Run:
         when = read_all(self.shards("steps", steps), WHEN)
         where = f"{self.uri}/outliers"
         may_lack = self.committed.skip_damaged
-        rows = held(rows, when, where, num_datums=self.num_datums, may_lack=may_lack)
-        return tabulate(rows, when, self.texts)
+        rows = require_known(rows, when, where, num_datums=self.num_datums, may_lack=may_lack)
+        return study_columns(rows, when, self.texts)
 
     @cached_property
     def gradients(self) -> Gradients:
@@ -243,7 +243,7 @@ class Run:
         return self.gradients.neuron(step, datum, unit, n)
 
     def inner_products(
-        self, units: str | Sequence[str], one: Sequence[When], other: Sequence[When]
+        self, units: str | Sequence[str], one: Sequence[StepDatum], other: Sequence[StepDatum]
     ) -> np.ndarray:
         """⟨g, g'⟩ over the units, for each (step, datum) of the one and of the other."""
         return self.gradients.inner_products(units, one, other)
@@ -305,7 +305,7 @@ class Run:
     def blank_model(self) -> AnyModel:
         """A model of the run's shape; its weights mean nothing."""
         if self.is_own:
-            raise own_run.modelless(self.uri)
+            raise own_run.no_model_error(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_model_fits(self.store, self.config.model, **shape)
         return build_model(self.config.model, **shape, seed=0)

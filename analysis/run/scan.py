@@ -99,7 +99,7 @@ class Shard:
         needed = [*columns, *(name for name in wanted if name not in columns)]
         with self.reading() as file:
             self.check_types(file.schema_arrow, needed, schema)
-            groups = holding_groups(file, wanted)
+            groups = groups_with_rows(file, wanted)
             stored = [stored_name(name, written_version(file.schema_arrow)) for name in needed]
             table = self.sound(file.read_row_groups(groups, columns=stored)).select(stored)
         table = table.rename_columns(needed)
@@ -137,7 +137,7 @@ class Shard:
             if place < 0:
                 raise ShardError(self.where, f"has no column {stored}", REMEDY)
             kind = found.field(place).type
-            if schema is not None and not alike(kind, schema.field(name).type):
+            if schema is not None and not same_type(kind, schema.field(name).type):
                 problem = f"has its column {stored} as {kind}, not {schema.field(name).type}"
                 raise ShardError(self.where, problem, REMEDY)
 
@@ -161,7 +161,7 @@ def written_version(found: pa.Schema) -> int:
     return int(version) if version.isdigit() and len(version) < 10 else SCHEMA_VERSION
 
 
-def alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+def same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a column is of a type, however Parquet numbers its dictionary or names its items."""
     if pa.types.is_dictionary(found) and pa.types.is_dictionary(wanted):
         return found.value_type == wanted.value_type
@@ -183,7 +183,7 @@ def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int
     ]
 
 
-def holding_groups(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
+def groups_with_rows(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
     """Row groups that hold a wanted row, as the wanted columns themselves say; they are small."""
     groups = promising_groups(file.metadata, wanted)
     if not wanted or len(groups) < 2:

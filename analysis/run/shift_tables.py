@@ -17,11 +17,11 @@ from analysis.run.scan import REMEDY, Wanted
 from capture.errors import RunError, ShardError, UnitError
 from capture.gradients.layout import Layout
 
-Whole = int | np.integer | Sequence[int] | np.ndarray
+Indices = int | np.integer | Sequence[int] | np.ndarray
 """One whole number or several."""
 
 
-def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Whole | None) -> Wanted:
+def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Indices | None) -> Wanted:
     """Which parameters are asked for; raises ``UnitError`` for one that was not captured."""
     units = [unit] if isinstance(unit, str) else list(unit)
     for name in units:
@@ -52,7 +52,7 @@ def wanted_steps(uri: str, steps: range, steps_done: int) -> range:
     return range(recorded[0], recorded[-1] + 1, abs(steps.step))
 
 
-def wanted_datums(uri: str, datum: Whole, num_datums: int) -> list[int]:
+def wanted_datums(uri: str, datum: Indices, num_datums: int) -> list[int]:
     """The datums asked for; raises ``RunError`` for one that the corpus lacks."""
     datum_K = whole_numbers("datum", datum)
     for found in datum_K[(datum_K < 0) | (datum_K >= num_datums)][:1]:
@@ -61,7 +61,7 @@ def wanted_datums(uri: str, datum: Whole, num_datums: int) -> list[int]:
     return datum_K.tolist()
 
 
-def whole_numbers(name: str, values: Whole) -> np.ndarray:
+def whole_numbers(name: str, values: Indices) -> np.ndarray:
     """One number or several as ascending distinct numbers, int64 [K]."""
     value_K = np.unique(np.atleast_1d(np.asarray(values)))
     if value_K.size and value_K.dtype.kind not in "iu":
@@ -69,7 +69,7 @@ def whole_numbers(name: str, values: Whole) -> np.ndarray:
     return value_K.astype(np.int64)
 
 
-def held(
+def require_known(
     rows: pa.Table, when: pa.Table, where: str, *, num_datums: int, may_lack: bool
 ) -> pa.Table:
     """Rows of steps in ``when`` and of datums that the corpus has; raises ``ShardError`` for
@@ -85,7 +85,7 @@ def held(
     return rows.filter(pa.array(known_M))
 
 
-def tabulate(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFrame:
+def study_columns(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFrame:
     """The study's columns from rows of ``schema.OUTLIERS``, in the order of capture.
 
     ``when`` holds step, epoch and batch of all steps that occur, ascending; ``texts`` the text of

@@ -11,7 +11,7 @@ from analysis.run.scan import REMEDY
 from capture.errors import ShardError
 
 
-def inputs(table: pa.Table, where: str, *, window: int, num_tokens: int) -> np.ndarray:
+def read_inputs(table: pa.Table, where: str, *, window: int, num_tokens: int) -> np.ndarray:
     """[N, T]; raises ``ShardError`` for another window or tokens that the vocabulary lacks."""
     token_M = np.array(table["tokens"].combine_chunks().flatten())
     check_tokens(token_M, where, num_tokens)
@@ -21,7 +21,7 @@ def inputs(table: pa.Table, where: str, *, window: int, num_tokens: int) -> np.n
     return token_M.reshape(len(table), window)
 
 
-def targets(table: pa.Table, token_NT: np.ndarray, where: str, *, num_tokens: int) -> np.ndarray:
+def read_targets(table: pa.Table, token_NT: np.ndarray, where: str, *, num_tokens: int) -> np.ndarray:
     """[N, T], the inputs one later; raises ``ShardError`` for tokens that the vocabulary lacks."""
     last_N = table["last_target"].to_numpy()
     check_tokens(last_N, where, num_tokens)

@@ -1,9 +1,6 @@
 """Jobs: any split of the rows, merged in any order, gives the same answer (law 6)."""
 
-import functools
-import itertools
 import pickle
-import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,45 +11,48 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from merge_law import Split, check_merge_law_of_rows, splits
 from outlier_jobs import (
     DATUMS,
     LAYOUT,
-    READING,
+    READER,
     STARTS,
     TOKEN_NT,
     WEIGHTS_2P,
     WINDOW,
     arrays,
-    collecting,
+    collect_job,
+    history_job,
     random_rows,
-    telling,
 )
 from table_rows import TableRows
 from tiny_run import copied, tiny_run
 
 from analysis.attribution.collect import CountRows
-from analysis.attribution.outlier_notions import ScaleRows, SizeRows, scale_groups
-from analysis.attribution.outlier_weights import Outlying, Reading, Weight
-from analysis.attribution.sparse_sums import Sums, origin_bit, united_bits
-from analysis.jobs.job import Job, merge_all
+from analysis.attribution.outlier_notions import CountBySize, FindScales, scale_groups
+from analysis.attribution.outlier_weights import OutlierFilter, RowReader, Weight
+from analysis.attribution.sparse_sums import SparseSums, origin_bit, union_bits
+from analysis.jobs.job import Job
 from analysis.run.run import open_run
 from capture.errors import RunError, ShardError
 from capture.shards.schema import OUTLIERS
 from cluster.local.threads import run_job
 
-FEW = replace(READING, steps=range(2, 7), outlying=Outlying(np.ones(LAYOUT.size, "f4"), 0.25))
+FEW = replace(
+    READER, steps=range(2, 7), outlier_filter=OutlierFilter(np.ones(LAYOUT.size, "f4"), 0.25)
+)
 JOBS: dict[str, Job] = {
-    "CountRows": CountRows(READING),
+    "CountRows": CountRows(READER),
     "CountRows, of some": CountRows(FEW),
-    "CollectEvidence, counts": collecting("count"),
-    "CollectEvidence, shifts": collecting("shift"),
-    "CollectEvidence, effects": collecting("effect"),
-    "CollectEvidence, windows": collecting("count", None),
-    "TellLessons": telling("count", whole_windows=False),
-    "TellLessons, effects": telling("effect", whole_windows=False),
-    "TellLessons, windows": telling("shift", whole_windows=True),
-    "ScaleRows": ScaleRows(READING, scale_groups("neuron", LAYOUT)),
-    "SizeRows": SizeRows(READING, np.full(LAYOUT.size, 0.3, np.float32)),
+    "CollectEvidence, counts": collect_job("count"),
+    "CollectEvidence, shifts": collect_job("shift"),
+    "CollectEvidence, effects": collect_job("effect"),
+    "CollectEvidence, windows": collect_job("count", None),
+    "TokenHistoryJob": history_job("count", whole_windows=False),
+    "TokenHistoryJob, effects": history_job("effect", whole_windows=False),
+    "TokenHistoryJob, windows": history_job("shift", whole_windows=True),
+    "FindScales": FindScales(READER, scale_groups("neuron", LAYOUT)),
+    "CountBySize": CountBySize(READER, np.full(LAYOUT.size, 0.3, np.float32)),
 }
 
 
@@ -60,19 +60,15 @@ JOBS: dict[str, Job] = {
 
 
 @pytest.mark.parametrize("name", JOBS)
-@given(num_rows=st.integers(0, 60), cuts=st.sets(st.integers(0, 60)), seed=st.integers(0, 10**6))
+@given(split=splits(60))
 @settings(max_examples=30)
-def test_merging_any_cut_in_any_order_equals_the_whole(
-    name: str, num_rows: int, cuts: set[int], seed: int
-) -> None:
-    table, job = random_rows(num_rows, seed), JOBS[name]
-    bounds = [0, *sorted(cut for cut in cuts if cut < num_rows), num_rows]
-    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    partials = [job.map_shard(TableRows(part)) for part in parts]
-    random.Random(seed).shuffle(partials)
-    whole = job.finish(job.map_shard(TableRows(table)))
-    assert arrays(job.finish(merge_all(partials, job.merge))) == arrays(whole)
-    assert arrays(job.finish(functools.reduce(job.merge, partials))) == arrays(whole)
+def test_merging_any_split_in_any_order_equals_the_whole(name: str, split: Split) -> None:
+    table = random_rows(split.num_rows, split.seed)
+    check_merge_law_of_rows(JOBS[name], table, split, assert_same_arrays)
+
+
+def assert_same_arrays(found: object, wanted: object) -> None:
+    assert arrays(found) == arrays(wanted)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -83,7 +79,7 @@ def test_the_order_of_rows_in_a_shard_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_rows_in_small_pieces_and_cells_by_sorting_give_the_same(
+def test_batch_size_and_the_method_of_summing_change_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, job = random_rows(50, 0), JOBS[name]
@@ -93,19 +89,19 @@ def test_rows_in_small_pieces_and_cells_by_sorting_give_the_same(
     assert arrays(job.map_shard(TableRows(table))) == whole
 
 
-def test_a_job_survives_the_way_to_another_machine() -> None:
-    job = pickle.loads(pickle.dumps(collecting("effect")))
-    assert job.weighing.weights.kept == {}
-    job.weighing.weights.kept.update(STARTS.kept)
+def test_a_pickled_job_gives_the_same_result_without_the_weights_it_held() -> None:
+    job = pickle.loads(pickle.dumps(collect_job("effect")))
+    assert job.weighting.weights.kept == {}
+    job.weighting.weights.kept.update(STARTS.kept)
     rows = TableRows(random_rows(50, 0))
-    assert arrays(job.map_shard(rows)) == arrays(collecting("effect").map_shard(rows))
+    assert arrays(job.map_shard(rows)) == arrays(collect_job("effect").map_shard(rows))
 
 
 # --- against plain loops --------------------------------------------------------------------------
 
 
 def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows with their parameter's place, group, weight at the start, and token."""
+    """Return rows with their parameter's position, group, starting weight and token."""
     rows = table.to_pylist()
     for row in rows:
         row["place"] = LAYOUT.offsets[LAYOUT.names.index(row["unit"])] + row["index"]
@@ -130,7 +126,7 @@ def test_row_counts_equal_a_plain_loop(num_rows: int, seed: int) -> None:
     for row in plain_rows(table):
         rows_P[row["place"]] += 1
         few_P[row["place"]] += 2 <= row["step"] < 7 and abs(row["shift"]) >= 0.25
-    assert CountRows(READING).map_shard(TableRows(table)).tolist() == rows_P.tolist()
+    assert CountRows(READER).map_shard(TableRows(table)).tolist() == rows_P.tolist()
     assert CountRows(FEW).map_shard(TableRows(table)).tolist() == few_P.tolist()
 
 
@@ -139,25 +135,25 @@ def test_row_counts_equal_a_plain_loop(num_rows: int, seed: int) -> None:
 @settings(max_examples=30)
 def test_evidence_equals_a_plain_loop(weight: Weight, num_rows: int, seed: int) -> None:
     table = random_rows(num_rows, seed)
-    found = collecting(weight).map_shard(TableRows(table))
-    tokens, datums, places = (defaultdict[tuple[int, int], float](float) for _ in range(3))
+    found = collect_job(weight).map_shard(TableRows(table))
+    tokens, datums, sites = (defaultdict[tuple[int, int], float](float) for _ in range(3))
     origins = defaultdict(set)
     for row in plain_rows(table):
         if row["group"] is not None:
             group, size = row["group"], plain_weight(row, weight)
             tokens[group, row["token"]] += size
             datums[group, row["datum"]] += size
-            places[group, row["datum"] * WINDOW + row["position"]] += size
+            sites[group, row["datum"] * WINDOW + row["position"]] += size
             origins[group, row["token"]].add((row["datum"], row["position"]))
     assert by_pair(found.tokens) == dict(tokens)
     assert by_pair(found.datums) == dict(datums)
-    assert by_pair(found.places) == dict(places)
+    assert by_pair(found.sites) == dict(sites)
     assert found.rows_N.tolist() == np.bincount(table["datum"], minlength=DATUMS).tolist()
     for pair, number in zip(by_pair(found.tokens), found.tokens.origins_K, strict=True):
         assert number == pytest.approx(len(origins[pair]), abs=1.1)  # hashes may coincide
 
 
-def by_pair(sums: Sums) -> dict[tuple[int, int], float]:
+def by_pair(sums: SparseSums) -> dict[tuple[int, int], float]:
     pairs = zip(sums.group_K.tolist(), sums.item_K.tolist(), strict=True)
     return dict(zip(pairs, sums.value_CK[-1].tolist(), strict=True))
 
@@ -166,14 +162,14 @@ def by_pair(sums: Sums) -> dict[tuple[int, int], float]:
 @pytest.mark.parametrize("weight", ["count", "shift", "effect"])
 @given(num_rows=st.integers(0, 60), seed=st.integers(0, 10**6))
 @settings(max_examples=20)
-def test_lessons_equal_a_plain_loop(
+def test_token_history_equals_a_plain_loop(
     whole_windows: bool, weight: Weight, num_rows: int, seed: int
 ) -> None:
-    job = telling(weight, whole_windows=whole_windows)
+    job = history_job(weight, whole_windows=whole_windows)
     table = random_rows(num_rows, seed)
-    found = job.map_shard(TableRows(table)).lessons
+    found = job.map_shard(TableRows(table)).history
     wanted = {name: np.zeros_like(value) for name, value in vars(found).items()}
-    lesson = {pair: j for j, pair in enumerate(zip(job.group_J, job.token_J, strict=True))}
+    chosen = {pair: j for j, pair in enumerate(zip(job.group_J, job.token_J, strict=True))}
     for row in plain_rows(table):
         if row["group"] is None:
             continue
@@ -183,8 +179,8 @@ def test_lessons_equal_a_plain_loop(
             wanted["group_WG"][window, group] += size
             family, column = int(group >= 4), np.searchsorted(job.token_S, token)
             wanted["family_WFS"][window, family, column] += size
-            if (group, token) in lesson:
-                j = lesson[group, token]
+            if (group, token) in chosen:
+                j = chosen[group, token]
                 wanted["rows_J"][j] += 1
                 wanted["up_J"][j] += size * (row["shift"] > 0)
                 wanted["strengthened_J"][j] += size * away
@@ -195,7 +191,7 @@ def test_lessons_equal_a_plain_loop(
 
 @given(num_rows=st.integers(0, 60), seed=st.integers(0, 10**6))
 def test_the_strongest_row_equals_a_plain_search(num_rows: int, seed: int) -> None:
-    job, table = telling("count", whole_windows=False), random_rows(num_rows, seed)
+    job, table = history_job("count", whole_windows=False), random_rows(num_rows, seed)
     found = job.map_shard(TableRows(table)).strongest
     for k, pair in enumerate(zip(job.pairs.group_K, job.pairs.datum_K, strict=True)):
         own = [row for row in plain_rows(table) if (row["group"], row["datum"]) == pair]
@@ -210,8 +206,8 @@ def test_the_strongest_row_equals_a_plain_search(num_rows: int, seed: int) -> No
 
 
 @given(num_rows=st.integers(0, 60), seed=st.integers(0, 10**6))
-def test_coarser_groups_hold_the_sums_of_the_finer(num_rows: int, seed: int) -> None:
-    fine = collecting("shift").map_shard(TableRows(random_rows(num_rows, seed))).tokens
+def test_regrouped_sums_are_those_of_the_finer_groups(num_rows: int, seed: int) -> None:
+    fine = collect_job("shift").map_shard(TableRows(random_rows(num_rows, seed))).tokens
     coarse = np.array([1, -1, 0, 1, 1, -1])
     wanted = defaultdict(float)
     for (group, token), value in by_pair(fine).items():
@@ -220,13 +216,16 @@ def test_coarser_groups_hold_the_sums_of_the_finer(num_rows: int, seed: int) -> 
     assert by_pair(fine.regrouped(coarse)) == wanted
 
 
-def test_origins_are_told_apart_up_to_a_hundred() -> None:
+def test_the_number_of_origins_is_estimated_within_ten_per_cent_up_to_a_hundred() -> None:
     for number in (1, 5, 20, 100):
         origin_M = np.arange(200).repeat(number) + np.tile(np.arange(number), 200)
-        key_K, bits_K = united_bits(np.arange(200).repeat(number), origin_bit(origin_M))
-        sums = Sums(1, key_K, np.zeros((1, 200)), bits_K)
+        key_K, bits_K = union_bits(np.arange(200).repeat(number), origin_bit(origin_M))
+        sums = SparseSums(1, key_K, np.zeros((1, 200)), bits_K)
         assert np.median(sums.origins_K) == pytest.approx(number, rel=0.1)
-    assert Sums(1, np.arange(1), np.zeros((1, 1)), ~np.zeros(1, np.uint64)).origins_K[0] == np.inf
+    assert (
+        SparseSums(1, np.arange(1), np.zeros((1, 1)), ~np.zeros(1, np.uint64)).origins_K[0]
+        == np.inf
+    )
 
 
 # --- damaged shards -------------------------------------------------------------------------------
@@ -251,16 +250,18 @@ def with_value(name: str, value: object) -> Callable[[], pa.Table]:
         (with_value("position", 8), "has positions . to 8, a datum has 8"),
     ],
 )
-def test_rows_that_cannot_be_are_named(make: Callable[[], pa.Table], problem: str) -> None:
+def test_rows_with_impossible_values_are_refused(
+    make: Callable[[], pa.Table], problem: str
+) -> None:
     with pytest.raises(ShardError, match=f"^shard: {problem}. Run: ontogeny verify"):
-        collecting("count").map_shard(TableRows(make(), "shard"))
+        collect_job("count").map_shard(TableRows(make(), "shard"))
 
 
 def test_a_job_stops_at_a_missing_shard_and_names_it() -> None:
     store = copied(tiny_run(), "memory://job-missing")
     store.delete("outliers/segment-000002-w00.parquet")
     run = open_run(store.uri)
-    job = CountRows(Reading(run.layout, run.num_datums, 8))
+    job = CountRows(RowReader(run.layout, run.num_datums, 8))
     with pytest.raises(ShardError, match=r"segment-000002-w00\.parquet: is missing"):
         run_job(job, run.shards("outliers"))
 

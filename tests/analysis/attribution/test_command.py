@@ -15,7 +15,7 @@ from analysis.measures.selection import SelectionConfig
 from analysis.run.run import open_run
 from cluster.cli import main
 from cluster.local.threads import run_job
-from cluster.terminal.attribution_tables import Focus, bars, show, signs
+from cluster.terminal.attribution_tables import Focus, bars, show_attribution, signs
 
 UNIT = "layers.1.linear2.weight"
 ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
@@ -31,7 +31,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shown(run: Path, focus: Focus, **settings: object) -> str:
     config = AttributionConfig(**{"selection": ANY, **settings})  # pyright: ignore[reportArgumentType]
     text = io.StringIO()
-    show(Console(file=text, width=300), attribute(open_run(str(run)), run_job, config), focus)
+    found = attribute(open_run(str(run)), run_job, config)
+    show_attribution(Console(file=text, width=300), found, focus)
     return text.getvalue()
 
 
@@ -50,7 +51,7 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
 )
 def test_options_reach_the_tables(run: Path, options: list[str], capsys) -> None:
     assert main(["attribute", str(run), *options]) == 0
-    assert "What taught the" in capsys.readouterr().out
+    assert "Token evidence per" in capsys.readouterr().out
     groups = pd.read_parquet(run / "analysis/attribute/groups.parquet")
     windows = pd.read_parquet(run / "analysis/attribute/windows.parquet")
     level = options[options.index("--level") + 1] if "--level" in options else "neuron"
@@ -120,7 +121,7 @@ def test_only_tokens_that_a_neuron_has_more_of_are_shown(run: Path) -> None:
     more = int((mine["relative_frequency"] > 1).sum())
     assert 10 < more < len(mine)
     text = io.StringIO()
-    show(Console(file=text, width=300), found, Focus(rows=1))
+    show_attribution(Console(file=text, width=300), found, Focus(rows=1))
     assert f"(+{more - 10})" in text.getvalue()
 
 
@@ -132,9 +133,9 @@ def test_one_neuron_is_shown_in_full(run: Path) -> None:
     assert "% of the evidence for these tokens strengthened existing weights" in text
 
 
-def test_a_token_is_shown_with_what_it_taught(run: Path) -> None:
+def test_a_token_is_shown_with_the_groups_it_stands_out_in(run: Path) -> None:
     text = shown(run, Focus(token="cat"))
-    assert "What “cat” taught" in text
+    assert "Evidence for “cat”" in text
     assert "layers.0.linear1.weight" in text
 
 
@@ -145,18 +146,18 @@ def test_evidence_without_direction_says_so(run: Path) -> None:
     )
 
 
-def test_where_nothing_stands_out_nothing_is_claimed(run: Path) -> None:
+def test_without_tokens_that_stand_out_no_signs_are_shown(run: Path) -> None:
     nothing = SelectionConfig(min_observations=1e9)
     text = shown(run, Focus(), selection=nothing)
     assert "0 of 42 neurons with evidence have such tokens." in text
     assert "strengthened" not in text
 
 
-def test_bars_show_shares_of_the_greatest() -> None:
+def test_bars_are_scaled_to_the_largest() -> None:
     assert bars(np.array([0.0, 1, 4, 8])) == "▁▁▄█"
     assert bars(np.zeros(3)) == "▁▁▁"
 
 
-def test_signs_are_put_in_words() -> None:
+def test_signs_are_described() -> None:
     tokens = pd.DataFrame({"up": [3.0, 0], "strengthened": [17.0, 0], "weakened": [0.0, 3]})
     assert signs(tokens).startswith("85% of the evidence for these tokens strengthened existing")

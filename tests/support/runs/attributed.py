@@ -1,4 +1,4 @@
-"""What attribution finds in the tiny run."""
+"""Attributions of the tiny run, computed once each."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from analysis.run.run import open_run
 from cluster.local.threads import run_job
 
 ANY = SelectionConfig(min_observations=0, max_q=1, most=4)
-"""Choose tokens although a tiny run proves little."""
+"""Chooses tokens even though a tiny run has few observations."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Rows of a shard that lie in memory, for jobs."""
+"""Rows of a shard in memory, for jobs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from analysis.run.scan import Wanted
 
 @dataclass(frozen=True)
 class TableRows:
-    """What a job sees of a shard, a few rows at a time."""
+    """A shard whose rows are a table; yields a few rows at a time."""
 
     table: pa.Table
     where: str = "rows"
