@@ -1,24 +1,24 @@
-"""Which attribution is true? Each is judged by what silencing the neuron does to the model.
+"""Evaluation of attribution methods against the measured effects of ablation.
 
-1. Of every MLP unit some neurons are drawn at random.
-2. Each is silenced (its column set to zero) on text; for every token with enough positions as
-   target, the mean change of its log-probability is measured. The tokens that change most for
-   certain, in either direction, are the truly *affected* ones: those with the highest lower bound
-   on the size of the change, for a large mean over few positions is chance as often as not.
-3. Every claim about the neuron's tokens (``analysis.faithfulness.methods``) ranks the same
-   tokens. Its AUC is the probability that an affected token outranks another one; its precision the
-   share of affected tokens among the first few.
+1. Draw some neurons of every MLP unit at random.
+2. Ablate each neuron (set its column to zero) on text. For every token that is the target at enough
+   positions, measure the mean change of its log-probability. The *affected* tokens are those with
+   the highest lower bound on the size of this change, in either direction. The bound matters
+   because a large mean over few positions is often chance.
+3. Every method (``analysis.faithfulness.methods``) ranks the same tokens. Its AUC is the
+   probability that an affected token outranks another one. Its precision is the share of affected
+   tokens among the first few.
 
-The truth itself is noisy. How noisy, says a line of its own: half of the text ranks the tokens by
-what silencing changes there, and is judged by the other half. That is no bound on what evidence can
-reach: all of training may well know more than half of a small text.
+The ground truth is noisy. Its split-half reliability says how noisy: the effects on one half of the
+text rank the tokens and are evaluated against the other half. It is no upper bound, because
+evidence from all of training may carry more information than half of a small text.
 
-A token that a statistic rules out (one with no more evidence than expected, but for ``study``) ties
-with all others of its kind at the end of the ranking. Which background and statistic suit an
-evidence best is found on the very neurons that it is judged on.
+Tokens that a statistic excludes (those with no more evidence than expected, except under ``study``)
+tie at the end of the ranking. The best background and statistic of an evidence are chosen on the
+same neurons that it is evaluated on, so its AUC is slightly too high.
 
-The text is held-out text by default, so a claim is not credited for what the model learned by heart
-from the very datums that the claim rests on; ``text="train"`` asks that question.
+The text is held out by default, so a method gets no credit for what the model memorised from the
+datums that the method's evidence comes from. ``text="train"`` evaluates on training text instead.
 
 Shapes: S neuron, V token of the vocabulary, W ranked token.
 """
@@ -43,50 +43,53 @@ from analysis.faithfulness.ground_truth import (
 from analysis.faithfulness.methods import ScoringMethod, scoring_methods
 from analysis.jobs.job import Runner
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import joined, write_tables
+from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
 
 JOB = "faithfulness"
 LABELS = ["unit", "evidence", "background", "select"]
 SPLIT_HALF = "half of the text on the other"
+"""Stored label of the split-half reliability of the ground truth."""
 
 MEASURES = [
-    pa.field("neurons", pa.int32()),  # judged
-    pa.field("auc", pa.float64()),  # mean over these: P(affected token outranks another)
+    pa.field("neurons", pa.int32()),  # number of evaluated neurons
+    pa.field("auc", pa.float64()),  # mean over neurons: P(affected outranks another)
     pa.field("auc_low", pa.float64()),  # 95 % bootstrap interval over neurons
     pa.field("auc_high", pa.float64()),
     pa.field("precision", pa.float64()),  # mean share of affected tokens among the first few
     pa.field("precision_low", pa.float64()),
     pa.field("precision_high", pa.float64()),
 ]
-METHOD = [
+METHOD_FIELDS = [
     pa.field("evidence", pa.string()),
-    pa.field("background", pa.string()),  # unit, train, or none
-    pa.field("select", pa.string()),  # statistic; rate: per position of the token
+    pa.field("background", pa.string()),  # unit, train or empty
+    pa.field("select", pa.string()),  # statistic, or empty
 ]
 SCORES = pa.schema(
-    [pa.field("unit", pa.string()), *METHOD, *MEASURES, pa.field("baseline", pa.bool_())]
+    [pa.field("unit", pa.string()), *METHOD_FIELDS, *MEASURES, pa.field("baseline", pa.bool_())]
 )
-"""One row a unit and evidence, with the background and statistic that suit it best over all units;
-baseline: it needs no record of training."""
+"""One row per unit and evidence, with its best background and statistic over all units.
+
+``baseline``: the method needs no record of training.
+"""
 SELECTIONS = SCORES
-"""The same with every background and statistic."""
+"""Like ``SCORES``, with every background and statistic."""
 NEURONS = pa.schema(
     [
         pa.field("unit", pa.string()),
         pa.field("neuron", pa.int32()),
-        *METHOD,
+        *METHOD_FIELDS,
         pa.field("auc", pa.float64()),
         pa.field("precision", pa.float64()),
     ]
 )
-"""One row a neuron and claim."""
+"""One row per neuron and method."""
 TABLES = {"scores": SCORES, "selections": SELECTIONS, "neurons": NEURONS}
 
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """How far each claim can be trusted, and where."""
+    """How well each method predicts ablation effects, by unit and by neuron."""
 
     scores: pd.DataFrame
     """``SCORES``"""
@@ -95,9 +98,9 @@ class Faithfulness:
     neurons: pd.DataFrame
     """``NEURONS``"""
     tokens: int
-    """Ranked."""
+    """Number of ranked tokens."""
     positions: int
-    """Of the text that silencing is judged on."""
+    """Number of positions of the evaluation text."""
 
 
 def faithfulness(
@@ -107,92 +110,96 @@ def faithfulness(
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> Faithfulness:
-    """Judge every claim by silencing. Raises ``RunError`` where the run holds no text to do so,
-    no outliers, no neurons, or too little text for any token to be ranked."""
+    """Evaluate every method against ablation.
+
+    ``report`` is called with the number of (neuron, datum) pairs done and their total. Raises
+    ``RunError`` if the run has no text of the kind, no outliers, no neurons, or too little text to
+    rank tokens.
+    """
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
-    truth = measure_effects(run, subjects, config, report, sweep)
-    affected_SW = affected_by(truth, truth.whole, config)
-    judged = [
-        evaluate(claim, truth.token_W, affected_SW, subjects, config)
-        for claim in scoring_methods(run, run_job, subjects, config.seed)
+    effects = measure_effects(run, subjects, config, report, sweep)
+    affected_SW = affected_tokens(effects, effects.whole, config)
+    evaluated = [
+        evaluate(method, effects.token_W, affected_SW, subjects, config)
+        for method in scoring_methods(run, run_job, subjects, config.seed)
     ]
-    judged.append(split_half(truth, subjects, config))
-    neurons = pd.concat(judged, ignore_index=True)
+    evaluated.append(split_half(effects, subjects, config))
+    neurons = pd.concat(evaluated, ignore_index=True)
     selections = pd.DataFrame(summaries(neurons, config))
     return Faithfulness(
-        scores=joined([best_of(selections)], SCORES),
-        selections=joined([selections], SELECTIONS),
-        neurons=joined([neurons], NEURONS),
-        tokens=len(truth.token_W),
-        positions=int(truth.whole.count_V.sum()),
+        scores=concat_frames([best_of(selections)], SCORES),
+        selections=concat_frames([selections], SELECTIONS),
+        neurons=concat_frames([neurons], NEURONS),
+        tokens=len(effects.token_W),
+        positions=int(effects.whole.count_V.sum()),
     )
 
 
 def write_faithfulness(run: Run, found: Faithfulness) -> None:
-    """Leave the tables in the run, under ``analysis/faithfulness/``."""
+    """Write the tables into the run, under ``analysis/faithfulness/``."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
-# --- the judgement --------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
-def affected_by(
-    truth: AblationEffects, changes: TokenChanges, config: FaithfulnessConfig
+def affected_tokens(
+    effects: AblationEffects, changes: TokenChanges, config: FaithfulnessConfig
 ) -> np.ndarray:
-    """Which of the ranked tokens silencing affects, by all changes or by some, bool [S, W]."""
-    return np.stack([affected(size_W, config.affected) for size_W in truth.sizes(changes)])
+    """Return which ranked tokens ablation affects, according to ``changes``, bool [S, W]."""
+    return np.stack([affected(size_W, config.affected) for size_W in effects.effect_sizes(changes)])
 
 
 def evaluate(
-    claim: ScoringMethod,
+    method: ScoringMethod,
     token_W: np.ndarray,
     affected_SW: np.ndarray,
     subjects: Sequence[Subject],
     config: FaithfulnessConfig,
 ) -> pd.DataFrame:
-    """``NEURONS`` of one claim about the ranked tokens, and whether it is a baseline."""
+    """Build ``NEURONS`` of one method, with the column ``baseline`` added."""
     return pd.DataFrame(
         {
             "unit": [subject.unit for subject in subjects],
             "neuron": [subject.group for subject in subjects],
-            "evidence": claim.evidence,
-            "background": claim.background,
-            "select": claim.select,
-            "baseline": claim.baseline,
-            **ranked(claim.score_SV[:, token_W], affected_SW, config),
+            "evidence": method.evidence,
+            "background": method.background,
+            "select": method.select,
+            "baseline": method.baseline,
+            **ranked(method.score_SV[:, token_W], affected_SW, config),
         }
     )
 
 
 def split_half(
-    truth: AblationEffects, subjects: Sequence[Subject], config: FaithfulnessConfig
+    effects: AblationEffects, subjects: Sequence[Subject], config: FaithfulnessConfig
 ) -> pd.DataFrame:
-    """How well half of the text foretells the other half, the mean of both ways."""
+    """Return the split-half reliability: the mean of either half evaluated against the other."""
     one, other = (
         evaluate(
-            ScoringMethod(SPLIT_HALF, "", "", half_scores(truth, half), baseline=True),
-            truth.token_W,
-            affected_by(truth, rest, config),
+            ScoringMethod(SPLIT_HALF, "", "", half_scores(effects, half), baseline=True),
+            effects.token_W,
+            affected_tokens(effects, rest, config),
             subjects,
             config,
         )
-        for half, rest in ((truth.first, truth.second), (truth.second, truth.first))
+        for half, rest in ((effects.first, effects.second), (effects.second, effects.first))
     )
     return one.assign(**{name: (one[name] + other[name]) / 2 for name in ("auc", "precision")})
 
 
-def half_scores(truth: AblationEffects, half: TokenChanges) -> np.ndarray:
-    """What one half of the text says, as a score of every token."""
+def half_scores(effects: AblationEffects, half: TokenChanges) -> np.ndarray:
+    """Return the effect sizes on one half of the text as a score of every token, [S, V]."""
     score_SV = np.zeros(half.change_SV.shape)
-    score_SV[:, truth.token_W] = truth.sizes(half)
+    score_SV[:, effects.token_W] = effects.effect_sizes(half)
     return score_SV
 
 
 def ranked(
     score_SW: np.ndarray, affected_SW: np.ndarray, config: FaithfulnessConfig
 ) -> dict[str, list[float]]:
-    """AUC and precision of each neuron's scores; NaN where silencing affects no token."""
+    """Return AUC and precision of each neuron's scores; NaN if ablation affects no token."""
     found: dict[str, list[float]] = {"auc": [], "precision": []}
     for score_W, affected_W in zip(score_SW, affected_SW, strict=True):
         found["auc"].append(auc(score_W, affected_W))
@@ -201,9 +208,9 @@ def ranked(
     return found
 
 
-def summaries(judged: pd.DataFrame, config: FaithfulnessConfig) -> Iterator[dict[str, object]]:
-    """``SELECTIONS``: each claim over the neurons of each unit."""
-    for labels, rows in judged.groupby([*LABELS, "baseline"], sort=False):
+def summaries(evaluated: pd.DataFrame, config: FaithfulnessConfig) -> Iterator[dict[str, object]]:
+    """Yield the rows of ``SELECTIONS``: each method over the neurons of each unit."""
+    for labels, rows in evaluated.groupby([*LABELS, "baseline"], sort=False):
         found: dict[str, object] = dict(zip((*LABELS, "baseline"), labels, strict=True))
         found["neurons"] = len(rows)
         for name in ("auc", "precision"):
@@ -213,8 +220,8 @@ def summaries(judged: pd.DataFrame, config: FaithfulnessConfig) -> Iterator[dict
 
 
 def best_of(selections: pd.DataFrame) -> pd.DataFrame:
-    """Of each evidence the background and statistic with the highest mean AUC over all units."""
-    claim = LABELS[1:]
-    mean = selections.groupby(claim, sort=False)["auc"].mean().reset_index()
-    best = mean.loc[mean.groupby("evidence", sort=False)["auc"].idxmax(), claim]
-    return selections.merge(best, on=claim)
+    """Keep, for each evidence, the background and statistic of highest mean AUC over units."""
+    method = LABELS[1:]
+    mean = selections.groupby(method, sort=False)["auc"].mean().reset_index()
+    best = mean.loc[mean.groupby("evidence", sort=False)["auc"].idxmax(), method]
+    return selections.merge(best, on=method)

@@ -1,4 +1,4 @@
-"""What silencing a neuron does to each token: the truth that attribution is judged by.
+"""Measured effects of ablating neurons on each token: the ground truth for attribution methods.
 
 Shapes: S neuron, V token of the vocabulary, W ranked token, N datum, T position.
 """
@@ -19,33 +19,33 @@ from capture.errors import ConfigError, RunError, at_least
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 SIGMAS = 1.645
-"""Standard errors between a mean and its one-sided 95 % bound."""
+"""Number of standard errors between a mean and its one-sided 95 % bound."""
 MIN_TOKENS = 10
-"""Fewer ranked tokens than this say nothing."""
+"""Smallest number of ranked tokens for a meaningful evaluation."""
 Report = Callable[[int, int], None]
-"""Told now and then: how much is done, of how much."""
+"""Called from time to time with the amount done and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessConfig:
-    """How the truth is measured and how finely."""
+    """Settings of the ground truth and of the evaluation."""
 
     neurons: int = 16
-    """Drawn from every unit."""
+    """Number of neurons drawn at random from every unit."""
     text: Literal["held-out", "train"] = "held-out"
-    """Where silencing is judged: on text that the model never saw, or on what it learned from."""
+    """Text for measuring ablation effects: text that the model never saw, or training text."""
     affected: float = 0.05
     """Share of the ranked tokens that count as affected."""
     min_count: int = 10
-    """A token is ranked if it is the target at this many positions of the text or more."""
+    """A token is ranked if it is the target at this many positions or more."""
     max_datums: int = 2000
-    """Of the text: so many are judged on, drawn at random if there are more."""
+    """Largest number of datums of the text, drawn at random if it has more."""
     first: int = 5
-    """Precision is taken over so many tokens of highest score."""
+    """Number of tokens of highest score that precision is computed on."""
     resamples: int = 1000
-    """Of neurons, for intervals."""
+    """Number of bootstrap resamples of neurons, for intervals."""
     seed: int = 0
-    """Draws neurons, halves of the text, and resamples."""
+    """Seed for drawing neurons, the halves of the text, and resamples."""
 
     def __post_init__(self) -> None:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
@@ -61,23 +61,24 @@ class FaithfulnessConfig:
 
 @dataclass(frozen=True, eq=False)
 class AblationEffects:
-    """What silencing did, on either half of the text."""
+    """Log-probability changes under ablation, on each half of the text."""
 
     first: TokenChanges
     second: TokenChanges
     token_W: np.ndarray
-    """Tokens that are ranked."""
+    """Ids of the ranked tokens."""
 
     @property
     def whole(self) -> TokenChanges:
         return TokenChanges(*(a + b for a, b in zip(self.first, self.second, strict=True)))
 
-    def sizes(self, changes: TokenChanges) -> np.ndarray:
-        """How far silencing moves each ranked token for certain, in either direction, nats, [S, W].
+    def effect_sizes(self, changes: TokenChanges) -> np.ndarray:
+        """Return a lower bound on the size of each ranked token's mean change, nats, [S, W].
 
-        The lower 95 % bound on the size of its mean change (``SIGMAS`` standard errors below), and
-        0 where that is negative or rests on fewer than two positions.
+        The bound is |mean| − ``SIGMAS`` standard errors (95 %, one-sided), and 0 if that is
+        negative or rests on fewer than two positions.
         """
+        # Var = (Σ x² − (Σ x)² / n) / (n − 1), from the two sums that the changes hold.
         change_SW, square_SW = (sums[:, self.token_W] for sums in changes[:2])
         count_W = changes.count_V[self.token_W]
         mean_SW = change_SW / np.maximum(count_W, 1)
@@ -87,7 +88,7 @@ class AblationEffects:
 
 
 def draw_neurons(run: Run, config: FaithfulnessConfig) -> list[Subject]:
-    """Some neurons of every MLP unit, ascending."""
+    """Draw some neurons of every MLP unit; return them in ascending order."""
     groups = groups_at("neuron", run.layout, heads=1)
     units, rng = np.array(groups.units), np.random.default_rng(config.seed)
     drawn = []
@@ -99,7 +100,10 @@ def draw_neurons(run: Run, config: FaithfulnessConfig) -> list[Subject]:
 
 
 def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets of the text that silencing is judged on, both [N, T], in random order."""
+    """Return tokens and targets of the evaluation text, both [N, T], in random order.
+
+    Raises ``RunError`` if held-out text is wanted and the run has none.
+    """
     rng = np.random.default_rng(config.seed)
     kept = {file.key for file in run.start.files_of("corpus")}
     held_out: list[Split] = [split for split in HELD_OUT if f"corpus/{split}.parquet" in kept]
@@ -108,8 +112,8 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
     elif held_out:
         text_NT = split_texts(run, held_out)
     else:
-        problem = "holds no held-out text to judge on"
-        remedy = "Judge on training text (--text train), or capture with corpus.validation_share"
+        problem = "holds no held-out text to evaluate on"
+        remedy = "Evaluate on training text (--text train), or capture with corpus.validation_share"
         raise RunError(run.uri, problem, remedy)
     num_datums = min(len(text_NT[0]), config.max_datums)
     drawn_N = rng.choice(len(text_NT[0]), num_datums, replace=False)
@@ -117,7 +121,7 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
 
 
 def split_texts(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets of some splits together, both [N, T]."""
+    """Return the tokens and targets of some splits together, both [N, T]."""
     texts = [SplitText.of(run, split) for split in splits]
     return np.vstack([t.token_NT for t in texts]), np.vstack([t.target_NT for t in texts])
 
@@ -129,18 +133,22 @@ def measure_effects(
     report: Report | None,
     sweep: Sweep = in_turn,
 ) -> AblationEffects:
-    """Silence every neuron on both halves of the text; ``report`` is told of neurons × datums."""
+    """Ablate every neuron on both halves of the text.
+
+    ``report`` is called with the number of (neuron, datum) pairs done and their total. Raises
+    ``RunError`` if the text is missing or too small for ``MIN_TOKENS`` tokens to be ranked.
+    """
     token_NT, target_NT = evaluation_text(run, config)
     model, num_datums = run.model(), len(token_NT)
     halves = []
     for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
 
-        def tell(done: int, of: int, before: int = own.start * len(subjects)) -> None:
+        def forward(done: int, of: int, before: int = own.start * len(subjects)) -> None:
             if report:
                 report(before + done, num_datums * len(subjects))
 
         text = token_NT[own], target_NT[own]
-        options = {"num_tokens": run.num_tokens, "report": tell, "sweep": sweep}
+        options = {"num_tokens": run.num_tokens, "report": forward, "sweep": sweep}
         halves.append(log_probability_changes(model, *text, subjects, **options))
     first, second = halves
     token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)

@@ -1,4 +1,4 @@
-"""Judging attribution: the measures, the truth, and that a claim which knows the truth wins."""
+"""Evaluation of attribution: its measures, the ground truth, and methods of known quality."""
 
 import itertools
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from scipy.stats import sem
+from scipy.stats import bootstrap, sem
 from tiny_run import copied, make_run, tiny_run
 
 from analysis.ablation.log_probability import TokenChanges, log_probability_changes
@@ -17,7 +17,7 @@ from analysis.faithfulness.auc import affected, auc, interval, precision
 from analysis.faithfulness.faithfulness import (
     SCORES,
     SPLIT_HALF,
-    affected_by,
+    affected_tokens,
     best_of,
     evaluate,
     faithfulness,
@@ -67,8 +67,8 @@ def test_only_the_order_of_scores_counts(score_W, hit_W, scale, shift):
 
 
 @given(score_W=SCORE, hit_W=HITS, most=st.integers(1, 12))
-def test_precision_is_that_of_a_fair_draw_among_ties(score_W, hit_W, most):
-    """Against the mean over many orders in which ties may fall."""
+def test_precision_is_the_expectation_over_orders_of_ties(score_W, hit_W, most):
+    """Compare with the mean over many random orders of the ties."""
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(300):
@@ -85,7 +85,7 @@ def test_precision_of_distinct_scores_is_a_count():
 
 
 @given(size_W=arrays.arrays(np.float64, 20, elements=st.floats(0, 3)), share=st.floats(0.01, 0.5))
-def test_the_affected_are_those_that_move_furthest(size_W, share):
+def test_affected_tokens_have_the_largest_effects(size_W, share):
     hit_W = affected(size_W, share)
     if hit_W.any() and not hit_W.all():
         assert size_W[hit_W].min() > size_W[~hit_W].max()
@@ -94,7 +94,7 @@ def test_the_affected_are_those_that_move_furthest(size_W, share):
         assert hit_W.sum() <= max(1, round(share * 20))
 
 
-def test_intervals_hold_the_mean_and_leave_out_what_is_no_number():
+def test_intervals_contain_the_mean_and_leave_out_nan():
     values = np.array([0.2, 0.4, np.nan, 0.9])
     mean, low, high = interval(values, resamples=500, seed=0)
     assert mean == pytest.approx(0.5)
@@ -102,7 +102,21 @@ def test_intervals_hold_the_mean_and_leave_out_what_is_no_number():
     assert all(np.isnan(interval(np.array([np.nan]), resamples=10, seed=0)))
 
 
-# --- the truth ------------------------------------------------------------------------------------
+def test_intervals_equal_scipys_percentile_bootstrap():
+    values, resamples = np.random.default_rng(1).normal(size=9), 200
+    wanted = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=resamples,
+        batch=resamples,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    found = interval(values, resamples=resamples, seed=5)
+    assert found == pytest.approx((values.mean(), wanted.low, wanted.high), rel=1e-12)
+
+
+# --- the ground truth -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +125,7 @@ def run():
 
 
 @pytest.fixture(scope="module")
-def truth(run) -> AblationEffects:
+def effects(run) -> AblationEffects:
     return measure_effects(run, draw_neurons(run, CONFIG), CONFIG, None)
 
 
@@ -124,11 +138,11 @@ def test_neurons_are_drawn_from_every_unit_and_the_same_each_time(run):
     assert len(draw_neurons(run, replace(CONFIG, neurons=999))) == 2 * (16 + 12)
 
 
-def test_both_halves_together_are_the_whole_text(run, truth):
+def test_both_halves_together_are_the_whole_text(run, effects):
     text = evaluation_text(run, CONFIG)
     subjects = draw_neurons(run, CONFIG)
     whole = log_probability_changes(run.model(), *text, subjects, num_tokens=run.num_tokens)
-    for found, wanted in zip(truth.whole, whole, strict=True):
+    for found, wanted in zip(effects.whole, whole, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -136,13 +150,13 @@ def test_both_halves_together_are_the_whole_text(run, truth):
     changes=arrays.arrays(np.float64, (2, 9), elements=st.floats(-2, 2)),
     token_M=arrays.arrays(np.int64, 9, elements=st.integers(0, 3)),
 )
-def test_a_token_is_moved_by_the_lower_bound_of_its_mean(changes, token_M):
-    """Against each token's own positions and scipy's standard error."""
+def test_effect_sizes_are_lower_bounds_of_mean_changes(changes, token_M):
+    """Compare with each token's own positions and SciPy's standard error."""
     sums = [
         np.stack([np.bincount(token_M, row, 4) for row in rows]) for rows in (changes, changes**2)
     ]
     found = TokenChanges(sums[0], sums[1], np.bincount(token_M, minlength=4))
-    size_SW = AblationEffects(found, found, np.arange(4)).sizes(found)
+    size_SW = AblationEffects(found, found, np.arange(4)).effect_sizes(found)
     for s, row in enumerate(changes):
         for token in range(4):
             own = row[token_M == token]
@@ -157,55 +171,55 @@ def test_held_out_text_is_what_the_run_held_out(run):
     )
 
 
-# --- the judgement --------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
-def known(run, truth: AblationEffects) -> np.ndarray:
-    """The truth as scores of every token."""
-    score_SV = np.zeros(truth.whole.change_SV.shape)
-    score_SV[:, truth.token_W] = truth.sizes(truth.whole)
+def known(run, effects: AblationEffects) -> np.ndarray:
+    """Return the ground truth as scores of every token, [S, V]."""
+    score_SV = np.zeros(effects.whole.change_SV.shape)
+    score_SV[:, effects.token_W] = effects.effect_sizes(effects.whole)
     return score_SV
 
 
-def test_a_claim_that_knows_the_truth_is_perfect_and_its_opposite_is_not(run, truth):
-    subjects, size_SV = draw_neurons(run, CONFIG), known(run, truth)
-    affected_SW = affected_by(truth, truth.whole, CONFIG)
-    knows, errs = (
+def test_the_ground_truth_as_a_method_is_perfect_and_its_opposite_is_not(run, effects):
+    subjects, size_SV = draw_neurons(run, CONFIG), known(run, effects)
+    affected_SW = affected_tokens(effects, effects.whole, CONFIG)
+    perfect, opposite = (
         evaluate(
-            ScoringMethod(name, "", "", score_SV), truth.token_W, affected_SW, subjects, CONFIG
+            ScoringMethod(name, "", "", score_SV), effects.token_W, affected_SW, subjects, CONFIG
         )
-        for name, score_SV in (("truth", size_SV), ("lie", -size_SV))
+        for name, score_SV in (("truth", size_SV), ("opposite", -size_SV))
     )
-    assert knows["auc"].dropna().min() == 1
-    assert errs["auc"].dropna().max() < 0.5
+    assert perfect["auc"].dropna().min() == 1
+    assert opposite["auc"].dropna().max() < 0.5
 
 
-def test_the_truth_is_made_of_the_changes_once(run, monkeypatch):
-    """However many claims there are; each half of the text is looked at by itself."""
-    asked = []
-    sizes = AblationEffects.sizes
+def test_effect_sizes_are_computed_once_for_all_methods(run, monkeypatch):
+    """The whole text takes one computation, and either half two, for any number of methods."""
+    calls = []
+    sizes = AblationEffects.effect_sizes
     monkeypatch.setattr(
-        AblationEffects, "sizes", lambda *given: asked.append(given) or sizes(*given)
+        AblationEffects, "effect_sizes", lambda *given: calls.append(given) or sizes(*given)
     )
     found = faithfulness(run, run_job, replace(CONFIG, neurons=1))
-    assert len(found.selections) > 4 * len(asked)
-    assert len(asked) == 5
+    assert len(found.selections) > 4 * len(calls)
+    assert len(calls) == 5
 
 
-def test_half_of_the_text_is_judged_by_the_other(run, truth):
-    """Two halves that are the same text make it perfect; two others do not."""
+def test_half_of_the_text_is_evaluated_against_the_other(run, effects):
+    """The reliability is perfect if both halves are the same text, and not otherwise."""
     subjects = draw_neurons(run, CONFIG)
-    same = replace(truth, second=truth.first)
+    same = replace(effects, second=effects.first)
     assert split_half(same, subjects, CONFIG)["auc"].dropna().min() == 1
-    assert split_half(truth, subjects, CONFIG)["auc"].dropna().min() < 1
+    assert split_half(effects, subjects, CONFIG)["auc"].dropna().min() < 1
 
 
-def test_every_evidence_makes_claims_about_every_token(run):
+def test_every_method_scores_every_token(run):
     subjects = draw_neurons(run, CONFIG)
     found = list(scoring_methods(run, run_job, subjects, seed=0))
-    assert all(claim.score_SV.shape == (len(subjects), run.num_tokens) for claim in found)
-    assert not any(np.isnan(claim.score_SV).any() for claim in found)
-    names = {claim.evidence for claim in found}
+    assert all(method.score_SV.shape == (len(subjects), run.num_tokens) for method in found)
+    assert not any(np.isnan(method.score_SV).any() for method in found)
+    names = {method.evidence for method in found}
     assert {
         "window tokens",
         "target tokens",
@@ -213,40 +227,44 @@ def test_every_evidence_makes_claims_about_every_token(run):
         "ablation estimate, last window",
         "random",
     } <= names
-    labels = [(claim.evidence, claim.background, claim.select) for claim in found]
+    labels = [(method.evidence, method.background, method.select) for method in found]
     assert len(set(labels)) == len(labels)
 
 
-def test_neurons_stand_where_the_groups_say(run):
+def test_group_indices_lead_to_the_neurons(run):
     groups = groups_at("neuron", run.layout, heads=1)
     subjects = draw_neurons(run, CONFIG)
-    for subject, place in zip(subjects, group_indices(groups, subjects), strict=True):
-        assert (groups.units[place], groups.number_G[place]) == (subject.unit, subject.group)
+    for subject, index in zip(subjects, group_indices(groups, subjects), strict=True):
+        assert (groups.units[index], groups.number_G[index]) == (subject.unit, subject.group)
 
 
-def test_of_each_evidence_the_best_selection_over_all_units_is_shown(run, truth):
+def test_scores_keep_the_best_selection_of_each_evidence(run, effects):
     subjects = draw_neurons(run, CONFIG)
-    good = known(run, truth)
+    good = known(run, effects)
     bad = np.zeros_like(good)
-    affected_SW = affected_by(truth, truth.whole, CONFIG)
-    judged = [
+    affected_SW = affected_tokens(effects, effects.whole, CONFIG)
+    evaluated = [
         evaluate(
-            ScoringMethod("x", "unit", select, score), truth.token_W, affected_SW, subjects, CONFIG
+            ScoringMethod("x", "unit", select, score),
+            effects.token_W,
+            affected_SW,
+            subjects,
+            CONFIG,
         )
         for select, score in (("odds", bad), ("kl", good))
     ]
-    table = pd.DataFrame(summaries(pd.concat(judged, ignore_index=True), CONFIG))
+    table = pd.DataFrame(summaries(pd.concat(evaluated, ignore_index=True), CONFIG))
     assert len(table) == 2 * 4
     assert set(best_of(table)["select"]) == {"kl"}
 
 
-def test_the_command_leaves_tables_that_read_back(capsys):
+def test_the_command_writes_tables_that_read_back(capsys):
     uri = "memory://faithful"
     copied(tiny_run(), uri)
     arguments = ["--text", "train", "--neurons", "2", "--min-count", "1", "--datums", "30"]
     assert main(["faithfulness", uri, *arguments]) == 0
     out = capsys.readouterr().out
-    assert "How well each ranks the tokens that silencing affects" in out
+    assert "How well each method ranks the tokens that ablation affects" in out
     assert SPLIT_HALF in out
     table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
     assert table["auc"].between(0, 1).all()
@@ -274,7 +292,7 @@ def test_settings_are_checked(changes, message):
         replace(CONFIG, **changes)
 
 
-def test_too_little_text_is_said_and_nothing_is_written():
+def test_too_little_text_is_refused_and_nothing_is_written():
     uri = "memory://faithful-little"
     store = copied(tiny_run(), uri)
     with pytest.raises(RunError, match="has too little text: 0 tokens are the target of 9999"):
@@ -282,7 +300,7 @@ def test_too_little_text_is_said_and_nothing_is_written():
     assert not store.keys("analysis")
 
 
-def test_a_run_that_held_nothing_out_says_what_to_do():
+def test_a_run_without_held_out_text_names_the_remedy():
     uri = make_run("memory://all-train", "corpus.validation_share=0", "training.epochs=1")
     with pytest.raises(RunError, match=r"holds no held-out text.*--text train"):
         faithfulness(open_run(uri), run_job, FaithfulnessConfig())
