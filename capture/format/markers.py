@@ -38,8 +38,7 @@ class File:
 
     key: str
     kind: str
-    """outliers, tallies, factors, steps, evaluations, checkpoints, corpus, config, analysis or
-    report."""
+    """outliers, tallies, factors, steps, evaluations, checkpoints, corpus, config or analysis."""
     rows: int | None
     """Number of rows of a table; None for other files."""
     num_bytes: int

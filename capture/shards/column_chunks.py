@@ -1,10 +1,12 @@
-"""The column chunks of a Parquet file: their checksums, and what they may claim.
+"""The column chunks of a Parquet file: their checksums and the limits on their claims.
 
-The footer of a shard carries a CRC-32 of every column chunk, and the marker a checksum of the
-footer, so each byte that a query uses is vouched for without reading the rest. What the bytes ask
-for is bounded too, for a run may come from anyone: a file may not claim more memory than
-``FLOOR_BYTES`` and ``MEMORY_PER_BYTE`` times its size, no page more than the footer says, and only
-encodings are decoded whose output that bounds.
+The footer of a shard holds a CRC-32 of every column chunk, and the run's marker a SHA-256 of the
+footer, so a reader can verify exactly the bytes that it uses. A run may come from anyone, so what
+its files claim is bounded as well: a file may not need more memory than ``MEMORY_ALLOWANCE_BYTES``
+plus ``MEMORY_PER_FILE_BYTE`` times its size, its pages may not need more than its footer says, and
+only encodings are accepted whose output size that bounds.
+
+pyarrow's own page checksums verify less; docs/concepts/design-choices.md has the comparison.
 """
 
 import hashlib
@@ -14,27 +16,27 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import parquet
 
-from capture.shards.page_headers import DICTIONARY, Page, pages_of
+from capture.shards.page_headers import DICTIONARY_PAGE, ParquetPage, pages_of
 
 CRC_KEY = b"ontogeny.chunk_crc32"
 CRC_DIGITS = 8
-TAIL_BYTES = 8
-"""At the end of a Parquet file: the length of the footer, then ``PAR1``."""
-FLOOR_BYTES = 256 * 2**20
-MEMORY_PER_BYTE = 200
-"""Real shards need 2 to 20 times their size; a text of one repeated word some hundred times."""
+TRAILER_BYTES = 8
+"""Size of the end of a Parquet file: the footer's length (4 bytes), then ``PAR1``."""
+MEMORY_ALLOWANCE_BYTES = 256 * 2**20
+MEMORY_PER_FILE_BYTE = 200
+"""Real shards need 2 to 20 times their size; a text of one repeated word about 100 times."""
 PLAIN_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"}
 DICTIONARY_ENCODINGS = {*PLAIN_ENCODINGS, "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 ENCODING_NUMBERS = {0: "PLAIN", 2: "PLAIN_DICTIONARY", 3: "RLE", 5: "DELTA_BINARY_PACKED"} | {
     8: "RLE_DICTIONARY",
     9: "BYTE_STREAM_SPLIT",
 }
-"""How page headers write the encodings."""
+"""Encodings by their number in page headers."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One column of one row group: where it lies, and what the footer says of it."""
+    """One column of one row group: its byte range and its sizes, as the footer states them."""
 
     name: str
     start: int
@@ -42,10 +44,10 @@ class Chunk:
     uncompressed_bytes: int
     num_rows: int
     num_values: int
-    """As many as rows, or more in a column of lists."""
+    """Equal to ``num_rows``, or larger in a column of lists."""
     encodings: frozenset[str]
     crc: str
-    """Eight hexadecimal digits; empty in shards of earlier versions."""
+    """CRC-32 in eight hexadecimal digits; empty in shards of earlier versions."""
 
     @property
     def end(self) -> int:
@@ -53,46 +55,53 @@ class Chunk:
 
     @property
     def memory_bytes(self) -> int:
-        """At most about this much is needed to hold it decoded."""
+        """Approximate upper bound of the memory that the decoded chunk needs."""
         return max(self.uncompressed_bytes, 8 * self.num_values)
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
-def reserved(num_chunks: int) -> dict[str, str]:
-    """Metadata that holds the place of the checksums until the chunks are written."""
+def checksum_placeholder(num_chunks: int) -> dict[str, str]:
+    """Return footer metadata of the right length, to be overwritten with the checksums.
+
+    The footer is written with the chunks, before their bytes are known.
+    """
     return {CRC_KEY.decode(): "-" * CRC_DIGITS * num_chunks}
 
 
-def with_checksums(data: pa.Buffer) -> memoryview:
-    """A whole Parquet file, the checksums of its chunks in the place that was reserved for them."""
+def fill_checksums(data: pa.Buffer) -> memoryview:
+    """Return the file with its placeholder replaced by the chunks' checksums."""
     found = parquet.read_metadata(pa.BufferReader(data))
     size, view = len(data), memoryview(data)
-    crcs = "".join(crc_of(view[c.start : c.end]) for c in chunks_of(found)).encode()
-    held = found.metadata[CRC_KEY]
-    assert len(held) == len(crcs), "as many chunks as were reserved for"
-    footer = bytes(view[size - TAIL_BYTES - footer_length(view[-TAIL_BYTES:]) :])
-    assert footer.count(held) == 1 or not held
-    return memoryview(b"".join([view[: size - len(footer)], footer.replace(held, crcs)]))
+    crcs = "".join(crc32_hex(view[c.start : c.end]) for c in chunks_of(found)).encode()
+    placeholder = found.metadata[CRC_KEY]
+    assert len(placeholder) == len(crcs), "one checksum per chunk"
+    footer = bytes(view[size - TRAILER_BYTES - footer_length(view[-TRAILER_BYTES:]) :])
+    # Same length, so no offset in the file changes.
+    assert footer.count(placeholder) == 1 or not placeholder
+    return memoryview(b"".join([view[: size - len(footer)], footer.replace(placeholder, crcs)]))
 
 
-def crc_of(data: bytes | memoryview) -> str:
+def crc32_hex(data: bytes | memoryview) -> str:
     return f"{zlib.crc32(data):0{CRC_DIGITS}x}"
 
 
 def footer_sha256(data: bytes | memoryview) -> str:
-    """Checksum of a Parquet file's footer, its length and ``PAR1`` included; "" for other files."""
+    """Return the SHA-256 of a Parquet file from its footer to its end; "" for other files."""
     if bytes(data[-4:]) != b"PAR1":
         return ""
-    length = footer_length(data[-TAIL_BYTES:]) + TAIL_BYTES
+    length = footer_length(data[-TRAILER_BYTES:]) + TRAILER_BYTES
     return hashlib.sha256(data[-length:]).hexdigest()
 
 
 def footer_length(tail: bytes | memoryview) -> int:
-    """What the last eight bytes say; raises ``ValueError`` if they are none of Parquet."""
+    """Return the footer length that a file's last eight bytes state.
+
+    Raises ``ValueError`` if they do not end a Parquet file.
+    """
     if bytes(tail[4:]) != b"PAR1":
-        raise ValueError("it does not end as Parquet does")
+        raise ValueError("it does not end like a Parquet file")
     return int.from_bytes(tail[:4], "little")
 
 
@@ -100,13 +109,16 @@ def footer_length(tail: bytes | memoryview) -> int:
 
 
 def chunks_of(metadata: parquet.FileMetaData) -> list[Chunk]:
-    """All column chunks, row group by row group."""
+    """Return all column chunks, row group by row group, with their checksums.
+
+    Raises ``ValueError`` if the number of checksums is wrong.
+    """
     text = (metadata.metadata or {}).get(CRC_KEY, b"").decode("ascii", "replace")
     crcs = [text[i : i + CRC_DIGITS] for i in range(0, len(text), CRC_DIGITS)]
     columns = [
-        (group.num_rows, group.column(place))
+        (group.num_rows, group.column(number))
         for group in map(metadata.row_group, range(metadata.num_row_groups))
-        for place in range(metadata.num_columns)
+        for number in range(metadata.num_columns)
     ]
     if crcs and len(crcs) != len(columns):
         raise ValueError(f"it has {len(columns)} chunks and {len(crcs)} checksums")
@@ -126,23 +138,30 @@ def chunks_of(metadata: parquet.FileMetaData) -> list[Chunk]:
 
 
 def check_chunks(chunks: list[Chunk], num_bytes: int) -> None:
-    """Raises ``ValueError`` unless the chunks lie in the file and need a sane amount of memory."""
+    """Raise ``ValueError`` if a chunk lies outside the file or the file claims too much memory."""
     for chunk in chunks:
         sizes = (chunk.num_bytes, chunk.uncompressed_bytes, chunk.num_values)
-        if min(sizes) < 0 or chunk.start < 4 or chunk.end > num_bytes - TAIL_BYTES:
+        if min(sizes) < 0 or chunk.start < 4 or chunk.end > num_bytes - TRAILER_BYTES:
             raise ValueError(f"its column {chunk.name} lies outside the file")
         if not 0 <= chunk.num_rows <= chunk.num_values:
             raise ValueError(f"its column {chunk.name} claims more rows than values")
         if not chunk.encodings <= DICTIONARY_ENCODINGS:
             odd = ", ".join(sorted(chunk.encodings - DICTIONARY_ENCODINGS))
             raise ValueError(f"its column {chunk.name} is encoded as {odd}")
-    needed, allowed = sum(c.memory_bytes for c in chunks), FLOOR_BYTES + MEMORY_PER_BYTE * num_bytes
+    needed, allowed = (
+        sum(c.memory_bytes for c in chunks),
+        MEMORY_ALLOWANCE_BYTES + MEMORY_PER_FILE_BYTE * num_bytes,
+    )
     if needed > allowed:
         raise ValueError(f"its {num_bytes:,} bytes claim to hold {needed:,}")
 
 
 def check_dictionaries(chunks: list[Chunk], schema: pa.Schema) -> None:
-    """Raises ``ValueError`` for a dictionary that would be written out in memory, row by row."""
+    """Raise ``ValueError`` for a dictionary-encoded column that Arrow decodes to plain values.
+
+    A small file could then repeat one long text in every row. Columns of Arrow's dictionary type
+    stay as indices, so they are allowed.
+    """
     for chunk in chunks:
         kind = schema.field(chunk.name.partition(".")[0]).type
         if not chunk.encodings <= PLAIN_ENCODINGS and not pa.types.is_dictionary(kind):
@@ -150,17 +169,21 @@ def check_dictionaries(chunks: list[Chunk], schema: pa.Schema) -> None:
 
 
 def check_chunk(chunk: Chunk, data: bytes) -> None:
-    """Raises ``ValueError`` unless the bytes are those written and fit what the footer says."""
-    if chunk.crc and crc_of(data) != chunk.crc:
+    """Raise ``ValueError`` if a chunk's bytes fail its checksum or contradict the footer."""
+    if chunk.crc and crc32_hex(data) != chunk.crc:
         raise ValueError(f"the checksum of its column {chunk.name} differs at byte {chunk.start:,}")
+    # A forger can recompute the checksum, so the sizes are compared too, before the decoder allocates
+    # what a page header asks for.
     pages = list(pages_of(data))
     needed = sum(page.header_bytes + page.uncompressed_bytes for page in pages)
     if needed != chunk.uncompressed_bytes:
         raise ValueError(f"pages of its column {chunk.name} hold more than the footer says")
-    num_values = sum(page.num_values for page in pages if page.kind != DICTIONARY)
-    if num_values != chunk.num_values or not all(fits(page, chunk) for page in pages):
+    num_values = sum(page.num_values for page in pages if page.kind != DICTIONARY_PAGE)
+    if num_values != chunk.num_values or not all(
+        has_declared_encoding(page, chunk) for page in pages
+    ):
         raise ValueError(f"pages of its column {chunk.name} are not as the footer says")
 
 
-def fits(page: Page, chunk: Chunk) -> bool:
+def has_declared_encoding(page: ParquetPage, chunk: Chunk) -> bool:
     return ENCODING_NUMBERS.get(page.encoding) in chunk.encodings

@@ -1,9 +1,9 @@
-"""Parquet in and out, with the encodings that suit each column.
+"""Tables to Parquet bytes and back, with an encoding for each kind of column.
 
-Integers that run or repeat are delta-packed; shifts are near-random floats, for which a dictionary
-is useless and splitting their bytes lets zstd find the repeating exponents. Row groups are small,
-so that a reader who wants one parameter of a shard reads a few per cent of it. Every column chunk
-carries a checksum, and but for factors every page too.
+Integers, which run or repeat, are delta-packed. Shifts are near-random floats: a dictionary does
+not help, but BYTE_STREAM_SPLIT separates their bytes, and zstd then finds the repeating exponents.
+Row groups are small, so that reading one parameter of a shard fetches a few per cent of it. Every
+column chunk has a checksum, and every page too, except in shards of factors.
 """
 
 import io
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from capture.shards.column_chunks import reserved, with_checksums
+from capture.shards.column_chunks import checksum_placeholder, fill_checksums
 from capture.shards.schema import SCHEMA_VERSION
 from capture.shards.verified_parquet import open_parquet
 
@@ -31,12 +31,13 @@ def encode(
     page_checksums: bool = True,
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> memoryview:
-    """The table as the bytes of a Parquet file; equal tables give equal bytes.
+    """Return the table as the bytes of a Parquet file; equal tables give equal bytes.
 
-    ``statistics``: the columns whose least and greatest value each row group tells;
-    ``uncompressed``: those that are noise; ``page_checksums``: whether pages have checksums too,
-    which are for other readers, and a third as much work again where nearly all is noise;
-    ``metadata``: what the footer says besides.
+    ``statistics``: columns (or all) for which each row group stores its minimum and maximum.
+    ``uncompressed``: columns to leave uncompressed, because they are noise.
+    ``page_checksums``: whether pages get checksums too. They serve other readers, and cost a third
+    of the encoding time in shards that are mostly noise.
+    ``metadata``: further key-value pairs for the footer.
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
     sink = pa.BufferOutputStream()
@@ -48,17 +49,19 @@ def encode(
         write_statistics=statistics,
         **compression(table.schema, uncompressed),
         use_dictionary=[field.name for field in flat if pa.types.is_dictionary(field.type)],
-        column_encoding={field.name: coding for field in flat if (coding := encoding(field.type))},
+        column_encoding={
+            field.name: coding for field in flat if (coding := column_encoding(field.type))
+        },
         write_page_checksum=page_checksums,
     )
     with writer:
         writer.write_table(table, row_group_size=size)
-        writer.add_key_value_metadata({**metadata, **reserved(num_chunks(table, size))})
-    return with_checksums(sink.getvalue())
+        writer.add_key_value_metadata({**metadata, **checksum_placeholder(num_chunks(table, size))})
+    return fill_checksums(sink.getvalue())
 
 
 def compression(schema: pa.Schema, uncompressed: Collection[str]) -> dict[str, Any]:
-    """How Parquet's writer is told which columns to leave as they are."""
+    """Return the compression arguments of ``ParquetWriter``."""
     if not uncompressed:
         return {"compression": "zstd", "compression_level": 1}
     names = [name for name in schema.names if name not in uncompressed]
@@ -69,19 +72,19 @@ def compression(schema: pa.Schema, uncompressed: Collection[str]) -> dict[str, A
 
 
 def num_chunks(table: pa.Table, rows_per_group: int) -> int:
-    """Column chunks that the file will have; an empty table has one row group too."""
+    """Return how many column chunks the file will have; an empty table has one row group too."""
     groups = max(1, -(-table.num_rows // rows_per_group))
     return groups * sum(num_leaves(field.type) for field in table.schema)
 
 
 def num_leaves(kind: pa.DataType) -> int:
-    """Columns that Parquet makes of one of Arrow's."""
+    """Return how many Parquet columns an Arrow type becomes."""
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     return sum(map(num_leaves, inner)) if inner else 1
 
 
-def encoding(kind: pa.DataType) -> str | None:
-    """Parquet's name of the encoding for a column, None for its default."""
+def column_encoding(kind: pa.DataType) -> str | None:
+    """Return the Parquet encoding for a column type; None means pyarrow's default."""
     if pa.types.is_floating(kind):
         return "BYTE_STREAM_SPLIT"
     if pa.types.is_integer(kind):
@@ -90,6 +93,6 @@ def encoding(kind: pa.DataType) -> str | None:
 
 
 def decode(data: bytes, where: str = "a shard") -> pa.Table:
-    """The table that was encoded; raises ``ShardError`` if the bytes are none."""
+    """Return the encoded table; raises ``ShardError`` about ``where`` for invalid bytes."""
     with open_parquet(io.BytesIO(data), where, num_bytes=len(data)) as file:
         return file.read().replace_schema_metadata()

@@ -1,12 +1,14 @@
-"""Floats as two strings of bytes, one that compresses well and one that does not.
+"""Split floats into two byte strings: one that compresses well and one that does not.
 
-Of the bits of an activation or a gradient only the exponent repeats. Rotated by one bit, so that
-the sign stands last, a float's first byte is its exponent (of a float16: the exponent and three
-more bits): these bytes, one a number, are the *high* plane, which an entropy coder shrinks to a
-third. The other bytes are noise, the *low* plane, and are stored as they are. A zero needs no
-noise: where every number whose exponent is 0 is a zero, zeros have a high byte alone, 0 for +0 and
-255 for -0, and the low plane holds the rest. A quarter of the study's numbers are zeros, after ReLU
-and dropout.
+Only the exponent of an activation or gradient repeats; its other bits are noise. The bits are first
+rotated left by one, so that the sign comes last. Then the first byte of a float32 is its exponent,
+and of a float16 its exponent and three more bits. These bytes, one per number, form the *high*
+plane, which an entropy coder shrinks to a third. The remaining bytes form the *low* plane, which is
+stored uncompressed.
+
+Zeros need no low bytes: they get only a high byte, 0 for +0 and 255 for -0. If any other number of
+the array has one of these high bytes, all numbers keep their low bytes. A quarter of the study's
+numbers are zeros, after ReLU and dropout.
 
 Shapes: N row, S number of a row, M number that has low bytes, B byte.
 """
@@ -16,31 +18,32 @@ from typing import Any
 import numpy as np
 
 MINUS_ZERO = 255
-"""The high byte of -0 where zeros have no low bytes; there no exponent may be 255."""
+"""High byte of -0 if zeros have no low bytes; then no number may have the exponent 255."""
 
 
 def split(value_NS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """High bytes [N, S], low bytes of all rows, and where each row's begin and end, int64 [N + 1].
+    """Return high bytes [N, S], low bytes of all rows, and the bounds of each row's, int64 [N + 1].
 
-    For float32 and float16; exact for every bit pattern. Raises ``ValueError`` for other types.
+    Takes float32 or float16 and is exact for every bit pattern, NaNs included. Raises
+    ``ValueError`` for other types.
     """
-    bits_NS, width = rotated(value_NS), value_NS.itemsize
+    bits_NS, width = rotated_bits(value_NS), value_NS.itemsize
     high_NS = (bits_NS >> (8 * width - 8)).astype(np.uint8)
-    kept_NS = bits_NS > 1
+    kept_NS = bits_NS > 1  # after the rotation, +0 is 0 and -0 is 1
     if (high_NS == MINUS_ZERO).any() or (kept_NS & (high_NS == 0)).any():
         kept_NS = np.ones_like(kept_NS)
     else:
         high_NS -= bits_NS == 1  # 0 becomes 255, MINUS_ZERO
     byte_MB = np.compress(kept_NS.reshape(-1), bits_NS).view(np.uint8).reshape(-1, width)
     low_MB = np.empty((len(byte_MB), width - 1), np.uint8)
-    for place in range(width - 1):  # several times faster than all at once
-        low_MB[:, place] = byte_MB[:, place]
+    for byte in range(width - 1):  # several times faster than one assignment
+        low_MB[:, byte] = byte_MB[:, byte]
     end_N = kept_NS.sum(1).cumsum() * (width - 1)
     return high_NS, low_MB.reshape(-1), np.concatenate([[0], end_N])
 
 
-def rotated(value_NS: np.ndarray) -> np.ndarray:
-    """The bits of floats, little-endian, with the sign in the last place."""
+def rotated_bits(value_NS: np.ndarray) -> np.ndarray:
+    """Return the bits of floats, rotated left by one so that the sign is the lowest bit."""
     kind = {np.dtype(np.float32): "<u4", np.dtype(np.float16): "<u2"}.get(value_NS.dtype)
     if kind is None:
         raise ValueError(f"{value_NS.dtype} has no planes")
@@ -49,13 +52,17 @@ def rotated(value_NS: np.ndarray) -> np.ndarray:
 
 
 def join(high: bytes, low: bytes, size: int, dtype: Any) -> np.ndarray:
-    """The numbers [S] of one row; raises ``ValueError`` for bytes that are not ``size`` numbers."""
+    """Return the numbers [S] of one row from its high and low bytes.
+
+    Raises ``ValueError`` if the bytes do not make ``size`` numbers.
+    """
     width = np.dtype(dtype).itemsize
     high_S = np.frombuffer(high, np.uint8)
     if len(high_S) != size:
         raise ValueError(f"{len(high_S):,} numbers, not {size:,}")
     kept_S = np.ones(size, bool)
     minus_S = ~kept_S
+    # At full length every number has low bytes: there are no zeros, or zeros kept theirs too.
     if len(low) != size * (width - 1):
         minus_S = high_S == MINUS_ZERO
         kept_S = (high_S != 0) & ~minus_S

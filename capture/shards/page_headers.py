@@ -1,9 +1,10 @@
-"""The pages of a Parquet column chunk, read without decoding them: how large do they say they are?
+"""Read the page headers of a Parquet column chunk without decoding the pages.
 
-A page's header states how much memory its data needs, and a decoder believes it: a few hundred
-bytes can ask for gigabytes. So the headers are walked first and compared with the footer, which is
-bounded as a whole. Headers are structures of Thrift's compact protocol: a byte with the distance to
-the next field number and the field's type, then the value; 0 ends a structure.
+A page header states how much memory its data needs, and a decoder believes it: a few hundred bytes
+can ask for gigabytes. So the headers are read first and compared with the footer, whose claims are
+bounded as a whole. A header is a structure of Thrift's compact protocol: for each field one byte
+with the distance to the field's number (high half) and its type (low half), then the value; a zero
+byte ends the structure.
 """
 
 from collections.abc import Iterator
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_DEPTH = 8
-"""Structures inside structures; a real page header has two levels."""
+"""Maximum nesting of structures; a real page header has two levels."""
 MAX_HEADER_BYTES = 2**20
 
-DATA, DICTIONARY = 0, 2
-"""Types of pages; what else there is, we never write."""
+DATA_PAGE, DICTIONARY_PAGE = 0, 2
+"""Page types. We write no others, so others are refused."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """What the header of a page says."""
+class ParquetPage:
+    """The header of one page; sizes in bytes."""
 
     kind: int
     header_bytes: int
@@ -30,8 +31,8 @@ class Page:
     encoding: int
 
 
-def pages_of(chunk: bytes) -> Iterator[Page]:
-    """The pages of a column chunk, in order; raises ``ValueError`` where there is no page."""
+def pages_of(chunk: bytes) -> Iterator[ParquetPage]:
+    """Yield the pages of a column chunk in order; raises ``ValueError`` for an invalid header."""
     start = 0
     while start < len(chunk):
         page = read_page(chunk, start)
@@ -41,31 +42,36 @@ def pages_of(chunk: bytes) -> Iterator[Page]:
         yield page
 
 
-def read_page(chunk: bytes, start: int) -> Page:
-    header = Header(chunk, start)
+def read_page(chunk: bytes, start: int) -> ParquetPage:
+    header = CompactReader(chunk, start)
     try:
         fields = header.struct(MAX_DEPTH)
         kind = fields[1]
-        inner = fields[{DATA: 5, DICTIONARY: 7}[kind]]
-        page = Page(kind, header.place - start, fields[2], fields[3], inner[1], inner[2])
+        # Field numbers of parquet.thrift: 1 type, 2 and 3 sizes, 5 and 7 the header of that type,
+        # in which 1 is the number of values and 2 the encoding.
+        inner = fields[{DATA_PAGE: 5, DICTIONARY_PAGE: 7}[kind]]
+        page = ParquetPage(kind, header.position - start, fields[2], fields[3], inner[1], inner[2])
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError("a page header makes no sense") from error
+        raise ValueError("a page header is invalid") from error
     sizes = (page.uncompressed_bytes, page.compressed_bytes, page.num_values, page.encoding)
     if not all(type(size) is int and size >= 0 for size in sizes):
         raise ValueError("a page has an impossible size")
     return page
 
 
-class Header:
-    """Reads one structure of Thrift's compact protocol, field by field."""
+class CompactReader:
+    """A reader of Thrift's compact protocol, from a position in ``data`` on."""
 
-    def __init__(self, data: bytes, place: int) -> None:
+    def __init__(self, data: bytes, position: int) -> None:
         self.data = data
-        self.place = place
-        self.end = min(len(data), place + MAX_HEADER_BYTES)
+        self.position = position
+        self.end = min(len(data), position + MAX_HEADER_BYTES)
 
     def struct(self, depth: int) -> dict[int, Any]:
-        """Values by field number; structures are dictionaries, lists and text are passed over."""
+        """Return values by field number. Nested structures become dictionaries, text None.
+
+        Raises ``ValueError`` for lists and other types, which page headers do not have.
+        """
         if not depth:
             raise ValueError("a page header is nested too deeply")
         fields: dict[int, Any] = {}
@@ -86,17 +92,17 @@ class Header:
                 return self.integer()
             case 8:
                 length = self.varint()
-                self.place += length
+                self.position += length
                 return None
             case 12:
                 return self.struct(depth)
         raise ValueError(f"a page header has a field of type {kind}")
 
     def byte(self) -> int:
-        if not 0 <= self.place < self.end:
+        if not 0 <= self.position < self.end:
             raise ValueError("a page header is cut off")
-        self.place += 1
-        return self.data[self.place - 1]
+        self.position += 1
+        return self.data[self.position - 1]
 
     def varint(self) -> int:
         number = 0
@@ -109,4 +115,4 @@ class Header:
 
     def integer(self) -> int:
         number = self.varint()
-        return number >> 1 ^ -(number & 1)
+        return number >> 1 ^ -(number & 1)  # zigzag: 0, -1, 1, -2, …

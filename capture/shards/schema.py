@@ -1,6 +1,7 @@
-"""What the tables of a run hold: Arrow schemas, with units and order. They outlive the code.
+"""Arrow schemas of the tables in a run, with the unit and row order of each.
 
-A change of any of these raises ``SCHEMA_VERSION``; golden tests pin them.
+Files outlive the code, so every change here increments ``SCHEMA_VERSION``. Golden tests pin the
+schemas.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,12 @@ SCHEMA_VERSION = 2
 OUTLIERS = pa.schema(
     [
         pa.field("step", pa.int32()),  # optimizer update, from 0 over the whole run
-        pa.field("slot", pa.int16()),  # the datum's place in its batch
+        pa.field("slot", pa.int16()),  # row of the datum in its batch
         pa.field("datum", pa.int32()),  # row of corpus/datums.parquet
         pa.field("unit", pa.dictionary(pa.int16(), pa.string())),  # parameter tensor
-        pa.field("index", pa.int32()),  # flat (row-major) index into the unit
+        pa.field("index", pa.int32()),  # flat (row-major) index of the weight in the unit
         pa.field("shift", pa.float32()),  # change of the weight due to this datum
-        pa.field("position", pa.int16()),  # token position that contributes most to it
+        pa.field("position", pa.int16()),  # token position that contributes most to the shift
     ]
 )
 """Sorted by unit (alphabetically), index, step, slot."""
@@ -66,11 +67,11 @@ DATUMS = pa.schema(
 
 
 def tally_schema(num_neurons: int) -> pa.Schema:
-    """Tallies of one unit by one kind of token in one window: a row a token, ascending."""
+    """Return the schema of one unit's tallies in one window: one row per token, by token id."""
     numbers = range(num_neurons)
     return pa.schema(
         [
-            pa.field("window", pa.int32()),  # of training, from 0; the same in all rows
+            pa.field("window", pa.int32()),  # window of training, from 0; the same in all rows
             pa.field("token_id", pa.int32()),
             pa.field("count", pa.int64()),  # positions of the token in the window
             # norms of the updates of each neuron's weights, summed, in units of the weight
@@ -92,24 +93,26 @@ def stored_name(column: str, version: int) -> str:
 
 
 def factor_schema(precisions: Mapping[str, str]) -> pa.Schema:
-    """Factors of a few steps: a row a datum and step, ascending by step and slot.
+    """Return the schema of a factor table: one row per datum and step, sorted by step and slot.
 
-    ``precisions``: of each array, by name; what the arrays are, the table's metadata tells.
+    ``precisions`` maps each array's name to its precision. The table's metadata describes the
+    arrays. Floats are stored as two byte planes, see ``capture.shards.float_planes``.
     """
     fields = [
         pa.field("step", pa.int32()),
         pa.field("slot", pa.int16()),
         pa.field("datum", pa.int32()),
-        pa.field("scale", pa.float64()),  # a gradient times this (and a preconditioner) is a shift
+        pa.field("scale", pa.float64()),  # shift = scale · (preconditioned) gradient
     ]
     for name, precision in precisions.items():
         if precision == "int32":
-            fields.append(pa.field(name, pa.list_(pa.int32())))  # tokens
+            fields.append(pa.field(name, pa.list_(pa.int32())))  # token ids
             continue
-        # see capture.float_planes
         fields.append(pa.field(f"{name}_high", pa.binary()))
         fields.append(pa.field(f"{name}_low", pa.binary()))
         if precision == "float16":
-            fields.append(pa.field(f"{name}_exponent", pa.int16()))  # times 2 to this
-            fields.append(pa.field(f"{name}_error", pa.float32()))  # largest, of all its numbers
+            fields.append(pa.field(f"{name}_exponent", pa.int16()))  # multiply by 2 to this power
+            fields.append(
+                pa.field(f"{name}_error", pa.float32())
+            )  # largest absolute error of the row
     return pa.schema(fields)

@@ -1,8 +1,7 @@
-"""Parquet that is checked as it is read: what a decoder sees was looked at before.
+"""Read Parquet files that may be damaged or hostile: verify bytes before pyarrow decodes them.
 
-The footer is compared with the marker's checksum, every column chunk with the footer's, and what a
-file or one of its pages claims to hold with its size. Whoever reads through ``open_parquet`` need
-not trust the file.
+The footer is compared with the marker's checksum, each column chunk with the footer's, and the
+sizes that the file and its pages claim with the size of the file. ``open_parquet`` does all of it.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from pyarrow import parquet
 
 from capture.errors import ShardError
 from capture.shards.column_chunks import (
-    TAIL_BYTES,
+    TRAILER_BYTES,
     Chunk,
     check_chunk,
     check_chunks,
@@ -27,7 +26,7 @@ from capture.shards.column_chunks import (
 from capture.store.range_file import RangeFile
 
 FIRST_READ_BYTES = 64 * 2**10
-"""Fetched to find the footer; most footers are smaller."""
+"""Size of the first read at the end of the file; most footers are smaller."""
 MAX_FOOTER_BYTES = 64 * 2**20
 REMEDY = "Run: ontogeny verify"
 
@@ -36,30 +35,34 @@ REMEDY = "Run: ontogeny verify"
 def open_parquet(
     source: BinaryIO, where: str, *, num_bytes: int, footer_checksum: str = ""
 ) -> Iterator[parquet.ParquetFile]:
-    """The file behind a source, each chunk of which is checked before it is decoded.
+    """Open a Parquet file of ``num_bytes``, whose chunks are verified before they are decoded.
 
-    ``footer_checksum`` is the marker's; empty where it has none. Whatever comes up within, in bytes
-    that are not what was written or ask for too much memory, is a ``ShardError``.
+    ``footer_checksum`` is the one in the marker, empty if it has none. Damaged bytes, and bytes
+    that ask for too much memory, raise ``ShardError`` about ``where``, also later in the block.
     """
     try:
-        file, checked = prepare(source, num_bytes, footer_checksum)
+        file, checked = open_checked(source, num_bytes, footer_checksum)
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
-        raise unreadable(where, error) from error
+        raise unreadable_error(where, error) from error
     try:
         yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise unreadable(where, checked.refusal or error) from error
+        raise unreadable_error(where, checked.refusal or error) from error
 
 
-def prepare(
+def open_checked(
     source: BinaryIO, num_bytes: int, footer_checksum: str
 ) -> tuple[parquet.ParquetFile, "CheckedChunks"]:
-    """The file, of which the footer was read and looked at; raises all sorts of errors."""
+    """Read and verify the footer; return the file and the reader of its chunks.
+
+    Raises ``ValueError``, ``KeyError``, ``OSError`` or ``pyarrow.ArrowException``.
+    """
     footer = read_footer(source, num_bytes)
     if footer_checksum and hashlib.sha256(footer).hexdigest() != footer_checksum:
         raise ValueError("the checksum of its footer differs from the marker's")
+    # The metadata is parsed from the footer alone, so that nothing else is fetched yet.
     metadata = parquet.ParquetFile(pa.BufferReader(b"PAR1" + footer)).metadata
     if not metadata.num_rows:
         return without_rows(metadata), CheckedChunks(source, [])
@@ -73,10 +76,10 @@ def prepare(
     return file, checked
 
 
-class Nothing(io.RawIOBase):
-    """A large file of which nothing comes; knows whether it was asked."""
+class EmptySource(io.RawIOBase):
+    """A large file that reads as empty and records whether a read was attempted."""
 
-    asked = False
+    was_read = False
 
     def readable(self) -> bool:
         return True
@@ -91,43 +94,45 @@ class Nothing(io.RawIOBase):
         return 2**62
 
     def read(self, size: int = -1) -> bytes:
-        self.asked = True
+        self.was_read = True
         return b""
 
 
 def check_metadata(metadata: parquet.FileMetaData) -> None:
-    """Raises ``pyarrow.ArrowException`` for column chunks that contradict themselves.
+    """Raise ``pyarrow.ArrowException`` for column chunks whose metadata is inconsistent.
 
-    Asked for one of these, ``FileMetaData.row_group`` ends the whole process. A reader looks at all
-    of them before it reads, and can be told so; here it gets no further than its first question.
-    (An exception in place of the empty answer would make pyarrow keep the metadata for ever.)
+    For such a chunk ``FileMetaData.row_group`` aborts the whole process, so it must not be called
+    first. A pre-buffering read checks all chunks before it fetches bytes and raises instead. It
+    reads from ``EmptySource``, so it stops at its first fetch; an error after that fetch only says
+    that the source is empty, and is ignored. (The source returns no bytes instead of raising,
+    because pyarrow never frees the metadata after an exception from a source.)
     """
-    source = Nothing()
+    source = EmptySource()
     try:
         parquet.ParquetFile(source, metadata=metadata, pre_buffer=True).read(use_threads=False)
     except (OSError, pa.ArrowException):
-        if not source.asked:
+        if not source.was_read:
             raise
 
 
 def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:
-    """A file of this schema that is empty; its column chunks lie nowhere, so none is read."""
+    """Return an empty file with this schema, in place of one whose chunks need no reading."""
     sink = pa.BufferOutputStream()
     parquet.ParquetWriter(sink, metadata.schema.to_arrow_schema()).close()
     return parquet.ParquetFile(pa.BufferReader(sink.getvalue()))
 
 
-def unreadable(where: str, error: Exception) -> ShardError:
+def unreadable_error(where: str, error: Exception) -> ShardError:
     reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     return ShardError(where, f"is not readable: {reason}", REMEDY)
 
 
 def read_footer(source: BinaryIO, num_bytes: int) -> bytes:
-    """The last bytes of the file, from the footer on; mostly in one read."""
+    """Return the file's bytes from the footer to the end, usually with a single read."""
     start = max(0, num_bytes - FIRST_READ_BYTES)
     source.seek(start)
     tail = source.read(num_bytes - start)
-    length = footer_length(tail[-TAIL_BYTES:]) + TAIL_BYTES
+    length = footer_length(tail[-TRAILER_BYTES:]) + TRAILER_BYTES
     if length > min(num_bytes, MAX_FOOTER_BYTES):
         raise ValueError(f"its footer claims {length:,} bytes")
     if length > len(tail):
@@ -137,10 +142,10 @@ def read_footer(source: BinaryIO, num_bytes: int) -> bytes:
 
 
 class CheckedChunks:
-    """The bytes of a Parquet file, of which only whole, checked column chunks can be read.
+    """Reads byte ranges of a Parquet file that consist of whole, valid column chunks.
 
-    A chunk that is not as it should be reads as the end of the file, for pyarrow keeps a file's
-    metadata for ever when an exception comes out of it; ``refusal`` tells why.
+    An invalid chunk reads as the end of the file instead of raising, because pyarrow never frees a
+    file's metadata after an exception from its source. ``refusal`` holds the reason.
     """
 
     refusal: Exception | None = None
@@ -150,7 +155,7 @@ class CheckedChunks:
         self.chunks = chunks
 
     def read_range(self, start: int, end: int) -> bytes:
-        """Bytes [start, end), every chunk among them checked; none if one is to be refused."""
+        """Return bytes [start, end) after checking every chunk in them; b"" if one is invalid."""
         self.source.seek(start)
         data = self.source.read(end - start)
         try:
@@ -161,7 +166,7 @@ class CheckedChunks:
         return data
 
     def check(self, start: int, data: bytes, end: int) -> None:
-        """Raises ``ValueError`` unless [start, end) consists of whole chunks as written."""
+        """Raise ``ValueError`` unless [start, end) contains only whole, valid chunks."""
         if len(data) != end - start:
             raise ValueError(f"it ends {end - start - len(data):,} bytes early")
         for chunk in self.chunks:

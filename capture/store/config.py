@@ -1,7 +1,7 @@
-"""Settings of a store that are no secrets: where it is, what it can do, how long to bear with it.
+"""Settings of a store: its address, what it supports, how long to wait for it.
 
-Credentials are not among them. They come from the standard AWS environment variables and files, so
-that no configuration, and no run that records its configuration, ever holds one.
+There is no setting for credentials. They come from the standard AWS environment variables and
+files, so neither a configuration nor the run that records it ever contains one.
 """
 
 from dataclasses import dataclass
@@ -11,35 +11,35 @@ from urllib.parse import urlsplit
 from capture.errors import ConfigError, at_least
 
 PART_BYTES = 8 * 2**20
-"""A value above twice this goes up in parts of this size; S3 takes 5 MiB to 5 GiB, 10,000 parts."""
+"""Part size of a multipart upload, used above twice this size. S3 allows 5 MiB to 5 GiB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreConfig:
-    """How to reach an object store. What is empty comes from the AWS environment and files."""
+    """How to reach an object store. An empty value means the AWS environment and files decide."""
 
     endpoint_url: str = ""
-    """http(s)://host[:port] of the store; else AWS_ENDPOINT_URL, else Amazon's own."""
+    """http(s)://host[:port] of the store. If empty: AWS_ENDPOINT_URL, then Amazon S3."""
     region: str = ""
-    """Else AWS_REGION or AWS_DEFAULT_REGION or the profile's."""
+    """If empty: AWS_REGION, AWS_DEFAULT_REGION, then the region of the profile."""
     profile: str = ""
-    """A section of ~/.aws/config and ~/.aws/credentials; else AWS_PROFILE."""
+    """A section of ~/.aws/config and ~/.aws/credentials. If empty: AWS_PROFILE."""
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """Bucket in the path or in the host name; auto: in the path where an endpoint is given."""
+    """Bucket in the path or in the host name; auto: in the path if an endpoint is given."""
     checksums: Literal["auto", "when_required", "when_supported"] = "auto"
-    """The newer checksums, which some stores refuse; auto: as the environment says, else only
-    when required. Uploads carry an MD5 in any case, which every store understands."""
+    """Whether to send the newer S3 checksums, which some stores reject. auto: what the environment
+    says, otherwise when_required. Uploads always carry an MD5, which every store supports."""
     retries: int = 10
-    """How often a request is made again; with the waits between, a minute without the store."""
+    """Maximum number of retries per request. With the waits, ten retries cover a minute."""
     first_wait_seconds: float = 0.2
-    """Before the first retry; each further wait is twice as long, 20 s at most."""
+    """Wait before the first retry. Each further wait is twice as long, at most 20 s."""
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 30.0
-    """Longest silence of the store before a request counts as failed."""
+    """A request fails if the store sends nothing for this long."""
     max_pending_bytes: int = 2**30
-    """Bound on what capture keeps in memory while the store is slower than training."""
+    """Maximum size of the segments that capture holds in memory while it waits for the store."""
     patience_seconds: float = 600.0
-    """How long capture goes on trying to store a segment when all retries were in vain."""
+    """How long capture keeps trying to store a segment after all retries have failed."""
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint_url)
@@ -52,11 +52,11 @@ class StoreConfig:
 
 
 def check_endpoint(url: str) -> None:
-    """Raises ``ConfigError``, which repeats nothing of a URL that may hold a password."""
+    """Raise ``ConfigError`` for an invalid endpoint, without quoting a possible password."""
     parts = urlsplit(url)
     if "@" in url or parts.query:
-        problem = "holds more than a host and a port"
-        remedy = "Credentials come from the AWS environment variables and files"
+        problem = "contains more than a host and a port"
+        remedy = "Pass credentials in the AWS environment variables or files"
         raise ConfigError("store.endpoint_url", problem, remedy)
     if url and (parts.scheme not in ("http", "https") or not parts.netloc):
         raise ConfigError("store.endpoint_url", f"got {url!r}, must be http(s)://host[:port]")

@@ -1,14 +1,15 @@
-"""One capture a run: whoever writes a run holds its lease, a small file that expires.
+"""The lease of a run: a small file with an expiry that lets one capture at a time write the run.
 
-A capture takes the lease before it changes anything, renews it while it works, looks at it before
-every marker, and removes it at the end. A second capture finds it and is refused. One that was left
-behind is taken over: at once if the process that held it ran on this machine and is gone, else when
-it has expired.
+A capture takes the lease before it changes anything, renews it while it works, checks it before
+every marker, and removes it at the end. A second capture finds the lease and is refused. A stale
+lease is taken over: at once if its process ran on this machine and has ended, otherwise after it
+has expired.
 
-Where put-if-absent is honoured, one of several that start at once gets the lease. Elsewhere each
-writes, waits, and reads back: the last one has it. What slips through (a pause of more than
-``SETTLE_SECONDS`` between looking and writing; clocks that differ by more than an expiry less a
-renewal) is found before the next marker by the one that was overwritten, which stops.
+Where the store has put-if-absent, exactly one of several simultaneous starts gets the lease.
+Elsewhere each writes the lease, waits ``SETTLE_SECONDS`` and reads it back; the last writer has it.
+Two cases slip through: a pause longer than that between the check and the write, and clocks that
+differ by more than the expiry minus the renewal interval. Then two captures run until the one whose
+lease was overwritten checks it before its next marker, and stops.
 """
 
 import json
@@ -31,22 +32,23 @@ EXPIRY_SECONDS = 120.0
 RENEWAL_SECONDS = 30.0
 SETTLE_SECONDS = 1.0
 RELEASE_SECONDS = 5.0
-"""How long the end of a capture waits for a store to remove the lease."""
-AGAIN_SECONDS = 1.0
+"""How long the end of a capture waits for the store to remove the lease."""
+REMOVAL_WAIT_SECONDS = 1.0
 MAX_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who writes a run, and until when."""
+    """Which process writes a run, and until when. The fields are those of ``lease.json``."""
 
     owner: str
+    """An identifier, or ``group.attempt`` for a group of workers."""
     host: str
     machine: str
-    """The host as it is since it was started, and its process table; empty if that is unknown."""
+    """Host name, boot id and process namespace; empty where they cannot be read."""
     pid: int
     process: str
-    """When the process began, by the machine's own count."""
+    """Start time of the process in clock ticks since boot; distinguishes reused process ids."""
     since: str
     expires: str
 
@@ -57,22 +59,23 @@ class Lease:
 
 @dataclass(frozen=True)
 class TakenOver:
-    """A lease was left behind, and is ours now."""
+    """Event: this capture has taken over a stale lease."""
 
     holder: str
     reason: str
 
 
-def left_behind(store: Store, owner: str = "") -> TakenOver | None:
-    """A lease that nobody holds any more; raises ``RunError`` if somebody may.
+def stale_lease(store: Store, owner: str = "") -> TakenOver | None:
+    """Return the run's stale lease, or None if there is no lease.
 
-    ``owner``: who asks, as ``group.attempt``; a group that is started again takes over from itself.
+    Raises ``RunError`` if another capture may still hold the lease. ``owner`` is the identifier of
+    the caller, as ``group.attempt``: a group that is restarted takes over from its last attempt.
     """
     found = read_lease(store)
     if found is None:
         return None
-    again = "" if not same_group(found.owner, owner) else "its group was started again"
-    reason = again or why_free(found, datetime.now(UTC))
+    restarted = "its group was started again" if same_group(found.owner, owner) else ""
+    reason = restarted or reason_expired(found, datetime.now(UTC))
     if not reason:
         problem = f"is being captured by {found.holder} (its lease expires at {found.expires})"
         raise RunError(store.uri, problem, "Let it end, stop it, or wait until its lease expires")
@@ -80,64 +83,68 @@ def left_behind(store: Store, owner: str = "") -> TakenOver | None:
 
 
 @contextmanager
-def held(store: Store, report: Callable[[TakenOver], None], owner: str = "") -> Iterator["Holding"]:
-    """Hold the run's lease; raises ``RunError`` if another capture does."""
-    left = left_behind(store, owner)
-    lease = of_this_process(owner)
-    if left:
+def hold_lease(
+    store: Store, report: Callable[[TakenOver], None], owner: str = ""
+) -> Iterator["HeldLease"]:
+    """Hold the run's lease within the block; raises ``RunError`` if another capture holds it.
+
+    ``report`` is called once if a stale lease was taken over.
+    """
+    stale = stale_lease(store, owner)
+    lease = new_lease(owner)
+    if stale:
         store.put(KEY, encode(lease))
     elif not store.put_if_absent(KEY, encode(lease)):
-        left_behind(store, owner)
-    if left or not is_exclusive(store):
+        stale_lease(store, owner)  # raises if another capture was faster
+    # A takeover overwrites, so it needs the same wait as a store without put-if-absent.
+    if stale or not has_put_if_absent(store):
         time.sleep(SETTLE_SECONDS)
-    holding = Holding(store, lease)
-    holding.require()
-    if left:
-        report(left)
-    holding.thread.start()
+    held = HeldLease(store, lease)
+    held.require()
+    if stale:
+        report(stale)
+    held.thread.start()
     try:
-        yield holding
+        yield held
     finally:
-        holding.release()
+        held.release()
 
 
-class Holding:
-    """The lease while it is ours; a thread renews it."""
+class HeldLease:
+    """The lease that this capture holds; a background thread renews it."""
 
     def __init__(self, store: Store, lease: Lease) -> None:
         self.store = store
         self.lease = lease
         self.ending = threading.Event()
-        self.thread = threading.Thread(target=self.keep, name="lease", daemon=True)
+        self.thread = threading.Thread(target=self.renew_and_remove, name="lease", daemon=True)
 
     def require(self) -> None:
-        """Raises ``RunError`` if the lease is not ours any more."""
+        """Raise ``RunError`` if another capture has taken the lease."""
         require(self.store, self.lease.owner)
 
-    def keep(self) -> None:
-        """Renew the lease now and then; remove it at the end, unless another has it.
-
-        A renewal that fails does no harm by itself: whether the lease is ours decides.
-        """
+    def renew_and_remove(self) -> None:
+        """Renew the lease until ``release``, then remove it unless another capture has it."""
         try:
             while not self.ending.wait(RENEWAL_SECONDS):
                 self.renew()
             while datetime.fromisoformat(self.lease.expires) > datetime.now(UTC):
                 if self.remove():
                     return
-                time.sleep(AGAIN_SECONDS)
+                time.sleep(REMOVAL_WAIT_SECONDS)
         except RunError:
-            return  # the next marker finds out
+            return  # the check before the next marker raises it in the main thread
 
     def renew(self) -> None:
         try:
             self.require()
-            self.lease = replace(self.lease, expires=at(EXPIRY_SECONDS))
+            self.lease = replace(self.lease, expires=timestamp_in(EXPIRY_SECONDS))
             self.store.put(KEY, encode(self.lease))
         except StoreError:
-            return  # it is renewed when the store is back
+            return  # a failed renewal does no harm by itself; the next one tries again
 
     def remove(self) -> bool:
+        """Delete the lease; return whether the store did it."""
         try:
             self.require()
             self.store.delete(KEY)
@@ -151,43 +158,50 @@ class Holding:
 
 
 def require(store: Store, owner: str) -> None:
-    """Raises ``RunError`` if the lease is not this owner's."""
+    """Raise ``RunError`` if the run's lease does not belong to ``owner``."""
     found = read_lease(store)
     if found is None or found.owner != owner:
         problem = f"was taken over by {found.holder if found else 'another capture'}"
-        remedy = "Of two captures of one run this one stops; nothing of the run is damaged"
+        remedy = "This capture stops, so that only one writes the run. The run is not damaged"
         raise RunError(store.uri, problem, remedy)
 
 
-def withdraw(store: Store, group: str) -> None:
-    """Remove the lease of a group whose workers have all ended, whichever of them had it."""
+def remove_group_lease(store: Store, group: str) -> None:
+    """Remove the lease of any attempt of a group whose workers have all ended."""
     found = read_lease(store)
     if found and same_group(found.owner, f"{group}."):
         store.delete(KEY)
 
 
 def same_group(owner: str, other: str) -> bool:
-    """Whether both are attempts of one group of workers."""
+    """Return whether both owners are attempts of the same group of workers."""
     return "." in owner and owner.partition(".")[0] == other.partition(".")[0]
 
 
-def is_exclusive(store: Store) -> bool:
-    """Whether put-if-absent can be relied on."""
+def has_put_if_absent(store: Store) -> bool:
+    """Return whether the store's put-if-absent is reliable; unknown for object stores, so False."""
     return "://" not in store.uri or store.uri.startswith(("file:", "local:", "memory:"))
 
 
-# --- the file -------------------------------------------------------------------------------------
+# --- lease.json -----------------------------------------------------------------------------------
 
 
-def of_this_process(owner: str = "") -> Lease:
+def new_lease(owner: str = "") -> Lease:
+    """Return a lease for this process; without ``owner`` it gets a random identifier."""
     pid = os.getpid()
-    began = process_of(pid)
-    owner = owner or uuid.uuid4().hex
-    return Lease(owner, socket.gethostname(), machine(), pid, began, at(0), at(EXPIRY_SECONDS))
+    return Lease(
+        owner=owner or uuid.uuid4().hex,
+        host=socket.gethostname(),
+        machine=machine_id(),
+        pid=pid,
+        process=process_start(pid),
+        since=timestamp_in(0),
+        expires=timestamp_in(EXPIRY_SECONDS),
+    )
 
 
-def at(seconds: float) -> str:
-    """The moment in so many seconds."""
+def timestamp_in(seconds: float) -> str:
+    """Return the time that many seconds from now, ISO 8601 in UTC."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
@@ -196,7 +210,7 @@ def encode(lease: Lease) -> bytes:
 
 
 def read_lease(store: Store) -> Lease | None:
-    """None where there is none; raises ``RunError`` for a file that is no lease."""
+    """Return the run's lease, or None; raises ``RunError`` for a file that is not a valid lease."""
     try:
         with store.open(KEY) as source:
             data = source.read(MAX_BYTES + 1)
@@ -210,24 +224,28 @@ def read_lease(store: Store) -> Lease | None:
     except (ValueError, TypeError, RecursionError) as error:
         where = f"{store.uri}/{KEY}"
         remedy = "Delete it if no capture of this run is under way"
-        raise RunError(where, "is no readable lease", remedy) from error
+        raise RunError(where, "is not a valid lease", remedy) from error
     return lease
 
 
-def why_free(lease: Lease, now: datetime) -> str:
-    """Why nobody holds this lease any more; empty while somebody may."""
-    if lease.machine and lease.machine == machine() and process_of(lease.pid) != lease.process:
+def reason_expired(lease: Lease, now: datetime) -> str:
+    """Return why nobody holds this lease any more; empty if its capture may still run."""
+    same_machine = lease.machine and lease.machine == machine_id()
+    if same_machine and process_start(lease.pid) != lease.process:
         return "it has died"
     if datetime.fromisoformat(lease.expires) < now:
         return f"its lease expired at {lease.expires}"
     return ""
 
 
-# --- this machine ---------------------------------------------------------------------------------
+# --- processes of this machine --------------------------------------------------------------------
 
 
-def machine() -> str:
-    """What tells this machine, since it was started, from all others; empty if that is unknown."""
+def machine_id() -> str:
+    """Return an identifier of this machine since its last boot; empty if it cannot be read.
+
+    It includes the process namespace, because process ids of two containers are unrelated.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -235,10 +253,11 @@ def machine() -> str:
         return ""
 
 
-def process_of(pid: int) -> str:
-    """When a process of this machine began; empty if there is none or it has ended."""
+def process_start(pid: int) -> str:
+    """Return a process's start time in clock ticks since boot; empty if it does not run."""
     try:
+        # The second field, the program's name, may contain spaces and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else fields[19]
+    return "" if fields[0] in "ZX" else fields[19]  # Z and X: ended, but still listed

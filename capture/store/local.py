@@ -1,7 +1,7 @@
 """A run in a local folder.
 
-``put`` is all or nothing: bytes are written beside the key, flushed to the disk, and moved into its
-place. Links are not followed out of the run's folder, whoever put them there.
+``put`` is atomic: it writes a temporary file beside the key, flushes it to disk and renames it to
+the key. Symbolic links that lead out of the run's folder are never followed.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import BinaryIO
 from capture.errors import ShardError
 
 
-class Folder:
-    """Keys as files below a root that need not exist yet; raises ``OSError`` as Python does."""
+class LocalBackend:
+    """Keys as files below ``root``, which need not exist yet; raises ``OSError`` as Python does."""
 
     retries = 0
 
@@ -25,27 +25,28 @@ class Folder:
         self.root = Path(root).expanduser().absolute()
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        put_local(self.within(key), data)
+        write_file(self.path_to_write(key), data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        with written_beside(self.within(key), data) as partial:
+        with temporary_beside(self.path_to_write(key), data) as temporary:
+            # A hard link fails if the key exists; a rename would replace it.
             try:
-                os.link(partial, self.root / key)
+                os.link(temporary, self.root / key)
             except FileExistsError:
                 return False
         return True
 
     def get(self, key: str) -> bytes:
-        return self.readable(key).read_bytes()
+        return self.path_to_read(key).read_bytes()
 
     def open(self, key: str) -> BinaryIO:
-        return self.readable(key).open("rb")
+        return self.path_to_read(key).open("rb")
 
     def exists(self, key: str) -> bool:
-        return self.readable(key).is_file()
+        return self.path_to_read(key).is_file()
 
     def modified(self, key: str) -> datetime:
-        return datetime.fromtimestamp(self.readable(key).stat().st_mtime, UTC)
+        return datetime.fromtimestamp(self.path_to_read(key).stat().st_mtime, UTC)
 
     def keys(self, prefix: str) -> list[str]:
         return [key for key in self.files(prefix) if not Path(key).name.startswith(".")]
@@ -54,64 +55,72 @@ class Folder:
         return [key for key in self.files("") if Path(key).name.startswith(".")]
 
     def files(self, prefix: str) -> Iterator[str]:
-        """All files below a folder, by key; none below a link."""
+        """Yield the key of each file below a folder; linked folders are not entered."""
         if not os.path.lexists(self.root / prefix):
             return
-        for folder, _, names in os.walk(self.within(prefix), onerror=complain):
+        for folder, _, names in os.walk(self.path_to_write(prefix), onerror=raise_error):
             for name in names:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def delete(self, key: str) -> None:
-        self.within(key).unlink(missing_ok=True)
+        self.path_to_write(key).unlink(missing_ok=True)
 
-    def within(self, key: str) -> Path:
-        """The key's path, no link on the way to it leading out of the run."""
+    def path_to_write(self, key: str) -> Path:
+        """Return the key's path; raises ``ShardError`` if its folder lies outside the run.
+
+        The last part may be a link: writing and deleting replace the link, not its target.
+        """
         path = self.root / key
-        self.check(key, path.parent if key else path)
+        self.require_inside(key, path.parent if key else path)
         return path
 
-    def readable(self, key: str) -> Path:
-        """The key's path, itself no link that leads out either."""
-        path = self.within(key)
+    def path_to_read(self, key: str) -> Path:
+        """Return the key's path; raises ``ShardError`` if it leads out of the run."""
+        path = self.path_to_write(key)
         if path.is_symlink():
-            self.check(key, path)
+            self.require_inside(key, path)
         return path
 
-    def check(self, key: str, path: Path) -> None:
+    def require_inside(self, key: str, path: Path) -> None:
+        # The root is resolved as well, because the run itself may be opened through a link.
         if not path.resolve().is_relative_to(self.root.resolve()):
             where = f"{self.root}/{key}"
             raise ShardError(where, "is a link that leads out of the run", "Do not trust this run")
 
 
-def complain(error: OSError) -> None:
-    """A folder that cannot be listed is an error, not an empty folder."""
+def raise_error(error: OSError) -> None:
+    """For ``os.walk``, which otherwise takes a folder that it cannot list for an empty one."""
     raise error
 
 
-def put_local(path: Path, data: bytes | memoryview) -> None:
-    """Write beside the target, flush to the disk, then take the target's place at once."""
-    with written_beside(path, data) as partial:
-        partial.replace(path)
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a file atomically and durably: temporary file, flush to disk, rename."""
+    with temporary_beside(path, data) as temporary:
+        temporary.replace(path)
 
 
 @contextmanager
-def written_beside(path: Path, data: bytes | memoryview) -> Iterator[Path]:
-    """The data in a file beside the target, on the disk; what is done with it is flushed too."""
+def temporary_beside(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """Write the data to a hidden file beside ``path``, flushed to disk, and yield its path.
+
+    Afterwards the folder is flushed too, so that the name survives a power cut, and the temporary
+    file is removed if it is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with partial.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        yield partial
-        flush_names(path.parent)
+        yield temporary
+        sync_folder(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def flush_names(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the file system can."""
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, if the file system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

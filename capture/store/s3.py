@@ -1,7 +1,8 @@
-"""A run on Amazon S3 or a store that speaks its language.
+"""A run on Amazon S3 or a compatible store, through botocore.
 
-Only what every such store has is asked for: put, multipart put, get with a range, head, list,
-delete. Nothing is cached, so a read never answers from an old listing.
+Uses only operations that every compatible store has: put, multipart put, get with a range, head,
+list, delete. Nothing is cached, so no read is answered from an old listing. Why this is botocore
+and neither s3fs nor obstore: see docs/concepts/design-choices.md.
 """
 
 import base64
@@ -19,45 +20,50 @@ from botocore.exceptions import BotoCoreError, ClientError
 from capture.errors import StoreAwayError, StoreError
 from capture.store.config import PART_BYTES, StoreConfig
 from capture.store.range_file import RangeFile
-from capture.store.s3_client import Connection, connection_to
-from capture.store.s3_errors import ENDPOINT, judged, no_bucket, parts_of
+from capture.store.s3_client import Connection, connect
+from capture.store.s3_errors import (
+    ENDPOINT_REMEDY,
+    missing_bucket,
+    response_details,
+    translate_error,
+)
 
-MOST_PARTS = 10_000
-UPLOADS = 3
-"""How often an upload is begun anew when the store has lost it."""
+MAX_PARTS = 10_000
+MAX_UPLOADS = 3
+"""How often a multipart upload is started in all, if the store loses it."""
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Keys below a prefix of a bucket."""
+class S3Backend:
+    """The keys below a prefix of a bucket."""
 
     uri: str
     bucket: str
     prefix: str
     config: StoreConfig
     earlier_retries: int = field(default=0, compare=False)
-    """Of this process's connection, before this was opened."""
+    """Retries of this process's connection before this store was opened."""
 
     @classmethod
-    def at(cls, uri: str, config: StoreConfig) -> "Bucket":
-        """Raises ``StoreError`` if the URI names no bucket or the settings make no client."""
+    def from_uri(cls, uri: str, config: StoreConfig) -> "S3Backend":
+        """Raises ``StoreError`` if the URI has no bucket or the settings are invalid."""
         parts = urlsplit(uri)
         bucket, _, prefix = uri.removeprefix(f"{parts.scheme}://").partition("/")
         if not bucket:
             raise StoreError(uri, "names no bucket", "Write s3://bucket/prefix")
         try:
-            connection = connection_to(config)
+            connection = connect(config)
         except (BotoCoreError, ValueError) as error:
-            raise judged(error, uri) from error
+            raise translate_error(error, uri) from error
         return cls(uri, bucket, prefix, config, connection.retrier.num_retries)
 
     @property
     def connection(self) -> Connection:
-        return connection_to(self.config)
+        return connect(self.config)
 
     @property
     def retries(self) -> int:
-        # A change of the environment makes another connection, which counts from 0.
+        # If the AWS environment has changed, this is a new connection, which counts from 0.
         return max(0, self.connection.retrier.num_retries - self.earlier_retries)
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -65,38 +71,45 @@ class Bucket:
             self.put_in_parts(key, memoryview(data))
         else:
             body = bytes(data)
-            self.ask("put_object", key, Body=body, ContentMD5=md5(body))
+            self.call("put_object", key, Body=body, ContentMD5=md5(body))
 
     def put_in_parts(self, key: str, data: memoryview) -> None:
-        """When the store no longer knows the upload, its completion may have got through and the
-        answer been lost; if not, the upload is begun anew."""
-        for _ in range(UPLOADS):
-            upload = self.ask("create_multipart_upload", key)["UploadId"]
+        """Multipart upload. If the store no longer knows the upload, start again.
+
+        A retried completion also ends there when the first one succeeded but its answer was lost;
+        then the key already holds the data and the upload is done.
+        """
+        for _ in range(MAX_UPLOADS):
+            upload = self.call("create_multipart_upload", key)["UploadId"]
             try:
                 parts = list(self.put_parts(key, upload, data))
-                made = {"Parts": parts}
-                self.ask("complete_multipart_upload", key, UploadId=upload, MultipartUpload=made)
+                listing = {"Parts": parts}
+                self.call(
+                    "complete_multipart_upload", key, UploadId=upload, MultipartUpload=listing
+                )
                 return
             except FileNotFoundError:
-                if self.holds(key, data):
+                if self.has_value(key, data):
                     return
                 self.connection.retrier.count()
             except BaseException:
-                self.abandon(key, upload)
+                self.abort_upload(key, upload)
                 raise
-        raise StoreError(self.name(key), "the store keeps losing a multipart upload", ENDPOINT)
+        raise StoreError(
+            self.uri_of(key), "the store keeps losing a multipart upload", ENDPOINT_REMEDY
+        )
 
-    def holds(self, key: str, data: bytes | memoryview) -> bool:
+    def has_value(self, key: str, data: bytes | memoryview) -> bool:
         try:
             return self.get(key) == data
         except FileNotFoundError:
             return False
 
     def put_parts(self, key: str, upload: str, data: memoryview) -> Iterator[dict[str, Any]]:
-        size = max(PART_BYTES, -(-len(data) // MOST_PARTS))
+        size = max(PART_BYTES, -(-len(data) // MAX_PARTS))
         for number, start in enumerate(range(0, len(data), size), start=1):
             body = bytes(data[start : start + size])
-            answer = self.ask(
+            answer = self.call(
                 "upload_part",
                 key,
                 UploadId=upload,
@@ -106,8 +119,8 @@ class Bucket:
             )
             yield {"PartNumber": number, "ETag": answer["ETag"]}
 
-    def abandon(self, key: str, upload: str) -> None:
-        """Free what was uploaded; asked once, for the store may be gone."""
+    def abort_upload(self, key: str, upload: str) -> None:
+        """Free the uploaded parts. One attempt only, because the store may be away."""
         with suppress(BotoCoreError, ClientError):
             self.connection.client.abort_multipart_upload(
                 Bucket=self.bucket, Key=self.path(key), UploadId=upload
@@ -117,13 +130,13 @@ class Bucket:
         if self.exists(key):
             return False
         try:
-            self.ask("put_object", key, Body=data, ContentMD5=md5(data), IfNoneMatch="*")
+            self.call("put_object", key, Body=data, ContentMD5=md5(data), IfNoneMatch="*")
         except StoreError as error:
             status = status_of(error)
-            if status == 501:  # not implemented: that it was absent a moment ago must do
+            if status == 501:  # not implemented; rely on the check for existence above
                 self.put(key, data)
-            elif status == 412:  # perhaps by our own request, whose answer was lost
-                return self.holds(key, data)
+            elif status == 412:  # it exists: perhaps from our own request, whose answer was lost
+                return self.has_value(key, data)
             else:
                 raise
         return True
@@ -131,60 +144,68 @@ class Bucket:
     def get(self, key: str) -> bytes:
         return self.fetch(key)[0]
 
-    def fetch(self, key: str, **extent: str) -> tuple[bytes, dict[str, Any]]:
-        """The body (or an extent of it) and what came with it; a body cut short is a fault."""
+    def fetch(self, key: str, **options: str) -> tuple[bytes, dict[str, Any]]:
+        """Return the body, or the ``Range`` of it, and the response.
+
+        The body is read within the request, so that a body cut short is retried.
+        """
 
         def whole(client: Any) -> tuple[bytes, dict[str, Any]]:
-            answer = client.get_object(Bucket=self.bucket, Key=self.path(key), **extent)
+            answer = client.get_object(Bucket=self.bucket, Key=self.path(key), **options)
             with closing(answer["Body"]) as body:
                 return body.read(), answer
 
-        return self.connection.request(self.name(key), whole)
+        return self.connection.request(self.uri_of(key), whole)
 
     def open(self, key: str) -> BinaryIO:
-        about = self.about(key)
-        read = functools.partial(self.read_range, key, about["ETag"])
-        return cast(BinaryIO, RangeFile(about["ContentLength"], read))
+        head = self.head(key)
+        read = functools.partial(self.read_range, key, head["ETag"])
+        return cast(BinaryIO, RangeFile(head["ContentLength"], read))
 
     def read_range(self, key: str, version: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of a value that must still be the one that was opened."""
+        """Return bytes [start, end); raises ``StoreError`` if the value has been replaced."""
         data, answer = self.fetch(key, Range=f"bytes={start}-{end - 1}")
         if answer["ETag"] != version:
             problem = "was replaced while it was being read"
-            raise StoreError(self.name(key), problem, "Read it again")
+            raise StoreError(self.uri_of(key), problem, "Read it again")
         if len(data) != end - start:
-            raise StoreError(self.name(key), "the store cannot read a range of bytes", ENDPOINT)
+            raise StoreError(
+                self.uri_of(key), "the store cannot read a range of bytes", ENDPOINT_REMEDY
+            )
         return data
 
     def exists(self, key: str) -> bool:
         try:
-            self.about(key)
+            self.head(key)
         except FileNotFoundError:
             return False
         return True
 
     def modified(self, key: str) -> datetime:
-        return self.about(key)["LastModified"]
+        return self.head(key)["LastModified"]
 
-    def about(self, key: str) -> dict[str, Any]:
+    def head(self, key: str) -> dict[str, Any]:
         try:
-            return self.ask("head_object", key)
+            return self.call("head_object", key)
         except FileNotFoundError:
             self.require_bucket()
             raise
 
     def require_bucket(self) -> None:
-        """Raises ``StoreError`` for a bucket that does not exist, which a missing key may mean."""
-        known = self.connection.buckets
+        """Raise ``StoreError`` if the bucket does not exist.
+
+        The answer to HEAD has no body, so it does not say whether the key or the bucket is missing.
+        """
+        known = self.connection.known_buckets
         if self.bucket not in known:
             try:
                 self.connection.request(self.uri, lambda c: c.head_bucket(Bucket=self.bucket))
             except FileNotFoundError as error:
-                raise no_bucket(self.uri) from error
+                raise missing_bucket(self.uri) from error
             except StoreAwayError:
                 raise
             except StoreError:
-                pass  # it may be forbidden to ask; then the bucket is there
+                pass  # the request may be forbidden, which means that the bucket exists
             known.add(self.bucket)
 
     def keys(self, prefix: str) -> list[str]:
@@ -194,38 +215,38 @@ class Bucket:
         return [key for key in found if not key.endswith("/") and not is_hidden(key)]
 
     def pages(self, base: str) -> Iterator[list[dict[str, Any]]]:
-        """What lies below a prefix, a page (of a thousand, as a rule) at a time."""
-        further: dict[str, str] = {}
+        """Yield the entries below a prefix, page by page (usually 1,000 entries each)."""
+        position: dict[str, str] = {}
         while True:
-            ask = functools.partial(self.list_page, base, further)
-            page = self.connection.request(self.uri, ask)
+            request = functools.partial(self.list_page, base, position)
+            page = self.connection.request(self.uri, request)
             yield page.get("Contents", [])
             if not page.get("IsTruncated"):
                 return
-            further = {"ContinuationToken": page["NextContinuationToken"]}
+            position = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def list_page(self, base: str, further: dict[str, str], client: Any) -> dict[str, Any]:
-        return client.list_objects_v2(Bucket=self.bucket, Prefix=base, **further)
+    def list_page(self, base: str, position: dict[str, str], client: Any) -> dict[str, Any]:
+        return client.list_objects_v2(Bucket=self.bucket, Prefix=base, **position)
 
     def unfinished(self) -> list[str]:
         return []
 
     def delete(self, key: str) -> None:
         with suppress(FileNotFoundError):
-            self.ask("delete_object", key)
+            self.call("delete_object", key)
 
-    def ask(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        """One operation on a key."""
+    def call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+        """Return botocore's answer to one operation on a key, with retries."""
 
         def once(client: Any) -> dict[str, Any]:
             return getattr(client, operation)(Bucket=self.bucket, Key=self.path(key), **arguments)
 
-        return self.connection.request(self.name(key), once)
+        return self.connection.request(self.uri_of(key), once)
 
     def path(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
 
-    def name(self, key: str) -> str:
+    def uri_of(self, key: str) -> str:
         return f"{self.uri}/{key}"
 
 
@@ -234,11 +255,11 @@ def is_hidden(key: str) -> bool:
 
 
 def status_of(error: StoreError) -> int:
-    """HTTP status of the answer behind an error, 0 if there was none."""
+    """Return the HTTP status of the answer behind an error, 0 if there was no answer."""
     cause = error.__cause__
-    return parts_of(cause)[1] if isinstance(cause, ClientError) else 0
+    return response_details(cause)[1] if isinstance(cause, ClientError) else 0
 
 
 def md5(data: bytes) -> str:
-    """The checksum that every store can check an upload by; it guards against accidents only."""
+    """Return the Content-MD5 of an upload, which every store verifies; not a security measure."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

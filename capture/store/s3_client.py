@@ -1,4 +1,4 @@
-"""The way to an S3 store: a client that tries once, and the one place where it is asked again."""
+"""Connections to S3 stores: a botocore client that tries once, and the retries around it."""
 
 import functools
 import hashlib
@@ -12,51 +12,54 @@ from botocore.session import Session
 
 from capture.errors import StoreAwayError
 from capture.store.config import StoreConfig
-from capture.store.retry import Retrier, TemporaryFault
-from capture.store.s3_errors import ENDPOINT, judged
+from capture.store.retry import Retrier, TransientError
+from capture.store.s3_errors import ENDPOINT_REMEDY, translate_error
 
 Result = TypeVar("Result")
 
 
 class Connection:
-    """A client for one endpoint, shared by all stores of this process that are configured alike."""
+    """A client for one endpoint, shared by all stores of this process with the same settings."""
 
     def __init__(self, config: StoreConfig) -> None:
         self.retrier = Retrier(config.retries, config.first_wait_seconds)
         self.client = make_client(config)
-        self.buckets: set[str] = set()
-        """Those known to exist."""
+        self.known_buckets: set[str] = set()
+        """Buckets that are known to exist."""
 
     def request(self, where: str, action: Callable[[Any], Result]) -> Result:
-        """What the action gets from the client; raises ``FileNotFoundError`` or ``StoreError``."""
+        """Return ``action(client)``, with retries.
+
+        Raises ``FileNotFoundError`` for a missing key, otherwise ``StoreError`` about ``where``.
+        """
 
         def attempt() -> Result:
             try:
                 return action(self.client)
-            except Exception as error:  # botocore's errors share no base with urllib3's
-                reason = judged(error, where)
+            except Exception as error:  # botocore's errors and urllib3's have no common base class
+                reason = translate_error(error, where)
                 if reason is error:
                     raise
                 raise reason from error
 
         try:
             return self.retrier(attempt)
-        except TemporaryFault as fault:
-            tries = self.retrier.patience() + 1
-            problem = f"{fault.problem} (tried {tries} times)"
-            remedy = "Try again later" if self.retrier.answered else ENDPOINT
-            raise StoreAwayError(where, problem, remedy) from fault
+        except TransientError as error:
+            tries = self.retrier.max_retries() + 1
+            problem = f"{error.problem} (tried {tries} times)"
+            remedy = "Try again later" if self.retrier.answered else ENDPOINT_REMEDY
+            raise StoreAwayError(where, problem, remedy) from error
 
 
 def keep_secrets_out_of_logs() -> None:
-    """At its DEBUG level botocore logs headers, and a session token is one of them."""
+    """Keep botocore's logger at INFO: at DEBUG it logs headers, which can hold a session token."""
     logger = logging.getLogger("botocore")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)
 
 
 def make_client(config: StoreConfig) -> Any:
-    """A botocore client; credentials are looked up by botocore, in the standard places."""
+    """Return a botocore client; botocore looks up the credentials in the standard places."""
     keep_secrets_out_of_logs()
     session = Session(profile=config.profile or None)
     scoped = session.get_scoped_config()
@@ -67,8 +70,8 @@ def make_client(config: StoreConfig) -> Any:
         "max_pool_connections": 16,
     }
     for name in ("request_checksum_calculation", "response_checksum_validation"):
-        told = name in scoped or f"AWS_{name.upper()}" in os.environ
-        if config.checksums != "auto" or not told:
+        is_set = name in scoped or f"AWS_{name.upper()}" in os.environ
+        if config.checksums != "auto" or not is_set:
             settings[name] = "when_required" if config.checksums == "auto" else config.checksums
     if config.addressing != "auto":
         settings["s3"] = {"addressing_style": config.addressing}
@@ -80,14 +83,15 @@ def make_client(config: StoreConfig) -> Any:
     )
 
 
-def connection_to(config: StoreConfig) -> Connection:
-    """The process's connection for this configuration and the AWS environment of now."""
+def connect(config: StoreConfig) -> Connection:
+    """Return the process's connection for these settings and the current AWS environment."""
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    # A hash, so that no credential lies about in a cache; a fork must not share its sockets.
+    # The cache key is a hash, so that no credential stays in the cache. It includes the process id,
+    # because a forked child must not share its parent's sockets.
     digest = hashlib.sha256(repr(environment).encode()).hexdigest()
-    return connection_of(config, digest, os.getpid())
+    return cached_connection(config, digest, os.getpid())
 
 
 @functools.lru_cache(maxsize=8)
-def connection_of(config: StoreConfig, environment: str, process: int) -> Connection:
+def cached_connection(config: StoreConfig, environment: str, process: int) -> Connection:
     return Connection(config)

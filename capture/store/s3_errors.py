@@ -1,33 +1,39 @@
-"""What a failed request to S3 means: no such key, a fault that may pass, or an error to report.
+"""Classify a failed S3 request: a missing key, a failure that may pass, or an error to report.
 
-Stores differ in what they say, so the rules are few: the HTTP status decides unless the error code
-is a known one. Nothing that is reported quotes a credential or a header.
+Stores differ in their error codes, so the rules are few: a known error code decides, otherwise the
+HTTP status does. No message quotes a credential or a header.
 """
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from capture.errors import StoreError
-from capture.store.retry import TemporaryFault
+from capture.store.retry import TransientError
 
-MAY_PASS = {
+TRANSIENT_CODES = {
     *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted"),
     *("Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
     *("BadDigest", "IncompleteBody", "ConditionalRequestConflict"),
 }
-STATUS_MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
-NO_KEY = {"NoSuchKey", "NoSuchUpload", "404"}
-ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "307", "TemporaryRedirect"}
-UNKNOWN_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
-EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
+TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+MISSING_KEY_CODES = {"NoSuchKey", "NoSuchUpload", "404"}
+WRONG_REGION_CODES = {
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "301",
+    "307",
+    "TemporaryRedirect",
+}
+BAD_CREDENTIALS_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+EXPIRED_CODES = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
 
-CREDENTIALS = (
+CREDENTIALS_REMEDY = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or fill ~/.aws/credentials"
 )
-ENDPOINT = "Check store.endpoint_url or AWS_ENDPOINT_URL, and the network"
-SETTINGS = "Check the URI, store.… and the AWS environment variables and files"
+ENDPOINT_REMEDY = "Check store.endpoint_url or AWS_ENDPOINT_URL, and the network"
+SETTINGS_REMEDY = "Check the URI, store.… and the AWS environment variables and files"
 
-NO_CREDENTIALS = (
+CREDENTIALS_ERRORS = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
     boto.CredentialRetrievalError,
@@ -35,13 +41,13 @@ NO_CREDENTIALS = (
     boto.TokenRetrievalError,
     boto.SSOError,
 )
-NO_WAY = (
+UNREACHABLE_ERRORS = (
     boto.EndpointConnectionError,
     boto.ConnectTimeoutError,
     boto.ProxyConnectionError,
     boto.SSLError,
 )
-BROKEN_WAY = (
+BROKEN_CONNECTION_ERRORS = (
     boto.HTTPClientError,
     boto.ConnectionError,
     boto.ReadTimeoutError,
@@ -54,53 +60,53 @@ BROKEN_WAY = (
 )
 
 
-def judged(error: Exception, where: str) -> Exception:
-    """What to raise in the place of what botocore raised; unknown kinds stay as they are."""
+def translate_error(error: Exception, where: str) -> Exception:
+    """Return the exception to raise in place of botocore's; an unknown one is returned as it is."""
     if isinstance(error, boto.ClientError):
-        return judged_answer(error, where)
-    if isinstance(error, NO_CREDENTIALS):
+        return translate_response(error, where)
+    if isinstance(error, CREDENTIALS_ERRORS):
         kind = type(error).__name__.removesuffix("Error")
-        return StoreError(where, f"no usable AWS credentials ({kind})", CREDENTIALS)
-    if isinstance(error, NO_WAY):
-        return TemporaryFault(f"cannot be reached: {one_line(error)}", answered=False)
-    if isinstance(error, BROKEN_WAY):
-        return TemporaryFault(f"broke off: {one_line(error)}", answered=False)
+        return StoreError(where, f"no usable AWS credentials ({kind})", CREDENTIALS_REMEDY)
+    if isinstance(error, UNREACHABLE_ERRORS):
+        return TransientError(f"cannot be reached: {one_line(error)}", answered=False)
+    if isinstance(error, BROKEN_CONNECTION_ERRORS):
+        return TransientError(f"broke off: {one_line(error)}", answered=False)
     if isinstance(error, (boto.BotoCoreError, ValueError)):
-        return StoreError(where, f"cannot be used: {one_line(error)}", SETTINGS)
+        return StoreError(where, f"cannot be used: {one_line(error)}", SETTINGS_REMEDY)
     return error
 
 
-def judged_answer(error: boto.ClientError, where: str) -> Exception:
-    """The same for what the store itself answered."""
-    code, status, text = parts_of(error)
-    said = f"{code}: {text}" if text else f"HTTP {status}"
-    if code in NO_KEY:
+def translate_response(error: boto.ClientError, where: str) -> Exception:
+    """Like ``translate_error``, for an error that the store itself returned."""
+    code, status, text = response_details(error)
+    answer = f"{code}: {text}" if text else f"HTTP {status}"
+    if code in MISSING_KEY_CODES:
         return FileNotFoundError(where)
-    if code in MAY_PASS or (status in STATUS_MAY_PASS and code != "NotImplemented"):
-        return TemporaryFault(f"the store fails ({said})", answered=True)
+    if code in TRANSIENT_CODES or (status in TRANSIENT_STATUSES and code != "NotImplemented"):
+        return TransientError(f"the store fails ({answer})", answered=True)
     if code == "NoSuchBucket":
-        return no_bucket(where)
-    if code in ELSEWHERE:
+        return missing_bucket(where)
+    if code in WRONG_REGION_CODES:
         remedy = "Set store.region or AWS_REGION to the bucket's"
-        return StoreError(where, f"the bucket is in another region ({said})", remedy)
-    if code in UNKNOWN_KEY:
+        return StoreError(where, f"the bucket is in another region ({answer})", remedy)
+    if code in BAD_CREDENTIALS_CODES:
         return StoreError(
-            where, f"the store does not accept these credentials ({code})", CREDENTIALS
+            where, f"the store does not accept these credentials ({code})", CREDENTIALS_REMEDY
         )
-    if code in EXPIRED:
+    if code in EXPIRED_CODES:
         return StoreError(where, f"the credentials have expired ({code})", "Renew them")
     if status == 403:
         remedy = "Check the credentials and the bucket's policy; readers need s3:ListBucket too"
-        return StoreError(where, f"forbidden ({said})", remedy)
-    return StoreError(where, f"the store refuses ({said})", ENDPOINT)
+        return StoreError(where, f"forbidden ({answer})", remedy)
+    return StoreError(where, f"the store refuses ({answer})", ENDPOINT_REMEDY)
 
 
-def no_bucket(where: str) -> StoreError:
+def missing_bucket(where: str) -> StoreError:
     return StoreError(where, "there is no such bucket", "Make it, or correct the URI")
 
 
-def parts_of(error: boto.ClientError) -> tuple[str, int, str]:
-    """Error code, HTTP status and message, as far as the store gave them."""
+def response_details(error: boto.ClientError) -> tuple[str, int, str]:
+    """Return error code, HTTP status and message; each is empty or 0 if the store gave none."""
     found = error.response.get("Error", {})
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     text = str(found.get("Message", ""))

@@ -1,8 +1,8 @@
-"""A run's place: a folder or an object-store prefix, as keys with bytes behind them.
+"""``Store``: the keys and values of one run, wherever the run is stored.
 
-Callers see the same few verbs wherever the run lies (``Place``). ``put`` is all or nothing: a key
-holds the whole of what was put or what it held before. What was put is what anyone reads next; a
-*listing* may lag behind on some stores, so no law rests on one: readers ask for keys by name.
+All backends offer the same operations (``StoreBackend``). ``put`` is atomic: a key holds either its
+whole new value or its old one. A read by name sees the last ``put``. A *listing* may lag behind on
+some stores, so correctness never depends on one: readers ask for keys by name.
 """
 
 import errno
@@ -15,23 +15,23 @@ from typing import BinaryIO, Protocol
 
 from capture.errors import StoreAwayError, StoreError
 from capture.store.config import StoreConfig
-from capture.store.filesystem import Filesystem
-from capture.store.local import Folder
+from capture.store.local import LocalBackend
 
 DEFAULT = StoreConfig()
-MAY_PASS = {
+TRANSIENT_ERRNOS = {
     *(errno.ETIMEDOUT, errno.ESTALE, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
     *(errno.ENETUNREACH, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED),
 }
-"""How the file systems of a network say that they are away."""
-HOLDS_CREDENTIALS = re.compile(r"[^/]*(@|:(?!\d+(/|$)))")
-"""After ``scheme://``: a user before the host, or a colon that does not begin a port."""
+"""Error numbers that a network file system gives while its server is away."""
+HAS_CREDENTIALS = re.compile(r"[^/]*(@|:(?!\d+(/|$)))")
+"""Matches what follows ``scheme://`` if it has a user before the host, or a colon but no port."""
 
 
-class Place(Protocol):
-    """What a kind of store can do. ``FileNotFoundError``: no such key; other ``OSError``: failed.
+class StoreBackend(Protocol):
+    """The operations of one kind of store.
 
-    What fails for reasons that only the place can tell is a ``StoreError`` already.
+    They raise ``FileNotFoundError`` for a missing key, ``StoreError`` where the backend can explain
+    the failure, and any other ``OSError`` where it cannot; ``Store`` explains those.
     """
 
     @property
@@ -50,121 +50,134 @@ class Place(Protocol):
 class Store:
     """The keys under one URI: a plain path, ``file://``, ``memory://`` or ``s3://``.
 
-    Small and picklable: connections are made where it is used, and shared within a process.
+    Small and picklable: connections are made where the store is used and shared within a process.
+    Failures raise ``StoreError``, or ``StoreAwayError`` if they may pass.
     """
 
     def __init__(self, uri: str, config: StoreConfig = DEFAULT) -> None:
-        """``config`` matters to ``s3://`` alone; raises ``StoreError`` for an impossible URI."""
+        """Only ``s3://`` uses ``config``. Raises ``StoreError`` for an invalid URI."""
         self.uri = uri if uri.endswith("://") else uri.rstrip("/") or uri
         self.config = config
-        self.place = place_of(self.uri, config)
+        self.backend = backend_of(self.uri, config)
         self.taken_retries = 0
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write the whole value of a key."""
-        with self.explained(key, "written"):
-            self.place.put(checked(self.uri, key), data)
+        """Write the whole value of a key, replacing any earlier value."""
+        with self.explain_errors(key, "written"):
+            self.backend.put(checked_key(self.uri, key), data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write a key that is not there yet; whether it was written.
+        """Write a key that does not exist yet; return whether it was written.
 
-        Of several at once exactly one writes it on a local disk, in memory, and on object stores
-        that honour ``If-None-Match: *``. Others ignore that or refuse it; there two may both be
-        told that they wrote. Whoever must know reads the key back a while later.
+        Of several concurrent writers exactly one succeeds on a local disk, in memory, and on object
+        stores that honour ``If-None-Match: *``. Other object stores ignore or reject that header,
+        and there two writers may both get True. A caller that must know waits a moment and reads
+        the key back.
         """
-        with self.explained(key, "written"):
-            return self.place.put_if_absent(checked(self.uri, key), data)
+        with self.explain_errors(key, "written"):
+            return self.backend.put_if_absent(checked_key(self.uri, key), data)
 
     def get(self, key: str) -> bytes:
-        """The value of a key; ``FileNotFoundError`` is the caller's to explain."""
-        with self.explained(key, "read", may_lack=True):
-            return self.place.get(checked(self.uri, key))
+        """Return the value of a key; raises ``FileNotFoundError`` if there is none."""
+        with self.explain_errors(key, "read", may_be_missing=True):
+            return self.backend.get(checked_key(self.uri, key))
 
     def open(self, key: str) -> BinaryIO:
-        """The value of a key for reading at any offset; fetches no more than is read."""
-        with self.explained(key, "read", may_lack=True):
-            return self.place.open(checked(self.uri, key))
+        """Open the value of a key for random access; fetches only the bytes that are read.
+
+        Raises ``FileNotFoundError`` if there is no such key.
+        """
+        with self.explain_errors(key, "read", may_be_missing=True):
+            return self.backend.open(checked_key(self.uri, key))
 
     def exists(self, key: str) -> bool:
-        with self.explained(key, "read"):
-            return self.place.exists(checked(self.uri, key))
+        with self.explain_errors(key, "read"):
+            return self.backend.exists(checked_key(self.uri, key))
 
     def modified(self, key: str) -> datetime:
-        """When the key was last put, by the store's clock; raises ``FileNotFoundError``."""
-        with self.explained(key, "read", may_lack=True):
-            return self.place.modified(checked(self.uri, key))
+        """Return the time of the last ``put``, by the store's clock.
+
+        Raises ``FileNotFoundError`` if there is no such key.
+        """
+        with self.explain_errors(key, "read", may_be_missing=True):
+            return self.backend.modified(checked_key(self.uri, key))
 
     def keys(self, prefix: str = "") -> list[str]:
-        """All keys, or those under a folder, in ascending order; unfinished writes are not keys.
+        """List all keys, or those in the folder ``prefix``, sorted, without unfinished writes.
 
-        A listing: on some stores it may lack what was just put and hold what was just deleted.
+        On some stores a listing may lack a key that was just put, or hold one just deleted.
         """
-        with self.explained(prefix, "listed"):
-            return sorted(self.place.keys(checked(self.uri, prefix) if prefix else ""))
+        with self.explain_errors(prefix, "listed"):
+            return sorted(self.backend.keys(checked_key(self.uri, prefix) if prefix else ""))
 
     def unfinished(self) -> list[str]:
-        """What a killed process left of writes under way, in ascending order; can be deleted."""
-        with self.explained("", "listed"):
-            return sorted(self.place.unfinished())
+        """List the partial files that killed writers have left, sorted. They can be deleted."""
+        with self.explain_errors("", "listed"):
+            return sorted(self.backend.unfinished())
 
     def delete(self, key: str) -> None:
-        """Remove a key; one that is absent already is no error."""
-        with self.explained(key, "deleted"):
-            self.place.delete(checked(self.uri, key))
+        """Remove a key. Removing a missing key is no error."""
+        with self.explain_errors(key, "deleted"):
+            self.backend.delete(checked_key(self.uri, key))
 
     @property
     def retries(self) -> int:
-        """Requests that were made again since this store was opened, by anyone in this process."""
-        return self.place.retries
+        """Number of requests that this process has retried since this store was opened."""
+        return self.backend.retries
 
     def take_retries(self) -> int:
-        """Retries since this was last asked of this store."""
+        """Return the number of retries since the last call of this method on this store."""
         before, self.taken_retries = self.taken_retries, self.retries
         return max(0, self.taken_retries - before)
 
     @contextmanager
-    def explained(self, key: str, done: str, *, may_lack: bool = False) -> Iterator[None]:
+    def explain_errors(
+        self, key: str, done: str, *, may_be_missing: bool = False
+    ) -> Iterator[None]:
+        """Turn an ``OSError`` within into a ``StoreError`` that names the key and the operation."""
         try:
             yield
         except OSError as error:
-            if may_lack and isinstance(error, FileNotFoundError):
+            if may_be_missing and isinstance(error, FileNotFoundError):
                 raise
             where = f"{self.uri}/{key}".rstrip("/")
-            kind = StoreAwayError if error.errno in MAY_PASS else StoreError
+            kind = StoreAwayError if error.errno in TRANSIENT_ERRNOS else StoreError
             raise kind(where, f"cannot be {done}: {error}") from error
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str, StoreConfig]]:
-        """Elsewhere, a relative path would mean another folder."""
-        uri = str(self.place.root) if isinstance(self.place, Folder) else self.uri
+        # A relative path would mean another folder in a process with another working directory.
+        uri = str(self.backend.root) if isinstance(self.backend, LocalBackend) else self.uri
         return Store, (uri, self.config)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
 
-def place_of(uri: str, config: StoreConfig) -> Place:
-    """The kind of store that a URI means; botocore is loaded only where it is needed."""
+def backend_of(uri: str, config: StoreConfig) -> StoreBackend:
+    """Return the backend for a URI; imports botocore or fsspec only where it is needed."""
     scheme, sign, rest = uri.partition("://")
     if not sign:
-        return Folder(uri)
-    if HOLDS_CREDENTIALS.match(rest):
+        return LocalBackend(uri)
+    if HAS_CREDENTIALS.match(rest):
         problem = "holds credentials, and a run would record them"
         remedy = "Write s3://bucket/prefix and give them by the AWS environment variables or files"
         raise StoreError(f"{scheme}://…", problem, remedy)
     if scheme in ("file", "local"):
-        return Folder(rest)
+        return LocalBackend(rest)
     if scheme in ("s3", "s3a"):
-        from capture.store.s3 import Bucket
+        from capture.store.s3 import S3Backend
 
-        return Bucket.at(uri, config)
+        return S3Backend.from_uri(uri, config)
+    from capture.store.filesystem import FsspecBackend
+
     try:
-        return Filesystem(uri)
+        return FsspecBackend(uri)
     except (ValueError, ImportError) as error:
         raise StoreError(uri, f"cannot be opened: {error}") from error
 
 
-def checked(uri: str, key: str) -> str:
-    """The key itself; raises ``StoreError`` for one that could point outside the run."""
+def checked_key(uri: str, key: str) -> str:
+    """Return the key; raises ``StoreError`` for one that could point outside the run."""
     parts = PurePosixPath(key).parts
     if "/".join(parts) != key or ".." in parts or not parts or "\\" in key or "\0" in key:
         raise StoreError(uri, f"{key!r} is not a key of a run")

@@ -1,10 +1,10 @@
-"""Capture on many machines: a group of workers that Ray Train places, joins and starts again.
+"""Capture on many machines: a group of workers that Ray Train places, connects and restarts.
 
-The driver looks whether the run can be made here at all, hands out the work and shows what it is
-told; it holds nothing that would be lost with it. A lost worker or node ends its group, which is
-started again, up to ``workers.max_failures`` times, and goes on from the last marker; nodes that a
-cloud takes back (spot) are counted apart, up to the same number. What a worker refuses
-(``CaptureError``) would be refused again, and ends the capture.
+The driver checks that the cluster can make the run, starts the workers and shows their progress. It
+holds no state that would be lost with it. The loss of a worker or node ends the group, which is
+started again up to ``workers.max_failures`` times and continues from the last marker; nodes that a
+cloud takes back (spot) are counted separately, up to the same number. An error that capture itself
+raises (``CaptureError``) would occur again, so it ends the capture.
 """
 
 import os
@@ -30,60 +30,60 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture.config.settings import Config
 from capture.errors import CaptureError, ClusterError, ConfigError
-from capture.process_group import PATIENCE
+from capture.process_group import COLLECTIVE_TIMEOUT
 from capture.store import lease
 from capture.store.store import Store
-from capture.training.run_start import may_begin
-from cluster.on_ray.driver_mailbox import Desk, Task, work
-from cluster.on_ray.network import require_reach
+from capture.training.run_start import begins_new_run
+from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker
+from cluster.on_ray.network import require_reachable
 from cluster.on_ray.session import connect, first_line
 from cluster.terminal.progress import Report
 
-LOOK_SECONDS = 0.2
-"""Between looks at what workers have told."""
-FAREWELL_SECONDS = 20.0
-"""For workers to end in order when the driver is stopped."""
-PLACINGS = 10
-"""How often in all Ray looks again for room for a group, a minute each time."""
-GO_ON = "go on with --resume; what was committed is safe"
+POLL_SECONDS = 0.2
+"""Interval at which the driver drains the mailbox."""
+STOP_SECONDS = 20.0
+"""Time for the workers to stop in order when the driver is stopped."""
+PLACEMENT_ATTEMPTS = 10
+"""How often Ray tries to place the group, over the whole capture; each try takes a minute."""
+RESUME_HINT = "continue with --resume; committed segments are safe"
 
 
 def capture_on_workers(
     config: Config, report: Report, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    """As ``capture_run``, by ``workers.count`` workers of the cluster that is there or made here.
+    """Like ``capture_run``, on ``workers.count`` workers of a running cluster or of a new one.
 
-    Raises what ``capture_run`` raises, ``ConfigError`` where the cluster has no room,
-    ``StoreError`` for a run that not all of its nodes can reach, and ``ClusterError`` for workers
-    that were lost too often.
+    Raises what ``capture_run`` raises, ``ConfigError`` if the cluster has too few cores or GPUs,
+    ``StoreError`` if not all of its nodes can reach the run, and ``ClusterError`` if workers were
+    lost too often.
     """
     store = Store(config.run.uri, config.store)
-    lease.left_behind(store)
-    may_begin(store, config, resume=resume, overwrite=overwrite)
+    lease.stale_lease(store)
+    begins_new_run(store, config, resume=resume, overwrite=overwrite)
     with connect():
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         use_gpu = require_room(config, [node["Resources"] for node in nodes])
-        require_reach(store, {node["NodeID"]: node["NodeName"] for node in nodes})
+        require_reachable(store, {node["NodeID"]: node["NodeName"] for node in nodes})
         group = uuid.uuid4().hex
-        beside = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here())
-        desk: Any = beside.remote(config.workers.max_failures)
+        actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_this_node())
+        mailbox: Any = actor.remote(config.workers.max_failures)
         task = Task(
             config=config,
             folder=os.getcwd(),
             group=group,
             resume=resume,
             overwrite=overwrite,
-            desk=desk,
+            mailbox=mailbox,
         )
-        fitting = Fitting(task, use_gpu=use_gpu)
+        training = TrainerThread(task, use_gpu=use_gpu)
         try:
-            fitting.follow(report)
+            training.follow(report)
         finally:
-            leave(fitting, store)
+            stop_workers(training, store)
 
 
-class Fitting:
-    """A group at work, which a thread of the driver waits for."""
+class TrainerThread:
+    """A thread of the driver that runs Ray Train's trainer until the workers are done."""
 
     def __init__(self, task: Task, *, use_gpu: bool) -> None:
         self.task = task
@@ -93,44 +93,44 @@ class Fitting:
         self.thread.start()
 
     def fit(self) -> None:
-        """Ray Train's part. What it keeps is about itself and of no use afterwards."""
+        """Run the trainer, whose own files are of no use afterwards."""
         try:
             with tempfile.TemporaryDirectory(prefix="ontogeny-") as folder:
                 trainer(self.task, folder, use_gpu=self.use_gpu).fit()
-        except BaseException as error:  # raised anew by the thread that follows
+        except BaseException as error:  # ``follow`` raises it in the main thread
             self.error = error
 
     def follow(self, report: Report) -> None:
-        """Show what the workers tell until they are done; raises what ended them."""
+        """Report events until the workers are done; raises the error that ended them."""
         while self.thread.is_alive():
-            self.thread.join(LOOK_SECONDS)
-            for event in ray.get(self.task.desk.hear.remote()):
+            self.thread.join(POLL_SECONDS)
+            for event in ray.get(self.task.mailbox.drain.remote()):
                 report(event)
         if isinstance(self.error, TrainingFailedError):
-            raise explained(self.error, self.task.config) from self.error
+            raise explain_failure(self.error, self.task.config) from self.error
         if self.error:
             raise self.error
 
-    def end(self) -> bool:
-        """Have the workers end, if they have not; whether they did."""
+    def stop(self) -> bool:
+        """Have the workers stop; returns whether they did in time."""
         if self.thread.is_alive():
-            self.task.desk.end.remote()
-            self.thread.join(FAREWELL_SECONDS)
+            self.task.mailbox.stop.remote()
+            self.thread.join(STOP_SECONDS)
         return not self.thread.is_alive()
 
 
-def leave(fitting: Fitting, store: Store) -> None:
-    """Have the workers end, and remove their lease; if the store is away, it expires by itself.
+def stop_workers(training: TrainerThread, store: Store) -> None:
+    """Stop the workers and remove their lease. If the store does not answer, the lease expires.
 
-    What ended the capture is on its way to the user: nothing here may take its place.
+    This runs while the error that ended the capture propagates; it must not raise another one.
     """
-    if fitting.end():
+    if training.stop():
         with suppress(CaptureError):
-            lease.withdraw(store, fitting.task.group)
+            lease.remove_group_lease(store, training.task.group)
 
 
-class Refusals(UserCallback):
-    """Ends the capture at an error that a new start would only meet again."""
+class StopOnCaptureError(UserCallback):
+    """Ends the capture at an error that would occur again after a restart."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
         for error in worker_exceptions.values():
@@ -141,43 +141,46 @@ class Refusals(UserCallback):
 
 
 def trainer(task: Task, folder: str, *, use_gpu: bool) -> TorchTrainer:
-    """NCCL joins workers with GPUs, gloo others."""
+    """The trainer of a group. Workers with GPUs communicate by NCCL, others by gloo."""
     wanted = task.config.workers
     failures = FailureConfig(
         max_failures=wanted.max_failures,
         max_preemption_failures=wanted.max_failures,
-        controller_failure_limit=PLACINGS,
+        controller_failure_limit=PLACEMENT_ATTEMPTS,
     )
     return TorchTrainer(
-        work,
+        run_worker,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
+        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds())),
         scaling_config=ScalingConfig(
             num_workers=wanted.count,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": wanted.cpus} | ({"GPU": 1} if use_gpu else {}),
         ),
         run_config=RunConfig(
-            name=task.group, storage_path=folder, failure_config=failures, callbacks=[Refusals()]
+            name=task.group,
+            storage_path=folder,
+            failure_config=failures,
+            callbacks=[StopOnCaptureError()],
         ),
     )
 
 
-def explained(error: TrainingFailedError, config: Config) -> CaptureError:
-    """What ended a group, for the user."""
+def explain_failure(error: TrainingFailedError, config: Config) -> CaptureError:
+    """The error for the user that explains why a group ended."""
     if isinstance(error, ControllerError):
         cause = error.controller_failure
         if isinstance(cause, CaptureError):
             return cause
         problem = f"could not be placed: {first_line(cause)}"
-        return ClusterError("workers", problem, f"Make room on the cluster, then {GO_ON}")
+        return ClusterError("workers", problem, f"Make room on the cluster, then {RESUME_HINT}")
     times = config.workers.max_failures + 1
     often = "" if times == 1 else f" {times} times"
-    problem = f"were lost{often}, last {last_loss(error)}"
-    return ClusterError("workers", problem, f"Put that right, then {GO_ON}")
+    problem = f"were lost{often}, last {describe_loss(error)}"
+    return ClusterError("workers", problem, f"Remove the cause, then {RESUME_HINT}")
 
 
-def last_loss(error: TrainingFailedError) -> str:
+def describe_loss(error: TrainingFailedError) -> str:
     if isinstance(error, PreemptionError):
         ranks = ", ".join(map(str, error.preemption_info.preempted_ranks))
         return f"workers {ranks} with a node that was taken away"
@@ -186,33 +189,33 @@ def last_loss(error: TrainingFailedError) -> str:
     return f"worker {rank}: {type(cause).__name__}: {first_line(cause)}"
 
 
-# --- before anything is started -------------------------------------------------------------------
+# --- checks before workers are started ------------------------------------------------------------
 
 
 def require_room(config: Config, nodes: list[dict[str, float]]) -> bool:
-    """Whether workers take GPUs; raises ``ConfigError`` if the nodes have no room for all of them.
+    """Return whether workers use GPUs; raises ``ConfigError`` if not all workers fit on the nodes.
 
-    ``nodes``: what each node has in all, whoever uses it now. A worker's cores and its GPU are on
-    one node.
+    ``nodes`` are the total resources of each node, in use or not. A worker's cores and its GPU must
+    be on one node.
     """
     wanted, device = config.workers, config.training.device
-    places = [int(has.get("CPU", 0)) // wanted.cpus for has in nodes]
+    slots = [int(has.get("CPU", 0)) // wanted.cpus for has in nodes]
     gpus = [int(has.get("GPU", 0)) for has in nodes]
-    with_gpu = sum(map(min, places, gpus))
+    with_gpu = sum(map(min, slots, gpus))
     cores = sum(int(has.get("CPU", 0)) for has in nodes)
     have = f"the cluster has {cores} cores and {sum(gpus)} GPUs, room for"
     remedy = "Ask for fewer, or add nodes to the cluster"
     if device == "cuda" and with_gpu < wanted.count:
         each = "with a GPU each (training.device = cuda)"
         raise ConfigError("workers.count", f"got {wanted.count} {each}, {have} {with_gpu}", remedy)
-    if sum(places) < wanted.count:
+    if sum(slots) < wanted.count:
         each = f"with {wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
         raise ConfigError(
-            "workers.count", f"got {wanted.count} {each}, {have} {sum(places)}", remedy
+            "workers.count", f"got {wanted.count} {each}, {have} {sum(slots)}", remedy
         )
     return device != "cpu" and with_gpu >= wanted.count
 
 
-def here() -> NodeAffinitySchedulingStrategy:
+def on_this_node() -> NodeAffinitySchedulingStrategy:
     node = ray.get_runtime_context().get_node_id()
     return NodeAffinitySchedulingStrategy(node, soft=False)

@@ -39,7 +39,7 @@ def granted(role: str) -> set[str]:
 def operations() -> set[str]:
     """What our code asks a store for."""
     text = (ROOT / "capture/store/s3.py").read_text()
-    asked = set(re.findall(r'ask\(\s*"(\w+)"', text))
+    asked = set(re.findall(r'call\(\s*"(\w+)"', text))
     return asked | set(re.findall(r"\b(?:client|c)\.(\w+_\w+)\(", text))
 
 

@@ -31,7 +31,7 @@ from capture.engine.deepspeed_setup import require_installed
 from capture.errors import ConfigError
 from capture.store.store import Store
 from capture.training.loop import capture_run
-from cluster.local.torchrun import TOLD, capture_launched
+from cluster.local.torchrun import LAUNCHER_VARIABLES, capture_launched
 
 pytestmark = pytest.mark.machines
 
@@ -116,7 +116,7 @@ def test_a_launcher_s_processes_capture_together(tmp_path: Path):
 
 
 def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.MonkeyPatch):
-    for name, value in zip(TOLD, ("0", "2", "localhost", "1"), strict=True):
+    for name, value in zip(LAUNCHER_VARIABLES, ("0", "2", "localhost", "1"), strict=True):
         monkeypatch.setenv(name, value)
     config = make_config({}, ["workers.count=4"])
     with pytest.raises(ConfigError, match=r"got 4, but the launcher has started 2\. Leave it out"):

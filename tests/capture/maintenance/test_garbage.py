@@ -91,7 +91,7 @@ def test_a_run_that_is_held_is_left_alone(run):
         with pytest.raises(RunError, match="is being captured by process"):
             remove_garbage(store, NOW)
         assert files(run) == before
-    expired = replace(lease.new_lease(), machine="another", expires=lease.at(-1))
+    expired = replace(lease.new_lease(), machine="another", expires=lease.timestamp_in(-1))
     store.put(lease.KEY, lease.encode(expired))
     remove_garbage(store, NOW)
     assert store.exists(lease.KEY)

@@ -17,7 +17,7 @@ from capture.errors import RunError
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
 from capture.store import lease
-from capture.store.lease import KEY, Lease, TakenOver, held, left_behind, of_this_process
+from capture.store.lease import KEY, Lease, TakenOver, hold_lease, new_lease, stale_lease
 from capture.store.store import Store
 from capture.training.loop import Progress, capture_run
 
@@ -45,7 +45,7 @@ def unexpected(event: TakenOver) -> None:
 
 def put(store: Store, **changes: Any) -> Lease:
     """Somebody's lease."""
-    found = replace(of_this_process(), **changes)
+    found = replace(new_lease(), **changes)
     store.put(KEY, lease.encode(found))
     return found
 
@@ -55,7 +55,7 @@ def in_seconds(seconds: float) -> str:
 
 
 def test_a_lease_is_held_within_and_gone_afterwards(store: Store) -> None:
-    with held(store, unexpected) as holding:
+    with hold_lease(store, unexpected) as holding:
         holding.require()
         assert store.keys() == [KEY]
         values = json.loads(store.get(KEY))
@@ -65,7 +65,11 @@ def test_a_lease_is_held_within_and_gone_afterwards(store: Store) -> None:
 
 
 def test_a_second_one_is_refused_and_told_who_holds_it(store: Store) -> None:
-    with held(store, unexpected), pytest.raises(RunError) as refused, held(store, unexpected):
+    with (
+        hold_lease(store, unexpected),
+        pytest.raises(RunError) as refused,
+        hold_lease(store, unexpected),
+    ):
         pytest.fail("held twice")
     assert f"is being captured by process {os.getpid()} on " in str(refused.value)
     assert "its lease expires at " in str(refused.value)
@@ -75,10 +79,10 @@ def test_a_second_one_is_refused_and_told_who_holds_it(store: Store) -> None:
 def test_a_lease_of_another_machine_is_respected_until_it_expires(store: Store) -> None:
     put(store, machine="another", pid=1, expires=in_seconds(30))
     with pytest.raises(RunError, match="Let it end, stop it, or wait until its lease expires"):
-        left_behind(store)
+        stale_lease(store)
     expired = put(store, machine="another", expires=in_seconds(-1))
     notes: list[TakenOver] = []
-    with held(store, notes.append):
+    with hold_lease(store, notes.append):
         assert notes == [TakenOver(expired.holder, f"its lease expired at {expired.expires}")]
         assert json.loads(store.get(KEY))["owner"] != expired.owner
     assert store.keys() == []
@@ -90,7 +94,7 @@ def test_a_process_of_this_machine_that_is_gone_holds_nothing(store: Store) -> N
     gone.wait()
     for changes in ({"pid": gone.pid}, {"process": "before our time"}):
         put(store, **changes)
-        found = left_behind(store)
+        found = stale_lease(store)
         assert found is not None
         assert found.reason == "it has died"
 
@@ -98,19 +102,19 @@ def test_a_process_of_this_machine_that_is_gone_holds_nothing(store: Store) -> N
 def test_a_process_that_has_ended_but_is_still_listed_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert lease.process_of(child.pid) == ""
+    assert lease.process_start(child.pid) == ""
     child.wait()
-    assert lease.process_of(os.getpid()) == lease.of_this_process().process != ""
+    assert lease.process_start(os.getpid()) == lease.new_lease().process != ""
 
 
 def test_who_was_overwritten_stops_and_leaves_the_other_s_lease(store: Store) -> None:
-    with held(store, unexpected) as holding:
+    with hold_lease(store, unexpected) as holding:
         other = put(store, pid=77, host="elsewhere")
         with pytest.raises(RunError, match="was taken over by process 77 on elsewhere"):
             holding.require()
     assert json.loads(store.get(KEY))["owner"] == other.owner
     store.delete(KEY)
-    with held(store, unexpected) as holding:
+    with hold_lease(store, unexpected) as holding:
         store.delete(KEY)
         with pytest.raises(RunError, match="was taken over by another capture"):
             holding.require()
@@ -122,15 +126,18 @@ def test_without_put_if_absent_the_last_writer_has_it(
     """A store that tells everybody that they wrote; another capture writes while we wait."""
     store = Store(f"{tmp_path}/run")
     monkeypatch.setattr(Store, "put_if_absent", lambda store, key, data: not store.put(key, data))
-    monkeypatch.setattr(lease, "is_exclusive", lambda store: False)
+    monkeypatch.setattr(lease, "has_put_if_absent", lambda store: False)
     monkeypatch.setattr("capture.store.lease.time.sleep", lambda seconds: put(store, pid=78))
-    with pytest.raises(RunError, match="was taken over by process 78"), held(store, unexpected):
+    with (
+        pytest.raises(RunError, match="was taken over by process 78"),
+        hold_lease(store, unexpected),
+    ):
         pytest.fail("held by two")
     assert json.loads(store.get(KEY))["pid"] == 78
 
 
 def test_a_lease_is_renewed_while_it_is_held(store: Store) -> None:
-    with held(store, unexpected) as holding:
+    with hold_lease(store, unexpected) as holding:
         put(store, owner=holding.lease.owner, expires=in_seconds(-1))
         holding.renew()
         found = lease.read_lease(store)
@@ -142,16 +149,16 @@ def test_a_lease_is_renewed_while_it_is_held(store: Store) -> None:
 def test_a_file_that_is_no_lease_is_named(tmp_path: Path, text: str) -> None:
     store = Store(str(tmp_path))
     store.put(KEY, text.encode())
-    with pytest.raises(RunError, match=r"lease\.json: is no readable lease\. Delete it if no"):
-        left_behind(store)
+    with pytest.raises(RunError, match=r"lease\.json: is not a valid lease\. Delete it if no"):
+        stale_lease(store)
 
 
 def test_a_lease_of_another_kind_of_values_is_no_lease(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for changes in ({"pid": "1"}, {"expires": "soon"}, {"expires": "2030-01-01T00:00:00"}):
         put(store, **changes)
-        with pytest.raises(RunError, match="is no readable lease"):
-            left_behind(store)
+        with pytest.raises(RunError, match="is not a valid lease"):
+            stale_lease(store)
 
 
 # --- whole captures -------------------------------------------------------------------------------
@@ -184,7 +191,7 @@ def test_a_capture_that_was_overwritten_writes_no_marker_more(tmp_path: Path) ->
         if isinstance(event, Progress) and event.steps_done == 12:
             put(store, machine="another")
 
-    with pytest.raises(RunError, match="Of two captures of one run this one stops"):
+    with pytest.raises(RunError, match="This capture stops, so that only one writes the run"):
         capture_run(config, take)
     assert len(read_segments(store)) <= 1  # the first may have been ahead
     with pytest.raises(RunError, match="is being captured by process"):

@@ -9,9 +9,9 @@ from botocore.exceptions import ClientError
 
 from capture.errors import StoreAwayError, StoreError
 from capture.store.config import StoreConfig
-from capture.store.retry import TemporaryFault
-from capture.store.s3 import Bucket
-from capture.store.s3_errors import judged
+from capture.store.retry import TransientError
+from capture.store.s3 import S3Backend
+from capture.store.s3_errors import translate_error
 
 WHERE = "s3://bucket/run/key"
 
@@ -49,12 +49,12 @@ def answer(code: str, status: int, message: str = "as told") -> ClientError:
     ],
 )
 def test_what_may_pass_is_asked_again(error: Exception) -> None:
-    assert isinstance(judged(error, WHERE), TemporaryFault)
+    assert isinstance(translate_error(error, WHERE), TransientError)
 
 
 @pytest.mark.parametrize("error", [answer("NoSuchKey", 404), answer("404", 404, "Not Found")])
 def test_a_missing_key_is_a_missing_file(error: Exception) -> None:
-    assert isinstance(judged(error, WHERE), FileNotFoundError)
+    assert isinstance(translate_error(error, WHERE), FileNotFoundError)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_missing_key_is_a_missing_file(error: Exception) -> None:
     ],
 )
 def test_what_will_not_pass_is_one_line(error: Exception, text: str) -> None:
-    found = judged(error, WHERE)
+    found = translate_error(error, WHERE)
     assert isinstance(found, StoreError)
     assert not isinstance(found, StoreAwayError)
     assert str(found).startswith(f"{WHERE}: {text}")
@@ -90,7 +90,7 @@ def test_what_will_not_pass_is_one_line(error: Exception, text: str) -> None:
 
 def test_our_own_mistakes_stay_what_they_are() -> None:
     mistake = KeyError("x")
-    assert judged(mistake, WHERE) is mistake
+    assert translate_error(mistake, WHERE) is mistake
 
 
 def test_errors_survive_the_way_between_processes() -> None:
@@ -99,7 +99,7 @@ def test_errors_survive_the_way_between_processes() -> None:
     assert (type(again), str(again), again.remedy) == (StoreAwayError, str(error), error.remedy)
 
 
-class Conditional(Bucket):
+class Conditional(S3Backend):
     """A bucket whose server answers a conditional put in a given way; keeps what was put."""
 
     kept: dict[str, bytes]
@@ -110,13 +110,13 @@ class Conditional(Bucket):
     def get(self, key: str) -> bytes:
         return self.kept[key]
 
-    def ask(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         status = self.kept.get("status", b"200")
         if arguments.get("IfNoneMatch") and status != b"200":
             error = answer(
                 {b"412": "PreconditionFailed", b"501": "NotImplemented"}[status], int(status)
             )
-            raise judged(error, WHERE) from error
+            raise translate_error(error, WHERE) from error
         self.kept[key] = arguments["Body"]
         return {}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fault_proxy import Weather, proxied
+from fault_proxy import FaultInjector, proxied
 from tiny import make_run, tiny_config
 
 from analysis.run.run import Run, open_run
@@ -42,7 +42,7 @@ def test_one_parameter_costs_a_few_per_cent_of_the_bytes(s3, s3_server, tmp_path
         tiny_config(tmp_path, f"run.uri={s3}", "training.epochs=1", "capture.segment_steps=99")
     )
     replace_outliers(open_run(s3), 2_000_000)
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     with proxied(weather) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         run = open_run(s3)
@@ -64,7 +64,7 @@ def test_one_datum_s_gradient_of_one_unit_costs_a_few_columns(s3, s3_server, tmp
     settings += ["corpus.validation_share=0.1", "training.epochs=1"]
     settings += ["capture.factors.enabled=true", f"run.uri={s3}"]
     make_run(tiny_config(tmp_path, *settings))
-    weather = Weather(s3_server.port)
+    weather = FaultInjector(s3_server.port)
     with proxied(weather) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         run = open_run(s3)

@@ -9,7 +9,7 @@ import pytest
 from capture.config.reading import read_config
 from capture.errors import CaptureError, ConfigError, ShardError, StoreError
 from capture.store.config import StoreConfig
-from capture.store.local import put_local
+from capture.store.local import write_file
 from capture.store.range_file import RangeFile
 from capture.store.store import Store
 
@@ -92,7 +92,7 @@ def test_links_do_not_lead_out_of_a_run(tmp_path: Path) -> None:
     secret, run = tmp_path / "outside" / "secret", tmp_path / "run"
     store = Store(str(run))
     store.put("a/b", b"x")
-    put_local(secret, b"secret")
+    write_file(secret, b"secret")
     (run / "link").symlink_to(secret)
     (run / "folder").symlink_to(secret.parent)
     assert store.keys() == ["a/b", "link"]

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs ray")
 
-from ray_nodes import Nodes, end, ray_nodes
+from ray_nodes import Nodes, kill_processes, ray_nodes
 from s3_server import BUCKET, Server, environment, serving
 
 from analysis.run.run import open_run
@@ -97,7 +97,7 @@ def captured(nodes: Nodes, server: Server, text: Path) -> str:
     job = nodes.submit("capture", *words, folder=ROOT)
     wait_until(lambda: markers(server) >= 2, "the second segment", job)
     (victim, *_), before = nodes.workers(), markers(server)
-    end({victim: "worker"})
+    kill_processes({victim: "worker"})
     wait_until(lambda: markers(server) >= before + 2, "segments after a worker's death", job)
     mark = next(mark for mark in nodes.workers().values() if mark != nodes.started[0])
     before = markers(server)

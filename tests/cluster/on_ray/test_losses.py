@@ -14,15 +14,14 @@ pytest.importorskip("ray", reason="needs the extra cluster")
 import ray
 from ray.cluster_utils import Cluster
 from ray_cluster import NODE
-from ray_jobs import Doing, Names, act, shards_named
+from ray_jobs import ActOnNames, JoinNames, act_on_name, shards_named
 
 from capture.errors import ClusterError, ShardError
 from cluster.local import threads as local
-from cluster.on_ray import mapreduce
-from cluster.on_ray import model_actors as holders
-from cluster.on_ray.mapreduce import UnderWay, run_job
+from cluster.on_ray import mapreduce, model_actors
+from cluster.on_ray.mapreduce import RunningBlocks, run_job
 from cluster.on_ray.model_actors import sweep
-from cluster.on_ray.policy import MAX_LOSSES, most_tasks
+from cluster.on_ray.policy import MAX_LOSSES, max_tasks
 
 pytestmark = pytest.mark.ray
 
@@ -32,7 +31,7 @@ pytestmark = pytest.mark.ray
 
 def test_a_worker_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
     shards = shards_named(tmp_path, ["a", "die", "b", "c", "d"])
-    assert run_job(Names(str(tmp_path)), shards) == "(((a die) (b c)) d)"
+    assert run_job(JoinNames(str(tmp_path)), shards) == "(((a die) (b c)) d)"
     assert (tmp_path / "died").exists()
 
 
@@ -40,7 +39,7 @@ def test_an_actor_that_dies_is_replaced_and_its_item_done_again(
     ray_nodes: Cluster, tmp_path: Path
 ) -> None:
     items = ["a", "die", "device", "c"]
-    assert [*sweep(Doing(str(tmp_path)), items)] == ["A", "DIE", "cpu", "C"]
+    assert [*sweep(ActOnNames(str(tmp_path)), items)] == ["A", "DIE", "cpu", "C"]
     assert (tmp_path / "died").exists()
 
 
@@ -50,7 +49,7 @@ def test_what_takes_its_worker_with_it_time_and_again_is_named(
 ) -> None:
     times = f"was lost with its worker, {MAX_LOSSES + 1} times: "
     with pytest.raises(ClusterError, match=f"outliers/die-always: {times}.*memory") as raised:
-        run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "die-always"]))
+        run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["a", "die-always"]))
     assert "\n" not in str(raised.value)
 
 
@@ -59,7 +58,7 @@ def test_what_takes_its_actor_with_it_time_and_again_is_named(
     ray_nodes: Cluster, tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError, match=f"^item 1: was lost .*, {MAX_LOSSES + 1} times: "):
-        list(sweep(Doing(str(tmp_path)), ["a", "die-always"]))
+        list(sweep(ActOnNames(str(tmp_path)), ["a", "die-always"]))
 
 
 def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
@@ -67,16 +66,16 @@ def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
 ) -> None:
     shards = shards_named(tmp_path, ["a", "b", "bad", "c", "d", "e", "f", "g"])
     with pytest.raises(ShardError) as raised:
-        run_job(Names(str(tmp_path)), shards)
+        run_job(JoinNames(str(tmp_path)), shards)
     assert type(raised.value) is ShardError
     assert raised.value.args == ("bad", "is bad", "Look at it")
     assert raised.value.exit_code == 3
     with pytest.raises(ShardError, match=r"^bad: is bad\. Look at it\.$"):
-        list(sweep(Doing(str(tmp_path)), ["a", "bad"]))
+        list(sweep(ActOnNames(str(tmp_path)), ["a", "bad"]))
 
 
 def test_the_cluster_serves_on_after_an_error(ray_nodes: Cluster, tmp_path: Path) -> None:
-    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
+    assert run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
 
 
 @pytest.mark.slow
@@ -92,7 +91,7 @@ def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> No
             ray_nodes.remove_node(third, allow_graceful=False)
             (tmp_path / "go").touch()
 
-    job = Names(str(tmp_path), partial_bytes=200_000)
+    job = JoinNames(str(tmp_path), partial_bytes=200_000)
     found = run_job(job, shards, tell)
     assert found == local.run_job(job, shards)
 
@@ -102,7 +101,7 @@ def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> No
 
 def test_one_slow_shard_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
     told: list[int] = []
-    others = most_tasks(2) - 1
+    others = max_tasks(2) - 1
     names = ["await", *map(str, range(others))]
 
     def tell(done: int, total: int) -> None:
@@ -110,7 +109,7 @@ def test_one_slow_shard_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) ->
         if done == others:
             (tmp_path / "go").touch()
 
-    found = run_job(Names(str(tmp_path)), shards_named(tmp_path, names), tell)
+    found = run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, names), tell)
     assert found.startswith("((((await 0)")
     assert told[-1] == others + 1, "all others were done before the first one was let go"
 
@@ -125,7 +124,7 @@ def let_go(folder: Path, done: int) -> None:
 def test_one_slow_actor_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
     """The other one makes all that the lead allows; the order stays."""
     items = ["await", *map(str, range(7))]
-    results = sweep(Doing(str(tmp_path)), items)
+    results = sweep(ActOnNames(str(tmp_path)), items)
     done = threading.Thread(target=let_go, args=(tmp_path, 7))
     done.start()
     assert [*results] == ["AWAIT", *map(str, range(7))]
@@ -141,12 +140,12 @@ def test_a_full_cluster_is_waited_for_and_said_to_be(
         said.append(text)
         (tmp_path / "go").touch()
 
-    monkeypatch.setattr(holders, "ROOM_SECONDS", 0.5)
-    monkeypatch.setattr(holders.LOG, "warning", warning)
-    others = [ray.remote(act).remote(str(tmp_path), "await") for _ in range(2)]
+    monkeypatch.setattr(model_actors, "START_WARNING_SECONDS", 0.5)
+    monkeypatch.setattr(model_actors.LOG, "warning", warning)
+    others = [ray.remote(act_on_name).remote(str(tmp_path), "await") for _ in range(2)]
     while len(list(tmp_path.glob("awaiting-*"))) < len(others):
         time.sleep(0.01)
-    assert [*sweep(Doing(str(tmp_path)), ["a"])] == ["A"]
+    assert [*sweep(ActOnNames(str(tmp_path)), ["a"])] == ["A"]
     assert len(said) == 1
 
 
@@ -154,7 +153,7 @@ def test_a_full_cluster_is_waited_for_and_said_to_be(
 def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_shards: int) -> None:
     """A megabyte each; at most the one that the answer is made of comes to the driver."""
     shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
-    job = Names(str(tmp_path), partial_bytes=10**6)
+    job = JoinNames(str(tmp_path), partial_bytes=10**6)
     run_job(job, shards[:3])  # what Ray imports on the way
     tracemalloc.start()
     try:
@@ -170,10 +169,10 @@ def test_stopping_leaves_no_shard_under_way(
     ray_nodes: Cluster, tmp_path: Path, before: str
 ) -> None:
     """Also by workers that ignore SIGINT, as all do whose cluster was started in the background."""
-    run_job(Names(str(tmp_path)), shards_named(tmp_path, [before] * 8))
+    run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, [before] * 8))
     heard = [all_is_left_off(tmp_path / str(number)) for number in range(6)]
     assert heard.count(True) >= 5, "Ray promises nothing"
-    assert run_job(Names(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
+    assert run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
 
 
 def all_is_left_off(folder: Path) -> bool:
@@ -186,7 +185,7 @@ def all_is_left_off(folder: Path) -> bool:
     let_all_go.start()
     shards = shards_named(folder, ["a", "await", "await", "await", "b"])
     with pytest.raises(KeyboardInterrupt):
-        run_job(Names(str(folder)), shards, stop)
+        run_job(JoinNames(str(folder)), shards, stop)
     let_all_go.cancel()
     deadline = time.monotonic() + 5
     while (going_on := list(folder.glob("awaiting-*"))) and time.monotonic() < deadline:
@@ -200,7 +199,7 @@ def test_what_does_not_hear_that_it_is_cancelled_is_told_again(monkeypatch) -> N
     told, deaf = [], iter([["b", "c"], ["c"], []])
     answers = SimpleNamespace(cancel=told.append, wait=lambda left, **_: ([], next(deaf)))
     monkeypatch.setattr(mapreduce, "ray", answers)
-    under_way = UnderWay([], None)
+    under_way = RunningBlocks([], None)
     under_way.blocks = dict.fromkeys("abc", "outliers/a")  # pyright: ignore[reportAttributeAccessIssue]
     under_way.cancel()
     assert "".join(told) == "abcbcc"
@@ -213,5 +212,5 @@ def test_what_does_not_hear_that_it_is_cancelled_is_told_again(monkeypatch) -> N
 def test_where_there_are_gpus_actors_take_one_each(ray_nodes: Cluster, tmp_path: Path) -> None:
     with_gpu = ray_nodes.add_node(**NODE, num_gpus=1)
     ray_nodes.wait_for_nodes()
-    assert [*sweep(Doing(str(tmp_path)), ["device", "a"])] == ["cuda", "A"]
+    assert [*sweep(ActOnNames(str(tmp_path)), ["device", "a"])] == ["cuda", "A"]
     ray_nodes.remove_node(with_gpu)

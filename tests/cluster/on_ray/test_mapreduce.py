@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ray", reason="needs the extra cluster")
 
 from ray.cluster_utils import Cluster
-from ray_jobs import Names, shards_named
+from ray_jobs import JoinNames, shards_named
 from tiny_run import copied, tiny_run
 
 from analysis.ablation.ablate import ablate
@@ -23,7 +23,7 @@ from analysis.activations.tables import activations
 from analysis.attribution.attribute import attribute, write_attribution
 from analysis.attribution.collect import CountRows
 from analysis.attribution.config import AttributionConfig
-from analysis.attribution.outlier_weights import Reading, Weight
+from analysis.attribution.outlier_weights import RowReader, Weight
 from analysis.jobs.sweep import in_turn
 from analysis.run.run import Run, open_run
 from analysis.run.scan import Shard
@@ -84,7 +84,7 @@ def test_activations_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def counting_of(run: Run) -> CountRows:
-    return CountRows(Reading(run.layout, run.num_datums, run.token_NT.shape[1]))
+    return CountRows(RowReader(run.layout, run.num_datums, run.token_NT.shape[1]))
 
 
 def assert_alike(here: dict[str, pd.DataFrame], there: dict[str, pd.DataFrame]) -> None:
@@ -125,8 +125,8 @@ def test_the_merge_tree_is_the_local_one(
 ) -> None:
     shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
     told: list[tuple[int, int]] = []
-    found = run_job(Names(str(tmp_path)), shards, lambda *done: told.append(done))
-    assert found == local.run_job(Names(str(tmp_path)), shards)
+    found = run_job(JoinNames(str(tmp_path)), shards, lambda *done: told.append(done))
+    assert found == local.run_job(JoinNames(str(tmp_path)), shards)
     assert told == [(i + 1, num_shards) for i in range(num_shards)]
 
 

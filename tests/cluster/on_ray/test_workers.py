@@ -30,7 +30,7 @@ from capture.store.store import Store
 from capture.training.loop import Event, Progress, capture_run
 from cluster.cli import main
 from cluster.on_ray.workers import capture_on_workers
-from cluster.terminal.progress import StartedAgain
+from cluster.terminal.progress import GroupRestart
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # of its own
@@ -133,11 +133,11 @@ def same_and_sound(wanted: dict[str, bytes], config: Config) -> None:
 def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     nodes: Cluster, wanted: dict[str, bytes], tmp_path: Path
 ):
-    config, reports = config_of(tmp_path, "killed"), list[Event | StartedAgain]()
+    config, reports = config_of(tmp_path, "killed"), list[Event | GroupRestart]()
     with after_segment(Store(config.run.uri), 1, kill_a_worker):
         capture_on_workers(config, reports.append)
     same_and_sound(wanted, config)
-    assert [event for event in reports if isinstance(event, StartedAgain)] == [StartedAgain(1, 3)]
+    assert [event for event in reports if isinstance(event, GroupRestart)] == [GroupRestart(1, 3)]
     assert [event.steps_done for event in reports if isinstance(event, Progress)][-1] == 112
 
 
@@ -195,7 +195,7 @@ def capturing(config: Config, address: str) -> "subprocess.Popen[str]":
 
 def is_free(store: Store) -> bool:
     try:
-        lease.left_behind(store)
+        lease.stale_lease(store)
     except RunError:
         return False
     return True

@@ -19,7 +19,7 @@ from capture.store import lease
 from capture.store.store import Store
 from cluster.on_ray.driver_mailbox import Task
 from cluster.on_ray.network import require_mark
-from cluster.on_ray.workers import explained, leave, require_room, trainer
+from cluster.on_ray.workers import explain_failure, require_room, stop_workers, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
 
@@ -32,14 +32,14 @@ class Gone:
 
     task = SimpleNamespace(group="ours")
 
-    def end(self) -> bool:
+    def stop(self) -> bool:
         return True
 
 
 def test_the_lease_of_workers_that_have_ended_is_removed():
     store = Store("memory://ended")
-    store.put(lease.KEY, lease.encode(lease.of_this_process("ours.2")))
-    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
+    store.put(lease.KEY, lease.encode(lease.new_lease("ours.2")))
+    stop_workers(Gone(), store)  # pyright: ignore[reportArgumentType]
     assert not store.exists(lease.KEY)
 
 
@@ -50,8 +50,8 @@ def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
         raise StoreError("s3://x", "does not answer")
 
     store = Store("memory://away")
-    monkeypatch.setattr(store.place, "open", away)
-    leave(Gone(), store)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(store.backend, "open", away)
+    stop_workers(Gone(), store)  # pyright: ignore[reportArgumentType]
 
 
 # --- whether there is room -----------------------------------------------------------------------
@@ -86,14 +86,14 @@ def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
 def test_what_ended_a_group_is_said_in_one_line():
     config = make_config({}, ["workers.max_failures=2"])
     audit = AuditError("step 3", "shifts miss the applied change", "Nothing was stored")
-    assert explained(ControllerError(audit), config) is audit
-    placed = explained(ControllerError(TimeoutError("no room\nat all")), config)
+    assert explain_failure(ControllerError(audit), config) is audit
+    placed = explain_failure(ControllerError(TimeoutError("no room\nat all")), config)
     assert str(placed).startswith("workers: could not be placed: no room. Make room")
     died = WorkerGroupError("…", {1: RuntimeError("connection closed\nby peer")})
-    lost = explained(died, config)
+    lost = explain_failure(died, config)
     assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
     assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
-    taken = explained(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
+    taken = explain_failure(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
     assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Put" in str(taken)
 
 
@@ -105,7 +105,7 @@ def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):
         group="ours",
         resume=False,
         overwrite=False,
-        desk=None,  # pyright: ignore[reportArgumentType]
+        mailbox=None,  # pyright: ignore[reportArgumentType]
     )
     failures = trainer(task, str(tmp_path), use_gpu=False).run_config.failure_config
     assert failures

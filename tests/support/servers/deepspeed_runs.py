@@ -20,7 +20,7 @@ NESTEROV = (
     *("training.optimizer.weight_decay=0.01", "training.learning_rate=0.3"),
 )
 EVERYTHING = ("capture.units=['*']", "capture.outliers.scope=step")
-WAYS = {
+VARIANTS = {
     "sgd": SGD,
     "adamw": ADAMW,
     "nesterov": (*NESTEROV, "training.accumulate=2"),
@@ -29,9 +29,14 @@ WAYS = {
     "bare": (*SGD, "capture.record=checkpoints"),
 }
 """By name: what is the same for every engine."""
-FEW = ["sgd 1", "adamw 2", "adamw 3"]
-MANY = [
-    *(f"{way} {stage}" for way in WAYS for stage in (1, 2, 3) if f"{way} {stage}" not in FEW),
+FEW_CASES = ["sgd 1", "adamw 2", "adamw 3"]
+MANY_CASES = [
+    *(
+        f"{way} {stage}"
+        for way in VARIANTS
+        for stage in (1, 2, 3)
+        if f"{way} {stage}" not in FEW_CASES
+    ),
     *(f"adamw {stage} optimizer" for stage in (1, 2, 3)),
     "adamw 3 all",
 ]
@@ -41,25 +46,27 @@ MANY = [
 def settings(case: str) -> tuple[str, ...]:
     way, stage, *offload = case.split()
     zero = ("engine=deepspeed", f"deepspeed.stage={stage}")
-    return (*WAYS[way], *zero, *(f"deepspeed.offload={what}" for what in offload))
+    return (*VARIANTS[way], *zero, *(f"deepspeed.offload={what}" for what in offload))
 
 
 def plain_config(folder: Path, way: str, name: str = "") -> Config:
-    return tiny_config(folder, *WAYS[way], "training.epochs=1", name=name or way)
+    return tiny_config(folder, *VARIANTS[way], "training.epochs=1", name=name or way)
 
 
 def capture_few(group: Group, folder: Path) -> None:
-    capture_cases(FEW, group, folder)
+    capture_cases(FEW_CASES, group, folder)
 
 
 def capture_many(group: Group, folder: Path) -> None:
-    capture_cases(MANY, group, folder)
+    capture_cases(MANY_CASES, group, folder)
 
 
 def capture_cases(cases: list[str], group: Group, folder: Path) -> None:
     if "rounded 1" in cases:  # each worker rounds its own sum, so the plain engine is given two too
         count = f"workers.count={group.size}"
-        config = tiny_config(folder, *WAYS["rounded"], count, "training.epochs=1", name="rounded")
+        config = tiny_config(
+            folder, *VARIANTS["rounded"], count, "training.epochs=1", name="rounded"
+        )
         capture_run(config, ignore, group=group, owner="rounded.1")
     for case in cases:
         capture_one(case, group, folder, case.replace(" ", "-"))
@@ -71,16 +78,16 @@ def capture_one(case: str, group: Group, folder: Path, name: str, **options: boo
     capture_run(config, ignore, group=group, owner=f"{name}.{len(options)}", **options)
 
 
-def go_on(group: Group, folder: Path) -> None:
+def resume_on_other_engine(group: Group, folder: Path) -> None:
     """With a run of the plain engine, from its middle; then the other way round, halfway."""
     capture_one("adamw 3", group, folder, "taken-over", resume=True)
     capture_one("nesterov 2", group, folder, "taken-back", resume=True)
     capture_one("adamw 1", group, folder, "left")
     if group.rank == 0:
-        forget_last(Store(str(folder / "left")))
+        delete_segment(Store(str(folder / "left")))
 
 
-def forget_last(store: Store, segment: int = 1) -> None:
+def delete_segment(store: Store, segment: int = 1) -> None:
     """As if the run had ended before this segment, the last of it."""
     for key in store.keys():
         if f"segment-{segment:06d}" in key:

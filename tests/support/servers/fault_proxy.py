@@ -24,7 +24,7 @@ ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made by the proxy</
 
 
 @dataclass
-class Weather:
+class FaultInjector:
     """What may go wrong, and what has passed; shared by all connections."""
 
     server_port: int
@@ -65,7 +65,7 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, weather: Weather) -> None:
+    def __init__(self, weather: FaultInjector) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.weather = weather
 
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     @property
-    def weather(self) -> Weather:
+    def weather(self) -> FaultInjector:
         return cast(Proxy, self.server).weather
 
     def treat(self) -> None:
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def proxied(weather: Weather) -> Iterator[Proxy]:
+def proxied(weather: FaultInjector) -> Iterator[Proxy]:
     """A proxy that runs until the end of the block."""
     with Proxy(weather) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)

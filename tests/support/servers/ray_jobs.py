@@ -30,7 +30,7 @@ def shards_named(folder: Path, names: list[str]) -> list[Shard]:
     return [Shard(store, File(f"outliers/{name}", "outliers", 1, 1, ""), 0, 1) for name in names]
 
 
-def once(folder: str, what: str) -> bool:
+def first_time(folder: str, what: str) -> bool:
     """Whether this is the first time, over all processes."""
     try:
         os.close(os.open(Path(folder) / what, os.O_CREAT | os.O_EXCL))
@@ -39,17 +39,17 @@ def once(folder: str, what: str) -> bool:
     return True
 
 
-def act(folder: str, name: str) -> None:
+def act_on_name(folder: str, name: str) -> None:
     """Do what the name says: die (once), die-always, bad, ignore SIGINT, await a file."""
-    once(folder, f"begun-{name}")
-    if (name == "die" and once(folder, "died")) or name == "die-always":
+    first_time(folder, f"begun-{name}")
+    if (name == "die" and first_time(folder, "died")) or name == "die-always":
         os._exit(1)
     if name == "bad":
         raise ShardError(name, "is bad", "Look at it")
     if name == "ignore":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if name == "await":
-        once(folder, "awaited")
+        first_time(folder, "awaited")
         awaiting = Path(folder) / f"awaiting-{os.getpid()}"
         awaiting.touch()
         try:
@@ -59,39 +59,39 @@ def act(folder: str, name: str) -> None:
             awaiting.unlink()
 
 
-Named = tuple[str, bytes]
+NamedPartial = tuple[str, bytes]
 """Names, and a load; bytes, unlike arrays, are copied into the process that fetches them."""
 
 
 @dataclass(frozen=True)
-class Names:
+class JoinNames:
     """Joins the shards' names in the order of merging; a partial can be made large."""
 
     folder: str
     partial_bytes: int = 0
 
-    def map_shard(self, shard: Rows) -> Named:
+    def map_shard(self, shard: Rows) -> NamedPartial:
         name = shard.where.rpartition("/")[2]
-        act(self.folder, name)
+        act_on_name(self.folder, name)
         return name, bytes(self.partial_bytes)
 
-    def merge(self, a: Named, b: Named) -> Named:
+    def merge(self, a: NamedPartial, b: NamedPartial) -> NamedPartial:
         return f"({a[0]} {b[0]})", a[1]
 
-    def finish(self, partial: Named) -> str:
+    def finish(self, partial: NamedPartial) -> str:
         return partial[0]
 
 
 @dataclass(frozen=True)
-class Doing:
+class ActOnNames:
     """Work whose items say what to do."""
 
     folder: str
     device: str = ""
 
-    def to(self, device: str) -> "Doing":
-        return Doing(self.folder, device)
+    def to(self, device: str) -> "ActOnNames":
+        return ActOnNames(self.folder, device)
 
     def __call__(self, item: str, /) -> str:
-        act(self.folder, item)
+        act_on_name(self.folder, item)
         return self.device if item == "device" else item.upper()

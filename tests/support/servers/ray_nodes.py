@@ -64,7 +64,7 @@ class Nodes:
 
     def kill(self, mark: str) -> None:
         """End a node as a power cut does."""
-        end(processes(mark))
+        kill_processes(processes(mark))
 
     def workers(self) -> dict[int, str]:
         """Process id → mark of its node, of the processes that capture."""
@@ -77,7 +77,7 @@ class Nodes:
 
     def submit(self, *words: str, folder: Path) -> subprocess.Popen[str]:
         """``ray job submit`` of a command, its output and errors together in ``stdout``."""
-        command = [program(), "job", "submit", "--address", self.api, "--log-color", "false"]
+        command = [ray_program(), "job", "submit", "--address", self.api, "--log-color", "false"]
         command += ["--working-dir", str(folder)]
         return subprocess.Popen(
             [*command, "--", "python", "-m", "cluster", *words],
@@ -113,13 +113,13 @@ def ray_nodes(cpus: Sequence[int], extra: Mapping[str, str]) -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def program() -> str:
+def ray_program() -> str:
     return str(Path(sys.executable).with_name("ray"))
 
 
 def ray(*words: str, environment: Mapping[str, str]) -> None:
     """A command of Ray's; raises with what it said if it fails."""
-    done = subprocess.run([program(), *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([ray_program(), *words], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ray {' '.join(words)}\n{done.stdout}\n{done.stderr}")
 
@@ -135,7 +135,7 @@ def processes(mark: str) -> dict[int, str]:
     return found
 
 
-def end(victims: Mapping[int, str]) -> None:
+def kill_processes(victims: Mapping[int, str]) -> None:
     """Kill them all and wait until they are gone."""
     for pid in victims:
         with contextlib.suppress(ProcessLookupError):

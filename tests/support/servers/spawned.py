@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from capture.config.settings import Config
 from capture.errors import AuditError
-from capture.process_group import Group, Together, require_same
+from capture.process_group import DistributedGroup, Group, require_same
 from capture.store.store import Store
 from capture.training.loop import Event, Progress, capture_run
 
@@ -26,15 +26,15 @@ def on_workers(size: int, work: Work, folder: Path) -> list[Any]:
     """What ``work`` gives on each of so many workers, by rank; ``work`` must be importable."""
     quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with mock.patch.dict(os.environ, quiet):
-        spawn(live, (size, work, folder), nprocs=size)
+        spawn(run_worker, (size, work, folder), nprocs=size)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
-def live(rank: int, size: int, work: Work, folder: Path) -> None:
+def run_worker(rank: int, size: int, work: Work, folder: Path) -> None:
     meeting = f"file://{folder}/meeting-{size}"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
-    value = work(Together(torch.device("cpu")), folder)
+    value = work(DistributedGroup(torch.device("cpu")), folder)
     (folder / f"{rank}.json").write_text(json.dumps(value))
     dist.barrier()
     dist.destroy_process_group()
@@ -44,15 +44,15 @@ def exercise(group: Group, folder: Path) -> dict[str, Any]:
     """Every operation once, with values that depend on the rank."""
     rank = group.rank
     floats, numbers = torch.tensor([[1.5, rank]]), torch.tensor(10**12 + rank)
-    group.sum_([floats, numbers, floats[:, :1]])
-    joined = group.join(torch.arange(2 * rank) + rank)
-    other = group.apart()
+    group.all_reduce([floats, numbers, floats[:, :1]])
+    joined = group.all_gather(torch.arange(2 * rank) + rank)
+    other = group.for_other_thread()
     return {
         "floats": floats.tolist(),
         "numbers": numbers.item(),
         "joined": [x_M.tolist() for x_M in joined],
-        "gathered": group.gather({"rank": rank, "text": "é" * rank}),
-        "apart": [other.rank, other.size, other.gather(rank)],
+        "gathered": group.all_gather_object({"rank": rank, "text": "é" * rank}),
+        "apart": [other.rank, other.size, other.all_gather_object(rank)],
         "same": differing(group, 0.0),
         "other": differing(group, 1e-7),
     }
@@ -87,7 +87,7 @@ SETTINGS = {
 def shared_config(group: Group, folder: Path, *overrides: str, name: str) -> Config:
     """A tiny run of all workers, whose text every one of them has written when this returns."""
     config = tiny_config(folder, *overrides, f"workers.count={group.size}", name=name)
-    group.gather("written")
+    group.all_gather_object("written")
     return config
 
 
