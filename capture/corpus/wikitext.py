@@ -27,7 +27,7 @@ ANSWER_TIMEOUT_SECONDS = 5
 """Timeout of one request to the hub. huggingface_hub repeats a request a few times."""
 REMEDY = (
     f"Either set corpus.path to a folder with {' or '.join(FILE_NAMES['train'])}, "
-    "or download with a network and: pip install 'ontogeny[wikitext]'"
+    "or download with a network and: pip install 'ontogeny[hf]'"
 )
 
 

@@ -23,7 +23,7 @@ def require_installed() -> None:
     """Raise ``ConfigError`` if DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         problem = "got deepspeed, which is not installed here"
-        raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[cluster]'")
+        raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[deepspeed]'")
 
 
 class AutocastModel(nn.Module):

@@ -124,7 +124,7 @@ def test_what_is_copied_exists_and_is_not_kept_out(dockerfile: str) -> None:
     ]
     for source in {name for names in copied for name in names}:
         assert (ROOT / source).exists(), source
-        assert f"!{source}" in sent or f"!{source}/**" in sent, source
+        assert f"!{source}" in sent or f"!{source.split('/')[0]}/**" in sent, source
     assert sent[0] == "*"
 
 
@@ -132,7 +132,7 @@ def test_packages_are_installed_under_the_constraints_torch_first(dockerfile: st
     for target, index in (("packages-cpu", "/whl/cpu torch"), ("packages-cuda", "install torch")):
         first, second = (rest for word, rest in stages(dockerfile)[target] if word == "RUN")
         assert first.endswith(index)
-        assert second.endswith("pip install '.[cluster,launcher,wikitext]'")
+        assert second.endswith("pip install '.[ray,deepspeed,hf,launcher]'")
     settings = [rest for word, rest in stages(dockerfile)["packages"] if word == "ENV"]
     assert "PIP_CONSTRAINT=/build/constraints.txt" in settings[0].split()
 
@@ -157,6 +157,7 @@ def test_both_images_hold_the_same_code(dockerfile: str) -> None:
     }
     assert ours["cpu"] == ours["cuda"]
     assert [line.split()[0] for line in ours["cpu"]] == [
+        "ontogeny",
         "capture",
         "analysis",
         "cluster",

@@ -81,7 +81,7 @@ def failure(config: CorpusConfig, batch: int = 20) -> str:
 
 WAYS_OUT = [
     "set corpus.path to a folder with train.txt or wiki.train.tokens",
-    "pip install 'ontogeny[wikitext]'",
+    "pip install 'ontogeny[hf]'",
 ]
 
 

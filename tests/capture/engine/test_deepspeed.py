@@ -165,5 +165,5 @@ def test_without_deepspeed_one_line_says_how_to_install_it(monkeypatch: pytest.M
         require_installed()
     assert str(caught.value) == (
         "engine: got deepspeed, which is not installed here. "
-        "Install it: pip install 'ontogeny[cluster]'."
+        "Install it: pip install 'ontogeny[deepspeed]'."
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-pytest.importorskip("ray", reason="needs the extra cluster")
+pytest.importorskip("ray", reason="needs the extra ray")
 
 from tiny import tiny_config
 

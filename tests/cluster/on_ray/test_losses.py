@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("ray", reason="needs the extra cluster")
+pytest.importorskip("ray", reason="needs the extra ray")
 
 import ray
 from ray.cluster_utils import Cluster

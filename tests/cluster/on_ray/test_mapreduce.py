@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-pytest.importorskip("ray", reason="needs the extra cluster")
+pytest.importorskip("ray", reason="needs the extra ray")
 
 from ray.cluster_utils import Cluster
 from ray_jobs import JoinNames, shards_named

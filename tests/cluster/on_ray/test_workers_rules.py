@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("ray", reason="needs the extra cluster")
+pytest.importorskip("ray", reason="needs the extra ray")
 
 from ray.train import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
