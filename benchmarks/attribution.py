@@ -81,7 +81,9 @@ class Material:
     def job(self) -> CollectEvidence:
         reader = RowReader(self.layout, *self.target_NT.shape, units=tuple(self.units))
         groups = groups_at("neuron", self.layout, heads=1)
-        return CollectEvidence(reader, groups, RowWeighting("count"), self.target_NT, self.num_tokens)
+        return CollectEvidence(
+            reader, groups, RowWeighting("count"), self.target_NT, self.num_tokens
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from benchmarks.harness.methods import Gradients, Method, datum_by_datum, token_
 from benchmarks.harness.peers import TorchTwin
 from benchmarks.harness.recording import observe
 from benchmarks.harness.workbench import Workbench
-from capture.engine.step_plan import Turn
+from capture.engine.step_plan import PlannedStep
 from capture.models.dropout import Masks
 
 TOLERANCE = 1e-4
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 class Reference:
     """What plain autograd says about one batch, and how far a method is from it."""
 
-    def __init__(self, bench: Workbench, turn: Turn) -> None:
+    def __init__(self, bench: Workbench, turn: PlannedStep) -> None:
         self.bench = bench
         self.turn = turn
         bench.engine.optimizer.zero_grad()

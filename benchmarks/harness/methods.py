@@ -18,23 +18,23 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from benchmarks.harness.workbench import Workbench, mean_loss
-from capture.engine.step_plan import Turn
+from capture.engine.step_plan import PlannedStep
 from capture.gradients.dense import write_shifts
 from capture.models.dropout import Masks
 
 Gradients = dict[str, Tensor]
 """Unit → [N, …], each datum's gradient; fewer datums where a method checks only some."""
-Method = Callable[[Workbench, Turn], Gradients]
+Method = Callable[[Workbench, PlannedStep], Gradients]
 
 
-def plain(bench: Workbench, turn: Turn) -> Gradients:
+def plain(bench: Workbench, turn: PlannedStep) -> Gradients:
     """Forward and backward; nobody's own gradient."""
     token_NT, target_NT = bench.batch(turn)
     mean_loss(bench.model(token_NT, bench.masks(turn)), target_NT).backward()
     return {}
 
 
-def from_factors(bench: Workbench, turn: Turn) -> Gradients:
+def from_factors(bench: Workbench, turn: PlannedStep) -> Gradients:
     """Ours without selection: factors from one backward pass, multiplied out."""
     _, factors, _ = bench.engine.gradients(*bench.batch(turn), turn.step)
     out = {name: torch.empty(len(turn.datum_N), *unit.shape) for name, unit in bench.units.items()}
@@ -43,7 +43,7 @@ def from_factors(bench: Workbench, turn: Turn) -> Gradients:
     return out
 
 
-def datum_by_datum(bench: Workbench, turn: Turn) -> Gradients:
+def datum_by_datum(bench: Workbench, turn: PlannedStep) -> Gradients:
     """One forward and backward pass per datum, as a batch of one."""
     token_NT, target_NT = bench.batch(turn)
     mask_NK = bench.masks_NK(turn)
@@ -72,7 +72,7 @@ def adopted(bench: Workbench, gradients: Iterable[Tensor]) -> Gradients:
     return out
 
 
-def vmap_grad(bench: Workbench, turn: Turn) -> Gradients:
+def vmap_grad(bench: Workbench, turn: PlannedStep) -> Gradients:
     """``vmap(grad)`` over the body, then a plain pass.
 
     The second pass is for the embedding's and unembedding's own gradients: to have them from the
@@ -91,7 +91,7 @@ def vmap_grad(bench: Workbench, turn: Turn) -> Gradients:
     return out
 
 
-def vmap_copies(bench: Workbench, turn: Turn) -> Gradients:
+def vmap_copies(bench: Workbench, turn: PlannedStep) -> Gradients:
     """A weight copy per datum (a view), vmap over the copies, one ordinary backward pass."""
     token_NT, target_NT = bench.batch(turn)
     N = len(token_NT)
@@ -116,7 +116,7 @@ def datum_share(
     return F.cross_entropy(logit_1TV[0], target_T, reduction="sum") / bench.num_targets
 
 
-def token_by_token(bench: Workbench, turn: Turn) -> Gradients:
+def token_by_token(bench: Workbench, turn: PlannedStep) -> Gradients:
     """The post's way for the first datum alone: what its tokens' backward passes add up to."""
     loss_M = token_losses(bench, turn)
     window = bench.plan.config.corpus.window
@@ -125,7 +125,7 @@ def token_by_token(bench: Workbench, turn: Turn) -> Gradients:
     }
 
 
-def token_losses(bench: Workbench, turn: Turn) -> Tensor:
+def token_losses(bench: Workbench, turn: PlannedStep) -> Tensor:
     """Every token's share of the batch's mean loss, [M]; by slot, then by position."""
     token_NT, target_NT = bench.batch(turn)
     logit_NTV = bench.model(token_NT, bench.masks(turn))
@@ -144,10 +144,10 @@ def sum_of_passes(bench: Workbench, loss_M: Tensor) -> Gradients:
     return total
 
 
-def training_step(bench: Workbench, method: Method) -> Callable[[Turn], None]:
+def training_step(bench: Workbench, method: Method) -> Callable[[PlannedStep], None]:
     """A whole step by this method."""
 
-    def step(turn: Turn) -> None:
+    def step(turn: PlannedStep) -> None:
         bench.engine.optimizer.zero_grad()
         method(bench, turn)
         bench.update()
@@ -155,10 +155,10 @@ def training_step(bench: Workbench, method: Method) -> Callable[[Turn], None]:
     return step
 
 
-def extrapolated(bench: Workbench, tokens: int) -> Callable[[Sequence[Turn]], float]:
+def extrapolated(bench: Workbench, tokens: int) -> Callable[[Sequence[PlannedStep]], float]:
     """Seconds a step by the post's way, as if all tokens had been passed back instead of a few."""
 
-    def run(turns: Sequence[Turn]) -> float:
+    def run(turns: Sequence[PlannedStep]) -> float:
         seconds = 0.0
         for turn in turns:
             start = time.perf_counter()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness.methods import Gradients, Method
 from benchmarks.harness.workbench import Workbench, mean_loss
-from capture.engine.step_plan import Turn
+from capture.engine.step_plan import PlannedStep
 from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, ModelConfig
 
@@ -91,7 +91,7 @@ def share_weights(twin: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
 def torch_own(twin: TorchTwin) -> Method:
     """A plain pass of torch's own transformer."""
 
-    def method(bench: Workbench, turn: Turn) -> Gradients:
+    def method(bench: Workbench, turn: PlannedStep) -> Gradients:
         token_NT, target_NT = bench.batch(turn)
         mean_loss(twin(token_NT), target_NT).backward()
         return {}
@@ -115,7 +115,7 @@ def opacus(model: LanguageModel, *, body_only: bool) -> Method:
     else:
         twin = hooked(twin)
 
-    def method(bench: Workbench, turn: Turn) -> Gradients:
+    def method(bench: Workbench, turn: PlannedStep) -> Gradients:
         token_NT, target_NT = bench.batch(turn)
         mean_loss(twin(token_NT, bench.masks(turn)), target_NT).backward()
         return {

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from benchmarks.harness.timing import Line, stopwatch
 from benchmarks.harness.workbench import Workbench
 from capture.config.records import RecordKind
-from capture.device import deterministic, packers
+from capture.device import deterministic, packing_threads
 from capture.engine.observer import Observation
-from capture.engine.step_plan import Turn
+from capture.engine.step_plan import PlannedStep
 from capture.format.markers import START, Marker, read_segments, write_marker
 from capture.store.store import Store
 from capture.training.recorder import Recorder
@@ -33,13 +33,13 @@ class Sizes:
     """Everything, checkpoints included, per datum and step."""
 
 
-def observe(bench: Workbench, turn: Turn) -> Observation:
+def observe(bench: Workbench, turn: PlannedStep) -> Observation:
     """A step with shifts, audit, outliers and positions, under the product's own settings."""
     with deterministic():
         return bench.observer.step(turn)
 
 
-def observe_untallied(bench: Workbench, turn: Turn) -> Observation:
+def observe_untallied(bench: Workbench, turn: PlannedStep) -> Observation:
     """The same with ``capture.shifts.tallies.enabled=false``."""
     tally, bench.observer.tally = bench.observer.tally, None
     try:
@@ -48,7 +48,7 @@ def observe_untallied(bench: Workbench, turn: Turn) -> Observation:
         bench.observer.tally = tally
 
 
-def observe_kinds(bench: Workbench, turn: Turn, kinds: frozenset[RecordKind]) -> Observation:
+def observe_kinds(bench: Workbench, turn: PlannedStep, kinds: frozenset[RecordKind]) -> Observation:
     """A step of which these kinds are recorded, as a run of those settings takes it."""
     observer, engine = bench.observer, bench.engine
     before = observer.kinds, observer.tally, engine.units
@@ -77,10 +77,10 @@ class Recording:
         self.segment_steps = segment_steps
         self.kinds = frozenset(kinds)
         write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
-        at_once = packers(bench.engine.device)
-        self.recorder = Recorder(store, bench.observer.layout, [], packers=at_once)
+        at_once = packing_threads(bench.engine.device)
+        self.recorder = Recorder(store, bench.observer.layout, [], packing_threads=at_once)
 
-    def step(self, turn: Turn) -> None:
+    def step(self, turn: PlannedStep) -> None:
         observed = observe_kinds(self.bench, turn, self.kinds)
         self.recorder.add_step(observed, turn.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
@@ -89,7 +89,7 @@ class Recording:
     def line(self, name: str, note: str) -> Line:
         """Blocks of an untimed and a timed segment."""
         steps = self.segment_steps
-        settle = self.recorder.settle
+        settle = self.recorder.flush
         return Line(name, note, stopwatch(self.step), steps, warmup=steps, settle=settle)
 
     def sizes(self) -> Sizes:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from capture.engine.step_plan import Turn
+from capture.engine.step_plan import PlannedStep
 
-Run = Callable[[Sequence[Turn]], float]
+Run = Callable[[Sequence[PlannedStep]], float]
 """Trains these turns; returns seconds per step."""
 
 
@@ -51,8 +51,8 @@ class Samples:
     """Resident memory of the whole process at its highest in the timed steps."""
 
 
-def stopwatch(step: Callable[[Turn], object]) -> Run:
-    def run(turns: Sequence[Turn]) -> float:
+def stopwatch(step: Callable[[PlannedStep], object]) -> Run:
+    def run(turns: Sequence[PlannedStep]) -> float:
         start = time.perf_counter()
         for turn in turns:
             step(turn)
@@ -61,7 +61,7 @@ def stopwatch(step: Callable[[Turn], object]) -> Run:
     return run
 
 
-def measure(lines: list[Line], turns: Iterator[Turn], rounds: int) -> dict[str, Samples]:
+def measure(lines: list[Line], turns: Iterator[PlannedStep], rounds: int) -> dict[str, Samples]:
     """Samples by name of the line; the first one is the plain step, which stands beside each."""
     plain, *others = lines
     found = {line.name: Samples() for line in lines}
@@ -77,7 +77,7 @@ def measure(lines: list[Line], turns: Iterator[Turn], rounds: int) -> dict[str, 
     return found
 
 
-def time_block(line: Line, turns: Iterator[Turn], samples: Samples) -> None:
+def time_block(line: Line, turns: Iterator[PlannedStep], samples: Samples) -> None:
     line.run(list(itertools.islice(turns, line.warmup)))
     reset_peak()
     samples.seconds.append(line.run(list(itertools.islice(turns, line.steps))))

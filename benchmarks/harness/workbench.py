@@ -21,7 +21,7 @@ from capture.corpus.datums import Corpus, Datums, Vocabulary, cut_windows, load_
 from capture.corpus.wikitext import FILE_NAMES
 from capture.engine.engine import Engine
 from capture.engine.observer import Observer
-from capture.engine.step_plan import Plan, Turn
+from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.gradients.factors import choose_units
 from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, fresh_model
@@ -37,10 +37,10 @@ CONFIG = {"training": {"epochs": 10**6, "decay": 1.0, "device": "cpu"}}
 class Workbench:
     """What every method needs for a step."""
 
-    plan: Plan
+    plan: StepPlan
     engine: Engine
     observer: Observer
-    turns: Iterator[Turn]
+    turns: Iterator[PlannedStep]
 
     @property
     def model(self) -> LanguageModel:
@@ -61,17 +61,17 @@ class Workbench:
     def num_targets(self) -> int:
         return self.plan.config.training.batch * self.plan.config.corpus.window
 
-    def batch(self, turn: Turn) -> tuple[Tensor, Tensor]:
+    def batch(self, turn: PlannedStep) -> tuple[Tensor, Tensor]:
         """Tokens and targets, [N, T] each."""
         datum_N = torch.from_numpy(turn.datum_N)
         return self.observer.token_NT[datum_N], self.observer.target_NT[datum_N]
 
-    def masks(self, turn: Turn) -> Masks:
+    def masks(self, turn: PlannedStep) -> Masks:
         return self.engine.masks(
             range(len(turn.datum_N)), turn.step, self.plan.config.corpus.window
         )
 
-    def masks_NK(self, turn: Turn) -> Tensor:
+    def masks_NK(self, turn: PlannedStep) -> Tensor:
         """The same as a tensor, for methods that deal the batch out by datum."""
         pool_NK = self.masks(turn).pool_NK
         assert pool_NK is not None
@@ -87,7 +87,7 @@ class Workbench:
 def make_workbench(folder: Path) -> tuple[Workbench, str]:
     """The workbench, and which text it trains on."""
     corpus, text = make_corpus(folder)
-    plan = Plan(make_config(CONFIG), corpus)
+    plan = StepPlan(make_config(CONFIG), corpus)
     config = plan.config
     model = fresh_model(
         config.model, vocabulary=VOCABULARY, window=config.corpus.window, seed=config.run.seed
@@ -95,7 +95,7 @@ def make_workbench(folder: Path) -> tuple[Workbench, str]:
     units = choose_units(model, config.capture.units)
     engine = Engine(model, config.training, units=units, last_only=False, seed=config.run.seed)
     observer = Observer(plan, engine, config.capture.kinds)
-    return Workbench(plan, engine, observer, plan.turns(0)), text
+    return Workbench(plan, engine, observer, plan.planned_steps(0)), text
 
 
 def make_corpus(folder: Path) -> tuple[Corpus, str]:

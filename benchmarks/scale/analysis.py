@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.scale.model import Assumed, Measured, datum_bytes, store_speed
 from benchmarks.scale.workloads import Workload
-from cluster.on_ray.policy import block_size, most_tasks
+from cluster.on_ray.policy import block_size, max_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: As
     cores = gpus * assumed.cores_per_gpu
     size = datum_bytes(work, "outliers", measured) * work.datums
     depth = math.ceil(math.log2(shards)) if shards > 1 else 0
-    block = block_size(shards, most_tasks(cores))
+    block = block_size(shards, max_tasks(cores))
     tasks = math.ceil(shards / block)
     sizes = [partial_bytes(work, rows / shards * 2**level, assumed) for level in range(depth + 1)]
     merged = sum(max(1.0, block / 2**level) * sizes[level] for level in range(1, depth + 1))

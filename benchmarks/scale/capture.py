@@ -30,7 +30,7 @@ from benchmarks.harness.report import machine
 from capture.config.reading import make_config
 from capture.config.settings import Config
 from capture.corpus.text import python_reference
-from capture.process_group import ALONE, Together
+from capture.process_group import SINGLE_PROCESS, DistributedGroup
 from capture.training.loop import Event, Progress, capture_run
 
 WINDOW = 35
@@ -145,7 +145,7 @@ def work(rank: int, workers: int, config: Config, folder: str) -> None:
         if isinstance(event, Progress):
             moments.append(time.perf_counter())
 
-    group = Together(torch.device("cpu")) if workers > 1 else ALONE
+    group = DistributedGroup(torch.device("cpu")) if workers > 1 else SINGLE_PROCESS
     capture_run(config, note, group=group, owner="benchmark.1")
     if rank == 0:
         first = config.capture.segment_steps

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale.model import Measured
-from cluster.on_ray.policy import block_size, most_tasks
+from cluster.on_ray.policy import block_size, max_tasks
 
 RESULTS = Path(__file__).parents[1] / "results"
 CAPTURE = "capture-2-core-xeon.json"
@@ -71,7 +71,7 @@ def shard_and_task(growth: list[dict[str, Any]]) -> tuple[float, float]:
     of driver and workers was the slower, neither costs more than this.
     """
     pairs = sorted((sample["shards"], sample["seconds"]) for sample in growth)[-2:]
-    most = most_tasks(CPUS)
+    most = max_tasks(CPUS)
     counts = [(number, math.ceil(number / block_size(number, most))) for number, _ in pairs]
     found = np.linalg.solve(np.array(counts, float), [seconds for _, seconds in pairs])
     per_shard, per_task = np.maximum(0, found).tolist()

@@ -33,7 +33,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from analysis.attribution.collect import CountRows
-from analysis.attribution.outlier_weights import Reading
+from analysis.attribution.outlier_weights import RowReader
 from analysis.jobs.job import Job
 from analysis.run.scan import Shard
 from benchmarks.attribution import (
@@ -223,7 +223,7 @@ def in_own_process(folder: str, num_shards: int) -> Growth:
 
 
 def measure_growth(folder: str, num_shards: int) -> Growth:
-    shards, job = small_shards(folder, num_shards), CountRows(Reading(LAYOUT, DATUMS, WINDOW))
+    shards, job = small_shards(folder, num_shards), CountRows(RowReader(LAYOUT, DATUMS, WINDOW))
     Store(folder).put(START, b"")
     with workers(2):
         run_job(job, shards[:10])

@@ -22,10 +22,10 @@ import torch
 
 from benchmarks.harness.report import machine
 from benchmarks.scale.capture import WINDOW, config_of, reference_tokens
-from capture.replay.segments import read_past
+from capture.replay.segments import read_replayable_run
 from capture.store.store import Store
 from capture.training.loop import capture_run
-from cluster.local.processes import by_processes
+from cluster.local.processes import replay_in_processes
 
 BATCH = 20
 
@@ -109,7 +109,9 @@ def seconds(run: Path, segments: Sequence[int], *, workers: int, at_once: int = 
 
 
 def replay(run: Path, segments: Sequence[int], workers: int) -> None:
-    found = list(by_processes(read_past(Store(str(run))), segments, ("outliers",), workers))
+    found = list(
+        replay_in_processes(read_replayable_run(Store(str(run))), segments, ("outliers",), workers)
+    )
     assert all(replayed.added == ("outliers",) for replayed in found)
 
 

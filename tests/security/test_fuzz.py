@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from capture.config.reading import make_config, read_config
 from capture.errors import CaptureError
 from capture.format.markers import START, checksum, encode, read_marker, segment_key
-from capture.format.run_yaml import values_of
+from capture.format.run_yaml import parse_run_yaml
 from capture.shards.column_chunks import footer_length
 from capture.shards.verified_parquet import open_parquet
 from capture.store.store import Store
@@ -142,7 +142,7 @@ def config_is_read_or_refused(seed: int) -> None:
     else:
         data = yaml.safe_dump(changed(yaml.safe_load(text), rng)).encode()
     try:
-        values = values_of(data, "run.yaml")
+        values = parse_run_yaml(data, "run.yaml")
         make_config(values["config"], where="run.yaml")
     except CaptureError:
         return

@@ -19,7 +19,7 @@ from capture.format.markers import MAX_BYTES, START, read_marker, segment_key
 from capture.maintenance.garbage import remove_garbage
 from capture.maintenance.verify import verify
 from capture.store.store import Store
-from capture.training.run_start import clear
+from capture.training.run_start import clear_run
 
 URI = "memory://hostile"
 SHARD = "outliers/segment-000000-w00.parquet"
@@ -191,7 +191,7 @@ def test_links_out_of_a_run_are_not_followed(tmp_path, whole_folder):
     assert (SHARD, "damaged") in [(f.key, f.state) for f in verify(Store(str(run)))]
     remove_garbage(Store(str(run)))
     with contextlib.suppress(ShardError):
-        clear(Store(str(run)))
+        clear_run(Store(str(run)))
     assert sorted(path.name for path in outside.iterdir()) == before
 
 
