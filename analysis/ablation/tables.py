@@ -22,7 +22,7 @@ FLIPS = pa.schema(
         pa.field("token", pa.string()),
         pa.field("proportion", pa.float64()),  # flips / count
         pa.field("count", pa.int64()),  # positions predicted as the token before or after
-        pa.field("flips", pa.int64()),  # those where the predictions differ
+        pa.field("flips", pa.int64()),  # positions among these whose prediction changes
         pa.field("notable", pa.bool_()),  # selected for the neuron by attribution
         pa.field("token_id", pa.int32()),
         pa.field("low", pa.float64()),  # 95 % interval of proportion over datums;

@@ -136,9 +136,9 @@ class ActivationSums:
     square_VI: np.ndarray
     """Σ x², float64."""
     min_VI: np.ndarray
-    """float32, ∞ where nothing was seen."""
+    """float32, ∞ for labels without positions."""
     max_VI: np.ndarray
-    """float32, -∞ where nothing was seen."""
+    """float32, -∞ for labels without positions."""
 
     @classmethod
     def none(cls, num_labels: int, num_neurons: int) -> "ActivationSums":

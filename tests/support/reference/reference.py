@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what capture does fast."""
+"""Slow, obvious references for the computations of capture."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def tiny_model(config: ModelConfig = TINY, *, seed: int = 0) -> LanguageModel:
 
 
 def random_batch(batch: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Tokens and targets, [N, T]."""
+    """Return random tokens and targets, both [N, T]."""
     generator = torch.Generator().manual_seed(seed)
     stream_NT = torch.randint(VOCABULARY, (batch, WINDOW + 1), generator=generator)
     return stream_NT[:, :-1], stream_NT[:, 1:]
@@ -39,7 +39,7 @@ def tiny_masks(config: ModelConfig, slots: range, *, step: int = 0, window: int 
 def gradients_one_by_one(
     model: LanguageModel, token_NT: Tensor, target_NT: Tensor, *, step: int = 0
 ) -> list[dict[str, Tensor]]:
-    """Each datum's gradient of its share of the mean loss, by one backward pass per datum."""
+    """Return each datum's gradient of its part of the mean loss, one backward pass per datum."""
     found = []
     for slot in range(len(token_NT)):
         masks = tiny_masks(model.config, range(slot, slot + 1), step=step)
@@ -56,7 +56,7 @@ def gradients_of(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 
 def top_k(value_RP: np.ndarray, k: int) -> list[tuple[int, int]]:
-    """Row and column of each row's k largest |values|, ties to the lowest column; in order."""
+    """Return row and column of each row's k largest |values|, ties to the lowest column; sorted."""
     found = []
     for row, value_P in enumerate(value_RP):
         order = sorted(range(len(value_P)), key=lambda column: (-abs(value_P[column]), column))
@@ -65,7 +65,7 @@ def top_k(value_RP: np.ndarray, k: int) -> list[tuple[int, int]]:
 
 
 def dense_like(parts: list[Tensor]) -> Tensor:
-    """Per-unit gradients of one datum as one row, [P]."""
+    """Return the per-unit gradients of one datum as one row, [P]."""
     return torch.cat([part.reshape(-1) for part in parts])
 
 

@@ -1,4 +1,4 @@
-"""Slow, obvious versions of what analysis does fast."""
+"""Slow, obvious references for the computations of analysis."""
 
 import io
 from collections import Counter, defaultdict
@@ -15,19 +15,19 @@ from capture.format.checkpoint import read_checkpoint
 
 
 def read_everything(run: Run, kind: str) -> pd.DataFrame:
-    """All rows of one kind of record, by plain pandas."""
+    """Read all rows of one kind of record with plain pandas."""
     keys = [file.key for segment in run.segments for file in segment.files_of(kind)]
     frames = [pd.read_parquet(io.BytesIO(run.store.get(key))) for key in keys]
     return pd.concat(frames, ignore_index=True)
 
 
 def records(frame: pd.DataFrame) -> list[Any]:
-    """Rows with their values as attributes."""
+    """Return the rows with their values as attributes."""
     return list(frame.itertuples())
 
 
 def all_shifts(run: Run) -> pd.DataFrame:
-    """Every shift, joined with its step and its datum's text, in the order of capture."""
+    """Return every shift, joined with its step and its datum's text, in the order of capture."""
     rows = read_everything(run, "outliers").assign(abs_diff=lambda rows: rows["shift"].abs())
     rows = rows.merge(read_everything(run, "steps")[["step", "epoch", "batch"]], on="step")
     rows["text"] = rows["datum"].map(run.datums().set_index("datum")["text"])
@@ -42,7 +42,7 @@ def all_shifts(run: Run) -> pd.DataFrame:
 
 
 def attributed_tokens(run: Run, config: AttributionConfig) -> list[tuple[str, int, int, str, int]]:
-    """unit, index, rows, token, count of every analysed parameter's notable tokens, in order."""
+    """Return (unit, index, rows, token, count) of every parameter's notable tokens, in order."""
     rows = read_everything(run, "outliers")
     windows = {row.datum: [run.tokens[t] for t in row.tokens] for row in records(run.datums())}
     train = Counter(token for datum in set(rows["datum"]) for token in windows[datum])
@@ -64,7 +64,7 @@ def attributed_tokens(run: Run, config: AttributionConfig) -> list[tuple[str, in
 def select(
     sample: Counter[str], train: Counter[str], order: list[str], config: AttributionConfig
 ) -> list[str]:
-    """The univariate heuristic on plain counters; exact fractions settle ties."""
+    """Select by the univariate heuristic on plain counters; exact fractions settle ties."""
 
     def ratio(token: str) -> Fraction:
         return Fraction(sample[token], train[token])
@@ -79,7 +79,7 @@ def select(
 def neuron_tokens(
     run: Run, parameters: list[tuple[str, int, int, str, int]]
 ) -> dict[tuple[str, int], set[str]]:
-    """The notable tokens of each neuron: those of its parameters, together."""
+    """Return the notable tokens of each neuron: the union over its parameters."""
     found = defaultdict(set)
     for unit, index, _, token, _ in parameters:
         if unit.endswith(MLP_UNITS):
@@ -91,8 +91,11 @@ def neuron_tokens(
 
 
 def rows_of_neurons(run: Run) -> pd.DataFrame:
-    """Outlier rows of MLP columns: the token that each speaks of by target and by input, and the
-    weight of its parameter at the start of its segment."""
+    """Return the outlier rows of MLP columns with target, input and weight.
+
+    ``target`` and ``input`` are the tokens at the row's position, ``weight`` is the parameter's
+    value at the start of the row's segment.
+    """
     rows = read_everything(run, "outliers").astype({"unit": str})
     rows = rows[rows["unit"].str.endswith(MLP_UNITS)].reset_index(drop=True)
     at = rows["datum"].to_numpy(), rows["position"].to_numpy()
