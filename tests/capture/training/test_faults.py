@@ -43,8 +43,8 @@ def through(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Through]:
     """Return a function that starts a proxy and sends all requests of the test through it."""
     with ExitStack() as stack:
 
-        def start(weather: FaultInjector) -> Proxy:
-            proxy = stack.enter_context(proxied(weather))
+        def start(injector: FaultInjector) -> Proxy:
+            proxy = stack.enter_context(proxied(injector))
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
             return proxy
 
@@ -57,11 +57,11 @@ def hasty(folder: Path, uri: str) -> Config:
     return tiny_config(folder, f"run.uri={uri}", MANY, *settings)
 
 
-def survive(s3: str, through: Through, tmp_path: Path, weather: FaultInjector) -> None:
+def survive(s3: str, through: Through, tmp_path: Path, injector: FaultInjector) -> None:
     """Capture, verify and attribute with faults; compare with a run without faults."""
     make_run(tiny_config(tmp_path, MANY, name="calm"))
     wanted = contents(str(tmp_path / "calm"))
-    through(weather)
+    through(injector)
     config = hasty(tmp_path, s3)
     make_run(config)
     store = Store(s3, config.store)
@@ -77,7 +77,7 @@ def survive(s3: str, through: Through, tmp_path: Path, weather: FaultInjector) -
     captured = sum(marker.retries for marker in (run.start, *run.segments))
     attributed = read_marker(run.store, marker_key("attribute")).retries
     assert captured > 0
-    print(f"{weather.requests.total()} requests, {dict(weather.faults)}")
+    print(f"{injector.requests.total()} requests, {dict(injector.faults)}")
     print(f"retries: {captured} in capture, {attributed} in attribute")
     shown = retries_shown_by_info(s3, config.store)
     assert f"capture {captured}" in shown
@@ -93,27 +93,27 @@ def retries_shown_by_info(uri: str, config: StoreConfig) -> str:
 
 @pytest.mark.slow
 def test_a_capture_and_an_attribution_survive(s3, s3_server, through, tmp_path) -> None:
-    weather = FaultInjector(s3_server.port, rate=0.05, seed=4)
-    survive(s3, through, tmp_path, weather)
-    assert weather.faults.total() >= 5
+    injector = FaultInjector(s3_server.port, rate=0.05, seed=4)
+    survive(s3, through, tmp_path, injector)
+    assert injector.faults.total() >= 5
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(10))
 def test_a_capture_survives_more_faults(s3, s3_server, through, tmp_path, seed) -> None:
-    weather = FaultInjector(s3_server.port, rate=0.2, seed=seed)
-    survive(s3, through, tmp_path, weather)
-    assert set(weather.faults) == set(FAULTS)
+    injector = FaultInjector(s3_server.port, rate=0.2, seed=seed)
+    survive(s3, through, tmp_path, injector)
+    assert set(injector.faults) == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeypatch, fault):
     """Every other request fails in one way; small, large and multipart values stay intact."""
     monkeypatch.setattr(s3_module, "PART_BYTES", 2**18)
-    weather = FaultInjector(s3_server.port)
-    monkeypatch.setattr(weather, "fate", every_other(weather, fault))
-    through(weather)
+    injector = FaultInjector(s3_server.port)
+    monkeypatch.setattr(injector, "draw_fault", every_other(injector, fault))
+    through(injector)
     store = Store(s3, StoreConfig(**{**HASTY, "read_timeout_seconds": 0.1}))
     values = {f"k/{size}": random.Random(size).randbytes(size) for size in (0, 1, 5000, 2**20)}
     for key, data in values.items():
@@ -129,7 +129,7 @@ def test_each_fault_alone_is_retried_and_counted(s3, s3_server, through, monkeyp
     assert store.retries >= 10 if fault != "truncated" else store.retries >= 4
 
 
-def every_other(weather: FaultInjector, fault):
+def every_other(injector: FaultInjector, fault):
     requests = iter(range(10**9))
 
     def fate(method: str):
@@ -139,14 +139,14 @@ def every_other(weather: FaultInjector, fault):
 
 
 def test_an_unreachable_store_raises_its_own_error(s3, s3_server, through) -> None:
-    weather = FaultInjector(s3_server.port)
-    proxy = through(weather)
+    injector = FaultInjector(s3_server.port)
+    proxy = through(injector)
     store = Store(s3, StoreConfig(**HASTY, retries=5))
     store.put("a", b"x")
-    weather.away = True
+    injector.away = True
     with pytest.raises(StoreAwayError, match=r"broke off: .*\(tried 6 times\). Try again later"):
         store.get("a")
-    weather.away = False
+    injector.away = False
     assert store.get("a") == b"x"
     assert store.retries == 5
     assert proxy.endpoint not in json.dumps(store.keys())
@@ -155,8 +155,8 @@ def test_an_unreachable_store_raises_its_own_error(s3, s3_server, through) -> No
 def test_losing_the_store_within_a_query_is_not_reported_as_damage(
     s3, s3_server, through, tmp_path
 ) -> None:
-    weather = FaultInjector(s3_server.port)
-    through(weather)
+    injector = FaultInjector(s3_server.port)
+    through(injector)
     config = tiny_config(tmp_path, f"run.uri={s3}", "store.first_wait_seconds=0.001")
     make_run(config)
     run = open_run(s3, config.store)
@@ -164,19 +164,19 @@ def test_losing_the_store_within_a_query_is_not_reported_as_damage(
 
     def cut_off() -> None:
         with shard.reading() as file:
-            weather.away = True
+            injector.away = True
             file.read_row_groups([0])
 
     with pytest.raises(StoreAwayError, match="broke off"):
         cut_off()
-    weather.away = False
+    injector.away = False
     assert len(run.shifts()) == 28 * 4 * 30
 
 
 def test_taking_retries_resets_their_count(s3, s3_server, through, monkeypatch) -> None:
-    weather = FaultInjector(s3_server.port)
-    monkeypatch.setattr(weather, "fate", every_other(weather, "503"))
-    through(weather)
+    injector = FaultInjector(s3_server.port)
+    monkeypatch.setattr(injector, "draw_fault", every_other(injector, "503"))
+    through(injector)
     store = Store(s3, StoreConfig(**HASTY))
     store.put("a", b"x")
     store.put("b", b"x")

@@ -1,4 +1,4 @@
-"""Runs by DeepSpeed on processes of this machine, for tests: what each worker does."""
+"""Runs with DeepSpeed for tests: what each worker process does."""
 
 from pathlib import Path
 
@@ -28,29 +28,29 @@ VARIANTS = {
     "rounded": ("training.learning_rate=0.5", "training.precision=bfloat16"),
     "bare": (*SGD, "capture.record=checkpoints"),
 }
-"""By name: what is the same for every engine."""
+"""Settings by name, valid for every engine."""
 FEW_CASES = ["sgd 1", "adamw 2", "adamw 3"]
 MANY_CASES = [
     *(
-        f"{way} {stage}"
-        for way in VARIANTS
+        f"{variant} {stage}"
+        for variant in VARIANTS
         for stage in (1, 2, 3)
-        if f"{way} {stage}" not in FEW_CASES
+        if f"{variant} {stage}" not in FEW_CASES
     ),
     *(f"adamw {stage} optimizer" for stage in (1, 2, 3)),
     "adamw 3 all",
 ]
-"""Way, stage and what is offloaded, in one name."""
+"""Names of cases: a variant, a ZeRO stage, and what is offloaded."""
 
 
 def settings(case: str) -> tuple[str, ...]:
-    way, stage, *offload = case.split()
+    variant, stage, *offload = case.split()
     zero = ("engine=deepspeed", f"deepspeed.stage={stage}")
-    return (*VARIANTS[way], *zero, *(f"deepspeed.offload={what}" for what in offload))
+    return (*VARIANTS[variant], *zero, *(f"deepspeed.offload={what}" for what in offload))
 
 
-def plain_config(folder: Path, way: str, name: str = "") -> Config:
-    return tiny_config(folder, *VARIANTS[way], "training.epochs=1", name=name or way)
+def plain_config(folder: Path, variant: str, name: str = "") -> Config:
+    return tiny_config(folder, *VARIANTS[variant], "training.epochs=1", name=name or variant)
 
 
 def capture_few(group: Group, folder: Path) -> None:
@@ -62,7 +62,7 @@ def capture_many(group: Group, folder: Path) -> None:
 
 
 def capture_cases(cases: list[str], group: Group, folder: Path) -> None:
-    if "rounded 1" in cases:  # each worker rounds its own sum, so the plain engine is given two too
+    if "rounded 1" in cases:  # each worker rounds its own sum, so the plain engine gets two as well
         count = f"workers.count={group.size}"
         config = tiny_config(
             folder, *VARIANTS["rounded"], count, "training.epochs=1", name="rounded"
@@ -79,7 +79,7 @@ def capture_one(case: str, group: Group, folder: Path, name: str, **options: boo
 
 
 def resume_on_other_engine(group: Group, folder: Path) -> None:
-    """With a run of the plain engine, from its middle; then the other way round, halfway."""
+    """Resume half-done runs: of the plain engine with DeepSpeed; leave one for the reverse."""
     capture_one("adamw 3", group, folder, "taken-over", resume=True)
     capture_one("nesterov 2", group, folder, "taken-back", resume=True)
     capture_one("adamw 1", group, folder, "left")
@@ -88,14 +88,14 @@ def resume_on_other_engine(group: Group, folder: Path) -> None:
 
 
 def delete_segment(store: Store, segment: int = 1) -> None:
-    """As if the run had ended before this segment, the last of it."""
+    """Delete the last segment, as if the run had been killed before it."""
     for key in store.keys():
         if f"segment-{segment:06d}" in key:
             store.delete(key)
 
 
 def tied_config(folder: Path, *overrides: str, name: str) -> Config:
-    """A GPT-2 whose embedding is its unembedding too, all of it captured."""
+    """Return the config of a GPT-2 with tied embeddings, all units captured."""
     text = folder / "text.txt"
     text.write_text(TEXT)
     settings = {"n_embd": 12, "n_layer": 2, "n_head": 3, "n_positions": 16}
@@ -116,4 +116,4 @@ def capture_tied(group: Group, folder: Path) -> None:
 
 
 def ignore(event: Event) -> None:
-    """What tests of this kind do with reports."""
+    """Ignore progress reports."""

@@ -1,8 +1,8 @@
-"""A proxy between an S3 client and its server that counts bytes and makes things go wrong.
+"""A proxy between an S3 client and its server that injects faults and counts bytes.
 
-Each request draws its fate: passed on as it is, or with one of the faults that networks and stores
-have. Some strike before the server heard of the request and some after it has done it, for a client
-cannot tell which.
+Each request is passed on unchanged or suffers a randomly drawn fault of a network or a store. Some
+faults occur before the server has seen the request and some after it has carried it out, because a
+client cannot tell these apart.
 """
 
 import http.client
@@ -20,43 +20,43 @@ from urllib.parse import unquote, urlsplit
 Fault = Literal["500", "503", "dropped", "lost answer", "truncated", "stalled"]
 FAULTS: tuple[Fault, ...] = ("500", "503", "dropped", "lost answer", "truncated", "stalled")
 PER_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
-ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>made by the proxy</Message></Error>"
+ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>by the proxy</Message></Error>"
 
 
 @dataclass
 class FaultInjector:
-    """What may go wrong, and what has passed; shared by all connections."""
+    """Which faults occur, and counts of what has passed; shared by all connections."""
 
     server_port: int
     rate: float = 0.0
-    """Share of requests that suffer a fault."""
+    """Probability that a request suffers a fault."""
     seed: int = 0
     stall_seconds: float = 1.0
     faults: Counter[Fault] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
-    """By method."""
+    """Number of requests by method."""
     fetched: Counter[str] = field(default_factory=Counter)
-    """Bytes of answers to GET, by path."""
+    """Bytes of the responses to GET, by path."""
     away: bool = False
-    """The server cannot be reached at all."""
+    """If True, every connection is dropped, as if the server were down."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.seed)
-        self.over = threading.Event()
+        self.random = random.Random(self.seed)
+        self.ending = threading.Event()
 
-    def fate(self, method: str) -> Fault | None:
+    def draw_fault(self, method: str) -> Fault | None:
         with self.lock:
             self.requests[method] += 1
             if self.away:
                 return "dropped"
-            if self.dice.random() >= self.rate:
+            if self.random.random() >= self.rate:
                 return None
-            fault = self.dice.choice(FAULTS)
+            fault = self.random.choice(FAULTS)
             self.faults[fault] += 1
             return fault
 
-    def passed(self, path: str, num_bytes: int) -> None:
+    def count_fetched(self, path: str, num_bytes: int) -> None:
         with self.lock:
             self.fetched[unquote(urlsplit(path).path)] += num_bytes
 
@@ -65,16 +65,16 @@ class Proxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, weather: FaultInjector) -> None:
+    def __init__(self, injector: FaultInjector) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.weather = weather
+        self.injector = injector
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request, client_address) -> None:
-        """A client that has gone is part of the weather."""
+        """Ignore clients that have disconnected; the faults cause that."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self.treat()
+        self.handle_request()
 
     do_PUT = do_POST = do_HEAD = do_DELETE = do_GET
 
@@ -92,13 +92,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     @property
-    def weather(self) -> FaultInjector:
-        return cast(Proxy, self.server).weather
+    def injector(self) -> FaultInjector:
+        return cast(Proxy, self.server).injector
 
-    def treat(self) -> None:
-        weather = self.weather
+    def handle_request(self) -> None:
+        injector = self.injector
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = weather.fate(self.command)
+        fault = injector.draw_fault(self.command)
         match fault:
             case "500":
                 self.answer(500, {}, ERROR.format("InternalError").encode())
@@ -107,29 +107,29 @@ class Handler(BaseHTTPRequestHandler):
             case "dropped":
                 self.hang_up()
             case "stalled":
-                weather.over.wait(weather.stall_seconds)
+                injector.ending.wait(injector.stall_seconds)
                 self.hang_up()
             case _:
                 self.pass_on(body, fault)
 
     def pass_on(self, body: bytes, fault: Fault | None) -> None:
-        """Let the server do it, and say what it answers, or part of that, or nothing."""
-        status, headers, data = self.ask_server(body)
+        """Pass the request to the server, and return its response, a part of it, or nothing."""
+        status, headers, data = self.forward(body)
         if fault == "lost answer":
             self.hang_up()
             return
         if self.command == "GET":
-            self.weather.passed(self.path, len(data))
+            self.injector.count_fetched(self.path, len(data))
         if fault == "truncated" and len(data) > 1:
             self.answer(status, headers, data[: len(data) // 2], claimed=len(data))
             self.hang_up()
         else:
             self.answer(status, headers, data)
 
-    def ask_server(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        server = http.client.HTTPConnection("127.0.0.1", self.weather.server_port)
-        kept = {k: v for k, v in self.headers.items() if k.lower() not in PER_HOP}
-        server.request(self.command, self.path, body or None, kept)
+    def forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        server = http.client.HTTPConnection("127.0.0.1", self.injector.server_port)
+        forwarded = {k: v for k, v in self.headers.items() if k.lower() not in PER_HOP}
+        server.request(self.command, self.path, body or None, forwarded)
         answer = server.getresponse()
         data = answer.read()
         headers = {k: v for k, v in answer.getheaders() if k.lower() not in PER_HOP}
@@ -156,14 +156,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def proxied(weather: FaultInjector) -> Iterator[Proxy]:
-    """A proxy that runs until the end of the block."""
-    with Proxy(weather) as proxy:
+def proxied(injector: FaultInjector) -> Iterator[Proxy]:
+    """Run a proxy until the end of the block."""
+    with Proxy(injector) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
             yield proxy
         finally:
-            weather.over.set()
+            injector.ending.set()
             proxy.shutdown()
             thread.join(5)

@@ -1,4 +1,4 @@
-"""Ray clusters for tests: nodes of one core each, all on this machine, with few processes."""
+"""Ray clusters for tests: several one-core nodes on this machine, with few processes."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": 
 
 @contextmanager
 def ray_cluster(num_nodes: int) -> Iterator[Cluster]:
-    """A cluster that this process has joined; the first node is the head, where the driver is."""
+    """Start a cluster and join it with this process as the driver, on the head (the first node)."""
     with mock.patch.dict(os.environ, ENVIRONMENT):
         nodes = Cluster(initialize_head=True, head_node_args=NODE)
         try:

