@@ -20,17 +20,17 @@ from analysis.attribution.attribute import attribute as attribute_run
 from analysis.attribution.attribute import write_attribution
 from analysis.attribution.config import AttributionConfig
 from analysis.attribution.tables import Attribution
-from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, find_moved, write_behaviour
+from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, analyse_behaviour, write_behaviour
 from analysis.behaviour.predicates import Predicate
 from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
 from analysis.faithfulness.faithfulness import Faithfulness, write_faithfulness
 from analysis.faithfulness.faithfulness import faithfulness as evaluate_methods
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
 from analysis.neurons.grouping import (
-    Neurons,
+    NeuronClusters,
     NeuronsConfig,
     group_neurons,
-    read_moved,
+    read_outlier_sums,
     write_neurons,
 )
 from analysis.report.build import ReportConfig, gather_report_data, report_store, write_report
@@ -181,7 +181,7 @@ def behaviour(
     """
     opened = opened_run(run)
     job = partial(run_job, report=progress)
-    found = find_moved(opened, job, predicate, config or BehaviourConfig())
+    found = analyse_behaviour(opened, job, predicate, config or BehaviourConfig())
     if save:
         write_behaviour(opened, found)
     return found
@@ -226,7 +226,7 @@ def neurons(
     *,
     save: bool = False,
     progress: Progress | None = None,
-) -> Neurons:
+) -> NeuronClusters:
     """Cluster neurons by the datums that moved them, and find those that are polysemantic.
 
     Args:
@@ -246,7 +246,7 @@ def neurons(
         >>> grouped = ontogeny.neurons("runs/demo", few)
     """
     opened = opened_run(run)
-    moved = read_moved(opened, partial(run_job, report=progress))
+    moved = read_outlier_sums(opened, partial(run_job, report=progress))
     found = group_neurons(opened, moved, config or NeuronsConfig())
     if save:
         write_neurons(opened, found)

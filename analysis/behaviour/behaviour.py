@@ -1,16 +1,16 @@
-"""What did the data behind a named behaviour move? The study's proposal for attention heads.
+"""Find the units, heads and neurons that the datums of a named behaviour moved more than others.
 
-Instead of asking which tokens taught a neuron, name a behaviour (datums that contain a closing
-parenthesis, say) and ask which units, heads and neurons its datums moved more than others did.
+This is the study's proposal for attention heads. A behaviour is a condition on datums, for instance
+that they contain a closing parenthesis.
 
-1. Select the datums that show it (``analysis.behaviour.predicates``).
-2. Give each some controls: datums alike but for the behaviour (``analysis.behaviour.matching``).
-3. Add up, for every datum, its outlier rows and their |shift| by unit, head and neuron
-   (``analysis.behaviour.datum_sums``, one pass over the shards).
-4. Compare the two classes (``analysis.behaviour.contrast``), with q over all groups of a level and
-   measure.
+1. Select the datums that show the behaviour (``analysis.behaviour.predicates``).
+2. Match each with controls: similar datums without the behaviour (``analysis.behaviour.matching``).
+3. Sum the outlier rows and the |shift| of each datum by unit, head and neuron, in one pass over the
+   shards (``analysis.behaviour.datum_sums``).
+4. Compare the two classes (``analysis.behaviour.contrast``), with q-values over all groups of a
+   level and measure.
 
-Datums are the independent observations, however many rows each has. What is measured of them says
+Datums are the independent observations, no matter how many rows each has. The measures are those of
 ``analysis.behaviour.tables``.
 
 Shapes: N datum, T position, K chosen datum, S selected datum.
@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.behaviour.contrast import Draw
-from analysis.behaviour.datum_sums import SumByDatum, cells_of
-from analysis.behaviour.matching import Matched, balance, covariates, match
+from analysis.behaviour.contrast import BootstrapSettings
+from analysis.behaviour.datum_sums import SumRowsByDatum, finest_cells
+from analysis.behaviour.matching import MatchedControls, balance, covariates, match
 from analysis.behaviour.predicates import Predicate, select_datums
 from analysis.behaviour.tables import (
     CONTRASTS,
@@ -34,7 +34,7 @@ from analysis.behaviour.tables import (
     compare_positions,
 )
 from analysis.jobs.job import Runner
-from analysis.jobs.tables import joined, write_tables
+from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -43,11 +43,11 @@ JOB = "behaviour"
 
 SUMMARY = pa.schema(
     [
-        pa.field("behaviour", pa.string()),  # the condition, in words
-        pa.field("datums", pa.int64()),  # training datums that show it
-        pa.field("selected", pa.int64()),  # of these, compared: seen by training, at most so many
-        pa.field("controls", pa.int64()),  # distinct datums that they are compared with
-        pa.field("others", pa.int64()),  # datums that could have been controls
+        pa.field("behaviour", pa.string()),  # the condition as a phrase
+        pa.field("datums", pa.int64()),  # training datums that show the behaviour
+        pa.field("selected", pa.int64()),  # those compared: visited by training, at most max_datums
+        pa.field("controls", pa.int64()),  # distinct control datums
+        pa.field("others", pa.int64()),  # candidates for controls
     ]
 )
 """One row."""
@@ -56,20 +56,20 @@ SELECTION = pa.schema(
     [
         pa.field("datum", pa.int32()),
         pa.field("selected", pa.bool_()),
-        pa.field("matched_to", pa.int32()),  # of a control: whose; -1 for a selected datum
+        pa.field("matched_to", pa.int32()),  # selected datum of a control; -1 for a selected datum
     ]
 )
-"""One row a selected datum, and one each time a datum is a control."""
+"""One row per selected datum, and one per use of a datum as a control."""
 
 BALANCE = pa.schema(
     [
-        pa.field("covariate", pa.string()),  # see analysis.behaviour.matching
+        pa.field("covariate", pa.string()),  # one of matching.COVARIATES
         pa.field("selected_mean", pa.float64()),
         pa.field("control_mean", pa.float64()),
-        pa.field("standardised_difference", pa.float64()),  # in standard deviations of all datums
+        pa.field("standardised_difference", pa.float64()),  # in standard deviations over all datums
     ]
 )
-"""How alike selected datums and controls are; a difference below 0.1 is usually called balanced."""
+"""Similarity of selected datums and controls; below 0.1 usually counts as balanced."""
 
 TABLES = {
     "summary": SUMMARY,
@@ -83,16 +83,16 @@ TABLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourConfig:
-    """How many datums are compared, and how precisely."""
+    """Numbers of datums, controls and bootstrap resamples."""
 
     max_datums: int = 2000
-    """Of more selected datums, so many are drawn."""
+    """Largest number of selected datums; of more, this many are drawn at random."""
     controls: int = 5
-    """Controls of each selected datum."""
+    """Controls per selected datum."""
     resamples: int = 1000
-    """Bootstrap resamples behind an interval."""
+    """Bootstrap resamples for each interval."""
     seed: int = 0
-    """Of all drawing."""
+    """Seed of all random draws."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_datums", 2), ("controls", 1), ("resamples", 1), ("seed", 0)):
@@ -101,7 +101,7 @@ class BehaviourConfig:
 
 @dataclass(frozen=True, eq=False)
 class Behaviour:
-    """What the datums behind a behaviour moved."""
+    """The result of ``analyse_behaviour``."""
 
     summary: pd.DataFrame
     """``SUMMARY``"""
@@ -112,62 +112,62 @@ class Behaviour:
     units: pd.DataFrame
     """``CONTRASTS``"""
     heads: pd.DataFrame
-    """``CONTRASTS``; empty if no attention was captured."""
+    """``CONTRASTS``; empty if no attention unit is captured."""
     neurons: pd.DataFrame
-    """``CONTRASTS``; empty if no MLP unit was captured."""
+    """``CONTRASTS``; empty if no MLP unit is captured."""
 
 
-def find_moved(
+def analyse_behaviour(
     run: Run, run_job: Runner, predicate: Predicate, config: BehaviourConfig
 ) -> Behaviour:
-    """Compare the datums that show a behaviour with others like them.
+    """Compare the datums that show a behaviour with matched controls.
 
-    Raises ``RunError`` if nothing is recorded yet, if the run lacks a token or datum, or if too few
-    datums are left on either side; ``ConfigError`` for a bad pattern.
+    Raises ``RunError`` if no segment is committed, if the run lacks a datum, or if either class has
+    too few datums; ``ConfigError`` for an unknown token or an invalid pattern.
     """
     shards = run.require_shards("outliers")
     shows_N, visits_N = select_datums(run, predicate), count_visits(run)
-    matched, others = choose_datums(run, predicate, shows_N, visits_N, config)
+    matched, num_candidates = choose_datums(run, predicate, shows_N, visits_N, config)
     chosen_K = np.union1d(matched.selected_S, matched.control_SK)
-    place_N = np.full(run.num_datums, -1)
-    place_N[chosen_K] = np.arange(len(chosen_K))
-    cells = cells_of(captured_levels(run.layout, run.config.model.heads))
+    chosen_N = np.full(run.num_datums, -1)
+    chosen_N[chosen_K] = np.arange(len(chosen_K))
+    cells = finest_cells(captured_levels(run.layout, run.config.model.heads))
     marked_KT = marked_positions(run, predicate, chosen_K)
-    job = SumByDatum(run.layout, cells, place_N, len(chosen_K), marked_KT)
+    job = SumRowsByDatum(run.layout, cells, chosen_N, len(chosen_K), marked_KT)
     sums = run_job(job, shards)
-    places = Matched(place_N[matched.selected_S], place_N[matched.control_SK])
-    draw = Draw(config.resamples, config.seed)
-    tables = list(compare_classes(cells, sums, places, visits_N[chosen_K], draw))
+    row_indices = MatchedControls(chosen_N[matched.selected_S], chosen_N[matched.control_SK])
+    bootstrap = BootstrapSettings(config.resamples, config.seed)
+    tables = list(compare_classes(cells, sums, row_indices, visits_N[chosen_K], bootstrap))
     if predicate.target is not None:
-        tables += compare_positions(cells, sums, places.selected_S, draw)
+        tables += compare_positions(cells, sums, row_indices.selected_S, bootstrap)
     summary = {
         "behaviour": f"datums that {predicate}",
         "datums": int(shows_N.sum()),
         "selected": len(matched.selected_S),
         "controls": len(np.unique(matched.control_SK)),
-        "others": others,
+        "others": num_candidates,
     }
     return Behaviour(
-        joined([pd.DataFrame([summary])], SUMMARY),
-        joined([selection_table(matched)], SELECTION),
-        joined([balance(covariates_of(run, visits_N), matched)], BALANCE),
+        concat_frames([pd.DataFrame([summary])], SUMMARY),
+        concat_frames([selection_table(matched)], SELECTION),
+        concat_frames([balance(covariates_of(run, visits_N), matched)], BALANCE),
         *(
-            joined([table for level, table in tables if level == name], CONTRASTS)
+            concat_frames([table for level, table in tables if level == name], CONTRASTS)
             for name in LEVELS
         ),
     )
 
 
 def write_behaviour(run: Run, found: Behaviour) -> None:
-    """Leave the tables in the run, under ``analysis/behaviour/``, in the place of the last ones."""
+    """Write the tables into the run, under ``analysis/behaviour/``, replacing earlier ones."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
-# --- which datums ---------------------------------------------------------------------------------
+# --- selection of datums --------------------------------------------------------------------------
 
 
 def count_visits(run: Run) -> np.ndarray:
-    """How often each training datum was in a committed step, [N]."""
+    """Number of committed steps that visited each training datum, [N]."""
     return np.bincount(np.concatenate(run.steps()["datums"].tolist()), minlength=run.num_datums)
 
 
@@ -177,8 +177,8 @@ def choose_datums(
     shows_N: np.ndarray,
     visits_N: np.ndarray,
     config: BehaviourConfig,
-) -> tuple[Matched, int]:
-    """Selected datums, drawn if there are many, with controls; and how many could be controls."""
+) -> tuple[MatchedControls, int]:
+    """Selected datums with their controls, and the number of candidates for controls."""
     selected_S = np.flatnonzero(shows_N & (visits_N > 0))
     candidate_N = ~shows_N & (visits_N > 0)
     seen, others = int((visits_N > 0).sum()), int(candidate_N.sum())
@@ -201,14 +201,14 @@ def covariates_of(run: Run, visits_N: np.ndarray) -> np.ndarray:
 
 
 def marked_positions(run: Run, predicate: Predicate, datum_K: np.ndarray) -> np.ndarray:
-    """Where the target of the predicate is, [K, T]; nowhere if it is about no target."""
+    """Positions whose target is that of the predicate, bool [K, T]; none without a target."""
     if predicate.target is None:
         return np.zeros((len(datum_K), run.token_NT.shape[1]), bool)
     return run.target_NT[datum_K] == token_id(run.tokens, predicate.target)
 
 
-def selection_table(matched: Matched) -> pd.DataFrame:
-    """``SELECTION``: selected datums by id, then controls by whose they are, nearest first."""
+def selection_table(matched: MatchedControls) -> pd.DataFrame:
+    """``SELECTION``: selected datums by id, then the controls of each, nearest first."""
     selected_S, num_controls = matched.selected_S, matched.control_SK.shape[1]
     return pd.DataFrame(
         {

@@ -1,7 +1,7 @@
-"""A behaviour, named: which training datums show it?
+"""Conditions on training datums that define a behaviour.
 
-``contains`` a token in the window, has one as a ``target``, its text suits a ``regex``, or it is
-in a list of ``datums``.
+A datum ``contains`` a token, has it as a ``target``, has text that matches a ``regex``, or is in a
+list of ``datums``.
 
 Shapes: N datum, T position.
 """
@@ -18,65 +18,65 @@ from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import ConfigError, RunError
 
-NAMES = ("contains", "target", "regex", "datums")
+CONDITIONS = ("contains", "target", "regex", "datums")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predicate:
-    """What a datum must have; exactly one condition."""
+    """A condition on datums. Exactly one field is given."""
 
     contains: str | None = None
     """A token among the window's inputs."""
     target: str | None = None
     """A token among the window's targets."""
     regex: str | None = None
-    """Found in the window's text (tokens joined by spaces); RE2 syntax, so time stays linear."""
+    """Searched in the window's text (tokens joined by spaces). RE2 syntax: linear in time."""
     datums: tuple[int, ...] | None = None
-    """Ids."""
+    """Datum ids."""
 
     def __post_init__(self) -> None:
-        given = [name for name in NAMES if getattr(self, name) is not None]
+        given = [name for name in CONDITIONS if getattr(self, name) is not None]
         if len(given) != 1:
             problem = f"got {', '.join(given) or 'no condition'}, must be exactly one"
-            raise ConfigError("behaviour", problem, f"Give one of: {', '.join(NAMES)}")
+            raise ConfigError("behaviour", problem, f"Give one of: {', '.join(CONDITIONS)}")
 
     def __str__(self) -> str:
-        """What such datums do, to go after "datums that …"."""
+        """A phrase that completes "datums that …"."""
         if self.datums is not None:
             return f"are among the {len(set(self.datums)):,} given"
         if self.contains is not None:
             return f"contain {self.contains!r}"
         if self.target is not None:
             return f"have the target {self.target!r}"
-        return f"have text that suits {self.regex!r}"
+        return f"have text that matches {self.regex!r}"
 
 
 def select_datums(run: Run, predicate: Predicate) -> np.ndarray:
     """Whether each training datum shows the behaviour, bool [N].
 
-    Raises ``ConfigError`` for a token that the run lacks or a pattern that is none, ``RunError``
-    for a datum that it lacks.
+    Raises ``ConfigError`` for an unknown token or an invalid pattern, ``RunError`` for an unknown
+    datum.
     """
     if predicate.contains is not None:
         return (run.token_NT == token_id(run.tokens, predicate.contains)).any(1)
     if predicate.target is not None:
         return (run.target_NT == token_id(run.tokens, predicate.target)).any(1)
     if predicate.regex is not None:
-        return suits(run.texts, predicate.regex)
-    return listed(run, predicate.datums or ())
+        return matches_regex(run.texts, predicate.regex)
+    return is_listed(run, predicate.datums or ())
 
 
-def suits(texts: pa.Array, pattern: str) -> np.ndarray:
+def matches_regex(texts: pa.Array, pattern: str) -> np.ndarray:
     try:
         found = compute.match_substring_regex(texts, pattern)
     except pa.ArrowInvalid as error:
         reason = re.sub(r"^.*?: ", "", str(error).splitlines()[0])
-        problem = f"{pattern!r} is no regular expression ({reason})"
-        raise ConfigError("behaviour.regex", problem, "Write one as RE2 has them") from error
+        problem = f"{pattern!r} is not a regular expression ({reason})"
+        raise ConfigError("behaviour.regex", problem, "Use RE2 syntax") from error
     return found.to_numpy(zero_copy_only=False)
 
 
-def listed(run: Run, datums: Sequence[int]) -> np.ndarray:
+def is_listed(run: Run, datums: Sequence[int]) -> np.ndarray:
     is_listed_N = np.zeros(run.num_datums, bool)
     for datum in datums:
         if not 0 <= datum < run.num_datums:
@@ -87,7 +87,7 @@ def listed(run: Run, datums: Sequence[int]) -> np.ndarray:
 
 
 def parse_datums(text: str, where: str) -> tuple[int, ...]:
-    """Ids separated by commas or white space; raises ``ConfigError`` for anything else."""
+    """Parse datum ids separated by commas or white space; raises ``ConfigError`` otherwise."""
     words = text.replace(",", " ").split()
     for word in words:
         if not re.fullmatch(r"\d+", word, re.ASCII):

@@ -50,7 +50,7 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.behaviour.behaviour import BehaviourConfig, find_moved, write_behaviour
+    from analysis.behaviour.behaviour import BehaviourConfig, analyse_behaviour, write_behaviour
     from analysis.behaviour.predicates import Predicate
     from cluster.terminal.behaviour_tables import show_behaviour
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Behaviour":
         with counting("reading outliers", "rows") as report:
-            return find_moved(run, partial(on.run_job, report=report), predicate, config)
+            return analyse_behaviour(run, partial(on.run_job, report=report), predicate, config)
 
     def show(console: "Console", run: "Run", found: "Behaviour") -> None:
         show_behaviour(console, found, measure=arguments.measure, rows=arguments.rows)

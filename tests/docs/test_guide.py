@@ -45,7 +45,7 @@ CHOICES = {
     "select": selection.METHODS,
     "outliers": outlying.NOTIONS,
     "value": replacement.VALUES,
-    "predicate": predicates.NAMES,
+    "predicate": predicates.CONDITIONS,
 }
 
 

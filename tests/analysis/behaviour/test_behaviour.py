@@ -1,4 +1,4 @@
-"""A named behaviour: the job's laws, the whole analysis on a small run, its errors."""
+"""The behaviour analysis: the laws of its job, the whole analysis on a small run, errors."""
 
 import functools
 import itertools
@@ -21,11 +21,11 @@ from analysis.behaviour.behaviour import (
     TABLES,
     Behaviour,
     BehaviourConfig,
+    analyse_behaviour,
     count_visits,
-    find_moved,
     write_behaviour,
 )
-from analysis.behaviour.datum_sums import DatumSums, SumByDatum, cells_of
+from analysis.behaviour.datum_sums import DatumSums, SumRowsByDatum, finest_cells
 from analysis.behaviour.predicates import Predicate, select_datums
 from analysis.behaviour.tables import LEVELS, captured_levels
 from analysis.jobs.job import merge_all
@@ -65,12 +65,12 @@ def random_rows(num_rows: int, seed: int) -> pa.Table:
     return pa.table(columns).cast(OUTLIERS)
 
 
-def job() -> SumByDatum:
-    place_N = np.full(DATUMS, -1)
-    place_N[CHOSEN_K] = np.arange(len(CHOSEN_K))
+def job() -> SumRowsByDatum:
+    chosen_N = np.full(DATUMS, -1)
+    chosen_N[CHOSEN_K] = np.arange(len(CHOSEN_K))
     marked_KT = np.random.default_rng(0).random((len(CHOSEN_K), WINDOW)) < 0.4
-    cells = cells_of(captured_levels(LAYOUT, HEADS))
-    return SumByDatum(LAYOUT, cells, place_N, len(CHOSEN_K), marked_KT)
+    cells = finest_cells(captured_levels(LAYOUT, HEADS))
+    return SumRowsByDatum(LAYOUT, cells, chosen_N, len(CHOSEN_K), marked_KT)
 
 
 def assert_same(found: DatumSums, wanted: DatumSums) -> None:
@@ -97,7 +97,7 @@ def test_merging_any_cut_in_any_order_equals_the_whole(
     assert_same(sums.finish(functools.reduce(sums.merge, partials)), whole)
 
 
-def test_how_many_rows_are_added_up_at_once_changes_nothing(
+def test_the_number_of_rows_summed_at_once_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table, sums = random_rows(50, 0), job()
@@ -110,7 +110,7 @@ def test_how_many_rows_are_added_up_at_once_changes_nothing(
 
 
 def groups_of(unit: str, index: int) -> dict[str, tuple[str, int]]:
-    """Level → unit and group that an entry belongs to, read off the definitions."""
+    """Level → unit and group of an entry, from the definitions of the levels."""
     row, column = divmod(index, LAYOUT.shapes[unit][-1])
     found = {"unit": (unit, -1)}
     if "linear" in unit:
@@ -126,7 +126,7 @@ def groups_of(unit: str, index: int) -> dict[str, tuple[str, int]]:
 def test_sums_equal_a_plain_loop(num_rows: int, seed: int) -> None:
     table, sums = random_rows(num_rows, seed), job()
     found = sums.finish(sums.map_shard(TableRows(table)))
-    for place, groups in enumerate(sums.cells.levels):
+    for level, groups in enumerate(sums.cells.levels):
         names = list(zip(groups.units, groups.number_G.tolist(), strict=True))
         wanted = np.zeros((3, len(CHOSEN_K), len(names)))
         for row in table.to_pylist():
@@ -138,10 +138,10 @@ def test_sums_equal_a_plain_loop(num_rows: int, seed: int) -> None:
         for total, x_KC in zip(
             wanted, (found.rows_JC, found.marked_JC, found.shift_JC), strict=True
         ):
-            np.testing.assert_allclose(sums.cells.at(place, x_KC), total, rtol=1e-9)
+            np.testing.assert_allclose(sums.cells.at(level, x_KC), total, rtol=1e-9)
 
 
-def test_a_position_outside_the_window_is_named() -> None:
+def test_a_position_outside_the_window_raises() -> None:
     rows = random_rows(5, 0).to_pylist()
     rows[3] |= {"datum": 0, "position": WINDOW}
     table = pa.Table.from_pylist(rows, schema=OUTLIERS)
@@ -149,12 +149,12 @@ def test_a_position_outside_the_window_is_named() -> None:
         job().map_shard(TableRows(table, "shard"))
 
 
-# --- the whole ------------------------------------------------------------------------------------
+# --- the whole analysis ---------------------------------------------------------------------------
 
 
 @functools.cache
 def found_in_tiny_run() -> Behaviour:
-    return find_moved(open_run(tiny_run()), run_job, Predicate(target="w3"), CONFIG)
+    return analyse_behaviour(open_run(tiny_run()), run_job, Predicate(target="w3"), CONFIG)
 
 
 def test_means_equal_a_plain_loop() -> None:
@@ -183,7 +183,7 @@ def test_means_equal_a_plain_loop() -> None:
         assert table.loc["target", "control_mean"] == pytest.approx(rest.mean())
 
 
-def test_controls_lack_the_behaviour_and_each_datum_has_as_many() -> None:
+def test_controls_lack_the_behaviour_and_are_two_per_datum() -> None:
     run, found = open_run(tiny_run()), found_in_tiny_run()
     shows_N = select_datums(run, Predicate(target="w3"))
     selection = found.selection
@@ -203,13 +203,13 @@ def test_shares_of_all_units_add_up_to_one() -> None:
         np.testing.assert_allclose(own[["selected_mean", "control_mean"]].sum(), 1)
 
 
-def test_a_seed_gives_the_same_tables_again_and_few_datums_are_drawn_by_it() -> None:
+def test_the_seed_determines_tables_and_max_datums_limits_the_selection() -> None:
     run, predicate = open_run(tiny_run()), Predicate(target="w3")
-    again = find_moved(run, run_job, predicate, CONFIG)
+    again = analyse_behaviour(run, run_job, predicate, CONFIG)
     for name, table in vars(found_in_tiny_run()).items():
         pd.testing.assert_frame_equal(getattr(again, name), table)
     config = BehaviourConfig(controls=2, resamples=50, max_datums=4)
-    few = find_moved(run, run_job, predicate, config)
+    few = analyse_behaviour(run, run_job, predicate, config)
     assert few.summary.iloc[0]["selected"] == few.selection["selected"].sum() == 4
 
 
@@ -223,17 +223,17 @@ def test_tables_are_written_and_read_back() -> None:
         )
 
 
-def test_levels_that_were_not_captured_have_empty_tables() -> None:
+def test_levels_without_captured_units_have_empty_tables() -> None:
     uri = make_run("memory://behaviour-no-attention", 'capture.units=["*.norm1.*"]')
-    found = find_moved(open_run(uri), run_job, Predicate(contains="w3"), CONFIG)
+    found = analyse_behaviour(open_run(uri), run_job, Predicate(contains="w3"), CONFIG)
     assert found.heads.empty
     assert found.neurons.empty
     assert set(found.units["measure"]) == {"rows", "shift"}
     assert list(LEVELS.values()) == ["units", "heads", "neurons"]
 
 
-def test_a_part_that_is_trained_by_a_behaviour_is_found() -> None:
-    """Shards in which the datums of a behaviour have more of their rows in one neuron."""
+def test_a_neuron_moved_by_a_behaviour_is_found() -> None:
+    """In these shards, datums of the behaviour have more of their rows in one neuron."""
     run = open_run(tiny_run())
     shows_N = select_datums(run, Predicate(contains="w3"))
     unit, fan_in = "layers.1.linear2.weight", run.layout.shapes["layers.1.linear2.weight"][1]
@@ -248,7 +248,7 @@ def test_a_part_that_is_trained_by_a_behaviour_is_found() -> None:
         table = pa.Table.from_pandas(rows, OUTLIERS, preserve_index=False)
         return job.finish(job.map_shard(TableRows(table)))
 
-    found = find_moved(run, planted, Predicate(contains="w3"), CONFIG)
+    found = analyse_behaviour(run, planted, Predicate(contains="w3"), CONFIG)
     best = found.neurons[found.neurons["measure"] == "rows"].iloc[0]
     assert (best["unit"], best["group"]) == (unit, 7)
     assert best["q"] < 0.001

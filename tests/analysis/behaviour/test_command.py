@@ -1,4 +1,4 @@
-"""The command behaviour: what it prints, and what it refuses."""
+"""The command ``behaviour``: its output and its errors."""
 
 import argparse
 import io
@@ -38,7 +38,7 @@ def uri() -> str:
     return copied(tiny_run(), "memory://behaviour-command").uri
 
 
-def test_the_command_says_what_was_compared_and_what_was_moved(uri: str) -> None:
+def test_the_command_prints_the_comparison(uri: str) -> None:
     out = printed(uri, "--target", "w3", "--controls", "2", "--measure", "target")
     assert re.search(r"datums that have the target 'w3': \d+\. Compared: \d+ with \d+ contr", out)
     assert re.search(r"in standard deviations: visits [+-]\d\.\d\d, mean_log_count", out)
@@ -53,21 +53,21 @@ def test_quiet_prints_nothing(uri: str) -> None:
     assert printed(uri, "--contains", "w3", "--controls", "2", "--quiet") == ""
 
 
-def test_ids_may_stand_in_a_file(uri: str, tmp_path: Path) -> None:
+def test_datum_ids_can_be_read_from_a_file(uri: str, tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
     file.write_text("3\n4\n9\n")
     assert "datums that are among the 3 given: 3." in printed(uri, "--datums", str(file))
     assert "datums that are among the 2 given: 2." in printed(uri, "--datums", "3,4")
 
 
-def test_bad_input_leaves_the_last_tables_alone(uri: str, tmp_path: Path) -> None:
+def test_bad_input_leaves_earlier_tables_unchanged(uri: str, tmp_path: Path) -> None:
     printed(uri, "--contains", "w3", "--controls", "2", "--quiet")
     binary = tmp_path / "ids.bin"
     binary.write_bytes(b"\xff\xfe\x00")
     before = contents(uri)
     for arguments, text in (
         (("--contains", "nosuch"), "token 'nosuch': is not in the vocabulary."),
-        (("--regex", "*"), "behaviour.regex: '*' is no regular expression"),
+        (("--regex", "*"), "behaviour.regex: '*' is not a regular expression"),
         (("--datums", "3,x"), "--datums: 'x' is not the id of a datum. Give ids"),
         (("--datums", str(binary)), "is not a text file. Give a file of ids."),
         (("--contains", "w3", "--most", "1"), "behaviour.max_datums: got 1, must be at least 2."),
@@ -81,7 +81,7 @@ def test_bad_input_leaves_the_last_tables_alone(uri: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("arguments", [(), ("--contains", "a", "--target", "b")])
-def test_exactly_one_condition_is_asked_for(
+def test_exactly_one_condition_is_required(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:

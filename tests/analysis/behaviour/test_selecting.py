@@ -1,4 +1,4 @@
-"""Which datums show a behaviour, and which are compared with them."""
+"""Selection of the datums that show a behaviour, and errors of the selection."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from tiny_run import tiny_run
 
 from analysis.behaviour.behaviour import (
     BehaviourConfig,
-    find_moved,
+    analyse_behaviour,
 )
 from analysis.behaviour.predicates import Predicate, parse_datums, select_datums
 from analysis.run.run import open_run
@@ -45,7 +45,10 @@ def test_a_predicate_selects_the_datums_that_show_it(predicate: Predicate, shows
     [
         (Predicate(contains="W33"), "token 'W33': is not in the vocabulary. Did you mean w3"),
         (Predicate(target="€"), "token '€': is not in the vocabulary. See the run's corpus/v"),
-        (Predicate(regex="(w"), "behaviour.regex: '(w' is no regular expression (missing ): (w)."),
+        (
+            Predicate(regex="(w"),
+            "behaviour.regex: '(w' is not a regular expression (missing ): (w).",
+        ),
         (Predicate(datums=(3, 51)), "has no datum 51: its datums are 0 to 50."),
         (
             Predicate(datums=(7,)),
@@ -53,11 +56,11 @@ def test_a_predicate_selects_the_datums_that_show_it(predicate: Predicate, shows
         ),
         (
             Predicate(regex="zebra"),
-            "0 of 51 datums seen by training have text that suits 'zebra', at",
+            "0 of 51 datums seen by training have text that matches 'zebra', at",
         ),
         (
             Predicate(regex="w"),
-            "all but 0 of 51 datums seen by training have text that suits 'w', at",
+            "all but 0 of 51 datums seen by training have text that matches 'w', at",
         ),
         (
             Predicate(contains="w3"),
@@ -65,11 +68,11 @@ def test_a_predicate_selects_the_datums_that_show_it(predicate: Predicate, shows
         ),
     ],
 )
-def test_what_cannot_be_compared_is_said(predicate: Predicate, text: str) -> None:
+def test_selections_that_cannot_be_compared_raise(predicate: Predicate, text: str) -> None:
     run = open_run(tiny_run())
     config = BehaviourConfig(controls=40 if predicate.contains == "w3" else 2)
     with pytest.raises((RunError, ConfigError)) as caught:
-        find_moved(run, run_job, predicate, config)
+        analyse_behaviour(run, run_job, predicate, config)
     assert text in str(caught.value)
 
 
@@ -80,7 +83,7 @@ def test_a_behaviour_is_one_condition(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_datums", "controls", "resamples", "seed"])
-def test_impossible_values_are_refused(name: str) -> None:
+def test_invalid_settings_raise(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^behaviour.{name}: got -1, must be at least"):
         BehaviourConfig(**{name: -1})
 

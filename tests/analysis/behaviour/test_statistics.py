@@ -1,4 +1,4 @@
-"""Matching and contrasts: laws, plain loops, honest error rates."""
+"""Matching and contrasts: laws, plain loops, error rates under the null."""
 
 import math
 
@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.behaviour.contrast import Contrast, Draw, paired_contrast, weighted_contrast
+from analysis.behaviour.contrast import (
+    BootstrapSettings,
+    Contrast,
+    paired_contrast,
+    weighted_contrast,
+)
 from analysis.behaviour.matching import COVARIATES, balance, covariates, match
 
-FEW = Draw(resamples=200, seed=0)
+FEW = BootstrapSettings(resamples=200, seed=0)
 
 # --- matching -------------------------------------------------------------------------------------
 
@@ -46,7 +51,7 @@ def test_controls_are_the_nearest_with_as_many_visits_first(seed: int, k: int) -
 
 
 @given(seed=st.integers(0, 10**6))
-def test_the_seed_decides_between_equals_and_nothing_else(seed: int) -> None:
+def test_the_seed_decides_only_between_ties(seed: int) -> None:
     covariate_NC, selected_S, candidate_N = some_datums(seed)
     first, again = (match(covariate_NC, selected_S, candidate_N, 3, s) for s in (0, 1))
     assert first.control_SK.tolist() == again.control_SK.tolist()
@@ -66,7 +71,7 @@ def test_covariates_equal_a_loop() -> None:
         assert found[n].tolist() == pytest.approx([n, sum(logs) / 6, len(set(own))])
 
 
-def test_matching_takes_away_what_it_matches_on() -> None:
+def test_matching_balances_the_covariates() -> None:
     rng = np.random.default_rng(0)
     covariate_NC = np.stack([np.ones(3000), rng.normal(size=3000), rng.normal(size=3000)], 1)
     selected_N = rng.random(3000) < stats.norm.cdf(covariate_NC[:, 1] - 2)
@@ -104,7 +109,7 @@ def test_pairs_give_the_paired_test() -> None:
 
 
 @given(seed=st.integers(0, 10**6))
-def test_other_orders_of_datums_and_groups_change_only_the_order(seed: int) -> None:
+def test_permuting_datums_or_groups_only_permutes_the_results(seed: int) -> None:
     rng = np.random.default_rng(seed)
     a_KG, b_KG, weight_K = rng.random((9, 4)), rng.random((12, 4)), rng.integers(1, 4, 12)
     found = weighted_contrast(a_KG, b_KG, weight_K, FEW)
@@ -117,26 +122,26 @@ def test_other_orders_of_datums_and_groups_change_only_the_order(seed: int) -> N
     np.testing.assert_allclose(reordered.difference, found.difference, atol=1e-12)
 
 
-def test_the_interval_is_as_wide_as_the_error_says() -> None:
+def test_the_width_of_the_interval_agrees_with_the_standard_error() -> None:
     rng = np.random.default_rng(0)
     a_KG, b_KG = rng.normal(1, 1, (400, 3)), rng.normal(0, 2, (800, 3))
-    found = weighted_contrast(a_KG, b_KG, np.ones(800), Draw(resamples=2000, seed=0))
+    found = weighted_contrast(a_KG, b_KG, np.ones(800), BootstrapSettings(resamples=2000, seed=0))
     wanted = 2 * 1.96 * math.sqrt(1 / 400 + 4 / 800)
     np.testing.assert_allclose(found.high - found.low, wanted, rtol=0.1)
     assert ((found.low < found.difference) & (found.difference < found.high)).all()
 
 
-def test_under_the_null_a_twentieth_of_p_is_below_a_twentieth_though_controls_repeat() -> None:
+def test_under_the_null_five_percent_of_p_are_below_0_05_with_repeated_controls() -> None:
     rng = np.random.default_rng(0)
     times_K = rng.integers(1, 12, 150)  # a datum may be the control of several
     low = 0
     for _ in range(10):
         a_KG, b_KG = rng.gamma(2, 1, (60, 500)), rng.gamma(2, 1, (150, 500))
-        low += (weighted_contrast(a_KG, b_KG, times_K, Draw(1, 0)).p < 0.05).sum()
+        low += (weighted_contrast(a_KG, b_KG, times_K, BootstrapSettings(1, 0)).p < 0.05).sum()
     assert low / 5000 == pytest.approx(0.05, abs=0.012)
 
 
-def test_groups_without_spread_say_nothing() -> None:
+def test_groups_without_variance_have_no_p_value() -> None:
     a_KG, b_KG = np.full((5, 2), 0.1), np.full((7, 2), 0.1)
     b_KG[:, 1] = 0
     a_KG[:, 1] = 0
