@@ -1,4 +1,4 @@
-"""What a run has committed, and which of it is intact: its markers, and what they vouch for."""
+"""The committed part of a run: its markers, and the files that they list."""
 
 from dataclasses import dataclass, field
 
@@ -13,33 +13,33 @@ from capture.store.store import Store
 
 @dataclass(frozen=True, eq=False)
 class Committed:
-    """The markers of a run, as they stood when it was opened."""
+    """The markers of a run at the time when it was opened."""
 
     store: Store
     start: Marker
     segments: tuple[Marker, ...]
     skip_damaged: bool
-    """Whether tables that are not what their markers say are left out and counted."""
+    """Whether tables that differ from their markers are left out and listed in ``skipped``."""
     findings: dict[str, list[Finding]] = field(default_factory=dict)
-    """What is wrong with each table that was checked, by key; filled with ``skip_damaged`` only."""
+    """Findings of each table checked so far, by key; filled with ``skip_damaged`` only."""
 
     @property
     def last(self) -> Marker:
-        """The marker up to which the run has come."""
+        """The last marker."""
         return self.segments[-1] if self.segments else self.start
 
     @property
     def steps_done(self) -> int:
-        """Steps that are committed; the last of them is one less."""
+        """Number of committed steps."""
         return self.segments[-1].end_step if self.segments else 0
 
     @property
     def skipped(self) -> list[Finding]:
-        """Damaged tables that were left out so far, and what is wrong with each."""
+        """Findings of the tables left out so far."""
         return [finding for found in self.findings.values() for finding in found]
 
     def shards(self, kind: str, steps: range | None = None) -> list[Shard]:
-        """Tables of one kind, in order; with ``steps``, of segments that have any."""
+        """Return tables of a kind, in order; with ``steps``, of segments that have any of these."""
         return [
             self.shard(file, segment)
             for segment in self.segments
@@ -49,20 +49,20 @@ class Committed:
         ]
 
     def skips(self, file: File) -> bool:
-        """Whether a damaged table is to be left out; looked at once."""
+        """Return whether to leave a table out as damaged; each table is checked once."""
         if self.skip_damaged and file.key not in self.findings:
             self.findings[file.key] = check_file(self.store, file)
         return bool(self.findings.get(file.key))
 
     def require_shards(self, kind: str) -> list[Shard]:
-        """All tables of one kind; raises ``RunError`` if there are none."""
+        """Return all tables of a kind; raise ``RunError`` if there are none."""
         shards = self.shards(kind)
         if not shards:
             raise self.lacking(kind)
         return shards
 
     def lacking(self, kind: str) -> RunError:
-        """Why there are no tables of a kind, and how to get some."""
+        """Return an error that says why there are no tables of a kind, and how to get them."""
         uri = self.store.uri
         if self.skipped:
             problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
@@ -74,7 +74,7 @@ class Committed:
         return RunError(uri, "holds no committed segment yet", remedy)
 
     def corpus_shard(self, name: str, remedy: str) -> Shard:
-        """A table of the corpus; raises ``RunError`` with the remedy if there is none."""
+        """Return a table of the corpus; raise ``RunError`` with the remedy if there is none."""
         key = f"corpus/{name}.parquet"
         for file in self.start.files_of("corpus"):
             if file.key == key and file.rows is not None:
@@ -85,7 +85,7 @@ class Committed:
         return Shard(self.store, file, marker.first_step, marker.end_step)
 
     def checkpoint(self, step: int) -> Tensors:
-        """After ``step`` updates; raises ``RunError`` if none was made there."""
+        """Return the checkpoint after ``step`` updates; raise ``RunError`` if there is none."""
         kept = [0, *(segment.end_step for segment in self.segments)]
         if step not in kept:
             near = ", ".join(str(k) for k in sorted(sorted(kept, key=lambda k: abs(k - step))[:3]))

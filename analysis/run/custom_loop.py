@@ -1,6 +1,6 @@
-"""What a run of somebody's own training loop does not say in its configuration.
+"""Properties of a run of a custom training loop that its configuration does not give.
 
-Nobody but they can build the model, and datums may have numbers alone; the rest is in the run.
+Such a run has no model that this project could build, and its datums may have numbers only.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,13 @@ from capture.store.store import Store
 DATUMS = pa.schema([STEPS.field("datums")])
 
 
-def read_layout(store: Store, config: Config, provenance: Mapping[str, Any], start: Marker) -> Layout:
-    """The captured units, by name in the configuration, with shapes from the first checkpoint."""
+def read_layout(
+    store: Store, config: Config, provenance: Mapping[str, Any], start: Marker
+) -> Layout:
+    """Return the units named in the configuration, with shapes from the first checkpoint.
+
+    Raises ``ShardError`` for a unit that the checkpoint lacks.
+    """
     weights = checkpoint.read_checkpoint(store, 0, start)
     unknown = [name for name in config.capture.units if name not in weights]
     if unknown:
@@ -33,13 +38,13 @@ def read_layout(store: Store, config: Config, provenance: Mapping[str, Any], sta
 
 
 def count_datums(steps: list[Shard]) -> int:
-    """One more than the largest number of a datum."""
+    """Return one more than the largest datum number."""
     datums = read_all(steps, DATUMS)["datums"].combine_chunks().flatten()
     return 1 + max(datums.to_numpy(), default=-1)
 
 
 def number_texts(count: int) -> pa.Array:
-    """The texts of datums that have none."""
+    """Return texts for datums that have none: their numbers."""
     return pa.array(list(map(str, range(count))), pa.string())
 
 

@@ -1,8 +1,9 @@
-"""What one datum did to one unit in one step, exactly, from its stored factors.
+"""Exact per-sample gradients and shifts from stored factors, or from a replayed step.
 
-A question reads the footer of one small table and, of one row group in it, the few columns that the
-unit needs. Gradients are of the datum's share of the batch's mean loss, so the batch's add up to
-the gradient of its loss (before clipping), and a shift is a gradient times the step's scale.
+A query reads the footer of one small table and, in one row group, the few columns of the unit.
+Gradients are of the datum's share of the batch's mean loss, before clipping: those of a batch sum
+to the gradient of its loss. A shift is a gradient times the step's scale (−lr · clip) and, with
+optimizers such as Adam, the preconditioner.
 
 Shapes: N, M datum in a step; R row of a unit.
 """
@@ -42,54 +43,54 @@ if TYPE_CHECKING:
     from capture.replay.segments import ReplayableRun, ReplayedStep
 
 StepDatum = tuple[int, int]
-"""Step and datum."""
+"""A pair (step, datum)."""
 MOST_NAMED = 8
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Gradients:
-    """Answers from the factors of a run; its steps tell which datum was where."""
+    """Queries on the factors of a run."""
 
     store: Store
     layout: Layout
     steps: list[Shard]
     factors: list[Shard]
     replayed: dict[int, "ReplayedStep"] = field(default_factory=dict)
-    """The last step that was taken again, because not all that was asked of it is stored."""
+    """The last replayed step, by number; at most one is held."""
     batches: dict[int, list[int]] = field(default_factory=dict)
-    """Datums by slot, of steps that were asked for."""
+    """Datums by slot, of the steps queried so far."""
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Of the unit's shape, float32."""
+        """Return a datum's gradient, float32, in the shape of the unit."""
         found = self.read(unit, [(step, datum)])[0]
         return dense(found.uses, found.shape).numpy()
 
     def error(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """How far each entry may be from what capture saw, float32: 0 unless kept as float16."""
+        """Return a bound on the error of each entry from storage, float32; 0 unless float16."""
         return error_bound(self.read(unit, [(step, datum)])[0]).numpy()
 
     def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Of the unit's shape, float32; to the bit what outliers hold.
+        """Return a datum's shifts, float32, in the shape of the unit; bit-equal to outliers.
 
-        An optimizer that multiplies each entry by something besides, as Adam does, is asked for it
-        by taking the step again. Raises ``RunError`` where that cannot be.
+        With a preconditioner, as in Adam, the step is replayed to obtain it. Raises ``RunError`` if
+        the run cannot be replayed.
         """
         found = self.read(unit, [(step, datum)])[0]
         shift = dense(found.uses, found.shape, found.scale).numpy()
         if found.preconditioned:
-            preconditioner = self.again(step, "no preconditioner").preconditioner
+            preconditioner = self.replay(step, "no preconditioner").preconditioner
             assert preconditioner is not None
             shift *= preconditioner[unit]
         return shift
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Column n of the gradient, float32 [R]; the dense gradient is never made."""
+        """Return column n of the gradient, float32 [R], without the dense gradient."""
         found = self.read_matrix(step, datum, unit, f"[:, {n}]", n, axis=1)
         return inner.column(found.uses, n, found.shape)[0].numpy()
 
     def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Of neuron n, an input: a column of the gradient, or a row where it is stored [I, O]."""
+        """Return the gradient of neuron n, an input: a column, or a row where stored [I, O]."""
         if unit not in self.layout.transposed:
             return self.column(step, datum, unit, n)
         found = self.read_matrix(step, datum, unit, f"[{n}, :]", n, axis=0)
@@ -98,7 +99,7 @@ class Gradients:
     def read_matrix(
         self, step: int, datum: int, unit: str, part: str, n: int, *, axis: int
     ) -> DatumFactors:
-        """A unit's factors; raises ``UnitError`` unless it is a matrix that has the part."""
+        """Return a unit's factors; raise ``UnitError`` unless it is a matrix with index n."""
         found = self.read(unit, [(step, datum)])[0]
         if len(found.shape) != 2 or not 0 <= n < found.shape[axis]:
             shape = " × ".join(map(str, found.shape))
@@ -108,10 +109,10 @@ class Gradients:
     def inner_products(
         self, units: str | Sequence[str], one: Sequence[StepDatum], other: Sequence[StepDatum]
     ) -> np.ndarray:
-        """⟨g_n, g_m⟩ summed over units, float64 [N, M]; neither gradient is ever made."""
+        """Return ⟨g_n, g_m⟩ summed over units, float64 [N, M], without dense gradients."""
         out_NM = torch.zeros(len(one), len(other), dtype=torch.float64)
         for unit in [units] if isinstance(units, str) else units:
-            left, right = joined(self.read(unit, one)), joined(self.read(unit, other))
+            left, right = batch_factors(self.read(unit, one)), batch_factors(self.read(unit, other))
             out_NM += inner.inner_products(left, right)
         return out_NM.numpy()
 
@@ -120,40 +121,40 @@ class Gradients:
         return self.store.uri
 
     @cached_property
-    def past(self) -> "ReplayableRun":
-        """What replaying needs of the run; raises ``RunError`` for one of somebody's own loop."""
+    def replayable(self) -> "ReplayableRun":
+        """What replay needs of the run; raises ``RunError`` for a run of a custom loop."""
         from capture.replay.segments import read_replayable_run  # loads the training engine
 
         try:
             return read_replayable_run(self.store)
         except ConfigError as error:
-            problem = "was recorded in a loop that is not ours, whose steps cannot be taken again"
-            remedy = "Record factors as it trains, and ask for gradients"
+            problem = "was recorded in a custom training loop, whose steps cannot be replayed"
+            remedy = "Record factors while it trains, and ask for gradients"
             raise RunError(self.uri, problem, remedy) from error
 
-    def again(self, step: int, lacking: str) -> "ReplayedStep":
-        """A step taken again, which is said, for what the run does not hold of it."""
+    def replay(self, step: int, lacking: str) -> "ReplayedStep":
+        """Return a replayed step, for records that the run lacks; logs a warning."""
         from capture.replay.segments import replay_step  # loads the training engine
 
         if step not in self.replayed:
-            past = self.past
-            LOG.warning("%s: step %d has %s recorded; taking it again", self.uri, step, lacking)
+            replayable = self.replayable
+            LOG.warning("%s: step %d has %s recorded; replaying it", self.uri, step, lacking)
             self.replayed.clear()
-            self.replayed[step] = replay_step(past, step)
+            self.replayed[step] = replay_step(replayable, step)
         return self.replayed[step]
 
     # --- reading ----------------------------------------------------------------------------------
 
     def read(self, unit: str, when: Sequence[StepDatum]) -> list[DatumFactors]:
-        """The unit's factors of each datum in its step, in the order asked for.
+        """Return the unit's factors of each (step, datum), in order.
 
         Raises ``UnitError`` for a unit that was not captured, ``RunError`` for a step that the run
         lacks or a datum that was not in it, ``ShardError`` for a damaged table.
         """
         if unit not in self.layout.shapes:
             raise UnitError(unit, "was not captured", nearest(unit, self.layout.names))
-        places = [(step, self.slot(step, datum), datum) for step, datum in when]
-        return [self.read_one(unit, *place) for place in places]
+        rows = [(step, self.slot(step, datum), datum) for step, datum in when]
+        return [self.read_one(unit, *row) for row in rows]
 
     def read_one(self, unit: str, step: int, slot: int, datum: int) -> DatumFactors:
         shape = self.layout.shapes[unit]
@@ -163,11 +164,11 @@ class Gradients:
                 return found
         if any(covers(shard, step) for shard in self.factors):
             raise RunError(self.uri, f"has no intact factors of step {step}, slot {slot}", REMEDY)
-        again = self.again(step, "no factors")
-        return factors_of_slot(again.layout, again.rows, slot, unit, shape)
+        replayed = self.replay(step, "no factors")
+        return factors_of_slot(replayed.layout, replayed.rows, slot, unit, shape)
 
     def slot(self, step: int, datum: int) -> int:
-        """Where in its batch a datum was; raises ``RunError`` if it was not there."""
+        """Return the datum's slot in its batch; raise ``RunError`` if it was not in the step."""
         if step not in self.batches:
             self.batches |= batches_of([shard for shard in self.steps if covers(shard, step)])
         if step not in self.batches:
@@ -180,7 +181,7 @@ class Gradients:
         return self.batches[step].index(datum)
 
     def whereabouts(self, datum: int) -> str:
-        """In which steps a datum was."""
+        """Return a hint that names the steps of a datum."""
         batches = sorted(batches_of(self.steps).items())
         steps = [step for step, datums in batches if datum in datums]
         more = ", …" if len(steps) > MOST_NAMED else ""
@@ -188,7 +189,7 @@ class Gradients:
 
 
 def batches_of(steps: Sequence[Shard]) -> dict[int, list[int]]:
-    """The datums of every step, by slot."""
+    """Return the datums of every step, by slot."""
     rows = [row for shard in steps for row in shard.table(["step", "datums"]).to_pylist()]
     return {row["step"]: row["datums"] for row in rows}
 
@@ -198,7 +199,7 @@ def covers(shard: Shard, step: int) -> bool:
 
 
 def candidates(shards: Sequence[Shard], step: int, slot: int) -> list[Shard]:
-    """The tables that can hold a row: of each worker the last that begins at or before it."""
+    """Return tables that can hold a row: of each worker, the last that begins at or before it."""
     near = sorted((shard for shard in shards if covers(shard, step)), key=lambda s: s.file.key)
     found = []
     for _, tables in groupby(near, key=lambda s: s.file.key.rsplit("-", 2)[0]):
@@ -210,7 +211,7 @@ def candidates(shards: Sequence[Shard], step: int, slot: int) -> list[Shard]:
 def read_datum(
     shard: Shard, layout: Layout, unit: str, place: tuple[int, int, int]
 ) -> DatumFactors | None:
-    """The unit's factors of (step, slot, datum); None where the table has no such row."""
+    """Return the unit's factors of (step, slot, datum); None if the table has no such row."""
     step, slot, datum = place
     with shard.reading() as file:
         groups = promising_groups(file.metadata, {"step": [step], "slot": [slot]})
@@ -233,25 +234,25 @@ def read_datum(
 def read_columns(
     shard: Shard, file: parquet.ParquetFile, groups: list[int], stored: FactorLayout, unit: str
 ) -> pa.Table:
-    """Rows with all that a unit needs, in the right types and without gaps."""
+    """Return the columns that a unit needs; raise ``ValueError`` for missing values."""
     if unit not in stored.uses:
         raise ValueError(f"it has no factors of {unit}")
     columns = ["step", "slot", "datum", "scale", *columns_of(stored, unit)]
     precisions = {name: array.precision for name, array in stored.arrays.items()}
     shard.check_types(file.schema_arrow, columns, factor_schema(precisions))
-    rows = shard.sound(file.read_row_groups(groups, columns=columns))
+    rows = shard.validated(file.read_row_groups(groups, columns=columns))
     if any(column.null_count for column in rows.columns):
         raise ValueError("it has rows with gaps")
     return rows
 
 
-def joined(found: Sequence[DatumFactors]) -> list[Factor]:
-    """The factors of several datums as of one batch, in float64."""
+def batch_factors(found: Sequence[DatumFactors]) -> list[Factor]:
+    """Return the factors of several datums as those of one batch, in float64."""
     uses = zip(*(datum.uses for datum in found), strict=True)
-    return [join_use(list(same)) for same in uses]
+    return [concatenate(list(same)) for same in uses]
 
 
-def join_use(same: list[Factor]) -> Factor:
+def concatenate(same: list[Factor]) -> Factor:
     def cat(tensors: list) -> torch.Tensor | None:
         if tensors[0] is None:
             return None

@@ -1,4 +1,4 @@
-"""Names that a user gives, of units and tokens, and those that may have been meant."""
+"""Look up names of units and tokens that a user gives, with suggestions for unknown ones."""
 
 import difflib
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from capture.errors import ConfigError
 
 HINTS = 3
-"""Tokens that are named as near; there may be many of them."""
+"""Number of suggested tokens."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the one that may have been meant, however far it is."""
+    """Return a hint that names the most similar known name, however dissimilar it is."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0)
     return f"Did you mean {found[0]}" if found else ""
 
 
 def token_id(tokens: Sequence[str], token: str) -> int:
-    """Id of a token of the vocabulary; raises ``ConfigError`` with those near it."""
+    """Return the id of a token; raise ``ConfigError``, with similar tokens, for an unknown one."""
     if token in tokens:
         return tokens.index(token)
     spellings = dict.fromkeys((token, token.lower()))

@@ -1,7 +1,7 @@
-"""Open a run and ask it things: its configuration, its tables, its weights, its shifts.
+"""Open a run and query it: tables, shifts, gradients, weights.
 
-Only what a marker vouches for is read. Tables come as pandas DataFrames with the columns of
-``capture.shards.schema``, where each column is described.
+Only files that a marker lists are read. Tables are pandas DataFrames with the columns of
+``capture.shards.schema``.
 
 Shapes: N datum, T position.
 """
@@ -9,18 +9,17 @@ Shapes: N datum, T position.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
-from analysis.run import custom_loop as own_run
-from analysis.run import token_windows as windows
+from analysis.run import custom_loop, token_windows
 from analysis.run.committed import Committed
 from analysis.run.gradients import Gradients, StepDatum
-from analysis.run.scan import Shard, read_all
+from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
     Indices,
     require_known,
@@ -29,33 +28,45 @@ from analysis.run.shift_tables import (
     wanted_parameters,
     wanted_steps,
 )
+from analysis.run.stored_run import Split, StoredRun
 from capture.config.reading import make_config
-from capture.config.settings import Config
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
-from capture.format.markers import Marker, read_segments, require_start
+from capture.format.markers import read_segments, require_start
 from capture.format.replay_markers import add_replayed_files
 from capture.format.run_yaml import KEY, read_run
-from capture.gradients.factors import choose_units
-from capture.gradients.layout import Layout
-from capture.maintenance.verify import Finding
-from capture.models.huggingface import stored_transposed
-from capture.models.transformer import AnyModel, LanguageModel, build_model
-from capture.shards.schema import DATUMS, EVALUATIONS, OUTLIERS, STEPS, VOCABULARY
+from capture.models.transformer import AnyModel, LanguageModel
+from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
 from capture.store.config import StoreConfig
 from capture.store.store import DEFAULT, Store
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
-Split = Literal["train", "validation", "test"]
 
 
 def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = False) -> "Run":
-    """The run at a folder or prefix, as it stands now; ``store`` is for object stores.
+    """Open a run for reading, as it stands now.
 
-    With ``skip_damaged``, shards of segments that are not what their markers say are left out and
-    counted (``Run.skipped``); each is read whole for that when it is first asked for. Raises
-    ``RunError`` where there is no run or a newer version made it, ``ShardError`` where its markers
-    or ``run.yaml`` are damaged.
+    A run that is still training can be opened; steps committed later are not seen. Tables are read
+    when a query needs them.
+
+    Args:
+        uri: Folder or prefix of the run: a path, ``file://…``, ``s3://bucket/prefix`` or
+            ``memory://…``.
+        store: Settings for object stores, such as the endpoint.
+        skip_damaged: Leave out shards that differ from what their markers say, and list them in
+            ``Run.skipped``. Each shard is read whole once for this check.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: There is no run at ``uri``, or a newer version of Ontogeny made it.
+        ShardError: A marker or ``run.yaml`` is damaged.
+
+    Example:
+        >>> run = ontogeny.open_run("runs/demo")
+        >>> run.steps_done == run.num_steps
+        True
     """
     place = Store(uri, store)
     start = require_start(place)
@@ -66,121 +77,81 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """What was committed of a run when it was opened."""
+class Run(StoredRun):
+    """A run opened for reading, by ``open_run``.
 
-    committed: Committed
-    config: Config
-    provenance: dict[str, Any]
-    """``run.yaml``: configuration, versions, device, git commit, time."""
-
-    @property
-    def store(self) -> Store:
-        return self.committed.store
-
-    @property
-    def start(self) -> Marker:
-        return self.committed.start
-
-    @property
-    def segments(self) -> tuple[Marker, ...]:
-        return self.committed.segments
-
-    @property
-    def uri(self) -> str:
-        return self.store.uri
-
-    @property
-    def steps_done(self) -> int:
-        """Steps that are committed; the last of them is one less."""
-        return self.committed.steps_done
-
-    @property
-    def num_steps(self) -> int:
-        """Steps that the finished run has; of a loop of its own, that it has so far."""
-        if self.is_own:
-            return self.steps_done
-        return self.config.training.epochs * (self.num_datums // self.config.training.batch)
-
-    @property
-    def is_own(self) -> bool:
-        """Whether a training loop of somebody's own made it: ``capture.custom_loop.record``."""
-        return self.config.run.loop == "own"
-
-    @property
-    def is_numbered(self) -> bool:
-        """Whether its datums are known by number alone."""
-        return self.is_own and not self.start.files_of("corpus")
-
-    @property
-    def skipped(self) -> list[Finding]:
-        """Damaged shards that were left out so far, and what is wrong with each."""
-        return self.committed.skipped
-
-    @cached_property
-    def num_datums(self) -> int:
-        """Training datums."""
-        if self.is_numbered:
-            return own_run.count_datums(self.shards("steps"))
-        return self.corpus_shard("datums").require_rows()
-
-    @cached_property
-    def num_tokens(self) -> int:
-        """Tokens of the vocabulary."""
-        return self.corpus_shard("vocab").require_rows()
-
-    @cached_property
-    def layout(self) -> Layout:
-        """The captured units, their shapes and order."""
-        if self.is_own:
-            return own_run.read_layout(self.store, self.config, self.provenance, self.start)
-        model = self.blank_model()
-        return Layout.of(choose_units(model, self.config.capture.units), stored_transposed(model))
+    Steps, datums, tokens and windows of training are numbered from 0. A *unit* is a captured
+    parameter tensor, named as in ``model.named_parameters()``. Shifts are in units of the weight.
+    """
 
     # --- tables -----------------------------------------------------------------------------------
 
     def steps(self) -> pd.DataFrame:
-        """One row a step: learning rate, clip, loss (nats per token), datums by slot, …"""
+        """Return one row per training step.
+
+        Returns:
+            Columns step, epoch, batch (in the epoch), learning_rate, gradient_norm (whole model,
+            before clipping), clip (factor applied to the gradient, at most 1), loss (mean
+            cross-entropy, nats per token), audit_error (‖Σ shifts − applied change‖ / ‖applied
+            change‖) and datums (list of datum numbers, by slot in the batch).
+
+        Example:
+            >>> run.steps()[["step", "loss"]].tail(1)["step"].item() == run.steps_done - 1
+            True
+        """
         return read_all(self.shards("steps"), STEPS).to_pandas()
 
     def evaluations(self) -> pd.DataFrame:
-        """One row an epoch and held-out split: loss (nats per token) and perplexity."""
+        """Return one row per evaluation on held-out text.
+
+        Returns:
+            Columns step (steps done before), epoch, split (validation or test), loss (nats per
+            token, dropout off), perplexity (exp(loss)) and tokens (number of tokens).
+        """
         return read_all(self.shards("evaluations"), EVALUATIONS).to_pandas()
 
     def vocabulary(self) -> pd.DataFrame:
-        """token_id, token, and its count in the training text."""
+        """Return columns token_id, token and count (occurrences in the training text)."""
         return self.vocabulary_table.to_pandas()
 
     def datums(self, split: Split = "train") -> pd.DataFrame:
-        """datum, tokens (ids), last_target, text; raises ``RunError`` for a split the run lacks."""
+        """Return one row per datum of a split: train, validation or test.
+
+        Returns:
+            Columns datum, tokens (list of token ids of the window), last_target (target of the last
+            position; the other targets are the tokens one later) and text.
+
+        Raises:
+            RunError: The run has no such split.
+        """
         return self.datum_table(split).to_pandas()
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The vocabulary by token id."""
+        """The vocabulary, indexed by token id."""
         return self.vocabulary_table["token"].to_pylist()
 
     @cached_property
     def texts(self) -> pa.Array:
-        """Text of each training datum; its number where it has none."""
-        if self.is_numbered:
-            return own_run.number_texts(self.num_datums)
+        """Text of each training datum; its number if it has no text."""
+        if self.has_numbered_datums:
+            return custom_loop.number_texts(self.num_datums)
         return self.datum_table("train")["text"].combine_chunks()
 
     @cached_property
     def token_NT(self) -> np.ndarray:
-        """Inputs of the training datums, int32."""
+        """Input token of each training datum and position, int32 [N, T]."""
         table = self.datum_table("train")
         where, window = self.corpus_shard("datums").where, self.config.corpus.window
-        return windows.read_inputs(table, where, window=window, num_tokens=self.num_tokens)
+        return token_windows.read_inputs(table, where, window=window, num_tokens=self.num_tokens)
 
     @cached_property
     def target_NT(self) -> np.ndarray:
-        """Targets of the training datums, int32: the inputs one later."""
+        """Token to be predicted at each training datum and position, int32 [N, T]."""
         table, where = self.datum_table("train"), self.corpus_shard("datums").where
-        return windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
+        return token_windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
-    # --- shifts and weights -----------------------------------------------------------------------
+    # --- shifts and gradients ---------------------------------------------------------------------
 
     def shifts(
         self,
@@ -189,20 +160,31 @@ class Run:
         steps: range | None = None,
         datum: Indices | None = None,
     ) -> pd.DataFrame:
-        """The recorded shifts that suit every condition, in the order in which they happened.
+        """Return the recorded shifts (outliers) that meet all conditions, in order of capture.
 
-        ``index`` is flat (row-major) and needs ``unit``. The columns are those of the study's first
-        table, then the rest:
+        A shift is the change of one parameter in one step due to one datum, −lr · clip ·
+        preconditioner · gradient share. Only the largest of each datum and step are recorded
+        (``capture.outliers.k``). Only row groups that can hold matching rows are read.
 
-        - epoch, batch: when, both from 0; datum_ix: the datum's slot in the batch
-        - unit (categorical), index: which parameter
-        - diff, abs_diff: by how much the datum changed it, learning rate and clipping included
-        - datum: the datum's text (categorical)
-        - step (from 0 over the run), datum_id, position: where in the window the largest
-          contribution to the shift arises
+        Args:
+            unit: Name of one unit or several.
+            index: Flat (row-major) index into the unit, or several; needs ``unit``.
+            steps: Steps, as a range.
+            datum: Number of one datum or several.
 
-        Reads only the row groups that can hold such rows. Raises ``UnitError`` for a unit or index
-        that was not captured, ``RunError`` for steps or datums that the run lacks.
+        Returns:
+            Columns epoch and batch; datum_ix (slot in the batch); unit (categorical) and index;
+            diff (the shift, in units of the weight) and abs_diff; datum (text, categorical); step;
+            datum_id; position (in the window, of the largest contribution to the shift).
+
+        Raises:
+            UnitError: A unit or index was not captured.
+            RunError: The run lacks the steps, a datum, or the outlier record.
+
+        Example:
+            >>> shifts = run.shifts(unit="layers.1.linear2.weight", steps=range(5))
+            >>> set(shifts["step"]) <= set(range(5))
+            True
         """
         self.require_shards("outliers")
         wanted: dict[str, Sequence[Any]] = {}
@@ -223,48 +205,86 @@ class Run:
 
     @cached_property
     def gradients(self) -> Gradients:
-        """What factors tell; a step without them is taken again in memory, which is logged."""
+        """Queries on per-sample gradients; a step without stored factors is replayed and logged."""
         return Gradients(self.store, self.layout, self.shards("steps"), self.shards("factors"))
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Of the datum's share of the batch's mean loss, of the unit's shape, before clipping."""
+        """Return a datum's gradient of its share of the batch's mean loss, before clipping.
+
+        The gradients of a batch's datums sum to the batch's gradient. Read from stored factors;
+        without these, the step is replayed from the checkpoint before it.
+
+        Returns:
+            float32, in the shape of the unit.
+
+        Raises:
+            UnitError: The unit was not captured.
+            RunError: The run lacks the step, the datum was not in it, or it cannot be replayed.
+            ShardError: A table is damaged.
+
+        Example:
+            >>> unit = "layers.1.linear2.weight"
+            >>> run.gradient(0, run.steps()["datums"][0][0], unit).shape == run.layout.shapes[unit]
+            True
+        """
         return self.gradients.gradient(step, datum, unit)
 
     def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """What the datum changed: its gradient times learning rate and clipping."""
+        """Return all shifts of a unit due to a datum, not only the recorded outliers.
+
+        float32, in the shape of the unit, in units of the weight. Raises what ``gradient`` raises.
+        """
         return self.gradients.shift(step, datum, unit)
 
     def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Column n of the gradient as it is stored, made without the rest of it."""
+        """Return column n of ``gradient``, float32 [rows]; the dense gradient is not computed.
+
+        Raises what ``gradient`` raises, and ``UnitError`` if the unit has no such column.
+        """
         return self.gradients.column(step, datum, unit, n)
 
     def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Of the gradient what is neuron n's, an input's: a column, or a row of [I, O]."""
+        """Return the gradient of neuron n, the unit's n-th input, float32.
+
+        A column, or a row if stored as [inputs, outputs]. Raises what ``column`` raises.
+        """
         return self.gradients.neuron(step, datum, unit, n)
 
     def inner_products(
         self, units: str | Sequence[str], one: Sequence[StepDatum], other: Sequence[StepDatum]
     ) -> np.ndarray:
-        """⟨g, g'⟩ over the units, for each (step, datum) of the one and of the other."""
+        """Return inner products of per-sample gradients, summed over units.
+
+        ``one`` and ``other`` are lists of (step, datum). Returns ⟨g, g'⟩ for each of ``one`` and
+        each of ``other``, float64 [len(one), len(other)], computed without dense gradients. Raises
+        what ``gradient`` raises.
+        """
         return self.gradients.inner_products(units, one, other)
 
-    def model(self, step: int | None = None) -> LanguageModel:
-        """As ``network``, of a run of the study's transformer: its layers can be looked into.
+    # --- weights ----------------------------------------------------------------------------------
 
-        Raises ``RunError`` for a run of another kind of model.
+    def model(self, step: int | None = None) -> LanguageModel:
+        """Return the model after ``step`` updates (default: all committed), for evaluation.
+
+        Raises:
+            RunError: There is no checkpoint after ``step`` updates, or the run's model is not
+                Ontogeny's own transformer.
+
+        Example:
+            >>> run.model().config.layers == run.config.model.layers
+            True
         """
         network = self.network(step)
         if not isinstance(network, LanguageModel):
-            problem = "has a Hugging Face model, and this looks into layers of the study's alone"
-            raise RunError(
-                self.uri, problem, "Of any model work: attribute, behaviour, bigrams, report"
-            )
+            problem = "has a Hugging Face model; this needs the layers of Ontogeny's transformer"
+            remedy = "These work with any model: attribute, behaviour, bigrams, report"
+            raise RunError(self.uri, problem, remedy)
         return network
 
     def network(self, step: int | None = None) -> AnyModel:
-        """The model after ``step`` updates (by default all that are committed), for evaluation.
+        """Like ``model``, but also returns Hugging Face models.
 
-        Raises ``RunError`` if no checkpoint was made there, or nobody here can build the model.
+        Raises ``RunError`` without a checkpoint there, or if the model is that of a custom loop.
         """
         step = self.steps_done if step is None else step
         model, weights = self.blank_model(), self.checkpoint(step)
@@ -272,40 +292,9 @@ class Run:
         return model.eval().requires_grad_(False)
 
     def checkpoint(self, step: int | None = None) -> dict[str, Tensor]:
-        """Weights by name after ``step`` updates (by default all that are committed), and what the
-        optimizer remembers, as ``optimizer/STATE/PARAMETER``.
+        """Return the tensors stored after ``step`` updates (default: all committed).
 
-        Raises ``RunError`` if no checkpoint was made there.
+        Weights by name, and optimizer state as ``optimizer/STATE/PARAMETER``. Raises ``RunError``
+        without a checkpoint there; there is one at the start, and one after each segment.
         """
         return self.committed.checkpoint(self.steps_done if step is None else step)
-
-    # --- files ------------------------------------------------------------------------------------
-
-    def shards(self, kind: str, steps: range | None = None) -> list[Shard]:
-        """Committed tables of one kind, in order; with ``steps``, of segments that have any."""
-        return self.committed.shards(kind, steps)
-
-    def require_shards(self, kind: str) -> list[Shard]:
-        """All files of one kind; raises ``RunError`` if nothing is committed yet."""
-        return self.committed.require_shards(kind)
-
-    def corpus_shard(self, name: str) -> Shard:
-        """A table of the corpus; raises ``RunError`` if the run has none of this name."""
-        remedy = "Say what datums are: record(…, datums=…)" if self.is_numbered else ""
-        return self.committed.corpus_shard(name, remedy)
-
-    def datum_table(self, split: Split) -> pa.Table:
-        shard = self.corpus_shard("datums" if split == "train" else split)
-        return shard.rows_of(DATUMS)
-
-    @cached_property
-    def vocabulary_table(self) -> pa.Table:
-        return self.corpus_shard("vocab").rows_of(VOCABULARY)
-
-    def blank_model(self) -> AnyModel:
-        """A model of the run's shape; its weights mean nothing."""
-        if self.is_own:
-            raise own_run.no_model_error(self.uri)
-        shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
-        checkpoint.require_model_fits(self.store, self.config.model, **shape)
-        return build_model(self.config.model, **shape, seed=0)

@@ -1,8 +1,8 @@
-"""From committed shards to Arrow: whole shards in batches, or the few rows that a question wants.
+"""Read committed shards as Arrow tables: whole shards in batches, or the few rows of a query.
 
-A ``Shard`` is small and says all that is needed to read it, so it travels to wherever its rows are
-wanted. What is read is checked: size, number of rows and footer against the marker, each column
-chunk against the footer, types against the schema. What is not read, ``ontogeny verify`` checks.
+A ``Shard`` is a small value that can be sent to the process that reads it. Everything read is
+checked: size, number of rows and footer against the marker, each column chunk against the footer,
+types against the schema. ``ontogeny verify`` checks the parts that no query reads.
 
 Shapes: M row.
 """
@@ -36,21 +36,21 @@ from capture.store.store import Store
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"
 SCHEMAS = {"outliers": OUTLIERS, "steps": STEPS, "evaluations": EVALUATIONS, "corpus": DATUMS}
-"""What the files of a kind hold; of the corpus all but the vocabulary."""
+"""Schemas by kind of file; *corpus* is that of datums, not of the vocabulary."""
 WITHOUT_GAPS = {*SCHEMAS, "tallies"}
-"""Kinds whose files have a value in every row of every column."""
+"""Kinds whose files have no missing values."""
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 Wanted = Mapping[str, Sequence[Any]]
-"""Column → the values that it may have, ascending; a row must suit every column."""
+"""Column → allowed values, ascending. A row matches if every column has an allowed value."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of records of steps [first_step, end_step) that a marker vouches for."""
+    """One table of steps [first_step, end_step) that a marker lists."""
 
     store: Store
-    """The run's."""
+    """The store of the run."""
     file: File
     first_step: int
     end_step: int
@@ -66,33 +66,33 @@ class Shard:
 
     @property
     def schema(self) -> pa.Schema | None:
-        """What the shard must hold, where that follows from its kind."""
+        """Schema of the file, where its kind determines it."""
         whole = self.file.key.endswith("/vocab.parquet")
         return VOCABULARY if whole else SCHEMAS.get(self.file.kind)
 
     def batches(
         self, columns: Sequence[str], wanted: Wanted | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """All rows in their order, a bounded number at a time; raises ``ShardError``.
+        """Yield all rows in order, a bounded number at a time; raise ``ShardError``.
 
-        Row groups that by their statistics hold none of the wanted values are passed over; of
-        others all rows come.
+        Row groups whose statistics exclude the wanted values are skipped. Of the others, all rows
+        are returned.
         """
         with self.reading() as file:
             self.check_types(file.schema_arrow, [*columns, *(wanted or ())], self.schema)
             groups = promising_groups(file.metadata, wanted or {})
             for batch in file.iter_batches(ROWS_PER_BATCH, groups, list(columns)):
-                yield self.sound(batch)
+                yield self.validated(batch)
 
     def table(self, columns: Sequence[str], wanted: Wanted | None = None) -> pa.Table:
-        """The wanted rows (all by default) in their order; raises ``ShardError``.
+        """Return the wanted rows (default: all) in order; raise ``ShardError``.
 
-        Row groups that by their statistics hold none of the wanted values are not read.
+        Row groups whose statistics exclude the wanted values are not read.
         """
         return self.select(columns, wanted or {}, self.schema)
 
     def rows_of(self, schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
-        """The wanted rows with the columns of the schema, in its types; raises ``ShardError``."""
+        """Like ``table``, with the columns and types of a schema."""
         return self.select(schema.names, wanted or {}, schema).cast(schema)
 
     def select(self, columns: Sequence[str], wanted: Wanted, schema: pa.Schema | None) -> pa.Table:
@@ -101,18 +101,18 @@ class Shard:
             self.check_types(file.schema_arrow, needed, schema)
             groups = groups_with_rows(file, wanted)
             stored = [stored_name(name, written_version(file.schema_arrow)) for name in needed]
-            table = self.sound(file.read_row_groups(groups, columns=stored)).select(stored)
+            table = self.validated(file.read_row_groups(groups, columns=stored)).select(stored)
         table = table.rename_columns(needed)
         return table.filter(matches(table, wanted)).select(columns)
 
     def require_rows(self) -> int:
-        """Rows, as marker and file agree; raises ``ShardError``."""
+        """Return the number of rows; raise ``ShardError`` if the file differs from its marker."""
         with self.reading():
             return self.rows
 
     @contextmanager
     def reading(self) -> Iterator[parquet.ParquetFile]:
-        """The open file; what is wrong with it, or comes up in reading it, is a ``ShardError``."""
+        """Open the file; raise ``ShardError`` for anything wrong with it, also while it is read."""
         try:
             with self.store.open(self.file.key) as source:
                 self.check("bytes", source.seek(0, 2), self.file.num_bytes)
@@ -130,7 +130,7 @@ class Shard:
     def check_types(
         self, found: pa.Schema, columns: Sequence[str], schema: pa.Schema | None
     ) -> None:
-        """Raises ``ShardError`` unless each column is there, once, and of its type."""
+        """Raise ``ShardError`` unless each column exists, once, with the type of the schema."""
         for name in columns:
             stored = stored_name(name, written_version(found))
             place = found.get_field_index(stored)
@@ -141,8 +141,8 @@ class Shard:
                 problem = f"has its column {stored} as {kind}, not {schema.field(name).type}"
                 raise ShardError(self.where, problem, REMEDY)
 
-    def sound(self, rows: Rows) -> Rows:
-        """The rows without foreign metadata; raises ``ShardError`` for gaps or broken text."""
+    def validated(self, rows: Rows) -> Rows:
+        """Return the rows without metadata; raise ``ShardError`` for missing values or bad text."""
         rows = rows.replace_schema_metadata()
         rows.validate(full=True)
         if self.file.kind in WITHOUT_GAPS and any(column.null_count for column in rows.columns):
@@ -156,13 +156,13 @@ class Shard:
 
 
 def written_version(found: pa.Schema) -> int:
-    """Return the schema version that a file's metadata gives, or the current one if it has none."""
+    """Return the schema version in a file's metadata, or the current one if it has none."""
     version = (found.metadata or {}).get(VERSION_KEY, b"")
     return int(version) if version.isdigit() and len(version) < 10 else SCHEMA_VERSION
 
 
 def same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column is of a type, however Parquet numbers its dictionary or names its items."""
+    """Return whether types are equal, ignoring dictionary indices and names of list items."""
     if pa.types.is_dictionary(found) and pa.types.is_dictionary(wanted):
         return found.value_type == wanted.value_type
     if pa.types.is_list(found) and pa.types.is_list(wanted):
@@ -171,7 +171,7 @@ def same_type(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int]:
-    """Row groups that may hold a wanted row, judged by least and greatest value of each column."""
+    """Return row groups that may hold a wanted row, by the minimum and maximum of each column."""
     places = {metadata.schema.column(i).name: i for i in range(metadata.num_columns)}
     return [
         group
@@ -184,7 +184,7 @@ def promising_groups(metadata: parquet.FileMetaData, wanted: Wanted) -> list[int
 
 
 def groups_with_rows(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
-    """Row groups that hold a wanted row, as the wanted columns themselves say; they are small."""
+    """Return row groups that hold a wanted row, by reading the wanted columns, which are small."""
     groups = promising_groups(file.metadata, wanted)
     if not wanted or len(groups) < 2:
         return groups
@@ -195,7 +195,7 @@ def groups_with_rows(file: parquet.ParquetFile, wanted: Wanted) -> list[int]:
 
 
 def may_hold(statistics: parquet.Statistics | None, values: Sequence[Any]) -> bool:
-    """Whether any of the ascending values lies within a column's bounds; yes if unknown."""
+    """Return whether any of the ascending values lies within a column's bounds; True if unknown."""
     if statistics is None or not statistics.has_min_max:
         return True
     place = bisect_left(values, statistics.min)
@@ -203,7 +203,7 @@ def may_hold(statistics: parquet.Statistics | None, values: Sequence[Any]) -> bo
 
 
 def matches(table: pa.Table, wanted: Wanted) -> pa.Array:
-    """One truth value a row."""
+    """Return whether each row matches."""
     keep = pa.repeat(True, table.num_rows)
     for name, values in wanted.items():
         column = table[name].combine_chunks()
@@ -216,7 +216,7 @@ def matches(table: pa.Table, wanted: Wanted) -> pa.Array:
 
 
 def parameter_columns(batch: pa.RecordBatch, layout: Layout, where: str) -> np.ndarray:
-    """Each row's parameter as a place among all captured ones (``Layout``), int64 [M].
+    """Return each row's parameter as a position among all captured ones (``Layout``), int64 [M].
 
     Reads the columns unit and index; raises ``ShardError`` for a parameter that the run lacks.
     """
@@ -236,7 +236,7 @@ def parameter_columns(batch: pa.RecordBatch, layout: Layout, where: str) -> np.n
 
 
 def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.ndarray:
-    """Each row's datum, int32 [M]; raises ``ShardError`` for one that the corpus lacks."""
+    """Return each row's datum, int32 [M]; raise ``ShardError`` for one that the corpus lacks."""
     datum_M = batch["datum"].to_numpy()
     if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < num_datums:
         problem = f"has datums {datum_M.min()} to {datum_M.max()}, the corpus has {num_datums:,}"
@@ -245,6 +245,6 @@ def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.nda
 
 
 def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
-    """The wanted rows of several shards, one shard after the other; raises ``ShardError``."""
+    """Return the wanted rows of several shards, concatenated; raise ``ShardError``."""
     tables = [shard.rows_of(schema, wanted) for shard in shards]
     return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()

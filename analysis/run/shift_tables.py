@@ -1,7 +1,7 @@
-"""Shifts as the study's first table shows them: which datum changed which parameter by how much.
+"""Select recorded shifts, and return them with the columns of the study's first table.
 
-A question becomes the values that each column may have (``scan.Wanted``), every one of them checked
-against what the run holds; the answer's rows become a table that an analyst can read.
+A query becomes allowed values of each column (``scan.Wanted``), which are checked against what the
+run holds.
 
 Shapes: M shift, K wanted value.
 """
@@ -18,11 +18,11 @@ from capture.errors import RunError, ShardError, UnitError
 from capture.gradients.layout import Layout
 
 Indices = int | np.integer | Sequence[int] | np.ndarray
-"""One whole number or several."""
+"""One index or several."""
 
 
 def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Indices | None) -> Wanted:
-    """Which parameters are asked for; raises ``UnitError`` for one that was not captured."""
+    """Return the condition for parameters; raise ``UnitError`` for one that was not captured."""
     units = [unit] if isinstance(unit, str) else list(unit)
     for name in units:
         if name not in layout.shapes:
@@ -40,7 +40,7 @@ def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Indices 
 
 
 def wanted_steps(uri: str, steps: range, steps_done: int) -> range:
-    """The steps asked for as far as they are recorded; raises ``RunError`` if none is."""
+    """Return those of the steps that are recorded; raise ``RunError`` if none is."""
     if not isinstance(steps, range):
         problem = f"steps={steps!r} is not a range"
         raise RunError(uri, problem, "Ask for steps=range(first, end)")
@@ -53,7 +53,7 @@ def wanted_steps(uri: str, steps: range, steps_done: int) -> range:
 
 
 def wanted_datums(uri: str, datum: Indices, num_datums: int) -> list[int]:
-    """The datums asked for; raises ``RunError`` for one that the corpus lacks."""
+    """Return the condition for datums; raise ``RunError`` for one that the corpus lacks."""
     datum_K = whole_numbers("datum", datum)
     for found in datum_K[(datum_K < 0) | (datum_K >= num_datums)][:1]:
         problem = f"has no datum {found}: its datums are 0 to {num_datums - 1}"
@@ -62,7 +62,7 @@ def wanted_datums(uri: str, datum: Indices, num_datums: int) -> list[int]:
 
 
 def whole_numbers(name: str, values: Indices) -> np.ndarray:
-    """One number or several as ascending distinct numbers, int64 [K]."""
+    """Return distinct whole numbers, ascending, int64 [K]; raise ``RunError`` for other values."""
     value_K = np.unique(np.atleast_1d(np.asarray(values)))
     if value_K.size and value_K.dtype.kind not in "iu":
         raise RunError(name, f"got {values!r}, must be a whole number or several")
@@ -72,8 +72,10 @@ def whole_numbers(name: str, values: Indices) -> np.ndarray:
 def require_known(
     rows: pa.Table, when: pa.Table, where: str, *, num_datums: int, may_lack: bool
 ) -> pa.Table:
-    """Rows of steps in ``when`` and of datums that the corpus has; raises ``ShardError`` for
-    others, but leaves out those of unknown steps where ``may_lack``."""
+    """Return the rows if their steps are in ``when`` and their datums in the corpus.
+
+    Raises ``ShardError`` otherwise. With ``may_lack``, rows of unknown steps are left out instead.
+    """
     datum_M = rows["datum"].to_numpy()
     if len(datum_M) and not 0 <= datum_M.min() <= datum_M.max() < num_datums:
         raise ShardError(where, "has datums that the corpus lacks", REMEDY)
@@ -86,20 +88,20 @@ def require_known(
 
 
 def study_columns(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFrame:
-    """The study's columns from rows of ``schema.OUTLIERS``, in the order of capture.
+    """Return the study's columns of rows of ``schema.OUTLIERS``, in order of capture.
 
     ``when`` holds step, epoch and batch of all steps that occur, ascending; ``texts`` the text of
     each datum.
     """
-    # A stable order: within a datum that of the shard remains, by unit and index.
+    # lexsort is stable, so rows of a datum keep the shard's order: by unit and index.
     order = np.lexsort((rows["slot"].to_numpy(), rows["step"].to_numpy()))
     rows = rows.take(order)
-    place_M = np.searchsorted(when["step"].to_numpy(), rows["step"].to_numpy())
+    row_of_step_M = np.searchsorted(when["step"].to_numpy(), rows["step"].to_numpy())
     shift_M = rows["shift"].to_numpy()
     return pd.DataFrame(
         {
-            "epoch": when["epoch"].to_numpy()[place_M],
-            "batch": when["batch"].to_numpy()[place_M],
+            "epoch": when["epoch"].to_numpy()[row_of_step_M],
+            "batch": when["batch"].to_numpy()[row_of_step_M],
             "datum_ix": rows["slot"].to_numpy(),
             "unit": rows["unit"].to_pandas().cat.remove_unused_categories(),
             "index": rows["index"].to_numpy(),
@@ -114,7 +116,7 @@ def study_columns(rows: pa.Table, when: pa.Table, texts: pa.Array) -> pd.DataFra
 
 
 def texts_of(datum_M: np.ndarray, texts: pa.Array) -> pd.Categorical:
-    """Each row's text, held once however often it occurs."""
+    """Return each row's text as a categorical, which holds every text once."""
     datum_K, place_M = np.unique(datum_M, return_inverse=True)
     text_K = texts.take(pa.array(datum_K)).dictionary_encode()
     codes_M = text_K.indices.to_numpy()[place_M]

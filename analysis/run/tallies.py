@@ -60,9 +60,18 @@ def window_steps(run: Run) -> int:
 
 
 def tally_windows(run: Run) -> pd.DataFrame:
-    """Return the windows whose tallies are committed: window, first_step, end_step.
+    """Return the windows of training whose tallies are committed.
 
-    Raises ``RunError`` if the run has no tallies, ``ShardError`` for a file of no valid window.
+    Returns:
+        Columns window (from 0), first_step, and end_step (one past the last step).
+
+    Raises:
+        RunError: The run has no tallies.
+        ShardError: A file is named as a window that the run does not have.
+
+    Example:
+        >>> ontogeny.tally_windows(run).columns.tolist()
+        ['window', 'first_step', 'end_step']
     """
     tally_units(run)
     size = window_steps(run)
@@ -104,11 +113,27 @@ def read_tally(
 
 
 def neuron_history(run: Run, unit: str, neuron: int, by: By = "target") -> pd.DataFrame:
-    """Return one neuron's tallies, a row for each token and window.
+    """Return the tallies of one neuron, one row per window and token that occurs in it.
 
-    Columns: window, token_id, token, count (positions), update_norm (units of the weight) and
-    ablation_estimate (nats); the last two are sums over these positions. Raises what ``read_tally``
-    raises, and ``UnitError`` for a neuron out of range.
+    Args:
+        run: The run.
+        unit: An MLP unit, as in ``layers.2.linear2.weight``.
+        neuron: Index of one of the unit's inputs.
+        by: Count a position for its target token or for its input token.
+
+    Returns:
+        Columns window, token_id, token, count (number of positions), update_norm (Σ norm of the
+        updates, units of the weight) and ablation_estimate (Σ first-order estimate of the loss
+        increase if the neuron were ablated, nats).
+
+    Raises:
+        RunError: The run has no tallies.
+        UnitError: The unit has no tallies, or no such neuron.
+        ShardError: A table is missing or malformed.
+
+    Example:
+        >>> history = ontogeny.neuron_history(run, "layers.1.linear2.weight", 3)
+        >>> most = history.groupby("token")["update_norm"].sum().nlargest(5)
     """
     width = require_unit(run, unit)
     if not 0 <= neuron < width:
@@ -126,10 +151,25 @@ def neuron_history(run: Run, unit: str, neuron: int, by: By = "target") -> pd.Da
 
 
 def token_history(run: Run, token: str, by: By = "target") -> pd.DataFrame:
-    """Return one token's tallies, a row for each neuron and window.
+    """Return the tallies of one token, one row per neuron and window in which it occurs.
 
-    Columns: unit, neuron, window, count, update_norm, ablation_estimate, in the units of
-    ``neuron_history``. Raises ``ConfigError`` for an unknown token, and what ``read_tally`` raises.
+    Args:
+        run: The run.
+        token: A token of the vocabulary.
+        by: Count the token's positions as target or as input.
+
+    Returns:
+        Columns unit, neuron, window, count, update_norm and ablation_estimate, as in
+        ``neuron_history``.
+
+    Raises:
+        RunError: The run has no tallies.
+        ConfigError: The token is not in the vocabulary, or never occurs.
+        ShardError: A table is missing or malformed.
+
+    Example:
+        >>> history = ontogeny.token_history(run, run.tokens[1])
+        >>> helped = history.groupby(["unit", "neuron"])["ablation_estimate"].sum().nlargest(5)
     """
     wanted = {"token_id": [token_id(run.tokens, token)]}
     found = []

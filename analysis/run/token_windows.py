@@ -1,4 +1,4 @@
-"""Inputs and targets of datums, from a table of ``capture.shards.schema.DATUMS``.
+"""Read inputs and targets of datums from a table of ``capture.shards.schema.DATUMS``.
 
 Shapes: N datum, T position, M any number of tokens.
 """
@@ -12,7 +12,10 @@ from capture.errors import ShardError
 
 
 def read_inputs(table: pa.Table, where: str, *, window: int, num_tokens: int) -> np.ndarray:
-    """[N, T]; raises ``ShardError`` for another window or tokens that the vocabulary lacks."""
+    """Return input tokens, [N, T].
+
+    Raises ``ShardError`` for datums of another length, or tokens outside the vocabulary.
+    """
     token_M = np.array(table["tokens"].combine_chunks().flatten())
     check_tokens(token_M, where, num_tokens)
     lengths = compute.list_value_length(table["tokens"]).unique().to_pylist()
@@ -21,15 +24,20 @@ def read_inputs(table: pa.Table, where: str, *, window: int, num_tokens: int) ->
     return token_M.reshape(len(table), window)
 
 
-def read_targets(table: pa.Table, token_NT: np.ndarray, where: str, *, num_tokens: int) -> np.ndarray:
-    """[N, T], the inputs one later; raises ``ShardError`` for tokens that the vocabulary lacks."""
+def read_targets(
+    table: pa.Table, token_NT: np.ndarray, where: str, *, num_tokens: int
+) -> np.ndarray:
+    """Return targets, the inputs shifted by one, [N, T].
+
+    Raises ``ShardError`` for tokens outside the vocabulary.
+    """
     last_N = table["last_target"].to_numpy()
     check_tokens(last_N, where, num_tokens)
     return np.hstack([token_NT[:, 1:], last_N[:, None]])
 
 
 def check_tokens(token_M: np.ndarray, where: str, num_tokens: int) -> None:
-    """Raises ``ShardError`` for a token that the vocabulary lacks."""
+    """Raise ``ShardError`` for a token outside the vocabulary."""
     if len(token_M) and not 0 <= token_M.min() <= token_M.max() < num_tokens:
         problem = f"has tokens {token_M.min()} to {token_M.max()}, not 0 to {num_tokens - 1}"
         raise ShardError(where, problem, REMEDY)

@@ -36,7 +36,7 @@ def provenance(run: Run) -> dict[str, str]:
     made, versions = run.provenance, run.provenance["versions"]
     whole = run.steps_done == run.num_steps
     done = "complete" if whole else "continue with ontogeny capture … --resume"
-    done = "of a custom training loop" if run.is_own else done
+    done = "of a custom training loop" if run.from_custom_loop else done
     steps = f"{run.steps_done} of {run.num_steps} steps, {len(run.segments)} segments"
     return {
         "run": run.uri,
@@ -75,7 +75,7 @@ def settings(run: Run) -> dict[str, str]:
     decline = schedule.describe_schedule(training.schedule, training.decay)
     optimizing = describe_optimizer(training.optimizer)
     rate = f"{optimizing}, learning rate {training.learning_rate:g}"
-    if run.is_own:
+    if run.from_custom_loop:
         return own_settings(run) | {"captured": f"{size}; {kept}"}
     return {
         "seed": str(config.run.seed),
@@ -92,7 +92,7 @@ def settings(run: Run) -> dict[str, str]:
 def own_settings(run: Run) -> dict[str, str]:
     """What is known about the data and the optimizer of a custom training loop."""
     training = run.config.training
-    tokens = "" if run.is_numbered else f" of {run.config.corpus.window} tokens"
+    tokens = "" if run.has_numbered_datums else f" of {run.config.corpus.window} tokens"
     optimizing = describe_optimizer(training.optimizer)
     return {
         "corpus": f"{run.num_datums:,} datums{tokens}",

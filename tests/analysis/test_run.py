@@ -1,6 +1,8 @@
-"""Reading a run: what was written is what is found, and no more of it is read than needed."""
+"""Reading a run: queries return what was written, and read no more than they need."""
 
+import doctest
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 from reference_analysis import all_shifts, read_everything
-from tiny_run import copied, tiny_run
+from tiny_run import copied, make_run, tiny_run
 
+import ontogeny
 from analysis.run.run import Run, open_run
 from analysis.run.scan import promising_groups
+from analysis.run.tallies import neuron_history, tally_windows, token_history
 from capture.format.markers import segment_key
 from capture.models.transformer import fresh_model
 from capture.shards.schema import DATUMS, STEPS, VOCABULARY
@@ -35,7 +39,7 @@ def everything(run: Run) -> pd.DataFrame:
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without categories, rows counted from 0."""
+    """Return a frame without categories, with rows numbered from 0."""
     return frame.astype({"unit": str, "datum": str}).reset_index(drop=True)
 
 
@@ -71,7 +75,7 @@ def test_shifts_equal_a_plain_filter(run: Run, everything: pd.DataFrame, data: A
     assert_frame_equal(plain(found), plain(everything[keep]))
 
 
-def test_one_of_each_may_be_asked_for_without_a_list(run: Run, everything: pd.DataFrame) -> None:
+def test_single_values_need_no_list(run: Run, everything: pd.DataFrame) -> None:
     row = everything.iloc[len(everything) // 2]
     found = run.shifts(
         unit=row["unit"],
@@ -83,13 +87,13 @@ def test_one_of_each_may_be_asked_for_without_a_list(run: Run, everything: pd.Da
     assert len(found) == 1
 
 
-def test_steps_may_be_every_second_or_backwards(run: Run, everything: pd.DataFrame) -> None:
+def test_steps_may_have_a_stride_or_run_backwards(run: Run, everything: pd.DataFrame) -> None:
     for steps in (range(1, 24, 5), range(16, 3, -3)):
         wanted = everything[everything["step"].isin(steps)]
         assert_frame_equal(plain(run.shifts(steps=steps)), plain(wanted))
 
 
-def test_texts_and_units_are_held_once(run: Run) -> None:
+def test_categories_are_the_texts_and_units_that_occur(run: Run) -> None:
     found = run.shifts(unit=WEIGHT, datum=[3, 4])
     assert list(found["unit"].cat.categories) == [WEIGHT]
     assert set(found["datum"].cat.categories) == set(run.datums()["text"].iloc[[3, 4]])
@@ -99,7 +103,7 @@ def test_texts_and_units_are_held_once(run: Run) -> None:
 
 
 def groups_read(ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Row groups whose shifts each opened outlier shard gives up."""
+    """Return how many row groups are read from each outlier shard that is opened."""
     read, original = [], parquet.ParquetFile.read_row_groups
 
     def counted(file: parquet.ParquetFile, groups: list[int], **options: Any) -> object:
@@ -113,7 +117,7 @@ def groups_read(ask: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> l
     return read
 
 
-def test_one_parameter_takes_few_row_groups(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_parameter_reads_few_row_groups(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = groups_read(run.shifts, monkeypatch)
     assert sum(whole) > 70
     counts = run.shifts(unit=WEIGHT)["index"].value_counts()
@@ -130,7 +134,7 @@ def test_steps_open_only_their_segments(run: Run, monkeypatch: pytest.MonkeyPatc
     assert len(groups_read(lambda: run.shifts(steps=range(6, 8)), monkeypatch)) == 2
 
 
-def test_no_row_group_with_a_wanted_row_is_left_out(run: Run) -> None:
+def test_no_row_group_with_a_wanted_row_is_skipped(run: Run) -> None:
     for shard in run.shards("outliers"):
         with shard.reading() as file:
             for index in range(0, 192, 17):
@@ -140,7 +144,7 @@ def test_no_row_group_with_a_wanted_row_is_left_out(run: Run) -> None:
                     assert not ((rows["unit"] == WEIGHT) & (rows["index"] == index)).any()
 
 
-def test_a_shard_without_a_marker_is_not_there(everything: pd.DataFrame) -> None:
+def test_a_shard_without_a_marker_is_not_read(everything: pd.DataFrame) -> None:
     store = copied(tiny_run(), "memory://run-orphan")
     store.put(
         "outliers/segment-000004-w00.parquet", store.get("outliers/segment-000000-w00.parquet")
@@ -158,6 +162,31 @@ def test_a_run_ends_at_its_last_marker(everything: pd.DataFrame) -> None:
     assert run.steps()["step"].tolist() == list(range(21))
 
 
+# --- examples -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "documented",
+    [
+        *(open_run, Run.steps, Run.shifts, Run.gradient, Run.model),
+        *(tally_windows, neuron_history, token_history),
+    ],
+)
+def test_the_example_in_the_docstring_runs(
+    run: Run, documented: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if documented is open_run:
+        make_run("runs/demo")
+    (test,) = doctest.DocTestFinder(recurse=False).find(
+        documented, globs={"ontogeny": ontogeny, "run": run}
+    )
+    assert test.examples
+    messages: list[str] = []
+    failed = doctest.DocTestRunner().run(test, out=messages.append).failed
+    assert failed == 0, "".join(messages)
+
+
 # --- tables and weights ---------------------------------------------------------------------------
 
 
@@ -171,7 +200,7 @@ def test_tables_have_their_columns(run: Run) -> None:
     assert run.tokens == run.vocabulary()["token"].tolist()
 
 
-def test_tokens_and_targets_are_the_stream(run: Run) -> None:
+def test_targets_are_the_tokens_one_later(run: Run) -> None:
     token_NT, target_NT = run.token_NT, run.target_NT
     assert token_NT.shape == target_NT.shape == (run.num_datums, 8)
     assert np.array_equal(token_NT[:, 1:], target_NT[:, :-1])
@@ -181,14 +210,14 @@ def test_tokens_and_targets_are_the_stream(run: Run) -> None:
     assert [run.tokens[token] for token in token_NT[3]] == words
 
 
-def test_the_run_describes_itself(run: Run) -> None:
+def test_configuration_and_sizes_are_those_of_the_capture(run: Run) -> None:
     assert run.config.model.width == 16
     assert run.provenance["config"]["model"]["width"] == 16
     assert run.num_steps == run.steps_done == 24
     assert run.layout.shapes[WEIGHT] == (16, 12)
 
 
-def test_the_model_is_that_of_the_step(run: Run) -> None:
+def test_the_model_has_the_weights_of_the_step(run: Run) -> None:
     shape = {"vocabulary": run.num_tokens, "window": 8}
     fresh = fresh_model(run.config.model, **shape, seed=run.config.run.seed)
     for name, weight in run.model(0).named_parameters():

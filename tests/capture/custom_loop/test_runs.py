@@ -131,7 +131,7 @@ def test_commands_that_need_the_model_are_refused(run, command, capsys):
 
 
 def test_gradients_without_factors_are_refused(run):
-    with pytest.raises(RunError, match="whose steps cannot be taken again"):
+    with pytest.raises(RunError, match="whose steps cannot be replayed"):
         open_run(run).gradient(0, 0, "layer.weight")
 
 

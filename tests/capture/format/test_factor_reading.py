@@ -1,5 +1,4 @@
-"""Reading factors: one datum's gradient as capture saw it, from few bytes, or a line that says why
-not."""
+"""Reading factors gives a datum's gradient as capture computed it, from few bytes, or raises."""
 
 import re
 
@@ -38,7 +37,7 @@ def recorded(folder, *overrides: str) -> Run:
 
 @pytest.fixture(scope="module")
 def seen(run) -> list[tuple[list[int], Factors, float]]:
-    """Datums by slot, factors and scale of the first ten steps, as capture had them in hand."""
+    """Return datums by slot, factors and scale of the first ten steps, as capture computed them."""
     corpus = load_corpus(run.config.corpus, batch=4)
     plan = StepPlan(run.config, corpus)
     observer = Observer(plan, build_engine(plan, run.config.capture.kinds), frozenset(["factors"]))
@@ -58,7 +57,7 @@ def batch_gradients(uses, shape, scale=1.0) -> np.ndarray:
 # --- to the last bit ------------------------------------------------------------------------------
 
 
-def test_every_gradient_and_shift_is_what_capture_had_to_the_last_bit(run, seen):
+def test_gradients_and_shifts_are_bit_identical_to_those_of_capture(run, seen):
     for step, slots in ((0, [2]), (9, [0, 3])):
         datums, factors, scale = seen[step]
         for unit, shape in run.layout.shapes.items():
@@ -76,7 +75,7 @@ def assert_shifts_are_the_outliers(run, rows):
         assert_array_equal(shift[some["index"]], some["diff"])
 
 
-def test_shifts_are_the_outliers_to_the_last_bit(run):
+def test_shifts_are_bit_identical_to_the_outliers(run):
     assert_shifts_are_the_outliers(run, run.shifts(steps=range(3, 12, 4)))
 
 
@@ -88,19 +87,18 @@ GPU = [
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
-def test_shifts_of_adam_are_the_outliers_to_the_last_bit(tmp_path, caplog, device):
-    """What multiplies each entry besides is had by taking the step again."""
+def test_shifts_of_adam_are_bit_identical_to_the_outliers(tmp_path, caplog, device):
+    """The preconditioner is computed by replaying the step."""
     run = recorded(tmp_path, *ADAMW, f"training.device={device}")
     assert_shifts_are_the_outliers(run, run.shifts(steps=range(9, 11)))
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        f"{run.uri}: step {step} has no preconditioner recorded; taking it again"
-        for step in (9, 10)
+        f"{run.uri}: step {step} has no preconditioner recorded; replaying it" for step in (9, 10)
     ]
 
 
-def test_a_step_taken_again_tells_arrays_wherever_it_was_taken(tmp_path):
-    """No tensor of the engine's device: what is read from a store is to be multiplied by them."""
+def test_a_replayed_step_returns_numpy_arrays_on_every_device(tmp_path):
+    """Arrays that are read from a store are multiplied by them, so they must not be on a device."""
     run = recorded(tmp_path, *ADAMW)
     again = replay_step(read_replayable_run(run.store), 9)
     assert again.preconditioner
@@ -118,7 +116,7 @@ def test_shifts_of_a_step_add_up_to_the_change_of_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["layers.0.linear1.weight", "encoder.weight"])
-def test_a_column_is_that_of_the_dense_gradient(run, unit):
+def test_a_column_equals_that_of_the_dense_gradient(run, unit):
     datum = run.steps()["datums"][6][1]
     dense = run.gradient(6, datum, unit)
     for n in (0, dense.shape[1] - 1):
@@ -126,7 +124,7 @@ def test_a_column_is_that_of_the_dense_gradient(run, unit):
         assert_array_equal(run.neuron(6, datum, unit, n), run.column(6, datum, unit, n))
 
 
-def test_inner_products_are_those_of_the_dense_gradients(run):
+def test_inner_products_equal_those_of_the_dense_gradients(run):
     steps = run.steps()["datums"]
     one, other = [(2, steps[2][0]), (9, steps[9][3])], [(9, steps[9][3]), (3, steps[3][1])]
     units = ["layers.0.linear1.weight", "layers.1.norm2.bias", "encoder.weight"]
@@ -140,7 +138,7 @@ def test_inner_products_are_those_of_the_dense_gradients(run):
 # --- float16 --------------------------------------------------------------------------------------
 
 
-def test_half_precision_is_off_by_no_more_than_it_says(run, tmp_path):
+def test_float16_errors_are_within_the_recorded_bound(run, tmp_path):
     rough = recorded(tmp_path, HALF)
     datum, worst = run.steps()["datums"][8][2], 0.0
     for unit in run.layout.names:
@@ -157,7 +155,7 @@ def test_half_precision_is_off_by_no_more_than_it_says(run, tmp_path):
 # --- errors ---------------------------------------------------------------------------------------
 
 
-def test_questions_without_an_answer_say_why(run):
+def test_impossible_queries_raise_with_the_reason(run):
     steps = run.steps()["datums"]
     datum, absent = steps[3][0], steps[2][0]
     with pytest.raises(UnitError, match=r"decoder\.weight: was not captured.*mean encoder\.weight"):
@@ -175,7 +173,7 @@ def test_questions_without_an_answer_say_why(run):
 
 
 def test_a_table_of_another_step_s_datums_is_refused(run, tmp_path):
-    """Rows are looked for by step and slot, and must be of the datum that steps/ has there."""
+    """Rows are found by step and slot, and must have the datum that the steps table has there."""
     datum = run.steps()["datums"][3][1]
     shard = run.gradients.factors[0]
     with pytest.raises(ShardError, match="another datum than steps/ at step 3, slot 1"):
@@ -185,7 +183,7 @@ def test_a_table_of_another_step_s_datums_is_refused(run, tmp_path):
 # --- few bytes ------------------------------------------------------------------------------------
 
 
-def test_one_unit_of_one_datum_is_a_small_part_of_what_is_read(run, monkeypatch):
+def test_reading_one_unit_of_one_datum_reads_a_small_part_of_a_table(run, monkeypatch):
     read = 0
     original = Store.open
 

@@ -182,7 +182,7 @@ def test_a_gradient_without_factors_is_replayed_with_a_warning(bare, whole, capl
         assert np.array_equal(run.shift(11, other, unit), wanted.shift(11, other, unit))
     assert np.array_equal(found, wanted.gradient(11, datum, unit))
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"{run.uri}: step 11 has no factors recorded; taking it again"]
+    assert said == [f"{run.uri}: step 11 has no factors recorded; replaying it"]
     with pytest.raises(RunError, match="no committed segment with step 99"):
         replay_step(read_replayable_run(run.store), 99)
 
