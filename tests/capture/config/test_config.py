@@ -1,4 +1,4 @@
-"""Configuration reads what is right and explains what is wrong in one line."""
+"""Valid configurations are read; mistakes are explained in one line."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ def message(*overrides: str, values: dict | None = None) -> str:
     return str(caught.value)
 
 
-def test_the_study_s_configuration_is_its_table_to_the_letter():
+def test_the_wikitext2_configuration_has_the_values_of_the_study():
     config = read_config("wikitext2")
     model, training, corpus = config.model, config.training, config.corpus
     assert (model.layers, model.width, model.hidden, model.heads) == (3, 200, 200, 4)
@@ -34,7 +34,7 @@ def test_the_study_s_configuration_is_its_table_to_the_letter():
     assert (config.capture.outliers.k, config.capture.outliers.scope) == (1000, "datum")
 
 
-def test_the_demo_differs_from_the_study_in_its_text_alone():
+def test_the_demo_differs_from_the_defaults_only_in_its_text():
     changed = {line.split(":")[0] for line in differences(read_config("demo"), Config())}
     assert changed <= {"corpus.kind", "corpus.path"}
 
@@ -43,8 +43,8 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-def test_what_comes_with_the_product_reads_and_so_does_what_its_head_advises(name):
-    """A model that is read from somewhere brings its own tokens."""
+def test_bundled_configurations_and_the_overrides_in_their_comments_are_valid(name):
+    """A model that is loaded from the hub brings its own tokenizer."""
     assert read_config(name).model == read_config(CONFIGS / f"{name}.yaml").model
     for line in (CONFIGS / f"{name}.yaml").read_text().splitlines():
         if line.startswith("#"):
@@ -53,14 +53,14 @@ def test_what_comes_with_the_product_reads_and_so_does_what_its_head_advises(nam
             assert config.corpus.tokenizer == (config.model.hf.path or "words")
 
 
-def test_values_survive_yaml():
+def test_writing_to_yaml_and_reading_back_is_identity():
     config = read_config("wikitext2", ["run.seed=7", "capture.units=[layers.0.*, '*.bias']"])
     again = make_config(yaml.safe_load(yaml.safe_dump(to_values(config))))
     assert again == config
     assert again.capture.units == ["layers.0.*", "*.bias"]
 
 
-def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+def test_overrides_replace_values_of_the_file_and_of_earlier_overrides(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("training: {epochs: 2, clip: 1}\n")
     config = read_config(path, ["training.epochs=3", "training.epochs=4"])
@@ -85,7 +85,7 @@ def test_overrides_take_the_type_of_their_key(override, wanted):
     assert type(value) is type(wanted)
 
 
-def test_every_option_says_what_it_is_and_cannot_be_changed():
+def test_every_group_of_settings_is_documented_and_frozen():
     config = Config()
     with pytest.raises(FrozenInstanceError):
         config.run = config.run  # pyright: ignore[reportAttributeAccessIssue]
@@ -154,7 +154,7 @@ def test_a_wrong_file_is_explained(values, text):
         ("run: !!python/object/apply:os.system ['true']", "has a tag, which is not supported"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path, text, found):
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text, found):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -191,7 +191,7 @@ def test_a_user_s_own_configs_beside_a_script_does_not_hide_the_bundled_ones(tmp
     assert problem.startswith("dmeo: no such file. Give a YAML file or one of: demo, gpt2-tiny, ")
 
 
-def test_an_absent_file_names_what_comes_with_the_product():
+def test_a_missing_file_lists_the_bundled_configurations():
     with pytest.raises(
         ConfigError, match=r"dmeo: no such file\. Give a YAML file or one of: .*demo"
     ):
@@ -199,7 +199,7 @@ def test_an_absent_file_names_what_comes_with_the_product():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in vars(errors).values() if isinstance(kind, type)])
-def test_every_error_survives_the_way_between_processes(kind):
+def test_every_error_can_be_pickled(kind):
     error = kind("here", "is wrong", "Mend it")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind

@@ -1,4 +1,4 @@
-"""Laws of the corpus (tokens, vocabulary, datums, order), then cases, then what goes wrong."""
+"""Laws of tokens, vocabulary, datums and order, then examples."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from capture.corpus.datums import (
     CorpusConfig,
+    assign_splits,
     batches,
     build_vocabulary,
     cut_windows,
-    assign_splits,
     epoch_order,
     hold_out,
     load_corpus,
@@ -58,7 +58,7 @@ tokens = st.lists(st.sampled_from(["<unk>", "the", "of", "a", "b", "é"]), min_s
 
 
 @given(texts)
-def test_tokens_equal_the_sequence_of_replacements(text):
+def test_tokens_equal_torchtext_s_sequence_of_replacements(text):
     assert basic_english(text) == slow_basic_english(text)
 
 
@@ -70,7 +70,7 @@ def test_tokens_of_a_text_are_those_of_its_lines(text):
 
 
 @given(tokens)
-def test_encode_then_look_up_is_identity(stream):
+def test_encoding_then_looking_up_is_identity(stream):
     vocabulary = build_vocabulary(stream)
     ids = vocabulary.encode(stream)
     assert ids.dtype == np.int32
@@ -98,7 +98,7 @@ def test_windows_are_the_stream_and_targets_are_one_later(num_tokens, window):
 
 
 @given(count=st.integers(0, 400), validation=st.floats(0, 0.49), test=st.floats(0, 0.49))
-def test_windows_are_dealt_in_their_shares_and_evenly(count, validation, test):
+def test_splits_have_their_shares_and_are_spread_evenly(count, validation, test):
     split_W = assign_splits(count, validation=validation, test=test)
     assert len(split_W) == count
     for split, share in (("validation", validation), ("test", test)):
@@ -109,7 +109,7 @@ def test_windows_are_dealt_in_their_shares_and_evenly(count, validation, test):
 
 
 @given(num_tokens=st.integers(30, 300), share=st.sampled_from([0.1, 0.25, 0.5]))
-def test_splits_together_are_the_windows_of_the_stream(num_tokens, share):
+def test_splits_together_have_all_windows_of_the_stream(num_tokens, share):
     tokens = [str(i % 7) for i in range(num_tokens)]
     config = CorpusConfig(window=3, validation_share=share)
     vocabulary, datums = hold_out(tokens, config)
@@ -138,7 +138,7 @@ def test_epochs_and_seeds_differ_in_order():
     assert len(orders) == 25
 
 
-def test_the_order_outlives_versions():
+def test_the_order_is_the_same_in_every_version():
     assert epoch_order(10, seed=0, epoch=0).tolist() == [6, 3, 8, 1, 4, 5, 9, 2, 7, 0]
     assert epoch_order(10, seed=0, epoch=1).tolist() == [1, 3, 8, 6, 2, 0, 7, 5, 4, 9]
     assert epoch_order(58_571, seed=7, epoch=4)[:6].tolist() == [
@@ -154,7 +154,7 @@ def test_the_order_outlives_versions():
 @pytest.mark.parametrize(
     ("num_datums", "batch", "steps"), [(58_571, 20, 2928), (19, 20, 0), (6, 2, 3)]
 )
-def test_batches_are_full_and_leave_the_remainder_out(num_datums, batch, steps):
+def test_batches_are_full_and_drop_the_remainder(num_datums, batch, steps):
     order = epoch_order(num_datums, seed=1, epoch=0)
     by_step = batches(order, batch)
     assert by_step.shape == (steps, batch)
@@ -189,14 +189,14 @@ def test_basic_english_by_example(line, expected):
     assert slow_basic_english(line) == basic_english(line)
 
 
-def test_unknown_is_counted_once_and_takes_what_training_lacks():
+def test_unknown_tokens_have_id_0():
     vocabulary = build_vocabulary(["b", "<unk>", "a", "b", "<unk>", "<unk>", "c", "a"])
     assert vocabulary.tokens == ["<unk>", "a", "b", "c"]
     assert vocabulary.counts.tolist() == [3, 2, 2, 1]
     assert vocabulary.encode(["c", "zebra", "<unk>", "a"]).tolist() == [3, 0, 0, 1]
 
 
-def test_text_is_one_stream_with_windows_of_it_held_out(tmp_path):
+def test_a_text_is_one_stream_with_held_out_windows(tmp_path):
     path = tmp_path / "numbers.txt"
     path.write_text(" ".join(str(i) for i in range(100)))
     config = CorpusConfig(
@@ -218,7 +218,7 @@ def test_a_folder_is_read_in_the_order_of_relative_paths(tmp_path):
     assert basic_english(read_path(tmp_path).content) == ["1", "2", "3", "4"]
 
 
-def test_the_python_reference_needs_nothing():
+def test_the_python_reference_needs_no_files():
     corpus = load_corpus(CorpusConfig(), batch=20)
     assert len(batches(np.arange(len(corpus.train)), 20)) > 50
     assert corpus.validation is not None
@@ -230,7 +230,7 @@ def test_the_python_reference_needs_nothing():
     not (WIKITEXT / "valid.txt").is_file(),
     reason=f"no WikiText-2 at {WIKITEXT}; set ONTOGENY_WIKITEXT2 to a folder with its .txt files",
 )
-def test_real_text():
+def test_wikitext_as_plain_text():
     config = CorpusConfig(kind="text", path=str(WIKITEXT))
     corpus = load_corpus(config, batch=20)
     lines = (WIKITEXT / "valid.txt").read_text(encoding="utf-8").split("\n")

@@ -1,4 +1,4 @@
-"""Text that cannot be trained on: what is said."""
+"""Messages for text that cannot be trained on."""
 
 import pickle
 import re
@@ -11,7 +11,8 @@ from capture.errors import ConfigError, CorpusError
 
 
 def failure(config: CorpusConfig, batch: int = 20) -> str:
-    """The message of the CorpusError that loading raises; it survives pickling."""
+    """Return the message of the CorpusError that loading raises, and check that it can be
+    pickled."""
     with pytest.raises(CorpusError) as caught:
         load_corpus(config, batch=batch)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -24,7 +25,7 @@ def test_a_missing_path_is_named(tmp_path, kind):
     assert f"{path}: does not exist. " in failure(CorpusConfig(kind=kind, path=str(path)))
 
 
-def test_a_wikitext_folder_without_training_text_says_what_it_holds(tmp_path):
+def test_a_wikitext_folder_without_training_text_lists_its_files(tmp_path):
     for name in ["valid.txt", "test.txt"]:
         (tmp_path / name).write_text("a b c")
     message = failure(CorpusConfig(kind="wikitext2", path=str(tmp_path)))
@@ -38,7 +39,7 @@ def test_a_wikitext_file_in_place_of_a_folder_is_refused(tmp_path):
     assert f"{path}: is not a folder. " in failure(CorpusConfig(kind="wikitext2", path=path))
 
 
-def test_a_folder_without_text_files_says_what_it_holds(tmp_path):
+def test_a_folder_without_text_files_lists_its_files(tmp_path):
     config = CorpusConfig(kind="text", path=str(tmp_path))
     assert "has no .txt file; it holds nothing" in failure(config)
     for i in range(9):
@@ -71,7 +72,7 @@ def test_an_empty_text_is_refused(tmp_path, content):
     assert f"{path}: holds no words. " in failure(CorpusConfig(kind="text", path=str(path)))
 
 
-def test_less_than_one_batch_says_how_many_datums_it_takes(tmp_path):
+def test_less_than_one_batch_reports_how_many_datums_are_needed(tmp_path):
     path = tmp_path / "a.txt"
     config = CorpusConfig(kind="text", path=str(path), validation_share=0)
     path.write_text("word " * 700)

@@ -1,4 +1,4 @@
-"""WikiText-2, from a folder or the hub."""
+"""Reading WikiText-2 from a folder or the hub."""
 
 import pickle
 import sys
@@ -33,7 +33,7 @@ def test_wikitext_with_training_text_alone_has_no_other_split(tmp_path):
 
 @pytest.fixture
 def hub_file(tmp_path):
-    """A small file in the layout of the hub: a row a line, empty ones too."""
+    """Write a small file as on the hub: one row per line, including empty lines."""
     path = tmp_path / "train.parquet"
     pq.write_table(pa.table({"text": ["", " = Title = \n", " a b <unk> . \n"]}), path)
     return path
@@ -51,18 +51,18 @@ def test_without_a_folder_wikitext_comes_from_the_hub(hub_file, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in for huggingface_hub, to be given its two functions."""
+    """Replace huggingface_hub by a module that has the two given functions."""
     module = types.ModuleType("huggingface_hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return module
 
 
-def test_the_hub_is_not_asked_for_what_is_cached(hub, hub_file):
+def test_a_cached_file_is_not_requested_from_the_hub(hub, hub_file):
     hub.try_to_load_from_cache = lambda repo, name, repo_type: str(hub_file)
     assert wikitext.download("f.parquet") == hub_file
 
 
-def test_what_is_not_cached_is_fetched_with_a_timeout(hub, hub_file):
+def test_a_file_that_is_not_cached_is_fetched_with_a_timeout(hub, hub_file):
     asked = []
     hub.try_to_load_from_cache = lambda repo, name, repo_type: None
     hub.hf_hub_download = lambda *args, **options: asked.append((args, options)) or str(hub_file)
@@ -72,7 +72,8 @@ def test_what_is_not_cached_is_fetched_with_a_timeout(hub, hub_file):
 
 
 def failure(config: CorpusConfig, batch: int = 20) -> str:
-    """The message of the CorpusError that loading raises; it survives pickling."""
+    """Return the message of the CorpusError that loading raises, and check that it can be
+    pickled."""
     with pytest.raises(CorpusError) as caught:
         load_corpus(config, batch=batch)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
@@ -85,7 +86,7 @@ WAYS_OUT = [
 ]
 
 
-def test_no_network_names_both_ways_out(hub):
+def test_without_network_the_message_names_both_remedies(hub):
     def unreachable(*_, **__):
         raise FileNotFoundError("cannot find the file in the cache") from OSError("no route\nmore")
 
@@ -96,7 +97,7 @@ def test_no_network_names_both_ways_out(hub):
     assert all(way in message for way in WAYS_OUT)
 
 
-def test_no_hub_library_names_both_ways_out(monkeypatch):
+def test_without_the_hub_library_the_message_names_both_remedies(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     message = failure(CorpusConfig(kind="wikitext2"))
     assert "huggingface_hub is not installed" in message

@@ -1,4 +1,4 @@
-"""What a run is said to take is what it then takes."""
+"""The estimated cost of a run equals its actual cost."""
 
 from collections import Counter
 from dataclasses import replace
@@ -50,7 +50,7 @@ def plan_of(config: Config) -> StepPlan:
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[StepPlan, Calibration, Run]:
-    """A run of everything, and what was foreseen of it."""
+    """Return a run with all records, its plan and its calibration."""
     folder = tmp_path_factory.mktemp(request.param)
     config = tiny_config(folder, *EVERYTHING, *OPTIMIZERS[request.param])
     plan = plan_of(config)
@@ -60,7 +60,7 @@ def made(
 
 
 def files_of(run: Run) -> tuple[Counter[str], Counter[str]]:
-    """Objects and bytes by kind; run.yaml counts with the corpus."""
+    """Count objects and bytes by kind. run.yaml counts as corpus."""
     objects, sizes = Counter[str](), Counter[str]()
     for marker in (run.start, *run.segments):
         for file in marker.files:
@@ -81,8 +81,8 @@ def test_objects_are_counted_exactly(made: tuple[StepPlan, Calibration, Run]):
 
 
 @pytest.mark.parametrize(("segment_steps", "most"), [(5, 10), (8, 3), (100, 10)])
-def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_path, monkeypatch):
-    """14 steps of 4 datums, in segments of which the last is shorter."""
+def test_factor_tables_are_counted_as_they_are_cut(segment_steps, most, tmp_path, monkeypatch):
+    """14 steps of 4 datums, in segments whose last one is shorter."""
     monkeypatch.setattr(factor_parts, "PART_ROWS", most)
     settings = ("training.epochs=1", f"capture.segment_steps={segment_steps}")
     config = tiny_config(tmp_path, *EVERYTHING, *settings)
@@ -92,8 +92,9 @@ def test_tables_of_factors_are_counted_as_they_are_cut(segment_steps, most, tmp_
     assert foreseen == dict(files_of(open_run(config.run.uri))[0])
 
 
-def test_each_worker_has_tables_of_its_own(made: tuple[StepPlan, Calibration, Run], tmp_path: Path):
-    """Twelve datums to a table: three steps of one process, six of each of two workers."""
+def test_each_worker_has_its_own_tables(made: tuple[StepPlan, Calibration, Run], tmp_path: Path):
+    """A table holds twelve datums: three steps of one process, or six steps of each of two
+    workers."""
     _, found, _ = made
     larger = replace(found, factor_row_bytes=factor_parts.PART_BYTES // 12)
     alone, both = (
@@ -107,7 +108,7 @@ def test_each_worker_has_tables_of_its_own(made: tuple[StepPlan, Calibration, Ru
 
 
 @pytest.mark.slow
-def test_every_worker_s_objects_are_counted(tmp_path: Path):
+def test_objects_of_all_workers_are_counted(tmp_path: Path):
     settings = ("training.epochs=1", "workers.count=2")
     plan = plan_of(tiny_config(tmp_path, *SETTINGS["datum"], *settings))
     foreseen = {cost.kind: cost.objects for cost in estimate_costs(plan, calibrate(plan, 0))}
@@ -115,7 +116,7 @@ def test_every_worker_s_objects_are_counted(tmp_path: Path):
     assert foreseen == dict(files_of(open_run(plan.config.run.uri))[0])
 
 
-def test_bytes_are_foreseen(made: tuple[StepPlan, Calibration, Run]):
+def test_bytes_are_estimated(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
     _, sizes = files_of(run)
     foreseen = {cost.kind: cost.num_bytes for cost in estimate_costs(plan, found)}
@@ -125,7 +126,7 @@ def test_bytes_are_foreseen(made: tuple[StepPlan, Calibration, Run]):
     assert sum(foreseen.values()) == pytest.approx(sum(sizes.values()), rel=0.1)
 
 
-def test_memory_is_that_of_tables_being_packed_and_of_a_checkpoint_twice(
+def test_memory_counts_tables_being_packed_and_a_checkpoint_twice(
     made: tuple[StepPlan, Calibration, Run],
 ):
     plan, found, run = made
@@ -142,16 +143,14 @@ def test_memory_is_that_of_tables_being_packed_and_of_a_checkpoint_twice(
     assert alone["checkpoints"] == 2 * checkpoint.num_bytes
 
 
-def test_nothing_is_written_and_the_run_is_the_same_afterwards(tmp_path: Path):
+def test_calibration_writes_nothing(tmp_path: Path):
     config = tiny_config(tmp_path)
     calibrate(plan_of(config), 0)
     assert Store(config.run.uri).keys() == []
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_recorded_is_foreseen_as_well(
-    made: tuple[StepPlan, Calibration, Run], tmp_path
-):
+def test_records_that_are_off_are_estimated_too(made: tuple[StepPlan, Calibration, Run], tmp_path):
     plan = plan_of(tiny_config(tmp_path, "capture.record=checkpoints", *EVERYTHING[1:]))
     foreseen = estimate_costs(plan, calibrate(plan, 0))
     others = {cost.kind: cost.objects for cost in estimate_costs(*made[:2])}
@@ -159,7 +158,7 @@ def test_what_is_not_recorded_is_foreseen_as_well(
     assert [cost.kind for cost in foreseen if not costs.is_recorded(plan, cost.kind)] == [*KINDS]
 
 
-def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[StepPlan, Calibration, Run]):
+def test_the_counts_of_a_run_follow_from_its_plan(made: tuple[StepPlan, Calibration, Run]):
     plan, found, run = made
     course = count_run(plan)
     assert (course.steps, course.segments) == (run.num_steps, len(run.segments))
@@ -169,7 +168,7 @@ def test_the_course_of_a_run_is_that_of_its_plan(made: tuple[StepPlan, Calibrati
     assert set(found.step_seconds) >= {PLAIN, plan.config.capture.kinds}
 
 
-def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
+def test_training_time_adds_steps_evaluations_and_windows(
     made: tuple[StepPlan, Calibration, Run], tmp_path: Path
 ):
     plan, found, run = made
@@ -192,13 +191,15 @@ def test_a_run_takes_its_steps_its_evaluations_and_its_windows(
         ("capture.segment_steps=1",),
     ],
 )
-def test_recording_is_timed_whatever_is_recorded(settings: tuple[str, ...], tmp_path: Path):
+def test_recording_is_timed_for_all_settings(settings: tuple[str, ...], tmp_path: Path):
     found = calibrate(plan_of(tiny_config(tmp_path, *settings)), 0)
     assert found.recorded_seconds > found.step_seconds[PLAIN] / 10
     assert found.window_seconds >= 0
 
 
-def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[StepPlan, Calibration, Run]):
+def test_checkpoints_farther_apart_take_less_space_and_longer_replays(
+    made: tuple[StepPlan, Calibration, Run],
+):
     plan, found, run = made
     near, far = checkpoint_spacings(plan, found, [2, 20])
     assert near.num_bytes > far.num_bytes
@@ -211,24 +212,25 @@ def test_farther_apart_checkpoints_take_less_and_longer(made: tuple[StepPlan, Ca
     ("num_bytes", "requests"),
     [(0, 1), (2 * PART_BYTES, 1), (2 * PART_BYTES + 1, 5), (10 * PART_BYTES, 12)],
 )
-def test_large_objects_go_in_parts(num_bytes: int, requests: int):
+def test_large_objects_are_written_in_parts(num_bytes: int, requests: int):
     assert put_requests(num_bytes) == requests
 
 
 # --- of any size ----------------------------------------------------------------------------------
 
 GPT3 = TrainingScale(175e9, 700e9, window=1000, gpus=1024)
-"""As the study has it."""
+"""The study's example."""
 
 
-def test_the_study_s_own_estimates():
-    """490 exabytes for GPT-3; for its own run, 720,000 parameters a datum, some 850 GB."""
+def test_dense_estimates_equal_those_of_the_study():
+    """The study estimates 490 exabytes for GPT-3, and 4 bytes per parameter and datum for
+    itself."""
     assert dense_bytes_of(GPT3) == pytest.approx(490e18)
     own = TrainingScale(1e6, 1e6, window=35, gpus=1)
     assert dense_bytes_of(own) == pytest.approx(4 * 1e6 * 1e6 / 35)
 
 
-def test_gpt_3_has_its_shape_and_its_cost():
+def test_gpt_3_has_96_layers_and_records_in_order_of_size():
     layers = (175e9 / (12 * ASSUMPTIONS.width_per_layer**2)) ** (1 / 3)
     assert round(layers) == 96
     sizes = {estimate.kind: estimate.num_bytes for estimate in estimate_records(GPT3)}

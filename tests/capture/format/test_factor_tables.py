@@ -1,4 +1,4 @@
-"""What is stored of factors: each array once, in the smaller form, the same bytes each time."""
+"""Factor tables store each array once, in the smaller form, with reproducible bytes."""
 
 import json
 from typing import Literal
@@ -18,7 +18,7 @@ from capture.format import factor_layout, factor_parts
 from capture.format.factor_layout import KEY, decode
 from capture.format.factor_parts import FactorParts, first_row_of, rows_of_parts
 from capture.format.factor_reader import columns_of, dense, error_bound, read_row
-from capture.format.factor_tables import to_half, lay_out, rows_of_step
+from capture.format.factor_tables import lay_out, rows_of_step, to_half
 from capture.gradients.dense import write_shifts
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
@@ -36,7 +36,7 @@ def floats(*shape: int, seed: int) -> Tensor:
 
 
 def example() -> Factors:
-    """Uses of every kind, some of which share an input or an output gradient."""
+    """Return factors of every kind, some of which share an input or an output gradient."""
     x, q, k = floats(N, T, 6, seed=1), floats(N, T, 5, seed=2), floats(N, T, 2, seed=3)
     normed, out = floats(N, T, 6, seed=4), floats(N, T, 6, seed=5)
     token_NT = torch.arange(N * T).reshape(N, T) % V
@@ -75,7 +75,7 @@ def stored(
 # --- write then read is identity ------------------------------------------------------------------
 
 
-def test_every_kind_of_use_comes_back_to_the_last_bit():
+def test_every_kind_of_factor_is_read_back_bit_identical():
     factors = example()
     table, layout = stored(factors)
     assert table["datum"].to_pylist() == [30, 10, 20]
@@ -90,7 +90,7 @@ def test_every_kind_of_use_comes_back_to_the_last_bit():
             assert torch.equal(dense(found.uses, shape), wanted[slot]), unit
 
 
-def test_each_array_is_stored_once_and_the_smaller_form_is_chosen():
+def test_each_array_is_stored_once_and_the_smaller_form_is_stored():
     _, layout = stored(example())
     uses = {
         unit: [factor_layout.nondefault_fields(use) for use in uses]
@@ -112,15 +112,15 @@ def test_equal_factors_give_equal_bytes():
     assert one_bytes == again_bytes
 
 
-def test_a_preconditioned_step_says_so():
+def test_a_preconditioned_step_is_marked_in_the_layout():
     rows = rows_of_step(0, np.arange(N), example(), 1.0, "float32", preconditioned=True)
     assert decode(rows[0].encode().encode(), SHAPES) == rows[0]
     assert rows[0].preconditioned
     assert not stored(example())[1].preconditioned
 
 
-def test_the_layout_is_written_as_it_always_was():
-    """Golden: what outlives a run."""
+def test_the_written_layout_is_golden():
+    """Stored runs must stay readable."""
     factors = example()
     layout, _ = lay_out({unit: factors[unit] for unit in ("q", "q.bias", "norm")}, "float32")
     assert json.loads(layout.encode()) == {
@@ -144,7 +144,7 @@ def test_the_layout_is_written_as_it_always_was():
 
 
 @given(power=st.integers(-100, 100), seed=st.integers(0, 99))
-def test_half_precision_says_its_largest_error_at_any_size(power, seed):
+def test_float16_records_its_largest_error_at_any_scale(power, seed):
     value_NS = floats(4, 9, seed=seed).numpy() * np.float32(2.0) ** power
     half_NS, exponent_N, error_N = to_half(value_NS)
     assert np.isfinite(half_NS).all()
@@ -154,7 +154,7 @@ def test_half_precision_says_its_largest_error_at_any_size(power, seed):
     assert (error_N <= 2.0**-11 * np.abs(value_NS).max(1) * 1.01).all()
 
 
-def test_half_precision_bounds_every_entry_of_every_gradient():
+def test_float16_bounds_the_error_of_every_entry_of_every_gradient():
     factors = example()
     table, layout = stored(factors, "float16")
     for unit, shape in SHAPES.items():
@@ -179,7 +179,7 @@ def test_zeros_and_exact_numbers_have_no_error():
 
 
 @given(most=st.integers(1, 9), steps=st.integers(1, 5))
-def test_any_cut_into_tables_keeps_the_rows_and_whole_steps_where_they_fit(most, steps):
+def test_cutting_into_tables_keeps_all_rows_and_whole_steps_if_they_fit(most, steps):
     parts, closed = FactorParts(), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factor_parts, "PART_ROWS", most)
@@ -201,7 +201,7 @@ def test_any_cut_into_tables_keeps_the_rows_and_whole_steps_where_they_fit(most,
     assert parts.close() == []
 
 
-def test_another_layout_begins_another_table():
+def test_a_different_layout_starts_a_new_table():
     parts = FactorParts()
     one, other = example(), {"q": example()["q"]}
     assert parts.add(*rows_of_step(0, np.arange(N), one, 1.0, "float32")) == []
@@ -209,7 +209,8 @@ def test_another_layout_begins_another_table():
 
 
 def test_a_run_s_bytes_do_not_depend_on_when_its_tables_were_packed(tmp_path, monkeypatch):
-    """Laws 3 and 5: beside training or in its stead, with room for one table or for all."""
+    """Laws 3 and 5: packed beside training or while it waits, with room for one table or for
+    all."""
     monkeypatch.setattr(factor_parts, "PART_ROWS", 8)
     runs = []
     for number in (0, 1, 3):  # of 4 and 3 tables a segment
@@ -229,9 +230,7 @@ def test_a_run_s_bytes_do_not_depend_on_when_its_tables_were_packed(tmp_path, mo
     ("kind", "cores", "threads", "wanted"),
     [("cpu", 2, 2, 2), ("cpu", 64, 64, 8), ("cpu", 4, 3, 0), ("cuda", 2, 2, 0), ("cpu", 1, 1, 1)],
 )
-def test_training_waits_for_packing_where_it_leaves_no_core_free(
-    kind, cores, threads, wanted, monkeypatch
-):
+def test_training_waits_for_packing_if_it_uses_all_cores(kind, cores, threads, wanted, monkeypatch):
     monkeypatch.setattr(device, "available_cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert device.packing_threads(torch.device(kind)) == wanted
@@ -267,13 +266,13 @@ USE = {"kind": "outer", "delta": "d", "a": "a"}
         {"uses": 3},
     ],
 )
-def test_a_layout_that_cannot_be_is_refused(change):
+def test_an_impossible_layout_is_refused(change):
     decode(json.dumps(GOOD | {"uses": {"q": [USE]}}).encode(), SHAPES)
     with pytest.raises(ValueError, match="factors"):
         decode(json.dumps(GOOD | {"uses": {"q": [USE]}} | change).encode(), SHAPES)
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff", b"[]", b"{}", b"[" * 100_000])
-def test_what_is_no_layout_is_refused(text):
+def test_text_that_is_not_a_layout_is_refused(text):
     with pytest.raises(ValueError, match="not readable"):
         decode(text, Layout(SHAPES).shapes)

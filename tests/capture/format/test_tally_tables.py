@@ -1,4 +1,4 @@
-"""Tallies of a run: that nothing about its history changes them, and how they read."""
+"""Tallies do not depend on interruptions or segments, and can be read in several ways."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from capture.training.loop import Event, Progress, WindowReplay, capture_run
 
 
 class Stopped(Exception):
-    """What a test raises to stop a capture from outside."""
+    """Raised by a test to stop a capture."""
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,14 @@ def test_the_length_of_segments_changes_no_tally(tmp_path, whole):
     assert tally_files(config.run.uri) == tally_files(whole)
 
 
-def test_tallies_change_nothing_else(tmp_path, whole):
+def test_tallies_do_not_change_other_files(tmp_path, whole):
     config = tiny_config(tmp_path, "capture.tally.enabled=false")
     make_run(config)
     rest = {k: v for k, v in contents(whole).items() if not k.startswith("tallies/")}
     assert contents(config.run.uri) == rest
 
 
-def test_a_run_reads_back_by_unit_by_neuron_and_by_token(whole):
+def test_tallies_can_be_read_by_unit_neuron_and_token(whole):
     run = open_run(whole)
     windows = tally_windows(run)
     assert windows["first_step"].tolist() == [0, 5, 10, 15, 20, 25]
@@ -125,7 +125,7 @@ def test_some_windows_can_be_read_alone(whole):
     )
 
 
-def test_pandas_reads_one_neuron_by_the_names_of_the_folders(whole):
+def test_pandas_reads_one_neuron_with_filters_on_folder_names(whole):
     found = pd.read_parquet(
         f"{whole}/tallies",
         columns=["token_id", "ablation_estimate_3"],
@@ -135,7 +135,7 @@ def test_pandas_reads_one_neuron_by_the_names_of_the_folders(whole):
     assert found["ablation_estimate_3"].tolist() == history["ablation_estimate"].tolist()
 
 
-def test_tallies_of_schema_version_1_read_as_those_of_today(tmp_path, whole, monkeypatch):
+def test_tallies_of_schema_version_1_can_be_read(tmp_path, whole, monkeypatch):
     """Version 1 named the columns ``mass_N`` and ``use_N``."""
 
     def former_schema(num_neurons: int) -> pa.Schema:
@@ -166,7 +166,7 @@ def test_tallies_of_schema_version_1_read_as_those_of_today(tmp_path, whole, mon
         assert token_history(old, token, by).equals(token_history(today, token, by))
 
 
-def test_one_neuron_reads_a_small_part_of_a_table(whole):
+def test_reading_one_neuron_reads_a_small_part_of_a_table(whole):
     store = Store(whole)
     unit = "layers.0.linear1.weight"
     (shard, *_) = [s for s in open_run(whole).shards("tallies") if f"unit={unit}" in s.file.key]
@@ -198,12 +198,12 @@ def test_one_neuron_reads_a_small_part_of_a_table(whole):
         ),
     ],
 )
-def test_wrong_questions_get_a_clear_answer(whole, ask, kind: type[CaptureError], message):
+def test_impossible_queries_raise_with_the_reason(whole, ask, kind: type[CaptureError], message):
     with pytest.raises(kind, match=message):
         ask(open_run(whole))
 
 
-def test_a_run_without_tallies_says_how_to_get_them(tmp_path):
+def test_a_run_without_tallies_names_the_setting_that_records_them(tmp_path):
     config = tiny_config(tmp_path, "capture.tally.enabled=false")
     make_run(config)
     with pytest.raises(RunError, match=r"holds no tallies.*capture\.tally\.enabled=true"):

@@ -1,5 +1,7 @@
-"""Whatever is damaged in a run is found by ``verify``, and no answer is ever made from it."""
+"""``verify`` finds all damage in a run, and no reader returns an answer from damaged files."""
 
+import itertools
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +15,15 @@ from analysis.jobs.tables import read_table
 from analysis.run.run import Run, open_run
 from analysis.run.tallies import neuron_history, read_tally, token_history
 from capture.errors import CaptureError, ShardError
-from capture.format.markers import read_marker, segment_key, write_marker
+from capture.format.markers import (
+    START,
+    checksum,
+    encode,
+    read_marker,
+    read_segments,
+    segment_key,
+    write_marker,
+)
 from capture.maintenance.verify import Finding, verify
 from capture.store.store import Store
 
@@ -31,7 +41,10 @@ def states(store: Store) -> dict[str, str]:
 
 
 def is_found(damage: tuple[str, Files, set[str]]) -> None:
-    """A damaged file is named as such; of swapped or stale ones at least what they do not fit."""
+    """Check that ``verify`` names the damaged files.
+
+    For swapped or stale files it is enough that it names a file that does not fit to them.
+    """
     kind, changed, gone = damage
     with damaged(changed, gone) as store:
         bad = {key for key, state in states(store).items() if state != "unlisted"}
@@ -56,13 +69,13 @@ def test_any_of_many_damages_is_found(damage):
     is_found(damage)
 
 
-def test_an_intact_run_is_found_intact():
+def test_an_intact_run_has_no_findings():
     with damaged({}) as store:
         assert verify(store) == []
 
 
 @pytest.mark.parametrize("key", sorted(intact()))
-def test_every_file_is_missed(key):
+def test_every_missing_file_is_found(key):
     with damaged({}, {key}) as store:
         assert states(store)[key] == "missing"
 
@@ -74,13 +87,13 @@ def stale_pairs() -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(("key", "version"), stale_pairs())
 def test_every_stale_copy_is_found(key, version):
-    """Also of the last marker, and where old and new name the same bytes."""
+    """This includes the last marker, and markers that list the same bytes."""
     with damaged({key: older()[version][key]}) as store:
         assert set(states(store).values()) & {"damaged", "missing"}
 
 
-def test_the_last_marker_and_its_segment_together_are_an_earlier_state_of_the_run():
-    """The limit of what can be told: this is what the run was before its last segment."""
+def test_removing_the_last_segment_with_its_marker_gives_an_earlier_state():
+    """``verify`` cannot detect this: it is the state of the run before its last segment."""
     last = read_marker(Store(URI), segment_key(3))
     gone = {segment_key(3), *(file.key for file in last.files), "analysis/attribute/tables.json"}
     with damaged({}, gone | {"analysis/attribute/numbers.parquet"}) as store:
@@ -95,17 +108,29 @@ def test_tables_of_another_run_are_found():
         assert verify(store) == [Finding("analysis/attribute/tables.json", "damaged", detail)]
 
 
-def test_a_marker_with_a_far_number_is_one_finding_and_no_flood():
+def test_a_marker_with_a_very_large_number_gives_few_findings():
     with damaged({"segments/segment-999999999.json": b"{}"}) as store:
         assert len(verify(store)) < 210
 
 
 def test_markers_of_earlier_versions_without_a_chain_are_intact():
+    changed = {}
+    for key in (key for key in intact() if key.startswith("segments/")):
+        values = json.loads(intact()[key]) | {"previous": ""}
+        del values["checksum"]
+        changed[key] = encode(values | {"checksum": checksum(values)})
+    tables = {key for key in intact() if key.startswith("analysis/")}
+    with damaged(changed, tables) as store:
+        assert verify(store) == []
+        assert [marker.previous for marker in read_segments(store)] == [""] * 4
+
+
+def test_each_marker_has_the_checksum_of_the_one_before_it():
     with damaged({}) as store:
-        marker = read_marker(store, "segments/start.json")
-    assert marker.previous == ""
-    first = read_marker(Store(URI), segment_key(0))
-    assert first.previous == marker.checksum
+        start, *segments = read_marker(store, START), *read_segments(store)
+    assert start.previous == ""
+    for before, after in itertools.pairwise([start, *segments]):
+        assert after.previous == before.checksum
 
 
 # --- readers do not answer from it ----------------------------------------------------------------
@@ -152,19 +177,19 @@ def is_refused_or_right(damage: tuple[str, Files, set[str]], question: str) -> N
 
 @given(damage=damages(), question=st.sampled_from(sorted(QUESTIONS)))
 @READ
-def test_no_answer_is_made_from_damage(damage, question):
+def test_readers_refuse_damage_or_return_the_right_answer(damage, question):
     is_refused_or_right(damage, question)
 
 
 @given(damage=damages("outliers/"), question=st.sampled_from(["all shifts", "one parameter"]))
 @READ
-def test_no_answer_is_made_from_a_damaged_shard(damage, question):
+def test_readers_of_shifts_refuse_damaged_shards(damage, question):
     is_refused_or_right(damage, question)
 
 
 @given(damage=damages("factors/segment-000001"))
 @READ
-def test_no_gradient_is_made_from_damaged_factors(damage):
+def test_readers_of_gradients_refuse_damaged_factors(damage):
     is_refused_or_right(damage, "a gradient")
 
 
@@ -172,12 +197,12 @@ def test_no_gradient_is_made_from_damaged_factors(damage):
 @pytest.mark.timeout(3600)
 @given(damage=damages("outliers/"), question=st.sampled_from(["all shifts", "one parameter"]))
 @settings(LONG, max_examples=2000)
-def test_no_answer_is_made_from_any_of_many_damaged_shards(damage, question):
+def test_readers_of_shifts_refuse_many_damaged_shards(damage, question):
     is_refused_or_right(damage, question)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
-def test_the_shard_is_named_and_the_column(place):
+def test_the_message_names_shard_and_column(place):
     key = "outliers/segment-000001-w00.parquet"
     data = bytearray(intact()[key])
     data[int(place * len(data))] ^= 4
@@ -191,7 +216,7 @@ def test_the_shard_is_named_and_the_column(place):
 # --- or answer without it -------------------------------------------------------------------------
 
 
-def test_damaged_shards_can_be_left_out_and_are_listed():
+def test_damaged_shards_can_be_skipped_and_are_listed():
     key = "outliers/segment-000001-w00.parquet"
     whole = answer("all shifts")
     with damaged({key: intact()[key][:-1]}):
@@ -202,7 +227,7 @@ def test_damaged_shards_can_be_left_out_and_are_listed():
     assert [(f.key, f.state) for f in run.skipped] == [(key, "damaged")]
 
 
-def test_shifts_of_steps_that_are_lost_are_left_out_too():
+def test_shifts_of_steps_with_a_missing_table_are_skipped_too():
     with damaged({}, {"steps/segment-000002.parquet"}):
         run = open_run(URI, skip_damaged=True)
         assert not run.shifts()["step"].between(14, 20).any()
@@ -217,7 +242,7 @@ def test_nothing_is_skipped_of_an_intact_run():
     assert run.skipped == []
 
 
-def test_a_run_without_an_intact_shard_says_so():
+def test_a_run_without_an_intact_shard_raises():
     keys = [key for key in intact() if key.startswith("outliers/")]
     with damaged(dict.fromkeys(keys, b"")), pytest.raises(CaptureError, match="has no intact outl"):
         open_run(URI, skip_damaged=True).shifts()

@@ -1,4 +1,4 @@
-"""``gc`` removes what no marker names, and nothing else."""
+"""``gc`` removes files that no marker lists, and nothing else."""
 
 import os
 import time
@@ -58,7 +58,7 @@ def test_listing_removes_nothing(run):
     assert files(run) == before
 
 
-def test_removing_leaves_what_a_marker_names_and_what_is_foreign(run):
+def test_removing_keeps_listed_files_and_foreign_files(run):
     remove_garbage(Store(str(run)), NOW)
     assert files(run) == intact() | FOREIGN
     assert find_garbage(Store(str(run)), NOW) == []
@@ -66,13 +66,13 @@ def test_removing_leaves_what_a_marker_names_and_what_is_foreign(run):
     assert foreign <= set(FOREIGN)
 
 
-def test_in_memory_too():
+def test_garbage_is_removed_from_memory_stores():
     store = place("memory://garbage", LEFT)
     remove_garbage(store, NOW)
     assert {key: store.get(key) for key in store.keys()} == intact()
 
 
-def test_what_is_young_is_kept(run):
+def test_young_files_are_kept(run):
     old = time.time() - 3600
     os.utime(run / "steps/segment-000004.parquet", (old, old))
     found = remove_garbage(Store(str(run)))
@@ -84,7 +84,7 @@ def test_what_is_young_is_kept(run):
     assert not any(garbage.kept for garbage in find_garbage(Store(str(run)), now=later))
 
 
-def test_a_run_that_is_held_is_left_alone(run):
+def test_nothing_is_removed_while_a_capture_holds_the_run(run):
     store = Store(str(run))
     with lease.hold_lease(store, lambda event: None):
         before = files(run)
@@ -98,8 +98,8 @@ def test_a_run_that_is_held_is_left_alone(run):
 
 
 @pytest.mark.parametrize("key", [segment_key(1), segment_key(3), "analysis/attribute/tables.json"])
-def test_nothing_is_removed_where_a_marker_is_damaged(run, key):
-    """What it names would look like garbage."""
+def test_nothing_is_removed_if_a_marker_is_damaged(run, key):
+    """The files that it lists would look like garbage."""
     (run / key).write_bytes(b"{}")
     before = files(run)
     with pytest.raises(ShardError, match=key):
@@ -107,14 +107,14 @@ def test_nothing_is_removed_where_a_marker_is_damaged(run, key):
     assert files(run) == before
 
 
-def test_nothing_is_removed_where_a_marker_is_missing(run):
+def test_nothing_is_removed_if_a_marker_is_missing(run):
     (run / segment_key(1)).unlink()
     with pytest.raises(ShardError, match="is missing although"):
         remove_garbage(Store(str(run)), NOW)
     assert set(LEFT) <= set(files(run))
 
 
-def test_a_place_without_a_run_is_left_alone(tmp_path):
+def test_nothing_is_removed_from_a_folder_without_a_run(tmp_path):
     (tmp_path / "outliers").mkdir()
     (tmp_path / "outliers" / "x").write_text("mine")
     with pytest.raises(RunError, match="holds no run"):
@@ -122,7 +122,7 @@ def test_a_place_without_a_run_is_left_alone(tmp_path):
     assert (tmp_path / "outliers" / "x").exists()
 
 
-def test_the_command_lists_first_and_removes_when_told(run, capsys):
+def test_the_command_lists_by_default_and_removes_with_the_option(run, capsys):
     assert main(["gc", str(run)]) == 0
     said = capsys.readouterr().out
     assert "outliers/segment-000004-w00.parquet" in said
@@ -142,7 +142,7 @@ def test_impossible_ages_are_refused(run, minutes, capsys):
     assert repr(minutes) in capsys.readouterr().err
 
 
-def test_attribute_leaves_damaged_shards_out_when_told(run, capsys):
+def test_attribute_skips_damaged_shards_with_the_option(run, capsys):
     key = "outliers/segment-000001-w00.parquet"
     (run / key).write_bytes(b"")
     command = ["attribute", str(run), "--min-count", "1"]

@@ -1,4 +1,4 @@
-"""The self-check agrees where capture is right, and each of its comparisons can fail."""
+"""The self-check passes if capture is right, and each of its comparisons can fail."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ SETTINGS_OF_TRAINING = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS_OF_TRAINING)
-def test_capture_agrees_with_all_slower_ways_and_writes_nothing(tmp_path, setting):
+def test_capture_agrees_with_all_slower_methods_and_writes_nothing(tmp_path, setting):
     config = tiny_config(tmp_path, *SETTINGS_OF_TRAINING[setting])
     checks = list(self_check(config))
     assert all(found in check.what for found, check in zip(WHAT, checks, strict=True))
@@ -45,14 +45,14 @@ def test_a_text_of_one_batch_is_enough(tmp_path):
 
 
 @pytest.mark.parametrize("family", SETTINGS)
-def test_of_hugging_face_models_too(tmp_path, family):
+def test_capture_of_hugging_face_models_agrees_too(tmp_path, family):
     pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
     checks = list(self_check(hf_config(tmp_path, family, "capture.units=['*']")))
     assert all(check.made and check.holds for check in checks), checks
 
 
 class Mixing(LanguageModel):
-    """A model in whose hidden states the datums of a batch meet, as in a BatchNorm."""
+    """A model whose hidden states mix the datums of a batch, as BatchNorm does."""
 
     def hidden(self, token_NT: Tensor, masks: Masks) -> Tensor:
         x_NTD = super().hidden(token_NT, masks)
@@ -76,7 +76,7 @@ def test_a_module_that_mixes_datums_is_found_and_explained(tmp_path, monkeypatch
 
 
 def test_a_misread_parameter_is_named(tmp_path, monkeypatch):
-    """Factors that are of the right size but wrong: LayerNorm's input taken for its output."""
+    """The factors have the right size but are wrong: they use δ in place of LayerNorm's input."""
     read = Factor.map_tensors
 
     def misread(self: Factor, change) -> Factor:
@@ -108,7 +108,7 @@ def test_wrong_outliers_and_wrong_sums_are_found(tmp_path, monkeypatch):
     assert not update.holds
 
 
-def test_what_vmap_cannot_follow_is_said_and_fails_nothing(tmp_path, monkeypatch):
+def test_a_model_that_vmap_cannot_follow_is_reported_and_does_not_fail(tmp_path, monkeypatch):
     def lost(*given, **named) -> Tensor:
         raise RuntimeError("data-dependent control flow\nand more")
 
@@ -119,7 +119,7 @@ def test_what_vmap_cannot_follow_is_said_and_fails_nothing(tmp_path, monkeypatch
     assert by_vmap.detail == "not possible: vmap cannot follow it: data-dependent control flow"
 
 
-def test_a_sample_of_units_is_spread_and_keeps_to_its_size():
+def test_a_sample_of_units_is_spread_and_keeps_its_size_limit():
     units = {f"u{i}": torch.nn.Parameter(torch.zeros(10)) for i in range(20)}
     chosen = list(sample_units(units, 55))
     assert len(chosen) == 5
@@ -131,7 +131,7 @@ def test_a_sample_of_units_is_spread_and_keeps_to_its_size():
     assert list(sample_units(units, 5)) == ["u0"]
 
 
-def test_gradients_that_are_no_numbers_are_said_at_once(tmp_path, monkeypatch):
+def test_gradients_that_are_nan_raise_at_once(tmp_path, monkeypatch):
     def poisoned(config, **shape: int) -> LanguageModel:
         model = fresh_model(config, **shape)
         torch.nn.init.constant_(model.decoder.bias, torch.nan)
