@@ -1,5 +1,4 @@
-"""The layout of a factor table: which columns hold which array, and which arrays give which
-gradient.
+"""The layout of a factor table: its arrays, and the arrays that give each unit's gradient.
 
 A row of the table is one datum in one step. Each *distinct* array of its factors is stored once per
 row: layers with the same input share it, and a bias uses the δ of its weight. If a unit's gradient
