@@ -49,8 +49,8 @@ function makeSearchable(form) {
   const search = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
-    rows.forEach((row, place) => {
-      row.hidden = !words.every((word) => texts[place].includes(word));
+    rows.forEach((row, index) => {
+      row.hidden = !words.every((word) => texts[index].includes(word));
       shown += row.hidden ? 0 : 1;
     });
     status.textContent = `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")}`;

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 VOID_ELEMENTS = {"meta", "link", "input", "br"}
 """Elements of HTML without content and closing tag."""
 MISSING = "–"
-"""Stands for a number that is unknown."""
+"""Text of an unknown number."""
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:

@@ -20,8 +20,8 @@ def faithfulness(data: ReportData) -> Markup:
     scores = data.sources["faithfulness", "scores"]
     lead = markup.paragraph(
         "Does evidence from training predict what a neuron does? Each kind of evidence ranks all "
-        "tokens for a neuron. The ground truth are the tokens whose log-probability changes most "
-        "when the neuron is ablated (affected tokens).",
+        "tokens for a neuron. The ground truth is the set of affected tokens: those whose "
+        "log-probability changes most when the neuron is ablated.",
         kind="lead",
     )
     reading = markup.paragraph(

@@ -240,8 +240,9 @@ def faithfulness(data: ReportData, neuron: Neuron) -> Markup | None:
         ),
     ]
     words = (
-        "Each kind of evidence ranks all tokens. The ground truth are the tokens whose "
-        "log-probability ablating the neuron changes most. AUC 0.5 is chance, 1 is perfect."
+        "Each kind of evidence ranks all tokens. The ground truth is the set of affected tokens: "
+        "those whose log-probability changes most when the neuron is ablated. AUC 0.5 is chance, "
+        "1 is perfect."
     )
     ordered = rows_of(table.sort_values("auc", ascending=False, kind="stable"))
     caption = "Evidence against ablation effects, highest AUC first"

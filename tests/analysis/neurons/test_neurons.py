@@ -114,8 +114,8 @@ def dense(sums: NeuronDatumSums, value_K: np.ndarray) -> np.ndarray:
 
 def test_impossible_rows_raise() -> None:
     table = random_rows(5, 0)
-    place = table.schema.get_field_index("position")
-    beyond = table.set_column(place, OUTLIERS.field("position"), pa.array([8] * 5, pa.int16()))
+    column = table.schema.get_field_index("position")
+    beyond = table.set_column(column, OUTLIERS.field("position"), pa.array([8] * 5, pa.int16()))
     with pytest.raises(ShardError, match=r"^rows: has positions 8 to 8, a datum has 8. Run: onto"):
         JOB.map_shard(TableRows(beyond))
     narrow = SumOutliersByNeuron(LAYOUT, TARGET_NT[:1], num_tokens=7)

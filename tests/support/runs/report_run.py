@@ -11,7 +11,7 @@ from analysis.jobs.tables import write_tables
 from analysis.report.pages.sources import WANTED
 from analysis.run.run import Run, open_run
 
-UNITS = [f"layers.{layer}.linear{place}.weight" for layer in (0, 1) for place in (1, 2)]
+UNITS = [f"layers.{layer}.linear{linear}.weight" for layer in (0, 1) for linear in (1, 2)]
 NEURONS = [(unit, number) for unit in UNITS for number in (0, 3)]
 """Neurons with an attribution, most evidence first."""
 TOKENS = 3
