@@ -1,4 +1,4 @@
-"""What users get wrong, command by command: one line that helps, exit code 2, nothing written.
+"""Wrong input, command by command: one helpful line, exit code 2, nothing written.
 
 ``{whole}`` in a case is a run without tables, ``{attributed}`` one with those of ``attribute``; the
 others are named where they are made.
@@ -23,7 +23,7 @@ def runs() -> dict[str, str]:
 # --- runs that are not ready ----------------------------------------------------------------------
 
 
-def test_no_command_escapes_this_file(capsys):
+def test_every_command_is_covered_by_this_file(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
@@ -42,7 +42,7 @@ def test_a_run_that_has_no_committed_segment(command, runs, capsys):
     assert "untrained: holds no committed segment yet. Let it train on: ontogeny capture" in said
 
 
-def test_a_run_that_has_no_committed_segment_can_be_looked_at(runs, capsys):
+def test_info_and_verify_accept_a_run_without_committed_segments(runs, capsys):
     assert main(["info", runs["untrained"]]) == 0
     assert "0 of 24 steps" in capsys.readouterr().out
     assert main(["verify", runs["untrained"], "--quiet"]) == 0
@@ -55,26 +55,26 @@ def test_a_run_of_a_newer_schema(command, runs, capsys):
 
 
 @pytest.mark.parametrize("command", READING)
-def test_a_place_that_cannot_be_a_run(command, runs, capsys):
+def test_a_uri_of_an_unknown_scheme(command, runs, capsys):
     said = refused(f"{command} nosuch://x {READING[command]}", runs, capsys)
     assert "nosuch://x: cannot be opened" in said
 
 
 @pytest.mark.parametrize("command", ["ablate", "report"])
-def test_what_needs_attribution_says_so(command, runs, capsys):
+def test_a_command_that_needs_attribution_says_so(command, runs, capsys):
     said = refused(f"{command} {{whole}}", runs, capsys)
     assert "has no tables of attribute. Run: ontogeny attribute memory://bad-input/whole" in said
     said = refused(f"{command} {{outdated}}", runs, capsys)
     assert "has tables of attribute for 24 steps, but 21 are done. Run: ontogeny attribute" in said
 
 
-def test_activations_are_not_chosen_by_outdated_attribution(runs, capsys):
+def test_activations_refuse_outdated_attribution(runs, capsys):
     said = refused("activations {outdated}", runs, capsys)
     assert "has tables of attribute for 24 steps, but 21 are done" in said
 
 
 @pytest.mark.parametrize("command", ["ablate", "report", "activations"])
-def test_damaged_tables_are_another_matter(command, runs, capsys):
+def test_damaged_tables_end_with_exit_code_3(command, runs, capsys):
     before = snapshot(runs["damaged"])
     assert main([command, runs["damaged"]]) == 3
     printed = capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_damaged_tables_are_another_matter(command, runs, capsys):
         "neurons {untallied} --tokens-weight 0.5",
     ],
 )
-def test_tallies_that_were_not_recorded(command, runs, capsys):
+def test_evidence_from_tallies_needs_recorded_tallies(command, runs, capsys):
     said = refused(command, runs, capsys)
     assert "untallied: holds no tallies. Capture with capture.tally.enabled=true" in said
 
@@ -173,7 +173,7 @@ def test_an_unknown_unit_names_the_nearest(command, nearest, runs, capsys):
         ("report {attributed} --to {whole}", "holds checkpoints/step-000000.safetensors and is no"),
     ],
 )
-def test_numbers_and_names_that_do_not_exist(command, text, runs, capsys):
+def test_unknown_numbers_and_names_are_refused(command, text, runs, capsys):
     assert text in refused(command, runs, capsys)
 
 

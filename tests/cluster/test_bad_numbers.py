@@ -1,4 +1,4 @@
-"""Numbers without sense, and what the argument parser refuses: one line that helps, exit code 2."""
+"""Impossible numbers and usage errors: one helpful line, exit code 2."""
 
 import pytest
 from refusals import refused, refusing_runs
@@ -57,7 +57,7 @@ def runs() -> dict[str, str]:
         ("demo run.uri={nowhere} training.epochs=-1", "training.epochs: got -1, must be"),
     ],
 )
-def test_numbers_without_sense(command, text, runs, capsys):
+def test_impossible_numbers_are_refused(command, text, runs, capsys):
     assert text in refused(command, runs, capsys)
 
 
@@ -87,7 +87,7 @@ def test_numbers_without_sense(command, text, runs, capsys):
         "report {attributed} --neurons",
     ],
 )
-def test_there_is_at_least_one_of_what_is_counted(command, bad, runs, capsys):
+def test_counts_must_be_at_least_1(command, bad, runs, capsys):
     assert f"got {bad}, must be at least 1." in refused(f"{command} {bad}", runs, capsys)
 
 
@@ -111,7 +111,7 @@ def test_there_is_at_least_one_of_what_is_counted(command, bad, runs, capsys):
         ("report", "the following arguments are required: RUN"),
     ],
 )
-def test_what_the_parser_refuses(command, text, runs, capsys):
+def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
     said = refused(command, runs, capsys)
     assert said.startswith(f"ontogeny: {text}")
     assert said.endswith(f". See: ontogeny {command.split()[0]} --help.\n")
@@ -125,7 +125,7 @@ def test_what_the_parser_refuses(command, text, runs, capsys):
         ("info {whole} '--no\nsuch'", "unrecognized arguments: --no such"),
     ],
 )
-def test_what_no_command_understands(command, text, runs, capsys):
+def test_a_usage_error_without_a_command_is_one_line(command, text, runs, capsys):
     said = refused(command, runs, capsys)
     assert said.startswith(f"ontogeny: {text}")
     assert said.endswith(". See: ontogeny --help.\n")

@@ -108,12 +108,12 @@ def test_settings_may_stand_before_and_behind_options(line):
 @pytest.mark.parametrize(
     "line", ["capture demo --resume more", "capture demo --seed=4", "info a b=1"]
 )
-def test_what_is_no_setting_is_not_taken_for_one(line, capsys):
+def test_an_unknown_word_is_not_taken_for_a_setting(line, capsys):
     assert main(line.split()) == 2
     assert "unrecognized arguments: " + line.split()[-1] in capsys.readouterr().err
 
 
-def test_a_run_in_the_way_is_refused_and_named(run, tmp_path, capsys):
+def test_an_existing_run_is_refused_and_named(run, tmp_path, capsys):
     overrides = [*tiny_overrides(tmp_path), f"run.uri={run}"]
     assert main(["capture", "demo", *overrides]) == 2
     assert "holds a run already. Add --resume to go on with it or --overwrite" in (
@@ -121,7 +121,7 @@ def test_a_run_in_the_way_is_refused_and_named(run, tmp_path, capsys):
     )
 
 
-def test_help_teaches(capsys):
+def test_help_shows_examples_and_explains_options(capsys):
     for arguments in ([], ["capture"], ["attribute"], ["ablate"], ["verify"], ["demo"], ["info"]):
         with pytest.raises(SystemExit) as left:
             main([*arguments, "--help"])
@@ -146,7 +146,7 @@ def test_info_shows_settings_progress_sizes_and_loss(run, capsys):
     assert re.search(r"waiting +\d+\.\d s for the store, at most \d+\.\d kB pending", out)
 
 
-def test_verify_tells_by_its_exit_code(run, tmp_path, capsys):
+def test_verify_exits_with_3_for_a_damaged_shard(run, tmp_path, capsys):
     assert main(["verify", str(run)]) == 0
     assert "Intact: " in capsys.readouterr().out
     make_run(tiny_config(tmp_path))
@@ -156,14 +156,14 @@ def test_verify_tells_by_its_exit_code(run, tmp_path, capsys):
     assert "outliers/segment-000001-w00.parquet" in capsys.readouterr().out.replace("\n", "")
 
 
-def test_a_failed_audit_leaves_with_3(tmp_path, capsys):
+def test_a_failed_audit_exits_with_3(tmp_path, capsys):
     overrides = [*tiny_overrides(tmp_path), "capture.audit_tolerance=1e-12"]
     overrides += ["model.dropout=0", "training.learning_rate=1e6", "training.clip=1e6"]
     assert main(["capture", "demo", *overrides, "--quiet"]) == 3
     assert "ontogeny: step 0: " in capsys.readouterr().err
 
 
-def test_stopping_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+def test_stopping_says_how_to_continue(tmp_path, monkeypatch, capsys):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -180,10 +180,10 @@ def test_the_module_and_the_command_are_the_same():
     assert done.stdout.startswith("ontogeny ")
 
 
-def everything(terminal: int) -> str:
-    """What was written to a terminal that nobody holds open any more; closes this end of it."""
+def read_terminal(terminal: int) -> str:
+    """Read all output of a pseudo-terminal whose other end is closed, and close this end."""
     pieces = []
-    with contextlib.suppress(OSError):  # how the end of what was written shows itself
+    with contextlib.suppress(OSError):  # raised at the end of the output
         while piece := os.read(terminal, 100_000):
             pieces.append(piece)
     os.close(terminal)
@@ -198,7 +198,7 @@ def test_a_terminal_sees_a_bar_and_a_pipe_sees_lines():
             report(standing(5))
             report(Evaluation(5, 0, "validation", 6.0, 403.4, 100))
             report(standing(10))
-    seen = everything(master)
+    seen = read_terminal(master)
     assert "10/10" in seen
     assert "epoch 1: validation loss 6.000, perplexity 403.4" in seen
     text = io.StringIO()
@@ -213,7 +213,7 @@ def standing(steps_done: int) -> Progress:
     return Progress(steps_done, 10, 0, 2, 6.5, steps_done * 20_000, 12_000_000)
 
 
-def test_lines_tell_rate_and_time_left(monkeypatch):
+def test_lines_show_rate_and_time_left(monkeypatch):
     clock_now = [100.0]
     monkeypatch.setattr("cluster.terminal.progress.time.monotonic", lambda: clock_now[0])
     text = io.StringIO()
@@ -226,7 +226,7 @@ def test_lines_tell_rate_and_time_left(monkeypatch):
     )
 
 
-def test_a_store_that_is_away_is_told_of_now_and_then(monkeypatch):
+def test_an_unavailable_store_is_reported_every_few_seconds(monkeypatch):
     clock_now = [100.0]
     monkeypatch.setattr("cluster.terminal.progress.time.monotonic", lambda: clock_now[0])
     text = io.StringIO()
@@ -246,6 +246,6 @@ def test_a_store_that_is_away_is_told_of_now_and_then(monkeypatch):
     ]
 
 
-def test_numbers_are_short():
+def test_numbers_and_times_are_abbreviated():
     assert [short(n) for n in (7, 999, 1234, 12_345_678)] == ["7", "999", "1.2k", "12.3M"]
     assert [clock(s) for s in (5, 65, 3700)] == ["0:00:05", "0:01:05", "1:01:40"]

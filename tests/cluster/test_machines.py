@@ -1,4 +1,4 @@
-"""Where a command's work runs: what the arguments and the environment ask for, and refusals."""
+"""Where a command computes: arguments, environment variables, and errors of the connection."""
 
 import argparse
 import json
@@ -50,7 +50,7 @@ def arguments(*words: str) -> argparse.Namespace:
         (("--ray", "[::1]:6379"), "", "[::1]:6379"),
     ],
 )
-def test_arguments_and_environment_name_the_place(
+def test_arguments_and_environment_choose_the_cluster(
     words: tuple[str, ...], environment: str, address: str | None
 ) -> None:
     asked = arguments(*words)
@@ -58,7 +58,7 @@ def test_arguments_and_environment_name_the_place(
 
 
 @pytest.mark.parametrize("word", ["runs/demo", "ray://head:10001", "head", "s3://b:1", ":6379"])
-def test_what_is_no_address_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_address_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         arguments("--ray", word)
     assert "is not a cluster's address: host:port or local; put RUN before --ray" in (
@@ -66,7 +66,7 @@ def test_what_is_no_address_is_refused(word: str, capsys: pytest.CaptureFixture[
     )
 
 
-def test_without_being_asked_for_ray_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_not_imported_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with machines(arguments()) as on:
@@ -96,7 +96,9 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://head:10001"])
-def test_an_address_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_an_address_of_another_kind_is_refused(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError) as raised, connect():
@@ -110,7 +112,7 @@ def test_an_address_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, ad
 @pytest.mark.parametrize(
     "command", ["demo", "attribute", "ablate", "activations", "neurons", "report"]
 )
-def test_commands_that_read_shards_or_run_the_model_know_ray(
+def test_commands_that_read_shards_or_run_the_model_take_ray(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -118,7 +120,7 @@ def test_commands_that_read_shards_or_run_the_model_know_ray(
     assert "--ray [ADDRESS]" in capsys.readouterr().out
 
 
-def test_the_demo_s_analyses_run_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_s_analyses_run_on_the_chosen_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     there = Machines(local.run_job, in_turn)
     places: list[object] = []
 
@@ -153,13 +155,13 @@ def test_workers_get_our_packages_unless_a_job_brought_a_folder(
     assert package_environment()["py_modules"] == sent
 
 
-def test_a_cluster_error_survives_the_way_between_processes() -> None:
+def test_a_cluster_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(ClusterError("item 1", "was lost", "See the logs")))
     assert type(error) is ClusterError
     assert (str(error), error.exit_code) == ("item 1: was lost. See the logs.", 2)
 
 
-def test_a_store_that_travels_names_its_folder_in_full(
+def test_a_pickled_store_has_an_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -173,7 +175,7 @@ def test_a_store_that_travels_names_its_folder_in_full(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.slow
 def test_a_signal_ends_a_job_in_order_and_the_cluster_with_it(tmp_path: Path, number: int) -> None:
-    """In a process of its own, which says when its shard is under way."""
+    """Runs in its own process, which creates a file when its shard is running."""
     pytest.importorskip("ray")
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS, str(tmp_path)],
@@ -211,8 +213,8 @@ except KeyboardInterrupt as stop:
 
 
 @pytest.mark.ray
-def test_results_that_nobody_fetches_start_no_second_cluster(tmp_path: Path) -> None:
-    """A consumer that raised leaves its sweep to be closed when the cluster has gone."""
+def test_closing_an_unfinished_sweep_starts_no_second_cluster(tmp_path: Path) -> None:
+    """A consumer that raised leaves its sweep open; closing it after the session does nothing."""
     pytest.importorskip("ray")
     done = subprocess.run(
         [sys.executable, "-c", UNFETCHED, str(tmp_path)],

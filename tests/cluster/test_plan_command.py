@@ -1,4 +1,4 @@
-"""``ontogeny plan``: its tables, its JSON, and what it refuses."""
+"""``ontogeny plan``: its tables, its JSON, and wrong requests."""
 
 import json
 from dataclasses import replace
@@ -21,13 +21,13 @@ SETTINGS = [
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No more steps than must be, on a text of some hundred words."""
+    """Measure as few steps as possible, on a text of some hundred words."""
     monkeypatch.setattr(plan_tables, "BUDGET_SECONDS", 0.0)
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
+def test_a_plan_shows_the_cost_of_each_kind(capsys, tmp_path: Path):
     uri = str(tmp_path / "run")
     assert main(["plan", "demo", f"run.uri={uri}", *SETTINGS]) == 0
     said = capsys.readouterr().out
@@ -45,12 +45,14 @@ def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
         (["engine=deepspeed"], "whole batches; the run is DeepSpeed's."),
     ],
 )
-def test_what_is_timed_is_one_process(capsys, tmp_path: Path, settings: list[str], said: str):
+def test_the_plan_says_that_it_times_one_process(
+    capsys, tmp_path: Path, settings: list[str], said: str
+):
     assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS, *settings]) == 0
     assert said in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monkeypatch, tmp_path):
+def test_the_summary_includes_packing_and_gpu_memory(capsys, monkeypatch, tmp_path):
     def slower(plan: StepPlan, budget_seconds: float) -> Calibration:
         found = calibrate(plan, budget_seconds)
         seconds = 3 * found.step_seconds[PLAIN]
@@ -63,7 +65,7 @@ def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monke
     assert "and 7.0 GB of the GPU's, if the store keeps up" in said
 
 
-def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):
+def test_too_little_disk_space_is_reported(capsys, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(plan_tables, "free_bytes", lambda uri: 1000)
     assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
     assert "Too little room" in capsys.readouterr().out
@@ -102,13 +104,13 @@ def test_any_size_is_estimated_from_stated_assumptions(capsys):
         (["demo", *SETTINGS, "capture.units=[nothing]"], "matches no parameter"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(capsys, arguments: list[str], problem: str):
+def test_a_wrong_request_is_one_line(capsys, arguments: list[str], problem: str):
     assert main(["plan", *arguments]) == 2
     said = capsys.readouterr().err
     assert problem in said
     assert said.count("\n") == 1
 
 
-def test_stores_that_are_no_folders_have_no_known_room():
+def test_free_space_is_known_for_folders_only():
     assert plan_tables.free_bytes("s3://bucket/run") is None
     assert (plan_tables.free_bytes("some/folder/that/is/not/there") or 0) > 0

@@ -1,4 +1,4 @@
-"""``ontogeny replay``: by several processes, what it says, and every way to ask wrongly."""
+"""``ontogeny replay``: several processes, output, interruption and wrong requests."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ BAD_INPUT = 2
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
-    """A run of checkpoints alone; not to be changed."""
+    """A run with checkpoints only. Tests must not change it."""
     folder = tmp_path_factory.mktemp("bare")
     make_run(tiny_config(folder, "capture.record=checkpoints"))
     return folder / "run"
@@ -40,7 +40,7 @@ def uri(bare, tmp_path) -> str:
 
 
 @pytest.mark.slow
-def test_processes_add_the_same_bytes_as_one(uri, bare, tmp_path, capsys):
+def test_two_processes_write_the_same_bytes_as_one(uri, bare, tmp_path, capsys):
     shutil.copytree(bare, tmp_path / "alone")
     kinds = "--record=outliers,factors,tallies"
     assert main(["replay", uri, kinds, "--workers=2"]) == 0
@@ -54,12 +54,12 @@ def test_processes_add_the_same_bytes_as_one(uri, bare, tmp_path, capsys):
     assert contents(uri) == contents(str(tmp_path / "alone"))
     assert verify(Store(uri)) == []
     assert multiprocessing.active_children() == []
-    capsys.readouterr()  # what the other run's replay said
+    capsys.readouterr()  # drop the output of the other replay
     assert main(["replay", uri, kinds, "--workers=1"]) == 0
     assert "4 segments, 4 of them had all" in capsys.readouterr().out
 
 
-def test_the_segments_asked_for_are_replayed_and_precision_can_differ(uri, capsys):
+def test_only_the_chosen_segments_are_replayed_and_precision_can_differ(uri, capsys):
     half = "capture.factors.precision=float16"
     asked = ["--segments=1,3", "--record=factors", "--workers=1", "--quiet"]
     assert main(["replay", uri, half, *asked]) == 0
@@ -93,14 +93,14 @@ def test_a_wrong_request_is_one_line_and_changes_nothing(uri, capsys, arguments,
     assert Store(uri).keys() == before
 
 
-def test_there_must_be_a_run_with_a_segment(tmp_path, capsys):
+def test_a_run_without_segments_is_refused(tmp_path, capsys):
     assert main(["replay", str(tmp_path / "none")]) == BAD_INPUT
     assert "holds no run" in capsys.readouterr().err
     with pytest.raises(RunError, match="no committed segment yet"):
         chosen_segments(None, 0, "run")
 
 
-def test_lists_of_segments():
+def test_lists_of_segments_are_parsed():
     assert chosen_segments(None, 3, "run") == [0, 1, 2]
     assert chosen_segments("2, 0-1,1", 3, "run") == [0, 1, 2]
     with pytest.raises(ConfigError, match="--segments"):
@@ -108,7 +108,7 @@ def test_lists_of_segments():
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_is_the_same_line(uri, capsys):
+def test_an_error_in_a_process_is_one_line(uri, capsys):
     store = Store(uri)
     key = read_segments(store)[1].files_of("checkpoints")[0].key
     store.put(key, b"something else")
@@ -124,14 +124,14 @@ def die(past, segment, kinds):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_replay_in_a_line(uri, monkeypatch, capsys):
+def test_a_killed_process_ends_the_replay_with_one_line(uri, monkeypatch, capsys):
     monkeypatch.setattr(processes, "replay_segment", die)
     assert main(["replay", uri, "--workers=2"]) == BAD_INPUT
     assert "was killed, perhaps for want of memory. Run the command" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_process_and_the_command_goes_on_later(uri, tmp_path):
+def test_ctrl_c_ends_every_process_and_the_command_can_be_repeated(uri, tmp_path):
     command = [sys.executable, "-m", "cluster", "replay", uri, "--workers=2", "--record=factors"]
     folder = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(folder)}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a capture in order and say how to go on; a second one ends it at once."""
+"""Ctrl-C and SIGTERM stop a capture in order and say how to continue; a second signal kills it."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def command(folder: Path) -> list[str]:
 
 
 def started(folder: Path) -> "subprocess.Popen[str]":
-    """A capture that has committed a segment and is far from its end."""
+    """Start a capture; return once it has committed a segment and is far from its end."""
     process = subprocess.Popen(
         command(folder),
         stdout=subprocess.PIPE,
@@ -51,7 +51,7 @@ def started(folder: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_capture_soon_and_it_can_be_resumed(tmp_path: Path, number: int) -> None:
+def test_a_signal_stops_a_capture_which_can_be_resumed(tmp_path: Path, number: int) -> None:
     process = started(tmp_path)
     began = time.monotonic()
     process.send_signal(number)
@@ -94,7 +94,7 @@ def test_the_first_signal_raises_and_the_second_kills() -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "once\n")
 
 
-def test_handlers_are_put_back() -> None:
+def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as stopped, stoppable():
         os.kill(os.getpid(), signal.SIGTERM)

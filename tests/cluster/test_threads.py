@@ -1,4 +1,4 @@
-"""The merge tree and the runner on this machine."""
+"""The merge tree, and the runner of jobs on this machine."""
 
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from cluster.local.threads import run_job
 
 @given(st.integers(1, 200))
 @settings(max_examples=50)
-def test_the_tree_keeps_few_partials_and_is_shallow(num_partials: int) -> None:
+def test_the_merge_tree_keeps_few_partials_and_is_shallow(num_partials: int) -> None:
     alive, most_alive = 0, 0
 
     def partials() -> Iterator[tuple[int, int]]:
@@ -64,7 +64,7 @@ def test_the_local_runner_equals_one_shard_with_all_rows() -> None:
 
 @dataclass(frozen=True)
 class Slow:
-    """A job whose first shards take longest, and whose merging shows the order."""
+    """A job whose first shards take longest. Merging joins names, which shows the order."""
 
     fails: str = ""
     under_way: list[str] = field(default_factory=list)

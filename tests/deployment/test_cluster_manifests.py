@@ -1,4 +1,4 @@
-"""What Ray's launcher and KubeRay are given: structure, pins, who runs, what can be reached."""
+"""The files for Ray's launcher and KubeRay: structure, pins, users, open ports."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ JOB_FIELDS = {
 CLUSTER_FIELDS = {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
 HEAD_FIELDS = {"rayStartParams", "template"}
 GROUP_FIELDS = {*HEAD_FIELDS, "groupName", "replicas", "minReplicas", "maxReplicas"}
-"""Of KubeRay's RayJob (ray.io/v1), as its reference lists them; those that we would use."""
+"""Fields of KubeRay's RayJob (ray.io/v1) from its reference, as far as we would use them."""
 
 
 def launcher_text() -> str:
@@ -42,7 +42,7 @@ def job() -> dict[str, Any]:
 
 
 def own_machines() -> dict[str, Any]:
-    """The launcher's file in the variant that its comments describe."""
+    """The launcher's file for machines of one's own, as its comments describe it."""
     text = launcher_text()
     block = re.search(r"^# (provider:\n(?:#   .*\n)+)", text, flags=re.MULTILINE)
     assert block
@@ -64,7 +64,7 @@ def test_ray_takes_the_launcher_file(variant: str) -> None:
         ray_says.validate_config(found | {"cluster_nam": "a"})
 
 
-def test_the_launcher_starts_ray_as_ray_can_be_started() -> None:
+def test_ray_parses_the_launcher_s_start_commands() -> None:
     scripts = pytest.importorskip("ray.scripts.scripts", reason="needs ray")
     found = yaml.safe_load(launcher_text())
     lines = found["head_start_ray_commands"] + found["worker_start_ray_commands"]
@@ -75,7 +75,7 @@ def test_the_launcher_starts_ray_as_ray_can_be_started() -> None:
     assert "--dashboard-host=127.0.0.1" in starts[0]
 
 
-def test_the_launcher_opens_the_ssh_port_alone_to_one_address() -> None:
+def test_the_launcher_opens_only_ssh_to_one_address() -> None:
     (rule,) = yaml.safe_load(launcher_text())["provider"]["security_group"]["IpPermissions"]
     assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
     assert [entry["CidrIp"][-3:] for entry in rule["IpRanges"]] == ["/32"]
@@ -111,7 +111,7 @@ def test_the_job_has_the_fields_that_kuberay_knows() -> None:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     values = [value for group in groups for value in group["rayStartParams"].values()]
-    assert all(isinstance(value, str) for value in values), "KubeRay takes text alone"
+    assert all(isinstance(value, str) for value in values), "KubeRay takes only text"
 
 
 def test_every_container_is_pinned_and_confined() -> None:
@@ -126,14 +126,14 @@ def test_every_container_is_pinned_and_confined() -> None:
         assert container["resources"].keys() == {"requests", "limits"}
 
 
-def test_the_cluster_ends_with_the_job_and_a_retry_goes_on() -> None:
+def test_the_cluster_ends_with_the_job_and_a_retry_resumes() -> None:
     spec = job()["spec"]
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["backoffLimit"] > 0
     assert "--resume" in spec["entrypoint"]
 
 
-def test_secrets_come_from_the_cluster_and_are_in_no_text() -> None:
+def test_secrets_come_from_the_cluster_and_not_from_the_file() -> None:
     for name in ("gpu", "head"):
         (container,) = pods(job())[name]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "ontogeny-s3"}}]
@@ -163,7 +163,7 @@ def test_as_many_gpus_as_the_run_has_workers() -> None:
 
 
 def test_the_cluster_s_study_is_the_study() -> None:
-    """wikitext2-cluster differs from wikitext2 in where it runs and lies, and in nothing else."""
+    """wikitext2-cluster differs from wikitext2 only in its workers and its location."""
     study, on_cluster = read_config("wikitext2"), read_config("wikitext2-cluster")
     for part in ("corpus", "model", "training", "capture", "store"):
         assert getattr(study, part) == getattr(on_cluster, part)

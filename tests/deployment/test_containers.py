@@ -1,7 +1,7 @@
-"""The containers, as far as they can be judged without an engine that builds and runs them.
+"""The container files, as far as they can be checked without an engine that builds and runs them.
 
-Rules are functions from texts to complaints, asked about our files and about offences that they
-must catch. Commands inside the manifests go to the parsers that will read them: Ray's and ours.
+Rules are functions from texts to complaints. Tests apply them to our files and to offences that
+they must catch. Ray's parser and ours parse the commands in the files.
 """
 
 import os
@@ -26,7 +26,7 @@ from cluster.cli import parser
 
 ROOT = Path(__file__).parents[2]
 
-# --- what the files say ---------------------------------------------------------------------------
+# --- reading the files ----------------------------------------------------------------------------
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
@@ -38,7 +38,7 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 
 
 def stages(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each named stage, its FROM first."""
+    """Stage → its instructions, FROM first."""
     found: dict[str, list[tuple[str, str]]] = {}
     for word, rest in instructions(dockerfile):
         name = rest.split()[-1] if word == "FROM" else list(found)[-1]
@@ -74,8 +74,8 @@ def reachable_from_outside(manifest: dict[str, Any]) -> list[str]:
     return [port for port in ports if not str(port).startswith("127.0.0.1:")]
 
 
-def written_out(manifest: dict[str, Any]) -> list[str]:
-    """Secrets that stand in the file instead of coming from the environment."""
+def secrets_in_the_file(manifest: dict[str, Any]) -> list[str]:
+    """Secrets that are written in the file instead of taken from the environment."""
     return [
         f"{name}: {key}"
         for name, service in manifest["services"].items()
@@ -103,20 +103,20 @@ def test_every_base_is_pinned_or_a_stage_of_ours(dockerfile: str) -> None:
     ]
 
 
-def test_every_target_runs_as_somebody_who_is_not_root(dockerfile: str) -> None:
+def test_no_target_runs_as_root(dockerfile: str) -> None:
     assert run_as_root(dockerfile, ("cpu", "cuda", "store")) == []
     assert run_as_root("FROM a:1.0 AS cpu\nUSER me\nUSER root", ("cpu",)) == ["cpu"]
     assert run_as_root("FROM a:1.0 AS cpu", ("cpu",)) == ["cpu"]
 
 
-def test_a_job_that_is_stopped_has_time_to_say_farewell(dockerfile: str) -> None:
+def test_a_stopped_job_has_time_to_end_in_order(dockerfile: str) -> None:
     workers = pytest.importorskip("cluster.on_ray.workers", reason="needs ray")
     (settings,) = [rest for _, rest in stages(dockerfile)["runtime"] if "RAY_" in rest]
     (seconds,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", settings)
     assert int(seconds) > workers.STOP_SECONDS + RELEASE_SECONDS
 
 
-def test_what_is_copied_exists_and_is_not_kept_out(dockerfile: str) -> None:
+def test_copied_files_exist_and_are_not_ignored(dockerfile: str) -> None:
     lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     sent = [line for line in lines if not line.startswith("#")]
     copied = [
@@ -137,8 +137,8 @@ def test_packages_are_installed_under_the_constraints_torch_first(dockerfile: st
     assert "PIP_CONSTRAINT=/build/constraints.txt" in settings[0].split()
 
 
-def test_the_launcher_finds_in_its_container_what_it_calls(dockerfile: str) -> None:
-    """Its autoscaler runs in the head's: rents machines, logs in to them, copies files there."""
+def test_the_container_holds_the_programs_that_the_launcher_calls(dockerfile: str) -> None:
+    """Its autoscaler runs in the head's container: it rents machines, logs in and copies files."""
     (apt,) = [r for w, r in stages(dockerfile)["runtime"] if w == "RUN" and "apt-get" in r]
     assert {"rsync", "openssh-client", "--no-install-recommends"} <= set(apt.split())
     assert apt.endswith("rm -rf /var/lib/apt/lists/*")
@@ -147,7 +147,9 @@ def test_the_launcher_finds_in_its_container_what_it_calls(dockerfile: str) -> N
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     )
-    assert pins["boto3"] == pins["botocore"], "boto3 wants botocore's own number or a little more"
+    assert pins["boto3"] == pins["botocore"], (
+        "boto3 needs botocore of the same version or a little newer"
+    )
 
 
 def test_both_images_hold_the_same_code(dockerfile: str) -> None:
@@ -165,7 +167,7 @@ def test_both_images_hold_the_same_code(dockerfile: str) -> None:
     ]
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_finds_nothing() -> None:
     found = shutil.which("hadolint") or pytest.skip("needs hadolint on the path")
     done = subprocess.run([found, DOCKER / "Dockerfile"], capture_output=True, text=True)
     assert done.stdout == ""
@@ -174,7 +176,7 @@ def test_hadolint_has_nothing_to_say() -> None:
 # --- compose --------------------------------------------------------------------------------------
 
 
-def test_docker_itself_accepts_the_file() -> None:
+def test_docker_compose_accepts_the_file() -> None:
     docker = shutil.which("docker") or pytest.skip("needs docker")
     if subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
         pytest.skip("needs docker compose")
@@ -189,8 +191,10 @@ def test_ports_are_bound_to_loopback() -> None:
 
 
 def test_no_secret_stands_in_the_file_and_none_has_a_default() -> None:
-    assert written_out(compose()) == []
-    assert written_out({"services": {"a": {"environment": {"A_TOKEN": "x"}}}}) == ["a: A_TOKEN"]
+    assert secrets_in_the_file(compose()) == []
+    assert secrets_in_the_file({"services": {"a": {"environment": {"A_TOKEN": "x"}}}}) == [
+        "a: A_TOKEN"
+    ]
     assert ":-" not in (DOCKER / "compose.yaml").read_text()
 
 
@@ -200,7 +204,7 @@ def test_images_are_pinned_and_built_from_targets_that_exist(dockerfile: str) ->
         assert service["build"]["target"] in stages(dockerfile)
 
 
-def test_whatever_is_waited_for_tells_its_health(dockerfile: str) -> None:
+def test_services_that_others_wait_for_have_a_health_check(dockerfile: str) -> None:
     services = compose()["services"]
     for service in services.values():
         for other, condition in service.get("depends_on", {}).items():
@@ -209,7 +213,7 @@ def test_whatever_is_waited_for_tells_its_health(dockerfile: str) -> None:
             assert own or any(w == "HEALTHCHECK" for w, _ in stages(dockerfile)["store"])
 
 
-def test_ray_takes_the_commands() -> None:
+def test_ray_parses_the_commands() -> None:
     scripts = pytest.importorskip("ray.scripts.scripts", reason="needs ray")
     starts = {name: words for name, words in commands().items() if words[:2] == ["ray", "start"]}
     assert starts.keys() == {"head", "worker"}
@@ -221,7 +225,7 @@ def test_ray_takes_the_commands() -> None:
 
 
 def test_the_job_waits_until_all_workers_have_joined() -> None:
-    """Their cores are counted in what Ray says of the cluster as a whole."""
+    """``ray status`` prints the cores of the whole cluster."""
     scripts = pytest.importorskip("ray.scripts.scripts", reason="needs ray")
     worker = compose()["services"]["worker"]
     kind, line = worker["healthcheck"]["test"]
@@ -232,7 +236,7 @@ def test_the_job_waits_until_all_workers_have_joined() -> None:
     assert looked_for[2] == f"/{worker['deploy']['replicas'] * int(cores)}.0 CPU"
 
 
-def test_the_job_is_one_that_the_command_line_takes() -> None:
+def test_the_command_line_parses_the_job() -> None:
     words = commands()["demo"]
     assert words[:7] == ["ray", "job", "submit", "--", "python", "-m", "cluster"]
     arguments = parser().parse_args(words[7:])
@@ -248,14 +252,14 @@ def assert_enough_workers(config: Config, nodes: int) -> None:
 # --- the store that the script starts -------------------------------------------------------------
 
 
-def test_git_and_with_it_ray_keep_the_secrets_to_themselves() -> None:
+def test_secrets_are_ignored_by_git_and_not_uploaded_by_ray() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
     assert {"/docker/.env", "/docker/report/", "/runs/", "/data/", "/.venv/"} <= set(ignored)
 
 
 @pytest.fixture
 def store_port(tmp_path: Path, dockerfile: str) -> Iterator[int]:
-    """The store as compose starts it, but for its folder and address."""
+    """Start the store as compose does, but with another folder and address; yields its port."""
     (tmp_path / "ontogeny").mkdir()
     (line,) = [rest for word, rest in stages(dockerfile)["store"] if word == "CMD"]
     port = free_port()
@@ -279,7 +283,7 @@ def store_port(tmp_path: Path, dockerfile: str) -> Iterator[int]:
 
 
 @pytest.mark.s3
-def test_the_store_takes_the_keys_that_the_nodes_are_given(
+def test_the_store_accepts_the_keys_that_the_nodes_get(
     store_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (environment(f"http://127.0.0.1:{store_port}") | SECRETS).items():

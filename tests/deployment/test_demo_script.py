@@ -1,4 +1,4 @@
-"""``docker/demo.sh`` with a stand-in for docker: its secrets, and the report that it leaves."""
+"""``docker/demo.sh`` with a fake docker: its secrets, and the report that it copies."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ to=$6
 mkdir -p "$to"
 echo "$PAGE" > "$to/index.html"
 """
-"""Says what it is told; copies a folder as docker does: into one that is there, else as it."""
+"""Prints its arguments; copies a folder as docker does: into an existing one, else as a new one."""
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., str]:
-    """Runs the script with a stand-in for docker, whose report is a given page."""
+    """A function that runs the script with a fake docker, whose report is a given page."""
     for name in ("demo.sh", "compose.yaml"):
         shutil.copy(DOCKER / name, tmp_path)
     fake = tmp_path / "bin" / "docker"
@@ -42,7 +42,7 @@ def script(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def test_the_script_makes_secrets_once_and_for_nobody_else(
+def test_the_script_makes_secrets_once_readable_by_the_owner_only(
     script: Callable[..., str], tmp_path: Path
 ) -> None:
     assert "--exit-code-from demo\n" in script()

@@ -1,4 +1,4 @@
-"""The access policies that we advise grant what is used, on the prefix, and nothing else."""
+"""The recommended access policies grant what our code uses, on the prefix, and nothing else."""
 
 import json
 import re
@@ -20,7 +20,7 @@ NEEDED = {
     "list_objects_v2": "s3:ListBucket",
     "delete_object": "s3:DeleteObject",
 }
-"""The permission that each operation takes, as Amazon's service authorization reference has it."""
+"""Operation → the permission it needs, from Amazon's service authorization reference."""
 READING = {"s3:GetObject", "s3:ListBucket"}
 
 
@@ -37,7 +37,7 @@ def granted(role: str) -> set[str]:
 
 
 def operations() -> set[str]:
-    """What our code asks a store for."""
+    """The S3 operations that our code uses."""
     text = (ROOT / "capture/store/s3.py").read_text()
     asked = set(re.findall(r'call\(\s*"(\w+)"', text))
     return asked | set(re.findall(r"\b(?:client|c)\.(\w+_\w+)\(", text))
@@ -60,7 +60,7 @@ def complaints(found: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ["writer", "reader"])
-def test_a_policy_is_for_the_prefix_alone_without_wildcards(role):
+def test_a_policy_covers_only_the_prefix_without_wildcards(role):
     assert complaints(statements(role)) == []
 
 
@@ -77,11 +77,11 @@ def test_a_policy_is_for_the_prefix_alone_without_wildcards(role):
         {"NotAction": "s3:DeleteObject"},
     ],
 )
-def test_a_wider_policy_would_be_noticed(change):
+def test_a_wider_policy_is_caught(change):
     assert len(complaints([statements("reader")[0] | change])) == 1
 
 
-def test_the_writer_may_do_what_is_done_and_no_more():
+def test_the_writer_may_do_what_our_code_does_and_no_more():
     assert operations() <= NEEDED.keys()
     assert {NEEDED[operation] for operation in operations()} == granted("writer")
 
@@ -90,7 +90,7 @@ def test_the_reader_may_read_and_list():
     assert granted("reader") == READING
 
 
-def test_what_security_md_names_is_there():
+def test_files_named_in_security_md_exist():
     text = (ROOT / "SECURITY.md").read_text()
     for name in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (ROOT / name).is_file()

@@ -61,7 +61,7 @@ def test_attribution_and_ablation_answer(uri, capsys):
     assert main(["attribute", uri]) == 0
     assert main(["ablate", uri, "--neurons", "5", "--datums", "300"]) == 0
     out = capsys.readouterr().out
-    assert "What taught the neurons" in out
+    assert "Token evidence per neuron" in out
     assert "By unit, mean over its ablated neurons" in out
     flips = pd.read_parquet(f"{uri}/analysis/ablate/flips.parquet")
     assert flips["proportion"].between(0, 1).all()

@@ -1,4 +1,4 @@
-"""What passes between a group of workers and the driver, without a cluster."""
+"""The mailbox between a group of workers and the driver, without a cluster."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from cluster.terminal.progress import GroupRestart
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
-    """A process group of this process."""
+    """A process group that holds only this process."""
     threads = torch.get_num_threads()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     yield
@@ -28,14 +28,14 @@ def alone(tmp_path: Path) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_starts_are_counted_and_told_from_the_second_on() -> None:
+def test_starts_are_counted_and_reported_from_the_second_on() -> None:
     made = Mailbox(3)
     assert (made.start().number, made.drain()) == (1, [])
     assert (made.start().number, made.drain()) == (2, [GroupRestart(1, 3)])
     assert made.drain() == []
 
 
-def test_a_group_that_starts_again_when_the_driver_has_stopped_trains_no_step(
+def test_a_group_that_restarts_after_the_driver_stopped_trains_no_step(
     alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mailbox(3)

@@ -1,4 +1,4 @@
-"""Inside a submitted job: what is written must outlive the folder that Ray has unpacked for it."""
+"""A submitted job must not write into its working directory, which Ray deletes."""
 
 import json
 from pathlib import Path
@@ -28,12 +28,12 @@ def test_a_relative_path_in_the_job_s_own_folder_is_refused(
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/run", "/shared/run", "file:///shared/run"])
-def test_a_place_of_its_own_is_not(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+def test_an_absolute_path_or_a_store_is_accepted(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     submitted(monkeypatch, working_dir="gcs://x.zip")
     require_persistent("run.uri", uri)
 
 
-def test_a_job_without_a_folder_and_no_job_at_all_write_where_they_are(
+def test_without_a_working_directory_a_relative_path_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     submitted(monkeypatch, env_vars={})
@@ -56,7 +56,7 @@ def test_a_capture_that_would_be_lost_is_refused_before_it_begins(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_so_is_a_report_that_would_be_lost(
+def test_a_report_that_would_be_lost_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     submitted(monkeypatch, working_dir="gcs://x.zip")

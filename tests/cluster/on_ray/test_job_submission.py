@@ -1,7 +1,7 @@
-"""The whole way as jobs: a cluster of two nodes by ``ray start``, an S3 server, ``ray job submit``.
+"""The commands as jobs: a cluster of two nodes by ``ray start``, an S3 server, ``ray job submit``.
 
-On the way one worker is killed, and later the node that another works on. What the jobs leave must
-equal what the same commands leave on this machine alone. Prints the figures for docs/scale.md.
+On the way one worker is killed, and later the node of another worker. The jobs must write what the
+same commands write on this machine alone. Prints the figures for docs/scale.md.
 """
 
 import re
@@ -45,7 +45,7 @@ ESCAPE = "\x1b"
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some pages of Python's own reference: real text that every node has."""
+    """Some pages of Python's reference: real text that every node has."""
     path = tmp_path_factory.mktemp("text") / "reference.txt"
     pages = [topics.topics[name] for name in ("assignment", "class", "numbers", "exceptions")]
     path.write_text("\n".join(pages))
@@ -60,20 +60,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def nodes(server: Server) -> Iterator[Nodes]:
-    """Two nodes with a core each: one that is lost must be replaced for two workers to go on."""
+    """Two nodes with a core each, so that two workers need a replacement for a lost node."""
     with ray_nodes([1, 1], environment(server.endpoint)) as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def reachable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process reaches the store as the nodes do."""
+    """Give this process access to the store, as the nodes have it."""
     for name, value in environment(server.endpoint).items():
         monkeypatch.setenv(name, value)
 
 
 def finish(job: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and everything that it said."""
+    """Wait for a job; returns its exit code and output."""
     said, _ = job.communicate(timeout=600)
     return job.returncode, said
 
@@ -87,12 +87,12 @@ def wait_until(true: Callable[[], object], what: str, job: subprocess.Popen[str]
 
 
 def markers(server: Server) -> int:
-    """Segments that exist, seen from behind the store."""
+    """Number of committed segments, counted in the store's folder."""
     return len(list((server.folder / BUCKET / "run" / "segments").glob("segment-*.json")))
 
 
 def captured(nodes: Nodes, server: Server, text: Path) -> str:
-    """Capture as a job, with two deaths; returns what it said."""
+    """Capture as a job while a worker and a node are killed; returns its output."""
     words = ["wikitext2-cluster", f"run.uri={RUN}", f"corpus.path={text}", *SETTINGS, *ON_WORKERS]
     job = nodes.submit("capture", *words, folder=ROOT)
     wait_until(lambda: markers(server) >= 2, "the second segment", job)
@@ -109,7 +109,9 @@ def captured(nodes: Nodes, server: Server, text: Path) -> str:
     return said
 
 
-def test_the_whole_way_as_jobs(nodes: Nodes, server: Server, text: Path, tmp_path: Path) -> None:
+def test_the_study_s_commands_as_jobs(
+    nodes: Nodes, server: Server, text: Path, tmp_path: Path
+) -> None:
     clock = Clock()
     said = captured(nodes, server, text)
     clock.lap("capture, with a worker and a node killed")
@@ -134,7 +136,7 @@ ASKED = {"attribute": [], "ablate": ["--neurons", "6"], "report": ["--neurons", 
 
 
 class Clock:
-    """How long each part of the way took."""
+    """Measures how long each part took."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
@@ -147,14 +149,14 @@ class Clock:
 
 
 def assert_readable(said: str) -> None:
-    """No colours, no bars that overwrite themselves, no traceback, no chatter in between."""
+    """Assert that the output has no colours, progress bars or tracebacks."""
     assert ESCAPE not in said
     assert "\r" not in said
     assert "Traceback" not in said
 
 
 def assert_same_training(uri: str, own: str) -> None:
-    """Losses and the first outliers, to the tolerance that another order of sums allows."""
+    """Compare losses and the first outliers, to the tolerance that another order of sums needs."""
     theirs, ours = open_run(uri), open_run(own)
     losses = [run.steps()["loss"].to_numpy() for run in (theirs, ours)]
     errors = np.abs(losses[0] - losses[1]) / losses[1]
@@ -178,7 +180,7 @@ def rows_of(uri: str, steps: range) -> pd.DataFrame:
 
 
 def assert_same_answers(uri: str, copy: str) -> None:
-    """The tables that the jobs left equal those of the same commands here, on the same record."""
+    """Compare the jobs' tables with those of the same commands here, on the same record."""
     source, target = Store(uri), Store(copy)
     for key in source.keys():
         if not key.startswith(("analysis/", "report/")):
@@ -193,7 +195,7 @@ def assert_same_answers(uri: str, copy: str) -> None:
     assert set(source.keys("report")) == set(target.keys("report"))
 
 
-def test_a_job_that_cannot_work_fails_with_the_reason(nodes: Nodes) -> None:
+def test_a_job_with_a_wrong_setting_fails_with_the_reason(nodes: Nodes) -> None:
     code, said = finish(nodes.submit("capture", "demo", "modle.layers=2", folder=ROOT))
     assert code != 0
     assert "modle.layers: unknown key" in said
@@ -207,7 +209,7 @@ def test_a_job_that_would_lose_its_run_is_refused(nodes: Nodes) -> None:
     assert_readable(said)
 
 
-def test_without_the_token_nothing_is_run(nodes: Nodes) -> None:
+def test_a_job_without_the_token_is_refused(nodes: Nodes) -> None:
     stranger = Nodes(
         nodes.environment | {"RAY_AUTH_TOKEN": "0" * 64}, nodes.folder, "", 0, nodes.dashboard
     )

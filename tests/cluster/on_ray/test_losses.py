@@ -1,4 +1,4 @@
-"""A Ray cluster loses workers and nodes, has slow ones, fails and is stopped: the answer stays."""
+"""Results stay the same when a Ray cluster loses workers or nodes, is slow, fails or is stopped."""
 
 import threading
 import time
@@ -29,24 +29,20 @@ pytestmark = pytest.mark.ray
 # --- losses ---------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
+def test_a_dead_worker_is_replaced(ray_nodes: Cluster, tmp_path: Path) -> None:
     shards = shards_named(tmp_path, ["a", "die", "b", "c", "d"])
     assert run_job(JoinNames(str(tmp_path)), shards) == "(((a die) (b c)) d)"
     assert (tmp_path / "died").exists()
 
 
-def test_an_actor_that_dies_is_replaced_and_its_item_done_again(
-    ray_nodes: Cluster, tmp_path: Path
-) -> None:
+def test_a_dead_actor_is_replaced_and_its_item_repeated(ray_nodes: Cluster, tmp_path: Path) -> None:
     items = ["a", "die", "device", "c"]
     assert [*sweep(ActOnNames(str(tmp_path)), items)] == ["A", "DIE", "cpu", "C"]
     assert (tmp_path / "died").exists()
 
 
 @pytest.mark.slow
-def test_what_takes_its_worker_with_it_time_and_again_is_named(
-    ray_nodes: Cluster, tmp_path: Path
-) -> None:
+def test_a_shard_that_kills_every_worker_is_named(ray_nodes: Cluster, tmp_path: Path) -> None:
     times = f"was lost with its worker, {MAX_LOSSES + 1} times: "
     with pytest.raises(ClusterError, match=f"outliers/die-always: {times}.*memory") as raised:
         run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["a", "die-always"]))
@@ -54,14 +50,12 @@ def test_what_takes_its_worker_with_it_time_and_again_is_named(
 
 
 @pytest.mark.slow
-def test_what_takes_its_actor_with_it_time_and_again_is_named(
-    ray_nodes: Cluster, tmp_path: Path
-) -> None:
+def test_an_item_that_kills_every_actor_is_named(ray_nodes: Cluster, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=f"^item 1: was lost .*, {MAX_LOSSES + 1} times: "):
         list(sweep(ActOnNames(str(tmp_path)), ["a", "die-always"]))
 
 
-def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
+def test_an_error_of_a_shard_keeps_its_type_and_is_not_retried(
     ray_nodes: Cluster, tmp_path: Path
 ) -> None:
     shards = shards_named(tmp_path, ["a", "b", "bad", "c", "d", "e", "f", "g"])
@@ -74,13 +68,13 @@ def test_what_a_shard_raises_arrives_as_it_was_and_is_not_tried_again(
         list(sweep(ActOnNames(str(tmp_path)), ["a", "bad"]))
 
 
-def test_the_cluster_serves_on_after_an_error(ray_nodes: Cluster, tmp_path: Path) -> None:
+def test_the_cluster_works_after_an_error(ray_nodes: Cluster, tmp_path: Path) -> None:
     assert run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["a", "b"])) == "(a b)"
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> None:
-    """It takes with it a shard under way and the partials that it held."""
+def test_a_dead_node_is_replaced(ray_nodes: Cluster, tmp_path: Path) -> None:
+    """A running shard and the partials on the node are lost with it."""
     third = ray_nodes.add_node(**NODE)
     ray_nodes.wait_for_nodes()
     names = [*map(str, range(6)), "await", *map(str, range(6, 12))]
@@ -99,7 +93,7 @@ def test_a_node_that_dies_is_made_good(ray_nodes: Cluster, tmp_path: Path) -> No
 # --- stragglers and memory ------------------------------------------------------------------------
 
 
-def test_one_slow_shard_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
+def test_one_slow_shard_blocks_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
     told: list[int] = []
     others = max_tasks(2) - 1
     names = ["await", *map(str, range(others))]
@@ -115,14 +109,14 @@ def test_one_slow_shard_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) ->
 
 
 def let_go(folder: Path, done: int) -> None:
-    """Once so many items were begun."""
+    """Release the waiting item once ``done`` items were started."""
     while len(list(folder.glob("begun-*"))) < done:
         time.sleep(0.01)
     (folder / "go").touch()
 
 
-def test_one_slow_actor_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
-    """The other one makes all that the lead allows; the order stays."""
+def test_one_slow_actor_blocks_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
+    """The other actor computes all items that the lead allows; results stay in order."""
     items = ["await", *map(str, range(7))]
     results = sweep(ActOnNames(str(tmp_path)), items)
     done = threading.Thread(target=let_go, args=(tmp_path, 7))
@@ -131,7 +125,7 @@ def test_one_slow_actor_holds_up_no_other(ray_nodes: Cluster, tmp_path: Path) ->
     done.join()
 
 
-def test_a_full_cluster_is_waited_for_and_said_to_be(
+def test_waiting_for_a_full_cluster_is_logged(
     ray_nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -151,10 +145,10 @@ def test_a_full_cluster_is_waited_for_and_said_to_be(
 
 @pytest.mark.parametrize("num_shards", [10, 100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_shards: int) -> None:
-    """A megabyte each; at most the one that the answer is made of comes to the driver."""
+    """Partials are a megabyte each; only the final one may come to the driver."""
     shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
     job = JoinNames(str(tmp_path), partial_bytes=10**6)
-    run_job(job, shards[:3])  # what Ray imports on the way
+    run_job(job, shards[:3])  # so that Ray's imports are not counted
     tracemalloc.start()
     try:
         assert run_job(job, shards) == local.run_job(replace(job, partial_bytes=0), shards)
@@ -165,18 +159,18 @@ def test_the_driver_holds_no_partials(ray_nodes: Cluster, tmp_path: Path, num_sh
 
 
 @pytest.mark.parametrize("before", ["a", "ignore"])
-def test_stopping_leaves_no_shard_under_way(
+def test_stopping_cancels_all_running_shards(
     ray_nodes: Cluster, tmp_path: Path, before: str
 ) -> None:
-    """Also by workers that ignore SIGINT, as all do whose cluster was started in the background."""
+    """Also on workers that ignore SIGINT, as in a cluster that was started in the background."""
     run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, [before] * 8))
-    heard = [all_is_left_off(tmp_path / str(number)) for number in range(6)]
-    assert heard.count(True) >= 5, "Ray promises nothing"
+    heard = [cancels_everything(tmp_path / str(number)) for number in range(6)]
+    assert heard.count(True) >= 5, "Ray does not guarantee cancellation"
     assert run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, ["c", "d"])) == "(c d)"
 
 
-def all_is_left_off(folder: Path) -> bool:
-    """Whether nothing goes on soon after a job was stopped; what does is let go then."""
+def cancels_everything(folder: Path) -> bool:
+    """Stop a job; returns whether no task runs on soon afterwards, and releases those that do."""
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -194,22 +188,24 @@ def all_is_left_off(folder: Path) -> bool:
     return not going_on
 
 
-def test_what_does_not_hear_that_it_is_cancelled_is_told_again(monkeypatch) -> None:
-    """As a task does that its worker is just taking up: one in four."""
-    told, deaf = [], iter([["b", "c"], ["c"], []])
-    answers = SimpleNamespace(cancel=told.append, wait=lambda left, **_: ([], next(deaf)))
+def test_a_task_that_misses_its_cancellation_is_cancelled_again(monkeypatch) -> None:
+    """This happens to a task that its worker is just starting: one in four."""
+    cancelled, running = [], iter([["b", "c"], ["c"], []])
+    answers = SimpleNamespace(cancel=cancelled.append, wait=lambda left, **_: ([], next(running)))
     monkeypatch.setattr(mapreduce, "ray", answers)
     under_way = RunningBlocks([], None)
     under_way.blocks = dict.fromkeys("abc", "outliers/a")  # pyright: ignore[reportAttributeAccessIssue]
     under_way.cancel()
-    assert "".join(told) == "abcbcc"
+    assert "".join(cancelled) == "abcbcc"
 
 
 # --- devices --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_where_there_are_gpus_actors_take_one_each(ray_nodes: Cluster, tmp_path: Path) -> None:
+def test_actors_take_one_gpu_each_if_the_cluster_has_any(
+    ray_nodes: Cluster, tmp_path: Path
+) -> None:
     with_gpu = ray_nodes.add_node(**NODE, num_gpus=1)
     ray_nodes.wait_for_nodes()
     assert [*sweep(ActOnNames(str(tmp_path)), ["device", "a"])] == ["cuda", "A"]

@@ -1,4 +1,4 @@
-"""Jobs and work on a Ray cluster of two nodes: the answers of one machine, whatever is lost."""
+"""Jobs and sweeps on a Ray cluster of two nodes give the results of one machine."""
 
 import random
 from dataclasses import replace
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def run(ray_nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """On a folder, attributed."""
+    """A run in a folder, with the tables of attribute."""
     store = copied(tiny_run(), str(tmp_path_factory.mktemp("run")))
     found = open_run(store.uri)
     write_attribution(found, attribute(found, local.run_job, AttributionConfig()))
@@ -68,7 +68,7 @@ def test_attribution_is_the_same_to_the_last_bit(run: Run, weight: Weight) -> No
 
 def test_ablation_is_the_same(run: Run) -> None:
     config = AblationConfig(max_neurons=6, max_datums=40, scored_datums=10)
-    here, there = (ablate(run, config, sweep=way) for way in (in_turn, sweep))
+    here, there = (ablate(run, config, sweep=sweep_of) for sweep_of in (in_turn, sweep))
     assert len(here.flips) > 0
     assert_alike(tables(here), tables(there))
     assert there.certified == here.certified
@@ -88,7 +88,7 @@ def counting_of(run: Run) -> CountRows:
 
 
 def assert_alike(here: dict[str, pd.DataFrame], there: dict[str, pd.DataFrame]) -> None:
-    """Integers and text exactly, floats to the tolerance of float32."""
+    """Compare integers and text exactly, floats to the tolerance of float32."""
     for name, table in here.items():
         pd.testing.assert_frame_equal(table, there[name], rtol=2e-5, atol=1e-6)
 
@@ -104,7 +104,9 @@ def test_the_command_gives_the_same_tables(run: Run, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mapreduce, "run_job", reader)
     assert made("--ray") == here
     assert reader.call_count > 0
-    monkeypatch.setenv("RAY_ADDRESS", "where:6379")  # as in a job; the connection is there already
+    monkeypatch.setenv(
+        "RAY_ADDRESS", "where:6379"
+    )  # as in a job; this process is connected already
     assert made("--no-ray") == here
     before = reader.call_count
     assert made() == here
@@ -130,10 +132,10 @@ def test_the_merge_tree_is_the_local_one(
     assert told == [(i + 1, num_shards) for i in range(num_shards)]
 
 
-def test_a_large_shard_is_read_in_pieces_and_stops_nothing(
+def test_a_large_shard_counts_as_ten_of_the_usual_size(
     ray_nodes: Cluster, run: Run, tmp_path: Path
 ) -> None:
-    """Ten times the usual rows: the same counts as ten shards of the usual size."""
+    """A shard of ten times the usual rows gives the counts of ten usual shards."""
     shard = run.shards("outliers")[0]
     table = pa.concat_tables([shard.table(OUTLIERS.names)] * 10).unify_dictionaries()
     data = encode(table)
@@ -155,7 +157,7 @@ def test_reading_a_shard_ten_times_as_large_takes_no_more_memory(
 
 
 def repeated(run: Run, rows: pa.Table, times: int) -> Shard:
-    """A shard in row groups as a run has them, by their share of a shard."""
+    """A shard that repeats some rows, in row groups of a fixed size."""
     table = pa.concat_tables([rows] * times).unify_dictionaries()
     data = encode(table, rows_per_group=1000)
     key = f"outliers/times-{times}.parquet"
@@ -165,7 +167,7 @@ def repeated(run: Run, rows: pa.Table, times: int) -> Shard:
 
 
 def most_memory(shard: Shard) -> int:
-    """Arrow's, while a shard is gone through."""
+    """Peak of the memory that Arrow holds while a shard is read."""
     before, most = pa.total_allocated_bytes(), 0
     for batch in shard.batches(OUTLIERS.names):
         most = max(most, pa.total_allocated_bytes() - before)

@@ -1,4 +1,4 @@
-"""Blocks of shards, as tasks on Ray map them: few, in order, and no other tree for it."""
+"""Blocks of shards for tasks on Ray: few, in order, and with the same merge tree."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,12 +9,12 @@ from cluster.on_ray.policy import max_tasks
 
 
 def nested(a: object, b: object) -> tuple[object, object]:
-    """Not associative: shows the tree itself."""
+    """A merge that is not associative, so that its result shows the tree."""
     return (a, b)
 
 
 @given(st.integers(1, 5000), st.integers(1, 500))
-def test_blocks_leave_the_tree_as_it_is(count: int, most: int):
+def test_blocks_leave_the_merge_tree_unchanged(count: int, most: int):
     dealt = list(split_into_blocks(range(count), most))  # pyright: ignore[reportArgumentType]
     assert [shard for block in dealt for shard in block] == list(range(count))
     assert len(dealt) <= most
@@ -24,6 +24,6 @@ def test_blocks_leave_the_tree_as_it_is(count: int, most: int):
 
 
 @given(st.integers(0, 100_000))
-def test_tasks_are_enough_for_every_core_and_bounded(cpus: int):
+def test_the_number_of_tasks_grows_with_cores_and_is_bounded(cpus: int):
     assert min(4096, 8 * max(1, cpus)) == max_tasks(cpus)
     assert max_tasks(cpus) <= max_tasks(cpus + 1)

@@ -1,4 +1,4 @@
-"""Decisions of the cluster: every piece is made and handed on once, in order, whatever is lost."""
+"""The piece queue delivers every piece once and in order, whatever is lost."""
 
 import random
 
@@ -19,14 +19,14 @@ from cluster.on_ray.policy import MAX_LOSSES, Decision, PieceQueue, after_failur
         (1, False, Decision.RAISE),
     ],
 )
-def test_lost_workers_are_forgiven_some_times_and_errors_never(
+def test_lost_workers_are_retried_a_few_times_and_errors_never(
     losses: int, lost: bool, decision: Decision
 ) -> None:
     assert after_failure(losses, lost=lost) is decision
 
 
 @given(cpus=st.integers(0, 10_000))
-def test_every_worker_has_a_piece_and_another_waits(cpus: int) -> None:
+def test_every_worker_has_a_piece_and_one_waits(cpus: int) -> None:
     assert pieces_at_once(cpus) == 2 * max(cpus, 1)
 
 
@@ -36,30 +36,30 @@ def test_every_worker_has_a_piece_and_another_waits(cpus: int) -> None:
     workers=st.integers(1, 6),
     seed=st.integers(0, 10**6),
 )
-def test_all_pieces_are_handed_on_once_and_in_order(
+def test_all_pieces_are_delivered_once_and_in_order(
     num_pieces: int, lead: int, workers: int, seed: int
 ) -> None:
     rng, board = random.Random(seed), PieceQueue(num_pieces, lead)
     under_way: list[int] = []
-    handed_on: list[int] = []
-    while len(handed_on) < num_pieces:
+    delivered: list[int] = []
+    while len(delivered) < num_pieces:
         while len(under_way) < workers and (piece := board.take()) is not None:
             assert piece not in under_way
-            assert piece not in handed_on
-            assert piece < len(handed_on) + lead
+            assert piece not in delivered
+            assert piece < len(delivered) + lead
             under_way.append(piece)
         assert under_way, "nothing is under way, and something is missing"
         piece = under_way.pop(rng.randrange(len(under_way)))
         if rng.random() < 0.3 and board.losses.get(piece, 0) < MAX_LOSSES:
             assert board.failed(piece, lost=True) is Decision.RETRY
         else:
-            handed_on += board.done(piece)
-    assert handed_on == list(range(num_pieces))
+            delivered += board.done(piece)
+    assert delivered == list(range(num_pieces))
     assert board.take() is None
     assert not under_way
 
 
-def test_a_slow_piece_stops_nobody_until_the_lead_is_used_up() -> None:
+def test_a_slow_piece_stops_nothing_until_the_lead_is_used_up() -> None:
     board = PieceQueue(num_pieces=100, lead=8)
     slow = board.take()
     made = []
@@ -70,7 +70,7 @@ def test_a_slow_piece_stops_nobody_until_the_lead_is_used_up() -> None:
     assert [*board.done(0)] == [0, *made]
 
 
-def test_a_piece_that_takes_its_worker_with_it_is_given_up() -> None:
+def test_a_piece_that_kills_every_worker_is_given_up() -> None:
     board = PieceQueue(num_pieces=2, lead=2)
     for _ in range(MAX_LOSSES):
         assert board.take() == 0
@@ -80,7 +80,7 @@ def test_a_piece_that_takes_its_worker_with_it_is_given_up() -> None:
     assert board.take() == 1, "what is given up is not given out"
 
 
-def test_lost_pieces_go_out_first_and_the_earliest_of_them() -> None:
+def test_lost_pieces_are_retried_first_and_in_order() -> None:
     board = PieceQueue(num_pieces=5, lead=5)
     taken = [board.take() for _ in range(3)]
     for piece in (2, 0):

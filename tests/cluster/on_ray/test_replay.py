@@ -1,4 +1,4 @@
-"""Segments replayed by workers of a cluster: the same bytes as here."""
+"""Segments replayed on a cluster have the same bytes as those replayed here."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cluster.cli import main
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_cluster_adds_the_records_that_processes_would(ray_nodes, tmp_path: Path) -> None:
+def test_a_cluster_writes_the_same_bytes_as_one_process(ray_nodes, tmp_path: Path) -> None:
     uris = []
     for name in ("here", "there"):
         config = tiny_config(tmp_path, "capture.record=checkpoints", name=name)

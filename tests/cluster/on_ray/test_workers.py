@@ -1,4 +1,4 @@
-"""Capture by workers of a Ray cluster: what one process records, whoever is killed on the way."""
+"""Workers of a Ray cluster record what one process records, whoever is killed on the way."""
 
 import os
 import re
@@ -33,11 +33,11 @@ from cluster.on_ray.workers import capture_on_workers
 from cluster.terminal.progress import GroupRestart
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # of its own
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # in Ray itself
     pytest.mark.machines,
 ]
 LONG = ("training.epochs=8", "workers.count=2")
-"""112 steps in 14 segments: time enough to be killed in."""
+"""112 steps in 14 segments: enough time to kill a worker."""
 
 
 def config_of(folder: Path, name: str, *overrides: str) -> Config:
@@ -45,7 +45,7 @@ def config_of(folder: Path, name: str, *overrides: str) -> Config:
 
 
 def undisturbed(group: Group, folder: Path) -> None:
-    """The long run by two workers without Ray."""
+    """Capture the long run with two workers without Ray."""
     config = shared_config(group, folder, *LONG, name="wanted")
     capture_run(config, lambda event: None, group=group, owner="wanted.1")
 
@@ -58,7 +58,7 @@ def nodes() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What the long run leaves when nobody is killed."""
+    """The files of the long run when nobody is killed."""
     folder = tmp_path_factory.mktemp("wanted")
     on_workers(2, undisturbed, folder)
     return contents(str(folder / "wanted"))
@@ -100,7 +100,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 100) -
 
 @contextmanager
 def after_segment(store: Store, segment: int, act: Callable[[], None]) -> Iterator[None]:
-    """Within: act once, as soon as the segment's marker is there."""
+    """Within this context, act once, as soon as the segment's marker exists."""
 
     def watch() -> None:
         wait_for(lambda: store.exists(segment_key(segment)), segment_key(segment))
@@ -130,7 +130,7 @@ def same_and_sound(wanted: dict[str, bytes], config: Config) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_killed_worker_is_replaced_and_leaves_no_trace(
+def test_a_killed_worker_is_replaced_and_changes_no_byte(
     nodes: Cluster, wanted: dict[str, bytes], tmp_path: Path
 ):
     config, reports = config_of(tmp_path, "killed"), list[Event | GroupRestart]()
@@ -144,7 +144,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_killed_node_is_done_without(wanted: dict[str, bytes], tmp_path: Path):
+def test_capture_survives_the_loss_of_a_node(wanted: dict[str, bytes], tmp_path: Path):
     config = config_of(tmp_path, "node")
     with ray_cluster(3) as cluster:
         node = next(iter(cluster.worker_nodes))
@@ -159,7 +159,7 @@ def test_a_killed_node_is_done_without(wanted: dict[str, bytes], tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_lost_driver_takes_its_workers_along_and_resuming_goes_on(
+def test_workers_end_with_a_lost_driver_and_the_run_can_be_resumed(
     nodes: Cluster, wanted: dict[str, bytes], tmp_path: Path, number: signal.Signals
 ):
     config = config_of(tmp_path, "lost")
@@ -180,7 +180,7 @@ def test_a_lost_driver_takes_its_workers_along_and_resuming_goes_on(
 
 
 def capturing(config: Config, address: str) -> "subprocess.Popen[str]":
-    """The command in a process of its own."""
+    """Start the command in its own process."""
     file = Path(config.run.uri).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(to_values(config)))
     return subprocess.Popen(
@@ -204,7 +204,7 @@ def is_free(store: Store) -> bool:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_what_a_worker_refuses_reaches_the_user_as_one_line(
+def test_an_error_of_a_worker_reaches_the_user_as_one_line(
     nodes: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     config = config_of(tmp_path, "refused", "training.learning_rate=1e30")
@@ -246,7 +246,7 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
         (["run.uri=memory://x"], r"memory://x: lies in the memory of one process.* s3://"),
     ],
 )
-def test_what_the_cluster_cannot_do_is_refused_before_anything_is_started(
+def test_impossible_requests_are_refused_before_workers_start(
     nodes: Cluster, tmp_path: Path, overrides: list[str], message: str
 ):
     with pytest.raises(CaptureError, match=message):

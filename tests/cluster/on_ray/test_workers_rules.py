@@ -1,4 +1,4 @@
-"""What is decided about workers without any: room for them, their end, what is said of it."""
+"""Decisions about workers that need none: resources, the end of a group, and its explanation."""
 
 import pickle
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from cluster.on_ray.driver_mailbox import Task
 from cluster.on_ray.network import require_mark
 from cluster.on_ray.workers import explain_failure, require_room, stop_workers, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # of its own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # in Ray itself
 
-# --- what the end leaves behind -------------------------------------------------------------------
+# --- after the end --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Gone:
-    """A group of workers that have ended."""
+class Stopped:
+    """A group of workers that has stopped."""
 
     task = SimpleNamespace(group="ours")
 
@@ -36,14 +36,14 @@ class Gone:
         return True
 
 
-def test_the_lease_of_workers_that_have_ended_is_removed():
+def test_the_lease_of_stopped_workers_is_removed():
     store = Store("memory://ended")
     store.put(lease.KEY, lease.encode(lease.new_lease("ours.2")))
-    stop_workers(Gone(), store)  # pyright: ignore[reportArgumentType]
+    stop_workers(Stopped(), store)  # pyright: ignore[reportArgumentType]
     assert not store.exists(lease.KEY)
 
 
-def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
+def test_an_unavailable_store_does_not_hide_the_error_of_the_capture(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def away(*given: object) -> None:
@@ -51,13 +51,13 @@ def test_a_store_that_is_away_does_not_hide_what_ended_the_capture(
 
     store = Store("memory://away")
     monkeypatch.setattr(store.backend, "open", away)
-    stop_workers(Gone(), store)  # pyright: ignore[reportArgumentType]
+    stop_workers(Stopped(), store)  # pyright: ignore[reportArgumentType]
 
 
-# --- whether there is room -----------------------------------------------------------------------
+# --- resources ------------------------------------------------------------------------------------
 
 
-def test_gpus_are_taken_where_all_workers_can_have_one():
+def test_gpus_are_used_if_every_worker_can_have_one():
     config = make_config({}, ["workers.count=4", "workers.cpus=3"])
     few, many = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
     assert require_room(config, [many, many])
@@ -76,14 +76,14 @@ def test_a_worker_s_cores_and_gpu_must_be_on_one_node():
         require_room(config, nodes)
 
 
-def test_a_folder_that_a_node_does_not_see_is_refused_with_its_name():
+def test_an_unreachable_run_is_refused_with_the_name_of_the_node():
     require_mark("runs/x", "m", [("a", "m"), ("b", "m")])
     message = r"^runs/x: cannot be reached from node b \(it is not there\)\. Put the run on s3://"
     with pytest.raises(StoreError, match=message):
         require_mark("runs/x", "m", [("a", "m"), ("b", "it is not there")])
 
 
-def test_what_ended_a_group_is_said_in_one_line():
+def test_the_end_of_a_group_is_explained_in_one_line():
     config = make_config({}, ["workers.max_failures=2"])
     audit = AuditError("step 3", "shifts miss the applied change", "Nothing was stored")
     assert explain_failure(ControllerError(audit), config) is audit
@@ -99,7 +99,7 @@ def test_what_ended_a_group_is_said_in_one_line():
     )
 
 
-def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):
+def test_preempted_nodes_count_as_losses(tmp_path: Path):
     config = tiny_config(tmp_path, "workers.count=2", "workers.max_failures=2")
     task = Task(
         config=config,
