@@ -1,10 +1,10 @@
-"""The three-function job, and how partial results become one.
+"""Jobs: map, merge and finish over shards.
 
-Every analysis that reads shards is a ``Job``: ``map_shard`` turns one shard into a partial result,
-``merge`` makes one of two, ``finish`` turns the last one into the answer. ``merge`` is associative
-and commutative, so any split of the rows into shards, merged in any order, gives the same answer
-(law 6). A job is plain data: it can be sent to another machine and run there. *Where* it runs is
-the runner's choice, which is why analyses take the runner as an argument.
+An analysis that reads shards is a ``Job``: ``map_shard`` turns one shard into a partial result,
+``merge`` combines two partial results, ``finish`` turns the last one into the answer. ``merge`` is
+associative and commutative, so any split of the rows into shards, merged in any order, gives the
+same answer (law 6). A job can be pickled and run on another machine. The runner decides where it
+runs, so analyses take the runner as an argument.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class Rows(Protocol):
-    """What a job sees of a shard: a name for messages, and its rows."""
+    """A shard as a job sees it: a name for messages, and its rows."""
 
     @property
     def where(self) -> str: ...
@@ -28,12 +28,12 @@ class Rows(Protocol):
     def batches(
         self, columns: Sequence[str], wanted: Wanted | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Its rows; parts without any wanted value may be passed over."""
+        """Yield its rows; parts without any wanted value may be skipped."""
         ...
 
 
 class Job(Protocol[Partial, Answer]):
-    """Three pure functions; partial results are arrays, never dictionaries of tokens."""
+    """Three pure functions. Partial results are arrays, which are small and fast to merge."""
 
     def map_shard(self, shard: Rows) -> Partial: ...
 
@@ -43,16 +43,18 @@ class Job(Protocol[Partial, Answer]):
 
 
 class Runner(Protocol):
-    """Carries a job out over some shards (at least one), here or on many machines."""
+    """Runs a job over at least one shard, in this process or on many machines."""
 
     def __call__(self, job: Job[Partial, Result], shards: Sequence[Shard]) -> Result: ...
 
 
 def merge_all(partials: Iterable[Partial], merge: Callable[[Partial, Partial], Partial]) -> Partial:
-    """Merge partial results as they come, in a tree: of n, at most log₂ n + 1 exist at once.
+    """Merge at least one partial result, in a binary tree, as they arrive.
 
-    Each takes part in about log₂ n merges, as in a counter of binary digits. Needs at least one.
+    At most log₂ n + 1 of n partial results exist at once, and each takes part in about log₂ n
+    merges. Neighbours are merged, so the order of arguments is that of ``partials``.
     """
+    # As in a binary counter: two trees of equal height become one that is higher by one.
     tree: list[tuple[int, Partial]] = []
     for partial in partials:
         height = 0

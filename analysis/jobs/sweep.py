@@ -1,7 +1,7 @@
-"""Work that takes a model, over many items: here in turn, or on machines that hold the model.
+"""Apply a model to many items, in this process or on machines that hold a copy of the model.
 
-A *work* is the model and whatever else all items share; called with an item it gives a result of
-plain arrays. It can be sent to another machine and moved to a device there.
+A ``Work`` holds the model and everything else that all items share. Called with an item, it returns
+a result of plain arrays. It can be pickled and moved to a device.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,21 @@ DoneOf = TypeVar("DoneOf")
 
 
 class Work(Protocol[Item, Done]):
+    """A function of one item, with the data that all items share."""
+
     def to(self, device: str) -> Self:
-        """The same with all tensors on a device; may change this one."""
+        """Return it with all tensors on a device; may modify this object."""
         ...
 
     def __call__(self, item: Item, /) -> Done: ...
 
 
 class Sweep(Protocol):
-    """Carries work out over items; results come in the order of the items."""
+    """Applies work to items and yields results in the order of the items."""
 
     def __call__(self, work: Work[ItemOf, DoneOf], items: Sequence[ItemOf]) -> Iterator[DoneOf]: ...
 
 
 def in_turn(work: Work[ItemOf, DoneOf], items: Sequence[ItemOf]) -> Iterator[DoneOf]:
-    """In this process, one after the other, each when its result is asked for."""
+    """Apply work in this process, lazily, one item after the other."""
     return map(work, items)

@@ -1,8 +1,7 @@
-"""Tables that analyses leave in a run: ``RUN/analysis/<job>/<table>.parquet``.
+"""Tables that analyses write to a run: ``RUN/analysis/<job>/<table>.parquet``.
 
-They appear together or not at all: as with segments, a marker written last makes them exist, and it
-remembers how many steps the run had. A reader who meets tables of an earlier state of the run is
-told.
+The tables of a job appear together or not at all: as with segments, a marker is written last. It
+holds the number of steps that the run had, so readers refuse tables of an earlier state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ def table_key(job: str, name: str) -> str:
 
 
 def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
-    """Frames one after the other, with the columns of the schema in its order and types."""
+    """Concatenate frames, with the columns of the schema in its order and types."""
     tables = [pa.Table.from_pandas(frame, schema, preserve_index=False) for frame in frames]
     return pa.concat_tables([schema.empty_table(), *tables]).to_pandas()
 
@@ -34,10 +33,10 @@ def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataF
 def write_tables(
     run: Run, job: str, frames: Mapping[str, pd.DataFrame], schemas: Mapping[str, pa.Schema]
 ) -> None:
-    """Put a job's tables (those that have a schema) in the place of what it left before.
+    """Write a job's tables, one for each schema, in place of those that it wrote before.
 
-    Whatever goes wrong on the way, tables of two runs of the job never lie side by side: what
-    cannot be written leaves all as it was, and what was there goes before anything else comes.
+    If a table cannot be encoded, the former tables stay. Otherwise they are deleted, marker first,
+    before any table is written, so tables of two runs of the job are never mixed.
     """
     encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
     run.store.delete(marker_key(job))
@@ -52,7 +51,7 @@ def write_tables(
 
 
 def encode_frame(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
-    """A table as bytes, and its number of rows."""
+    """Return a table as bytes of a Parquet file, and its number of rows."""
     table = pa.Table.from_pandas(frame, schema, preserve_index=False)
     return shards.encode(table), len(table)
 
@@ -60,10 +59,10 @@ def encode_frame(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, in
 def read_table(
     run: Run, job: str, name: str, schema: pa.Schema, wanted: Wanted | None = None
 ) -> pd.DataFrame:
-    """The wanted rows of one of a job's tables, with the columns of the schema.
+    """Return the wanted rows of one of a job's tables, with the columns of the schema.
 
-    Raises ``RunError`` where the job has not been done or was done on fewer steps, ``ShardError``
-    where its files are damaged.
+    Raises ``RunError`` if the job was not run, or was run on fewer steps, and ``ShardError`` if its
+    files are damaged.
     """
     marker = require_tables(run, job)
     key = table_key(job, name)
@@ -76,7 +75,7 @@ def read_table(
 
 
 def require_tables(run: Run, job: str) -> Marker:
-    """The marker of a job's tables; raises ``RunError`` unless it was done on the run as it is."""
+    """Return the marker of a job's tables; raise ``RunError`` unless it fits the run as it is."""
     run.require_shards("steps")
     if not run.store.exists(marker_key(job)):
         raise RunError(run.uri, f"has no tables of {job}", f"Run: ontogeny {job} {run.uri}")

@@ -1,14 +1,15 @@
-"""Dense shifts of a batch, wide units left out, and the few among them that can be outliers.
+"""Dense shifts of a batch, except for wide units, and the few that can be outliers.
 
-Finding the k largest of 726,000 shifts a datum must not cost more than computing them, so nothing
-is sorted. While a unit's shifts are still in the processor's cache, its columns are dealt into
-groups and the largest |shift| of each group is kept. The k-th largest of these peaks is a lower
-bound on the k-th largest shift (k groups hold an entry at least that large), so only entries that
-reach it contend. Groups interleave distant columns, which is why barely more than k entries do; and
-since the bound holds for any data there is no estimate that could fail.
+Finding the k largest of 726,000 shifts of a datum must not cost more than computing them, so they
+are not sorted. While a unit's shifts are still in the processor's cache, its columns are divided
+into groups and the largest |shift| of each group, its *peak*, is stored. The k-th largest peak is a
+lower bound on the k-th largest |shift|, because k groups each hold an entry at least that large. So
+only entries that reach this bound are candidates. Groups interleave distant columns, so that few
+groups hold two large entries, and barely more than k entries are candidates. The bound holds for
+any data.
 
-Shapes: N datum, U unit, S column of a unit (padded to whole groups), G group, J place in a group,
-P captured parameter, M contender.
+Shapes: N datum, U unit, S column of a unit (padded to whole groups), G group, J index in a group,
+P captured parameter, M candidate.
 """
 
 from collections.abc import Mapping
@@ -23,24 +24,25 @@ from capture.shifts.wide_units import is_wide
 
 GROUP_SIZE = 24
 BUFFER_BYTES = 256 * 2**20
-"""A batch whose dense shifts need more than this goes through in pieces."""
+"""A batch whose dense shifts need more memory is processed in parts."""
 
 
 class ShiftBuffer:
-    """Memory for the dense shifts of some datums, unit after unit, used again at every step."""
+    """Memory for the dense shifts of some datums, unit after unit, reused at every step."""
 
     def __init__(self, layout: Layout, batch: int, device: torch.device) -> None:
-        places = dict(
+        spans = dict(
             zip(layout.names, zip(layout.offsets, layout.sizes, strict=False), strict=True)
         )
         self.dense = {
-            name: place for name, place in places.items() if not is_wide(layout.shapes[name])
+            name: span for name, span in spans.items() if not is_wide(layout.shapes[name])
         }
-        """Unit with dense shifts → where it begins among the P, and its size."""
-        self.wide = {name: place[0] for name, place in places.items() if name not in self.dense}
-        """Unit without them → where it begins among the P."""
+        """Unit with dense shifts → its first position among the P, and its size."""
+        self.wide = {name: span[0] for name, span in spans.items() if name not in self.dense}
+        """Wide unit → its first position among the P."""
         sizes = [size for _, size in self.dense.values()]
-        # An odd number of groups deals the entries of one row or column to different groups.
+        # Column s belongs to group s mod (number of groups). With an odd number, entries of one row
+        # or column, often all large, fall into different groups.
         groups = [-(-size // GROUP_SIZE) | 1 for size in sizes]
         per_datum = GROUP_SIZE * sum(groups)
         self.layout = layout
@@ -64,9 +66,9 @@ class ShiftBuffer:
         scale: float,
         preconditioner: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Write these datums' shifts; returns their sum, [P], 0 for wide units.
+        """Compute these datums' shifts and return their sum, [P], 0 for wide units.
 
-        ``preconditioner``: what each entry's gradient is multiplied by besides; None: nothing.
+        ``preconditioner`` multiplies each entry by unit, besides ``scale``; None means 1.
         """
         N = next(iter(factors.values()))[0].delta_NTO.shape[0]
         for (name, (offset, size)), block, peaks in zip(
@@ -77,12 +79,13 @@ class ShiftBuffer:
             if preconditioner:
                 shift_NS *= preconditioner[name].reshape(-1)
             torch.sum(shift_NS, 0, out=self.total_P[offset : offset + size])
+            # [N, J, G]: the entries of a group are one number of groups apart. The padding is 0.
             grouped = block[:N].view(N, GROUP_SIZE, -1)
             peaks[:N] = torch.maximum(grouped.amax(1), grouped.amin(1).neg_())
         return self.total_P
 
-    def contenders(self, num_datums: int, bound_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Datum, column and shift of every entry with |shift| ≥ its datum's bound, ascending."""
+    def candidates(self, num_datums: int, bound_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return datum, column and shift of entries with |shift| ≥ the datum's bound, ascending."""
         datum_G, group_G = (self.peak_NG[:num_datums] >= bound_N[:, None]).nonzero(as_tuple=True)
         unit_G = torch.searchsorted(self.first_group_U, group_G, right=True) - 1
         first_G = group_G - self.first_group_U[unit_G]
@@ -90,11 +93,12 @@ class ShiftBuffer:
             self.datums * self.first_group_U[unit_G] + datum_G * self.groups_U[unit_G]
         )
         shift_GJ = self.flat.take(self.stride_UJ[unit_G].add_((block_G + first_G)[:, None]))
-        group_M, place_M = (shift_GJ.abs() >= bound_N[datum_G, None]).nonzero(as_tuple=True)
+        group_M, member_M = (shift_GJ.abs() >= bound_N[datum_G, None]).nonzero(as_tuple=True)
         unit_M = unit_G[group_M]
-        index_M = first_G[group_M] + self.stride_UJ[unit_M, place_M]
+        index_M = first_G[group_M] + self.stride_UJ[unit_M, member_M]
         key_M = datum_G[group_M] * self.layout.size + self.offset_U[unit_M] + index_M
+        # A bound of 0 is reached by the padding, too.
         real_M = index_M < self.size_U[unit_M]
         key_M, order_M = key_M[real_M].sort()
-        shift_M = shift_GJ[group_M, place_M][real_M][order_M]
+        shift_M = shift_GJ[group_M, member_M][real_M][order_M]
         return key_M // self.layout.size, key_M % self.layout.size, shift_M

@@ -1,4 +1,4 @@
-"""Law 8: outliers are the top k of the dense tensor, and each knows its strongest position."""
+"""Law 8: outliers are the top k of the dense tensor, each with its strongest position."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from capture.errors import ConfigError
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
-from capture.shifts.outliers import OutlierConfig, Outliers, find_outliers, largest
+from capture.shifts.outliers import OutlierConfig, Outliers, find_outliers, largest_indices
 from capture.shifts.shift_buffer import ShiftBuffer
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ SCALE = -0.5
 
 @dataclass
 class Case:
-    """Factors of a made-up model, and the dense shifts that they stand for."""
+    """Random factors, and the dense shifts computed from them."""
 
     factors: Factors
     layout: Layout
@@ -30,7 +30,7 @@ class Case:
 
 
 def make_case(seed: int, batch: int, *, levels: int | None = None, uses: int = 1) -> Case:
-    """``levels``: entries are small whole numbers, so that many shifts tie."""
+    """``levels``: entries are small whole numbers, so that many shifts are equal."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -84,7 +84,7 @@ def pairs(outliers: Outliers) -> list[tuple[int, int]]:
     levels=st.sampled_from([1, 2, 5]),
     uses=st.integers(1, 2),
 )
-def test_each_datum_s_outliers_are_the_top_k_with_ties_to_the_lowest_column(
+def test_outliers_of_each_datum_are_the_top_k_with_ties_to_the_lowest_column(
     seed, batch, k, levels, uses
 ):
     case = make_case(seed, batch, levels=levels, uses=uses)
@@ -96,7 +96,7 @@ def test_each_datum_s_outliers_are_the_top_k_with_ties_to_the_lowest_column(
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 6), k=st.integers(1, 261))
-def test_a_step_s_outliers_are_the_top_k_of_all_its_datums(seed, batch, k):
+def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k):
     case = make_case(seed, batch, levels=2)
     found = pairs(find(case, k, "step"))
     wanted = top_k(case.shift_NP.reshape(1, -1), k)
@@ -105,7 +105,7 @@ def test_a_step_s_outliers_are_the_top_k_of_all_its_datums(seed, batch, k):
 
 @pytest.mark.parametrize("scope", ["datum", "step"])
 @pytest.mark.parametrize("pieces", [1, 2, 4, 5])
-def test_a_batch_in_pieces_gives_the_same_outliers(scope, pieces):
+def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
     case = make_case(3, 7, levels=2)
     whole, parts = find(case, 40, scope), find(case, 40, scope, pieces)
     assert pairs(whole) == pairs(parts)
@@ -138,7 +138,7 @@ def entry_by_position(use: Factor, slot: int, index: int) -> np.ndarray:
     return (use.delta_NTO[slot, :, row] * use.a_NTI[slot, :, column]).numpy()
 
 
-def test_few_more_entries_contend_than_are_kept():
+def test_few_more_entries_are_candidates_than_are_kept():
     generator = torch.Generator().manual_seed(0)
     layout = Layout({"w": (300, 200)})
     delta = torch.randn(4, 5, 300, generator=generator)
@@ -146,7 +146,7 @@ def test_few_more_entries_contend_than_are_kept():
     buffer = ShiftBuffer(layout, 4, CPU)
     buffer.fill({"w": [Factor("outer", delta, a)]}, 1.0)
     bound_N = buffer.peak_NG.topk(100, dim=1).values[:, -1]
-    datum_M, _, _ = buffer.contenders(4, bound_N)
+    datum_M, _, _ = buffer.candidates(4, bound_N)
     assert 400 <= len(datum_M) < 600
 
 
@@ -156,10 +156,10 @@ def test_a_buffer_holds_as_many_datums_as_fit(monkeypatch):
     assert ShiftBuffer(Layout({"w": (90, 100)}), 20, CPU).datums == 1
 
 
-def test_largest_of_rows_of_different_length():
+def test_largest_indices_of_rows_of_different_length():
     size = torch.tensor([3.0, 3.0, 1.0, 7.0, 5.0, 5.0, 5.0])
     row = torch.tensor([0, 0, 0, 1, 2, 2, 2])
-    assert largest(size, row, 2).tolist() == [0, 1, 3, 4, 5]
+    assert largest_indices(size, row, 2).tolist() == [0, 1, 3, 4, 5]
 
 
 def test_k_below_one_is_refused():

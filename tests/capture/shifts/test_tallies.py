@@ -1,4 +1,4 @@
-"""Tallies: what they add up to, that nothing about a run's history changes them, how they read."""
+"""Tallies against definitions written out, and their sums over batches."""
 
 import numpy as np
 import pytest
@@ -75,13 +75,13 @@ def test_ablation_estimate_is_the_first_order_effect_of_ablating_the_neuron():
     torch.testing.assert_close(sums.of("target", "u")[1], wanted_VI)
 
 
-def test_both_kinds_of_token_share_out_the_same_whole():
+def test_tallies_by_target_and_by_input_have_the_same_totals():
     sums = tallied(draw()).drain()
     torch.testing.assert_close(sums.sum_VK["target"].sum(0), sums.sum_VK["input"].sum(0))
     assert sums.count_V["target"].sum() == sums.count_V["input"].sum() == N * T
 
 
-def test_sums_merge_over_batches():
+def test_tallies_add_up_over_batches():
     one, two = draw(1), draw(2)
     both = tallied(one, two).drain()
     first, second = (tallied(batch).drain() for batch in (one, two))
@@ -90,7 +90,7 @@ def test_sums_merge_over_batches():
         assert torch.equal(both.count_V[by], first.count_V[by] + second.count_V[by])
 
 
-def test_a_datum_adds_the_same_whatever_its_batch_mates():
+def test_batch_mates_do_not_change_what_a_datum_adds():
     """Its δ holds 1 / (N·T) of the mean loss, so half a batch has twice the δ."""
     factors, weights, *_ = draw(3, datums=4)
     whole = position_tallies(factors, weights, SCALE, WIDTHS)

@@ -1,4 +1,4 @@
-"""Law 8 for embeddings and unembeddings: bounds find what sorting the dense tensor would."""
+"""Law 8 for embeddings and unembeddings: outliers are the top k of the dense tensor."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from reference import top_k
 from torch import Tensor
 
 from capture.device import deterministic
-from capture.gradients.dense import mapped
+from capture.gradients.dense import map_factors
 from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
-from capture.shifts import wide_units as wide
+from capture.shifts import wide_units
 from capture.shifts.outliers import OutlierConfig, Outliers, find_outliers
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.shifts.wide_units import WideUnit, is_wide
@@ -28,15 +28,15 @@ SHAPES = {"embed": (V, D), "body": (6, 7), "unembed": (V, D), "tied": (V, D), "b
 
 @pytest.fixture(autouse=True)
 def small_units_are_wide(monkeypatch):
-    monkeypatch.setattr(wide, "SMALL", 0)
-    monkeypatch.setattr(wide, "SEEDS", 2)
-    monkeypatch.setattr(wide, "PIECE", 64)
+    monkeypatch.setattr(wide_units, "SMALL_SIZE", 0)
+    monkeypatch.setattr(wide_units, "SEEDS", 2)
+    monkeypatch.setattr(wide_units, "ENTRIES_AT_ONCE", 64)
 
 
 def make_factors(
     seed: int, batch: int, units: Sequence[str] = tuple(SHAPES), levels: int = 0
 ) -> Factors:
-    """``levels``: entries are small whole numbers, so that many shifts tie; 0: any number."""
+    """``levels``: entries are small whole numbers, so that many shifts are equal; 0: any number."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -102,7 +102,7 @@ UNITS = st.sampled_from(
     levels=st.sampled_from([1, 2, 5]),
     units=UNITS,
 )
-def test_each_datum_s_outliers_are_the_top_k_with_ties_to_the_lowest_column(
+def test_outliers_of_each_datum_are_the_top_k_with_ties_to_the_lowest_column(
     seed, batch, k, levels, units
 ):
     factors = make_factors(seed, batch, units, levels)
@@ -115,7 +115,7 @@ def test_each_datum_s_outliers_are_the_top_k_with_ties_to_the_lowest_column(
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 4), k=st.integers(1, 300), units=UNITS)
-def test_a_step_s_outliers_are_the_top_k_of_all_its_datums(seed, batch, k, units):
+def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k, units):
     factors = make_factors(seed, batch, units, levels=2)
     shift_NP = dense_shifts(factors)
     wanted = top_k(shift_NP.reshape(1, -1), k)
@@ -125,14 +125,14 @@ def test_a_step_s_outliers_are_the_top_k_of_all_its_datums(seed, batch, k, units
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 60), units=UNITS)
-def test_numbers_of_any_size_and_a_preconditioner_change_nothing_of_it(seed, k, units):
+def test_outliers_are_the_top_k_with_any_magnitudes_and_a_preconditioner(seed, k, units):
     factors = make_factors(seed, 3, units)
     generator = torch.Generator().manual_seed(seed)
     preconditioner = {name: torch.randn(SHAPES[name], generator=generator).exp() for name in units}
     shift_NP = dense_shifts(factors, preconditioner)
     outliers, total_P = find(factors, k, preconditioner=preconditioner)
     assert pairs(outliers) == top_k(shift_NP, k)
-    size_P = np.abs(dense_shifts(mapped(factors, torch.abs), preconditioner)).sum(0)
+    size_P = np.abs(dense_shifts(map_factors(factors, torch.abs), preconditioner)).sum(0)
     missed_P = np.abs(total_P.numpy() - shift_NP.sum(0))
     num_terms = 2 * 3 * T + 3  # uses, datums, positions; product, scale, preconditioner
     rounding = num_terms * 2.0**-24  # of either sum, by the size of its terms (Higham 2002, 4.2)
@@ -141,7 +141,7 @@ def test_numbers_of_any_size_and_a_preconditioner_change_nothing_of_it(seed, k, 
 
 @pytest.mark.parametrize("scope", ["datum", "step"])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_a_batch_in_pieces_gives_the_same_outliers(scope, pieces):
+def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
     factors = make_factors(3, 5, levels=2)
     whole, _ = find(factors, 40, scope)
     parts, _ = find(factors, 40, scope, pieces)
@@ -154,7 +154,7 @@ def test_the_position_is_the_one_that_contributes_most():
     factors = make_factors(1, 3, ("tied",))
     outliers, _ = find(factors, 30)
     alone = [
-        {"tied": [use.mapped(lambda x, t=t: x[:, t : t + 1]) for use in factors["tied"]]}
+        {"tied": [use.map_tensors(lambda x, t=t: x[:, t : t + 1]) for use in factors["tied"]]}
         for t in range(T)
     ]
     share_TNP = np.stack([dense_shifts(factor) for factor in alone])
@@ -164,14 +164,14 @@ def test_the_position_is_the_one_that_contributes_most():
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), unit=st.sampled_from(["embed", "unembed", "tied"]))
-def test_no_shift_exceeds_its_row_s_bound(seed, unit):
+def test_no_shift_exceeds_the_bound_of_its_row(seed, unit):
     uses = make_factors(seed, 3, (unit,))[unit]
     shift_NVI = SCALE * dense(uses, (V, D))
     assert (shift_NVI.abs().amax(2) <= WideUnit(uses, (V, D), SCALE, None).bounds()).all()
 
 
 def test_only_rows_that_may_matter_are_computed(monkeypatch):
-    """Two rows stand out; of the 40 of an unembedding no more than they and the seeds are seen."""
+    """Two of 40 rows are large; only they and the seeds are computed."""
     factors = make_factors(0, 2, ("unembed",))
     factors["unembed"][0].delta_NTO[:, :, 2:] *= 1e-4
     seen, compute = [], WideUnit.rows
@@ -183,8 +183,8 @@ def test_only_rows_that_may_matter_are_computed(monkeypatch):
     assert sum(row_NW.shape[1] for row_NW in seen) == 2 + 2 * 2
 
 
-def test_wide_is_what_is_large_and_much_taller_than_it_is_broad(monkeypatch):
-    monkeypatch.setattr(wide, "SMALL", 2**16)
+def test_a_unit_is_wide_if_it_is_large_and_has_far_more_rows_than_columns(monkeypatch):
+    monkeypatch.setattr(wide_units, "SMALL_SIZE", 2**16)
     assert is_wide((28_782, 200))
     assert is_wide((50_304, 512))
     assert is_wide((32_000, 4_096))  # Llama 2 of 7 billion parameters, Mistral's first
@@ -202,7 +202,8 @@ def test_wide_is_what_is_large_and_much_taller_than_it_is_broad(monkeypatch):
 def test_on_a_gpu_the_outliers_are_the_same():
     factors = make_factors(5, 4, levels=2)
     there = {
-        name: [use.mapped(lambda x: x.cuda()) for use in uses] for name, uses in factors.items()
+        name: [use.map_tensors(lambda x: x.cuda()) for use in uses]
+        for name, uses in factors.items()
     }
     config, cuda = OutlierConfig(k=40), torch.device("cuda")
     with deterministic():
