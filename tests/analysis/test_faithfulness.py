@@ -103,16 +103,10 @@ def test_intervals_contain_the_mean_and_leave_out_nan():
 
 
 def test_intervals_equal_scipys_percentile_bootstrap():
-    values, resamples = np.random.default_rng(1).normal(size=9), 200
-    wanted = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        batch=resamples,
-        method="percentile",
-        rng=np.random.default_rng(5),
-    ).confidence_interval
-    found = interval(values, resamples=resamples, seed=5)
+    values, rng = np.random.default_rng(1).normal(size=9), np.random.default_rng(5)
+    options = {"n_resamples": 200, "batch": 200, "method": "percentile"}
+    wanted = bootstrap((values,), np.mean, rng=rng, **options).confidence_interval
+    found = interval(values, resamples=200, seed=5)
     assert found == pytest.approx((values.mean(), wanted.low, wanted.high), rel=1e-12)
 
 

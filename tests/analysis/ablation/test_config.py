@@ -196,7 +196,7 @@ def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[
     arguments = ["ablate", run.uri, "--datums", "20", "--value", "mean", "--scored-datums", "5"]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
-    for text in ("Predictions that flip", "log p: what", "By unit", UNIT):
+    for text in ("Predictions that flip", "log p: change", "By unit", UNIT):
         assert text in shown
     assert run.store.exists("analysis/ablate/tables.json")
     assert cli.main([*arguments, "--level", "head", "--quiet"]) == 0
