@@ -54,7 +54,7 @@ class Size:
     """Of training, where there is no run."""
     datums: int
     neurons: int
-    """Of a unit, silenced by ours."""
+    """Neurons of a unit that our method ablates."""
     naive_neurons: int
     rounds: int
 
@@ -169,10 +169,10 @@ def naive_log_probability(bench: Bench, model: LanguageModel) -> np.ndarray:
 
 
 def without(model: LanguageModel, subject: Subject) -> LanguageModel:
-    silenced = copy.deepcopy(model)
+    ablated = copy.deepcopy(model)
     with torch.no_grad():
-        silenced.get_parameter(subject.unit)[:, subject.group] = 0
-    return silenced
+        ablated.get_parameter(subject.unit)[:, subject.group] = 0
+    return ablated
 
 
 def ours(bench: Bench, subjects: list[Subject]) -> AblatedPredictions:
@@ -283,7 +283,7 @@ def table(lines: list[Line]) -> str:
             f"{line.milliseconds[1]:>8,.1f} {middle:>7.1f} {f'{low:.1f}–{high:.1f}':>13} "
             f"{certain:>8}{target}"
         )
-    return "\n".join([*rows, "", "ms: per neuron, the clean pass shared among those silenced."])
+    return "\n".join([*rows, "", "ms: per neuron, the clean pass shared among those ablated."])
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""The command ``ontogeny``: arguments in, exit code out. Each command is a module of commands/.
+# PYTHON_ARGCOMPLETE_OK
+"""The command ``ontogeny``: arguments in, exit code out. Each command is a module of ``commands``.
 
-Exit codes: 0 done; 1 a self-check found a difference; 2 bad input, nothing changed; 3 the record is
-not what it must be; 130 stopped by Ctrl-C, 143 by SIGTERM (what was committed stays).
+Exit codes: 0 done; 1 a self-check found a difference; 2 bad input, nothing changed; 3 a damaged
+record or a failed audit; 130 stopped by Ctrl-C, 143 by SIGTERM (committed segments stay).
+
+Help, usage errors and tab completion must answer at once. Modules that are imported here, and at
+the top of each command, therefore import no heavy library; a command imports those when it runs.
 """
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
-from rich.console import Console
-
+from capture import __version__
 from capture.errors import CaptureError
 from cluster.commands import (
     ablate,
@@ -33,7 +36,7 @@ from cluster.commands import (
 )
 from cluster.local.signals import exit_code, stoppable
 from cluster.options.arguments import Parser
-from cluster.terminal.tables import program
+from cluster.terminal.plain import print_error, program
 
 COMMANDS = (
     demo,
@@ -46,70 +49,79 @@ COMMANDS = (
 
 EPILOG = """\
 a first quarter of an hour:
-  ontogeny demo                              train, record and ask, on text that Python carries
-  ontogeny info runs/demo                    what was recorded, and how big it is
+  ontogeny demo                              train, record and analyse a small model
+  ontogeny info runs/demo                    what was recorded, and its size
   ontogeny capture wikitext2 corpus.path=DIR the study: WikiText-2, three layers, five epochs
-  ontogeny attribute runs/wikitext2          which tokens taught which neurons
-  ontogeny ablate runs/wikitext2             does silencing those neurons agree?
-  ontogeny report runs/wikitext2             a folder of pages to look at, one a neuron
+  ontogeny attribute runs/wikitext2          which tokens moved which neurons
+  ontogeny ablate runs/wikitext2             does ablating those neurons agree?
+  ontogeny report runs/wikitext2             web pages, one for each neuron and token
 and further:
-  ontogeny plan wikitext2 corpus.path=DIR    what that will take, before it is paid for
-  ontogeny neurons runs/wikitext2            which neurons belong together
+  ontogeny plan wikitext2 corpus.path=DIR    what a run will cost, before you start it
+  ontogeny neurons runs/wikitext2            clusters of neurons that the same data moved
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
-  ontogeny bigrams runs/demo --token python  which word after which, and the data that taught it
-  ontogeny replay runs/wikitext2             records that it lacks, from its checkpoints
-  ontogeny activations runs/wikitext2        what activations alone would tell
-  ontogeny faithfulness runs/wikitext2       which attribution to trust, and where
+  ontogeny bigrams runs/demo --token python  which bigrams shifted, and which data shifted them
+  ontogeny replay runs/wikitext2             add missing records from checkpoints
+  ontogeny activations runs/wikitext2        the baseline: what activations alone show
+  ontogeny faithfulness runs/wikitext2       which attribution method to trust, and where
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
+Tab completion in bash or zsh: eval "$(register-python-argcomplete ontogeny)"
 Exit codes: 0 done, 1 a failed self-check, 2 bad input, 3 a damaged record or a failed audit,
 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    """Run one command and return the exit code."""
     try:
-        return carried_out(parsed(argv), errors)
+        return run_command(parse_arguments(argv))
     except CaptureError as error:
-        errors.print(f"ontogeny: {error}", markup=False, style="red")
+        print_error(f"ontogeny: {error}")
         return error.exit_code
 
 
-def carried_out(arguments: argparse.Namespace, errors: Console) -> int:
-    """The exit code of a command that does what it should or is stopped."""
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the command that was parsed; a signal stops it in order. Returns the exit code."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 110
     try:
         with stoppable():
             return arguments.command(arguments, Console(width=width, highlight=False))
     except KeyboardInterrupt as stop:
-        errors.print("\nStopped. Committed segments are safe; " + way_on(arguments))
+        hint = how_to_continue(arguments)
+        print(f"\nStopped. Committed segments are safe; {hint}", file=sys.stderr)
         return exit_code(stop)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left; say no more
+        sys.stderr.close()  # the reader of our output has gone: print nothing more
         return 0
 
 
 def parser() -> Parser:
     top = Parser(
         prog="ontogeny",
-        description="Watch a language model learn: record what every training datum did to every "
-        "weight, and ask the record what taught a neuron.",
+        description="Record the per-sample gradients of every training step, and ask the record "
+        "which data moved a neuron, a head or a prediction.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = metadata.version("ontogeny")
-    top.add_argument("--version", action="version", version=f"ontogeny {version}")
-    inner = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    top.add_argument("--version", action="version", version=f"ontogeny {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        command.add(inner)
+        command.add(commands)
     return top
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments in any order: settings (``key=value``) may stand behind options too."""
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; settings (``key=value``) may also stand behind options.
+
+    Answers a shell that asks for tab completion, and ends the process then.
+    """
     top = parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(top)
     arguments, rest = top.parse_known_args(argv)
     if "overrides" in arguments and all("=" in word and word[0] != "-" for word in rest):
         arguments.overrides = [*arguments.overrides, *rest]
@@ -118,9 +130,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def way_on(arguments: argparse.Namespace) -> str:
-    """How to go on after Ctrl-C."""
+def how_to_continue(arguments: argparse.Namespace) -> str:
+    """What to type after Ctrl-C."""
     if arguments.command is not capture.run:
         return "run the command again."
-    again = ["capture", arguments.config, *arguments.overrides, "--resume"]
-    return f"go on with: {program()} {shlex.join(again)}"
+    words = ["capture", arguments.config, *arguments.overrides, "--resume"]
+    return f"continue with: {program()} {shlex.join(words)}"

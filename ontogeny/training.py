@@ -54,13 +54,15 @@ def capture(
         >>> run.steps_done == run.num_steps
         True
     """
-    from cluster.commands.capture import runner
+    from cluster.commands.capture import choose_runner
 
     if isinstance(config, Config):
         chosen = make_config(to_values(config), overrides)
     else:
         chosen = read_config(config, overrides)
-    runner(chosen)(chosen, report or (lambda event: None), resume=resume, overwrite=overwrite)
+    choose_runner(chosen)(
+        chosen, report or (lambda event: None), resume=resume, overwrite=overwrite
+    )
     return open_run(chosen.run.uri, chosen.store)
 
 

@@ -1,9 +1,9 @@
-"""How training moved the bigram logits, step by step or over a range, and which datums did it.
+"""Find how training changed the bigram logits, over a range or step by step, and by which datums.
 
-The appendix of the study that asked for this would have stored the embedding and the unembedding at
-every step. Here steps are taken again from the run's checkpoints instead: over a range only its two
-ends are needed; the datums behind it are found by taking its steps once more, with the factors of
-these two weights.
+The study's appendix proposes to store the embedding and the unembedding at every step. Here steps
+are replayed from the run's checkpoints instead. For a range, only the weights at its two ends are
+needed; the contributions of datums need a replay of all its steps, with the factors of these two
+weights.
 
 Shapes: N datum, K bigram.
 """
@@ -11,55 +11,57 @@ Shapes: N datum, K bigram.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.bigrams.datums import Causes, find_causes
-from analysis.bigrams.layers import Layers, Pair, find_layers
-from analysis.bigrams.shifts import Bigrams, largest_shifts
+from analysis.bigrams.datums import Contributions, find_contributions
+from analysis.bigrams.layers import EmbeddingNames, EmbeddingPair, find_embeddings
+from analysis.bigrams.shifts import BigramShifts, largest_shifts
 from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB, TABLES
-from analysis.jobs.tables import joined, write_tables
+from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import AuditError, RunError, at_least, at_most
 from capture.optim.update import BFLOAT16_ROUNDING
-from capture.replay.segments import read_past
-from capture.replay.steps import Retaking, Update
 
-MOST = 1000
-"""Bigrams at a time: over a range, contributions of every datum to each are held."""
-Report = Callable[[int, int], None]
-"""Told after every step: steps taken, steps to take."""
+if TYPE_CHECKING:
+    from capture.replay.steps import StepReplayer, Update
+
+MAX_BIGRAMS = 1000
+"""Bigrams at most: over a range, the contribution of every datum to each is held in memory."""
+ProgressReport = Callable[[int, int], None]
+"""Called after every replayed step with the number of steps done and of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigramConfig:
-    """Which shifts are asked for."""
+    """Which steps, bigrams and datums to report."""
 
     first_step: int = 0
     end_step: int | None = None
-    """The step after the last; None: all that are committed."""
+    """The step after the last one; None: all committed steps."""
     each_step: bool = False
-    """The largest of every step, instead of those over all the steps."""
+    """Report the largest shifts of every step, instead of those over the whole range."""
     token: str | None = None
-    """Only bigrams that have this token on either side."""
+    """Only bigrams with this token on either side."""
     top: int = 20
-    """Bigrams, of each step with ``each_step``."""
+    """Number of bigrams; with ``each_step``, of each step."""
     datums: int = 5
-    """Of each bigram; 0: causes are not looked for, which over a range saves taking its steps."""
+    """Number of datums per bigram. 0 skips contributions; a range then needs no second replay."""
 
     def __post_init__(self) -> None:
         at_least("bigrams.top", self.top, 1)
-        at_most("bigrams.top", self.top, MOST)
+        at_most("bigrams.top", self.top, MAX_BIGRAMS)
         at_least("bigrams.datums", self.datums, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Shifted:
-    """What was found."""
+class BigramTables:
+    """The result of ``find_bigrams``."""
 
     bigrams: pd.DataFrame
     """``BIGRAMS``"""
@@ -67,102 +69,120 @@ class Shifted:
     """``DATUMS``"""
 
 
-def find_bigrams(run: Run, config: BigramConfig, report: Report | None = None) -> Shifted:
-    """Raises ``RunError`` for steps that the run lacks, ``ConfigError`` for a token that it lacks,
-    ``AuditError`` where the datums of a step do not add up to what it did."""
+def find_bigrams(
+    run: Run, config: BigramConfig, report: ProgressReport | None = None
+) -> BigramTables:
+    """Find the largest shifts of bigram logits and the datums behind them.
+
+    Raises ``RunError`` if steps are not committed or weights are not finite, ``ConfigError`` for an
+    unknown token, ``AuditError`` if the contributions of a step do not add up to its shifts.
+    """
     run.require_shards("steps")
-    search = Search(run, config, report or (lambda done, total: None))
+    search = BigramSearch(run, config, report or (lambda done, total: None))
     found = list(search.of_each_step() if config.each_step else search.of_range())
-    return Shifted(
-        joined([bigrams for bigrams, _ in found], BIGRAMS),
-        joined([datums for _, datums in found], DATUMS),
+    return BigramTables(
+        concat_frames([bigrams for bigrams, _ in found], BIGRAMS),
+        concat_frames([datums for _, datums in found], DATUMS),
     )
 
 
-def write_bigrams(run: Run, found: Shifted) -> None:
+def write_bigrams(run: Run, found: BigramTables) -> None:
+    """Write the tables into the run, under ``analysis/bigrams/``."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
-class Search:
-    """The way from a question to its rows."""
+class BigramSearch:
+    """Answers one ``BigramConfig`` for one run."""
 
-    def __init__(self, run: Run, config: BigramConfig, report: Report) -> None:
+    def __init__(self, run: Run, config: BigramConfig, report: ProgressReport) -> None:
         self.run = run
         self.config = config
         self.steps = wanted_steps(run, config)
         self.token = None if config.token is None else token_id(run.tokens, config.token)
-        self.retaking = Retaking(read_past(run.store), [run.start, *run.segments])
         self.report = report
         self.done = 0
 
     @cached_property
-    def layers(self) -> Layers:
-        return find_layers(self.run.blank_model())
+    def replayer(self) -> "StepReplayer":
+        # Imported here because it loads the training engine.
+        from capture.replay.segments import read_replayable_run
+        from capture.replay.steps import StepReplayer
+
+        return StepReplayer(
+            read_replayable_run(self.run.store), [self.run.start, *self.run.segments]
+        )
+
+    @cached_property
+    def layers(self) -> EmbeddingNames:
+        return find_embeddings(self.run.blank_model())
 
     @cached_property
     def total(self) -> int:
-        """Steps to take."""
-        whole = self.retaking.num_steps(self.steps)
+        """Number of steps to replay."""
+        whole = self.replayer.num_steps(self.steps)
         if self.config.each_step:
             return whole
-        ends = [self.retaking.num_steps(range(end, end)) for end in self.ends]
+        ends = [self.replayer.num_steps(range(end, end)) for end in self.ends]
         return sum(ends) + (whole if self.config.datums else 0)
 
     @property
     def ends(self) -> tuple[int, int]:
         return self.steps.start, self.steps.stop
 
-    def tell(self) -> None:
+    def report_step(self) -> None:
         self.done += 1
         self.report(self.done, self.total)
 
     def of_range(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-        """Rows of the shifts over all the steps."""
+        """Yield both tables for the shifts over the whole range."""
         before, after = (
-            self.retaking.weights_after(end, self.layers.units, self.tell) for end in self.ends
+            self.replayer.weights_after(end, self.layers.units, self.report_step)
+            for end in self.ends
         )
-        pairs = Pair.of(before, self.layers), Pair.of(after, self.layers)
+        pairs = EmbeddingPair.of(before, self.layers), EmbeddingPair.of(after, self.layers)
         bigrams = self.largest(*pairs, self.steps.stop - 1)
-        behind = None
+        sums = None
         if self.config.datums and len(bigrams):
-            behind = Behind(
+            sums = ContributionSums(
                 np.arange(self.run.num_datums),
                 np.zeros((len(bigrams), self.run.num_datums)),
                 np.zeros(len(bigrams)),
             )
             for update in self.updates():
-                causes = self.causes(update, bigrams)
-                behind.cause_KN[:, update.datum_N] += causes.datum_KN.cpu().numpy()
-                behind.carry_K[:] += causes.carry_K.cpu().numpy()
-        yield self.rows(self.steps, bigrams, behind)
+                found = self.contributions(update, bigrams)
+                sums.datum_KN[:, update.datum_N] += found.datum_KN.cpu().numpy()
+                sums.carry_K[:] += found.carry_K.cpu().numpy()
+        yield self.rows(self.steps, bigrams, sums)
 
     def of_each_step(self) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-        """Rows of the shifts of every single step."""
+        """Yield both tables for each step."""
         for update in self.updates():
-            before, after = (Pair.of(w, self.layers) for w in (update.before, update.after))
-            bigrams, behind = self.largest(before, after, update.step), None
+            before, after = (
+                EmbeddingPair.of(weights, self.layers) for weights in (update.before, update.after)
+            )
+            bigrams, sums = self.largest(before, after, update.step), None
             if self.config.datums and len(bigrams):
-                causes = self.causes(update, bigrams)
-                behind = Behind(
+                found = self.contributions(update, bigrams)
+                sums = ContributionSums(
                     np.array(update.datum_N),
-                    causes.datum_KN.cpu().numpy(),
-                    causes.carry_K.cpu().numpy(),
+                    found.datum_KN.cpu().numpy(),
+                    found.carry_K.cpu().numpy(),
                 )
-            yield self.rows(range(update.step, update.step + 1), bigrams, behind)
+            yield self.rows(range(update.step, update.step + 1), bigrams, sums)
 
-    def updates(self) -> Iterator[Update]:
-        return self.retaking.updates(self.steps, self.layers.units, self.tell)
+    def updates(self) -> Iterator["Update"]:
+        return self.replayer.updates(self.steps, self.layers.units, self.report_step)
 
-    def largest(self, before: Pair, after: Pair, step: int) -> Bigrams:
-        """Raises ``RunError`` if the weights after this step are not all numbers."""
+    def largest(self, before: EmbeddingPair, after: EmbeddingPair, step: int) -> BigramShifts:
+        """The largest shifts. Raises ``RunError`` if the weights after this step are not finite."""
         for weight_VD in (after.embedding_VD, after.unembedding_VD):
             if not bool(weight_VD.isfinite().all()):
-                problem = f"has diverged: its weights after step {step} are out of range"
+                problem = f"has diverged: its weights after step {step} are not finite"
                 raise RunError(self.run.uri, problem, "Ask for earlier steps")
         return largest_shifts(before, after, self.config.top, self.token)
 
-    def causes(self, update: Update, bigrams: Bigrams) -> Causes:
-        """Whose doing the step's shifts of these bigrams were; raises ``AuditError``."""
+    def contributions(self, update: "Update", bigrams: BigramShifts) -> Contributions:
+        """Contributions to the step's shifts of these bigrams, audited (``AuditError``)."""
         device = update.after[self.layers.embedding].device
         next_K, token_K = (
             torch.from_numpy(ids_K).to(device) for ids_K in (bigrams.next_K, bigrams.token_K)
@@ -170,22 +190,22 @@ class Search:
         config = self.run.config
         rounding = BFLOAT16_ROUNDING if config.training.precision == "bfloat16" else 0
         tolerance = max(config.capture.audit_tolerance, rounding)
-        causes = find_causes(update, self.layers, next_K, token_K, tolerance)
-        require_whole(causes, update.step)
-        return causes
+        found = find_contributions(update, self.layers, next_K, token_K, tolerance)
+        require_conservation(found, update.step)
+        return found
 
     def rows(
-        self, steps: range, bigrams: Bigrams, behind: "Behind | None"
+        self, steps: range, bigrams: BigramShifts, sums: "ContributionSums | None"
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Of both tables."""
+        """Return the tables ``BIGRAMS`` and ``DATUMS`` of these steps."""
         names = np.array(self.run.tokens, dtype=object)
-        about = {"first_step": steps.start, "end_step": steps.stop}
+        step_columns = {"first_step": steps.start, "end_step": steps.stop}
         carry = missed = np.nan
         datums = DATUMS.empty_table().to_pandas()
-        if behind is not None:
-            carry = behind.carry_K
-            missed = bigrams.shift_K - behind.cause_KN.sum(1) - carry
-            datums = behind.table(bigrams.shift_K, self.config.datums)
+        if sums is not None:
+            carry = sums.carry_K
+            missed = bigrams.shift_K - sums.datum_KN.sum(1) - carry
+            datums = sums.table(bigrams.shift_K, self.config.datums)
         shifts = {
             "rank": np.arange(len(bigrams)),
             "token_id": bigrams.token_K,
@@ -196,47 +216,50 @@ class Search:
             "carry": carry,
             "missed": missed,
         }
-        return pd.DataFrame(shifts | about), datums.assign(**about)
+        return pd.DataFrame(shifts | step_columns), datums.assign(**step_columns)
 
 
 @dataclass(frozen=True, eq=False)
-class Behind:
-    """What is behind the shifts of some bigrams, added up over steps."""
+class ContributionSums:
+    """Contributions to the shifts of some bigrams, summed over steps, float64."""
 
     datum_N: np.ndarray
-    cause_KN: np.ndarray
+    """Ids of the datums."""
+    datum_KN: np.ndarray
     """Contribution of each datum."""
     carry_K: np.ndarray
+    """Contribution of momentum and weight decay."""
 
-    def table(self, shift_K: np.ndarray, most: int) -> pd.DataFrame:
-        """The datums with the largest contributions to each bigram; who has none is left out."""
-        order_KN = np.argsort(-np.abs(self.cause_KN), kind="stable")[:, :most]
-        largest_KN = np.take_along_axis(self.cause_KN, order_KN, 1)
-        rank_M, place_M = largest_KN.nonzero()
-        contribution_M = largest_KN[rank_M, place_M]
+    def table(self, shift_K: np.ndarray, max_datums: int) -> pd.DataFrame:
+        """The datums with the largest contributions to each bigram; zeros are left out."""
+        order_KN = np.argsort(-np.abs(self.datum_KN), kind="stable")[:, :max_datums]
+        largest_KN = np.take_along_axis(self.datum_KN, order_KN, 1)
+        rank_M, column_M = largest_KN.nonzero()
+        contribution_M = largest_KN[rank_M, column_M]
         return pd.DataFrame(
             {
                 "rank": rank_M,
-                "datum": self.datum_N[order_KN[rank_M, place_M]],
+                "datum": self.datum_N[order_KN[rank_M, column_M]],
                 "contribution": contribution_M,
                 "share": contribution_M / shift_K[rank_M],
             }
         )
 
 
-def require_whole(causes: Causes, step: int) -> None:
-    """Law 1 for logits: what datums contribute adds up to the shift."""
-    missed_K: Tensor = causes.missed_K.abs()
-    if not bool((missed_K <= causes.allowed_K).all()):
-        worst = float((missed_K - causes.allowed_K).max())
+def require_conservation(found: Contributions, step: int) -> None:
+    """Raise ``AuditError`` if contributions and carry do not add up to the shifts (law 1)."""
+    missed_K: Tensor = found.missed_K.abs()
+    # Written so that NaN fails: it compares as False.
+    if not bool((missed_K <= found.allowed_K).all()):
+        worst = float((missed_K - found.allowed_K).max())
         problem = f"contributions miss the shift of a bigram's logit by {worst:.1e} too much"
         raise AuditError(f"step {step}", problem, "Nothing was written")
 
 
 def wanted_steps(run: Run, config: BigramConfig) -> range:
-    """Raises ``RunError`` for steps that are not committed."""
+    """The range of steps. Raises ``RunError`` if a step is not committed."""
     end = run.steps_done if config.end_step is None else config.end_step
     if not 0 <= config.first_step < end <= run.steps_done:
-        problem = f"has steps 0:{run.steps_done}, of which {config.first_step}:{end} is no part"
-        raise RunError(run.uri, problem, "Ask for steps FIRST:END, END not among them")
+        problem = f"has steps 0:{run.steps_done}, which do not contain {config.first_step}:{end}"
+        raise RunError(run.uri, problem, "Give steps FIRST:END; END is excluded")
     return range(config.first_step, end)

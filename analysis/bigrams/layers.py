@@ -1,4 +1,4 @@
-"""The two weights that make a model's bigram logits, and their values at one moment.
+"""The two weights behind a model's bigram logits: the embedding and the unembedding.
 
 Shapes: V token of the vocabulary, D width.
 """
@@ -13,23 +13,23 @@ from capture.errors import UnitError
 from capture.models.huggingface import HFModel
 from capture.models.transformer import LanguageModel
 
-PLAIN = (
+UNSCALED_FAMILIES = (
     *("falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral"),
     *("mixtral", "olmo", "olmo2", "phi", "phi3", "qwen2", "qwen3", "stablelm"),
 )
-"""The Hugging Face families that multiply neither embeddings nor logits by anything."""
+"""Hugging Face families that scale neither embeddings nor logits."""
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Where a model keeps its embedding and unembedding."""
+class EmbeddingNames:
+    """Names of a model's embedding and unembedding, and the scale of its embeddings."""
 
     embedding: str
-    """Name of the parameter, [V, D]."""
+    """Name of the embedding weight, [V, D]."""
     unembedding: str
-    """Likewise; the same name where the two are tied."""
+    """Name of the unembedding weight, [V, D]; the same name if the two are tied."""
     factor: float
-    """What the model multiplies embeddings by."""
+    """Factor by which the model multiplies embeddings."""
 
     @property
     def units(self) -> list[str]:
@@ -37,21 +37,24 @@ class Layers:
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """Embedding and unembedding at one moment; row v of either belongs to token v."""
+class EmbeddingPair:
+    """Values of embedding and unembedding at one step. Row v of either belongs to token v."""
 
     embedding_VD: Tensor
     unembedding_VD: Tensor
     factor: float
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor], layers: Layers) -> "Pair":
+    def of(cls, weights: Mapping[str, Tensor], layers: EmbeddingNames) -> "EmbeddingPair":
         return cls(weights[layers.embedding], weights[layers.unembedding], layers.factor)
 
 
-def find_layers(model: nn.Module) -> Layers:
-    """Raises ``UnitError`` for a model that has no embedding and unembedding of one shape, or of
-    which it is not known what it multiplies them by."""
+def find_embeddings(model: nn.Module) -> EmbeddingNames:
+    """Find the embedding and the unembedding of a model.
+
+    Raises ``UnitError`` if the model has none of the same shape, or if its Hugging Face family may
+    scale them.
+    """
     if isinstance(model, LanguageModel):
         ends = [model.encoder, model.decoder]
         factor = math.sqrt(model.config.width)
@@ -59,13 +62,16 @@ def find_layers(model: nn.Module) -> Layers:
         named = ("get_input_embeddings", "get_output_embeddings")
         ends = [getattr(model, name, lambda: None)() for name in named]
         factor = 1.0
-    if isinstance(model, HFModel) and (family := model.whole.config.model_type) not in PLAIN:
-        problem = "may scale embeddings or logits, so that its bigram logits are not known"
-        raise UnitError(family, problem, f"Known are those of {', '.join(PLAIN)}")
+    if (
+        isinstance(model, HFModel)
+        and (family := model.whole.config.model_type) not in UNSCALED_FAMILIES
+    ):
+        problem = "may scale embeddings or logits, so its bigram logits are unknown"
+        raise UnitError(family, problem, f"Supported families: {', '.join(UNSCALED_FAMILIES)}")
     weights = [getattr(end, "weight", None) for end in ends]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [weight for weight in weights if isinstance(weight, Tensor) and id(weight) in names]
     if len(found) < 2 or found[0].shape != found[1].shape:
-        problem = "has no embedding and unembedding of the same shape, which bigram logits are of"
+        problem = "has no embedding and unembedding of the same shape, which bigram logits need"
         raise UnitError(type(model).__name__, problem)
-    return Layers(names[id(found[0])], names[id(found[1])], factor)
+    return EmbeddingNames(names[id(found[0])], names[id(found[1])], factor)

@@ -1,24 +1,26 @@
-"""The largest shifts of the bigram logits between two moments, exactly, without ever holding all.
+"""Exact search for the largest shifts of bigram logits between two steps, without the full matrix.
 
-Without its layers a language model still predicts: token w makes token v likely by the logit
+Without its layers, a language model predicts the next token v from token w alone by the logit
 
     M[v, w] = c · U_v · E_w
 
-with E its embedding, U its unembedding, and c what it multiplies embeddings by. (Positions and the
-unembedding's bias are left out: they belong to no pair of tokens.) When U and E become U' and E',
+with embedding E, unembedding U and the factor c by which the model scales embeddings. (Positions
+and the bias of the unembedding are left out, because they depend on no pair of tokens.) When U and
+E become U' and E',
 
     ΔM[v, w] = c (U'_v · E'_w − U_v · E_w) = c (ΔU_v · Ē_w + Ū_v · ΔE_w),    Ū, Ē: means of the two,
 
-so that no |ΔM[v, w]| exceeds c (‖ΔU_v‖ ‖Ē_w‖ + ‖Ū_v‖ ‖ΔE_w‖). Tokens v and w, ordered by these
-norms, are cut into blocks; blocks are computed in float32, the largest bound first, until no bound
-reaches the k-th largest shift found. What comes within float32's rounding of it is computed again
-in float64 by the first formula, which alone decides. Both bounds hold for any weights; how many
-blocks they spare depends on them. A step moves few embeddings and few unembeddings far.
+so |ΔM[v, w]| ≤ c (‖ΔU_v‖ ‖Ē_w‖ + ‖Ū_v‖ ‖ΔE_w‖). Tokens v and w are sorted by these norms and cut
+into blocks. Blocks are computed in float32, largest bound first, until no bound reaches the k-th
+largest shift found. Entries within float32 rounding of it are computed again in float64 by the
+first formula, which alone decides. The bounds hold for any weights. How many blocks they exclude
+depends on the weights; one step moves few rows of U and E far, so it is most of them.
 
 Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", Zero-Layer
-Transformers. The rounding of a dot product: Higham 2002, section 3.1.
-Shapes: V token of the vocabulary, D width, R next token v of a block, C token w of it, M candidate,
-K bigram.
+Transformers. Rounding of a dot product: Higham 2002, section 3.1.
+
+Shapes: V token of the vocabulary, D width, R next token v of a block, C token w of a block,
+M candidate, K bigram, B block.
 """
 
 from dataclasses import dataclass
@@ -27,43 +29,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bigrams.layers import Pair
+from analysis.bigrams.layers import EmbeddingPair
 
 BLOCK = 512
-"""Tokens on either side of a block."""
+"""Number of tokens on each side of a block."""
 ENTRIES_AT_ONCE = 2**14
 """Shifts computed in float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
-class Bigrams:
-    """Pairs of tokens and the shift of their logit; the largest |shift| first."""
+class BigramShifts:
+    """Pairs of tokens and the shifts of their logits, largest |shift| first."""
 
     next_K: np.ndarray
-    """v, the token predicted, int64."""
+    """v, the predicted token, int64."""
     token_K: np.ndarray
-    """w, the token that predicts it, int64."""
+    """w, the input token, int64."""
     shift_K: np.ndarray
-    """float64"""
+    """ΔM[v, w], float64."""
 
     def __len__(self) -> int:
         return len(self.shift_K)
 
 
-def largest_shifts(before: Pair, after: Pair, k: int, token: int | None = None) -> Bigrams:
-    """The k largest |ΔM|, of equal ones the lowest v, then the lowest w; what is 0 is left out.
+def largest_shifts(
+    before: EmbeddingPair, after: EmbeddingPair, k: int, token: int | None = None
+) -> BigramShifts:
+    """Return the k largest |ΔM| > 0; ties go to the lowest v, then to the lowest w.
 
-    With ``token``, among the bigrams that have it on either side.
+    With ``token``, only bigrams with this token on either side.
     """
-    change = Change(before, after)
-    best = Largest(k)
-    for next_R, token_C in areas(len(before.embedding_VD), token):
+    change = LogitChange(before, after)
+    best = TopShifts(k)
+    for next_R, token_C in search_areas(len(before.embedding_VD), token):
         change.search(next_R, token_C, best)
     return best.kept
 
 
-def areas(num_tokens: int, token: int | None) -> list[tuple[Tensor, Tensor]]:
-    """Which v with which w, no pair twice."""
+def search_areas(num_tokens: int, token: int | None) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of index sets (v, w) that cover each bigram to be searched once."""
     all_V = torch.arange(num_tokens)
     if token is None:
         return [(all_V, all_V)]
@@ -71,8 +75,10 @@ def areas(num_tokens: int, token: int | None) -> list[tuple[Tensor, Tensor]]:
     return [(all_V[[token]], all_V), (others, all_V[[token]])]
 
 
-def shifts_of(before: Pair, after: Pair, next_M: Tensor, token_M: Tensor) -> Tensor:
-    """ΔM of these bigrams, float64 [M]: products of float32 are exact in it."""
+def shifts_of(
+    before: EmbeddingPair, after: EmbeddingPair, next_M: Tensor, token_M: Tensor
+) -> Tensor:
+    """ΔM of these bigrams, float64 [M]. Products of two float32 numbers are exact in float64."""
     found = [torch.zeros(0, dtype=torch.float64)]
     for next_m, token_m in zip(
         next_M.split(ENTRIES_AT_ONCE), token_M.split(ENTRIES_AT_ONCE), strict=True
@@ -85,33 +91,33 @@ def shifts_of(before: Pair, after: Pair, next_M: Tensor, token_M: Tensor) -> Ten
     return torch.cat(found) * before.factor
 
 
-class Largest:
-    """The k largest of the shifts that were added so far."""
+class TopShifts:
+    """The k largest shifts among all that were added."""
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self.kept = Bigrams(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        self.kept = BigramShifts(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     @property
     def least(self) -> float:
-        """What a |shift| must reach to be among them; 0 while there are fewer than k."""
+        """Least |shift| that can be among them; 0 while there are fewer than k."""
         return abs(float(self.kept.shift_K[-1])) if len(self.kept) == self.k else 0.0
 
     def add(self, next_M: Tensor, token_M: Tensor, shift_M: Tensor) -> None:
-        """Bigrams that have not been added before."""
+        """Add bigrams; none may be added twice. Shifts of 0 are dropped."""
         moved_M = shift_M.numpy() != 0
         more = (found.cpu().numpy()[moved_M] for found in (next_M, token_M, shift_M))
         v_M, w_M, size_M = (
             np.concatenate(pair) for pair in zip(vars(self.kept).values(), more, strict=True)
         )
         order = np.lexsort((w_M, v_M, -np.abs(size_M)))[: self.k]
-        self.kept = Bigrams(v_M[order], w_M[order], size_M[order])
+        self.kept = BigramShifts(v_M[order], w_M[order], size_M[order])
 
 
-class Change:
-    """From one moment to another: bounds of the shifts, and the shifts of whole blocks."""
+class LogitChange:
+    """The change between two steps: bounds of the shifts, and the shifts of blocks."""
 
-    def __init__(self, before: Pair, after: Pair) -> None:
+    def __init__(self, before: EmbeddingPair, after: EmbeddingPair) -> None:
         self.before, self.after = before, after
         U, E = before.unembedding_VD, before.embedding_VD
         self.moved_VD = after.unembedding_VD - U
@@ -119,12 +125,12 @@ class Change:
         self.mean_embedding_VD = (after.embedding_VD + E) * (before.factor / 2)
         self.moved_embedding_VD = (after.embedding_VD - E) * before.factor
         self.rounding = (2 * E.shape[1] + 16) * 2.0**-23
-        """Of a shift in float32, and of its bound, relative to the bound; twice what it can be."""
-        self.next_norms = norms(self.moved_VD), norms(self.mean_VD)
-        self.token_norms = norms(self.mean_embedding_VD), norms(self.moved_embedding_VD)
+        """Rounding of a float32 shift and of its bound, relative to the bound: twice the worst."""
+        self.next_norms = row_norms(self.moved_VD), row_norms(self.mean_VD)
+        self.token_norms = row_norms(self.mean_embedding_VD), row_norms(self.moved_embedding_VD)
 
-    def search(self, next_R: Tensor, token_C: Tensor, best: Largest) -> None:
-        """Add to ``best`` all bigrams of these v with these w that can be among the largest."""
+    def search(self, next_R: Tensor, token_C: Tensor, best: TopShifts) -> None:
+        """Add to ``best`` all bigrams of these v and w that can be among the largest."""
         device = self.moved_VD.device
         next_R, token_C = next_R.to(device), token_C.to(device)
         blocks_R = next_R[self.next_norms[0][next_R].argsort(descending=True)].split(BLOCK)
@@ -133,23 +139,25 @@ class Change:
             *(torch.stack([norm_V[b].amax() for b in blocks_R]) for norm_V in self.next_norms),
             *(torch.stack([norm_V[b].amax() for b in blocks_C]) for norm_V in self.token_norms),
         ).flatten()
-        for place in bound_B.argsort(descending=True).tolist():
-            if not float(bound_B[place]) or float(bound_B[place]) < best.least:
+        for block in bound_B.argsort(descending=True).tolist():
+            # All later bounds are smaller, and ``best.least`` only grows.
+            if not float(bound_B[block]) or float(bound_B[block]) < best.least:
                 break
-            row, column = divmod(place, len(blocks_C))
+            row, column = divmod(block, len(blocks_C))
             self.search_block(blocks_R[row], blocks_C[column], best)
 
     def by_movement(self, token_C: Tensor) -> Tensor:
-        """Places of the tokens, the embedding that moved farthest first, then the longest."""
+        """Order of the tokens: largest ‖ΔE‖ first, ties by largest ‖Ē‖."""
         longest = self.token_norms[0][token_C].argsort(descending=True)
         return longest[self.token_norms[1][token_C][longest].argsort(descending=True, stable=True)]
 
     def bounds(self, moved_R: Tensor, mean_R: Tensor, mean_C: Tensor, moved_C: Tensor) -> Tensor:
-        """What no |shift| of such norms exceeds, rounding included, [R, C]."""
+        """Upper bounds of |shift| for these norms, rounding included, [R, C]."""
         bound_RC = torch.outer(moved_R, mean_C).addr_(mean_R, moved_C)
         return bound_RC.mul_(1 + self.rounding)
 
-    def search_block(self, next_R: Tensor, token_C: Tensor, best: Largest) -> None:
+    def search_block(self, next_R: Tensor, token_C: Tensor, best: TopShifts) -> None:
+        """Add to ``best`` the bigrams of one block that can be among the largest."""
         bound_RC = self.bounds(
             *(norm_V[next_R] for norm_V in self.next_norms),
             *(norm_V[token_C] for norm_V in self.token_norms),
@@ -162,7 +170,8 @@ class Change:
         size_RC = self.block(next_R, token_C).abs_()
         if float(size_RC.max()) + margin < best.least:
             return
-        # k entries reach the k-th largest found here, less its rounding; so must any other.
+        # At least k entries of this block exceed its k-th largest value, less the rounding of a
+        # float32 shift. An entry must reach that bound too; its own rounding is the second margin.
         floor = best.least - margin
         if size_RC.numel() > best.k:
             kth = float(size_RC.flatten().topk(best.k, sorted=False).values.min())
@@ -172,13 +181,13 @@ class Change:
         best.add(next_M, token_M, shifts_of(self.before, self.after, next_M, token_M))
 
     def block(self, next_R: Tensor, token_C: Tensor) -> Tensor:
-        """The shifts in float32, [R, C]."""
+        """The shifts of a block in float32, [R, C]."""
         shift_RC = self.moved_VD[next_R] @ self.mean_embedding_VD[token_C].T
         if self.token_norms[1][token_C].any():
             shift_RC.addmm_(self.mean_VD[next_R], self.moved_embedding_VD[token_C].T)
         return shift_RC
 
 
-def norms(weight_VD: Tensor) -> Tensor:
-    """‖row‖, [V]"""
+def row_norms(weight_VD: Tensor) -> Tensor:
+    """Norm of each row, [V]."""
     return torch.linalg.vector_norm(weight_VD, dim=1)

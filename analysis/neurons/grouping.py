@@ -1,12 +1,12 @@
-"""Which neurons belong together, because the same data taught them, and which are of several minds.
+"""Find clusters of neurons that the same data moved, and polysemantic neurons.
 
 1. Sum the outlier rows of every MLP neuron (a column) by datum and by target token
    (``analysis.neurons.datums``).
-2. Find clusters of neurons that the same datums move (``analysis.neurons.clustering``).
-3. Do it again on bootstrap samples of the datums, to see which clusters stay
+2. Cluster neurons that were moved by the same datums (``analysis.neurons.clustering``).
+3. Repeat the clustering on bootstrap samples of the datums to measure the stability of clusters
    (``analysis.neurons.stability``).
-4. Name the clusters by the tokens that their neurons own, and find neurons whose own tokens fall
-   into several topics (``analysis.neurons.topics``).
+4. Label clusters with the own tokens of their neurons, and find polysemantic neurons, whose own
+   tokens form several topics (``analysis.neurons.topics``).
 
 Shapes: G neuron with enough rows, N datum, V token of the vocabulary, D coordinate.
 """
@@ -27,12 +27,12 @@ from analysis.neurons.clustering import (
     Clusters,
     coordinates,
     find_clusters,
-    plane,
+    tsne_map,
 )
-from analysis.neurons.datums import Moved, MovedNeurons, mlp_units
-from analysis.neurons.stability import bootstrap, draw
+from analysis.neurons.datums import OutlierSums, SumOutliersByNeuron, mlp_units
+from analysis.neurons.stability import bootstrap_stability, draw_columns
 from analysis.neurons.tables import TABLES, cluster_table, neuron_table, stability_table
-from analysis.neurons.topics import cluster_tokens, dealt_anew, find_topics, own_tokens
+from analysis.neurons.topics import cluster_tokens, find_topics, own_tokens, shuffle_tokens
 from analysis.run.run import Run
 from analysis.run.tallies import read_tally
 from capture.errors import ConfigError, RunError, at_least
@@ -40,19 +40,19 @@ from capture.errors import ConfigError, RunError, at_least
 JOB = "neurons"
 WEIGHTS = ("rows", "shift")
 
-Report = Callable[[int, int], None]
-"""Told after every bootstrap sample: how many are done, how many in all."""
+ProgressReport = Callable[[int, int], None]
+"""Called after every bootstrap sample with the number of samples done and of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronsConfig:
-    """What counts, how neurons are grouped, and how often that is tried again."""
+    """What is counted, how neurons are clustered, and the number of bootstrap samples."""
 
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     weight: Literal["rows", "shift"] = "rows"
-    """What a neuron has of a datum: outlier rows, or Σ |shift| of these."""
+    """Count for a neuron and datum: the number of outlier rows, or their Σ|shift|."""
     min_rows: int = 20
-    """Neurons with fewer outlier rows are left out."""
+    """Neurons with fewer outlier rows are excluded."""
     tokens_weight: float = 0.0
     """Weight of token profiles (the tallies' update norm by target) beside datums, 0 to 1."""
     bootstraps: int = 20
@@ -70,8 +70,8 @@ class NeuronsConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class Neurons:
-    """Clusters of neurons, and the neurons."""
+class NeuronClusters:
+    """The result of ``group_neurons``."""
 
     neurons: pd.DataFrame
     """``NEURONS``"""
@@ -81,58 +81,62 @@ class Neurons:
     """``STABILITY``"""
 
 
-def ignore(done: int, total: int) -> None:
-    """Report to nobody."""
+def ignore_progress(done: int, total: int) -> None:
+    """A progress report that does nothing."""
 
 
-def read_moved(run: Run, run_job: Runner) -> Moved:
-    """What moved every neuron; raises ``RunError`` without outliers or MLP weights."""
+def read_outlier_sums(run: Run, run_job: Runner) -> OutlierSums:
+    """Sum the outlier rows of every neuron. Raises ``RunError`` without outliers or MLP weights."""
     if not mlp_units(run.layout):
         raise RunError(run.uri, "captured no MLP weights", "Capture some with capture.units")
     shards = run.require_shards("outliers")
-    return run_job(MovedNeurons(run.layout, run.target_NT, run.num_tokens), shards)
+    return run_job(SumOutliersByNeuron(run.layout, run.target_NT, run.num_tokens), shards)
 
 
 def group_neurons(
-    run: Run, moved: Moved, config: NeuronsConfig, report: Report = ignore
-) -> Neurons:
-    """Cluster the neurons of a run by what moved them.
+    run: Run, sums: OutlierSums, config: NeuronsConfig, report: ProgressReport = ignore_progress
+) -> NeuronClusters:
+    """Cluster the neurons of a run by the datums that moved them.
 
     Raises ``RunError`` if too few neurons have enough rows, or if ``tokens_weight`` asks for
     tallies that the run lacks.
     """
-    every = every_neuron(run, moved)
-    row_G = enough_rows(run, every, config)
+    every = count_outlier_rows(run, sums)
+    row_G = select_neurons(run, every, config)
     neurons = every.loc[row_G].reset_index(drop=True)
-    datum_GN, token_GV = matrices(moved, len(every), row_G, config.weight)
+    datum_GN, token_GV = count_matrices(sums, len(every), row_G, config.weight)
     views = [(datum_GN, 1 - config.tokens_weight)]
     if config.tokens_weight > 0:
         views.append((token_profiles(run, neurons), config.tokens_weight))
-    place_GD, clusters = clustered(views, config.clustering)
+    point_GD, clusters = cluster_views(views, config.clustering)
     seed = config.clustering.seed
-    stability = bootstrap(
+    stability = bootstrap_stability(
         clusters.label_G,
-        lambda rng: clustered(views, config.clustering, rng)[1].label_G,
+        lambda rng: cluster_views(views, config.clustering, rng)[1].label_G,
         samples=config.bootstraps,
         seed=seed,
         report=report,
     )
     own = own_tokens(token_GV, datum_GN, neurons["unit"].to_numpy(str))
     topics = find_topics(own, token_GV)
-    by_chance = find_topics(dealt_anew(own, seed), token_GV)
+    shuffled = find_topics(shuffle_tokens(own, seed), token_GV)
     names = np.array(run.tokens, object)
     labels = cluster_tokens(own, clusters.label_G, run.num_tokens)
-    return Neurons(
-        neurons=neuron_table(neurons, clusters, plane(place_GD, seed), topics, names),
+    return NeuronClusters(
+        neurons=neuron_table(neurons, clusters, tsne_map(point_GD, seed), topics, names),
         clusters=cluster_table(neurons, clusters, stability, labels, names),
         stability=stability_table(
-            settings(config, len(every) - len(neurons)), clusters, stability, topics, by_chance
+            settings_columns(config, len(every) - len(neurons)),
+            clusters,
+            stability,
+            topics,
+            shuffled,
         ),
     )
 
 
-def settings(config: NeuronsConfig, left_out: int) -> dict[str, object]:
-    """What the clusters depend on besides the run, and how many neurons had too few rows."""
+def settings_columns(config: NeuronsConfig, left_out: int) -> dict[str, object]:
+    """The first columns of ``STABILITY``: settings, and the number of excluded neurons."""
     names = ("method", "components", "min_cluster", "seed")
     return {
         **{name: getattr(config.clustering, name) for name in names},
@@ -142,20 +146,20 @@ def settings(config: NeuronsConfig, left_out: int) -> dict[str, object]:
     }
 
 
-def write_neurons(run: Run, found: Neurons) -> None:
-    """Leave the tables in the run, under ``analysis/neurons/``."""
+def write_neurons(run: Run, found: NeuronClusters) -> None:
+    """Write the tables into the run, under ``analysis/neurons/``."""
     write_tables(run, JOB, vars(found), TABLES)
 
 
-# --- what goes in ---------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 
-def every_neuron(run: Run, moved: Moved) -> pd.DataFrame:
-    """unit, neuron and rows of every MLP neuron, in the order of units and columns."""
+def count_outlier_rows(run: Run, sums: OutlierSums) -> pd.DataFrame:
+    """Columns unit, neuron, rows: one row per MLP neuron, in the order of units and columns."""
     units = mlp_units(run.layout)
     sizes = list(units.values())
-    of_key_K = moved.datums.key_K // moved.datums.num_columns
-    rows = np.bincount(of_key_K, moved.datums.rows_K, minlength=sum(sizes))
+    neuron_K = sums.datums.key_K // sums.datums.num_columns
+    rows = np.bincount(neuron_K, sums.datums.rows_K, minlength=sum(sizes))
     return pd.DataFrame(
         {
             "unit": np.repeat(np.array(list(units), object), sizes),
@@ -165,26 +169,26 @@ def every_neuron(run: Run, moved: Moved) -> pd.DataFrame:
     )
 
 
-def enough_rows(run: Run, every: pd.DataFrame, config: NeuronsConfig) -> np.ndarray:
-    """Places of the neurons with enough rows, [G]; raises ``RunError`` if they are too few."""
+def select_neurons(run: Run, every: pd.DataFrame, config: NeuronsConfig) -> np.ndarray:
+    """Indices of the neurons with enough rows, [G]. Raises ``RunError`` if they are too few."""
     row_G = np.flatnonzero(every["rows"] >= config.min_rows)
     wanted = config.clustering.least_neurons
     if len(row_G) < wanted:
         problem = (
             f"has {len(row_G)} neurons with {config.min_rows} or more outlier rows, "
-            f"grouping needs {wanted}"
+            f"clustering needs {wanted}"
         )
-        raise RunError(run.uri, problem, "Ask for less with --min-rows, or for smaller clusters")
+        raise RunError(run.uri, problem, "Lower --min-rows, or ask for smaller clusters")
     return row_G
 
 
-def matrices(
-    moved: Moved, num_neurons: int, row_G: np.ndarray, weight: str
+def count_matrices(
+    sums: OutlierSums, num_neurons: int, row_G: np.ndarray, weight: str
 ) -> tuple[csr_array, csr_array]:
-    """What the kept neurons have of each datum, [G, N], and of each target token, [G, V]."""
+    """Counts of the selected neurons by datum, [G, N], and by target token, [G, V]."""
     by_datum, by_token = (
-        sums.matrix(num_neurons, sums.rows_K if weight == "rows" else sums.shift_K)[row_G]
-        for sums in (moved.datums, moved.tokens)
+        part.matrix(num_neurons, part.rows_K if weight == "rows" else part.shift_K)[row_G]
+        for part in (sums.datums, sums.tokens)
     )
     return by_datum, by_token
 
@@ -198,16 +202,16 @@ def token_profiles(run: Run, neurons: pd.DataFrame) -> csr_array:
     return csr_array(np.concatenate(parts).astype(np.float64))
 
 
-def clustered(
+def cluster_views(
     views: list[tuple[csr_array, float]],
     config: ClusteringConfig,
     rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, Clusters]:
-    """Coordinates, [G, D], and clusters; with ``rng``, of a bootstrap sample of the columns."""
-    weighed = [
-        (associations(counts, draw(counts.shape[1], rng) if rng else None), weight)
+    """Coordinates [G, D] and clusters; with ``rng``, of a bootstrap sample of the columns."""
+    weighted = [
+        (associations(counts, draw_columns(counts.shape[1], rng) if rng else None), weight)
         for counts, weight in views
         if weight > 0
     ]
-    place_GD = coordinates(weighed, config)
-    return place_GD, find_clusters(place_GD, config)
+    point_GD = coordinates(weighted, config)
+    return point_GD, find_clusters(point_GD, config)

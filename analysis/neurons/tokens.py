@@ -1,7 +1,6 @@
-"""One neuron, asked directly: of which tokens are its outlier rows?
+"""The tokens of one neuron's outlier rows, without an attribution of all neurons.
 
-For a look at a single neuron before, or instead of, the attribution of all. It reads the row groups
-of one unit and tests nothing.
+A quick look at a single neuron: it reads only the row groups of one unit, and tests nothing.
 
 Shapes: M row, V token of the vocabulary.
 """
@@ -24,14 +23,14 @@ def neuron_tokens(
     evidence: RowEvidence = "target",
     steps: range | None = None,
 ) -> pd.DataFrame:
-    """The tokens that the outlier rows of a neuron (column of an MLP unit) speak of.
+    """Count the tokens of the outlier rows of a neuron (a column of an MLP unit).
 
-    Columns: token_id, token; count (rows; with whole windows times the token's occurrences), size
-    (Σ |shift|, in units of the weight), first_step and last_step, share (of all counts), and
-    relative_frequency (share against the token's share of the training text). By count descending.
+    Returns columns token_id, token, count (rows; with evidence "window", once per occurrence in the
+    window), size (Σ|shift|, in units of the weight), first_step, last_step, share (of all counts)
+    and relative_frequency (share / the token's share of the training text), by count descending.
 
-    Raises ``UnitError`` for a unit that is no captured MLP unit or has no such neuron, ``RunError``
-    for steps that the run lacks.
+    Raises ``UnitError`` if the unit is not a captured MLP unit or lacks the neuron, ``RunError`` if
+    the run lacks the steps.
     """
     rows = run.shifts(unit, parameters_of(run, unit, neuron), steps=steps)
     token_NT = run.target_NT if evidence == "target" else run.token_NT
@@ -59,13 +58,16 @@ def neuron_tokens(
 
 
 def parameters_of(run: Run, unit: str, neuron: int) -> range:
-    """Flat indices of a neuron's weights in its unit."""
+    """Flat indices of the neuron's weights in its unit."""
     known = [name for name in run.layout.names if is_mlp(name, run.layout)]
     if unit not in known:
-        raise UnitError(unit, "is no captured unit with neurons", nearest(unit, known))
+        raise UnitError(unit, "is not a captured unit with neurons", nearest(unit, known))
     num_neurons = run.layout.fan_in(unit)
     if not 0 <= neuron < num_neurons:
-        raise UnitError(f"{unit} neuron {neuron}", f"does not exist: 0 to {num_neurons - 1} do")
+        raise UnitError(
+            f"{unit} neuron {neuron}",
+            f"does not exist; the unit has neurons 0 to {num_neurons - 1}",
+        )
     index_S = np.flatnonzero(entries(unit, run.layout, inputs=True) == neuron)
     step = 1 if unit in run.layout.transposed else num_neurons
     return range(int(index_S[0]), int(index_S[-1]) + 1, step)

@@ -8,7 +8,7 @@ from capture.models.hub import (
     library_errors,
     load_transformers,
     pretrained_arguments,
-    silence_libraries,
+    quiet_libraries,
     unreadable_error,
 )
 
@@ -25,7 +25,7 @@ class HFTokenizer:
     def __init__(self, path: str) -> None:
         place = pretrained_arguments(KEY, path)
         try:
-            with silence_libraries():
+            with quiet_libraries():
                 self.own: Any = load_transformers(KEY).AutoTokenizer.from_pretrained(
                     **place, trust_remote_code=False
                 )

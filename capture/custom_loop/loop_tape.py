@@ -226,7 +226,7 @@ class LoopTape(Tape):
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
     def take_passes(self) -> list[ForwardPass]:
-        """Return the passes since the last update and begin anew.
+        """Return the passes since the last update, and start with an empty one.
 
         Raises ``UnitError`` for units that are used in a way that cannot be captured.
         """

@@ -37,7 +37,7 @@ from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
 MAX_SLOTS = 2**15
-"""Datums of a step that a 16-bit slot can number."""
+"""Largest number of datums in a step: slots are stored as int16."""
 
 
 class Recording:
@@ -77,7 +77,7 @@ class Recording:
         self._tape = LoopTape(units, model)
         self._guard = SplitGuard(model, units, self._tape, seed=config.run.seed)
         self._position = StepPosition(last.end_step, 0, 0)
-        """Of the next step."""
+        """Position of the next step."""
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
         self._inputs: tuple[StepInputs, np.ndarray] | None = None
         """Inputs and datums of the step that the optimizer is taking."""

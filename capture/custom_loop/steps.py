@@ -18,8 +18,8 @@ from capture.config.settings import CaptureConfig
 from capture.custom_loop.loop_tape import ForwardPass, join_passes
 from capture.custom_loop.update import ExpectedUpdate, gradient_multiplier, total_gradient_norm
 from capture.engine.audit import discrepancies
-from capture.engine.engine import Step
 from capture.engine.observer import Observation
+from capture.engine.step import Step
 from capture.errors import AuditError, RunError, UnitError
 from capture.format.factor_tables import rows_of_step
 from capture.gradients.dense import sum_shifts
@@ -52,16 +52,16 @@ class StepPosition:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What is read before an update."""
+    """Gradients, factors and weights of a step, read before the update."""
 
     expected: ExpectedUpdate
     factors: Factors
     grads: dict[str, Tensor]
-    """Gradients by unit; copies, because torch's optimizers may change them in place."""
+    """Gradients by unit; copies, because torch's optimizers may change them in position."""
     before_P: Tensor
     """Weights before the update."""
     clip: float
-    """What the loop has multiplied the gradients by since the backward pass."""
+    """Factor by which the loop has multiplied the gradients since the backward pass."""
     gradient_norm: float
     """Norm over all trained parameters, before that multiplication."""
     loss: float
@@ -73,7 +73,7 @@ def before_step(
     optimizer: torch.optim.Optimizer,
     units: Mapping[str, nn.Parameter],
     passes: Sequence[ForwardPass],
-    place: StepPosition,
+    position: StepPosition,
 ) -> StepInputs:
     """Read gradients, factors and weights before the optimizer updates them.
 
@@ -82,17 +82,17 @@ def before_step(
     """
     if not passes:
         problem = "no backward pass has reached a unit since the last optimizer step"
-        raise RunError(place.where, problem, f"Call loss.backward() before it. {DROPPED}")
+        raise RunError(position.where, problem, f"Call loss.backward() before it. {DROPPED}")
     layout = Layout.of(units)
-    factors = join_passes(passes, units, place.where)
+    factors = join_passes(passes, units, position.where)
     grads = {name: unit.grad.clone() for name, unit in units.items() if unit.grad is not None}
     for name in units:
         if name not in grads:
-            raise UnitError(name, f"lost its gradient before {place.where}", DROPPED)
+            raise UnitError(name, f"lost its gradient before {position.where}", DROPPED)
     clip = gradient_multiplier(layout.flatten(grads), sum_shifts(factors, layout, 1.0))
     norm = total_gradient_norm(optimizer)
     if not math.isfinite(clip + norm):
-        raise divergence_error(place)
+        raise divergence_error(position)
     return StepInputs(
         expected=ExpectedUpdate.of(optimizer, units),
         factors=factors,
@@ -132,7 +132,7 @@ def rounding_settings(passes: Sequence[ForwardPass]) -> TrainingConfig:
 def after_step(
     before: StepInputs,
     datum_N: np.ndarray,
-    place: StepPosition,
+    position: StepPosition,
     capture: CaptureConfig,
     buffer: ShiftBuffer,
 ) -> Observation:
@@ -162,28 +162,28 @@ def after_step(
     found = discrepancies(step, layout, total_P, before.before_P, after_P, training)
     if not all(each.unexplained <= capture.audit_tolerance for each in found):
         raise audit_failure(
-            place, max(each.error for each in found), after_P, capture.audit_tolerance
+            position, max(each.error for each in found), after_P, capture.audit_tolerance
         )
     factors = None
     if "factors" in capture.kinds:
         factors = rows_of_step(
-            place.step,
+            position.step,
             datum_N,
             step.factors,
             step.scale,
             capture.factors.precision,
             preconditioned=step.preconditioner is not None,
         )
-    row = row_of(place, step, max(each.error for each in found), datum_N)
+    row = row_of(position, step, max(each.error for each in found), datum_N)
     return Observation(row, outliers, factors)
 
 
 def row_of(
-    place: StepPosition, step: Step, audit_error: float, datum_N: np.ndarray
+    position: StepPosition, step: Step, audit_error: float, datum_N: np.ndarray
 ) -> dict[str, object]:
     """Return the step's row of the table ``steps``."""
     return {
-        **vars(place),
+        **vars(position),
         "learning_rate": step.learning_rate,
         "gradient_norm": step.gradient_norm,
         "clip": step.clip,
@@ -193,7 +193,7 @@ def row_of(
     }
 
 
-def check_positions(outliers: Outliers, window: int | None, place: StepPosition) -> Outliers:
+def check_positions(outliers: Outliers, window: int | None, position: StepPosition) -> Outliers:
     """Return the outliers with positions that exist in their datum.
 
     ``window``: tokens per datum, or None if datums have no tokens. A datum of one token has
@@ -206,17 +206,19 @@ def check_positions(outliers: Outliers, window: int | None, place: StepPosition)
     most = int(position_M.max()) if len(position_M) else 0
     if window is not None and most >= window:
         problem = f"a shift is at position {most}, but datums have {window} tokens"
-        raise UnitError(place.where, problem, "Give datums as all their tokens, [N, T + 1]")
+        raise UnitError(position.where, problem, "Pass all tokens of each datum, [N, T + 1]")
     return outliers
 
 
-def audit_failure(place: StepPosition, error: float, after_P: Tensor, allowed: float) -> AuditError:
+def audit_failure(
+    position: StepPosition, error: float, after_P: Tensor, allowed: float
+) -> AuditError:
     if not math.isfinite(after_P.norm()):
-        return divergence_error(place)
+        return divergence_error(position)
     problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-    return AuditError(place.where, problem, ONLY_MULTIPLY)
+    return AuditError(position.where, problem, ONLY_MULTIPLY)
 
 
-def divergence_error(place: StepPosition) -> AuditError:
+def divergence_error(position: StepPosition) -> AuditError:
     problem = "training has diverged (gradients or weights out of range)"
-    return AuditError(place.where, problem, DROPPED)
+    return AuditError(position.where, problem, DROPPED)

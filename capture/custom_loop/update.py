@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from capture.errors import ConfigError
 from capture.optim.optimizer import (
     InheritedTerms,
-    OptimizerConfig,
     Tensors,
     UpdateParts,
     inherited_terms,
@@ -27,6 +26,7 @@ from capture.optim.optimizer import (
     split_update,
     state_names,
 )
+from capture.optim.optimizer_config import OptimizerConfig
 
 KINDS = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
 REQUIRED_OPTIONS = {"dampening": 0, "maximize": False, "amsgrad": False, "differentiable": False}

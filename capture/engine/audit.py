@@ -1,24 +1,27 @@
 """Law 1 while training runs: shifts and carry add up to the applied change, or training stops.
 
-With plain SGD in float32 the two are compared as they are. Another optimizer or precision makes two
-comparisons of it, so that neither hides what capture has lost:
+With plain SGD in float32 the sum of shifts is compared with the applied change directly. Every
+other optimizer or precision is audited in two stages, because one comparison would hide losses:
 
-1. Σ_i g_i with the gradient that the optimizer was given, before any preconditioner. Afterwards
-   nothing could be told: Adam divides by √v̂, so where the true gradient is 0 (a key's bias) the
-   rounding of a sum becomes a whole update, and two ways to add up differ by all of it.
-2. The optimizer's formula (``capture.optim.optimizer``), fed with that gradient, with the change
-   of the weights. Both come from the same tensor, so neither noise nor precision excuses a
-   difference.
+1. Σ_i g_i against the gradient that the optimizer was given, *before* the preconditioner. After the
+   preconditioner the comparison means nothing: Adam divides by √v̂, so an entry whose true gradient
+   is 0 (a key's bias) turns the rounding error of its sum into a full-size update. Two orders of
+   summation then disagree by the whole update.
+2. The optimizer's formula (``capture.optim.optimizer``), applied to that same gradient, against the
+   change of the weights. Both sides start from the same tensor, so summation order and bfloat16
+   cannot explain a difference.
 
-What rounding explains is no violation:
+Rounding explains the following differences, which are no violation:
 
-- A weight θ is stored to within 2^-24 · |θ|, in all ‖θ‖ · 2^-24 / ‖change‖ of the change. AdamW's
-  decay multiplies θ first: the product and its factor 1 − lr · decay are rounded too, so thrice.
-- Under bfloat16 autograd rounds each use's gradient S_u = Σ_t δ_t a_tᵀ once (unit roundoff 2^-8 of
-  the entry) and, of U uses, each of the U − 1 sums again, which are at most Σ_u |S_u|. An entry may
-  thus be off by 2^-8 · U · Σ_u |S_u|, the sum running over micro-batches too, which add up in
-  float32. Only what exceeds this, entry by entry, is counted: a lost datum shows wherever its part
-  of an entry is above 0.4 %, and among so many entries there are some, however large the batch.
+- A weight θ is stored to within 2^-24 · |θ|, which is ‖θ‖ · 2^-24 / ‖change‖ relative to the
+  change. AdamW's decay first multiplies θ by 1 − lr · decay; that factor and the product are
+  rounded too, which makes three roundings.
+- Under bfloat16, autograd rounds the gradient S_u = Σ_t δ_t a_tᵀ of each of U uses once (unit
+  roundoff 2^-8) and each of the U − 1 sums of uses once more; no sum exceeds Σ_u |S_u|. An entry
+  may thus be off by 2^-8 · U · Σ_u |S_u|, where the sum also runs over micro-batches, which are
+  added in float32. The audit counts only the excess over this bound, entry by entry. A lost datum
+  shows in every entry of which it is more than about 0.4 %; among many entries there are some,
+  however large the batch.
 
 Source of the bounds: Higham 2002, Accuracy and Stability of Numerical Algorithms, theorem 2.2.
 Shapes: P all captured parameters.
@@ -29,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from capture.engine.engine import Step
+from capture.engine.step import Step
 from capture.gradients.dense import slice_datums, sum_shifts
 from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
@@ -40,11 +43,12 @@ from capture.process_group import SINGLE_PROCESS, Group
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """By how much one sum misses another, relative to the latter's norm."""
+    """Difference of two vectors, relative to the norm of the expected one."""
 
     error: float
+    """The whole difference."""
     unexplained: float
-    """What of it rounding does not account for."""
+    """The part that rounding does not explain."""
 
 
 def discrepancies(
@@ -56,9 +60,10 @@ def discrepancies(
     config: TrainingConfig,
     group: Group = SINGLE_PROCESS,
 ) -> list[Discrepancy]:
-    """All that must be 0 but for rounding; ``total_P``: the sum of the recorded shifts.
+    """Return all comparisons of the audit; each must be 0 except for rounding.
 
-    That sum is over the slots of all workers of ``group``; the step's factors are this worker's.
+    ``total_P``: sum of the recorded shifts over the slots of all workers of ``group``. The step's
+    factors, in contrast, are those of this worker's slots.
     """
     change_P = after_P - before_P
     stored = rounding_error(before_P, after_P) * rounding_count(config)
@@ -68,13 +73,17 @@ def discrepancies(
             compare(all_P, change_P, stored),
             *last_token_discrepancies(step, layout, total_P, config, group),
         ]
-    rate = step.scale / step.clip if step.clip else 0.0  # 0: of a gradient without a number
+    # step.gradients are clipped already, so the clip factor is divided out of the scale. The factor
+    # is 0 only if the gradient's norm is infinite.
+    rate = step.scale / step.clip if step.clip else 0.0
     fresh_P = layout.flatten(step.gradients).mul_(rate)
     applied_P = fresh_P
     if step.preconditioner:
         preconditioner_P = layout.flatten(step.preconditioner)
         applied_P = fresh_P * preconditioner_P
-        moved_P = preconditioner_P != 0  # where it is 0, as at a learning rate of 0, nothing tells
+        # Stage 1 needs the shifts before the preconditioner. Where that is 0 (a parameter group
+        # with learning rate 0), division is impossible, and the entry does not move in any case.
+        moved_P = preconditioner_P != 0
         total_P = torch.where(moved_P, total_P / preconditioner_P, fresh_P)
     if step.carry:
         applied_P = applied_P + layout.flatten(step.carry)
@@ -87,7 +96,7 @@ def discrepancies(
 
 
 def sum_full_loss_shifts(step: Step, layout: Layout, group: Group) -> Tensor:
-    """Σ of the shifts of the whole loss before any preconditioner, over all workers, [P]."""
+    """Return the sum of all workers' shifts of the whole loss, before preconditioning, [P]."""
     total_P = sum_shifts(step.factors, layout, step.scale)
     group.all_reduce([total_P])
     return total_P
@@ -96,7 +105,7 @@ def sum_full_loss_shifts(step: Step, layout: Layout, group: Group) -> Tensor:
 def last_token_discrepancies(
     step: Step, layout: Layout, total_P: Tensor, config: TrainingConfig, group: Group
 ) -> list[Discrepancy]:
-    """Of the last token's part against autograd's, where it is what is recorded."""
+    """Compare the last token's shifts with autograd, if those are recorded; else return []."""
     if not step.last:
         return []
     wanted_P = layout.flatten(step.last.gradients) * step.scale
@@ -113,13 +122,13 @@ def gradient_discrepancy(
     config: TrainingConfig,
     group: Group = SINGLE_PROCESS,
 ) -> Discrepancy:
-    """Of the datums' gradients, added up, against autograd's; both times ``scale``."""
+    """Compare the sum of the datums' gradients with autograd's gradient; both times ``scale``."""
     if config.precision == "float32":
         return compare(found_P, wanted_P, 0.0)
     allowed_P = bfloat16_allowance(found_P, factors, scale, layout, config.accumulate, group)
     missed_P = (found_P - wanted_P).abs_()
     excess_P = missed_P.sub_(allowed_P).clamp_(min=0)
-    exactly_P = wanted_P.double()
+    exactly_P = wanted_P.double()  # in float32 a tiny excess would vanish in the addition
     unexplained = relative_error(exactly_P + excess_P, exactly_P)
     return Discrepancy(relative_error(found_P, wanted_P), unexplained)
 
@@ -132,7 +141,10 @@ def bfloat16_allowance(
     accumulate: int,
     group: Group,
 ) -> Tensor:
-    """How far bfloat16 may put autograd's gradient off, entry by entry; times ``scale``."""
+    """Return bounds on bfloat16's rounding of autograd's gradient, [P], times ``scale``.
+
+    The bound of an entry is 2^-8 · U · Σ_u |S_u| over uses, micro-batches and workers.
+    """
     parts = []
     for name, found in zip(layout.names, found_P.split(layout.sizes), strict=True):
         uses, own = factors[name], Layout({name: layout.shapes[name]})
@@ -142,6 +154,7 @@ def bfloat16_allowance(
             for use in uses
             for number in range(accumulate)
         ]
+        # With one use, micro-batch and worker, S_u is the total, which is known already.
         whole = len(pieces) * group.size == 1
         sums = [found] if whole else [sum_shifts(p, own, scale) for p in pieces]
         largest = torch.stack([one.abs() for one in sums]).sum(0)
@@ -152,11 +165,12 @@ def bfloat16_allowance(
 
 
 def compare(found_P: Tensor, wanted_P: Tensor, explained: float) -> Discrepancy:
+    """Return the relative difference, of which ``explained`` is due to rounding."""
     error = relative_error(found_P, wanted_P)
     return Discrepancy(error, error - explained)
 
 
 def rounding_count(config: TrainingConfig) -> int:
-    """How often an update rounds at the size of the weights."""
+    """Return how many roundings of an update are as large as a weight's."""
     decoupled = config.optimizer.kind == "adamw" and config.optimizer.weight_decay
     return 3 if decoupled else 1

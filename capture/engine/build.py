@@ -1,4 +1,4 @@
-"""A run's model and optimizer: built from its plan, or put back to where a marker left them."""
+"""Builds a run's engine (model, optimizer, captured units) and restores it to a marker's step."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -34,12 +34,15 @@ from capture.store.store import Store
 
 
 def complete_config(config: Config) -> Config:
-    """With what a Hugging Face model decides: its family and settings, and which units it has."""
+    """Return the configuration with the values that depend on a Hugging Face model filled in.
+
+    These are the model's family and settings, and the default units of capture and tallies.
+    """
     if config.model.kind != "hf":
         return config
     hf = resolve_config(config.model.hf)
     if hf.path and config.corpus.tokenizer == WORDS:
-        problem = f"got {WORDS}, but {hf.path} has learned tokens of its own"
+        problem = f"got {WORDS}, but {hf.path} was trained with a tokenizer of its own"
         raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
     config = replace(config, model=replace(config.model, hf=hf))
     capture, plain = config.capture, CaptureConfig()
@@ -60,13 +63,14 @@ def build_engine(
     *,
     beginning: bool = False,
 ) -> Engine:
-    """A model with random weights of the run's seed, and what is captured to record these kinds.
+    """Return an engine with random weights of the run's seed that captures what ``kinds`` need.
 
-    ``beginning``: with the weights that the run begins with, where those are of a Hugging Face
-    model's folder; who restores a checkpoint afterwards can do without.
+    ``beginning``: load the pretrained weights that the run starts from, if any. This is not needed
+    if a checkpoint is restored afterwards.
 
-    DeepSpeed's is for the workers of a process group; a single process retakes its steps plainly.
-    Raises ``UnitError`` if a unit cannot be captured.
+    A run with ``engine: deepspeed`` gets a DeepSpeed engine only within a process group; a single
+    process replays its steps with the plain engine. Raises ``UnitError`` if a unit cannot be
+    captured.
     """
     config = plan.config
     model = build_model(
@@ -107,10 +111,10 @@ def build_engine(
 def choose_captured_units(
     model: nn.Module, plan: StepPlan
 ) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
-    """The units asked for; and those of them that have no factors, and what uses them.
+    """Return the configured units, and those of them without factors → the call that uses them.
 
-    Sends a datum through. Raises ``ConfigError`` for a choice that cannot be and ``UnitError`` for
-    units without factors, unless the fall-back is asked for.
+    Runs one datum through the model. Raises ``ConfigError`` for impossible settings, and
+    ``UnitError`` for a unit without factors unless capture.fallback is vmap.
     """
     config = plan.config.capture
     units = choose_units(model, config.units)
@@ -126,6 +130,6 @@ def choose_captured_units(
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:
-    """Put the engine back to the end of a marker's steps: weights and optimizer."""
+    """Restore the engine's weights and optimizer state at the end of a marker's steps."""
     tensors = checkpoint.read_checkpoint(store, marker.end_step, marker)
     engine.restore(tensors, marker.end_step, f"{store.uri}/{checkpoint.key_of(marker.end_step)}")

@@ -1,14 +1,15 @@
 """Training steps by DeepSpeed: weights, gradients and optimizer state partitioned among workers.
 
-Each worker captures the factors of its own slots, as with the plain engine, whatever the ZeRO stage
+Each worker captures the factors of its own slots, as the plain engine does, at every ZeRO stage
 (Rajbhandari et al. 2020: stage 1 partitions optimizer state, 2 gradients too, 3 weights too). A
-partitioned weight is whole while its module is used, and stays the same Python object throughout,
-which is what the tape knows it by. What belongs to all (weights before and after, momentum, second
-moments, checkpoints) is put together from the workers' pieces: every worker lays its own piece into
-zeros, and the sum is the whole.
+partitioned weight is whole while its module runs, and it stays the same Python object, by which the
+tape recognizes it.
 
-DeepSpeed averages gradients over workers; ours are shares of one batch, to be summed. So each
-parameter's gradient is multiplied by their number before DeepSpeed sees it.
+Whole tensors (weights before and after the step, moments, checkpoints) are assembled by an
+all-reduce: each worker writes its piece into zeros, and the sum is the whole tensor.
+
+DeepSpeed averages gradients over workers, but a worker's gradient here is its share of one batch,
+and shares must be summed. A hook therefore multiplies each gradient by the number of workers.
 """
 
 from collections.abc import Collection
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from capture.engine.deepspeed_setup import initialise_deepspeed
-from capture.engine.engine import Engine, LastToken, Step
+from capture.engine.engine import Engine
+from capture.engine.step import LastToken, Step
 from capture.format import checkpoint
 from capture.models.transformer import AnyModel
 from capture.optim import optimizer
@@ -30,7 +32,7 @@ from capture.process_group import Group
 
 
 class DeepSpeedEngine(Engine):
-    """The same steps as the plain engine's, taken by DeepSpeed."""
+    """Takes the same steps as the plain engine, with DeepSpeed."""
 
     def __init__(
         self,
@@ -43,8 +45,11 @@ class DeepSpeedEngine(Engine):
         num_steps: int,
         group: Group,
     ) -> None:
-        """``group``: of torch's process group. DeepSpeed comes in with the first step, or before it
-        when weights are restored: until then the model is whole and the worker's own."""
+        """``group``: the workers of torch's process group.
+
+        DeepSpeed is initialized at the first step or when weights are restored. Until then each
+        worker holds the whole model.
+        """
         super().__init__(
             model,
             config,
@@ -60,12 +65,15 @@ class DeepSpeedEngine(Engine):
         self.deepspeed: Any = None
 
     def initialise_deepspeed(self) -> None:
-        """Make the model DeepSpeed's, once. All workers do so together, with the same weights."""
+        """Let DeepSpeed partition the model, once.
+
+        All workers must call this at the same point, with the same weights.
+        """
         if self.deepspeed is not None:
             return
         parts = self.model, self.config, self.zero, self.optimizer, self.device, self.group
         self.deepspeed = self.forward_model = initialise_deepspeed(*parts)
-        for flat in self.flat_partitions:  # what is remembered before any step
+        for flat in self.flat_partitions:  # torch would create the moments at the first step
             for state in optimizer.state_names(self.config.optimizer):
                 self.optimizer.state[flat][state] = torch.zeros_like(flat)
         self.set_step_count(0)
@@ -79,13 +87,13 @@ class DeepSpeedEngine(Engine):
         return super().step(token_NT, target_NT, step=step, epoch=epoch)
 
     def backward(self, loss: Tensor) -> None:
-        """After all but the last micro-batch DeepSpeed is told that this was not the last."""
+        """Accumulate gradients; ``step`` after all but the last micro-batch only counts it."""
         self.deepspeed.backward(loss, scale_wrt_gas=False)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()
 
     def sum_over_workers(self, loss: float, last: LastToken | None) -> float:
-        """The whole batch's loss; gradients are DeepSpeed's to add up."""
+        """Return the whole batch's loss; DeepSpeed itself sums the gradients."""
         total = torch.tensor([loss], device=self.device)
         self.group.all_reduce([total])
         return total.item()
@@ -111,13 +119,16 @@ class DeepSpeedEngine(Engine):
         return norm, parts, grads and {name: grad.mul_(clip) for name, grad in grads.items()}
 
     def full_gradients(self) -> Tensors:
-        """By unit, the whole batch's, not yet clipped; between backward pass and step."""
+        """Return the whole batch's gradients by unit, before clipping.
+
+        Call this between backward pass and step.
+        """
         from deepspeed.utils import safe_get_full_grad
 
         return {name: safe_get_full_grad(own).clone() for name, own in self.units.items()}
 
     def autocast(self) -> torch.autocast:
-        """None here: DeepSpeed ends one that begins outside it. ``Rounding`` has it instead."""
+        """Return a disabled context; ``AutocastModel`` enters autocast inside DeepSpeed instead."""
         return torch.autocast(self.device.type, enabled=False)
 
     # --- from pieces to gather_whole, and back ---
@@ -127,14 +138,17 @@ class DeepSpeedEngine(Engine):
         return self.gather_whole({name: self.units[name] for name in names})
 
     def gather_whole(self, parameters: dict[str, nn.Parameter], state: str = "") -> Tensors:
-        """Copies of these weights, or of what the optimizer remembers of them; all call it."""
+        """Return whole copies of these weights, or of one optimizer state of them.
+
+        All workers must call this.
+        """
         found = {name: self.place_local_piece(own, state) for name, own in parameters.items()}
         if found:
             self.group.all_reduce(list(found.values()))
         return found
 
     def place_local_piece(self, parameter: nn.Parameter, state: str) -> Tensor:
-        """This worker's piece in its place, and zeros."""
+        """Return a tensor of the whole shape with this worker's piece in place, zeros elsewhere."""
         shape = shape_of(parameter)
         flat = torch.zeros(shape.numel(), device=self.device)
         own, start = self.local_piece(parameter, state)
@@ -142,13 +156,18 @@ class DeepSpeedEngine(Engine):
         return flat.view(shape)
 
     def local_piece(self, parameter: nn.Parameter, state: str = "") -> tuple[Tensor, int]:
-        """What this worker keeps of a weight, or of a state of it: a flat view, and its start."""
+        """Return this worker's piece of a weight, or of an optimizer state of it.
+
+        The piece is a flat view; the second value is the index of its first entry in the whole.
+        """
         zero: Any = self.deepspeed.optimizer
         if self.partitioned:
             number, first, size = zero.grad_position[zero.get_param_id(parameter)]
             start = self.group.rank * size
-            size = max(0, min(size, shape_of(parameter).numel() - start))  # the rest is padding
+            # Stage 3 splits every weight into equal pieces; the last ones may be padding.
+            size = max(0, min(size, shape_of(parameter).numel() - start))
         elif (own := getattr(parameter, "_hp_mapping", None)) is None:
+            # Stages 1 and 2 cut one vector of all weights: a worker may hold nothing of this one.
             return torch.empty(0), 0
         else:
             number, start = own.param_group_index, own.lp_fragment_address.start
@@ -158,13 +177,13 @@ class DeepSpeedEngine(Engine):
         return kept.detach().narrow(0, first, size), start
 
     def set_local_piece(self, parameter: nn.Parameter, value: Tensor, state: str = "") -> None:
-        """Set this worker's piece of a weight, or of a state of it."""
+        """Set this worker's piece of a weight, or of an optimizer state of it."""
         own, start = self.local_piece(parameter, state)
         own.copy_(value.flatten()[start : start + len(own)])
 
     @property
     def flat_partitions(self) -> list[Tensor]:
-        """The vectors that this worker's optimizer moves: its pieces of all weights."""
+        """The vectors that this worker's optimizer updates: its pieces of all weights."""
         zero: Any = self.deepspeed.optimizer
         return (
             zero.fp32_partitioned_groups_flat
@@ -173,7 +192,7 @@ class DeepSpeedEngine(Engine):
         )
 
     def set_step_count(self, step: int) -> None:
-        """Tell Adam how many steps it has taken."""
+        """Set Adam's count of steps taken."""
         if self.config.optimizer.kind != "sgd":
             for flat in self.flat_partitions:
                 self.optimizer.state[flat]["step"] = torch.tensor(float(step))
@@ -198,7 +217,7 @@ class DeepSpeedEngine(Engine):
         return {} if self.group.rank else weights | remembered
 
     def gather_to_first(self, parameter: nn.Parameter, state: str = "") -> Tensor:
-        """The first worker's copy, on the CPU; the others' is nothing, so that none is in vain."""
+        """Return a whole copy on the CPU of worker 0; an empty tensor on all others."""
         found = self.gather_whole({"": parameter}, state)[""]
         return torch.empty(0) if self.group.rank else found.to("cpu", copy=True)
 
@@ -223,7 +242,7 @@ class DeepSpeedEngine(Engine):
 
     @torch.no_grad()
     def set_weight(self, parameter: nn.Parameter, value: Tensor) -> None:
-        """Set a weight: what forward passes use, and the optimizer's copy of it."""
+        """Set a weight: the tensor of the forward pass and the optimizer's float32 copy."""
         from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter], modifier_rank=0, enabled=self.partitioned):
@@ -233,5 +252,5 @@ class DeepSpeedEngine(Engine):
 
 
 def shape_of(parameter: nn.Parameter) -> torch.Size:
-    """Of the whole weight, wherever it is now."""
+    """Return the shape of the whole weight, even while it is partitioned."""
     return getattr(parameter, "ds_shape", parameter.shape)

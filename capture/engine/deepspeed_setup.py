@@ -1,4 +1,4 @@
-"""What DeepSpeed is asked to do, and how a model is handed over to it."""
+"""DeepSpeed's settings, and the initialization of its engine around a model."""
 
 import importlib.util
 import logging
@@ -16,18 +16,22 @@ from capture.optim.deepspeed_config import DeepSpeedConfig
 from capture.process_group import Group
 
 MAX_BUCKET_NUMBERS = 5 * 10**8
-"""Numbers that are sent at once; DeepSpeed's default."""
+"""Most numbers that are sent at once; DeepSpeed's default."""
 
 
 def require_installed() -> None:
-    """Raises ``ConfigError`` where DeepSpeed is not installed."""
+    """Raise ``ConfigError`` if DeepSpeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         problem = "got deepspeed, which is not installed here"
         raise ConfigError("engine", problem, "Install it: pip install 'ontogeny[cluster]'")
 
 
 class AutocastModel(nn.Module):
-    """The model under autocast, while it trains, if that is wanted."""
+    """A model whose training forward passes run under bfloat16 autocast if ``wanted``.
+
+    DeepSpeed ends an autocast context that is entered outside its engine, so the context is entered
+    inside.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device, *, wanted: bool) -> None:
         super().__init__()
@@ -49,17 +53,17 @@ def initialise_deepspeed(
     device: torch.device,
     group: Group,
 ) -> Any:
-    """DeepSpeed's engine around the model, which it partitions."""
+    """Return DeepSpeed's engine around the model, whose weights stage 3 partitions."""
     local = torch.cuda.current_device() if device.type == "cuda" else 0
-    os.environ["LOCAL_RANK"] = str(local)  # all that DeepSpeed asks: of which of a node's devices
+    os.environ["LOCAL_RANK"] = str(local)  # DeepSpeed uses it only to choose the node's device
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
     from deepspeed.ops import __compatible_ops__ as compiled
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of DeepSpeed's calls
-    compiled["deepspeed_shm_comm"] = False  # it would call a C++ compiler; gloo does the same
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # DeepSpeed's own calls
+    compiled["deepspeed_shm_comm"] = False  # it would run a C++ compiler; gloo does the same work
     wrapped = AutocastModel(model, device, wanted=config.precision == "bfloat16")
     numbers = sum(parameter.numel() for parameter in model.parameters())
     engine, *_ = deepspeed.initialize(
@@ -74,7 +78,7 @@ def initialise_deepspeed(
 def deepspeed_settings(
     config: TrainingConfig, zero: DeepSpeedConfig, *, numbers: int, workers: int
 ) -> dict[str, Any]:
-    """Ours in DeepSpeed's words; ``numbers``: that the model has."""
+    """Return DeepSpeed's settings; ``numbers``: number of the model's parameters."""
     bucket = min(MAX_BUCKET_NUMBERS, numbers)
     host = {"device": "cpu"}
     offloaded = {"offload_optimizer": host} if zero.offload != "none" else {}
@@ -86,13 +90,13 @@ def deepspeed_settings(
         "gradient_clipping": config.clip,
         "steps_per_print": 2**31,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's own, whose formula the audit knows
+        "zero_force_ds_cpu_optimizer": False,  # the audit knows the formula of torch's optimizer
         "zero_optimization": {
             "stage": zero.stage,
             "overlap_comm": False,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
-            "memory_efficient_linear": False,  # it would hide the weights' use from the tape
+            "memory_efficient_linear": False,  # it would hide calls of F.linear from the tape
             **offloaded,
         },
     }

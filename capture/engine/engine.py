@@ -1,19 +1,20 @@
-"""One training step in plain torch: forward, one backward pass, clip, update; factors on the side.
+"""One training step in plain torch: forward, one backward pass, clipping, update, and factors.
 
-A batch may go through in several micro-batches: their gradients add up in the parameters, and their
-factors are joined along N, so that slots number the whole batch. With bfloat16 the forward pass
-runs under autocast, the weights stay float32, and factors are what was multiplied, as float32.
+A batch may be processed in several micro-batches: their gradients accumulate in the parameters, and
+their factors are joined along N, so that slots number the whole batch. With bfloat16 the forward
+pass runs under autocast and weights stay float32; factors are the rounded values that were
+multiplied, stored as float32.
 """
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from capture.engine.step import LastToken, Step, join_last_tokens
 from capture.format import checkpoint
 from capture.gradients.dense import join_datums
 from capture.gradients.factors import Factors
@@ -30,44 +31,11 @@ from capture.optim.update import clip_factor
 from capture.process_group import SINGLE_PROCESS, Group
 
 
-@dataclass(frozen=True)
-class LastToken:
-    """What the loss at each window's last position alone contributes to a step."""
-
-    factors: Factors
-    gradients: Tensors
-    """By unit, from autograd: what the factors must add up to."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer update was."""
-
-    loss: float
-    """Mean cross-entropy of the batch, nats per token."""
-    gradient_norm: float
-    clip: float
-    learning_rate: float
-    factors: Factors
-    """Of the training loss."""
-    last: LastToken | None
-    """The last token's part of it, where that is what is recorded."""
-    scale: float
-    """What a gradient is multiplied by (and then by the preconditioner) to become a shift."""
-    preconditioner: Tensors | None = None
-    """By unit, what an entry's shift is multiplied by besides; None: 1, as with SGD."""
-    carry: Tensors | None = None
-    """By unit, the part of the change that is no datum's: momentum, weight decay; None: 0."""
-    gradients: Tensors | None = None
-    """By unit, what the optimizer was given: autograd's sum over the batch, clipped. None where an
-    update is scale times the sum of the datums' gradients in float32, and nothing else."""
-
-
 class Engine:
     """A model and its optimizer, advanced one step at a time."""
 
     partitioned = False
-    """Whether no worker holds the whole model, so that all must call for any forward pass."""
+    """Whether weights are partitioned, so that all workers must take part in a forward pass."""
 
     def __init__(
         self,
@@ -81,14 +49,16 @@ class Engine:
         vmap_units: Collection[str] = (),
         group: Group = SINGLE_PROCESS,
     ) -> None:
-        """``num_steps``: of the whole run, for a schedule that ends with it.
+        """Make the optimizer, and prepare the capture of ``units`` (which may be empty).
 
-        ``vmap_units``: the units that have no factors and are captured by the fall-back.
-        ``group``: the workers that take each step together, of which this is one.
+        ``last_only``: record the loss at each window's last position instead of the whole loss.
+        ``num_steps``: length of the run, for a schedule that depends on it.
+        ``vmap_units``: units without factors, whose gradients are captured by vmap.
+        ``group``: the workers that take each step together.
         """
         self.model = model
         self.forward_model: nn.Module = model
-        """What forward passes go through: the model, or what an engine has put around it."""
+        """Module to call for a forward pass: the model, or a wrapper around it."""
         self.config = config
         self.units = units
         self.layout = Layout.of(units, stored_transposed(model))
@@ -104,11 +74,14 @@ class Engine:
 
     @property
     def tape_units(self) -> dict[str, nn.Parameter]:
-        """The units whose factors are recorded in the forward pass."""
+        """The units whose factors the tape records."""
         return {name: own for name, own in self.units.items() if name not in self.vmap_units}
 
     def step(self, token_NT: Tensor, target_NT: Tensor, *, step: int, epoch: int) -> Step:
-        """Apply one update. The batch's slots are its rows, of which factors are this worker's."""
+        """Take one step on a batch, [N, T]; all workers pass the same batch.
+
+        The batch's rows are its slots. The returned factors are those of this worker's slots.
+        """
         learning_rate = self.learning_rate(step, epoch)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.model.zero_grad()
@@ -129,6 +102,7 @@ class Engine:
         )
 
     def learning_rate(self, step: int, epoch: int) -> float:
+        """Return the learning rate that the schedule gives for a step."""
         config = self.config
         return config.learning_rate * schedule.learning_rate_factor(
             config.schedule, config.decay, step=step, epoch=epoch, num_steps=self.num_steps
@@ -137,13 +111,17 @@ class Engine:
     def update(
         self, learning_rate: float, step: int
     ) -> tuple[float, optimizer.UpdateParts, Tensors | None]:
-        """Have the optimizer move the weights; the gradient's norm before it was clipped, the parts
-        of the update, and the gradients that it had."""
+        """Clip the gradient and let the optimizer move the weights.
+
+        Returns the gradient's norm before clipping, the parts of the update, and the optimizer's
+        gradients by unit if the audit needs them.
+        """
         config = self.config.optimizer
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
         clip = clip_factor(norm, self.config.clip)
         states = optimizer.state_names(config)
         moments = optimizer.optimizer_state(self.optimizer, self.units, states[0]) if states else {}
+        # Weights and first moments must be copied before the step changes them.
         inherited = optimizer.inherited_terms(config, self.units, moments)
         self.optimizer.step()
         squares = optimizer.optimizer_state(self.optimizer, self.units, "exp_avg_sq")
@@ -157,16 +135,17 @@ class Engine:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the audit must know the gradients: see ``Step.gradients``."""
+        """Whether the audit needs the gradients; see ``Step.gradients``."""
         return not self.config.optimizer.plain or self.config.precision != "float32"
 
     def gradients(
         self, token_NT: Tensor, target_NT: Tensor, step: int
     ) -> tuple[float, Factors, LastToken | None]:
-        """Forward and backward: gradients into the parameters, factors on the tape.
+        """Run forward and backward passes on this worker's slots, in micro-batches.
 
-        All of them are of the whole batch's mean loss, in however many pieces it goes through, and
-        the share of this worker's slots in it.
+        Returns the loss, the factors and the last token's part. Gradients accumulate in the
+        parameters. All of these are shares of the mean loss of the *whole* batch, however it is
+        divided, so sums over micro-batches and workers need no further weights.
         """
         self.forward_model.train()
         slots = self.group.slots(len(token_NT))
@@ -181,7 +160,7 @@ class Engine:
     def micro_batch_gradients(
         self, token_NT: Tensor, target_NT: Tensor, slots: range, step: int
     ) -> tuple[float, Factors, LastToken | None]:
-        """The same for some slots of the batch, a micro-batch."""
+        """Run forward and backward passes on one micro-batch; see ``gradients``."""
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
@@ -190,12 +169,14 @@ class Engine:
             logit_NTV = self.forward_model(token_NT, masks)
         logit_NTV = logit_NTV.float()
         loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
-        loss = loss * (target_NT.numel() / positions)
+        loss = loss * (target_NT.numel() / positions)  # from this micro-batch's mean to its share
         self.backward(loss)
         batch = (token_NT, target_NT, masks, positions)
         factors = tape.factors() | self.fallback_factors(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
+        # The graph is kept: a second backward pass, of the last position's loss alone, gives new δ
+        # for the same activations.
         tape.forget_deltas()
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
@@ -204,13 +185,16 @@ class Engine:
         return loss.item(), factors, LastToken(of_last, gradients)
 
     def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradients to the parameters'."""
+        """Accumulate a micro-batch's gradients in the parameters."""
         loss.backward(retain_graph=self.last_only)
 
     def fallback_factors(
         self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
     ) -> Factors:
-        """Of the units that have no factors; ``scored``: where in the window the loss counts."""
+        """Return the factors of the units that the tape cannot capture.
+
+        ``scored``: the positions of the window whose loss counts.
+        """
         names = list(self.vmap_units)
         return self.vmap_factors(names, token_NT, target_NT, masks, positions, scored=scored)
 
@@ -224,7 +208,10 @@ class Engine:
         *,
         scored: slice,
     ) -> Factors:
-        """Every datum's gradient of these units, dense; ``positions``: those of the whole batch."""
+        """Return every datum's gradient of these units, computed by vmap, as factors.
+
+        ``positions``: number of positions of the whole batch, over which the loss is a mean.
+        """
         if not names:
             return {}
         pools = () if masks.pool_NK is None else (masks.pool_NK,)
@@ -242,9 +229,9 @@ class Engine:
         return factors_by_vmap(loss_of, units, (token_NT, target_NT, *pools))
 
     def snapshot(self) -> Tensors:
-        """A checkpoint: weights, and what the optimizer remembers, copied to the CPU.
+        """Return a checkpoint on the CPU: weights and optimizer state.
 
-        All workers call it, and the first one has it; the others get nothing.
+        All workers must call this; all but the first get an empty result.
         """
         if self.group.rank:
             return {}
@@ -252,7 +239,10 @@ class Engine:
         return checkpoint.snapshot(self.model, optimizer.snapshot(self.optimizer, parameters))
 
     def restore(self, tensors: Tensors, step: int, where: str) -> None:
-        """Go back to a checkpoint after ``step`` updates; raises ``ShardError`` for another's."""
+        """Restore a checkpoint taken after ``step`` updates; ``where`` names it in errors.
+
+        Raises ``ShardError`` if it belongs to another model or optimizer.
+        """
         weights, remembered = checkpoint.split_checkpoint(tensors)
         checkpoint.restore(self.model, weights, where)
         optimizer.restore(
@@ -265,15 +255,19 @@ class Engine:
         )
 
     def weights(self, names: Collection[str]) -> Tensors:
-        """Of these units, whole, as they stand now (not to be changed); all workers call it."""
+        """Return the current, whole weights of these units; do not modify them.
+
+        All workers must call this.
+        """
         return {name: self.units[name].detach() for name in names}
 
     def autocast(self) -> torch.autocast:
+        """Return the autocast context of the configured precision."""
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     def sum_over_workers(self, loss: float, last: LastToken | None) -> float:
-        """The whole batch's loss; all gradients become the whole batch's too."""
+        """Return the whole batch's loss, and sum all gradients over workers in place."""
         if self.group.size == 1:
             return loss
         total = torch.tensor([loss], device=self.device)
@@ -284,6 +278,7 @@ class Engine:
         return total.item()
 
     def masks(self, slots: Sequence[int], step: int, window: int) -> Masks:
+        """Return the dropout masks of these slots at a step."""
         if not isinstance(self.model, LanguageModel):
             return Masks.none()
         return draw_masks(
@@ -294,12 +289,3 @@ class Engine:
             step=step,
             device=self.device,
         )
-
-
-def join_last_tokens(pieces: Sequence[LastToken]) -> LastToken | None:
-    """Of a batch, from its micro-batches in order."""
-    if not pieces:
-        return None
-    first, *others = (piece.gradients for piece in pieces)
-    sums = {name: sum((other[name] for other in others), grad) for name, grad in first.items()}
-    return LastToken(join_datums([piece.factors for piece in pieces]), sums)

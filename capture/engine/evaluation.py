@@ -1,4 +1,4 @@
-"""How well held-out text is predicted, after each epoch."""
+"""Held-out evaluation after each epoch."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,27 @@ from capture.engine.step_plan import PlannedStep, StepPlan
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a held-out split is predicted after an epoch."""
+    """Loss on one held-out split after an epoch."""
 
     step: int
+    """Number of steps taken."""
     epoch: int
     split: str
+    """validation or test."""
     loss: float
+    """Mean cross-entropy, nats per token."""
     perplexity: float
+    """e to the loss."""
     tokens: int
+    """Number of predicted tokens."""
 
 
-def evaluate_splits(plan: StepPlan, engine: Engine, turn: PlannedStep) -> list[Evaluation]:
-    """Loss on each held-out split of the corpus; by all workers where the model is scattered."""
+def evaluate_splits(plan: StepPlan, engine: Engine, planned: PlannedStep) -> list[Evaluation]:
+    """Evaluate each held-out split of the corpus.
+
+    All workers must call this if the engine partitions the model, for each forward pass is then a
+    collective operation.
+    """
     found = []
     for split in ("validation", "test"):
         datums = getattr(plan.corpus, split)
@@ -36,14 +45,19 @@ def evaluate_splits(plan: StepPlan, engine: Engine, turn: PlannedStep) -> list[E
             )
             found.append(
                 Evaluation(
-                    turn.step + 1, turn.epoch, split, loss, perplexity(loss), target_NT.numel()
+                    planned.step + 1,
+                    planned.epoch,
+                    split,
+                    loss,
+                    perplexity(loss),
+                    target_NT.numel(),
                 )
             )
     return found
 
 
 def perplexity(loss: float) -> float:
-    """e to the loss; infinite above what a float64 can hold."""
+    """Return e to the loss; infinity if that exceeds the range of float64."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -52,7 +66,7 @@ def perplexity(loss: float) -> float:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
-    """Mean cross-entropy in nats per token, dropout off."""
+    """Return the mean cross-entropy in nats per token, without dropout."""
     model.eval()
     total = 0.0
     for token, target in zip(token_NT.split(batch), target_NT.split(batch), strict=True):

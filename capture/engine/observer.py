@@ -1,4 +1,4 @@
-"""Takes steps and says what each of them did: its outliers, its tallies, and the audit.
+"""Takes training steps and computes their records: outliers, tallies, factors and the audit.
 
 Shapes: N datum, T position, P captured parameter.
 """
@@ -13,7 +13,8 @@ from torch import Tensor
 from capture.config.records import RecordKind
 from capture.corpus.datums import Datums
 from capture.engine.audit import discrepancies
-from capture.engine.engine import Engine, Step
+from capture.engine.engine import Engine
+from capture.engine.step import Step
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import AuditError
 from capture.format.factor_layout import FactorLayout
@@ -26,27 +27,28 @@ from capture.shifts.shift_buffer import ShiftBuffer
 from capture.shifts.tallies import Tally, tallied_units
 
 REMEDY = "Nothing of the open segment was stored"
+"""Remedy of audit errors: a segment becomes visible only when it is complete."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one step did."""
+    """The records of one step."""
 
     row: dict[str, object]
-    """Of the table ``steps``."""
+    """Row of the table ``steps``."""
     outliers: Outliers | None = None
-    """Of this worker's slots; slots are those of the whole batch."""
+    """Outliers of this worker's slots, numbered within the whole batch; None if not recorded."""
     factors: tuple[FactorLayout, FactorRows] | None = None
-    """Of the same slots and the loss whose shifts are recorded, as they are stored."""
+    """Factors of this worker's slots in stored form, of the loss whose shifts are recorded."""
     preconditioner: Tensors | None = None
-    """The step's: see ``Step``."""
+    """Preconditioner of the step; see ``Step``."""
 
 
 class Observer:
-    """Takes steps with the engine and says what each did; stops where shifts do not add up."""
+    """Takes steps with an engine and returns their records; raises if shifts do not add up."""
 
     def __init__(self, plan: StepPlan, engine: Engine, kinds: Collection[RecordKind]) -> None:
-        """``kinds``: what is recorded; with none, steps are taken and neither seen nor audited."""
+        """``kinds``: what to record; if empty, steps are taken without capture and audit."""
         self.plan = plan
         self.engine = engine
         self.kinds = kinds
@@ -60,15 +62,19 @@ class Observer:
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
 
-    def step(self, turn: PlannedStep) -> Observation:
-        """One update, observed; adds to the tallies."""
+    def step(self, planned: PlannedStep) -> Observation:
+        """Take one step and return its records; tallies are added to ``self.tally``.
+
+        Raises ``AuditError`` if the shifts do not add up to the applied change, or if training
+        diverges.
+        """
         if not self.kinds:
-            return Observation(self.row(turn, self.update(turn)[0], math.nan))
+            return Observation(self.row(planned, self.update(planned)[0], math.nan))
         before_P = self.layout.flatten(self.engine.weights(self.layout.names))
-        step, recorded = self.update(turn)
+        step, recorded = self.update(planned)
         after_P = self.layout.flatten(self.engine.weights(self.layout.names))
         if not math.isfinite(step.loss + step.gradient_norm):
-            raise divergence_error(turn, step)  # not a number is not among the largest
+            raise divergence_error(planned, step)  # NaN shifts would never be among the largest
         outliers = None
         if "outliers" in self.kinds:
             config = self.plan.config.capture.outliers
@@ -79,18 +85,19 @@ class Observer:
         else:
             total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         self.engine.group.all_reduce([total_P])
-        error = self.audit(turn, step, total_P, before_P, after_P)
-        factors = self.factors(turn, step, recorded) if "factors" in self.kinds else None
-        row = self.row(turn, step, error)
+        error = self.audit(planned, step, total_P, before_P, after_P)
+        factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None
+        row = self.row(planned, step, error)
         return Observation(row, outliers, factors, step.preconditioner)
 
     def factors(
-        self, turn: PlannedStep, step: Step, recorded: Factors
+        self, planned: PlannedStep, step: Step, recorded: Factors
     ) -> tuple[FactorLayout, FactorRows]:
+        """Return the factors of this worker's slots in stored form."""
         precision = self.plan.config.capture.factors.precision
         return rows_of_step(
-            turn.step,
-            turn.datum_N[self.slots.start : self.slots.stop],
+            planned.step,
+            planned.datum_N[self.slots.start : self.slots.stop],
             recorded,
             step.scale,
             precision,
@@ -98,56 +105,64 @@ class Observer:
             preconditioned=step.preconditioner is not None,
         )
 
-    def row(self, turn: PlannedStep, step: Step, audit_error: float) -> dict[str, object]:
-        """Of the table ``steps``; an ``audit_error`` that is not a number: not audited."""
+    def row(self, planned: PlannedStep, step: Step, audit_error: float) -> dict[str, object]:
+        """Return a row of the table ``steps``; NaN as ``audit_error`` means not audited."""
         return {
-            "step": turn.step,
-            "epoch": turn.epoch,
-            "batch": turn.batch,
+            "step": planned.step,
+            "epoch": planned.epoch,
+            "batch": planned.batch,
             "learning_rate": step.learning_rate,
             "gradient_norm": step.gradient_norm,
             "clip": step.clip,
             "loss": step.loss,
             "audit_error": audit_error,
-            "datums": turn.datum_N,
+            "datums": planned.datum_N,
         }
 
-    def update(self, turn: PlannedStep) -> tuple[Step, Factors]:
-        """The step itself, and the factors of the loss whose shifts are recorded; tallied."""
-        datum_N = torch.from_numpy(turn.datum_N).to(self.engine.device)
+    def update(self, planned: PlannedStep) -> tuple[Step, Factors]:
+        """Take the step; return it and the factors of the loss whose shifts are recorded.
+
+        Adds these factors to the tallies, with the weights before the step.
+        """
+        datum_N = torch.from_numpy(planned.datum_N).to(self.engine.device)
         token_NT, target_NT = self.token_NT[datum_N], self.target_NT[datum_N]
         widths = self.tally.widths if self.tally else ()
         weights = {name: own.clone() for name, own in self.engine.weights(widths).items()}
-        step = self.engine.step(token_NT, target_NT, step=turn.step, epoch=turn.epoch)
+        step = self.engine.step(token_NT, target_NT, step=planned.step, epoch=planned.epoch)
         recorded = step.last.factors if step.last else step.factors
         if self.tally:
-            of_sgd = -step.learning_rate * step.clip  # whatever the optimizer makes of it
+            # Tallies measure lr · clip · gradient under every optimizer, so that they compare.
+            scale = -step.learning_rate * step.clip
             own = slice(self.slots.start, self.slots.stop)
-            self.tally.add(recorded, weights, of_sgd, token_NT[own], target_NT[own])
+            self.tally.add(recorded, weights, scale, token_NT[own], target_NT[own])
         return step, recorded
 
     def audit(
-        self, turn: PlannedStep, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
+        self, planned: PlannedStep, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
     ) -> float:
-        """The step's audit error; raises ``AuditError`` above the tolerance or without a number."""
+        """Return the step's audit error, the largest relative difference found.
+
+        Raises ``AuditError`` if a difference beyond rounding exceeds the tolerance or is NaN.
+        """
         training, group = self.plan.config.training, self.engine.group
         found = discrepancies(step, self.layout, total_P, before_P, after_P, training, group)
         error = max(each.error for each in found)
         allowed = self.plan.config.capture.audit_tolerance
         if not all(each.unexplained <= allowed for each in found):
             if not math.isfinite(after_P.norm()):
-                raise divergence_error(turn, step)
+                raise divergence_error(planned, step)
             problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-            raise AuditError(f"step {turn.step}", problem, REMEDY)
+            raise AuditError(f"step {planned.step}", problem, REMEDY)
         return error
 
 
-def divergence_error(turn: PlannedStep, step: Step) -> AuditError:
+def divergence_error(planned: PlannedStep, step: Step) -> AuditError:
+    """Return the error for a loss, gradient or weight that is not finite."""
     problem = f"training has diverged (loss {step.loss:g}, weights out of range)"
-    return AuditError(f"step {turn.step}", problem, REMEDY)
+    return AuditError(f"step {planned.step}", problem, REMEDY)
 
 
 def to_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, [N, T] of int64."""
+    """Return inputs and targets on the device, each [N, T] of int64."""
     token_NT = torch.from_numpy(datums.token_NT).long()
     return token_NT.to(device), torch.from_numpy(datums.target_NT).long().to(device)

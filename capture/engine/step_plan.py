@@ -1,4 +1,4 @@
-"""What a run will do, step by step: it follows from the configuration and the corpus alone.
+"""The order of a run's steps, which follows from the configuration and the corpus alone.
 
 Shapes: N datum of a batch, by slot.
 """
@@ -14,22 +14,25 @@ from capture.corpus.datums import Corpus, batches, epoch_order
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of the plan."""
+    """One step of the plan: its numbers (all from 0), its datums, and what ends with it."""
 
     step: int
+    """Number of the step in the run."""
     epoch: int
     batch: int
+    """Number of the batch in its epoch."""
     datum_N: np.ndarray
+    """Datum ids by slot."""
     ends_epoch: bool
     ends_segment: bool
     window: int
-    """Of training, for tallies."""
+    """Number of the tally window: a range of steps over which tallies are summed."""
     ends_window: bool
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The order of a run's steps, the same whenever it is asked for."""
+    """The steps of a run; every call returns the same ones."""
 
     config: Config
     corpus: Corpus
@@ -44,11 +47,11 @@ class StepPlan:
 
     @property
     def window_steps(self) -> int:
-        """Steps per window of training, for tallies."""
+        """Number of steps per tally window."""
         return self.config.capture.tally.window_steps or self.steps_per_epoch
 
     def planned_steps(self, first_step: int) -> Iterator[PlannedStep]:
-        """The steps from ``first_step`` to the end of the run."""
+        """Yield the steps from ``first_step`` to the end of the run."""
         for epoch in range(first_step // self.steps_per_epoch, self.config.training.epochs):
             start = epoch * self.steps_per_epoch
             batch_BN = self.batches(epoch)
@@ -56,6 +59,7 @@ class StepPlan:
                 yield self.planned_step(epoch, batch, batch_BN[batch])
 
     def planned_step(self, epoch: int, batch: int, datum_N: np.ndarray) -> PlannedStep:
+        """Return the step of one batch of an epoch."""
         done = epoch * self.steps_per_epoch + batch + 1
         ends_epoch = batch == self.steps_per_epoch - 1
         ends_run = done == self.num_steps
@@ -73,6 +77,6 @@ class StepPlan:
         )
 
     def batches(self, epoch: int) -> np.ndarray:
-        """Datum ids by batch and slot."""
+        """Return an epoch's datum ids by batch and slot, [batches, N]."""
         order = epoch_order(len(self.corpus.train), seed=self.config.run.seed, epoch=epoch)
         return batches(order, self.config.training.batch)

@@ -61,7 +61,7 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def silence_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Suppress the libraries' warnings and log lines; their errors are still raised."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level

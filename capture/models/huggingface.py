@@ -23,7 +23,7 @@ from capture.models.hub import (
     library_errors,
     load_transformers,
     pretrained_arguments,
-    silence_libraries,
+    quiet_libraries,
     unreadable_error,
 )
 
@@ -129,7 +129,7 @@ def read_library_config(path: str) -> Any:
     """Return the library's configuration object of a folder or hub id."""
     source = pretrained_arguments(f"{KEY}.path", path)
     try:
-        with silence_libraries():
+        with quiet_libraries():
             return load_transformers(KEY).AutoConfig.from_pretrained(
                 **source, trust_remote_code=False
             )
@@ -239,7 +239,7 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
         return
     source = pretrained_arguments(f"{KEY}.path", config.path)
     try:
-        with torch.random.fork_rng(devices=[]), silence_libraries():
+        with torch.random.fork_rng(devices=[]), quiet_libraries():
             found, report = load_transformers(KEY).AutoModelForCausalLM.from_pretrained(
                 **source,
                 config=model.whole.config,

@@ -172,8 +172,8 @@ def check_chunk(chunk: Chunk, data: bytes) -> None:
     """Raise ``ValueError`` if a chunk's bytes fail its checksum or contradict the footer."""
     if chunk.crc and crc32_hex(data) != chunk.crc:
         raise ValueError(f"the checksum of its column {chunk.name} differs at byte {chunk.start:,}")
-    # A forger can recompute the checksum, so the sizes are compared too, before the decoder allocates
-    # what a page header asks for.
+    # A forger can recompute the checksum. So the sizes are compared too, before the decoder
+    # allocates what a page header asks for.
     pages = list(pages_of(data))
     needed = sum(page.header_bytes + page.uncompressed_bytes for page in pages)
     if needed != chunk.uncompressed_bytes:

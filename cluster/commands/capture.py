@@ -2,39 +2,39 @@
 
 import argparse
 import shlex
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.markup import escape
+from cluster.options.arguments import add_command, add_config, add_overrides, add_quiet
 
-from analysis.run.run import Run, open_run
-from capture.config.reading import read_config
-from capture.config.settings import Config
-from capture.training.loop import capture_run
-from cluster.local.torchrun import capture_launched, is_launched, leads
-from cluster.on_ray.job import require_lasting
-from cluster.on_ray.session import require_ray
-from cluster.options.arguments import add_command, add_overrides, add_quiet
-from cluster.terminal.progress import capture_report
-from cluster.terminal.tables import next_commands
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.run.run import Run
+    from capture.config.settings import Config
+    from cluster.options.arguments import Commands
+
+TEXT = """\
+CONFIG is a YAML file, or the name of a bundled configuration (demo, wikitext2). key=value overrides
+any setting: ontogeny capture wikitext2 run.seed=1 training.epochs=2"""
 
 
-def add(inner) -> None:
-    text = """\
-CONFIG is a YAML file, or the name of a configuration that comes with the product (demo,
-wikitext2). Any key can be given anew: ontogeny capture wikitext2 run.seed=1 training.epochs=2"""
-    made = add_command(inner, "capture", run, "Train a model and record it.", text)
-    made.add_argument(
-        "config", metavar="CONFIG", help="YAML file, or demo, wikitext2, gpt2-tiny, …"
-    )
+def add(commands: "Commands") -> None:
+    made = add_command(commands, "capture", run, "Train a model and record it.", TEXT)
+    add_config(made, "YAML file, or demo, wikitext2, gpt2-tiny, …")
     add_overrides(made)
-    way = made.add_mutually_exclusive_group()
-    way.add_argument("--resume", action="store_true", help="go on after the last committed segment")
-    way.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    existing = made.add_mutually_exclusive_group()
+    text = "continue after the last committed segment"
+    existing.add_argument("--resume", action="store_true", help=text)
+    text = "replace an existing run"
+    existing.add_argument("--overwrite", action="store_true", help=text)
     add_quiet(made)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from capture.config.reading import read_config
+    from cluster.local.torchrun import leads
+    from cluster.terminal.tables import next_commands
+
     config = read_config(arguments.config, arguments.overrides)
     record(
         config,
@@ -50,39 +50,52 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def record(
-    config: Config,
-    console: Console,
+    config: "Config",
+    console: "Console",
     *,
     quiet: bool,
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Capture the run and say what it left behind; of a launcher's processes the first does."""
-    require_lasting("run.uri", config.run.uri)
+    """Capture the run and print its summary; of a launcher's processes only rank 0 prints."""
+    from analysis.run.run import open_run
+    from cluster.local.torchrun import leads
+    from cluster.on_ray.job import require_persistent
+    from cluster.terminal.progress import capture_report
+
+    require_persistent("run.uri", config.run.uri)
     quiet = quiet or not leads()
     with capture_report(console, quiet=quiet) as report:
-        runner(config)(config, report, resume=resume, overwrite=overwrite)
+        choose_runner(config)(config, report, resume=resume, overwrite=overwrite)
     if not quiet:
-        summary(console, open_run(config.run.uri, config.store))
+        show_summary(console, open_run(config.run.uri, config.store))
 
 
-def runner(config: Config):
-    """What captures: this process, a launcher's processes, or workers of a cluster.
+def choose_runner(config: "Config"):
+    """What captures: this process, a launcher's processes, or workers of a Ray cluster.
 
-    DeepSpeed's steps are those of workers, be it one. Ray is loaded for a cluster's alone.
+    DeepSpeed always runs on workers, even a single one.
     """
+    from capture.training.loop import capture_run
+    from cluster.local.torchrun import capture_launched, is_launched
+
     if is_launched():
         return capture_launched
     if config.workers.count == 1 and config.engine == "plain":
         return capture_run
+    from cluster.on_ray.session import require_ray
+
     require_ray()
     from cluster.on_ray.workers import capture_on_workers
 
     return capture_on_workers
 
 
-def summary(console: Console, run: Run) -> None:
-    """What a finished (or resumed) capture left behind, in a few lines."""
+def show_summary(console: "Console", run: "Run") -> None:
+    """Print a few lines about a finished (or resumed) capture."""
+    from rich.filesize import decimal
+    from rich.markup import escape
+
     rows, size = outlier_size(run)
     steps, evaluations = run.steps(), run.evaluations()
     per_row = f" ({size / rows:.1f} bytes a row)" if rows else ""
@@ -95,13 +108,13 @@ def summary(console: Console, run: Run) -> None:
             f"{steps['audit_error'].max():.1e}"
         )
     else:
-        console.print("  checkpoints alone; replaying adds records, audited")
+        console.print("  checkpoints only; ontogeny replay adds audited records")
     for split, table in evaluations.groupby("split", sort=False):
         last = table.iloc[-1]
         console.print(f"  {split} loss {last['loss']:.3f}, perplexity {last['perplexity']:.1f}")
 
 
-def outlier_size(run: Run) -> tuple[int, int]:
+def outlier_size(run: "Run") -> tuple[int, int]:
     """Rows and bytes of the run's outlier shards."""
     files = [file for segment in run.segments for file in segment.files_of("outliers")]
     return sum(file.rows or 0 for file in files), sum(file.num_bytes for file in files)

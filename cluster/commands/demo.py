@@ -1,60 +1,76 @@
-"""``ontogeny demo``: the whole way once, in minutes."""
+"""``ontogeny demo``: train, record, attribute, ablate and report, in minutes."""
 
 import argparse
 import shlex
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from analysis.ablation.ablate import AblationConfig
-from analysis.attribution.attribute import AttributionConfig
-from analysis.report.build import ReportConfig
-from analysis.run.run import open_run
-from capture.config.reading import read_config
-from capture.config.settings import Config
-from cluster.commands.ablate import ablate
-from cluster.commands.attribute import attribute
+from cluster.commands.ablate import ablation
+from cluster.commands.attribute import attribution
 from cluster.commands.capture import record
 from cluster.commands.report import report
+from cluster.options.analysis import perform
 from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray
-from cluster.options.machines import Machines, machines
-from cluster.terminal.tables import next_commands
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.attribution.config import AttributionConfig
+    from analysis.run.run import Run
+    from capture.config.settings import Config
+    from cluster.options.arguments import Commands
+    from cluster.options.machines import Machines
+
+TEXT = """\
+Trains the study's model on the reference text of Python's own pydoc and records what each datum did
+to each weight. Then it names the tokens that moved some neurons, ablates those neurons to see
+whether predictions of these tokens change, and writes pages to read in a browser. Needs no network,
+no data and no GPU; takes some minutes. It replaces an earlier demo at the same place."""
 
 
-def add(inner) -> None:
-    text = """\
-Trains the study's model on the reference text inside Python's own pydoc, records what each
-datum did to each weight, names the tokens that taught some neurons, and silences those neurons
-to see whether predictions of these tokens change, and leaves pages to read in a browser. No
-network, no data, no GPU; some minutes.
-An earlier demo at the same place is replaced."""
-    made = add_command(inner, "demo", run, "The whole way once, in minutes.", text)
+def add(commands: "Commands") -> None:
+    made = add_command(commands, "demo", run, "Every stage once, in minutes.", TEXT)
     add_overrides(made)
     add_ray(made)
     add_quiet(made)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from capture.config.reading import read_config
+    from cluster.options.machines import machines
+
     config = read_config("demo", arguments.overrides)
     with machines(arguments) as on:
-        whole_way(config, console, quiet=arguments.quiet, on=on)
+        run_demo(config, console, quiet=arguments.quiet, on=on)
     return 0
 
 
-def whole_way(config: Config, console: Console, *, quiet: bool, on: Machines) -> None:
-    """Capture, attribute, ablate, report; capture finds its own workers, as it always does."""
+def run_demo(config: "Config", console: "Console", *, quiet: bool, on: "Machines") -> None:
+    """Capture, attribute, ablate, report; capture chooses its own workers, as it always does."""
+    from analysis.ablation.config import AblationConfig
+    from analysis.report.build import ReportConfig
+    from analysis.run.run import open_run
+    from cluster.terminal.attribution_tables import Focus
+    from cluster.terminal.tables import next_commands
+
     say = console.print if not quiet else lambda text: None
     say(f"[bold]1. Train, and record what each datum did[/] → {config.run.uri}")
     record(config, console, quiet=quiet, overwrite=True)
     found = open_run(config.run.uri, config.store)
-    say("\n[bold]2. Ask the record: which tokens taught which neurons?[/]")
-    attribution = AttributionConfig.trusted(tallies=bool(found.shards("tallies")))
-    attribute(found, attribution, console, rows=8, quiet=quiet, on=on)
-    say("\n[bold]3. Ask the model: does silencing these neurons agree?[/]")
-    ablation = AblationConfig(max_neurons=30, max_datums=1000)
-    ablate(found, ablation, console, rows=8, quiet=quiet, on=on)
-    say("\n[bold]4. Look at it: a page for every neuron and token[/]")
+    say("\n[bold]2. Ask the record: which tokens moved which neurons?[/]")
+    perform(attribution(best_config, Focus(rows=8)), found, console, quiet=quiet, on=on)
+    say("\n[bold]3. Ask the model: does ablating these neurons agree?[/]")
+    strongest = AblationConfig(max_neurons=30, max_datums=1000)
+    perform(ablation(strongest, rows=8), found, console, quiet=quiet, on=on)
+    say("\n[bold]4. Read the report: a page for every neuron and token[/]")
     report(found, ReportConfig(), console, quiet=quiet, on=on)
     if not quiet:
         uri = shlex.quote(found.uri)
         own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"
         next_commands(console, [f"info {uri}", f"verify {uri}", own])
+
+
+def best_config(run: "Run") -> "AttributionConfig":
+    """The settings of ``ontogeny attribute`` without options."""
+    from analysis.attribution.config import AttributionConfig
+
+    return AttributionConfig.recommended(tallies=bool(run.shards("tallies")))

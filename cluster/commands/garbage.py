@@ -1,39 +1,40 @@
-"""``ontogeny gc``: what lies in a run that no marker names?"""
+"""``ontogeny gc``: list or remove files of a run that no marker names."""
 
 import argparse
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from capture.maintenance.garbage import GRACE, Garbage, find_garbage, remove_garbage
-from capture.store.store import Store
 from cluster.options.arguments import add_command, add_quiet, add_run
+from cluster.options.choices import GARBAGE_AGE_MINUTES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from capture.maintenance.garbage import Garbage
+    from cluster.options.arguments import Commands
+
+TEXT = """\
+Lists the files that an interrupted capture or analysis left: they lie in the run's folders, but no
+marker names them. --remove removes them, except files younger than --older-than and while a capture
+holds the run. Files that a marker names, and files that are not the run's, are never touched."""
 
 
-def add(inner) -> None:
-    text = """\
-Lists the files that an interrupted capture or analysis left: they belong to a run's folders, but no
-marker names them. With --remove they are removed, unless they are younger than --older-than or a
-capture holds the run. What a marker names and foreign files are never touched."""
-    made = add_command(inner, "gc", run, "List or remove what an interruption left.", text)
+def add(commands: "Commands") -> None:
+    made = add_command(commands, "gc", run, "List or remove what an interruption left.", TEXT)
     add_run(made)
-    made.add_argument("--remove", action="store_true", help="remove what is listed")
-    minutes = GRACE.seconds // 60
+    made.add_argument("--remove", action="store_true", help="remove the files that are listed")
     made.add_argument(
         "--older-than",
         type=minutes_of,
-        default=GRACE,
+        default=timedelta(minutes=GARBAGE_AGE_MINUTES),
         metavar="MINUTES",
-        help=f"keep what is younger, default {minutes}",
+        help=f"keep younger files, default {GARBAGE_AGE_MINUTES}",
     )
     add_quiet(made)
 
 
 def minutes_of(text: str) -> timedelta:
-    """Raises ``argparse.ArgumentTypeError`` for what is no number of minutes."""
+    """Raises ``argparse.ArgumentTypeError`` for anything but a number of minutes from 0 up."""
     try:
         minutes = timedelta(minutes=float(text))
     except (ValueError, OverflowError) as error:
@@ -43,7 +44,10 @@ def minutes_of(text: str) -> timedelta:
     return minutes
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from capture.maintenance.garbage import find_garbage, remove_garbage
+    from capture.store.store import Store
+
     clean = remove_garbage if arguments.remove else find_garbage
     found = clean(Store(arguments.run), arguments.older_than)
     if not arguments.quiet:
@@ -51,7 +55,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def show(console: Console, found: list[Garbage], *, removed: bool) -> None:
+def show(console: "Console", found: "list[Garbage]", *, removed: bool) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     if not found:
         console.print("Nothing to remove: a marker names every file of the run.")
         return
@@ -67,4 +75,4 @@ def show(console: Console, found: list[Garbage], *, removed: bool) -> None:
     num_kept = sum(garbage.kept for garbage in found)
     console.print(f"{len(found) - num_kept} files {old}, {num_kept} kept.")
     if not removed and num_kept < len(found):
-        console.print("Nothing was removed; that takes --remove.")
+        console.print("Nothing was removed; to remove files, add --remove.")

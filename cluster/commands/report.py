@@ -2,43 +2,53 @@
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from analysis.report.build import Built, ReportConfig, gather, report_store, write_report
-from analysis.run.run import Run, open_run
-from cluster.on_ray.job import require_lasting
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
-from cluster.options.machines import HERE, Machines, machines
-from cluster.terminal.progress import counting
-from cluster.terminal.tables import print_skipped
+from cluster.options.choices import REPORT_NEURONS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.report.build import ReportConfig, WrittenReport
+    from analysis.run.run import Run
+    from cluster.options.arguments import Commands
+    from cluster.options.machines import Machines
+
+TEXT = """\
+Writes static pages to RUN/report/, to open from disk or put on any web server: an overview, a page
+for each neuron and token, and what the other analyses found. Run ontogeny attribute first. The
+report leaves out analyses that have not been run, and says which command runs them. It replaces an
+earlier report at the same place."""
 
 
-def add(inner) -> None:
-    text = """\
-Writes static pages to RUN/report/, to be opened from disk or put on any web server: an overview, a
-page for each neuron and token, and what the other analyses found. Needs ontogeny attribute first;
-what else has not been run is left out, and the pages say which command does it. An earlier report
-at the same place is replaced."""
-    made = add_command(inner, "report", run, "Pages to read in a browser.", text)
+def add(commands: "Commands") -> None:
+    made = add_command(commands, "report", run, "Pages to read in a browser.", TEXT)
     add_run(made)
-    made.add_argument("--to", metavar="FOLDER", help="where to, default RUN/report")
+    made.add_argument("--to", metavar="FOLDER", help="where to write, default RUN/report")
     made.add_argument(
         "--neurons",
         type=int,
-        default=ReportConfig.max_neurons,
+        default=REPORT_NEURONS,
         metavar="N",
-        help=f"with a page each, the strongest first; default {ReportConfig.max_neurons}",
+        help="neurons with a page of their own, those with the most evidence; "
+        f"default {REPORT_NEURONS}",
     )
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from analysis.report.build import ReportConfig
+    from analysis.run.run import open_run
+    from cluster.on_ray.job import require_persistent
+    from cluster.options.machines import machines
+    from cluster.terminal.tables import print_skipped
+
     config = ReportConfig(max_neurons=arguments.neurons)
     if arguments.to:
-        require_lasting("--to", arguments.to)
+        require_persistent("--to", arguments.to)
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
     with machines(arguments) as on:
         report(opened, config, console, to=arguments.to, quiet=arguments.quiet, on=on)
@@ -47,28 +57,29 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def report(
-    opened: Run,
-    config: ReportConfig,
-    console: Console,
+    opened: "Run",
+    config: "ReportConfig",
+    console: "Console",
     *,
     to: str | None = None,
     quiet: bool,
-    on: Machines = HERE,
+    on: "Machines",
 ) -> None:
-    """Write the pages and say where they are."""
+    """Write the pages and print where they are."""
+    from analysis.report.build import gather_report_data, report_store, write_report
+    from cluster.terminal.progress import counting
+
     store = report_store(opened, to)
-    with counting(console, "reading outliers", "rows", quiet=quiet) as tell:
-        material = gather(opened, partial(on.run_job, report=tell), config)
-    with counting(console, "writing pages", "neurons", quiet=quiet) as tell:
-        built = write_report(material, store, tell)
+    with counting(console, "reading outliers", "rows", quiet=quiet) as progress:
+        data = gather_report_data(opened, partial(on.run_job, report=progress), config)
+    with counting(console, "writing pages", "neurons", quiet=quiet) as progress:
+        built = write_report(data, store, progress)
     if not quiet:
         show(console, built)
 
 
-def show(console: Console, built: Built) -> None:
+def show(console: "Console", built: "WrittenReport") -> None:
     for job, command in built.missing.items():
-        console.print(
-            f"Not in the report, for it has not been run: {job} ({command})", markup=False
-        )
+        console.print(f"Not in the report, because it was not run: {job} ({command})", markup=False)
     console.print(f"{built.num_files:,} files", highlight=False)
     console.print(built.index, markup=False, highlight=False, soft_wrap=True)

@@ -1,56 +1,62 @@
-"""``ontogeny selfcheck``: does capture say the truth of this model and this text?"""
+"""``ontogeny selfcheck``: compare capture with slower methods on your own model and data."""
 
 import argparse
 import math
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from cluster.options.arguments import add_command, add_config, add_overrides
 
-from capture.config.reading import read_config
-from capture.maintenance.selfcheck import Check, self_check
-from cluster.options.arguments import add_command, add_overrides
-from cluster.terminal.tables import data_table
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from capture.maintenance.selfcheck import Check
+    from cluster.options.arguments import Commands
 
 DIFFERS = 1
 """Exit code: a comparison failed."""
+TEXT = """\
+Takes the first batches of CONFIG (a YAML file, or the name of a bundled configuration) and computes
+by slower methods what capture would record: a backward pass for every single datum, torch.func, the
+same datum in another batch, the optimizer's update, a sort of all shifts. It takes a sample of
+the units of a large model. Writes nothing. Exit code 0 if all agree, 1 if not."""
 
 
-def add(inner) -> None:
-    text = """\
-Takes the first batches of CONFIG (a YAML file, or the name of one that comes with the product) and
-computes by slower ways what capture would record of them: a backward pass for every datum alone,
-torch.func, the same datum among others, the optimizer's update, a sort of everything. Of a big
-model it takes a sample of the units. Writes nothing. Exit code 0 if all agree, 1 if not."""
-    made = add_command(inner, "selfcheck", run, "Check capture on your own model and data.", text)
-    made.add_argument("config", metavar="CONFIG", help="YAML file, or demo, gpt2-tiny, …")
+def add(commands: "Commands") -> None:
+    summary = "Check capture on your own model and data."
+    made = add_command(commands, "selfcheck", run, summary, TEXT)
+    add_config(made, "YAML file, or demo, gpt2-tiny, …")
     add_overrides(made)
 
 
-def run(arguments: argparse.Namespace, console: Console) -> int:
+def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from capture.config.reading import read_config
+    from capture.maintenance.selfcheck import self_check
+
     checks = list(self_check(read_config(arguments.config, arguments.overrides)))
-    console.print(as_table(checks))
-    failed = [check for check in checks if not check.holds]
-    for check in failed:
-        where = f" ({check.detail})" if check.detail else ""
-        console.print(f"✗ {check.what}{where}: {check.meaning}.", markup=False, style="red")
-    for check in checks:
-        if not check.made:
-            console.print(f"– {check.what}: {check.detail}.", markup=False)
+    show(console, checks)
     console.print(verdict(arguments.config, checks), markup=False)
-    return DIFFERS if failed else 0
+    return 0 if all(check.holds for check in checks) else DIFFERS
 
 
-def as_table(checks: list[Check]) -> Table:
+def show(console: "Console", checks: "list[Check]") -> None:
+    """Print a table of the checks, then what failed and what was not made."""
+    from cluster.terminal.tables import data_table
+
     table = data_table("captured gradients against", "largest difference", "allowed", "")
     for check in checks:
         found = "not made" if math.isnan(check.found) else f"{check.found:.1e}"
         mark = ("✓" if check.holds else "✗") if check.made else "–"
         table.add_row(check.what, found, f"{check.allowed:.1e}", mark)
-    return table
+    console.print(table)
+    for check in (check for check in checks if not check.holds):
+        where = f" ({check.detail})" if check.detail else ""
+        console.print(f"✗ {check.what}{where}: {check.meaning}.", markup=False, style="red")
+    for check in (check for check in checks if not check.made):
+        console.print(f"– {check.what}: {check.detail}.", markup=False)
 
 
-def verdict(config: str, checks: list[Check]) -> str:
+def verdict(config: str, checks: "list[Check]") -> str:
     made = sum(check.made for check in checks)
     if failed := sum(not check.holds for check in checks):
         return f"{config}: {failed} of {made} checks failed; do not trust a record of this model"
-    return f"{config}: capture agrees with {made} slower ways to the same numbers"
+    return f"{config}: capture agrees with {made} slower methods"

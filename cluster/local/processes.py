@@ -1,7 +1,7 @@
-"""Segments replayed by several processes of this machine or of a cluster, each by one of them.
+"""Replay segments in several processes of this machine, or on a cluster.
 
-Processes and not threads: torch's number of threads, on which the bits depend, is a setting of the
-process. They are started anew, not forked, since torch's threads do not survive a fork.
+Threads would not do: torch's number of threads, which the order of sums depends on, is a setting of
+the process. Processes are spawned, not forked, because torch's threads do not survive a fork.
 """
 
 import multiprocessing
@@ -15,33 +15,34 @@ from dataclasses import dataclass
 from analysis.jobs.sweep import Sweep
 from capture.config.records import RecordKind
 from capture.errors import RunError
-from capture.replay.segments import Past, Replayed, replay_segment
+from capture.replay.segments import ReplayableRun, ReplayResult, replay_segment
 
 Report = Callable[[int, int], None]
-"""Told after every segment: how many are done, how many there are."""
+"""Called after every segment with the number done and the number in all."""
 
 
 def replay_segments(
-    past: Past,
+    past: ReplayableRun,
     segments: Sequence[int],
     kinds: Collection[RecordKind],
     report: Report,
     *,
     workers: int,
     sweep: Sweep | None = None,
-) -> list[Replayed]:
-    """What became of each segment, in order; ``sweep``: by a cluster, whatever ``workers`` says.
+) -> list[ReplayResult]:
+    """Replay segments and return the results in order of the segments.
 
-    What one raises ends the replay: others that are under way come to their end, the rest is left.
+    With ``sweep`` a cluster does the work and ``workers`` is ignored. An error in one segment ends
+    the replay: segments in progress are finished, the others are not started.
     """
-    found: list[Replayed] = []
-    work = Replaying(past, kinds)
+    found: list[ReplayResult] = []
+    work = SegmentReplay(past, kinds)
     if sweep:
         done = sweep(work, segments)
     elif min(workers, len(segments)) <= 1:
         done = map(work, segments)
     else:
-        done = by_processes(past, segments, kinds, workers)
+        done = replay_in_processes(past, segments, kinds, workers)
     for replayed in done:
         found.append(replayed)
         report(len(found), len(segments))
@@ -49,41 +50,41 @@ def replay_segments(
 
 
 @dataclass(frozen=True)
-class Replaying:
-    """What is done to each segment."""
+class SegmentReplay:
+    """The work on each segment, as ``Sweep`` takes it."""
 
-    past: Past
+    past: ReplayableRun
     kinds: Collection[RecordKind]
 
-    def to(self, device: str) -> "Replaying":
-        """The run's own configuration says on what it computes."""
+    def to(self, device: str) -> "SegmentReplay":
+        """Ignores the device: the run's configuration chooses it."""
         return self
 
-    def __call__(self, segment: int, /) -> Replayed:
+    def __call__(self, segment: int, /) -> ReplayResult:
         return replay_segment(self.past, segment, self.kinds)
 
 
-def by_processes(
-    past: Past, segments: Sequence[int], kinds: Collection[RecordKind], workers: int
-) -> Iterator[Replayed]:
-    """As they are done; raises ``RunError`` for a process that was killed."""
-    with pool_of(min(workers, len(segments))) as pool:
+def replay_in_processes(
+    past: ReplayableRun, segments: Sequence[int], kinds: Collection[RecordKind], workers: int
+) -> Iterator[ReplayResult]:
+    """Yield results as they finish; raises ``RunError`` if a process was killed."""
+    with process_pool(min(workers, len(segments))) as pool:
         work = [pool.submit(replay_segment, past, segment, kinds) for segment in segments]
         try:
             for future in as_completed(work):
                 yield future.result()
         except BrokenProcessPool as error:
-            problem = "a process that replayed it was killed, perhaps for want of memory"
+            problem = "a process that replayed it was killed, perhaps for lack of memory"
             remedy = "Run the command again, with fewer --workers"
             raise RunError(past.store.uri, problem, remedy) from error
 
 
 @contextmanager
-def pool_of(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with their work; at once where this one is told to stop."""
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of spawned processes; Ctrl-C in this process ends them at once."""
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=leave_signals)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=reset_signals)
     try:
         yield pool
     except KeyboardInterrupt:
@@ -94,7 +95,7 @@ def pool_of(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def leave_signals() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that was asked ends the others."""
+def reset_signals() -> None:
+    """Ignore Ctrl-C, which reaches every process of a terminal; the parent ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

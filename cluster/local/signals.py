@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one ends the work in order, the second one ends the process."""
+"""Ctrl-C and SIGTERM: the first signal stops the work in order, the second kills the process."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks this process to end."""
+    """A signal asked this process to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -19,15 +19,15 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the first signal raises ``Stopped`` in the main thread; a second one kills."""
+    """Have the first signal raise ``Stopped`` in the main thread, and the second one kill."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    taken: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        taken.append(number)
+        received.append(number)
         for one in STOPPING:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
@@ -36,8 +36,8 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if taken and not isinstance(error, Stopped):  # Ray, waiting, puts its own in its place
-            raise Stopped(taken[0]) from error
+        if received and not isinstance(error, Stopped):  # while Ray waits it raises its own
+            raise Stopped(received[0]) from error
         raise
     finally:
         for number, handler in before.items():
@@ -45,5 +45,5 @@ def stoppable() -> Iterator[None]:
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """As a shell tells it: 128 and the signal's number."""
+    """The exit code as shells have it: 128 + the signal's number."""
     return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)

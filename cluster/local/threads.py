@@ -1,8 +1,8 @@
-"""Jobs on this machine: some shards at a time, each on a thread of this process.
+"""Run jobs on this machine: several shards at a time, each on a thread of this process.
 
-Reading Parquet and adding up arrays leave Python's lock alone for most of the time, so threads are
-enough. Partial results are merged in the order of the shards whichever is done first: sums of
-floats do not depend on timing.
+Reading Parquet and summing arrays release Python's lock for most of the time, so threads are
+enough. Partial results are merged in the order of the shards, whichever finishes first, so that
+sums of floats do not depend on timing.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ Partial = TypeVar("Partial")
 Result = TypeVar("Result")
 
 Report = Callable[[int, int], None]
-"""Told after every shard: rows done, rows in all."""
+"""Called after every shard with rows done and rows in all."""
 
 
 def run_job(
@@ -29,10 +29,11 @@ def run_job(
     *,
     threads: int | None = None,
 ) -> Result:
-    """What the job answers over these shards (at least one).
+    """Run a job over one or more shards and return its result.
 
-    Holds ``threads`` shards' working memory (by default a thread a core, at most 8), as many
-    partials that wait for their turn, and log₂ n merged ones. What a shard raises ends the job.
+    ``threads`` defaults to one for each core, at most 8. Memory holds the working set of that many
+    shards, as many partials that wait to be merged, and log₂ n merged ones. What a shard raises
+    ends the job.
     """
     num_rows = sum(shard.rows for shard in shards)
     threads = threads or min(8, len(shards), available_cores())
@@ -40,7 +41,7 @@ def run_job(
     def partials(pool: ThreadPoolExecutor) -> Iterator[Partial]:
         done = 0
         for shard, partial in zip(
-            shards, in_order(pool, job.map_shard, shards, threads), strict=True
+            shards, map_in_order(pool, job.map_shard, shards, threads), strict=True
         ):
             yield partial
             done += shard.rows
@@ -54,10 +55,10 @@ def run_job(
         pool.shutdown(cancel_futures=True)
 
 
-def in_order(
+def map_in_order(
     pool: ThreadPoolExecutor, function: Callable, items: Iterable, threads: int
 ) -> Iterator:
-    """Results in the order of the items; at most 2 · ``threads`` are under way or waiting."""
+    """Yield results in the order of the items; at most 2 · ``threads`` are running or waiting."""
     rest = iter(items)
     waiting: deque[Future] = deque(
         pool.submit(function, item) for item in islice(rest, 2 * threads)

@@ -1,7 +1,7 @@
-"""Capture by processes that a launcher has started: torchrun, or DeepSpeed's own.
+"""Capture in processes that a launcher started: torchrun, or DeepSpeed's launcher.
 
-Each of them runs the same command and is told by its environment which it is. No Ray is needed;
-who restarts lost processes is the launcher's affair, and ``--resume`` goes on from the last marker.
+Each process runs the same command and finds its rank in its environment. Ray is not needed. The
+launcher restarts lost processes; ``--resume`` continues from the last marker.
 """
 
 import os
@@ -14,29 +14,30 @@ from torch import distributed as dist
 from capture.config.settings import Config
 from capture.device import choose_device
 from capture.errors import ConfigError
-from capture.process_group import PATIENCE, Together
+from capture.process_group import COLLECTIVE_TIMEOUT, DistributedGroup
 from capture.training.loop import Report, capture_run
 
-TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What launchers set."""
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that launchers set."""
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that a launcher has started."""
-    return all(name in os.environ for name in TOLD)
+    """Whether a launcher started this process."""
+    return all(name in os.environ for name in LAUNCHER_VARIABLES)
 
 
 def leads() -> bool:
-    """Whether this process speaks for all; so does one that no launcher has started."""
+    """Whether this process prints: rank 0, or a process that no launcher started."""
     return not is_launched() or os.environ["RANK"] == "0"
 
 
 def capture_launched(
     config: Config, report: Report, *, resume: bool = False, overwrite: bool = False
 ) -> None:
-    """As ``capture_run``, together with the launcher's other processes, which are the workers.
+    """Like ``capture_run``, with all processes of the launcher as workers.
 
-    Raises what ``capture_run`` raises, and ``ConfigError`` for another ``workers.count``.
+    Raises what ``capture_run`` raises, and ``ConfigError`` if ``workers.count`` is set to another
+    number than the launcher's.
     """
     count = int(os.environ["WORLD_SIZE"])
     if config.workers.count not in (1, count):
@@ -47,10 +48,10 @@ def capture_launched(
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_num_threads(config.workers.cpus)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
-        group = Together(device)
-        owner = group.gather(f"{uuid.uuid4().hex}.1")[0]
+        group = DistributedGroup(device)
+        owner = group.all_gather_object(f"{uuid.uuid4().hex}.1")[0]
         capture_run(config, report, resume=resume, overwrite=overwrite, group=group, owner=owner)
     finally:
         dist.destroy_process_group()

@@ -1,7 +1,7 @@
-"""What a group of workers tells the driver, and what each worker does.
+"""The mailbox between a group of workers and the driver, and the function that each worker runs.
 
-The desk is an actor beside the driver. The first worker leaves there what it reports; the driver
-looks in and shows it. When the driver wants the group to end, whoever leaves something is told so.
+The mailbox is an actor on the driver's node. Rank 0 posts its progress there; the driver drains it
+and shows it. When the driver wants the group to stop, the answer to the next post says so.
 """
 
 import os
@@ -18,78 +18,83 @@ from ray.actor import ActorHandle
 
 from capture.config.settings import Config
 from capture.errors import CorpusError
-from capture.process_group import Together
+from capture.process_group import DistributedGroup
 from capture.training.loop import Event, Progress, capture_run
 from cluster.local.signals import Stopped
-from cluster.terminal.progress import StartedAgain
+from cluster.terminal.progress import GroupRestart
 
-SECONDS_BETWEEN_NEWS = 0.5
-"""Progress is told no oftener; everything else is told at once."""
+SECONDS_BETWEEN_POSTS = 0.5
+"""Progress is posted at most this often; other events are posted at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all workers of a group are given."""
+    """What every worker of a group receives."""
 
     config: Config
     folder: str
-    """Where the driver is; relative paths of the configuration are meant from there."""
+    """The driver's working directory, to which the configuration's relative paths refer."""
     group: str
-    """Who holds the run's lease, however often the group is started."""
+    """Holder of the run's lease; stays the same when the group is started again."""
     resume: bool
     overwrite: bool
-    desk: ActorHandle
+    mailbox: ActorHandle
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """The group's how-manieth start this is, from 1."""
+    """One start of the group, the first or after a loss of workers."""
 
     number: int
-    begun: bool
-    """Whether an earlier one trained."""
-    ending: bool
-    """Whether the driver has stopped meanwhile."""
+    """Attempt number, starting at 1."""
+    trained: bool
+    """Whether an earlier attempt has trained a step."""
+    stopping: bool
+    """Whether the driver has asked the group to stop."""
 
 
-class Desk:
-    """Kept by Ray as an actor."""
+class Mailbox:
+    """Events from rank 0 to the driver; Ray runs it as an actor."""
 
     def __init__(self, max_failures: int) -> None:
         self.max_failures = max_failures
-        self.news: deque[Event | StartedAgain] = deque()
+        self.events: deque[Event | GroupRestart] = deque()
         self.attempts = 0
-        self.begun = False
-        self.ending = False
+        self.trained = False
+        self.stopping = False
 
     def start(self) -> Attempt:
-        """Called by the first worker, once whenever the group is started."""
+        """Count a start of the group; rank 0 calls this once at each start."""
         if self.attempts:
-            self.news.append(StartedAgain(self.attempts, self.max_failures))
+            self.events.append(GroupRestart(self.attempts, self.max_failures))
         self.attempts += 1
-        return Attempt(self.attempts, self.begun, self.ending)
+        return Attempt(self.attempts, self.trained, self.stopping)
 
-    def tell(self, event: Event) -> bool:
-        """Leave what happened; whether to end."""
-        self.begun |= isinstance(event, Progress)
-        self.news.append(event)
-        return self.ending
+    def post(self, event: Event) -> bool:
+        """Add an event; returns whether the group should stop."""
+        self.trained |= isinstance(event, Progress)
+        self.events.append(event)
+        return self.stopping
 
-    def hear(self) -> list[Event | StartedAgain]:
-        """What was told since this was last asked."""
-        told = list(self.news)
-        self.news.clear()
-        return told
+    def drain(self) -> list[Event | GroupRestart]:
+        """Return and remove all events, oldest first."""
+        events = list(self.events)
+        self.events.clear()
+        return events
 
-    def end(self) -> None:
-        self.ending = True
+    def stop(self) -> None:
+        """Have the group stop at its next post."""
+        self.stopping = True
 
 
-class Teller:
-    """The first worker's report: tells the desk, and stops the worker when the driver ends."""
+class MailboxReporter:
+    """Rank 0's report: posts events to the mailbox, and stops the worker when the driver asks.
 
-    def __init__(self, desk: ActorHandle) -> None:
-        self.desk = desk
+    Raises ``Stopped`` at the first event after the answer to stop has arrived.
+    """
+
+    def __init__(self, mailbox: ActorHandle) -> None:
+        self.mailbox = mailbox
         self.answer: ray.ObjectRef | None = None
         self.last = 0.0
 
@@ -97,30 +102,30 @@ class Teller:
         if self.answer and ray.wait([self.answer], timeout=0)[0] and ray.get(self.answer):
             raise Stopped(signal.SIGTERM)
         if isinstance(event, Progress) and event.steps_done < event.num_steps:
-            if time.monotonic() - self.last < SECONDS_BETWEEN_NEWS:
+            if time.monotonic() - self.last < SECONDS_BETWEEN_POSTS:
                 return
             self.last = time.monotonic()
-        self.answer = self.desk.tell.remote(event)
+        self.answer = self.mailbox.post.remote(event)
 
 
-def work(given: dict[str, Task]) -> None:
-    """One worker, within the process group that Ray Train has set up. Raises as ``capture_run``."""
+def run_worker(given: dict[str, Task]) -> None:
+    """Train as one worker of the process group that Ray Train set up. Raises as ``capture_run``."""
     task = given["task"]
     if Path(task.folder).is_dir():
         os.chdir(task.folder)
     torch.set_num_threads(task.config.workers.cpus)
     device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    group = Together(device)
-    start = vars(ray.get(task.desk.start.remote())) if group.rank == 0 else None
-    attempt = Attempt(**group.gather(start)[0])
-    if attempt.ending:
+    group = DistributedGroup(device)
+    start = vars(ray.get(task.mailbox.start.remote())) if group.rank == 0 else None
+    attempt = Attempt(**group.all_gather_object(start)[0])
+    if attempt.stopping:
         raise Stopped(signal.SIGTERM)
     try:
         capture_run(
             task.config,
-            Teller(task.desk),
+            MailboxReporter(task.mailbox),
             resume=task.resume or attempt.number > 1,
-            overwrite=task.overwrite and not attempt.begun,
+            overwrite=task.overwrite and not attempt.trained,
             group=group,
             owner=f"{task.group}.{attempt.number}",
         )

@@ -1,7 +1,7 @@
-"""What a process knows of the job that it is, if it was submitted (``ray job submit``).
+"""Settings of the Ray job that this process is, if it was submitted (``ray job submit``).
 
-A job with a working directory runs in a copy of that folder, which Ray has unpacked on one node and
-deletes when it likes: what is written to a relative path is lost with it.
+A job with a working directory runs in a copy of that folder, which Ray unpacks on one node and may
+delete at any time. Files written to a relative path are lost with it.
 """
 
 import json
@@ -12,17 +12,17 @@ from typing import Any
 
 from capture.errors import ConfigError
 
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Where Ray tells the driver of a submitted job what it was submitted with."""
+JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray describes a submitted job to its driver in this environment variable, as JSON."""
 
 
 def runtime_environment() -> dict[str, Any]:
-    """What the job was submitted with; empty where this is none."""
-    return json.loads(os.environ.get(JOB) or "{}").get("runtime_env") or {}
+    """The job's runtime environment; empty if this process is not a submitted job."""
+    return json.loads(os.environ.get(JOB_CONFIG_VARIABLE) or "{}").get("runtime_env") or {}
 
 
-def require_lasting(where: str, uri: str) -> None:
-    """Raises ``ConfigError`` for a place to write to that would go with the job's own folder."""
+def require_persistent(where: str, uri: str) -> None:
+    """Raises ``ConfigError`` for an output path inside the job's temporary working directory."""
     path = re.sub("^(file|local)://", "", uri)
     if "://" in path or Path(path).is_absolute():
         return

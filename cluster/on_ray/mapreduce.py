@@ -1,16 +1,16 @@
-"""Jobs on Ray: shards are read by tasks where the workers are, partials merged by tasks as well.
+"""Jobs on Ray: tasks on the workers read shards and merge the partial results.
 
-The driver holds references, no partials. It merges them in the same tree as the local runner, in
-the order of the shards, so that even sums of floats are the same to the last bit. A merge waits for
-its two parts and takes no worker until then; shards that a slow one holds up are merged meanwhile
-with their neighbours, so that log₂ n partials wait for it. Each worker keeps one copy of the job.
+The driver holds references, not partials. It merges them in the same tree as the local runner, in
+the order of the shards, so that sums of floats are equal to the last bit. A merge waits for its two
+parts and occupies no worker until then. While one shard is slow, its neighbours are merged, so that
+at most log₂ n partials wait for it. Each worker process keeps one copy of the job.
 
-What the driver remembers of a task lasts as long as the result that rests on it, so their number
-is bounded (``policy.most_tasks``): a task of a larger job maps a block of neighbouring shards and
-merges them itself. Blocks are as long as a power of two, which leaves the tree as it is.
+The driver keeps a record of each task until its result is released, so the number of tasks is
+bounded (``policy.max_tasks``): in a larger job a task maps a block of neighbouring shards and
+merges them itself. The length of a block is a power of two, which leaves the merge tree unchanged.
 
-A lost worker or node is Ray's to make good: the task runs again, and so do those whose results went
-with it. What a shard raises is not tried again; it arrives as it was raised.
+Ray recovers from the loss of a worker or node: it repeats the tasks that were running there and
+those whose results were lost. What a shard raises is not retried; it arrives with its own type.
 """
 
 import signal
@@ -20,132 +20,128 @@ from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from analysis.jobs.job import Job, merge_all
 from analysis.run.scan import Shard
-from capture.errors import ClusterError, StoreError
+from capture.errors import StoreError
 from capture.format.markers import START
 from capture.store.store import Store
 from cluster.local.threads import Report
-from cluster.on_ray.policy import MAX_LOSSES, block_size, most_tasks, pieces_at_once
-from cluster.on_ray.session import first_line, standing
+from cluster.on_ray.policy import MAX_LOSSES, block_size, max_tasks, pieces_at_once
+from cluster.on_ray.results import result_of
+from cluster.on_ray.session import cluster_size
 
 Partial = TypeVar("Partial")
 Result = TypeVar("Result")
 
-TELLINGS, HEARD_SECONDS = 3, 1.0
-"""How often tasks are told to leave off, and how long each time they may take to."""
+CANCEL_ATTEMPTS, CANCEL_SECONDS = 3, 1.0
+"""How often running tasks are cancelled, and how long they may take to end each time."""
 
 
 def run_job(
     job: Job[Partial, Result], shards: Sequence[Shard], report: Report | None = None
 ) -> Result:
-    """What the job answers over these shards (at least one), as ``run_job`` in one process.
+    """Run a job over one or more shards; returns what the local ``run_job`` returns.
 
     Needs a session (``cluster.on_ray.session``). Raises what the first failing shard raised,
-    ``StoreError`` for a run that the workers cannot see, ``ClusterError`` for a shard that took its
-    worker with it time and again.
+    ``StoreError`` for a run that the workers cannot read, ``ClusterError`` for a shard whose worker
+    was lost on every attempt.
     """
-    require_sight(shards[0].store)
-    held = [ray.put(job)]
-    cpus, under_way = standing().cpus, UnderWay(shards, report)
+    require_visible(shards[0].store)
+    held = [ray.put(job)]  # in a list, Ray passes the reference and not the job itself
+    cpus, running = cluster_size().cpus, RunningBlocks(shards, report)
     limit = pieces_at_once(cpus)
 
     def partials() -> Iterator[ObjectRef]:
-        for block in blocks(shards, most_tasks(cpus)):
-            under_way.make_room(limit)
+        for block in split_into_blocks(shards, max_tasks(cpus)):
+            running.wait_for_room(limit)
             partial, receipt = map_block.remote(held, block)  # pyright: ignore[reportGeneralTypeIssues]
-            under_way.blocks[receipt] = block[0].where
+            running.blocks[receipt] = block[0].where
             yield partial
 
     try:
         whole = merge_all(partials(), lambda a, b: merge_two.remote(held, a, b))
-        under_way.make_room(1)
-        return job.finish(answer(whole, "the merged result"))
+        running.wait_for_room(1)
+        return job.finish(shard_result(whole, "the merged result"))
     finally:
-        under_way.cancel()
+        running.cancel()
 
 
-def blocks(shards: Sequence[Shard], most: int) -> Iterator[Sequence[Shard]]:
-    """The shards in order, in at most so many pieces of a power of two, but for the last."""
+def split_into_blocks(shards: Sequence[Shard], most: int) -> Iterator[Sequence[Shard]]:
+    """Split the shards in order into at most ``most`` blocks of 2ⁿ; the last can be shorter."""
     size = block_size(len(shards), most)
     return (shards[start : start + size] for start in range(0, len(shards), size))
 
 
-class UnderWay:
-    """Blocks of shards that are with workers, each by the receipt that will tell of its end."""
+class RunningBlocks:
+    """Blocks that workers are processing; each ends when its receipt is ready."""
 
     def __init__(self, shards: Sequence[Shard], report: Report | None) -> None:
         self.blocks: dict[ObjectRef, str] = {}
-        """The first shard of each, for messages."""
+        """Receipt → first shard of the block, for messages."""
         self.report = report
         self.rows, self.num_rows = 0, sum(shard.rows for shard in shards)
 
-    def make_room(self, limit: int) -> None:
-        """Wait until fewer than ``limit`` are under way; raises what a shard raised."""
+    def wait_for_room(self, limit: int) -> None:
+        """Wait until fewer than ``limit`` blocks are running; raises what a shard raised."""
         while len(self.blocks) >= limit:
             for receipt in ray.wait(list(self.blocks))[0]:
-                self.rows += answer(receipt, self.blocks.pop(receipt))
+                self.rows += shard_result(receipt, self.blocks.pop(receipt))
                 if self.report:
                     self.report(self.rows, self.num_rows)
 
     def cancel(self) -> None:
-        """Leave off what is still under way; merges that wait for it fall with it.
+        """Cancel running blocks; merges that wait for them are cancelled with them.
 
-        A task that its worker is just taking up does not hear that it is cancelled, so those that
-        have not ended are told again.
+        A task whose worker is just starting it can miss the cancellation, so tasks that have not
+        ended are cancelled again.
         """
         left = list(self.blocks)
-        for _ in range(TELLINGS):
+        for _ in range(CANCEL_ATTEMPTS):
             if not left:
                 break
             for receipt in left:
                 ray.cancel(receipt)
-            _, left = ray.wait(left, num_returns=len(left), timeout=HEARD_SECONDS)
+            _, left = ray.wait(left, num_returns=len(left), timeout=CANCEL_SECONDS)
 
 
 @ray.remote(num_returns=2, max_retries=MAX_LOSSES)
 def map_block(held: list[ObjectRef], block: Sequence[Shard]) -> tuple[Any, int]:
-    """A partial result, and a receipt that is small enough for the driver: its rows."""
-    listen()
-    job = unpacked(held[0])
+    """Map and merge a block; returns the partial and, as a receipt for the driver, its rows."""
+    accept_sigint()
+    job = fetch_job(held[0])
     partial = merge_all(map(job.map_shard, block), job.merge)
     return partial, sum(shard.rows for shard in block)
 
 
-def listen() -> None:
-    """Be open to SIGINT, by which Ray cancels a task: a cluster that a shell has started in the
-    background (``nohup … &``) ignores it."""
+def accept_sigint() -> None:
+    """Take SIGINT, with which Ray cancels a task.
+
+    Processes of a cluster that a shell started in the background (``nohup … &``) ignore it.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @ray.remote(max_retries=MAX_LOSSES)
 def merge_two(held: list[ObjectRef], a: Any, b: Any) -> Any:
-    return unpacked(held[0]).merge(a, b)
+    return fetch_job(held[0]).merge(a, b)
 
 
 @lru_cache(maxsize=1)
-def unpacked(job: ObjectRef) -> Job:
-    """The job, once in each worker process: what it reads besides shards is read once."""
+def fetch_job(job: ObjectRef) -> Job:
+    """The job; each worker process fetches and unpickles it once."""
     return ray.get(job)
 
 
-def answer(reference: ObjectRef, where: str) -> Any:
-    """What a task made; raises what it raised, or ``ClusterError`` if it was lost for good."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
-    except RayError as error:
-        problem = f"was lost with its worker, {MAX_LOSSES + 1} times: {first_line(error)}"
-        raise ClusterError(where, problem, "See whether workers run out of memory") from error
+def shard_result(reference: ObjectRef, where: str) -> Any:
+    lost = f"was lost with its worker, {MAX_LOSSES + 1} times"
+    return result_of(reference, where, lost, "Check whether workers run out of memory")
 
 
-def require_sight(store: Store) -> None:
-    """Raises ``StoreError`` for a run that is not where every worker can read it."""
+def require_visible(store: Store) -> None:
+    """Raises ``StoreError`` for a run that not every worker can read."""
     scheme = store.uri.partition("://")[0] if "://" in store.uri else "file"
     if scheme == "memory":
         remedy = "Capture to a folder or to s3://, or leave out --ray"
@@ -156,14 +152,14 @@ def require_sight(store: Store) -> None:
     if scheme not in ("file", "local") or len(nodes) < 2:
         return
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
-    looks = [sees.options(scheduling_strategy=where).remote(store) for where in on]
-    pairs = zip(nodes, looks, strict=True)
-    blind = {node["NodeName"] for node, look in pairs if not answer(look, store.uri)}
-    if blind:
+    checks = [can_see.options(scheduling_strategy=where).remote(store) for where in on]
+    pairs = zip(nodes, checks, strict=True)
+    unable = {node["NodeName"] for node, check in pairs if not shard_result(check, store.uri)}
+    if unable:
         remedy = "Put the run on a folder that all nodes share, or on s3://"
-        raise StoreError(store.uri, f"cannot be seen from {', '.join(sorted(blind))}", remedy)
+        raise StoreError(store.uri, f"cannot be seen from {', '.join(sorted(unable))}", remedy)
 
 
 @ray.remote(num_cpus=0, max_retries=MAX_LOSSES)
-def sees(store: Store) -> bool:
+def can_see(store: Store) -> bool:
     return store.exists(START)

@@ -1,9 +1,9 @@
-"""Work that takes a model, on Ray: actors that each hold a copy of it, and items handed to them.
+"""Run a model over many items on Ray, with actors that each hold a copy of the model.
 
-An actor has a GPU of its own where the cluster has any, else a core. The model is sent to the
-cluster once. Results come in the order of the items, however fast each actor is. An actor that is
-lost is replaced, and its item done again by whoever is free, some times; what the work itself
-raises arrives as it was raised, and ends it.
+An actor has a GPU of its own if the cluster has any, else a core. The model is sent to the cluster
+once. Results come in the order of the items, however fast each actor is. A lost actor is replaced
+and its item is tried again, up to ``policy.MAX_LOSSES`` times. What the work itself raises arrives
+with its own type and ends the sweep.
 """
 
 import logging
@@ -16,71 +16,72 @@ from ray.exceptions import RayError, RayTaskError
 
 from analysis.jobs.sweep import Work
 from capture.errors import ClusterError
-from cluster.on_ray.policy import Board, Decision, after_failure
-from cluster.on_ray.session import first_line, standing
+from cluster.on_ray.policy import Decision, PieceQueue, after_failure
+from cluster.on_ray.session import cluster_size, first_line
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 LOG = logging.getLogger(__name__)
-ROOM_SECONDS = 30.0
-"""For an actor to begin, before it is said that none does."""
-LEAD = 4
-"""Items a holder that may be made before the first one missing."""
+START_WARNING_SECONDS = 30.0
+"""A warning is logged if no actor has started for this long."""
+LEAD_PER_ACTOR = 4
+"""Items per actor that may finish ahead of the first unfinished one."""
 
 
 def sweep(work: Work[Item, Done], items: Sequence[Item]) -> Iterator[Done]:
-    """As ``analysis.jobs.sweep`` has it; needs a session (``cluster.on_ray.session``).
+    """Apply the work to all items, as a ``Sweep``; needs a session (``cluster.on_ray.session``).
 
-    Raises what the work raised, or ``ClusterError`` for an item that took its actor with it time
-    and again. The driver keeps ``LEAD`` results a holder at most.
+    Raises what the work raised, or ``ClusterError`` for an item whose actor was lost on every
+    attempt. The driver holds at most ``LEAD_PER_ACTOR`` results per actor.
     """
-    has = standing()
+    has = cluster_size()
     number = min(len(items), has.gpus or max(1, has.cpus))
-    holders, board = Holders(work, number, gpu=has.gpus > 0), Board(len(items), LEAD * number)
-    made: dict[int, Done] = {}
+    actors = ModelActors(work, number, gpu=has.gpus > 0)
+    queue = PieceQueue(len(items), LEAD_PER_ACTOR * number)
+    finished: dict[int, Done] = {}
     try:
-        while board.handed_on < len(items):
-            while holders.idle and (item := board.take()) is not None:
-                holders.give(item, items[item])
-            for item, result in holders.wait():
+        while queue.num_delivered < len(items):
+            while actors.idle and (item := queue.take()) is not None:
+                actors.assign(item, items[item])
+            for item, result in actors.wait():
                 if isinstance(result, RayError):
-                    settle(board, item, result)
+                    handle_failure(queue, item, result)
                     continue
-                made[item] = result
-                for ready in board.done(item):
-                    yield made.pop(ready)
+                finished[item] = result
+                for ready in queue.done(item):
+                    yield finished.pop(ready)
     finally:
-        holders.end()
+        actors.end()
 
 
-def settle(board: Board, item: int, error: RayError) -> None:
-    """Have a failed item done again, or raise."""
-    told = isinstance(error, RayTaskError)
-    if board.failed(item, lost=not told) is Decision.RAISE:
-        if told:
+def handle_failure(queue: PieceQueue, item: int, error: RayError) -> None:
+    """Queue a failed item for another attempt, or raise."""
+    raised = isinstance(error, RayTaskError)  # by the work itself; else the actor was lost
+    if queue.failed(item, lost=not raised) is Decision.RAISE:
+        if raised:
             raise error.cause from error
-        problem = f"was lost with its worker, {board.losses[item]} times: {first_line(error)}"
-        raise ClusterError(f"item {item}", problem, "See whether workers run out of memory")
+        problem = f"was lost with its worker, {queue.losses[item]} times: {first_line(error)}"
+        raise ClusterError(f"item {item}", problem, "Check whether workers run out of memory")
 
 
 @ray.remote(num_cpus=1)
-class Holder:
-    """Holds the work."""
+class ModelActor:
+    """A copy of the model on one worker."""
 
     def __init__(self, work: Work, device: str) -> None:
         self.work = work.to(device)
 
     @ray.method
     def ready(self) -> None:
-        """Returns once the work is held."""
+        """Return once the model is loaded."""
 
     @ray.method
     def do(self, item: Any) -> Any:
         return self.work(item)
 
 
-class Holders:
-    """Some actors: those that start, those that wait for an item, those that have one."""
+class ModelActors:
+    """A set of actors: starting, idle, or busy with an item."""
 
     def __init__(self, work: Work, number: int, *, gpu: bool) -> None:
         self.work = ray.put(work)
@@ -93,45 +94,45 @@ class Holders:
             self.start()
 
     def start(self) -> None:
-        """One more; it is idle once it holds the work, which may be never on a full cluster."""
+        """Start an actor. It becomes idle once it has the model, which a full cluster can delay."""
         device = "cuda" if self.gpu else "cpu"
-        holder = Holder.options(num_gpus=int(self.gpu)).remote(self.work, device)  # pyright: ignore
-        self.starting[holder.ready.remote()] = holder
+        actor = ModelActor.options(num_gpus=int(self.gpu)).remote(self.work, device)  # pyright: ignore
+        self.starting[actor.ready.remote()] = actor
 
-    def give(self, item: int, value: object) -> None:
-        """Hand an item to one that is idle."""
-        holder = self.idle.pop()
-        self.busy[holder.do.remote(value)] = holder, item
+    def assign(self, item: int, value: object) -> None:
+        """Give an item to an idle actor."""
+        actor = self.idle.pop()
+        self.busy[actor.do.remote(value)] = actor, item
 
     def wait(self) -> Iterator[tuple[int, Any]]:
-        """Until something happens; items that came to an end, with the result or what failed."""
-        under_way = [*self.busy, *self.starting]
-        ended, _ = ray.wait(under_way, timeout=None if self.busy else ROOM_SECONDS)
+        """Wait for a change; yields items that ended, each with its result or the error."""
+        pending = [*self.busy, *self.starting]
+        ended, _ = ray.wait(pending, timeout=None if self.busy else START_WARNING_SECONDS)
         if not ended:
             LOG.warning("waiting for a worker: for a core (and a GPU) to be free, or for the model")
-            ended, _ = ray.wait(under_way)
+            ended, _ = ray.wait(pending)
         for reference in ended:
             if reference in self.starting:
-                self.started(reference)
+                self.handle_start(reference)
                 continue
-            holder, item = self.busy.pop(reference)
+            actor, item = self.busy.pop(reference)
             try:
                 result = ray.get(reference)
             except RayError as error:
                 result = error
             if isinstance(result, RayError) and not isinstance(result, RayTaskError):
-                ray.kill(holder)
+                ray.kill(actor)
                 self.start()
             else:
-                self.idle.append(holder)
+                self.idle.append(actor)
             yield item, result
 
-    def started(self, reference: ObjectRef) -> None:
-        """One is ready, or could not start; raises ``ClusterError`` when that happens too often."""
-        holder = self.starting.pop(reference)
+    def handle_start(self, reference: ObjectRef) -> None:
+        """Mark an actor as idle, or replace it; raises ``ClusterError`` if too many failed."""
+        actor = self.starting.pop(reference)
         try:
             ray.get(reference)
-            self.idle.append(holder)
+            self.idle.append(actor)
         except RayError as error:
             self.failed_starts += 1
             if after_failure(self.failed_starts, lost=True) is Decision.RAISE:
@@ -140,12 +141,12 @@ class Holders:
             self.start()
 
     def end(self) -> None:
-        """Let all go, what they are at included; they have gone with a session that has ended."""
+        """Kill all actors, busy ones too. A session that has ended took its actors with it."""
         if not ray.is_initialized():
-            return  # Ray would start a cluster of its own to kill them on
-        for holder in (
+            return  # otherwise ray.kill would start a new cluster
+        for actor in (
             *self.starting.values(),
             *self.idle,
             *(one for one, _ in self.busy.values()),
         ):
-            ray.kill(holder)
+            ray.kill(actor)

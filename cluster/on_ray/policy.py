@@ -1,9 +1,9 @@
-"""What a cluster does next: decisions as plain values, made without a cluster.
+"""Decisions about work on a cluster, as plain values that need no cluster.
 
-Work goes out in pieces. A piece whose worker was lost goes out again, some times; what a piece
-itself raises would come again, and ends the work. Pieces may finish in any order; their results are
-handed on in the order of the pieces, and no piece goes out that is too far ahead of the first one
-missing: one slow worker then holds up neither the others' work nor heaps up what they made.
+Work is divided into pieces. A piece whose worker was lost is tried again, ``MAX_LOSSES`` times; an
+error that the piece itself raises would occur again, and ends the work. Pieces may finish in any
+order; their results are delivered in the order of the pieces. No piece starts too far ahead of the
+first unfinished one, so that a slow worker neither blocks the others nor lets results pile up.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 MAX_LOSSES = 3
-"""How often a piece of work goes out again after the loss of its worker."""
+"""How often a piece of work is tried again after the loss of its worker."""
 
 
 class Decision(Enum):
@@ -22,71 +22,76 @@ class Decision(Enum):
 
 
 def after_failure(losses: int, max_losses: int = MAX_LOSSES, *, lost: bool) -> Decision:
-    """``lost``: the worker is gone; else the piece itself raised. ``losses`` counts this one."""
+    """Retry a lost piece up to ``max_losses`` times; never one that raised (``lost`` is False).
+
+    ``losses`` includes the present one.
+    """
     return Decision.RETRY if lost and losses <= max_losses else Decision.RAISE
 
 
 def pieces_at_once(cpus: int) -> int:
-    """Pieces given to a cluster at a time: one each worker has, one that it finds next."""
+    """Pieces submitted at a time: for each worker one to work on and one that waits."""
     return 2 * max(1, cpus)
 
 
-TASKS_PER_CPU = 8
-MANY_TASKS = 4096
+TASKS_PER_CPU, MAX_TASKS = 8, 4096
 
 
-def most_tasks(cpus: int) -> int:
-    """Tasks that one job is dealt into.
+def max_tasks(cpus: int) -> int:
+    """Largest number of tasks that one job is split into.
 
-    Enough that cores which are done early find more to do. No more: each takes the driver up to
-    10 ms and 24 kB, and results that are merged by another task go through the object store.
+    There are enough for cores that finish early to find more work. There are no more, because each
+    task costs the driver up to 10 ms and 24 kB, and results that another task merges go through the
+    object store.
     """
-    return min(MANY_TASKS, TASKS_PER_CPU * max(1, cpus))
+    return min(MAX_TASKS, TASKS_PER_CPU * max(1, cpus))
 
 
 def block_size(num_pieces: int, most: int) -> int:
-    """The least power of two that makes at most so many blocks of them."""
+    """The smallest power of two such that blocks of this size are at most ``most``."""
     return 1 << math.ceil(math.log2(max(1, num_pieces / most)))
 
 
 @dataclass
-class Board:
-    """Which pieces (0 … ``num_pieces`` - 1) are to do, under way, and made but not handed on."""
+class PieceQueue:
+    """State of the pieces 0 … ``num_pieces`` - 1: waiting, running, finished, delivered."""
 
     num_pieces: int
     lead: int
-    """No piece goes out that is so many or more ahead of the first one not handed on."""
+    """A piece starts only if it is less than this far ahead of the first undelivered one."""
     max_losses: int = MAX_LOSSES
-    handed_on: int = 0
-    """The first so many pieces are."""
-    fresh: int = 0
-    """Pieces from here on were never given out."""
-    again: list[int] = field(default_factory=list)
-    """Lost ones, a heap."""
-    made: set[int] = field(default_factory=set)
+    num_delivered: int = 0
+    """Results of the pieces before this one are delivered."""
+    next_new: int = 0
+    """First piece that was never started."""
+    retries: list[int] = field(default_factory=list)
+    """Lost pieces that wait for another attempt, a heap."""
+    finished: set[int] = field(default_factory=set)
+    """Finished pieces that wait for an earlier one."""
     losses: dict[int, int] = field(default_factory=dict)
+    """Piece → how often its worker was lost."""
 
     def take(self) -> int | None:
-        """The piece to give out now, the earliest first; None if there is none for now."""
-        if self.again:
-            return heapq.heappop(self.again)
-        if self.fresh >= min(self.num_pieces, self.handed_on + self.lead):
+        """The next piece to start, lost ones first; None if none can start now."""
+        if self.retries:
+            return heapq.heappop(self.retries)
+        if self.next_new >= min(self.num_pieces, self.num_delivered + self.lead):
             return None
-        self.fresh += 1
-        return self.fresh - 1
+        self.next_new += 1
+        return self.next_new - 1
 
     def done(self, piece: int) -> Iterator[int]:
-        """Pieces whose results can be handed on, in order, now that this one is made."""
-        self.made.add(piece)
-        while self.handed_on in self.made:
-            self.made.remove(self.handed_on)
-            self.handed_on += 1
-            yield self.handed_on - 1
+        """Mark a piece as finished; yields, in order, the pieces whose results can be delivered."""
+        self.finished.add(piece)
+        while self.num_delivered in self.finished:
+            self.finished.remove(self.num_delivered)
+            self.num_delivered += 1
+            yield self.num_delivered - 1
 
     def failed(self, piece: int, *, lost: bool) -> Decision:
-        """What becomes of a piece that failed; if it is tried again, ``take`` will name it."""
+        """Decide about a failed piece; ``take`` returns one that is tried again."""
         self.losses[piece] = self.losses.get(piece, 0) + lost
         decision = after_failure(self.losses[piece], self.max_losses, lost=lost)
         if decision is Decision.RETRY:
-            heapq.heappush(self.again, piece)
+            heapq.heappush(self.retries, piece)
         return decision

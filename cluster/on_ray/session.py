@@ -1,11 +1,11 @@
-"""A connection to Ray: to a cluster that is there, or to one that this process starts and ends.
+"""A connection to Ray: to a running cluster, or to one that this process starts and ends.
 
-What runs on the workers is the driver's own code: the packages are sent along, unless a job brought
-a folder of its own (``ray job submit --working-dir .``). Credentials are not sent: workers take
-theirs from their own environment, which a cluster started here inherits from this process.
+Workers run the driver's code: the packages are uploaded, unless a job brought a working directory
+(``ray job submit --working-dir .``). Credentials are not sent. Workers take theirs from their own
+environment, which a cluster started here inherits from this process.
 
-A cluster started here has no dashboard. Ray's own ports are guarded by its token, not by the
-address that they listen on.
+A cluster started here has no dashboard. Ray's token protects its other ports; they listen on all
+addresses.
 """
 
 import logging
@@ -21,14 +21,15 @@ from pathlib import Path
 from capture.errors import ClusterError
 from cluster.on_ray.job import runtime_environment
 
-OURS = ("capture", "analysis", "cluster", "configs")
+PACKAGES = ("ontogeny", "capture", "analysis", "cluster", "configs")
+"""Folders that workers need to run our code."""
 PATIENCE_SECONDS = 5.0
-"""For a cluster's head to answer at all; Ray itself takes two minutes to say that none does."""
+"""Time for a cluster's head to accept a connection; Ray itself would wait two minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What the cluster had when it was joined."""
+    """Resources of the cluster when it was joined."""
 
     nodes: int
     cpus: int
@@ -37,37 +38,37 @@ class Session:
 
 @contextmanager
 def connect(address: str = "") -> Iterator[Session]:
-    """Join the cluster at host:port, or (``local``) one that lives as long as this; "" finds one.
+    """Join the cluster at ``address`` (host:port); ``local`` starts one that ends with the context.
 
-    It looks at RAY_ADDRESS, then for a cluster started on this machine, and starts one if there is
-    none. Where this process is connected already, that connection is used, and stays. Raises
-    ``ClusterError`` where Ray is not installed or no cluster answers.
+    "" takes the cluster that RAY_ADDRESS names, else one that runs on this machine, else a new one.
+    An existing connection of this process is used and stays open. Raises ``ClusterError`` if Ray is
+    not installed or no cluster answers.
     """
     ray = require_ray()
     if ray.is_initialized():
-        yield standing()
+        yield cluster_size()
         return
-    require_answer(address or os.environ.get("RAY_ADDRESS", ""))
+    require_listening(address or os.environ.get("RAY_ADDRESS", ""))
     try:
-        with own_sigterm():
+        with keep_sigterm_handler():
             ray.init(
                 address or None,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env=code(),
+                runtime_env=package_environment(),
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(address or "Ray", f"cannot be joined: {first_line(error)}") from error
     try:
-        yield standing()
+        yield cluster_size()
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Within, Ray puts a handler of its own in the place of ours; afterwards ours is back."""
+def keep_sigterm_handler() -> Iterator[None]:
+    """Restore our SIGTERM handler at the end; ``ray.init`` replaces it."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -75,21 +76,21 @@ def own_sigterm() -> Iterator[None]:
 
 
 def require_ray():
-    """The library; raises ``ClusterError`` where it is not installed."""
+    """Import and return Ray; raises ``ClusterError`` if it is not installed."""
     try:
         import ray
     except ImportError as error:
-        remedy = "Run: pip install 'ontogeny[cluster]'"
+        remedy = "Run: pip install 'ontogeny[ray]'"
         raise ClusterError("Ray", "is not installed", remedy) from error
     return ray
 
 
-def require_answer(address: str) -> None:
-    """Raises ``ClusterError`` if an address is given that is none, or where nothing listens."""
+def require_listening(address: str) -> None:
+    """Raises ``ClusterError`` for an address of another kind, or one where nothing listens."""
     if "://" in address:
         remedy = (
             "Set RAY_ADDRESS to the head's, as in head:6379; "
-            "where jobs are submitted to stands in RAY_API_SERVER_ADDRESS"
+            "the address for submitting jobs goes into RAY_API_SERVER_ADDRESS"
         )
         raise ClusterError(address, "is not a cluster's own address, host:port", remedy)
     host, _, port = address.rpartition(":")
@@ -98,21 +99,21 @@ def require_answer(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE_SECONDS).close()
     except OSError as error:
-        remedy = "Start one with ray start --head, or give --ray local for one of its own"
+        remedy = "Start one with ray start --head, or give --ray local for a temporary one"
         raise ClusterError(address, f"has no Ray cluster: {error}", remedy) from error
 
 
-def code() -> dict[str, object]:
-    """The runtime environment that brings our packages; none if the job brought a folder."""
+def package_environment() -> dict[str, object]:
+    """The runtime environment that uploads our packages; empty if the job brought a folder."""
     job = runtime_environment()
     if "working_dir" in job or "py_modules" in job:
         return {}
     root = Path(__file__).resolve().parents[2]
-    return {"py_modules": [str(root / name) for name in OURS], "excludes": ["__pycache__"]}
+    return {"py_modules": [str(root / name) for name in PACKAGES], "excludes": ["__pycache__"]}
 
 
-def standing() -> Session:
-    """What the cluster has now."""
+def cluster_size() -> Session:
+    """Number of nodes, cores and GPUs that the cluster has now."""
     ray = require_ray()
     has = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())

@@ -34,6 +34,7 @@ from capture.process_group import COLLECTIVE_TIMEOUT
 from capture.store import lease
 from capture.store.store import Store
 from capture.training.run_start import begins_new_run
+from capture.training.write_queue import RESUME_ADVICE
 from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker
 from cluster.on_ray.network import require_reachable
 from cluster.on_ray.session import connect, first_line
@@ -45,7 +46,6 @@ STOP_SECONDS = 20.0
 """Time for the workers to stop in order when the driver is stopped."""
 PLACEMENT_ATTEMPTS = 10
 """How often Ray tries to place the group, over the whole capture; each try takes a minute."""
-RESUME_HINT = "continue with --resume; committed segments are safe"
 
 
 def capture_on_workers(
@@ -173,11 +173,11 @@ def explain_failure(error: TrainingFailedError, config: Config) -> CaptureError:
         if isinstance(cause, CaptureError):
             return cause
         problem = f"could not be placed: {first_line(cause)}"
-        return ClusterError("workers", problem, f"Make room on the cluster, then {RESUME_HINT}")
+        return ClusterError("workers", problem, f"Make room on the cluster, then {RESUME_ADVICE}")
     times = config.workers.max_failures + 1
     often = "" if times == 1 else f" {times} times"
     problem = f"were lost{often}, last {describe_loss(error)}"
-    return ClusterError("workers", problem, f"Remove the cause, then {RESUME_HINT}")
+    return ClusterError("workers", problem, f"Remove the cause, then {RESUME_ADVICE}")
 
 
 def describe_loss(error: TrainingFailedError) -> str:

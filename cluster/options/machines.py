@@ -1,7 +1,7 @@
-"""Where a command's work runs: on this machine, or on the workers of a Ray cluster.
+"""Where a command computes: on this machine, or on the workers of a Ray cluster.
 
-On a cluster if ``--ray`` says so or RAY_ADDRESS names one, as it does within a submitted job;
-``--no-ray`` keeps it here.
+A command uses a cluster if ``--ray`` asks for one or RAY_ADDRESS names one, as Ray sets it within a
+submitted job; ``--no-ray`` keeps the work on this machine.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class RunJob(Protocol):
-    """Carries a job out over some shards (at least one), telling how far it is."""
+    """Runs a job over one or more shards and reports rows done and rows in all."""
 
     def __call__(
         self, job: Job[Partial, Result], shards: Sequence[Shard], report: Report | None = None
@@ -43,20 +43,22 @@ HERE = Machines(local.run_job, in_turn)
 
 @contextmanager
 def machines(arguments: argparse.Namespace) -> Iterator[Machines]:
-    """What a command's arguments ask for (``add_ray``); raises ``ClusterError`` without Ray."""
-    address = wanted(arguments.ray, arguments.no_ray, os.environ.get("RAY_ADDRESS", ""))
+    """Yield the machines that the arguments of ``add_ray`` ask for.
+
+    Raises ``ClusterError`` if a cluster is asked for and Ray is not installed or cannot be joined.
+    """
+    address = cluster_address(arguments.ray, arguments.no_ray, os.environ.get("RAY_ADDRESS", ""))
     if address is None:
         yield HERE
         return
     with connect(address):
-        from cluster.on_ray import mapreduce
-        from cluster.on_ray import model_actors as holders
+        from cluster.on_ray import mapreduce, model_actors
 
-        yield Machines(mapreduce.run_job, holders.sweep)
+        yield Machines(mapreduce.run_job, model_actors.sweep)
 
 
-def wanted(asked: str | None, no_ray: bool, environment: str) -> str | None:
-    """The address to connect to, "" for whatever is there; None to stay on this machine."""
+def cluster_address(asked: str | None, no_ray: bool, environment: str) -> str | None:
+    """The address to connect to, "" for any running cluster, None to stay on this machine."""
     if no_ray or (asked is None and not environment):
         return None
     return asked or environment

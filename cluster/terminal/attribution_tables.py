@@ -1,4 +1,4 @@
-"""Terminal tables of what taught whom.
+"""Tables of ``ontogeny attribute``: which tokens moved which groups.
 
 Shapes: W window of training.
 """
@@ -21,16 +21,19 @@ TOKENS_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Focus:
-    """What is shown of the tables."""
+    """Which part of the tables is printed."""
 
     rows: int = 20
     unit: str | None = None
+    """Only groups of this unit."""
     number: int | None = None
+    """Only the group with this number in its unit."""
     token: str | None = None
+    """Groups with evidence for this token, instead of the strongest groups."""
 
 
-def show(console: Console, found: Attribution, focus: Focus) -> None:
-    """The strongest groups with their tokens, one of them in full, and what the signs say."""
+def show_attribution(console: Console, found: Attribution, focus: Focus) -> None:
+    """Print the strongest groups with their tokens, one group in full, and a line on the signs."""
     level = found.groups["level"].iloc[0] if len(found.groups) else "neuron"
     groups, tokens = (narrowed(table, focus, level) for table in (found.groups, found.tokens))
     if focus.token is not None:
@@ -49,7 +52,7 @@ def show(console: Console, found: Attribution, focus: Focus) -> None:
 
 
 def narrowed(table: pd.DataFrame, focus: Focus, level: str) -> pd.DataFrame:
-    """The rows of a level that are in focus; tokens that a group has less of are left out."""
+    """The rows of a level in focus, without tokens that have less evidence than expected."""
     kept = table["level"] == level
     if focus.unit is not None:
         kept &= table["unit"] == focus.unit
@@ -68,13 +71,13 @@ def show_groups(console: Console, named: pd.DataFrame, tokens: pd.DataFrame, foc
     for group in named.head(focus.rows).to_dict("records"):
         listed = escape(token_list(lists[group["unit"], group["group"]], TOKENS_SHOWN))
         table.add_row(group["unit"], number(group), f"{group['rows']:,}", listed)
-    print_table(console, f"What taught the {level}s", table)
+    print_table(console, f"Token evidence per {level}", table)
 
 
 def show_in_full(
     console: Console, group: pd.Series, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus
 ) -> None:
-    """Each token of one group: how much of it, how surely, when, in which direction."""
+    """Print each token of one group: count, relative frequency, q, direction, and when."""
     own = tokens[(tokens["unit"] == group["unit"]) & (tokens["group"] == group["group"])]
     when = histories(own, windows)
     table = data_table("token", "count", "× expected", "q", "up", "strengthened", "when")
@@ -87,13 +90,13 @@ def show_in_full(
 def show_token(
     console: Console, level: str, tokens: pd.DataFrame, windows: pd.DataFrame, focus: Focus
 ) -> None:
-    """Each group that a token stands out in, the strongest first."""
+    """Print each group that a token stands out in, the highest relative frequency first."""
     tokens = tokens.sort_values("relative_frequency", ascending=False, kind="stable")
     when = histories(tokens.head(focus.rows), windows)
     table = data_table("unit", level, "count", "× expected", "q", "up", "strengthened", "when")
     for token in tokens.head(focus.rows).to_dict("records"):
         table.add_row(token["unit"], number(token), *figures(token), when[key_of(token)])
-    print_table(console, f"What “{focus.token}” taught", table)
+    print_table(console, f"Evidence for “{focus.token}”", table)
     if len(tokens):
         explain(console, windows)
     shown = f"; the {focus.rows} clearest are shown." if len(tokens) > focus.rows else "."
@@ -101,7 +104,7 @@ def show_token(
 
 
 def figures(token: Mapping[Hashable, float]) -> list[str]:
-    """count, × expected, q, share up, share strengthened."""
+    """Cells: count, × expected, q, share up, share strengthened."""
     q = f"{token['q']:.1g}" if np.isfinite(token["q"]) else "–"
     parts = [share(token["up"], token["down"]), share(token["strengthened"], token["weakened"])]
     return [f"{token['count']:,}", f"{token['relative_frequency']:.2f}", q, *parts]
@@ -120,7 +123,7 @@ def key_of(token: Mapping[Hashable, object]) -> tuple[object, ...]:
 
 
 def histories(tokens: pd.DataFrame, windows: pd.DataFrame) -> dict[tuple[object, ...], str]:
-    """The weight of each token by window, drawn as bars, the greatest full."""
+    """The weight of each token by window, as bars; the greatest bar of a token is full."""
     keys = [*KEYS, "token_id"]
     own = windows.merge(tokens[keys], on=keys)
     return {key: bars(part["weight"].to_numpy()) for key, part in own.groupby(keys, sort=False)}
@@ -144,11 +147,11 @@ def explain(console: Console, windows: pd.DataFrame) -> None:
 
 
 def signs(tokens: pd.DataFrame) -> str:
-    """A line on what the signs of all evidence for these tokens mean."""
+    """A line that sums up the signs of all evidence for these tokens."""
     known = tokens[["strengthened", "weakened"]].sum()
     away, towards = known["strengthened"], known["weakened"]
     if not away + towards > 0:
-        return "This evidence has no direction: it tells how much, not which way."
+        return "This evidence has no direction: it measures size only."
     if tokens["up"].notna().any():
         return (
             f"{away / (away + towards):.0%} of the evidence for these tokens strengthened existing "

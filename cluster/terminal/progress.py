@@ -1,4 +1,4 @@
-"""How a capture shows itself: a bar in a terminal, a line now and then elsewhere, or nothing."""
+"""Progress of a command: a bar in a terminal, a line every few seconds elsewhere, or nothing."""
 
 import math
 import time
@@ -12,28 +12,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from capture.engine.evaluation import Evaluation
 from capture.store.lease import TakenOver
-from capture.training.loop import Event, Retracing
-from capture.training.loop import Progress as Standing
-from capture.training.write_queue import Waiting
+from capture.training.loop import Event, WindowReplay
+from capture.training.loop import Progress as CaptureProgress
+from capture.training.write_queue import WriteDelay
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
-class StartedAgain:
-    """Workers were lost, and their group was started anew for the so-manieth time."""
+class GroupRestart:
+    """The group of workers was started again after some were lost."""
 
     number: int
+    """How many times by now."""
     most: int
+    """How many times are allowed (workers.max_failures)."""
 
 
-Report = Callable[[Event | StartedAgain], None]
-Aside = Evaluation | Retracing | Waiting | TakenOver | StartedAgain
+Report = Callable[[Event | GroupRestart], None]
+SideEvent = Evaluation | WindowReplay | WriteDelay | TakenOver | GroupRestart
 
 
 @contextmanager
 def capture_report(console: Console, *, quiet: bool) -> Iterator[Report]:
-    """What to hand to ``capture_run`` as its report."""
+    """Yield a function to pass to ``capture_run`` as its report."""
     if quiet:
         yield lambda event: None
     elif console.is_terminal:
@@ -61,10 +63,10 @@ def capture_bar(console: Console) -> Progress:
 def counting(
     console: Console, what: str, unit: str, *, quiet: bool
 ) -> Iterator[Callable[[int, int], None]]:
-    """What to tell how much of an analysis is done, and how much there is.
+    """Yield a function to call with how much of an analysis is done, and how much there is.
 
-    A bar that vanishes; where there is no terminal, a line now and then. Rows are told of shard by
-    shard, so these are counted, too.
+    Shows a bar that vanishes at the end; without a terminal, a line every few seconds. Rows are
+    reported once for each shard, so shards per second are shown, too.
     """
     speed = Speed(unit)
     if not (quiet or console.is_terminal):
@@ -83,32 +85,32 @@ def counting(
     with bar:
         task = bar.add_task(what, total=None, total_text="…", speed="")
         yield lambda done, total: bar.update(
-            task, completed=done, total=total, total_text=short(total), speed=speed.told()
+            task, completed=done, total=total, total_text=short(total), speed=speed.after_shard()
         )
 
 
 class Speed:
-    """Shards a second since the beginning, for what is counted in rows."""
+    """Shards per second since the start, for progress in rows."""
 
     def __init__(self, unit: str) -> None:
         self.unit, self.shards, self.start = unit, 0, time.monotonic()
 
-    def told(self) -> str:
-        """To be called after every shard; empty for other units."""
+    def after_shard(self) -> str:
+        """The speed as text; call it once after every shard. Empty for other units."""
         self.shards += 1
         seconds = max(time.monotonic() - self.start, 0.001)
         return f", {self.shards / seconds:.1f} shards/s" if self.unit == "rows" else ""
 
 
 class CountingLines:
-    """One line every few seconds, for logs."""
+    """Prints one line every few seconds, for logs."""
 
     def __init__(self, console: Console, what: str, speed: Speed) -> None:
         self.console, self.what, self.speed = console, what, speed
         self.last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        speed, now = self.speed.told(), time.monotonic()
+        speed, now = self.speed.after_shard(), time.monotonic()
         if now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
             share = f"{done / max(total, 1):.0%} of {short(total)} {self.speed.unit}"
@@ -116,64 +118,64 @@ class CountingLines:
 
 
 class Pace:
-    """Rows a second and seconds left, since the first report."""
+    """Rows per second and seconds left, measured since the first report."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.first: Standing | None = None
+        self.first: CaptureProgress | None = None
 
-    def rows_per_second(self, now: Standing) -> int:
+    def rows_per_second(self, now: CaptureProgress) -> int:
         first = self.since(now)
         seconds = time.monotonic() - self.start
         return round((now.rows - first.rows) / seconds) if seconds and now != first else 0
 
-    def seconds_left(self, now: Standing) -> float:
+    def seconds_left(self, now: CaptureProgress) -> float:
         steps = now.steps_done - self.since(now).steps_done
         seconds = time.monotonic() - self.start
         return seconds / steps * (now.num_steps - now.steps_done) if steps else 0.0
 
-    def since(self, now: Standing) -> Standing:
+    def since(self, now: CaptureProgress) -> CaptureProgress:
         if self.first is None:
             self.first, self.start = now, time.monotonic()
         return self.first
 
 
-class Asides:
-    """What is said once and not over and over: at its beginning, then every few seconds."""
+class EventLines:
+    """Lines for events other than progress; repeated ones at most every few seconds."""
 
     def __init__(self) -> None:
         self.last = -math.inf
 
-    def line(self, event: Aside) -> str | None:
-        """None for what has just been said."""
-        if isinstance(event, Waiting):
+    def line(self, event: SideEvent) -> str | None:
+        """The line for an event; None for one that was printed moments ago."""
+        if isinstance(event, WriteDelay):
             now = time.monotonic()
             if now - self.last < SECONDS_BETWEEN_LINES:
                 return None
             self.last = now
             return waiting_line(event)
-        if isinstance(event, StartedAgain):
+        if isinstance(event, GroupRestart):
             again = f"time {event.number}, workers.max_failures={event.most}"
             return f"workers were lost; their group starts again ({again})"
         if isinstance(event, TakenOver):
-            return f"went on in the place of {event.holder}: {event.reason}"
-        if isinstance(event, Retracing):
-            return retracing_line(event) if event.steps_done == 1 else None
+            return f"took the lease over from {event.holder}: {event.reason}"
+        if isinstance(event, WindowReplay):
+            return window_replay_line(event) if event.steps_done == 1 else None
         return evaluation_line(event)
 
 
 class Bar:
-    """Moves a progress bar; held-out losses scroll by above it."""
+    """Moves a progress bar; lines for other events, such as held-out losses, scroll above it."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar = bar
         self.pace = Pace()
-        self.asides = Asides()
+        self.events = EventLines()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
-    def __call__(self, event: Event | StartedAgain) -> None:
-        if not isinstance(event, Standing):
-            line = self.asides.line(event)
+    def __call__(self, event: Event | GroupRestart) -> None:
+        if not isinstance(event, CaptureProgress):
+            line = self.events.line(event)
             if line is not None:
                 self.bar.console.print(line, markup=False)
             return
@@ -189,24 +191,24 @@ class Bar:
 
 
 class Lines:
-    """One line every few seconds, for logs."""
+    """Prints one line every few seconds, for logs."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.pace = Pace()
-        self.asides = Asides()
+        self.events = EventLines()
         self.last = -SECONDS_BETWEEN_LINES
 
-    def __call__(self, event: Event | StartedAgain) -> None:
-        if not isinstance(event, Standing):
-            line = self.asides.line(event)
+    def __call__(self, event: Event | GroupRestart) -> None:
+        if not isinstance(event, CaptureProgress):
+            line = self.events.line(event)
             if line is not None:
                 self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif time.monotonic() - self.last >= SECONDS_BETWEEN_LINES or finished(event):
             self.console.print(self.line(event), highlight=False)
             self.last = time.monotonic()
 
-    def line(self, event: Standing) -> str:
+    def line(self, event: CaptureProgress) -> str:
         rate, size = short(self.pace.rows_per_second(event)), decimal(event.stored_bytes)
         return (
             f"step {event.steps_done}/{event.num_steps}  epoch {event.epoch + 1}/{event.epochs}  "
@@ -215,7 +217,7 @@ class Lines:
         )
 
 
-def finished(event: Standing) -> bool:
+def finished(event: CaptureProgress) -> bool:
     return event.steps_done == event.num_steps
 
 
@@ -226,15 +228,15 @@ def evaluation_line(event: Evaluation) -> str:
     )
 
 
-def retracing_line(event: Retracing) -> str:
-    return f"taking {event.num_steps} steps again, for the tallies of the open window"
+def window_replay_line(event: WindowReplay) -> str:
+    return f"replaying {event.num_steps} steps, for the tallies of the open window"
 
 
-def waiting_line(event: Waiting) -> str:
+def waiting_line(event: WriteDelay) -> str:
     if event.patience_seconds is None:
         return f"training waits for the store, {event.seconds:.0f} s so far: {event.problem}"
     return (
-        f"the store has been away for {event.seconds:.0f} s, trying again for up to "
+        f"the store has been unavailable for {event.seconds:.0f} s, retrying for up to "
         f"{event.patience_seconds:.0f} s: {event.problem}"
     )
 

@@ -1,10 +1,6 @@
-"""What the terminal output of all commands shares: tables, lists of tokens, what to type next."""
+"""Output that several commands share: tables, lists of tokens, suggested commands."""
 
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
-from os.path import relpath
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -12,9 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from capture.maintenance.verify import Finding
+from cluster.terminal.plain import program
 
 
 def data_table(first: str, *others: str) -> Table:
+    """A table whose first column is text and whose other columns are right-aligned."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(first, no_wrap=True)
     for name in others:
@@ -28,7 +26,7 @@ def print_table(console: Console, title: str, table: Table) -> None:
 
 
 def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:
-    """What was left out of an answer because it is damaged."""
+    """Print the damaged shards that were left out of an answer."""
     if skipped:
         console.print(f"\n{len(skipped)} damaged shards were left out:", style="red")
     for finding in skipped:
@@ -37,19 +35,13 @@ def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:
 
 
 def token_list(tokens: Iterable[str], most: int) -> str:
-    """The first tokens, and how many more there are."""
+    """The first ``most`` tokens, and how many more there are."""
     names = list(tokens)
     return " ".join(names[:most]) + (f"  (+{len(names) - most})" if len(names) > most else "")
 
 
 def next_commands(console: Console, commands: Sequence[str]) -> None:
-    """What to try now, as it can be typed here."""
+    """Print commands to try next, as they can be typed here."""
     console.print("\nNext:")
     for command in commands:
         console.print(f"  {program()} {command}", markup=False, soft_wrap=True)
-
-
-def program() -> str:
-    """``ontogeny``, or its path where it is not on the PATH."""
-    name = "ontogeny"
-    return name if shutil.which(name) or Path(sys.argv[0]).name != name else relpath(sys.argv[0])

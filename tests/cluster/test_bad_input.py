@@ -154,8 +154,8 @@ def test_an_unknown_unit_names_the_nearest(command, nearest, runs, capsys):
         ("ablate {attributed} --level head --only layers.1.self_attn:2", "heads are 0 to 1."),
         (
             "ablate {attributed} --level head",
-            "names no head's tokens. Run: ontogeny attribute memory://bad-input/attributed "
-            "--level head, or choose: --only, --all.",
+            "has an attribution without tokens for any head. Run: ontogeny attribute "
+            "memory://bad-input/attributed --level head, or choose: --only, --all.",
         ),
         ("ablate {attributed} --split test", "has no corpus/test.parquet"),
         (f"activations {{whole}} --neuron {UNIT}:12", "the unit's neurons are 0 to 11."),

@@ -16,8 +16,8 @@ from tiny import contents, make_run, tiny_config
 from capture.engine.evaluation import Evaluation
 from capture.store.lease import TakenOver
 from capture.training.loop import Progress
-from capture.training.write_queue import Waiting
-from cluster.cli import main, parsed
+from capture.training.write_queue import WriteDelay
+from cluster.cli import main, parse_arguments
 from cluster.terminal.progress import Lines, capture_report, clock, short
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, text, capsys):
     ],
 )
 def test_settings_may_stand_before_and_behind_options(line):
-    arguments = parsed(line.split())
+    arguments = parse_arguments(line.split())
     assert (arguments.config, arguments.resume) == ("demo", True)
     assert sorted(arguments.overrides) == ["run.seed=4", "training.epochs=1"]
 
@@ -167,7 +167,7 @@ def test_stopping_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cluster.commands.capture.capture_run", stopped)
+    monkeypatch.setattr("capture.training.loop.capture_run", stopped)
     assert main(["capture", "demo", f"run.uri={tmp_path}/run", "--quiet"]) == 130
     error = capsys.readouterr().err.replace("\n", " ")
     assert f"ontogeny capture demo run.uri={tmp_path}/run --resume" in error
@@ -233,16 +233,16 @@ def test_a_store_that_is_away_is_told_of_now_and_then(monkeypatch):
     lines = Lines(Console(file=text, width=110))
     for seconds in range(25):
         clock_now[0] = 100.0 + seconds
-        lines(Waiting("s3://b/run/x: [503] Slow Down", seconds, 600.0))
-    lines(Waiting("120 MB wait to be written", 26, None))
+        lines(WriteDelay("s3://b/run/x: [503] Slow Down", seconds, 600.0))
+    lines(WriteDelay("120 MB wait to be written", 26, None))
     clock_now[0] = 200.0
-    lines(Waiting("120 MB wait to be written", 100, None))
+    lines(WriteDelay("120 MB wait to be written", 100, None))
     lines(TakenOver("process 7 on host, since noon", "it has died"))
-    away = "the store has been away for {} s, trying again for up to 600 s: "
+    away = "the store has been unavailable for {} s, retrying for up to 600 s: "
     assert text.getvalue().splitlines() == [
         *(f"{away.format(n)}s3://b/run/x: [503] Slow Down" for n in (0, 10, 20)),
         "training waits for the store, 100 s so far: 120 MB wait to be written",
-        "went on in the place of process 7 on host, since noon: it has died",
+        "took the lease over from process 7 on host, since noon: it has died",
     ]
 
 

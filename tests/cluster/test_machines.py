@@ -23,10 +23,10 @@ from capture.store.store import Store
 from cluster.cli import main
 from cluster.commands import demo
 from cluster.local import threads as local
-from cluster.on_ray.job import JOB
-from cluster.on_ray.session import OURS, code, connect
+from cluster.on_ray.job import JOB_CONFIG_VARIABLE
+from cluster.on_ray.session import PACKAGES, connect, package_environment
 from cluster.options.arguments import add_ray
-from cluster.options.machines import HERE, Machines, machines, wanted
+from cluster.options.machines import HERE, Machines, cluster_address, machines
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -54,7 +54,7 @@ def test_arguments_and_environment_name_the_place(
     words: tuple[str, ...], environment: str, address: str | None
 ) -> None:
     asked = arguments(*words)
-    assert wanted(asked.ray, asked.no_ray, environment) == address
+    assert cluster_address(asked.ray, asked.no_ray, environment) == address
 
 
 @pytest.mark.parametrize("word", ["runs/demo", "ray://head:10001", "head", "s3://b:1", ":6379"])
@@ -79,7 +79,7 @@ def test_without_ray_one_line_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError) as raised, connect("local"):
         pass
-    assert str(raised.value) == "Ray: is not installed. Run: pip install 'ontogeny[cluster]'."
+    assert str(raised.value) == "Ray: is not installed. Run: pip install 'ontogeny[ray]'."
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
@@ -91,7 +91,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     found = str(raised.value)
     assert found.startswith(f"{address}: has no Ray cluster: ")
     assert found.endswith(
-        "Start one with ray start --head, or give --ray local for one of its own."
+        "Start one with ray start --head, or give --ray local for a temporary one."
     )
 
 
@@ -103,7 +103,7 @@ def test_an_address_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, ad
         pass
     assert str(raised.value) == (
         f"{address}: is not a cluster's own address, host:port. Set RAY_ADDRESS to the head's, as "
-        "in head:6379; where jobs are submitted to stands in RAY_API_SERVER_ADDRESS."
+        "in head:6379; the address for submitting jobs goes into RAY_API_SERVER_ADDRESS."
     )
 
 
@@ -129,9 +129,9 @@ def test_the_demo_s_analyses_run_where_it_is_told(monkeypatch: pytest.MonkeyPatc
     def note(*given: object, on: Machines = HERE, **options: object) -> None:
         places.append(on)
 
-    monkeypatch.setattr(demo, "machines", cluster)
-    monkeypatch.setattr(demo, "open_run", mock.MagicMock())
-    for name in ("record", "attribute", "ablate", "report"):
+    monkeypatch.setattr("cluster.options.machines.machines", cluster)
+    monkeypatch.setattr("analysis.run.run.open_run", mock.MagicMock())
+    for name in ("record", "perform", "report"):
         monkeypatch.setattr(demo, name, note)
     assert main(["demo", "--quiet"]) == 0
     assert [on is there for on in places] == [False, True, True, True]
@@ -140,15 +140,17 @@ def test_the_demo_s_analyses_run_where_it_is_told(monkeypatch: pytest.MonkeyPatc
 def test_workers_get_our_packages_unless_a_job_brought_a_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delenv(JOB, raising=False)
-    sent = code()["py_modules"]
+    monkeypatch.delenv(JOB_CONFIG_VARIABLE, raising=False)
+    sent = package_environment()["py_modules"]
     assert isinstance(sent, list)
-    assert [Path(path).name for path in sent] == list(OURS)
+    assert [Path(path).name for path in sent] == list(PACKAGES)
     assert all(Path(path).is_dir() for path in sent)
-    monkeypatch.setenv(JOB, json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}}))
-    assert code() == {}
-    monkeypatch.setenv(JOB, json.dumps({"runtime_env": {}}))
-    assert code()["py_modules"] == sent
+    monkeypatch.setenv(
+        JOB_CONFIG_VARIABLE, json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})
+    )
+    assert package_environment() == {}
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, json.dumps({"runtime_env": {}}))
+    assert package_environment()["py_modules"] == sent
 
 
 def test_a_cluster_error_survives_the_way_between_processes() -> None:

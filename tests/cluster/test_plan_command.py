@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tiny import TEXT
 
-from capture.engine.step_plan import Plan
+from capture.engine.step_plan import StepPlan
 from capture.estimates.calibration import PLAIN, Calibration, calibrate
 from cluster.cli import main
-from cluster.commands import plan as command
+from cluster.terminal import plan_tables
 
 SETTINGS = [
     *("training.epochs=1", "model.layers=1", "model.width=8", "model.hidden=8", "model.heads=2"),
@@ -22,7 +22,7 @@ SETTINGS = [
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No more steps than must be, on a text of some hundred words."""
-    monkeypatch.setattr(command, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(plan_tables, "BUDGET_SECONDS", 0.0)
     (tmp_path / "text.txt").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
 
@@ -31,7 +31,7 @@ def test_a_plan_says_what_each_kind_takes(capsys, tmp_path: Path):
     uri = str(tmp_path / "run")
     assert main(["plan", "demo", f"run.uri={uri}", *SETTINGS]) == 0
     said = capsys.readouterr().out
-    for word in ("outliers", "tallies", "factors", "checkpoints", "dense, the study's way"):
+    for word in ("outliers", "tallies", "factors", "checkpoints", "dense, as in the study"):
         assert word in said
     assert "As configured:" in said
     assert "100 (configured)" in said
@@ -51,12 +51,12 @@ def test_what_is_timed_is_one_process(capsys, tmp_path: Path, settings: list[str
 
 
 def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monkeypatch, tmp_path):
-    def slower(plan: Plan, budget_seconds: float) -> Calibration:
+    def slower(plan: StepPlan, budget_seconds: float) -> Calibration:
         found = calibrate(plan, budget_seconds)
         seconds = 3 * found.step_seconds[PLAIN]
         return replace(found, recorded_seconds=seconds, device_peak_bytes=7_000_000_000)
 
-    monkeypatch.setattr(command, "calibrate", slower)
+    monkeypatch.setattr(plan_tables, "calibrate", slower)
     assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "a step is 3.00 × a plain one" in said
@@ -64,7 +64,7 @@ def test_a_step_is_said_with_its_packing_and_a_gpu_with_its_memory(capsys, monke
 
 
 def test_a_full_disk_is_foreseen(capsys, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(command, "free_bytes", lambda uri: 1000)
+    monkeypatch.setattr(plan_tables, "free_bytes", lambda uri: 1000)
     assert main(["plan", "demo", f"run.uri={tmp_path}/run", *SETTINGS]) == 0
     assert "Too little room" in capsys.readouterr().out
 
@@ -110,5 +110,5 @@ def test_what_cannot_be_planned_is_one_line(capsys, arguments: list[str], proble
 
 
 def test_stores_that_are_no_folders_have_no_known_room():
-    assert command.free_bytes("s3://bucket/run") is None
-    assert (command.free_bytes("some/folder/that/is/not/there") or 0) > 0
+    assert plan_tables.free_bytes("s3://bucket/run") is None
+    assert (plan_tables.free_bytes("some/folder/that/is/not/there") or 0) > 0

@@ -15,7 +15,7 @@ from tiny import contents, make_run, tiny_config
 from capture.config.records import KINDS
 from capture.errors import ConfigError, RunError
 from capture.format.markers import read_segments
-from capture.format.replay_markers import replay_key, replay_of
+from capture.format.replay_markers import parse_replay_key, replay_key
 from capture.maintenance.verify import verify
 from capture.store.store import Store
 from cluster.cli import main
@@ -65,7 +65,7 @@ def test_the_segments_asked_for_are_replayed_and_precision_can_differ(uri, capsy
     assert main(["replay", uri, half, *asked]) == 0
     assert capsys.readouterr().out == ""
     store = Store(uri)
-    there = [replay_of(key) for key in store.keys() if replay_of(key)]
+    there = [parse_replay_key(key) for key in store.keys() if parse_replay_key(key)]
     assert there == [(1, "factors"), (3, "factors")]
     assert main(["info", uri]) == 0
     assert "factors" in capsys.readouterr().out

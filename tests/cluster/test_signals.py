@@ -58,16 +58,16 @@ def test_a_signal_ends_a_capture_soon_and_it_can_be_resumed(tmp_path: Path, numb
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number, error
     assert time.monotonic() - began < 30
-    assert "Stopped. Committed segments are safe; go on with: " in error
+    assert "Stopped. Committed segments are safe; continue with: " in error
     assert "Traceback" not in error
-    way_on = re.search(r"capture demo .* --resume$", error.strip())
-    assert way_on is not None
+    words_to_continue = re.search(r"capture demo .* --resume$", error.strip())
+    assert words_to_continue is not None
     store = Store(str(tmp_path / "run"))
     assert not store.exists("lease.json")
     assert verify(store) == []
     committed = len(read_segments(store))
     assert 2 <= committed < 27
-    words = shlex.split(way_on[0])
+    words = shlex.split(words_to_continue[0])
     assert words[-1] == "--resume"
     assert f"run.uri={tmp_path}/run" in words
     if number == signal.SIGTERM:

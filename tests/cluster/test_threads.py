@@ -18,7 +18,7 @@ from table_rows import TableRows
 from tiny_run import tiny_run
 
 from analysis.attribution.collect import CountRows
-from analysis.attribution.outlier_weights import Reading
+from analysis.attribution.outlier_weights import RowReader
 from analysis.jobs.job import Rows, merge_all
 from analysis.run.run import open_run
 from capture.errors import ShardError
@@ -53,7 +53,7 @@ def test_the_local_runner_equals_one_shard_with_all_rows() -> None:
     run = open_run(tiny_run())
     shards = run.shards("outliers")
     tables = [shard.table(OUTLIERS.names) for shard in shards]
-    job = CountRows(Reading(run.layout, run.num_datums, run.token_NT.shape[1]))
+    job = CountRows(RowReader(run.layout, run.num_datums, run.token_NT.shape[1]))
     told: list[tuple[int, int]] = []
     found = run_job(job, shards, lambda done, total: told.append((done, total)))
     whole = job.map_shard(TableRows(pa.concat_tables(tables).unify_dictionaries()))

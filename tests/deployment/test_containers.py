@@ -113,7 +113,7 @@ def test_a_job_that_is_stopped_has_time_to_say_farewell(dockerfile: str) -> None
     workers = pytest.importorskip("cluster.on_ray.workers", reason="needs ray")
     (settings,) = [rest for _, rest in stages(dockerfile)["runtime"] if "RAY_" in rest]
     (seconds,) = re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+)", settings)
-    assert int(seconds) > workers.FAREWELL_SECONDS + RELEASE_SECONDS
+    assert int(seconds) > workers.STOP_SECONDS + RELEASE_SECONDS
 
 
 def test_what_is_copied_exists_and_is_not_kept_out(dockerfile: str) -> None:

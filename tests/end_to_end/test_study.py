@@ -62,7 +62,7 @@ def test_attribution_and_ablation_answer(uri, capsys):
     assert main(["ablate", uri, "--neurons", "5", "--datums", "300"]) == 0
     out = capsys.readouterr().out
     assert "What taught the neurons" in out
-    assert "By unit, mean over its silenced neurons" in out
+    assert "By unit, mean over its ablated neurons" in out
     flips = pd.read_parquet(f"{uri}/analysis/ablate/flips.parquet")
     assert flips["proportion"].between(0, 1).all()
     assert (flips["flips"] <= flips["count"]).all()

@@ -48,10 +48,15 @@ def ablated_neurons(data: ReportData, table: pd.DataFrame) -> Markup:
     columns = [
         Column("neuron", lambda row: links.neuron((row.unit, row.neuron))),
         Column("flips", lambda row: markup.integer(row.flips), numeric=True),
-        Column("flipped tokens", lambda row: markup.integer(row.flipped_tokens), numeric=True),
+        Column(
+            "tokens",
+            lambda row: markup.integer(row.flipped_tokens),
+            numeric=True,
+            tooltip="Different tokens whose predictions flip",
+        ),
         Column("in evidence", lambda row: markup.integer(row.notable_flipped), numeric=True),
         Column(
-            "evidence flip rate",
+            "evidence rate",
             lambda row: share_text(row.notable_share),
             numeric=True,
             tooltip="Share of the predictions of evidence tokens that flip",
@@ -60,7 +65,7 @@ def ablated_neurons(data: ReportData, table: pd.DataFrame) -> Markup:
             "95 % CI", lambda row: markup.interval(row.notable_low, row.notable_high, share_text)
         ),
         Column(
-            "other flip rate",
+            "other rate",
             lambda row: share_text(row.other_share),
             numeric=True,
             tooltip="Share of the predictions of all other tokens that flip",
@@ -70,7 +75,7 @@ def ablated_neurons(data: ReportData, table: pd.DataFrame) -> Markup:
             "ratio",
             lambda row: ratio_text(row.ratio),
             numeric=True,
-            tooltip="Evidence flip rate / other flip rate",
+            tooltip="Evidence rate / other rate",
         ),
     ]
     num_agreeing = int((table["notable_share"] > table["other_share"]).sum())

@@ -146,7 +146,7 @@ def contexts(table: pd.DataFrame | None) -> Markup | None:
         for row in rows_of(ordered.head(CONTEXTS_SHOWN))
     ]
     legend = markup.paragraph(
-        "Flips in context. Marked are the predictions of the ",
+        "Flips in context. Marks show the predictions of the ",
         element("mark", element("del", "full"), " ", element("ins", "ablated")),
         " model; the text that follows is the true continuation.",
         kind="soft",

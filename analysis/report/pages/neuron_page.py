@@ -221,7 +221,7 @@ def strongest_datums(data: ReportData, neuron: Neuron) -> Markup | None:
     if table is None:
         return None
     legend = markup.paragraph(
-        "Marked is the position of the datum's largest shift: ",
+        "Marks show the position of the datum's largest shift: ",
         element("mark", "input token"),
         " and ",
         element("mark", "target token", class_="target"),

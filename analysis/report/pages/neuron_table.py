@@ -17,11 +17,12 @@ TABLE_ID = "all-neurons"
 def neurons_page(data: ReportData) -> ReportPage:
     lead = markup.paragraph(
         "A neuron is a column of an MLP weight matrix: one input of the unit and all weights that "
-        "it feeds. The tokens beside each neuron are those that are over-represented in its "
-        "evidence, the recorded shifts of its weights.",
+        "it feeds. The tokens beside each neuron are over-represented in its evidence, the record "
+        "of what moved its weights.",
         kind="lead",
     )
-    caption = f"{len(data.neurons):,} neurons, most evidence first"
+    # Attribution orders by weight; weights of tallies are divided by their mean over the unit.
+    caption = f"{len(data.neurons):,} neurons, most evidence first (tallies: relative to the unit)"
     body = fragment(
         element("h1", "Neurons"),
         lead,

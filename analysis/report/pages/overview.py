@@ -34,8 +34,8 @@ def overview(data: ReportData) -> ReportPage:
     lead = markup.paragraph(
         f"{model.model_label(run.config.model)} was trained on {run.num_datums:,} windows of text "
         f"for {run.steps_done:,} steps. The record holds {rows:,} outliers, the largest changes of "
-        "single weights due to single datums. This report shows the evidence they give about "
-        f"{len(data.neurons):,} neurons.",
+        "single weights due to single datums. This report shows, for "
+        f"{len(data.neurons):,} neurons, which tokens are over-represented in what moved them.",
         kind="lead",
     )
     body = fragment(
@@ -88,7 +88,9 @@ def strongest_neurons(data: ReportData) -> Markup:
     """The first rows of the table of neurons."""
     return section(
         "Neurons with the most evidence",
-        neuron_table(data, data.neurons[:10], "First neurons by total weight of evidence"),
+        neuron_table(
+            data, data.neurons[:10], "Most evidence first (tallies: relative to the unit)"
+        ),
         markup.paragraph(element("a", f"All {len(data.neurons):,} neurons", href="neurons.html")),
     )
 

@@ -172,10 +172,10 @@ def test_a_neuron_s_tokens_equal_plain_counting(evidence: RowEvidence) -> None:
 def test_a_neuron_that_is_not_there_is_refused() -> None:
     run = open_run(tiny_run())
     with pytest.raises(
-        UnitError, match=r"no captured unit with neurons. Did you mean layers\.1\.l"
+        UnitError, match=r"is not a captured unit with neurons. Did you mean layers\.1\.l"
     ):
         neuron_tokens(run, "layers.1.linear3.weight", 0)
-    with pytest.raises(UnitError, match=r"neuron 12: does not exist: 0 to 11 do"):
+    with pytest.raises(UnitError, match=r"neuron 12: does not exist; the unit has neurons 0 to 11"):
         neuron_tokens(run, "layers.1.linear2.weight", 12)
 
 

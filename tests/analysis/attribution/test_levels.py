@@ -11,7 +11,7 @@ from tiny_run import copied, tiny_run
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
 from analysis.levels import LEVELS, Level, groups_at, parameters_at
-from analysis.neurons.datums import neuron_of_parameter
+from analysis.neurons.datums import neuron_by_parameter
 from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
 from capture.format.markers import segment_key
@@ -140,4 +140,4 @@ def test_neurons_of_a_weight_that_is_stored_transposed_are_its_rows() -> None:
     assert neurons.number_G[neurons.group_P[:12]].tolist() == [i // 3 for i in range(12)]
     assert rows.number_G[rows.group_P[:12]].tolist() == [i % 3 for i in range(12)]
     assert (neurons.group_P[12:] == -1).all()
-    assert neuron_of_parameter(layout).tolist() == neurons.group_P.tolist()
+    assert neuron_by_parameter(layout).tolist() == neurons.group_P.tolist()

@@ -1,4 +1,4 @@
-"""Bigram logits: what shifted most, exactly; and whose doing it was, adding up."""
+"""Largest shifts of bigram logits: exact for any weights, and equal to finite differences."""
 
 import itertools
 import math
@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from analysis.bigrams import shifts as bigram_shifts
-from analysis.bigrams.layers import Layers, Pair, find_layers
-from analysis.bigrams.shifts import Bigrams, largest_shifts
+from analysis.bigrams.layers import EmbeddingNames, EmbeddingPair, find_embeddings
+from analysis.bigrams.shifts import BigramShifts, largest_shifts
 from capture.errors import UnitError
 from capture.models.transformer import LanguageModel, ModelConfig, fresh_model
 
 
-def pair(unembedding_VD: Tensor, embedding_VD: Tensor, factor: float = 1.0) -> Pair:
-    return Pair(embedding_VD, unembedding_VD, factor)
+def pair(unembedding_VD: Tensor, embedding_VD: Tensor, factor: float = 1.0) -> EmbeddingPair:
+    return EmbeddingPair(embedding_VD, unembedding_VD, factor)
 
 
-def all_shifts(before: Pair, after: Pair) -> np.ndarray:
+def all_shifts(before: EmbeddingPair, after: EmbeddingPair) -> np.ndarray:
     """ΔM, [V, V], dense."""
     then_VV, now_VV = (
         p.factor * p.unembedding_VD.double() @ p.embedding_VD.double().T for p in (before, after)
@@ -30,7 +30,7 @@ def all_shifts(before: Pair, after: Pair) -> np.ndarray:
 
 
 def sorted_shifts(shift_VV: np.ndarray, k: int, token: int | None) -> list[tuple[float, int, int]]:
-    """−|shift|, v, w of the k largest, by sorting all."""
+    """(−|shift|, v, w) of the k largest, found by sorting all."""
     V = len(shift_VV)
     return sorted(
         (-abs(shift_VV[v, w]), v, w)
@@ -39,15 +39,15 @@ def sorted_shifts(shift_VV: np.ndarray, k: int, token: int | None) -> list[tuple
     )[:k]
 
 
-def assert_found(found: Bigrams, shift_VV: np.ndarray, k: int, token: int | None) -> None:
+def assert_found(found: BigramShifts, shift_VV: np.ndarray, k: int, token: int | None) -> None:
     wanted = sorted_shifts(shift_VV, k, token)
     assert found.next_K.tolist() == [v for _, v, _ in wanted]
     assert found.token_K.tolist() == [w for _, _, w in wanted]
     np.testing.assert_array_equal(found.shift_K, shift_VV[found.next_K, found.token_K])
 
 
-def whole_numbers(V: int, D: int, seed: int, moved: float) -> tuple[Pair, Pair]:
-    """Weights in whole numbers, so that all arithmetic is exact and many shifts are equal."""
+def integer_weights(V: int, D: int, seed: int, moved: float) -> tuple[EmbeddingPair, EmbeddingPair]:
+    """Integer weights, so that all arithmetic is exact and many shifts are equal."""
     draw = torch.Generator().manual_seed(seed)
     U, E = (torch.randint(-2, 3, (V, D), generator=draw).float() for _ in range(2))
     changes = [
@@ -66,10 +66,10 @@ def whole_numbers(V: int, D: int, seed: int, moved: float) -> tuple[Pair, Pair]:
     block=st.sampled_from([1, 3, 512]),
     on_one_side=st.booleans(),
 )
-def test_the_largest_are_those_of_all_sorted_ties_by_v_then_w(
+def test_the_largest_equal_sorting_all_with_ties_by_v_then_w(
     V: int, D: int, k: int, seed: int, moved: float, block: int, on_one_side: bool
 ) -> None:
-    before, after = whole_numbers(V, D, seed, moved)
+    before, after = integer_weights(V, D, seed, moved)
     token = seed % V if on_one_side else None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bigram_shifts, "BLOCK", block)
@@ -81,7 +81,7 @@ def test_the_largest_are_those_of_all_sorted_ties_by_v_then_w(
 @pytest.mark.parametrize("spread", [0.0, 2.0])
 @pytest.mark.parametrize("token", [None, 7])
 def test_rounding_hides_no_shift(spread: float, token: int | None) -> None:
-    """Ordinary numbers: shifts so close that float32 cannot tell them apart come in float64."""
+    """Shifts that float32 cannot distinguish are ordered in float64."""
     draw = torch.Generator().manual_seed(3)
     U, E, dU, dE = (torch.randn(60, 8, generator=draw) for _ in range(4))
     size_V1 = torch.exp(spread * torch.randn(60, 1, generator=draw))
@@ -95,34 +95,34 @@ def test_rounding_hides_no_shift(spread: float, token: int | None) -> None:
     assert len({*zip(found.next_K.tolist(), found.token_K.tolist(), strict=True)}) == len(found)
 
 
-def test_a_step_s_few_moved_rows_spare_most_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_moved_rows_exclude_most_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = torch.Generator().manual_seed(0)
     U, E = torch.randn(400, 16, generator=draw), torch.randn(400, 16, generator=draw)
     after = pair(U + 1e-3 * torch.randn(400, 16, generator=draw), E.clone())
     after.unembedding_VD[:5] += 1
     after.embedding_VD[7:9] += 1
     computed = []
-    block = bigram_shifts.Change.block
+    block = bigram_shifts.LogitChange.block
 
-    def counted(change: bigram_shifts.Change, next_R: Tensor, token_C: Tensor) -> Tensor:
+    def counted(change: bigram_shifts.LogitChange, next_R: Tensor, token_C: Tensor) -> Tensor:
         computed.append(len(next_R) * len(token_C))
         return block(change, next_R, token_C)
 
     monkeypatch.setattr(bigram_shifts, "BLOCK", 16)
-    monkeypatch.setattr(bigram_shifts.Change, "block", counted)
+    monkeypatch.setattr(bigram_shifts.LogitChange, "block", counted)
     found = largest_shifts(pair(U, E), after, 10)
     assert 0 < sum(computed) < 0.1 * 400 * 400
     wanted = sorted_shifts(all_shifts(pair(U, E), after), 10, None)
     assert [*zip(found.next_K, found.token_K, strict=True)] == [(v, w) for _, v, w in wanted]
 
 
-def test_where_nothing_moved_there_is_nothing() -> None:
-    before, _ = whole_numbers(9, 3, 0, 0)
+def test_equal_weights_have_no_shifts() -> None:
+    before, _ = integer_weights(9, 3, 0, 0)
     assert len(largest_shifts(before, before, 5)) == 0
 
 
-def test_tied_weights_shift_both_ways_alike() -> None:
-    before, after = (pair(p.embedding_VD, p.embedding_VD) for p in whole_numbers(8, 3, 1, 1.0))
+def test_shifts_of_tied_weights_are_symmetric() -> None:
+    before, after = (pair(p.embedding_VD, p.embedding_VD) for p in integer_weights(8, 3, 1, 1.0))
     found = largest_shifts(before, after, 64)
     assert_found(found, all_shifts(before, after), 64, None)
     by_pair = {(v, w): s for v, w, s in zip(*vars(found).values(), strict=True)}
@@ -139,7 +139,7 @@ def tiny_model() -> LanguageModel:
 
 
 def test_shifts_are_the_finite_differences_of_the_model_without_its_layers() -> None:
-    """The logits of decoder(encoder(w) · √width), before and after, their bias left out."""
+    """Reference: logits of decoder(encoder(w) · √width) without the bias, after − before."""
     model, other = tiny_model(), tiny_model()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_shifts_are_the_finite_differences_of_the_model_without_its_layers() -> 
         return logit_WV.detach().double().numpy().T
 
     pairs = [
-        Pair.of({n: p.detach() for n, p in m.named_parameters()}, find_layers(m))
+        EmbeddingPair.of({n: p.detach() for n, p in m.named_parameters()}, find_embeddings(m))
         for m in (model, other)
     ]
     found = largest_shifts(pairs[0], pairs[1], 121)
@@ -161,17 +161,19 @@ def test_shifts_are_the_finite_differences_of_the_model_without_its_layers() -> 
     np.testing.assert_allclose(found.shift_K, difference_VV[found.next_K, found.token_K], atol=2e-6)
 
 
-def test_layers_are_found_by_what_they_are() -> None:
+def test_embeddings_of_the_transformer_are_found() -> None:
     model = tiny_model()
-    assert find_layers(model) == Layers("encoder.weight", "decoder.weight", math.sqrt(6))
+    assert find_embeddings(model) == EmbeddingNames(
+        "encoder.weight", "decoder.weight", math.sqrt(6)
+    )
     model.decoder.weight = model.encoder.weight
-    found = find_layers(model)
+    found = find_embeddings(model)
     assert (found.embedding, found.unembedding) == ("encoder.weight", "encoder.weight")
     assert found.units == ["encoder.weight"]
 
 
 class Causal(nn.Module):
-    """A model that says itself where its embeddings are."""
+    """A model with the accessors of Hugging Face."""
 
     def __init__(self, output_width: int, tied: bool = False) -> None:
         super().__init__()
@@ -186,12 +188,12 @@ class Causal(nn.Module):
         return self.head
 
 
-def test_other_models_say_where_theirs_are() -> None:
-    assert find_layers(Causal(4)) == Layers("wte.weight", "head.weight", 1.0)
-    assert find_layers(Causal(4, tied=True)) == Layers("wte.weight", "wte.weight", 1.0)
+def test_embeddings_are_found_by_their_accessors() -> None:
+    assert find_embeddings(Causal(4)) == EmbeddingNames("wte.weight", "head.weight", 1.0)
+    assert find_embeddings(Causal(4, tied=True)) == EmbeddingNames("wte.weight", "wte.weight", 1.0)
 
 
 @pytest.mark.parametrize("model", [Causal(5), nn.Linear(3, 3)])
-def test_a_model_without_them_is_refused(model: nn.Module) -> None:
+def test_a_model_without_embeddings_raises(model: nn.Module) -> None:
     with pytest.raises(UnitError, match="has no embedding and unembedding of the same shape"):
-        find_layers(model)
+        find_embeddings(model)

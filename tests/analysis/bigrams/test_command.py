@@ -1,4 +1,4 @@
-"""``ontogeny bigrams``: what users see, and what they get wrong."""
+"""The command ``bigrams``: its output and its errors."""
 
 import re
 
@@ -8,7 +8,8 @@ from tiny_run import copied, make_run, tiny_run
 from analysis.run.run import open_run
 from capture.store.store import Store
 from cluster.cli import main
-from cluster.commands.bigrams import excerpt, parse_steps
+from cluster.commands.bigrams import parse_steps
+from cluster.terminal.bigram_tables import excerpt
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def uri() -> str:
     return copied(tiny_run(), "memory://bigrams-command/run").uri
 
 
-def test_shifts_over_the_run_with_their_datums(uri: str, capsys) -> None:
+def test_shifts_of_the_whole_run_with_their_datums(uri: str, capsys) -> None:
     assert main(["bigrams", uri, "--top", "3", "--datums", "2"]) == 0
     out = capsys.readouterr().out
     assert "Largest shifts of bigram logits" in out
@@ -37,7 +38,7 @@ def test_shifts_over_the_run_with_their_datums(uri: str, capsys) -> None:
     ]
 
 
-def test_every_step_with_the_largest_shown(uri: str, capsys) -> None:
+def test_with_each_step_the_largest_are_printed(uri: str, capsys) -> None:
     given = ["--steps", "6:9", "--each-step", "--top", "2", "--datums", "1"]
     assert main(["bigrams", uri, *given]) == 0
     out = capsys.readouterr().out
@@ -53,7 +54,7 @@ def test_without_datums_there_are_no_shares(uri: str, capsys) -> None:
     assert "%" not in out
 
 
-def test_what_momentum_carries_over_is_no_datum_s(capsys) -> None:
+def test_the_contribution_of_momentum_is_printed_as_carry(capsys) -> None:
     settings = ("training.optimizer.momentum=0.9", "training.epochs=1", "training.learning_rate=1")
     uri = make_run("memory://bigrams-command/momentum", *settings)
     assert main(["bigrams", uri, "--steps", "8", "--datums", "1", "--top", "3"]) == 0
@@ -73,7 +74,7 @@ def test_quiet_prints_nothing(uri: str, capsys) -> None:
     ("text", "wanted"),
     [(":", (0, None)), ("3:9", (3, 9)), ("3:", (3, None)), (":9", (0, 9)), ("7", (7, 8))],
 )
-def test_steps_are_read(text: str, wanted: tuple[int, int | None]) -> None:
+def test_parse_steps(text: str, wanted: tuple[int, int | None]) -> None:
     assert parse_steps(text) == wanted
 
 
@@ -83,14 +84,14 @@ def test_steps_are_read(text: str, wanted: tuple[int, int | None]) -> None:
         ("--steps x", "--steps: got 'x', must be like 0:100, 100: or 7."),
         ("--steps 1:2:3", "--steps: got '1:2:3', must be like"),
         ("--steps=-1:2", "--steps: got '-1:2', must be like"),
-        ("--steps 9:99", "run: has steps 0:24, of which 9:99 is no part. Ask for steps FIRST:END"),
-        ("--steps 24", "run: has steps 0:24, of which 24:25 is no part."),
+        ("--steps 9:99", "run: has steps 0:24, which do not contain 9:99. Give steps FIRST:END"),
+        ("--steps 24", "run: has steps 0:24, which do not contain 24:25."),
         ("--token w33", "token 'w33': is not in the vocabulary. Did you mean w3."),
         ("--top 0", "bigrams.top: got 0, must be at least 1."),
         ("--datums -1", "bigrams.datums: got -1, must be at least 0."),
     ],
 )
-def test_what_cannot_be_asked(given: str, text: str, uri: str, capsys) -> None:
+def test_bad_arguments_end_in_one_line(given: str, text: str, uri: str, capsys) -> None:
     assert main(["bigrams", uri, *given.split(" ")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -99,7 +100,7 @@ def test_what_cannot_be_asked(given: str, text: str, uri: str, capsys) -> None:
     assert Store(uri).keys("analysis") == []
 
 
-def test_an_excerpt_is_around_the_bigram_else_a_token_of_it(uri: str) -> None:
+def test_an_excerpt_shows_the_bigram_or_else_one_of_its_tokens(uri: str) -> None:
     run = open_run(uri)
     token_T, target_T = run.token_NT[0], run.target_NT[0]
     words = [run.tokens[t] for t in (*token_T, target_T[-1])]

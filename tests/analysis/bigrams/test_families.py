@@ -1,4 +1,4 @@
-"""Bigram logits of Hugging Face models: those of the families whose weights alone make them."""
+"""Bigram logits of Hugging Face models whose families scale neither embeddings nor logits."""
 
 import re
 from typing import Any
@@ -7,10 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.bigrams.layers import PLAIN, Layers, Pair, find_layers
+from analysis.bigrams.layers import (
+    UNSCALED_FAMILIES,
+    EmbeddingNames,
+    EmbeddingPair,
+    find_embeddings,
+)
 from analysis.bigrams.shifts import largest_shifts
 from capture.errors import UnitError
-from capture.models.huggingface import HFConfig, HFModel, build
+from capture.models.huggingface import HFConfig, HFModel, build_hf_model
 
 pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
 
@@ -26,11 +31,13 @@ MORE: dict[str, dict[str, Any]] = {
 
 def made(family: str, seed: int = 0) -> HFModel:
     settings = SETTINGS | MORE.get(family, {})
-    return build(HFConfig(family=family, settings=settings), vocabulary=V, window=4, seed=seed)
+    return build_hf_model(
+        HFConfig(family=family, settings=settings), vocabulary=V, window=4, seed=seed
+    )
 
 
 def seen(model: HFModel) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every token alone: what goes into the first layer, what into the unembedding, logits."""
+    """Inputs of the first layer and of the unembedding, and logits, for every token on its own."""
     into: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -49,14 +56,14 @@ def weights_of(model: HFModel) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", UNSCALED_FAMILIES)
 @torch.no_grad()
 def test_neither_embeddings_nor_logits_are_scaled(family: str) -> None:
-    """Differences between tokens, in which positions and biases are no more."""
+    """Compared as differences between tokens, in which positions and biases cancel."""
     model = made(family)
-    layers = find_layers(model)
+    layers = find_embeddings(model)
     assert layers.factor == 1
-    pair = Pair.of(weights_of(model), layers)
+    pair = EmbeddingPair.of(weights_of(model), layers)
     into_VD, out_VD, logit_VV = seen(model)
     embedding_VD, unembedding_VD = pair.embedding_VD, pair.unembedding_VD
     torch.testing.assert_close(into_VD - into_VD[0], embedding_VD - embedding_VD[0])
@@ -76,7 +83,7 @@ def test_shifts_are_the_finite_differences_of_a_gpt2_without_its_layers() -> Non
         whole = model.whole
         whole.transformer.ln_f = nn.Identity()
         logits.append(whole(input_ids=torch.arange(V)[:, None]).logits[:, 0].T)
-        pairs.append(Pair.of(weights_of(model), find_layers(model)))
+        pairs.append(EmbeddingPair.of(weights_of(model), find_embeddings(model)))
     found = largest_shifts(pairs[0], pairs[1], V * V)
     difference_VV = (logits[1] - logits[0]).double()
     assert len(found) == V * V
@@ -85,14 +92,12 @@ def test_shifts_are_the_finite_differences_of_a_gpt2_without_its_layers() -> Non
 
 
 @pytest.mark.parametrize("family", ["gemma", "granite", "cohere"])
-def test_a_family_that_scales_them_is_refused_by_name(family: str) -> None:
-    text = (
-        f"{family}: may scale embeddings or logits, so that its bigram logits are not known. Known"
-    )
+def test_a_family_that_scales_them_raises(family: str) -> None:
+    text = f"{family}: may scale embeddings or logits, so its bigram logits are unknown. Supported"
     with pytest.raises(UnitError, match=re.escape(text)):
-        find_layers(made(family))
+        find_embeddings(made(family))
 
 
-def test_a_tied_weight_is_both() -> None:
+def test_a_tied_weight_is_embedding_and_unembedding() -> None:
     tied = "transformer.wte.weight"
-    assert find_layers(made("gpt2")) == Layers(tied, tied, 1.0)
+    assert find_embeddings(made("gpt2")) == EmbeddingNames(tied, tied, 1.0)

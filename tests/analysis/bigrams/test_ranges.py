@@ -1,4 +1,4 @@
-"""Bigram logits over steps of a run: ranges are sums of steps, and end where checkpoints are."""
+"""Bigram logits over a range of steps: sums over its steps, and agreement with checkpoints."""
 
 import math
 from dataclasses import replace
@@ -9,8 +9,14 @@ import pytest
 import torch
 from tiny_run import copied, make_run, tiny_run
 
-from analysis.bigrams.bigrams import BigramConfig, Search, Shifted, find_bigrams, write_bigrams
-from analysis.bigrams.layers import Pair, find_layers
+from analysis.bigrams.bigrams import (
+    BigramConfig,
+    BigramSearch,
+    BigramTables,
+    find_bigrams,
+    write_bigrams,
+)
+from analysis.bigrams.layers import EmbeddingPair, find_embeddings
 from analysis.bigrams.shifts import largest_shifts
 from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB
 from analysis.jobs.tables import read_table
@@ -24,34 +30,34 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="module")
-def whole(run: Run) -> Shifted:
+def whole(run: Run) -> BigramTables:
     """Every bigram and every datum, over steps 5 to 15."""
     config = BigramConfig(first_step=5, end_step=16, top=1000, datums=51)
     return find_bigrams(run, config)
 
 
 @pytest.fixture(scope="module")
-def each(run: Run) -> Shifted:
+def each(run: Run) -> BigramTables:
     config = BigramConfig(first_step=5, end_step=16, each_step=True, top=1000, datums=4)
     return find_bigrams(run, config)
 
 
-def by_bigram(found: Shifted) -> pd.Series:
+def by_bigram(found: BigramTables) -> pd.Series:
     return found.bigrams.groupby(["next_id", "token_id"])["shift"].sum()
 
 
-def by_datum(found: Shifted) -> pd.Series:
+def by_datum(found: BigramTables) -> pd.Series:
     rows = found.datums.merge(found.bigrams, on=["first_step", "rank"])
     return rows.groupby(["next_id", "token_id", "datum"])["contribution"].sum()
 
 
-def test_a_range_is_the_sum_of_its_steps(whole: Shifted, each: Shifted) -> None:
+def test_a_range_is_the_sum_of_its_steps(whole: BigramTables, each: BigramTables) -> None:
     assert len(whole.bigrams) == 15 * 15
     pd.testing.assert_series_equal(by_bigram(whole), by_bigram(each), atol=1e-12)
     pd.testing.assert_series_equal(by_datum(whole), by_datum(each), rtol=1e-9, atol=1e-12)
 
 
-def test_the_datums_of_a_range_add_up_to_its_shifts(whole: Shifted) -> None:
+def test_the_datums_of_a_range_add_up_to_its_shifts(whole: BigramTables) -> None:
     summed = whole.datums.groupby("rank")[["contribution", "share"]].sum()
     shift = whole.bigrams["shift"].to_numpy()
     np.testing.assert_allclose(
@@ -70,10 +76,11 @@ def test_over_a_range_carry_adds_up_too() -> None:
     np.testing.assert_allclose(summed, found.bigrams["shift"], rtol=0, atol=1e-5)
 
 
-def test_between_checkpoints_it_is_what_the_models_there_say(run: Run) -> None:
+def test_a_range_equals_the_difference_of_the_models_at_its_ends(run: Run) -> None:
     found = find_bigrams(run, BigramConfig(first_step=7, end_step=21, top=9, datums=0)).bigrams
     before, after = (
-        Pair.of(model.state_dict(), find_layers(model)) for model in (run.model(7), run.model(21))
+        EmbeddingPair.of(model.state_dict(), find_embeddings(model))
+        for model in (run.model(7), run.model(21))
     )
     wanted = largest_shifts(before, after, 9)
     assert found["next_id"].tolist() == wanted.next_K.tolist()
@@ -83,7 +90,7 @@ def test_between_checkpoints_it_is_what_the_models_there_say(run: Run) -> None:
     assert found["missed"].isna().all()
 
 
-def test_a_step_of_its_own_is_a_range_of_one(run: Run) -> None:
+def test_each_step_equals_a_range_of_one_step(run: Run) -> None:
     config = BigramConfig(first_step=8, end_step=9, top=5, datums=3)
     one, other = (find_bigrams(run, replace(config, each_step=each)) for each in (True, False))
     pd.testing.assert_frame_equal(one.bigrams, other.bigrams)
@@ -91,13 +98,13 @@ def test_a_step_of_its_own_is_a_range_of_one(run: Run) -> None:
     assert one.datums.groupby("rank").size().tolist() == [3] * 5
 
 
-def test_only_datums_of_the_steps_contribute(run: Run, each: Shifted) -> None:
+def test_only_datums_of_the_steps_contribute(run: Run, each: BigramTables) -> None:
     taken = run.steps().set_index("step")["datums"]
     for step, rows in each.datums.groupby("first_step"):
         assert set(rows["datum"]) == set(taken[step])
 
 
-def test_a_token_limits_to_bigrams_that_have_it(run: Run, whole: Shifted) -> None:
+def test_a_token_limits_the_bigrams(run: Run, whole: BigramTables) -> None:
     config = BigramConfig(first_step=5, end_step=16, token="w3", top=1000, datums=0)
     found = find_bigrams(run, config).bigrams
     wanted = whole.bigrams[(whole.bigrams[["token", "next"]] == "w3").any(axis=1)]
@@ -108,14 +115,16 @@ def test_a_token_limits_to_bigrams_that_have_it(run: Run, whole: Shifted) -> Non
 
 def test_progress_ends_at_its_total(run: Run) -> None:
     for each_step, datums in ((True, 1), (False, 1), (False, 0)):
-        told: list[tuple[int, int]] = []
+        reported: list[tuple[int, int]] = []
         config = BigramConfig(first_step=5, end_step=16, each_step=each_step, datums=datums)
-        find_bigrams(run, config, lambda done, total, told=told: told.append((done, total)))
-        total = len(told)
-        assert told == [(done, total) for done in range(1, total + 1)]
+        find_bigrams(
+            run, config, lambda done, total, reported=reported: reported.append((done, total))
+        )
+        total = len(reported)
+        assert reported == [(done, total) for done in range(1, total + 1)]
 
 
-def test_tables_are_left_in_the_run() -> None:
+def test_tables_are_written_into_the_run() -> None:
     run = open_run(copied(tiny_run(), "memory://bigrams/tables").uri)
     found = find_bigrams(run, BigramConfig(first_step=3, top=4, datums=2))
     write_bigrams(run, found)
@@ -123,22 +132,22 @@ def test_tables_are_left_in_the_run() -> None:
     pd.testing.assert_frame_equal(read_table(run, JOB, "datums", DATUMS), found.datums)
 
 
-def test_weights_out_of_range_have_no_largest_shift(run: Run) -> None:
-    search = Search(run, BigramConfig(), lambda done, total: None)
-    fine = Pair(torch.ones(5, 2), torch.ones(5, 2), 1.0)
+def test_weights_that_are_not_finite_raise(run: Run) -> None:
+    search = BigramSearch(run, BigramConfig(), lambda done, total: None)
+    fine = EmbeddingPair(torch.ones(5, 2), torch.ones(5, 2), 1.0)
     for lost in (
         replace(fine, embedding_VD=fine.embedding_VD * math.nan),
         replace(fine, unembedding_VD=fine.unembedding_VD * math.inf),
     ):
         with pytest.raises(
-            RunError, match="has diverged: its weights after step 9 are out of range"
+            RunError, match="has diverged: its weights after step 9 are not finite"
         ):
             search.largest(fine, lost, 9)
 
 
 @pytest.mark.parametrize(("first", "end"), [(-1, 3), (3, 3), (4, 3), (0, 25), (24, None)])
-def test_steps_that_the_run_lacks(first: int, end: int | None, run: Run) -> None:
-    with pytest.raises(RunError, match=r"has steps 0:24, of which .* is no part"):
+def test_steps_that_are_not_committed_raise(first: int, end: int | None, run: Run) -> None:
+    with pytest.raises(RunError, match=r"has steps 0:24, which do not contain"):
         find_bigrams(run, BigramConfig(first_step=first, end_step=end))
 
 
@@ -150,6 +159,6 @@ def test_steps_that_the_run_lacks(first: int, end: int | None, run: Run) -> None
         ("datums", -1, r"bigrams.datums: got -1, must be at least 0\."),
     ],
 )
-def test_impossible_numbers(field: str, found: int, text: str) -> None:
+def test_invalid_settings_raise(field: str, found: int, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         replace(BigramConfig(), **{field: found})

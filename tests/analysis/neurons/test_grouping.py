@@ -1,4 +1,4 @@
-"""Grouping of neurons: planted groups are found, noise is not, every measure has a reference."""
+"""Clustering of neurons: planted clusters are found, noise has none, measures have references."""
 
 import itertools
 
@@ -10,25 +10,31 @@ from scipy.sparse import csr_array
 from sklearn.metrics import adjusted_rand_score
 
 from analysis.measures.association import associations
-from analysis.neurons.clustering import ClusteringConfig, by_size, find_clusters, plane
-from analysis.neurons.grouping import clustered
-from analysis.neurons.stability import agreement, best_jaccard, bootstrap, draw, spread
+from analysis.neurons.clustering import ClusteringConfig, find_clusters, number_by_size, tsne_map
+from analysis.neurons.grouping import cluster_views
+from analysis.neurons.stability import (
+    adjusted_rand_index,
+    best_jaccard,
+    bootstrap_stability,
+    draw_columns,
+    mean_and_interval,
+)
 from capture.errors import ConfigError
 
 BLOCKS, PER_BLOCK, NUM_DATUMS = 4, 15, 400
-TRUTH_G = np.repeat(np.arange(BLOCKS), PER_BLOCK)
+PLANTED_G = np.repeat(np.arange(BLOCKS), PER_BLOCK)
 HDBSCAN = ClusteringConfig()
 JOINED = ClusteringConfig(method="agglomerative", clusters=BLOCKS)
 LABELS = st.lists(st.integers(-1, 3), min_size=2, max_size=12)
 
 
 def planted(seed: int, contrast: float = 3.0) -> csr_array:
-    """Counts of four blocks of neurons, each of which has datums of its own."""
+    """Counts of four blocks of neurons, each with datums of its own."""
     rng = np.random.default_rng(seed)
     rate_GN = np.full((BLOCKS * PER_BLOCK, NUM_DATUMS), 0.3)
     for block in range(BLOCKS):
         rate_GN[block * PER_BLOCK :][:PER_BLOCK, block * 80 :][:, :80] = 0.3 + contrast
-    busy_G1 = rng.uniform(0.5, 2, size=(len(rate_GN), 1))  # some neurons move more than others
+    busy_G1 = rng.uniform(0.5, 2, size=(len(rate_GN), 1))  # total counts differ between neurons
     return csr_array(rng.poisson(rate_GN * busy_G1).astype(float))
 
 
@@ -51,15 +57,15 @@ def test_associations_equal_a_plain_loop(seed: int, num_columns: int) -> None:
 def test_a_sample_of_columns_is_the_matrix_with_these_columns_repeated(seed: int) -> None:
     rng = np.random.default_rng(seed)
     count_GC = rng.integers(0, 4, size=(5, 8)).astype(float)
-    times_C = draw(8, rng)
-    # The margins of columns that are left out are gone in both.
+    times_C = draw_columns(8, rng)
+    # Columns that are not drawn contribute to the margins of neither.
     repeated = associations(csr_array(np.repeat(count_GC, times_C, axis=1))).toarray()
-    weighed = associations(csr_array(count_GC), times_C).toarray()
-    np.testing.assert_allclose(weighed @ weighed.T, repeated @ repeated.T, atol=1e-9)
+    weighted = associations(csr_array(count_GC), times_C).toarray()
+    np.testing.assert_allclose(weighted @ weighted.T, repeated @ repeated.T, atol=1e-9)
 
 
 @given(seed=st.integers(0, 99), scale=st.floats(1e-6, 1e6))
-def test_the_unit_of_counts_does_not_matter(seed: int, scale: float) -> None:
+def test_the_scale_of_counts_changes_nothing(seed: int, scale: float) -> None:
     count_GC = planted(seed)
     found = associations(csr_array(count_GC * scale)).toarray()
     np.testing.assert_allclose(found, associations(count_GC).toarray(), atol=1e-6)
@@ -71,11 +77,11 @@ def test_the_unit_of_counts_does_not_matter(seed: int, scale: float) -> None:
 @pytest.mark.parametrize("config", [HDBSCAN, JOINED], ids=["hdbscan", "agglomerative"])
 @pytest.mark.parametrize("seed", range(3))
 def test_planted_groups_are_recovered(config: ClusteringConfig, seed: int) -> None:
-    place_GD, found = clustered([(planted(seed), 1.0)], config)
-    assert adjusted_rand_score(TRUTH_G, found.label_G) > 0.9
+    point_GD, found = cluster_views([(planted(seed), 1.0)], config)
+    assert adjusted_rand_score(PLANTED_G, found.label_G) > 0.9
     assert found.num_clusters == BLOCKS
     assert ((found.membership_G >= 0) & (found.membership_G <= 1)).all()
-    np.testing.assert_allclose(np.linalg.norm(place_GD, axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(point_GD, axis=1), 1)
 
 
 @pytest.mark.parametrize("config", [HDBSCAN, JOINED], ids=["hdbscan", "agglomerative"])
@@ -84,62 +90,62 @@ def test_neurons_in_another_order_have_the_same_clusters(
     config: ClusteringConfig, seed: int
 ) -> None:
     counts = planted(seed, contrast=1.5)
-    order_G = np.random.default_rng(seed).permutation(len(TRUTH_G))
-    _, found = clustered([(counts, 1.0)], config)
-    _, again = clustered([(counts[order_G], 1.0)], config)
-    assert agreement(found.label_G[order_G], again.label_G) == 1
+    order_G = np.random.default_rng(seed).permutation(len(PLANTED_G))
+    _, found = cluster_views([(counts, 1.0)], config)
+    _, again = cluster_views([(counts[order_G], 1.0)], config)
+    assert adjusted_rand_index(found.label_G[order_G], again.label_G) == 1
 
 
-def test_two_views_tell_apart_what_each_alone_cannot() -> None:
-    """Datums that confuse blocks 0 with 1, and tokens that confuse 2 with 3."""
+def test_two_views_separate_blocks_that_one_view_cannot() -> None:
+    """The datums of blocks 0 and 1 are mixed, and the tokens of blocks 2 and 3."""
     counts = planted(0).toarray()
     datums, tokens = counts.copy(), counts.copy()
     datums[:, :80] = datums[:, 80:160] = counts[:, :80] + counts[:, 80:160]
     tokens[:, 160:240] = tokens[:, 240:320] = counts[:, 160:240] + counts[:, 240:320]
     views = [(csr_array(datums), 0.5), (csr_array(tokens), 0.5)]
-    _, one = clustered([(views[0][0], 1.0), (views[1][0], 0.0)], HDBSCAN)
-    _, both = clustered(views, HDBSCAN)
-    assert adjusted_rand_score(TRUTH_G, one.label_G) < 0.8
-    assert adjusted_rand_score(TRUTH_G, both.label_G) > 0.9
+    _, one = cluster_views([(views[0][0], 1.0), (views[1][0], 0.0)], HDBSCAN)
+    _, both = cluster_views(views, HDBSCAN)
+    assert adjusted_rand_score(PLANTED_G, one.label_G) < 0.8
+    assert adjusted_rand_score(PLANTED_G, both.label_G) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_has_no_firm_clusters(seed: int) -> None:
+def test_noise_has_no_stable_clusters(seed: int) -> None:
     noise = csr_array(np.random.default_rng(seed).poisson(1.0, size=(60, 400)).astype(float))
-    _, found = clustered([(noise, 1.0)], HDBSCAN)
-    stability = steadiness(noise, found.label_G, seed)
-    mean, _, _ = spread(stability.agreement_B)
+    _, found = cluster_views([(noise, 1.0)], HDBSCAN)
+    stability = stability_of(noise, found.label_G, seed)
+    mean, _, _ = mean_and_interval(stability.agreement_B)
     assert found.num_clusters == 0 or mean < 0.3
 
 
-def test_planted_groups_are_firm() -> None:
+def test_planted_groups_are_stable() -> None:
     counts = planted(0)
-    _, found = clustered([(counts, 1.0)], HDBSCAN)
-    stability = steadiness(counts, found.label_G, 0)
+    _, found = cluster_views([(counts, 1.0)], HDBSCAN)
+    stability = stability_of(counts, found.label_G, 0)
     assert stability.agreement_B.min() > 0.9
     assert stability.jaccard_BC.shape == (5, BLOCKS)
     assert stability.jaccard_BC.min() > 0.8
-    again = steadiness(counts, found.label_G, 0)
+    again = stability_of(counts, found.label_G, 0)
     np.testing.assert_array_equal(stability.jaccard_BC, again.jaccard_BC)
 
 
-def steadiness(counts: csr_array, label_G: np.ndarray, seed: int):
-    told = []
-    found = bootstrap(
+def stability_of(counts: csr_array, label_G: np.ndarray, seed: int):
+    reported = []
+    found = bootstrap_stability(
         label_G,
-        lambda rng: clustered([(counts, 1.0)], HDBSCAN, rng)[1].label_G,
+        lambda rng: cluster_views([(counts, 1.0)], HDBSCAN, rng)[1].label_G,
         samples=5,
         seed=seed,
-        report=lambda done, total: told.append((done, total)),
+        report=lambda done, total: reported.append((done, total)),
     )
-    assert told == [(done, 5) for done in range(1, 6)]
+    assert reported == [(done, 5) for done in range(1, 6)]
     return found
 
 
 @given(LABELS)
-def test_clusters_are_numbered_by_size_and_stay_what_they_are(labels: list[int]) -> None:
+def test_numbering_by_size_keeps_the_clusters(labels: list[int]) -> None:
     label_G = np.array(labels)
-    found_G = by_size(label_G)
+    found_G = number_by_size(label_G)
     assert ((found_G == -1) == (label_G == -1)).all()
     pairs = {(int(a), int(b)) for a, b in zip(label_G, found_G, strict=True)}
     assert len(pairs) == len(set(labels))
@@ -148,25 +154,27 @@ def test_clusters_are_numbered_by_size_and_stay_what_they_are(labels: list[int])
     assert (np.diff(sizes) <= 0).all()
 
 
-def test_points_that_are_all_alike_are_no_clusters() -> None:
+def test_identical_points_have_at_most_one_cluster() -> None:
     found = find_clusters(np.ones((12, 2)) / np.sqrt(2), HDBSCAN)
     assert found.num_clusters <= 1
-    assert plane(np.eye(12), seed=0).shape == (12, 2)
+    assert tsne_map(np.eye(12), seed=0).shape == (12, 2)
 
 
-def test_the_map_keeps_neighbours_and_depends_on_the_seed_only() -> None:
-    place_GD, _ = clustered([(planted(0), 1.0)], HDBSCAN)
-    place_G2 = plane(place_GD, seed=1)
-    np.testing.assert_array_equal(place_G2, plane(place_GD, seed=1))
-    distance_GG = np.linalg.norm(place_G2[:, None] - place_G2, axis=2) + np.eye(len(place_G2)) * 1e9
-    assert (TRUTH_G[distance_GG.argmin(1)] == TRUTH_G).mean() > 0.9
+def test_the_map_keeps_neighbours_and_is_determined_by_the_seed() -> None:
+    point_GD, _ = cluster_views([(planted(0), 1.0)], HDBSCAN)
+    position_G2 = tsne_map(point_GD, seed=1)
+    np.testing.assert_array_equal(position_G2, tsne_map(point_GD, seed=1))
+    distance_GG = (
+        np.linalg.norm(position_G2[:, None] - position_G2, axis=2) + np.eye(len(position_G2)) * 1e9
+    )
+    assert (PLANTED_G[distance_GG.argmin(1)] == PLANTED_G).mean() > 0.9
 
 
 # --- measures of stability ------------------------------------------------------------------------
 
 
 @given(LABELS, st.integers(0, 999))
-def test_agreement_equals_counting_pairs(labels: list[int], seed: int) -> None:
+def test_the_rand_index_equals_counting_pairs(labels: list[int], seed: int) -> None:
     a_G = np.array(labels)
     b_G = np.random.default_rng(seed).integers(-1, 3, size=len(a_G))
     together = [
@@ -174,8 +182,8 @@ def test_agreement_equals_counting_pairs(labels: list[int], seed: int) -> None:
         for i, j in itertools.combinations(range(len(a_G)), 2)
     ]
     a, b = np.array(together).T
-    found = agreement(a_G, b_G)
-    assert found == agreement(b_G, a_G) or np.isnan(found)
+    found = adjusted_rand_index(a_G, b_G)
+    assert found == adjusted_rand_index(b_G, a_G) or np.isnan(found)
     if a.sum() + b.sum() == 0:
         assert np.isnan(found)
     elif (a.sum() + b.sum()) / 2 > a.sum() * b.sum() / len(a):
@@ -185,19 +193,17 @@ def test_agreement_equals_counting_pairs(labels: list[int], seed: int) -> None:
 
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.integers(0, 999))
-def test_agreement_is_the_adjusted_rand_index_where_all_are_in_clusters(
-    labels: list[int], seed: int
-) -> None:
+def test_the_rand_index_equals_sklearn_if_all_are_in_clusters(labels: list[int], seed: int) -> None:
     a_G = np.array(labels)
     b_G = np.random.default_rng(seed).integers(0, 3, size=len(a_G))
     if len(set(labels)) < len(a_G) / 2 and len(set(b_G)) < len(a_G) / 2:  # else sklearn warns
-        assert agreement(a_G, b_G) == pytest.approx(adjusted_rand_score(a_G, b_G))
-    assert agreement(a_G, a_G) == 1 or len(set(labels)) == len(labels)
+        assert adjusted_rand_index(a_G, b_G) == pytest.approx(adjusted_rand_score(a_G, b_G))
+    assert adjusted_rand_index(a_G, a_G) == 1 or len(set(labels)) == len(labels)
 
 
 @given(LABELS, st.integers(0, 999))
 def test_best_jaccard_equals_sets(labels: list[int], seed: int) -> None:
-    a_G = by_size(np.array(labels))
+    a_G = number_by_size(np.array(labels))
     b_G = np.random.default_rng(seed).integers(-1, 3, size=len(a_G))
     wanted = []
     for cluster in range(a_G.max() + 1):
@@ -207,9 +213,9 @@ def test_best_jaccard_equals_sets(labels: list[int], seed: int) -> None:
     assert best_jaccard(a_G, b_G).tolist() == pytest.approx(wanted)
 
 
-def test_spread_leaves_out_samples_without_a_value() -> None:
-    assert spread(np.array([0.5, np.nan, 0.5])) == (0.5, 0.5, 0.5)
-    assert np.isnan(spread(np.array([np.nan]))).all()
+def test_the_interval_ignores_samples_that_are_nan() -> None:
+    assert mean_and_interval(np.array([0.5, np.nan, 0.5])) == (0.5, 0.5, 0.5)
+    assert np.isnan(mean_and_interval(np.array([np.nan]))).all()
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -224,15 +230,15 @@ def test_spread_leaves_out_samples_without_a_value() -> None:
         ({"seed": -1}, "neurons.seed: got -1, must be at least 0."),
         (
             {"method": "agglomerative"},
-            "neurons.clusters: is not given, but agglomerative needs it. Say how many, or use",
+            "neurons.clusters: is not given, but agglomerative needs it. Give a number, or use",
         ),
         ({"method": "agglomerative", "clusters": 1}, "neurons.clusters: got 1, must be at least 2"),
         (
             {"clusters": 4},
-            "neurons.clusters: got 4, but hdbscan finds their number itself. Leave it out or use",
+            "neurons.clusters: got 4, but hdbscan chooses the number of clusters. Leave it out",
         ),
     ],
 )
-def test_impossible_settings_are_refused(values: dict, text: str) -> None:
+def test_invalid_settings_raise(values: dict, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{text}"):
         ClusteringConfig(**values)

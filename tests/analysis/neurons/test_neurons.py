@@ -1,4 +1,4 @@
-"""The neurons job and its tables: sums against plain loops, topics that were planted, bad input."""
+"""The neurons job, its tables and the command: sums against plain loops, and bad input."""
 
 import argparse
 import functools
@@ -19,12 +19,12 @@ from tiny_run import copied, make_run, tiny_run
 from analysis.jobs.job import merge_all
 from analysis.jobs.tables import read_table
 from analysis.neurons.clustering import ClusteringConfig
-from analysis.neurons.datums import Moved, MovedNeurons, Sums, mlp_units
+from analysis.neurons.datums import NeuronDatumSums, OutlierSums, SumOutliersByNeuron, mlp_units
 from analysis.neurons.grouping import (
-    Neurons,
+    NeuronClusters,
     NeuronsConfig,
     group_neurons,
-    read_moved,
+    read_outlier_sums,
     write_neurons,
 )
 from analysis.neurons.tables import TABLES
@@ -37,10 +37,11 @@ from capture.gradients.layout import Layout
 from capture.shards.schema import OUTLIERS
 from cluster.commands import neurons as command
 from cluster.local.threads import run_job
+from cluster.terminal.neuron_tables import show_neurons
 
 LAYOUT = Layout({"a.linear1.weight": (3, 4), "a.linear1.bias": (3,), "a.linear2.weight": (5, 2)})
 TARGET_NT = np.random.default_rng(3).integers(7, size=(6, 8)).astype(np.int32)
-JOB = MovedNeurons(LAYOUT, TARGET_NT, num_tokens=7)
+JOB = SumOutliersByNeuron(LAYOUT, TARGET_NT, num_tokens=7)
 SMALL = NeuronsConfig(
     clustering=ClusteringConfig(min_cluster=3, components=6), min_rows=5, bootstraps=3
 )
@@ -63,15 +64,15 @@ def random_rows(num_rows: int, seed: int) -> pa.Table:
 
 
 @functools.cache
-def grouped(config: NeuronsConfig = SMALL) -> Neurons:
+def grouped(config: NeuronsConfig = SMALL) -> NeuronClusters:
     run = open_run(tiny_run())
-    return group_neurons(run, read_moved(run, run_job), config)
+    return group_neurons(run, read_outlier_sums(run, run_job), config)
 
 
 # --- the job --------------------------------------------------------------------------------------
 
 
-def assert_same(a: Moved, b: Moved) -> None:
+def assert_same(a: OutlierSums, b: OutlierSums) -> None:
     for one, other in ((a.datums, b.datums), (a.tokens, b.tokens)):
         np.testing.assert_array_equal(one.key_K, other.key_K)
         np.testing.assert_array_equal(one.rows_K, other.rows_K)
@@ -107,17 +108,17 @@ def test_sums_equal_a_plain_loop(num_rows: int, seed: int) -> None:
     np.testing.assert_allclose(dense(found.tokens, found.tokens.shift_K), shift_GV)
 
 
-def dense(sums: Sums, value_K: np.ndarray) -> np.ndarray:
+def dense(sums: NeuronDatumSums, value_K: np.ndarray) -> np.ndarray:
     return sums.matrix(6, value_K).toarray()
 
 
-def test_rows_that_cannot_be_are_named() -> None:
+def test_impossible_rows_raise() -> None:
     table = random_rows(5, 0)
     place = table.schema.get_field_index("position")
     beyond = table.set_column(place, OUTLIERS.field("position"), pa.array([8] * 5, pa.int16()))
     with pytest.raises(ShardError, match=r"^rows: has positions 8 to 8, a datum has 8. Run: onto"):
         JOB.map_shard(TableRows(beyond))
-    narrow = MovedNeurons(LAYOUT, TARGET_NT[:1], num_tokens=7)
+    narrow = SumOutliersByNeuron(LAYOUT, TARGET_NT[:1], num_tokens=7)
     with pytest.raises(ShardError, match="has datums"):
         narrow.map_shard(TableRows(table))
 
@@ -166,9 +167,9 @@ def joined_into(clusters: int) -> ClusteringConfig:
     return ClusteringConfig(method="agglomerative", clusters=clusters, components=6)
 
 
-def test_tables_are_read_as_they_were_written_and_the_seed_decides_all() -> None:
+def test_tables_are_read_back_and_determined_by_the_seed() -> None:
     run = open_run(copied(tiny_run(), "memory://neurons-tables").uri)
-    found = group_neurons(run, read_moved(run, run_job), SMALL)
+    found = group_neurons(run, read_outlier_sums(run, run_job), SMALL)
     write_neurons(run, found)
     for name, schema in TABLES.items():
         frame = read_table(run, "neurons", name, schema)
@@ -186,7 +187,7 @@ def plain(value: object) -> object:
     return [plain(x) for x in value] if isinstance(value, np.ndarray | list) else value
 
 
-def test_distance_moved_may_count_instead_of_rows() -> None:
+def test_the_sum_of_shifts_can_be_counted_instead_of_rows() -> None:
     config = NeuronsConfig(clustering=joined_into(3), weight="shift", min_rows=5, bootstraps=2)
     found = grouped(config)
     assert found.stability["weight"].tolist() == ["shift"]
@@ -197,40 +198,40 @@ def test_token_profiles_come_from_tallies() -> None:
     config = NeuronsConfig(clustering=joined_into(3), min_rows=5, bootstraps=2, tokens_weight=1.0)
     run = open_run(make_run("memory://neurons-tallies", "capture.tally.enabled=true"))
     assert all(len(read_tally(run, unit).update_norm_VI) for unit in mlp_units(run.layout))
-    found = group_neurons(run, read_moved(run, run_job), config)
+    found = group_neurons(run, read_outlier_sums(run, run_job), config)
     assert len(found.clusters) == 3
     without = open_run(make_run("memory://neurons-bare", "capture.tally.enabled=false"))
     with pytest.raises(RunError, match="holds no tallies"):
-        group_neurons(without, read_moved(without, run_job), config)
+        group_neurons(without, read_outlier_sums(without, run_job), config)
 
 
-# --- what cannot be grouped -----------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
-def test_a_run_without_neurons_enough_is_refused() -> None:
+def test_too_few_neurons_raise() -> None:
     run = open_run(tiny_run())
     config = NeuronsConfig(min_rows=10**6)
-    problem = "has 0 neurons with 1000000 or more outlier rows, grouping needs 10. Ask for less"
+    problem = "has 0 neurons with 1000000 or more outlier rows, clustering needs 10. Lower --min"
     with pytest.raises(RunError, match=problem):
-        group_neurons(run, read_moved(run, run_job), config)
+        group_neurons(run, read_outlier_sums(run, run_job), config)
     many = NeuronsConfig(clustering=joined_into(500))
-    with pytest.raises(RunError, match="grouping needs 501"):
-        group_neurons(run, read_moved(run, run_job), many)
+    with pytest.raises(RunError, match="clustering needs 501"):
+        group_neurons(run, read_outlier_sums(run, run_job), many)
 
 
-def test_a_run_without_mlp_weights_is_refused() -> None:
+def test_a_run_without_mlp_weights_raises() -> None:
     settings = ["capture.units=[layers.*.out_proj.weight]", "capture.tally.enabled=false"]
     run = open_run(make_run("memory://neurons-attention", *settings, "training.epochs=1"))
     with pytest.raises(RunError, match=r"captured no MLP weights. Capture some with capture\.u"):
-        read_moved(run, run_job)
+        read_outlier_sums(run, run_job)
 
 
-def test_a_run_without_segments_is_refused() -> None:
+def test_a_run_without_segments_raises() -> None:
     store = copied(tiny_run(), "memory://neurons-none")
     for segment in range(4):
         store.delete(segment_key(segment))
     with pytest.raises(RunError, match="holds no committed segment yet"):
-        read_moved(open_run(store.uri), run_job)
+        read_outlier_sums(open_run(store.uri), run_job)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_a_run_without_segments_is_refused() -> None:
         ({"tokens_weight": float("nan")}, "neurons.tokens_weight: got nan, must be from 0 to 1."),
     ],
 )
-def test_impossible_settings_are_refused(values: dict, text: str) -> None:
+def test_invalid_settings_raise(values: dict, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{text}$"):
         NeuronsConfig(**values)
 
@@ -251,8 +252,8 @@ def test_impossible_settings_are_refused(values: dict, text: str) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-def told(*words: str) -> str:
-    """What the command prints."""
+def printed(*words: str) -> str:
+    """Output of the command."""
     parser = argparse.ArgumentParser()
     command.add(parser.add_subparsers())
     arguments = parser.parse_args(["neurons", *words])
@@ -262,26 +263,26 @@ def told(*words: str) -> str:
     return capture.get()
 
 
-def test_the_command_shows_clusters_and_leaves_tables() -> None:
+def test_the_command_prints_clusters_and_writes_tables() -> None:
     uri = copied(tiny_run(), "memory://neurons-command").uri
     settings = ["--min-rows", "5", "--bootstraps", "2", "--components", "6"]
-    text = told(uri, "--method", "agglomerative", "--clusters", "4", *settings, "--rows", "3")
+    text = printed(uri, "--method", "agglomerative", "--clusters", "4", *settings, "--rows", "3")
     assert "Neurons that the same data moved" in text
     assert "The 3 largest of 4 clusters are shown." in text
     assert "agree with this one to " in text
     assert "neurons are polysemantic" in text
     assert len(read_table(open_run(uri), "neurons", "clusters", TABLES["clusters"])) == 4
-    assert told(uri, "--min-cluster", "3", *settings, "--quiet") == ""
+    assert printed(uri, "--min-cluster", "3", *settings, "--quiet") == ""
 
 
-def test_the_command_shows_topics_and_no_clusters() -> None:
+def test_the_command_prints_topics_without_clusters() -> None:
     found = grouped()
     topics = pd.Series({0: [["w1", "[w2]"], ["w3"]], 1: [["w4"]]})
     neurons = found.neurons.iloc[:2].assign(topics=[2, 1], topic_tokens=topics)
     stability = found.stability.assign(clusters=0, clustered=0.0, agreement=np.nan, polysemantic=1)
     console = Console(width=110, highlight=False)
     with console.capture() as capture:
-        command.show(console, Neurons(neurons, found.clusters.iloc[:0], stability), rows=5)
+        show_neurons(console, NeuronClusters(neurons, found.clusters.iloc[:0], stability), rows=5)
     assert "w1 [w2]  |  w3" in capture.get()
     assert "100% of" in capture.get()
     assert "agree" not in capture.get()
@@ -291,11 +292,11 @@ def test_the_command_shows_topics_and_no_clusters() -> None:
     ("words", "text"),
     [
         (["--rows", "0"], "--rows: got 0, must be at least 1."),
-        (["--clusters", "3"], "neurons.clusters: got 3, but hdbscan finds"),
+        (["--clusters", "3"], "neurons.clusters: got 3, but hdbscan chooses"),
         (["--bootstraps", "0"], "neurons.bootstraps: got 0"),
     ],
 )
-def test_nonsense_is_one_line_and_exit_code_2(words: list[str], text: str) -> None:
+def test_bad_arguments_raise_with_exit_code_2(words: list[str], text: str) -> None:
     with pytest.raises(CaptureError, match=text) as caught:
-        told(tiny_run(), *words)
+        printed(tiny_run(), *words)
     assert caught.value.exit_code == 2

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from capture.device import deterministic
 from capture.engine.audit import discrepancies, gradient_discrepancy
-from capture.engine.engine import Engine, Step
+from capture.engine.engine import Engine
+from capture.engine.step import Step
 from capture.gradients.dense import map_factors, sum_shifts, write_shifts
 from capture.gradients.factors import Factors, choose_units
 from capture.gradients.layout import Layout

@@ -154,7 +154,7 @@ def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
     ("override", "message"),
     [
         ("workers.count=3", r"^workers\.count: got 3, must divide training\.batch = 20\.$"),
-        ("workers.count=40", r"got 40, must be at most training\.batch = 20: a slot each"),
+        ("workers.count=40", r"got 40, must be at most training\.batch = 20: one slot each"),
         ("workers.count=10 training.accumulate=4", r"accumulate: got 4, must divide the 2 slots"),
         ("workers.count=0", r"^workers\.count: got 0, must be at least 1\.$"),
         ("workers.cpus=0", r"^workers\.cpus: got 0, must be at least 1\.$"),

@@ -75,7 +75,7 @@ def test_a_mistake_is_one_line(tmp_path, override, text):
         ("config.json", "run.seed=0", "model.hf.path: got '{}', which cannot be read: "),
         ("model.safetensors", "run.seed=0", "model.hf.path: got '{}', which cannot be read: "),
         ("tokenizer.json", "run.seed=0", "corpus.tokenizer: got '{}', which cannot be read: "),
-        ("", "corpus.tokenizer=words", "corpus.tokenizer: got words, but {} has learned tokens "),
+        ("", "corpus.tokenizer=words", "corpus.tokenizer: got words, but {} was trained with "),
         ("", "model.hf.family=llama", "model.hf.family: got llama, but {} holds a gpt2. Leave"),
         ("", "model.hf.settings.n_layer=3", "model.hf.path: {} has no transformer.h.2.attn."),
         ("", "model.hf.settings.n_embd=4", "model.hf.path: {} has no transformer."),

@@ -13,7 +13,8 @@ from reference import random_batch, tiny_model
 from torch import Tensor, nn
 
 from capture.engine.audit import discrepancies
-from capture.engine.engine import Engine, Step
+from capture.engine.engine import Engine
+from capture.engine.step import Step
 from capture.errors import ConfigError, ShardError
 from capture.gradients.dense import sum_shifts, write_shifts
 from capture.gradients.factors import choose_units

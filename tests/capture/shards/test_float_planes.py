@@ -1,4 +1,4 @@
-"""Two planes of bytes hold every float, to the last bit, and refuse to be what they are not."""
+"""Splitting floats into two byte planes is exact, and invalid planes are refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from capture.shards.float_planes import join, split
 WIDTHS = {4: (np.uint32, np.float32), 2: (np.uint16, np.float16)}
 
 
-def rejoined(value_NS: np.ndarray) -> np.ndarray:
+def split_and_join(value_NS: np.ndarray) -> np.ndarray:
     high_NS, low, bounds = split(value_NS)
     size, dtype = value_NS.shape[1], value_NS.dtype
     parts = zip(high_NS, bounds[:-1], bounds[1:], strict=True)
@@ -23,13 +23,13 @@ def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 @given(data=st.data(), width=st.sampled_from(sorted(WIDTHS)))
-def test_every_bit_pattern_comes_back(data, width):
+def test_split_then_join_is_identity_for_every_bit_pattern(data, width):
     whole, real = WIDTHS[width]
     shape = data.draw(arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9))
     special = np.array([0, 1 << (8 * width - 1)], whole)  # +0 and -0
     some = st.one_of(arrays.from_dtype(np.dtype(whole)), st.sampled_from(special.tolist()))
     bits_NS = data.draw(arrays.arrays(whole, shape, elements=some))
-    assert same_bits(rejoined(bits_NS.view(real)), bits_NS.view(real))
+    assert same_bits(split_and_join(bits_NS.view(real)), bits_NS.view(real))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -38,14 +38,14 @@ def test_a_zero_of_either_sign_takes_one_byte(dtype):
     high_NS, low, bounds = split(value_NS)
     assert high_NS.shape == (1, 6)
     assert len(low) == 2 * (value_NS.itemsize - 1) == bounds[-1]
-    assert same_bits(rejoined(value_NS), value_NS)
+    assert same_bits(split_and_join(value_NS), value_NS)
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e-40])
-def test_numbers_that_would_be_taken_for_zeros_keep_all_low_bytes(odd):
+def test_numbers_that_look_like_zeros_keep_all_low_bytes(odd):
     value_NS = np.array([[0.0, -0.0, odd, 1.0]], np.float32)
     assert len(split(value_NS)[1]) == 4 * 3
-    assert same_bits(rejoined(value_NS), value_NS)
+    assert same_bits(split_and_join(value_NS), value_NS)
 
 
 def test_the_high_plane_of_a_float32_is_its_exponent():
@@ -62,11 +62,11 @@ def test_the_high_plane_of_a_float32_is_its_exponent():
         (b"\x7f\x00", b"123456789", "9 low bytes, not 3"),
     ],
 )
-def test_bytes_of_another_size_are_refused(high, low, found):
+def test_planes_of_the_wrong_size_are_refused(high, low, found):
     with pytest.raises(ValueError, match=found):
         join(high, low, 2, np.float32)
 
 
-def test_only_floats_have_planes():
+def test_integers_are_refused():
     with pytest.raises(ValueError, match="int32 has no planes"):
         split(np.zeros((1, 1), np.int32))

@@ -1,4 +1,4 @@
-"""Laws 5 and 7 below the run: stores, shards and markers hold what was put, or say that not."""
+"""Laws 5 and 7 for stores, shards and markers: reading returns what was written, or raises."""
 
 import json
 import random
@@ -40,14 +40,14 @@ def store(request, tmp_path) -> Store:
 
 
 @given(data=st.binary(max_size=1000), again=st.binary(max_size=100))
-def test_a_key_holds_what_was_put_last(data, again):
+def test_a_key_holds_its_last_value(data, again):
     store = Store("memory://law")
     store.put("a/b.bin", data)
     store.put("a/b.bin", again)
     assert store.get("a/b.bin") == again
 
 
-def test_a_store_lists_reads_and_deletes_its_keys(store):
+def test_a_store_lists_reads_and_deletes_keys(store):
     assert store.keys() == []
     for key in ("b/2", "a", "b/1", "b/c/3"):
         store.put(key, key.encode())
@@ -67,7 +67,7 @@ def test_a_store_lists_reads_and_deletes_its_keys(store):
 
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/x", "", "a\\..\\x", "a\0b"])
-def test_a_key_cannot_point_outside_its_run(store, key):
+def test_a_key_outside_the_run_is_refused(store, key):
     for verb in (store.get, store.open, store.exists, store.delete):
         with pytest.raises(StoreError, match="is not a key of a run"):
             verb(key)
@@ -75,14 +75,14 @@ def test_a_key_cannot_point_outside_its_run(store, key):
         store.put(key, b"x")
 
 
-def test_an_unfinished_write_is_no_key(tmp_path):
+def test_an_unfinished_write_is_not_listed(tmp_path):
     store = Store(str(tmp_path))
     store.put("a/b", b"whole")
     (tmp_path / "a" / ".b.half").write_bytes(b"who")
     assert store.keys() == ["a/b"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_store_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"file/a: cannot be written"):
         Store(str(tmp_path / "file")).put("a", b"x")
@@ -118,7 +118,7 @@ def test_writing_then_reading_a_shard_is_identity(rows):
     assert bytes(shards.encode(table)) == bytes(data)
 
 
-def test_schemas_are_what_earlier_runs_were_written_with():
+def test_schemas_equal_the_golden_file():
     names = ("OUTLIERS", "STEPS", "EVALUATIONS", "VOCABULARY", "DATUMS")
     schemas = {name: getattr(schema, name) for name in names}
     schemas["tally_schema(1)"] = schema.tally_schema(1)
@@ -127,7 +127,7 @@ def test_schemas_are_what_earlier_runs_were_written_with():
     assert found == json.loads(golden.read_text())
 
 
-def test_shards_are_encoded_as_their_columns_deserve(tmp_path):
+def test_each_column_has_the_encoding_for_its_type(tmp_path):
     make_run(tiny_config(tmp_path))
     shard = parquet.ParquetFile(str(tmp_path / "run/outliers/segment-000000-w00.parquet"))
     group = shard.metadata.row_group(0)
@@ -140,7 +140,7 @@ def test_shards_are_encoded_as_their_columns_deserve(tmp_path):
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(0, 200), top=st.sampled_from([1, 70, 10**6]))
-def test_radix_order_is_numpy_s_stable_order(seed, size, top):
+def test_stable_order_equals_numpy_s(seed, size, top):
     column = np.random.default_rng(seed).integers(0, top, size)
     np.testing.assert_array_equal(stable_order(column), np.argsort(column, kind="stable"))
 
@@ -148,7 +148,7 @@ def test_radix_order_is_numpy_s_stable_order(seed, size, top):
 MARKER = Marker(0, 8, (File.of("steps/x.parquet", "steps", b"abc", 8),))
 
 
-def test_a_marker_survives_writing_and_names_its_damage():
+def test_a_marker_is_read_as_written_and_any_damage_is_found():
     store = Store("memory://markers")
     write_marker(store, "segments/start.json", Marker(0, 0, ()))
     write_marker(store, "segments/segment-000000.json", MARKER)
@@ -164,7 +164,7 @@ def test_a_marker_survives_writing_and_names_its_damage():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "null", "{}", '{"files": 3}', "[" * 100_000])
-def test_a_marker_that_is_none_is_refused(text):
+def test_an_invalid_marker_is_refused(text):
     store = Store("memory://nonsense")
     store.put("segments/start.json", text.encode())
     with pytest.raises(ShardError, match=r"start\.json: is not a readable marker"):
@@ -217,7 +217,7 @@ def test_a_flipped_byte_anywhere_is_found(run, seed):
     assert (key, "damaged") in findings(run)
 
 
-def test_truncated_missing_swapped_and_foreign_files_are_each_named(run):
+def test_truncated_missing_swapped_and_unlisted_files_are_named(run):
     first, second = sorted((run / "outliers").iterdir())[:2]
     (run / "steps/segment-000000.parquet").unlink()
     checkpoint = run / "checkpoints/step-000008.safetensors"
@@ -242,6 +242,6 @@ def test_a_lost_marker_in_the_middle_is_named(run):
     assert wanted in found
 
 
-def test_a_place_without_a_run_is_named(tmp_path):
+def test_a_store_without_a_run_is_named(tmp_path):
     with pytest.raises(RunError, match=r"holds no run\. Make one with: ontogeny capture"):
         verify(Store(str(tmp_path)))

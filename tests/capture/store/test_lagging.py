@@ -1,7 +1,7 @@
-"""A store whose listings lag: nothing that was put is listed yet, nothing deleted is gone there.
+"""Runs on a store with stale listings: new keys are not listed, deleted keys still are.
 
-The worst that eventual consistency may do to a listing, for as long as it likes. Reads by name are
-right at once, as on every store that we know of.
+This is the worst case of eventual consistency, without a time limit. Reads by name are up to date,
+as on every store that we know of.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from capture.store.store import Store
 
 @pytest.fixture
 def lagging(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """From the first listing of a prefix on, each further one says the same."""
+    """Make every listing of a prefix return what its first listing returned."""
     known: dict[tuple[str, str], list[str]] = {}
     listed = Store.keys
 
@@ -31,7 +31,7 @@ def lagging(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def remove_segment(uri: str, segment: int) -> None:
-    """As if the capture had been killed while it wrote this segment, its last."""
+    """Delete the last segment, as if the capture had been killed while writing it."""
     store = Store(uri)
     files = read_segments(store)[segment].files
     store.delete(segment_key(segment))
@@ -39,7 +39,7 @@ def remove_segment(uri: str, segment: int) -> None:
         store.delete(file.key)
 
 
-def test_a_capture_and_its_resumption_rest_on_no_listing(lagging, tmp_path: Path) -> None:
+def test_capture_and_resume_need_no_listing(lagging, tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     Store(config.run.uri).keys()
     make_run(config)
@@ -57,7 +57,7 @@ def test_a_capture_and_its_resumption_rest_on_no_listing(lagging, tmp_path: Path
     assert verify(run.store) == []
 
 
-def test_verify_looks_beyond_the_listing(lagging, tmp_path: Path) -> None:
+def test_verify_finds_damage_in_unlisted_files(lagging, tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     Store(config.run.uri).keys()
     make_run(config)
@@ -66,8 +66,8 @@ def test_verify_looks_beyond_the_listing(lagging, tmp_path: Path) -> None:
     assert [(f.key, f.state) for f in found] == [("outliers/segment-000002-w00.parquet", "damaged")]
 
 
-def test_nothing_of_a_run_that_was_replaced_is_taken_for_the_new_one(lagging, tmp_path) -> None:
-    """The old run's markers are not listed, so they are asked for; and then, gone, still listed."""
+def test_files_of_a_replaced_run_are_not_taken_for_the_new_one(lagging, tmp_path) -> None:
+    """The old markers are at first missing in the listing, later deleted but still listed."""
     long, short = tiny_config(tmp_path), tiny_config(tmp_path, "training.epochs=1")
     Store(long.run.uri).keys()
     make_run(long)

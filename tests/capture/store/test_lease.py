@@ -1,4 +1,4 @@
-"""One capture a run: the second is refused, one that died is followed, one that lost stops."""
+"""The lease: a second capture is refused, a dead one is replaced, an overwritten one stops."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from capture.training.loop import Progress, capture_run
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_settling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
 
 
@@ -44,7 +44,7 @@ def unexpected(event: TakenOver) -> None:
 
 
 def put(store: Store, **changes: Any) -> Lease:
-    """Somebody's lease."""
+    """Put a lease with these fields changed, as another capture would."""
     found = replace(new_lease(), **changes)
     store.put(KEY, lease.encode(found))
     return found
@@ -54,9 +54,9 @@ def in_seconds(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-def test_a_lease_is_held_within_and_gone_afterwards(store: Store) -> None:
-    with hold_lease(store, unexpected) as holding:
-        holding.require()
+def test_a_lease_exists_within_the_block_only(store: Store) -> None:
+    with hold_lease(store, unexpected) as held:
+        held.require()
         assert store.keys() == [KEY]
         values = json.loads(store.get(KEY))
         assert values["pid"] == os.getpid()
@@ -64,19 +64,19 @@ def test_a_lease_is_held_within_and_gone_afterwards(store: Store) -> None:
     assert store.keys() == []
 
 
-def test_a_second_one_is_refused_and_told_who_holds_it(store: Store) -> None:
+def test_a_second_holder_is_refused_with_the_name_of_the_first(store: Store) -> None:
     with (
         hold_lease(store, unexpected),
         pytest.raises(RunError) as refused,
         hold_lease(store, unexpected),
     ):
-        pytest.fail("held twice")
+        pytest.fail("the lease was held twice")
     assert f"is being captured by process {os.getpid()} on " in str(refused.value)
     assert "its lease expires at " in str(refused.value)
     assert store.keys() == []
 
 
-def test_a_lease_of_another_machine_is_respected_until_it_expires(store: Store) -> None:
+def test_a_lease_of_another_machine_is_stale_only_after_it_expires(store: Store) -> None:
     put(store, machine="another", pid=1, expires=in_seconds(30))
     with pytest.raises(RunError, match="Let it end, stop it, or wait until its lease expires"):
         stale_lease(store)
@@ -88,18 +88,18 @@ def test_a_lease_of_another_machine_is_respected_until_it_expires(store: Store) 
     assert store.keys() == []
 
 
-def test_a_process_of_this_machine_that_is_gone_holds_nothing(store: Store) -> None:
-    """Neither one whose number nobody has, nor one whose number another process has now."""
+def test_a_lease_of_an_ended_process_of_this_machine_is_stale(store: Store) -> None:
+    """Also if another process has its id now."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    for changes in ({"pid": gone.pid}, {"process": "before our time"}):
+    for changes in ({"pid": gone.pid}, {"process": "an earlier start"}):
         put(store, **changes)
         found = stale_lease(store)
         assert found is not None
         assert found.reason == "it has died"
 
 
-def test_a_process_that_has_ended_but_is_still_listed_is_gone() -> None:
+def test_an_ended_process_that_nobody_waited_for_has_no_start_time() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert lease.process_start(child.pid) == ""
@@ -107,23 +107,23 @@ def test_a_process_that_has_ended_but_is_still_listed_is_gone() -> None:
     assert lease.process_start(os.getpid()) == lease.new_lease().process != ""
 
 
-def test_who_was_overwritten_stops_and_leaves_the_other_s_lease(store: Store) -> None:
-    with hold_lease(store, unexpected) as holding:
+def test_an_overwritten_holder_stops_and_leaves_the_new_lease(store: Store) -> None:
+    with hold_lease(store, unexpected) as held:
         other = put(store, pid=77, host="elsewhere")
         with pytest.raises(RunError, match="was taken over by process 77 on elsewhere"):
-            holding.require()
+            held.require()
     assert json.loads(store.get(KEY))["owner"] == other.owner
     store.delete(KEY)
-    with hold_lease(store, unexpected) as holding:
+    with hold_lease(store, unexpected) as held:
         store.delete(KEY)
         with pytest.raises(RunError, match="was taken over by another capture"):
-            holding.require()
+            held.require()
 
 
-def test_without_put_if_absent_the_last_writer_has_it(
+def test_without_put_if_absent_the_last_writer_gets_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store that tells everybody that they wrote; another capture writes while we wait."""
+    """Every put-if-absent reports success; another capture writes during the wait."""
     store = Store(f"{tmp_path}/run")
     monkeypatch.setattr(Store, "put_if_absent", lambda store, key, data: not store.put(key, data))
     monkeypatch.setattr(lease, "has_put_if_absent", lambda store: False)
@@ -132,28 +132,28 @@ def test_without_put_if_absent_the_last_writer_has_it(
         pytest.raises(RunError, match="was taken over by process 78"),
         hold_lease(store, unexpected),
     ):
-        pytest.fail("held by two")
+        pytest.fail("two captures hold the lease")
     assert json.loads(store.get(KEY))["pid"] == 78
 
 
 def test_a_lease_is_renewed_while_it_is_held(store: Store) -> None:
-    with hold_lease(store, unexpected) as holding:
-        put(store, owner=holding.lease.owner, expires=in_seconds(-1))
-        holding.renew()
+    with hold_lease(store, unexpected) as held:
+        put(store, owner=held.lease.owner, expires=in_seconds(-1))
+        held.renew()
         found = lease.read_lease(store)
         assert found is not None
         assert datetime.fromisoformat(found.expires) > datetime.now(UTC)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "7", "[" * 5000, '{"pid": 1}', "x" * 9000])
-def test_a_file_that_is_no_lease_is_named(tmp_path: Path, text: str) -> None:
+def test_an_invalid_lease_file_is_named(tmp_path: Path, text: str) -> None:
     store = Store(str(tmp_path))
     store.put(KEY, text.encode())
     with pytest.raises(RunError, match=r"lease\.json: is not a valid lease\. Delete it if no"):
         stale_lease(store)
 
 
-def test_a_lease_of_another_kind_of_values_is_no_lease(tmp_path: Path) -> None:
+def test_a_lease_with_invalid_values_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for changes in ({"pid": "1"}, {"expires": "soon"}, {"expires": "2030-01-01T00:00:00"}):
         put(store, **changes)
@@ -183,7 +183,7 @@ def test_a_second_capture_is_refused_and_the_first_goes_on(tmp_path: Path) -> No
     assert verify(Store(config.run.uri)) == []
 
 
-def test_a_capture_that_was_overwritten_writes_no_marker_more(tmp_path: Path) -> None:
+def test_an_overwritten_capture_writes_no_more_markers(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     store = Store(config.run.uri)
 
@@ -193,7 +193,7 @@ def test_a_capture_that_was_overwritten_writes_no_marker_more(tmp_path: Path) ->
 
     with pytest.raises(RunError, match="This capture stops, so that only one writes the run"):
         capture_run(config, take)
-    assert len(read_segments(store)) <= 1  # the first may have been ahead
+    assert len(read_segments(store)) <= 1  # the first marker may have been written before
     with pytest.raises(RunError, match="is being captured by process"):
         make_run(config, resume=True)
     put(store, machine="another", expires=in_seconds(-1))
@@ -201,7 +201,7 @@ def test_a_capture_that_was_overwritten_writes_no_marker_more(tmp_path: Path) ->
     assert [marker.end_step for marker in read_segments(store)] == [8, 16, 24, 28]
 
 
-def test_a_lease_is_no_damage_and_no_foreign_file(tmp_path: Path) -> None:
+def test_verify_and_overwrite_accept_a_stale_lease(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     make_run(config)
     put(Store(config.run.uri), machine="another", expires=in_seconds(-1))

@@ -1,8 +1,9 @@
-"""Whole runs on a real S3 server: every command, other tools, secrets, settings, errors."""
+"""Whole runs on a real S3 server: commands, secrets, settings, errors, and other readers."""
 
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -28,7 +29,7 @@ BAD_INPUT = 2
 
 @pytest.fixture(scope="module")
 def run_uri(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A captured tiny run on the server; not to be changed."""
+    """The URI of a captured tiny run on the server; tests must not change it."""
     uri = f"s3://{BUCKET}/shared/tiny"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(s3_server.endpoint).items():
@@ -38,7 +39,7 @@ def run_uri(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def command_line(config: Config) -> list[str]:
-    """The tiny configuration as the overrides of a command."""
+    """Return the tiny configuration as overrides of a command."""
     corpus, model = config.corpus, config.model
     return [
         *("corpus.kind=text", f"corpus.path={corpus.path}", f"corpus.window={corpus.window}"),
@@ -52,7 +53,7 @@ def command_line(config: Config) -> list[str]:
 # --- every command --------------------------------------------------------------------------------
 
 
-def test_every_command_takes_a_prefix_as_it_takes_a_folder(s3, tmp_path, capsys) -> None:
+def test_every_command_works_on_s3_as_in_a_folder(s3, tmp_path, capsys) -> None:
     make_run(tiny_config(tmp_path, name="local"))
     settings = command_line(tiny_config(tmp_path))
     assert main(["capture", "wikitext2", f"run.uri={s3}", *settings]) == 0
@@ -61,14 +62,14 @@ def test_every_command_takes_a_prefix_as_it_takes_a_folder(s3, tmp_path, capsys)
     assert main(["capture", "wikitext2", f"run.uri={s3}", *settings, "--resume"]) == 0
     for command in (["info"], ["verify"], ["attribute", "--min-count=2"], ["ablate"], ["verify"]):
         assert main([*command[:1], s3, *command[1:]]) == 0, command
-    said = capsys.readouterr()
-    assert f"{s3}: 28 of 28 steps" in said.out
-    assert "Intact" in said.out
-    assert "holds a run already" in said.err
+    output = capsys.readouterr()
+    assert f"{s3}: 28 of 28 steps" in output.out
+    assert "Intact" in output.out
+    assert "holds a run already" in output.err
     assert Store(s3).keys("analysis")
 
 
-def test_a_run_is_resumed_after_its_last_segment(s3, tmp_path) -> None:
+def test_a_run_resumes_after_its_last_segment(s3, tmp_path) -> None:
     config = tiny_config(tmp_path, f"run.uri={s3}")
     make_run(config)
     wanted, store = contents(s3), Store(s3)
@@ -84,8 +85,10 @@ def test_a_run_is_resumed_after_its_last_segment(s3, tmp_path) -> None:
 # --- secrets --------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_written_logged_or_shown(s3, s3_server, tmp_path, caplog, capsys, monkeypatch):
-    """Not in the run, not in any log at its most talkative, not in what errors say."""
+def test_no_secret_is_stored_logged_or_printed(
+    s3, s3_server, tmp_path, caplog, capsys, monkeypatch
+):
+    """No secret appears in the run, in logs at DEBUG level, or in error messages."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
     caplog.set_level(logging.DEBUG)
     settings = command_line(tiny_config(tmp_path))
@@ -96,33 +99,37 @@ def test_no_secret_is_written_logged_or_shown(s3, s3_server, tmp_path, caplog, c
     main(["info", "s3://no-such-bucket/run"])
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASOMEONEELSE00000")
     main(["info", s3])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     monkeypatch.undo()
-    everywhere = [said.out.encode(), said.err.encode(), caplog.text.encode()]
+    everywhere = [output.out.encode(), output.err.encode(), caplog.text.encode()]
     files = [path for path in s3_server.folder.rglob("*") if path.is_file()]
     everywhere += [path.read_bytes() for path in files if s3.rsplit("/", 1)[1] in str(path)]
     assert len(everywhere) > 10
     for text in everywhere:
         for secret in (SECRET_KEY, TOKEN, ACCESS_KEY):
             assert secret.encode() not in text
-    assert s3_server.endpoint.encode() in b"".join(everywhere), "what is no secret is recorded"
+    assert s3_server.endpoint.encode() in b"".join(everywhere), (
+        "the endpoint, which is not secret, is recorded"
+    )
 
 
 # --- settings -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
 
 
-@pytest.mark.parametrize("way", ["default", "AWS_PROFILE", "store.profile"])
-def test_files_and_profiles_are_read(nothing_set, s3_server, run_uri, monkeypatch, tmp_path, way):
-    name = "default" if way == "default" else "lab"
-    section = "default" if way == "default" else "profile lab"
+@pytest.mark.parametrize("source", ["default", "AWS_PROFILE", "store.profile"])
+def test_aws_files_and_profiles_are_read(
+    no_aws_settings, s3_server, run_uri, monkeypatch, tmp_path, source
+):
+    name = "default" if source == "default" else "lab"
+    section = "default" if source == "default" else "profile lab"
     (tmp_path / "config").write_text(
         f"[{section}]\nregion = eu-central-1\nendpoint_url = {s3_server.endpoint}\n"
     )
@@ -131,20 +138,22 @@ def test_files_and_profiles_are_read(nothing_set, s3_server, run_uri, monkeypatc
     )
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    if way == "AWS_PROFILE":
+    if source == "AWS_PROFILE":
         monkeypatch.setenv("AWS_PROFILE", "lab")
-    config = tiny_config(tmp_path, *(["store.profile=lab"] if way == "store.profile" else []))
+    config = tiny_config(tmp_path, *(["store.profile=lab"] if source == "store.profile" else []))
     assert open_run(run_uri, config.store).steps_done == 28
 
 
-def test_the_store_settings_go_before_the_environment(run_uri, s3_server, monkeypatch, tmp_path):
+def test_store_settings_take_precedence_over_the_environment(
+    run_uri, s3_server, monkeypatch, tmp_path
+):
     for name, value in environment("http://127.0.0.1:9").items():
         monkeypatch.setenv(name, value)
     config = tiny_config(tmp_path, f"store.endpoint_url={s3_server.endpoint}")
     assert open_run(run_uri, config.store).steps_done == 28
 
 
-def test_the_newer_checksums_are_sent_only_if_told_to(s3, s3_server, monkeypatch, tmp_path) -> None:
+def test_newer_checksums_are_sent_only_on_request(s3, s3_server, monkeypatch, tmp_path) -> None:
     from capture.store.config import StoreConfig
     from capture.store.s3_client import make_client
 
@@ -187,34 +196,34 @@ def test_the_newer_checksums_are_sent_only_if_told_to(s3, s3_server, monkeypatch
         ({"AWS_PROFILE": "absent"}, f"s3://{BUCKET}/run", "profile (absent) could not be found"),
     ],
 )
-def test_what_is_wrong_is_one_line(s3, monkeypatch, capsys, tmp_path, change, uri, text) -> None:
+def test_an_error_is_one_line(s3, monkeypatch, capsys, tmp_path, change, uri, text) -> None:
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     commands = [["info", uri]]
     if "nowhere" not in uri:
         settings = command_line(tiny_config(tmp_path))
         commands.append(["capture", "wikitext2", f"run.uri={uri}", *settings])
-    said = []
+    messages = []
     for command in commands:
         assert main(command) == BAD_INPUT
-        said.append(capsys.readouterr().err)
-        assert len(said[-1].splitlines()) == 1
-        assert "Traceback" not in said[-1]
-        assert SECRET_KEY not in said[-1]
-    assert text in said[0]
+        messages.append(capsys.readouterr().err)
+        assert len(messages[-1].splitlines()) == 1
+        assert "Traceback" not in messages[-1]
+        assert SECRET_KEY not in messages[-1]
+    assert text in messages[0]
 
 
-# --- other tools ----------------------------------------------------------------------------------
+# --- other readers --------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def outliers(run_uri: str, s3: str) -> pd.DataFrame:
-    """All outlier rows of the shared run as we read them; the environment leads to the server."""
-    return plain(open_run(run_uri).shifts())
+    """All outlier rows of the shared run, read by us; the environment points to the server."""
+    return normalized(open_run(run_uri).shifts())
 
 
-def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in one order, whoever read them."""
+def normalized(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows in a common order, with common column names and types."""
     frame = frame.rename(columns={"datum_ix": "slot", "diff": "shift"})
     columns = ["step", "slot", "unit", "index", "shift", "position"]
     return (
@@ -225,16 +234,30 @@ def plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def same_rows(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(plain(found), wanted, check_dtype=False)
+    pd.testing.assert_frame_equal(normalized(found), wanted, check_dtype=False)
 
 
-def test_pandas_reads_a_run(run_uri, outliers, s3_server) -> None:
+def test_pandas_reads_a_run_through_s3fs(run_uri, outliers, s3_server, monkeypatch) -> None:
+    """``pandas.read_parquet("s3://…")`` with storage options goes through s3fs, and gets all rows.
+
+    s3fs is a dependency for this: pandas, DuckDB and other fsspec readers open runs with it.
+    """
+    opened: list[str] = []
+    open_with_s3fs = s3fs.S3FileSystem._open
+
+    def recording_open(server: s3fs.S3FileSystem, path: str, *args, **options):
+        opened.append(path)
+        return open_with_s3fs(server, path, *args, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_open", recording_open)
     options = {
         "key": ACCESS_KEY,
         "secret": SECRET_KEY,
         "client_kwargs": {"endpoint_url": s3_server.endpoint},
     }
     same_rows(pd.read_parquet(f"{run_uri}/outliers", storage_options=options), outliers)
+    shards = Store(run_uri).keys("outliers")
+    assert {path.rpartition("/")[2] for path in opened} == {Path(key).name for key in shards}
 
 
 def test_pyarrow_reads_a_run(run_uri, outliers, s3_server) -> None:
@@ -249,8 +272,8 @@ def test_pyarrow_reads_a_run(run_uri, outliers, s3_server) -> None:
     same_rows(rows.to_table().to_pandas(), outliers)
 
 
-def test_duckdb_reads_a_run(run_uri, outliers) -> None:
-    """Through s3fs: its own httpfs would have to be downloaded."""
+def test_duckdb_reads_a_run_through_s3fs(run_uri, outliers) -> None:
+    """Through s3fs, because DuckDB's own httpfs extension would have to be downloaded."""
     with duckdb.connect() as connection:
         connection.register_filesystem(s3fs.S3FileSystem(skip_instance_cache=True))
         rows = connection.sql(f"SELECT * FROM read_parquet('{run_uri}/outliers/*.parquet')").df()

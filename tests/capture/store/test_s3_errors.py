@@ -1,4 +1,4 @@
-"""What answers of a store, and failures on the way to it, are taken for."""
+"""How errors from S3 stores and from the connection are classified."""
 
 import pickle
 from typing import Any
@@ -16,7 +16,7 @@ from capture.store.s3_errors import translate_error
 WHERE = "s3://bucket/run/key"
 
 
-def answer(code: str, status: int, message: str = "as told") -> ClientError:
+def answer(code: str, status: int, message: str = "details") -> ClientError:
     response: Any = {
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
@@ -30,7 +30,7 @@ def answer(code: str, status: int, message: str = "as told") -> ClientError:
         answer("SlowDown", 503),
         answer("ServiceUnavailable", 503),
         answer("InternalError", 500),
-        answer("InternalError", 200),  # an answer that began well
+        answer("InternalError", 200),  # an error in the body of a success response
         answer("Throttling", 400),
         answer("RequestTimeout", 400),
         answer("BadDigest", 400),
@@ -48,7 +48,7 @@ def answer(code: str, status: int, message: str = "as told") -> ClientError:
         TimeoutError("late"),
     ],
 )
-def test_what_may_pass_is_asked_again(error: Exception) -> None:
+def test_a_transient_failure_is_a_transient_error(error: Exception) -> None:
     assert isinstance(translate_error(error, WHERE), TransientError)
 
 
@@ -61,24 +61,24 @@ def test_a_missing_key_is_a_missing_file(error: Exception) -> None:
     ("error", "text"),
     [
         (answer("NoSuchBucket", 404), "there is no such bucket. Make it, or correct the URI."),
-        (answer("AccessDenied", 403), "forbidden (AccessDenied: as told). Check the credentials"),
+        (answer("AccessDenied", 403), "forbidden (AccessDenied: details). Check the credentials"),
         (answer("403", 403, "Forbidden"), "forbidden (HTTP 403). Check the credentials"),
         (answer("InvalidAccessKeyId", 403), "the store does not accept these credentials (Inv"),
         (answer("SignatureDoesNotMatch", 403), "the store does not accept these credentials (S"),
         (answer("ExpiredToken", 400), "the credentials have expired (ExpiredToken). Renew them."),
         (answer("PermanentRedirect", 301), "the bucket is in another region (PermanentRedirect"),
-        (answer("NotImplemented", 501), "the store refuses (NotImplemented: as told). Check"),
-        (answer("EntityTooLarge", 400), "the store refuses (EntityTooLarge: as told). Check"),
+        (answer("NotImplemented", 501), "the store refuses (NotImplemented: details). Check"),
+        (answer("EntityTooLarge", 400), "the store refuses (EntityTooLarge: details). Check"),
         (boto.NoCredentialsError(), "no usable AWS credentials (NoCredentials). Set AWS_ACCESS"),
         (
-            boto.CredentialRetrievalError(provider="process", error_msg="said hunter2"),
+            boto.CredentialRetrievalError(provider="process", error_msg="contains hunter2"),
             "no usable AWS credentials (CredentialRetrieval). Set AWS_ACCESS_KEY_ID and",
         ),
         (boto.ProfileNotFound(profile="lab"), "cannot be used: The config profile (lab) could not"),
         (ValueError("Invalid endpoint: x"), "cannot be used: Invalid endpoint: x. Check the URI"),
     ],
 )
-def test_what_will_not_pass_is_one_line(error: Exception, text: str) -> None:
+def test_a_permanent_failure_is_one_line(error: Exception, text: str) -> None:
     found = translate_error(error, WHERE)
     assert isinstance(found, StoreError)
     assert not isinstance(found, StoreAwayError)
@@ -88,36 +88,36 @@ def test_what_will_not_pass_is_one_line(error: Exception, text: str) -> None:
     assert found.exit_code == 2
 
 
-def test_our_own_mistakes_stay_what_they_are() -> None:
-    mistake = KeyError("x")
-    assert translate_error(mistake, WHERE) is mistake
+def test_unknown_errors_are_unchanged() -> None:
+    error = KeyError("x")
+    assert translate_error(error, WHERE) is error
 
 
-def test_errors_survive_the_way_between_processes() -> None:
+def test_errors_can_be_pickled() -> None:
     error = StoreAwayError(WHERE, "cannot be reached", "Try again later")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), again.remedy) == (StoreAwayError, str(error), error.remedy)
 
 
 class Conditional(S3Backend):
-    """A bucket whose server answers a conditional put in a given way; keeps what was put."""
+    """A backend whose server answers a conditional put with a given status, and stores values."""
 
-    kept: dict[str, bytes]
+    values: dict[str, bytes]
 
     def exists(self, key: str) -> bool:
         return False
 
     def get(self, key: str) -> bytes:
-        return self.kept[key]
+        return self.values[key]
 
     def call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
-        status = self.kept.get("status", b"200")
+        status = self.values.get("status", b"200")
         if arguments.get("IfNoneMatch") and status != b"200":
             error = answer(
                 {b"412": "PreconditionFailed", b"501": "NotImplemented"}[status], int(status)
             )
             raise translate_error(error, WHERE) from error
-        self.kept[key] = arguments["Body"]
+        self.values[key] = arguments["Body"]
         return {}
 
 
@@ -126,12 +126,12 @@ class Conditional(S3Backend):
     [
         (b"200", b"", True, b"mine"),
         (b"412", b"yours", False, b"yours"),
-        (b"412", b"mine", True, b"mine"),  # our own request, whose answer was lost
+        (b"412", b"mine", True, b"mine"),  # our own request succeeded, but its answer was lost
         (b"501", b"", True, b"mine"),
     ],
 )
-def test_a_conditional_put_copes_with_every_kind_of_store(status, there, written, after) -> None:
-    bucket = Conditional("s3://b/r", "b", "r", StoreConfig())
-    object.__setattr__(bucket, "kept", {"status": status, "lease": there})
-    assert bucket.put_if_absent("lease", b"mine") == written
-    assert bucket.kept["lease"] == after
+def test_put_if_absent_handles_every_kind_of_store(status, there, written, after) -> None:
+    backend = Conditional("s3://b/r", "b", "r", StoreConfig())
+    object.__setattr__(backend, "values", {"status": status, "lease": there})
+    assert backend.put_if_absent("lease", b"mine") == written
+    assert backend.values["lease"] == after

@@ -1,4 +1,4 @@
-"""How much of a run on S3 a question fetches."""
+"""How many bytes of a run on S3 a query fetches, and in how many requests."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.s3
 
 
 def replace_outliers(run: Run, num_rows: int) -> None:
-    """Put one shard of realistic shape in the place of the first segment's."""
+    """Replace the first segment's outlier shard by a realistic one of ``num_rows``."""
     segment = run.segments[0]
     rng = np.random.default_rng(0)
     column_M = rng.integers(0, run.layout.size, num_rows)
@@ -32,49 +32,53 @@ def replace_outliers(run: Run, num_rows: int) -> None:
     old = segment.files_of("outliers")[0]
     data = shards.encode(table)
     run.store.put(old.key, data)
-    kept = [file for file in segment.files if file.kind != "outliers"]
-    files = (*kept, File.of(old.key, "outliers", data, num_rows))
+    others = [file for file in segment.files if file.kind != "outliers"]
+    files = (*others, File.of(old.key, "outliers", data, num_rows))
     write_marker(run.store, segment_key(0), Marker(0, segment.end_step, files))
 
 
-def test_one_parameter_costs_a_few_per_cent_of_the_bytes(s3, s3_server, tmp_path, monkeypatch):
+def test_a_query_for_one_weight_fetches_few_per_cent_of_a_shard(
+    s3, s3_server, tmp_path, monkeypatch
+):
     make_run(
         tiny_config(tmp_path, f"run.uri={s3}", "training.epochs=1", "capture.segment_steps=99")
     )
     replace_outliers(open_run(s3), 2_000_000)
-    weather = FaultInjector(s3_server.port)
-    with proxied(weather) as proxy:
+    faults = FaultInjector(s3_server.port)
+    with proxied(faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         run = open_run(s3)
         size = sum(file.num_bytes for part in run.segments for file in part.files_of("outliers"))
         unit = run.layout.names[len(run.layout.names) // 2]
-        weather.requests.clear()
+        faults.requests.clear()
         found = run.shifts(unit, 17)
-    fetched = sum(n for path, n in weather.fetched.items() if "/outliers/" in path)
-    print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(weather.requests)}")
+    fetched = sum(n for path, n in faults.fetched.items() if "/outliers/" in path)
+    print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(faults.requests)}")
     assert len(found) > 100
     assert set(found["unit"]) == {unit}
     assert size > 10 * 2**20
     assert 0 < fetched <= 0.05 * size
-    assert weather.requests["GET"] <= 20
+    assert faults.requests["GET"] <= 20
 
 
-def test_one_datum_s_gradient_of_one_unit_costs_a_few_columns(s3, s3_server, tmp_path, monkeypatch):
+def test_a_query_for_one_gradient_fetches_few_columns(s3, s3_server, tmp_path, monkeypatch):
     settings = ["corpus.window=35", "model.width=64", "model.hidden=64", "model.heads=2"]
     settings += ["corpus.validation_share=0.1", "training.epochs=1"]
     settings += ["capture.factors.enabled=true", f"run.uri={s3}"]
     make_run(tiny_config(tmp_path, *settings))
-    weather = FaultInjector(s3_server.port)
-    with proxied(weather) as proxy:
+    faults = FaultInjector(s3_server.port)
+    with proxied(faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         run = open_run(s3)
         step, datum = 1, run.steps()["datums"][1][2]
-        weather.requests.clear()
+        faults.requests.clear()
         found = run.gradient(step, datum, "layers.0.linear2.weight")
     size = sum(shard.file.num_bytes for shard in run.shards("factors"))
-    fetched = sum(n for path, n in weather.fetched.items() if "/factors/" in path)
-    print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(weather.requests)}")
+    fetched = sum(n for path, n in faults.fetched.items() if "/factors/" in path)
+    print(f"{size:,} bytes, fetched {fetched:,} ({fetched / size:.1%}) by {dict(faults.requests)}")
     assert found.any()
     assert size > 2**20
-    assert 0 < fetched <= 2**16 + 4 * 2 * 35 * 64 * 4, "the tail, and four rows of δ and a"
-    assert weather.requests["GET"] <= 20
+    assert 0 < fetched <= 2**16 + 4 * 2 * 35 * 64 * 4, (
+        "more than the footer, and four rows of δ and a"
+    )
+    assert faults.requests["GET"] <= 20

@@ -1,4 +1,4 @@
-"""Stores: what is refused and how it is said, links, unfinished writes, and settings."""
+"""Stores: refused URIs, links, unfinished writes, ranges, settings, and error messages."""
 
 import logging
 import os
@@ -38,7 +38,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(scheme: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_uri_and_a_path_are_the_same_place(tmp_path: Path) -> None:
+def test_a_file_uri_and_a_path_are_the_same_store(tmp_path: Path) -> None:
     Store(f"file://{tmp_path}/run").put("a", b"x")
     assert Store(str(tmp_path / "run")).get("a") == b"x"
 
@@ -52,7 +52,7 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 # --- a local folder -------------------------------------------------------------------------------
 
 
-def test_an_unfinished_write_is_no_key(tmp_path: Path) -> None:
+def test_an_unfinished_write_is_not_listed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.put("a/b", b"whole")
     (tmp_path / "a" / ".b.half").write_bytes(b"who")
@@ -62,7 +62,7 @@ def test_an_unfinished_write_is_no_key(tmp_path: Path) -> None:
     assert store.unfinished() == []
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_write_leaves_the_old_value(tmp_path: Path, monkeypatch) -> None:
     store = Store(str(tmp_path))
     store.put("a", b"old")
 
@@ -77,7 +77,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch) -
     assert store.unfinished() == []
 
 
-def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+def test_a_file_or_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "run" / "folder").mkdir(parents=True)
     with pytest.raises(StoreError, match=r"file/a: cannot be written"):
@@ -88,7 +88,7 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
         Store(str(tmp_path / "file")).keys()
 
 
-def test_links_do_not_lead_out_of_a_run(tmp_path: Path) -> None:
+def test_links_out_of_a_run_are_not_followed(tmp_path: Path) -> None:
     secret, run = tmp_path / "outside" / "secret", tmp_path / "run"
     store = Store(str(run))
     store.put("a/b", b"x")
@@ -113,18 +113,18 @@ def test_links_within_a_run_and_to_a_run_are_followed(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run"))
     store.put("a/b", b"x")
     (tmp_path / "run" / "again").symlink_to("a/b")
-    (tmp_path / "way").symlink_to("run")
-    assert Store(str(tmp_path / "way")).get("again") == b"x"
+    (tmp_path / "link").symlink_to("run")
+    assert Store(str(tmp_path / "link")).get("again") == b"x"
 
 
 # --- ranges ---------------------------------------------------------------------------------------
 
 
-def test_a_range_file_fetches_what_is_read_and_no_more() -> None:
-    asked = []
+def test_a_range_file_fetches_only_what_is_read() -> None:
+    fetched = []
 
     def read_range(start: int, end: int) -> bytes:
-        asked.append((start, end))
+        fetched.append((start, end))
         return bytes(range(start, end))
 
     file = RangeFile(100, read_range)
@@ -134,7 +134,7 @@ def test_a_range_file_fetches_what_is_read_and_no_more() -> None:
     assert (file.read(1), file.tell(), file.seek(-3, 1)) == (b"", 100, 97)
     assert file.readinto(buffer := bytearray(2)) == 2
     assert (buffer, file.readall()) == (bytearray([97, 98]), bytes([99]))
-    assert asked == [(90, 95), (95, 100), (97, 99), (99, 100)]
+    assert fetched == [(90, 95), (95, 100), (97, 99), (99, 100)]
     with pytest.raises(ValueError, match="before the start"):
         file.seek(-1)
 
@@ -176,6 +176,6 @@ def test_a_credential_in_the_settings_is_refused_and_not_repeated(override: str)
     assert "hunter2" not in str(caught.value)
 
 
-def test_settings_show_no_more_than_they_are() -> None:
+def test_the_repr_of_settings_holds_no_secret() -> None:
     assert "hunter2" not in repr(StoreConfig(endpoint_url="https://host:9000", profile="lab"))
     assert logging.getLogger("capture.store.retry").handlers == []

@@ -1,4 +1,4 @@
-"""What every store promises; the same tests for memory, a local folder and a real S3 server."""
+"""The contract of a store, tested in memory, in a local folder and on a real S3 server."""
 
 import io
 import pickle
@@ -34,7 +34,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             store.delete(key)
 
 
-def test_nothing_is_there_at_first(store: Store) -> None:
+def test_a_new_store_is_empty(store: Store) -> None:
     assert store.keys() == []
     assert store.keys("a/b") == []
     assert not store.exists("a")
@@ -44,7 +44,7 @@ def test_nothing_is_there_at_first(store: Store) -> None:
     store.delete("a/b")
 
 
-def test_what_was_put_last_is_read_next(store: Store) -> None:
+def test_a_read_returns_the_last_put(store: Store) -> None:
     for data in (b"first", b"second and longer", b"", memoryview(b"third")):
         store.put("a/b", data)
         assert store.get("a/b") == bytes(data)
@@ -53,7 +53,7 @@ def test_what_was_put_last_is_read_next(store: Store) -> None:
             assert file.read() == bytes(data)
 
 
-def test_a_listing_is_never_an_old_one(store: Store) -> None:
+def test_a_listing_is_up_to_date(store: Store) -> None:
     for number in range(5):
         store.put(f"f/{number}", b"x")
         assert store.keys("f") == store.keys() == [f"f/{n}" for n in range(number + 1)]
@@ -64,7 +64,7 @@ def test_a_listing_is_never_an_old_one(store: Store) -> None:
     assert not store.exists("f/2")
 
 
-def test_keys_lie_in_folders_and_come_in_order(store: Store) -> None:
+def test_keys_are_listed_by_folder_and_sorted(store: Store) -> None:
     for key in ("b/2", "a", "b/1", "b/c/3", "bb/1", "b.c"):
         store.put(key, key.encode())
     assert store.keys() == ["a", "b.c", "b/1", "b/2", "b/c/3", "bb/1"]
@@ -75,7 +75,7 @@ def test_keys_lie_in_folders_and_come_in_order(store: Store) -> None:
     assert store.keys("b") == ["b/2", "b/c/3"]
 
 
-def test_stores_beside_each_other_do_not_meet(store: Store) -> None:
+def test_stores_with_a_common_prefix_are_separate(store: Store) -> None:
     beside = Store(f"{store.uri}-2")
     store.put("a", b"1")
     beside.put("b", b"2")
@@ -83,7 +83,7 @@ def test_stores_beside_each_other_do_not_meet(store: Store) -> None:
     beside.delete("b")
 
 
-def test_odd_names_are_names_like_others(store: Store) -> None:
+def test_keys_with_odd_characters_work(store: Store) -> None:
     for key in ODD_KEYS:
         store.put(key, key.encode())
     assert store.keys() == sorted(ODD_KEYS)
@@ -96,7 +96,7 @@ def test_odd_names_are_names_like_others(store: Store) -> None:
 @pytest.mark.parametrize(
     "key", ["../x", "a/../../x", "/etc/x", "", "a\\..\\x", "a\0b", "a//b", "./a", "a/", "."]
 )
-def test_a_key_cannot_point_outside_its_run(store: Store, key: str) -> None:
+def test_a_key_outside_the_run_is_refused(store: Store, key: str) -> None:
     verbs = (store.get, store.open, store.exists, store.delete, store.modified)
     for verb in verbs:
         with pytest.raises(StoreError, match="is not a key of a run"):
@@ -106,14 +106,14 @@ def test_a_key_cannot_point_outside_its_run(store: Store, key: str) -> None:
             put(key, b"x")
 
 
-def test_more_than_a_page_of_keys_is_listed(store: Store) -> None:
+def test_more_keys_than_one_page_are_listed(store: Store) -> None:
     keys = [f"many/{number:05d}" for number in range(1100)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda key: store.put(key, b"."), keys))
     assert store.keys() == store.keys("many") == keys
 
 
-def test_a_large_value_goes_up_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_value_is_uploaded_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_module, "PART_BYTES", 5 * 2**20)
     data = random.Random(0).randbytes(12 * 2**20 + 1)
     store.put("large", b"was smaller")
@@ -145,7 +145,7 @@ def test_arrow_reads_from_an_open_value(store: Store) -> None:
     assert read["y"].to_pylist() == [*range(1500, 2000), *range(3500, 4000)]
 
 
-def test_many_at_once_do_not_disturb_each_other(store: Store) -> None:
+def test_concurrent_writers_of_different_keys_do_not_interfere(store: Store) -> None:
     def work(number: int) -> bool:
         data = random.Random(number).randbytes(20_000 + number)
         store.put(f"t/{number}", data)
@@ -156,14 +156,14 @@ def test_many_at_once_do_not_disturb_each_other(store: Store) -> None:
     assert len(store.keys()) == 48
 
 
-def test_of_writers_of_one_key_one_wins_whole(store: Store) -> None:
+def test_concurrent_writers_of_one_key_leave_one_whole_value(store: Store) -> None:
     values = [bytes([number]) * 50_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda value: store.put("a", value), values))
         assert store.get("a") in values
 
 
-def test_put_if_absent_leaves_what_is_there(store: Store) -> None:
+def test_put_if_absent_keeps_an_existing_value(store: Store) -> None:
     assert store.put_if_absent("a/lease", b"mine")
     assert not store.put_if_absent("a/lease", b"yours")
     assert store.get("a/lease") == b"mine"
@@ -172,7 +172,7 @@ def test_put_if_absent_leaves_what_is_there(store: Store) -> None:
     assert store.keys() == ["a/lease"]
 
 
-def test_the_time_of_the_last_put_is_known(store: Store) -> None:
+def test_modified_is_the_time_of_the_last_put(store: Store) -> None:
     store.put("a", b"x")
     modified = store.modified("a")
     assert abs(modified.replace(tzinfo=modified.tzinfo or UTC) - datetime.now(UTC)) < timedelta(
@@ -180,14 +180,14 @@ def test_the_time_of_the_last_put_is_known(store: Store) -> None:
     )
 
 
-def test_a_store_can_be_sent_to_another_process(store: Store) -> None:
+def test_a_store_can_be_pickled(store: Store) -> None:
     store.put("a", b"x")
     again = pickle.loads(pickle.dumps(store))
     assert again.get("a") == b"x"
     assert (again.uri, again.retries) == (store.uri, 0)
 
 
-def test_a_slash_at_the_end_changes_nothing(store: Store) -> None:
+def test_a_trailing_slash_changes_nothing(store: Store) -> None:
     store.put("a", b"x")
     assert Store(f"{store.uri}/").keys() == ["a"]
     assert store.unfinished() == []

@@ -97,9 +97,9 @@ def test_recorded_outliers_are_the_top_k_of_a_dense_second_telling(whole, tmp_pa
     """The first step again, one datum and one backward pass at a time."""
     plan = make_plan(tmp_path)
     engine = build_engine(plan, plan.config.capture.kinds)
-    turn = next(plan.planned_steps(0))
+    planned = next(plan.planned_steps(0))
     token_NT, target_NT = to_device(plan.corpus.train, engine.device)
-    datum_N = torch.from_numpy(turn.datum_N)
+    datum_N = torch.from_numpy(planned.datum_N)
     rows = []
     for slot, datum in enumerate(datum_N):
         masks = engine.masks([slot], 0, 8)

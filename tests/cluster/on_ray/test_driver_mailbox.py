@@ -13,9 +13,9 @@ pytest.importorskip("ray", reason="needs the extra cluster")
 from tiny import tiny_config
 
 from cluster.local.signals import Stopped
-from cluster.on_ray import driver_mailbox as desk
-from cluster.on_ray.driver_mailbox import Desk, Task, work
-from cluster.terminal.progress import StartedAgain
+from cluster.on_ray import driver_mailbox
+from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker
+from cluster.terminal.progress import GroupRestart
 
 
 @pytest.fixture
@@ -29,18 +29,20 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 def test_starts_are_counted_and_told_from_the_second_on() -> None:
-    made = Desk(3)
-    assert (made.start().number, made.hear()) == (1, [])
-    assert (made.start().number, made.hear()) == (2, [StartedAgain(1, 3)])
-    assert made.hear() == []
+    made = Mailbox(3)
+    assert (made.start().number, made.drain()) == (1, [])
+    assert (made.start().number, made.drain()) == (2, [GroupRestart(1, 3)])
+    assert made.drain() == []
 
 
 def test_a_group_that_starts_again_when_the_driver_has_stopped_trains_no_step(
     alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Desk(3)
-    monkeypatch.setattr(desk.ray, "get", lambda answer: answer)
-    monkeypatch.setattr(desk, "capture_run", lambda *given, **options: trained.append(given))
+    made = Mailbox(3)
+    monkeypatch.setattr(driver_mailbox.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(
+        driver_mailbox, "capture_run", lambda *given, **options: trained.append(given)
+    )
     trained: list[object] = []
     task = Task(
         config=tiny_config(tmp_path),
@@ -48,11 +50,11 @@ def test_a_group_that_starts_again_when_the_driver_has_stopped_trains_no_step(
         group="ours",
         resume=False,
         overwrite=False,
-        desk=SimpleNamespace(start=SimpleNamespace(remote=made.start)),  # pyright: ignore
+        mailbox=SimpleNamespace(start=SimpleNamespace(remote=made.start)),  # pyright: ignore
     )
-    work({"task": task})
+    run_worker({"task": task})
     assert len(trained) == 1
-    made.end()
+    made.stop()
     with pytest.raises(Stopped):
-        work({"task": task})
+        run_worker({"task": task})
     assert len(trained) == 1

@@ -7,11 +7,11 @@ import pytest
 
 from capture.errors import ConfigError
 from cluster.cli import main
-from cluster.on_ray.job import JOB, require_lasting
+from cluster.on_ray.job import JOB_CONFIG_VARIABLE, require_persistent
 
 
 def submitted(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
-    monkeypatch.setenv(JOB, json.dumps({"runtime_env": environment}))
+    monkeypatch.setenv(JOB_CONFIG_VARIABLE, json.dumps({"runtime_env": environment}))
 
 
 @pytest.mark.parametrize("uri", ["runs/demo", "file://runs/demo", "./x"])
@@ -20,7 +20,7 @@ def test_a_relative_path_in_the_job_s_own_folder_is_refused(
 ) -> None:
     submitted(monkeypatch, working_dir="gcs://x.zip")
     with pytest.raises(ConfigError) as raised:
-        require_lasting("run.uri", uri)
+        require_persistent("run.uri", uri)
     assert str(raised.value) == (
         f"run.uri: '{uri}' is relative to the job's working directory, a copy that Ray deletes. "
         "Give s3://bucket/prefix or an absolute path."
@@ -30,16 +30,16 @@ def test_a_relative_path_in_the_job_s_own_folder_is_refused(
 @pytest.mark.parametrize("uri", ["s3://bucket/run", "/shared/run", "file:///shared/run"])
 def test_a_place_of_its_own_is_not(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     submitted(monkeypatch, working_dir="gcs://x.zip")
-    require_lasting("run.uri", uri)
+    require_persistent("run.uri", uri)
 
 
 def test_a_job_without_a_folder_and_no_job_at_all_write_where_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     submitted(monkeypatch, env_vars={})
-    require_lasting("run.uri", "runs/demo")
-    monkeypatch.delenv(JOB)
-    require_lasting("run.uri", "runs/demo")
+    require_persistent("run.uri", "runs/demo")
+    monkeypatch.delenv(JOB_CONFIG_VARIABLE)
+    require_persistent("run.uri", "runs/demo")
 
 
 @pytest.mark.parametrize("words", [["capture", "demo"], ["demo"]])

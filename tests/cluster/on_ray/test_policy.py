@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.on_ray.policy import MAX_LOSSES, Board, Decision, after_failure, pieces_at_once
+from cluster.on_ray.policy import MAX_LOSSES, Decision, PieceQueue, after_failure, pieces_at_once
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_every_worker_has_a_piece_and_another_waits(cpus: int) -> None:
 def test_all_pieces_are_handed_on_once_and_in_order(
     num_pieces: int, lead: int, workers: int, seed: int
 ) -> None:
-    rng, board = random.Random(seed), Board(num_pieces, lead)
+    rng, board = random.Random(seed), PieceQueue(num_pieces, lead)
     under_way: list[int] = []
     handed_on: list[int] = []
     while len(handed_on) < num_pieces:
@@ -60,7 +60,7 @@ def test_all_pieces_are_handed_on_once_and_in_order(
 
 
 def test_a_slow_piece_stops_nobody_until_the_lead_is_used_up() -> None:
-    board = Board(num_pieces=100, lead=8)
+    board = PieceQueue(num_pieces=100, lead=8)
     slow = board.take()
     made = []
     while (piece := board.take()) is not None:
@@ -71,7 +71,7 @@ def test_a_slow_piece_stops_nobody_until_the_lead_is_used_up() -> None:
 
 
 def test_a_piece_that_takes_its_worker_with_it_is_given_up() -> None:
-    board = Board(num_pieces=2, lead=2)
+    board = PieceQueue(num_pieces=2, lead=2)
     for _ in range(MAX_LOSSES):
         assert board.take() == 0
         assert board.failed(0, lost=True) is Decision.RETRY
@@ -81,7 +81,7 @@ def test_a_piece_that_takes_its_worker_with_it_is_given_up() -> None:
 
 
 def test_lost_pieces_go_out_first_and_the_earliest_of_them() -> None:
-    board = Board(num_pieces=5, lead=5)
+    board = PieceQueue(num_pieces=5, lead=5)
     taken = [board.take() for _ in range(3)]
     for piece in (2, 0):
         board.failed(piece, lost=True)

@@ -94,7 +94,9 @@ def test_what_ended_a_group_is_said_in_one_line():
     assert "were lost 3 times, last worker 1: RuntimeError: connection closed. " in str(lost)
     assert str(pickle.loads(pickle.dumps(lost))) == str(lost)
     taken = explain_failure(PreemptionError(PreemptionInfo(None, {"a": [2, 3]})), config)
-    assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Put" in str(taken)
+    assert "were lost 3 times, last workers 2, 3 with a node that was taken away. Remove" in str(
+        taken
+    )
 
 
 def test_machines_that_are_taken_away_count_as_lost(tmp_path: Path):

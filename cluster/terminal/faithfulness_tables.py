@@ -1,0 +1,43 @@
+"""Table of ``ontogeny faithfulness``: AUC by evidence and unit."""
+
+import pandas as pd
+from rich.console import Console
+
+from analysis.faithfulness.faithfulness import SPLIT_HALF, Faithfulness
+from analysis.faithfulness.ground_truth import FaithfulnessConfig
+from cluster.terminal.tables import data_table, print_table
+
+
+def show_faithfulness(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> None:
+    """Print AUC by evidence and unit, best first, each with its best background and statistic."""
+    units = list(dict.fromkeys(found.scores["unit"]))
+    table = data_table("evidence", *map(short, units), "mean", "first", "by")
+    for _, rows in in_order(found.scores):
+        auc = rows.set_index("unit")["auc"]
+        by = "·".join(filter(None, [rows["background"].iloc[0], rows["select"].iloc[0]]))
+        table.add_row(
+            rows["evidence"].iloc[0] + (" *" if rows["baseline"].iloc[0] else ""),
+            *(f"{auc[unit]:.2f}" for unit in units),
+            f"{auc.mean():.2f}",
+            f"{rows['precision'].mean():.2f}",
+            by,
+        )
+    print_table(console, "How well each method ranks the tokens that ablation affects (AUC)", table)
+    console.print(
+        f"{config.neurons} neurons a unit, {found.tokens:,} tokens with {config.min_count} or more "
+        f"of {found.positions:,} positions of {config.text} text; affected: the "
+        f"{config.affected:.0%} whose mean log-probability changes most for certain.\n"
+        f"first: share of affected tokens among the first {config.first}. *: needs no record. "
+        "by: background·statistic, as in attribute. 2.1: layers.2.linear1.weight."
+    )
+
+
+def in_order(scores: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each evidence: split-half reliability first, then by mean AUC, best first."""
+    groups = [(str(evidence), rows) for evidence, rows in scores.groupby("evidence", sort=False)]
+    return sorted(groups, key=lambda group: (group[0] != SPLIT_HALF, -group[1]["auc"].mean()))
+
+
+def short(unit: str) -> str:
+    """layers.2.linear1.weight → 2.1, as in the study, but layers count from 0."""
+    return unit.removeprefix("layers.").removesuffix(".weight").replace("linear", "")

@@ -1,0 +1,130 @@
+"""Tables of ``ontogeny info``: settings, progress, sizes and losses of a run."""
+
+from contextlib import suppress
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.run.run import Run
+from capture.errors import ShardError
+from capture.format.markers import read_marker, total_bytes
+from capture.models import transformer as model
+from capture.optim import schedule
+from capture.optim.optimizer_config import describe_optimizer
+from cluster.terminal.tables import data_table
+
+KINDS = ("outliers", "factors", "tallies", "checkpoints", "steps", "evaluations", "corpus")
+
+
+def show_run(console: Console, run: Run) -> None:
+    """Print settings, progress, sizes and losses of a run."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in (provenance(run) | settings(run)).items():
+        table.add_row(name, escape(text))
+    console.print(table)
+    console.print(sizes(run))
+    if run.segments:
+        console.print(losses(run))
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Location, progress, machine and versions of the run."""
+    made, versions = run.provenance, run.provenance["versions"]
+    whole = run.steps_done == run.num_steps
+    done = "complete" if whole else "continue with ontogeny capture … --resume"
+    done = "of a custom training loop" if run.is_own else done
+    steps = f"{run.steps_done} of {run.num_steps} steps, {len(run.segments)} segments"
+    return {
+        "run": run.uri,
+        "progress": f"{steps} ({done})",
+        "started": f"{made['started_at']} on {made['device']}, {made['threads']} threads",
+        "code": f"ontogeny {versions['ontogeny']}, commit {made['git_commit']}",
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
+        "retries": retries(run),
+        "waiting": waiting(run),
+    }
+
+
+def retries(run: Run) -> str:
+    """Retried requests to the store: by capture, and by the latest run of each analysis."""
+    retried = {"capture": sum(marker.retries for marker in (run.start, *run.segments))}
+    for key in run.store.keys("analysis"):
+        if key.endswith("/tables.json"):
+            with suppress(ShardError):  # ontogeny verify reports damaged tables
+                retried[key.split("/")[1]] = read_marker(run.store, key).retries
+    return ", ".join(f"{what} {number:,}" for what, number in retried.items() if number) or "none"
+
+
+def waiting(run: Run) -> str:
+    """How long training waited for the store, and the most bytes that waited to be written."""
+    seconds = sum(marker.waited_seconds for marker in run.segments)
+    most = max((marker.pending_bytes for marker in run.segments), default=0)
+    return f"{seconds:.1f} s for the store, at most {decimal(most)} pending"
+
+
+def settings(run: Run) -> dict[str, str]:
+    """The configuration in words, by topic."""
+    config = run.config
+    training, capture = config.training, config.capture
+    size = f"{run.layout.size:,} parameters in {len(run.layout.names)} units"
+    kept = f"top {capture.outliers.k:,} a {capture.outliers.scope}"
+    decline = schedule.describe_schedule(training.schedule, training.decay)
+    optimizing = describe_optimizer(training.optimizer)
+    rate = f"{optimizing}, learning rate {training.learning_rate:g}"
+    if run.is_own:
+        return own_settings(run) | {"captured": f"{size}; {kept}"}
+    return {
+        "seed": str(config.run.seed),
+        "corpus": f"{config.corpus.kind}: {run.num_datums:,} datums of {config.corpus.window} "
+        f"tokens, vocabulary {run.num_tokens:,}",
+        "model": model.describe_model(config.model),
+        "training": f"{training.epochs} epochs, batch {training.batch}, {rate} {decline}, "
+        f"clip {training.clip:g}",
+        "captured": f"{', '.join(capture.units)}: {size}; loss at {capture.loss_positions} "
+        f"positions, {kept}",
+    }
+
+
+def own_settings(run: Run) -> dict[str, str]:
+    """What is known about the data and the optimizer of a custom training loop."""
+    training = run.config.training
+    tokens = "" if run.is_numbered else f" of {run.config.corpus.window} tokens"
+    optimizing = describe_optimizer(training.optimizer)
+    return {
+        "corpus": f"{run.num_datums:,} datums{tokens}",
+        "model": "of the custom training loop",
+        "training": f"{optimizing}, initial learning rate {training.learning_rate:g}",
+    }
+
+
+def sizes(run: Run) -> Table:
+    table = data_table("kind", "files", "rows", "bytes")
+    markers = [run.start, *run.segments]
+    for kind in KINDS:
+        files = [file for marker in markers for file in marker.files_of(kind)]
+        rows = sum(file.rows or 0 for file in files)
+        size = decimal(sum(file.num_bytes for file in files))
+        table.add_row(kind, str(len(files)), f"{rows:,}" if rows else "", size)
+    total = sum(len(marker.files) for marker in markers)
+    table.add_row("all", str(total), "", decimal(total_bytes(markers)), style="bold")
+    return table
+
+
+def losses(run: Run) -> Table:
+    """Losses by epoch: training (mean over its steps, with dropout) and each held-out split."""
+    steps, evaluations = run.steps(), run.evaluations()
+    splits = list(evaluations["split"].unique())
+    table = data_table(
+        "epoch", "training loss", *(f"{split} loss" for split in splits), "perplexity"
+    )
+    for epoch, loss in steps.groupby("epoch")["loss"].mean().items():
+        here = evaluations[evaluations["epoch"] == epoch]
+        here = here.drop_duplicates("split", keep="last").set_index("split")
+        held_out = [f"{here.loc[s, 'loss']:.3f}" if s in here.index else "…" for s in splits]
+        perplexity = f"{here['perplexity'].iloc[-1]:.1f}" if len(here) else "…"
+        table.add_row(str(epoch), f"{loss:.3f}", *held_out, perplexity)
+    return table
