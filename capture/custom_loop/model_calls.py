@@ -52,7 +52,12 @@ class ModelCall:
 
     @classmethod
     def begin(
-        cls, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], device: str
+        cls,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        device: str,
     ) -> "ModelCall":
         autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         versions = [x._version for x in tensors_of((args, kwargs)) if not x.is_inference()]
@@ -118,7 +123,7 @@ class WithoutDropout(TorchFunctionMode):
 def nothing_changes(model: nn.Module) -> Iterator[None]:
     """Put random states and the model's buffers back at the end of the block."""
     buffers = {name: x.clone() for name, x in model.named_buffers()}
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the loop's own generators)
+    states = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
@@ -126,7 +131,7 @@ def nothing_changes(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+            np.random.set_state(states[1])
             with torch.no_grad():
                 for name, x in model.named_buffers():
                     if name in buffers and not torch.equal(x, buffers[name]):
@@ -134,5 +139,6 @@ def nothing_changes(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """Return all tensors in nested lists, tuples, dicts and model outputs."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    """Return all tensors in nested lists, tuples, dicts and model outputs, each once."""
+    found = {id(leaf): leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+    return list(found.values())

@@ -203,9 +203,8 @@ class Recording:
             if self._position.step == self._last.end_step > 0:
                 self._require_resumed_weights()
             passes = self._tape.take_passes()
-            if passes:
-                self._guard.check(passes, self._position.step)
             inputs = before_step(optimizer, self.units, passes, self._position)
+            self._guard.check(passes, self._position.step)
             self._inputs = inputs, self._slot_datums(passes)
 
     @torch.no_grad()

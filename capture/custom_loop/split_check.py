@@ -224,9 +224,7 @@ def scaled_to(own: Gradients, wanted: Gradients) -> Gradients:
     return {name: gradient * factor for name, gradient in own.items()}
 
 
-def largest_difference(
-    captured: Gradients, alone: Gradients, tolerance: float
-) -> Mismatch | None:
+def largest_difference(captured: Gradients, alone: Gradients, tolerance: float) -> Mismatch | None:
     """Return what differs most, or None if everything is equal to ``tolerance``."""
     norm = math.sqrt(sum(float(x.square().sum()) for x in captured.values()))
     worst = None

@@ -7,6 +7,7 @@ recording before the open segment is stored.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
 from capture.custom_loop.loss_log import LossLog, interaction
 from capture.custom_loop.model_calls import ModelCall, WithoutDropout, nothing_changes
-from capture.custom_loop.split_check import Mismatch, check_split
+from capture.custom_loop.split_check import Mismatch, check_split, last_outputs
 from capture.errors import SplitError
 from capture.gradients.tape import ParameterUse
 
@@ -121,7 +122,10 @@ class SplitGuard:
     def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> bool:
         """Return whether the pass could be checked; raises ``SplitError`` if it is split wrongly."""
         calls = [call for call in self.calls if call.deltas]
-        if not calls or not all(call.is_intact for call in calls):
+        deltas = [delta for call in calls for delta in call.deltas.values()]
+        if not all(call.is_intact for call in calls) or not all(map(is_finite, deltas)):
+            return False
+        if not calls:
             return False
         uses = [use for _, use in sorted(forward.uses.items())]
         self.tape.paused = True
@@ -129,36 +133,66 @@ class SplitGuard:
             with nothing_changes(self.model):
                 with WithoutDropout() if any(call.is_random for call in calls) else nullcontext():
                     if any(call.is_random for call in calls):
-                        uses = self.uses_without_dropout(calls, uses[0].num_datums)
+                        calls, uses = self.without_dropout(calls, uses[0].num_datums)
                     for slot in slots:
                         if found := check_split(self.units, calls, uses, slot):
                             raise split_error(found, slot, step, self.model, uses)
-                mixed = interaction(self.log, calls, forward.loss_tensors, slots[0])
+                mixed = interaction(self.log, self.calls, forward.loss_tensors, slots[0])
         finally:
             self.tape.paused = False
         if mixed:
             raise loss_error(mixed, slots[0], step)
         return True
 
-    def uses_without_dropout(
+    def without_dropout(
         self, calls: Sequence[ModelCall], num_datums: int
-    ) -> list[ParameterUse]:
-        """Return the parameter uses of the batch without dropout, with the same δ at the outputs."""
+    ) -> tuple[list[ModelCall], list[ParameterUse]]:
+        """Return calls and parameter uses of the batch without dropout.
+
+        Any gradient at the outputs serves to compare batch and datum, so that of the real pass is
+        kept, but where the module computes the loss from another output itself.
+        """
         tape = LoopTape(self.units, self.model)
         tape.set_datums(np.arange(num_datums))
+        again = []
         with tape:
             for call in calls:
                 tape.begin_forward(call.inputs)
                 outputs = call.run_again(lambda x: x)
                 tape.end_forward()
-                numbers = [n for n in call.deltas if n < len(outputs)]
+                deltas = deltas_again(call, outputs)
+                again.append(replace(call, outputs=outputs, deltas=deltas))
+            tape.passes[-1].uses.clear()  # the δ of a loss inside the module came by already
+            for call in again:
+                numbers = [n for n, delta in call.deltas.items() if delta.dim()]
+                numbers = numbers or list(call.deltas)
                 torch.autograd.grad(
-                    [outputs[n] for n in numbers],
+                    [call.outputs[number] for number in numbers],
                     list(self.units.values()),
-                    [call.deltas[n] for n in numbers],
+                    [call.deltas[number] for number in numbers],
                     allow_unused=True,
                 )
-        return [use for _, use in sorted(tape.passes[-1].uses.items())]
+        return again, [use for _, use in sorted(tape.passes[-1].uses.items())]
+
+
+def deltas_again(call: ModelCall, outputs: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return gradients at the last outputs of a call that was run again, and at its losses."""
+    last = last_outputs(outputs, [n for n, delta in call.deltas.items() if delta.dim()])
+    losses = {n: delta for n, delta in call.deltas.items() if not delta.dim()}
+    if not losses or not last:
+        return {n: call.deltas[n] for n in last} | losses
+    grads = torch.autograd.grad(
+        [outputs[n] for n in losses],
+        [outputs[n] for n in last],
+        list(losses.values()),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {n: x for n, x in zip(last, grads, strict=True) if x is not None} | losses
+
+
+def is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())
 
 
 def use_rows(use: ParameterUse, windows: Collection[int]) -> tuple[object, ...]:
