@@ -62,6 +62,12 @@ class ShardError(CaptureError):
     exit_code = NOT_TRUSTWORTHY
 
 
+class SplitError(CaptureError):
+    """The gradient that was captured for a datum is not that of a pass of this datum alone."""
+
+    exit_code = NOT_TRUSTWORTHY
+
+
 class ReplayError(CaptureError):
     """A replayed segment does not end at the weights that were captured."""
 

@@ -36,6 +36,13 @@ COUNTING = (
 )
 
 
+OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
+
+
+def ignore_operation(func: object, args: object, kwargs: object, out: object) -> None:
+    """Do nothing; what a tape calls unless it is told otherwise."""
+
+
 @dataclass(eq=False)
 class ForwardPass:
     """The forward calls that one backward pass has reached."""
@@ -48,6 +55,8 @@ class ForwardPass:
     """Units that were reached and cannot be captured → the function that uses them."""
     losses: list[Tensor] = field(default_factory=list)
     """Scalars that ``backward`` was called on."""
+    loss_tensors: list[Tensor] = field(default_factory=list)
+    """The same, as parts of their graphs."""
 
     def num_datums(self) -> int:
         return next(iter(self.uses.values())).num_datums
@@ -103,6 +112,10 @@ class LoopTape(Tape):
         """Inputs of the forward pass that is running."""
         self.counted: list[Tensor] = []
         """Results of ``torch.arange`` in the forward pass that is running."""
+        self.paused = False
+        """Whether calls are let through unseen, because the model is run again for a check."""
+        self.on_operation: OnOperation = ignore_operation
+        """Called with every torch function of the loop and its result."""
 
     def __torch_function__(
         self,
@@ -111,15 +124,20 @@ class LoopTape(Tape):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
         if func is torch.Tensor.backward and args[0].numel() == 1:
             self.passes[-1].losses.append(args[0].detach())
+            self.passes[-1].loss_tensors.append(args[0])
         # arange takes no parameter, so only its result is of interest: see ``is_shared``.
         if not torch.is_grad_enabled() or func is torch.arange:
             out = func(*args, **(kwargs or {}))
             if func is torch.arange and self.inputs:
                 self.counted.append(out)
             return out
-        return super().__torch_function__(func, types, args, kwargs)
+        out = super().__torch_function__(func, types, args, kwargs)
+        self.on_operation(func, args, kwargs or {}, out)
+        return out
 
     def set_datums(self, datum_N: np.ndarray) -> None:
         """Set the datums of the next forward pass, by slot."""

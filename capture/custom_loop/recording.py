@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from capture.config.settings import Config
 from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.custom_loop.split_guard import SplitGuard
 from capture.custom_loop.steps import (
     DROPPED,
     StepInputs,
@@ -74,6 +75,7 @@ class Recording:
         self._window = tokens_per_datum(tables)
         self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
         self._tape = LoopTape(units, model)
+        self._guard = SplitGuard(model, units, self._tape, seed=config.run.seed)
         self._position = StepPosition(last.end_step, 0, 0)
         """Position of the next step."""
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
@@ -154,7 +156,7 @@ class Recording:
             self.optimizer.register_step_pre_hook(self._before_optimizer_step),
             self.optimizer.register_step_post_hook(self._after_optimizer_step),
         )
-        for hook in hooks:
+        for hook in (*hooks, *self._guard.hooks()):
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)
         return self
@@ -174,11 +176,14 @@ class Recording:
     def _before_forward(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        if self._tape.paused:
+            return
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
         self._tape.begin_forward(inputs)
 
     def _after_forward(self, *_: object) -> None:
-        self._tape.end_forward()
+        if not self._tape.paused:
+            self._tape.end_forward()
 
     def _before_optimizer_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -199,6 +204,7 @@ class Recording:
                 self._require_resumed_weights()
             passes = self._tape.take_passes()
             inputs = before_step(optimizer, self.units, passes, self._position)
+            self._guard.check(passes, self._position.step)
             self._inputs = inputs, self._slot_datums(passes)
 
     @torch.no_grad()

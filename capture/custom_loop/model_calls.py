@@ -1,0 +1,144 @@
+"""The loop's calls of its model: what went in, what came out, and the gradient that came back.
+
+A loop calls the model, or parts of it (``model.encoder(x)``); the outermost module of each such call
+counts. A ``ModelCall`` can be run again, for one datum alone or without dropout, with nothing of
+the training changed: random states and buffers are as before.
+
+Shapes: N datum.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+DROPOUTS = {
+    *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+    *(F.alpha_dropout, F.feature_alpha_dropout, torch.dropout, torch.alpha_dropout),
+    *(torch.feature_dropout, torch.feature_alpha_dropout),
+}
+
+
+@dataclass(eq=False)
+class ModelCall:
+    """One call of a module by the loop."""
+
+    name: str
+    """Name of the module in the model; "" for the model itself."""
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: tuple[str, bool, torch.dtype]
+    """Device type, whether autocast was on, and its type."""
+    versions: list[int]
+    """Version counters of the inputs: changed inputs cannot be used again."""
+    random_state: Tensor | None
+    """State of torch's generator before the call; None once it is known whether it was used."""
+    is_random: bool = False
+    """Whether the call drew random numbers."""
+    outputs: list[Tensor] = field(default_factory=list)
+    """All tensors of the result that have a gradient, flattened."""
+    deltas: dict[int, Tensor] = field(default_factory=dict)
+    """Number of an output → loss gradient at it, summed if ``backward`` came through twice."""
+
+    @classmethod
+    def begin(
+        cls,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        device: str,
+    ) -> "ModelCall":
+        autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        versions = [x._version for x in tensors_of((args, kwargs)) if not x.is_inference()]
+        return cls(name, module, args, kwargs, autocast, versions, torch.get_rng_state())
+
+    def end(self, output: Any) -> None:
+        """Note the result, and wait for its gradients."""
+        assert self.random_state is not None
+        self.is_random = not torch.equal(self.random_state, torch.get_rng_state())
+        self.random_state = None
+        self.outputs = [x for x in tensors_of(output) if x.requires_grad]
+        for number, x in enumerate(self.outputs):
+            x.register_hook(partial(self.add_delta, number))
+
+    def add_delta(self, number: int, delta: Tensor) -> None:
+        before = self.deltas.get(number)
+        self.deltas[number] = delta if before is None else before + delta
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return [x for x in tensors_of((self.args, self.kwargs)) if x.dim()]
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the inputs are still what they were during the call."""
+        kept = (x for x in tensors_of((self.args, self.kwargs)) if not x.is_inference())
+        return [x._version for x in kept] == self.versions
+
+    def run_again(self, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Call the module with changed inputs; return the outputs, flattened, as in ``outputs``."""
+        device, enabled, dtype = self.autocast
+        args, kwargs = tree_map(
+            lambda x: change(x) if isinstance(x, Tensor) else x, (self.args, self.kwargs)
+        )
+        with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
+            return [x for x in tensors_of(self.module(*args, **kwargs)) if x.requires_grad]
+
+
+class WithoutDropout(TorchFunctionMode):
+    """Functions that drop values at random drop none; everything else is as in training."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            args, kwargs = args[:4], kwargs | dict(zip(("is_causal",), args[5:6], strict=False))
+            kwargs["dropout_p"] = 0.0
+        elif func is F.multi_head_attention_forward:
+            args, kwargs = (*args[:10], 0.0, *args[11:]) if len(args) > 10 else args, kwargs
+            if "dropout_p" in kwargs:
+                kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def nothing_changes(model: nn.Module) -> Iterator[None]:
+    """Put random states and the model's buffers back at the end of the block."""
+    buffers = {name: x.clone() for name, x in model.named_buffers()}
+    states = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            with torch.no_grad():
+                for name, x in model.named_buffers():
+                    if name in buffers and not torch.equal(x, buffers[name]):
+                        x.copy_(buffers[name])
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return all tensors in nested lists, tuples, dicts and model outputs, each once."""
+    found = {id(leaf): leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+    return list(found.values())

@@ -1,0 +1,239 @@
+"""Law "split": a datum's captured gradient equals that of a pass of this datum alone.
+
+The audit compares sums over datums, and a sum cannot see a wrong split. So the model is called again
+with one datum's row of every input. The loss gradient that came back to this datum's rows of the
+outputs is sent through that pass; the result must be the gradient that was captured for the datum.
+It is not where datums interact inside the model (BatchNorm), or where an axis that is not the
+datum's was taken for it (time-first modules, a head on selected positions).
+
+A model with dropout is run without it, for the batch and for the datum, because the datum's own mask
+cannot be drawn again.
+
+Shapes: N datum.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from capture.custom_loop.model_calls import ModelCall
+from capture.gradients.factored_algebra import dense
+from capture.gradients.tape import ParameterUse
+
+TOLERANCE = 1e-3
+"""Largest difference, relative to the gradient of a unit. Wrong splits differ by 0.1 and more, sums
+in another order by about 1e-6."""
+HALF_TOLERANCE = 5e-2
+"""The same under autocast, where products of other shapes are rounded differently."""
+FLOOR = 1e-5
+"""Differences below this part of the gradient of all units are rounding: the true gradient of a key
+bias, for example, is 0."""
+
+Gradients = dict[str, Tensor]
+Cut = Callable[[Tensor], Tensor]
+"""Takes an input of the batch, returns that of one datum."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What differs most between batch and datum."""
+
+    what: str
+    """A unit, or "the loss gradient at an output"."""
+    difference: float
+    """Norm of the difference, relative to the larger of the two; NaN if they have other shapes."""
+
+
+class NotComparableError(Exception):
+    """The pass of a datum alone has outputs that cannot be matched with those of the batch."""
+
+
+def check_split(
+    units: Mapping[str, nn.Parameter],
+    calls: Sequence[ModelCall],
+    uses: Sequence[ParameterUse],
+    slot: int,
+) -> Mismatch | None:
+    """Compare the captured gradient of the datum in ``slot`` with a pass of this datum alone.
+
+    ``calls``: those that one backward pass came through, with their δ; ``uses``: those that it
+    reached, as captured. Returns None if one way to cut the inputs gives the captured gradients,
+    and otherwise what differs in the closest of them.
+    """
+    num_datums = uses[0].num_datums
+    captured = captured_gradients(uses, units, slot)
+    tolerance = HALF_TOLERANCE if any(call.autocast[1] for call in calls) else TOLERANCE
+    worst = Mismatch("the outputs", math.nan)
+    for cut in ways_to_cut(calls, slot, num_datums):
+        try:
+            alone = gradients_alone(units, calls, cut, slot, num_datums)
+        except (NotComparableError, RuntimeError, ValueError, IndexError, TypeError):
+            continue  # the model does not take inputs that are cut like this
+        own = scaled_to(alone.gradients, captured) if alone.is_scaled else alone.gradients
+        found = largest_difference(captured, own, tolerance) or alone.loss_mismatch
+        if found is None:
+            return None
+        if not worst.difference <= found.difference:
+            worst = found
+    return worst
+
+
+def captured_gradients(
+    uses: Sequence[ParameterUse], units: Mapping[str, nn.Parameter], slot: int
+) -> Gradients:
+    """Return the captured gradient of one datum by unit, over the units that were reached."""
+    found: Gradients = {}
+    for use in uses:
+        for name, role in use.roles.items():
+            own = use.factor(role, Tensor.float).map_tensors(lambda x: x[slot : slot + 1])
+            gradient = dense([own], units[name].shape)[0]
+            found[name] = found[name] + gradient if name in found else gradient
+    return found
+
+
+def ways_to_cut(calls: Sequence[ModelCall], slot: int, num_datums: int) -> Iterator[Cut]:
+    """Yield ways to cut the batch's inputs to one datum.
+
+    An input whose first axis has as many entries as there are datums may still be something else,
+    such as a mask [T, T]. Which inputs are cut is therefore tried out: all, all but one, or one.
+    """
+    inputs = {id(x): x for call in calls for x in call.inputs if x.shape[0] == num_datums}
+    choices = [set(inputs)]
+    if len(inputs) > 1:
+        choices += [set(inputs) - {each} for each in inputs] + [{each} for each in inputs]
+    for chosen in choices:
+        yield lambda x, chosen=chosen: x[slot : slot + 1] if id(x) in chosen else x
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a pass of one datum gives."""
+
+    gradients: Gradients
+    is_scaled: bool
+    """Whether they are known up to one factor only: the loss came out of the model as a number, and
+    the share that the datum's loss has in the batch's is not known."""
+    loss_mismatch: Mismatch | None
+    """How the loss gradient at an output differs, if the model computes the loss itself."""
+
+
+def gradients_alone(
+    units: Mapping[str, nn.Parameter],
+    calls: Sequence[ModelCall],
+    cut: Cut,
+    slot: int,
+    num_datums: int,
+) -> Alone:
+    total: Gradients = {}
+    scaled, mismatch = False, None
+    for call in calls:
+        outputs = call.run_again(cut)
+        if len(outputs) != len(call.outputs):
+            raise NotComparableError
+        deltas = {
+            number: cut_delta(delta, outputs[number].shape, slot, num_datums)
+            for number, delta in call.deltas.items()
+            if delta.dim()
+        }
+        last = last_outputs(outputs, deltas)
+        numbers = [number for number in call.deltas if number not in deltas]
+        if last and numbers:
+            mismatch = mismatch or compare_losses(outputs, numbers, last, deltas)
+        elif numbers:
+            scaled = True
+            last, deltas = numbers, dict(call.deltas)
+        grads = torch.autograd.grad(
+            [outputs[number] for number in last],
+            list(units.values()),
+            [deltas[number] for number in last],
+            allow_unused=True,
+        )
+        for name, gradient in zip(units, grads, strict=True):
+            if gradient is not None:
+                total[name] = total[name] + gradient if name in total else gradient
+    return Alone(total, scaled, mismatch)
+
+
+def cut_delta(delta: Tensor, alone: torch.Size, slot: int, num_datums: int) -> Tensor:
+    """Return the rows of one datum of a loss gradient [.., N or N · rows, ..] at an output.
+
+    The axis is the one in which the datum's own output is N times as short. Raises
+    ``NotComparableError`` if there is no such axis, or several.
+    """
+    if num_datums == 1 and delta.shape == alone:
+        return delta
+    axes = [axis for axis, (n, one) in enumerate(zip(delta.shape, alone, strict=False)) if n != one]
+    if delta.dim() != len(alone) or len(axes) != 1:
+        raise NotComparableError
+    (axis,) = axes
+    if delta.shape[axis] != num_datums * alone[axis]:
+        raise NotComparableError
+    return delta.unflatten(axis, (num_datums, alone[axis])).select(axis, slot)
+
+
+def last_outputs(outputs: Sequence[Tensor], numbers: Iterable[int]) -> list[int]:
+    """Return the outputs from which no other is computed.
+
+    A model may return hidden states beside its logits. The loss gradient that came back to a hidden
+    state contains what came through the logits, and must not be counted twice.
+    """
+    numbers = list(numbers)
+    nodes = {outputs[number].grad_fn: number for number in numbers}
+    inner = set()
+    for number in numbers:
+        waiting, seen = [outputs[number].grad_fn], set[Node]()
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if node in nodes and nodes[node] != number:
+                inner.add(nodes[node])
+            waiting += [before for before, _ in node.next_functions]
+    return [number for number in numbers if number not in inner]
+
+
+def compare_losses(
+    outputs: Sequence[Tensor], losses: Sequence[int], last: Sequence[int], deltas: Gradients | dict
+) -> Mismatch | None:
+    """Compare the loss gradient of the datum's own loss with its part of the batch's.
+
+    Both are equal but for one factor, unless the loss of the batch mixes datums.
+    """
+    grads = torch.autograd.grad(
+        [outputs[number] for number in losses],
+        [outputs[number] for number in last],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    own = {f"the loss gradient at output {n}": g for n, g in zip(last, grads) if g is not None}
+    batch = {f"the loss gradient at output {n}": deltas[n] for n in last}
+    return largest_difference({name: batch[name] for name in own}, scaled_to(own, batch), TOLERANCE)
+
+
+def scaled_to(own: Gradients, wanted: Gradients) -> Gradients:
+    """Return ``own`` times the one factor that brings it closest to ``wanted``."""
+    shared = [name for name in own if name in wanted]
+    product = sum(float((own[name] * wanted[name]).sum()) for name in shared)
+    square = sum(float(own[name].square().sum()) for name in shared)
+    factor = product / square if square else 1.0
+    return {name: gradient * factor for name, gradient in own.items()}
+
+
+def largest_difference(captured: Gradients, alone: Gradients, tolerance: float) -> Mismatch | None:
+    """Return what differs most, or None if everything is equal to ``tolerance``."""
+    norm = math.sqrt(sum(float(x.square().sum()) for x in captured.values()))
+    worst = None
+    for name in {*captured, *alone}:
+        pair = [found[name] for found in (captured, alone) if name in found]
+        missed = (pair[0] - pair[1]).norm() if len(pair) == 2 else pair[0].norm()
+        most = max(float(x.norm()) for x in pair)
+        if not float(missed) <= tolerance * most + FLOOR * norm:
+            relative = float(missed) / most
+            if worst is None or not relative <= worst.difference:
+                worst = Mismatch(name, relative)
+    return worst
