@@ -139,9 +139,7 @@ def test_weights_that_are_not_finite_raise(run: Run) -> None:
         replace(fine, embedding_VD=fine.embedding_VD * math.nan),
         replace(fine, unembedding_VD=fine.unembedding_VD * math.inf),
     ):
-        with pytest.raises(
-            RunError, match="has diverged: its weights after step 9 are not finite"
-        ):
+        with pytest.raises(RunError, match="has diverged: its weights after step 9 are not finite"):
             search.largest(fine, lost, 9)
 
 
