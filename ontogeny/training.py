@@ -16,7 +16,7 @@ from capture.config.settings import Config, to_values
 from capture.maintenance.selfcheck import self_check
 from capture.maintenance.verify import verify as verify_run
 from capture.replay.segments import read_replayable_run
-from capture.store.store import Store
+from capture.store import Store
 from cluster.local.processes import replay_segments
 
 if TYPE_CHECKING:

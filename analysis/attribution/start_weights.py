@@ -16,7 +16,7 @@ import numpy as np
 
 from capture.format.checkpoint import read_checkpoint
 from capture.gradients.layout import Layout
-from capture.store.store import Store
+from capture.store import Store
 
 CHECKPOINTS_KEPT = 4
 """Checkpoints in memory at once; each takes 4 bytes per captured parameter."""

@@ -34,7 +34,7 @@ from analysis.report.pages.website import (
 from analysis.report.timeline import read_timeline
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
-from capture.store.store import Store
+from capture.store import Store
 
 INDEX = "index.html"
 MANIFEST = "report.json"

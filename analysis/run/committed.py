@@ -8,7 +8,7 @@ from capture.format import checkpoint
 from capture.format.markers import File, Marker
 from capture.maintenance.verify import Finding, check_file
 from capture.optim.optimizer import Tensors
-from capture.store.store import Store
+from capture.store import Store
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from capture.format import checkpoint
 from capture.format.markers import Marker
 from capture.gradients.layout import Layout
 from capture.shards.schema import STEPS
-from capture.store.store import Store
+from capture.store import Store
 
 DATUMS = pa.schema([STEPS.field("datums")])
 

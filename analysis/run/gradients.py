@@ -37,7 +37,7 @@ from capture.gradients import factored_algebra as inner
 from capture.gradients.factors import Factor
 from capture.gradients.layout import Layout
 from capture.shards.schema import factor_schema
-from capture.store.store import Store
+from capture.store import Store
 
 if TYPE_CHECKING:
     from capture.replay.segments import ReplayableRun, ReplayedStep

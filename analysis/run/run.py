@@ -37,8 +37,8 @@ from capture.format.replay_markers import add_replayed_files
 from capture.format.run_yaml import KEY, read_run
 from capture.models.transformer import AnyModel, LanguageModel
 from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
+from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
-from capture.store.store import DEFAULT, Store
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 

@@ -31,7 +31,7 @@ from capture.shards.schema import (
     stored_name,
 )
 from capture.shards.verified_parquet import open_parquet
-from capture.store.store import Store
+from capture.store import Store
 
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"

@@ -21,7 +21,7 @@ from capture.maintenance.verify import Finding
 from capture.models.huggingface import stored_transposed
 from capture.models.transformer import AnyModel, build_model
 from capture.shards.schema import DATUMS, VOCABULARY
-from capture.store.store import Store
+from capture.store import Store
 
 Split = Literal["train", "validation", "test"]
 

@@ -23,7 +23,7 @@ import torch
 from benchmarks.harness.report import machine
 from benchmarks.scale.capture import WINDOW, config_of, reference_tokens
 from capture.replay.segments import read_replayable_run
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import capture_run
 from cluster.local.processes import replay_in_processes
 

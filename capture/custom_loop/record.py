@@ -31,9 +31,8 @@ from capture.models.huggingface import stored_transposed
 from capture.optim.config import TrainingConfig
 from capture.shifts.outliers import OutlierConfig
 from capture.shifts.tallies import TallyConfig
-from capture.store import lease
+from capture.store import DEFAULT, Store, lease
 from capture.store.config import StoreConfig
-from capture.store.store import DEFAULT, Store
 from capture.training.recorder import Recorder
 from capture.training.run_start import begins_new_run, check_tables, clear_run, put_start
 

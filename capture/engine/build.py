@@ -30,7 +30,7 @@ from capture.models.huggingface import (
 from capture.models.transformer import build_model
 from capture.optim.schedule import require_fit
 from capture.process_group import SINGLE_PROCESS, DistributedGroup, Group
-from capture.store.store import Store
+from capture.store import Store
 
 
 def complete_config(config: Config) -> Config:

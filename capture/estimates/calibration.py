@@ -27,7 +27,7 @@ from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.format import checkpoint
 from capture.format.markers import START, File, Marker, read_segments, write_marker
 from capture.gradients.layout import Layout
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.recorder import Recorder
 
 Kinds = frozenset[RecordKind]

@@ -19,7 +19,7 @@ from capture.errors import ShardError
 from capture.format.markers import File, Marker
 from capture.models.huggingface import weight_bytes
 from capture.models.transformer import ModelConfig
-from capture.store.store import Store
+from capture.store import Store
 
 MAX_POSITIONS = 2**28
 """Limit of the numbers in a positional encoding, 1 GiB."""

@@ -12,7 +12,7 @@ from capture.errors import ShardError
 from capture.format.markers import File, Marker
 from capture.shards import encoding as shards
 from capture.shards.schema import DATUMS, VOCABULARY
-from capture.store.store import Store
+from capture.store import Store
 
 REMEDY = "Run: ontogeny verify"
 

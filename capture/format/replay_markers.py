@@ -12,7 +12,7 @@ from dataclasses import replace
 from capture.config.records import KINDS, RecordKind
 from capture.errors import ShardError
 from capture.format.markers import FOLDER, File, Marker, read_marker, segment_key, write_marker
-from capture.store.store import Store
+from capture.store import Store
 
 NAME = re.compile(FOLDER + r"/segment-(\d{6,9})-(" + "|".join(KINDS) + r")\.json")
 REMEDY = "Delete it and replay the segment again"

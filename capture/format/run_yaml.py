@@ -17,7 +17,7 @@ from capture.config.settings import Config, to_values
 from capture.errors import RunError, ShardError
 from capture.format.markers import START, File, Marker, read_small, require_start
 from capture.shards.schema import SCHEMA_VERSION
-from capture.store.store import Store
+from capture.store import Store
 
 KEY = "run.yaml"
 MAX_BYTES = 2**17

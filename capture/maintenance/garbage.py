@@ -16,8 +16,8 @@ from capture.errors import ShardError
 from capture.format.markers import START, read_segments, require_start, segment_key
 from capture.format.replay_markers import read_replays
 from capture.maintenance.verify import read_derived
+from capture.store import Store
 from capture.store.lease import stale_lease
-from capture.store.store import Store
 from capture.training.run_start import TOP_LEVEL_NAMES
 
 GRACE = timedelta(minutes=10)

@@ -27,8 +27,7 @@ from capture.format.markers import (
 )
 from capture.format.replay_markers import parse_replay_key, read_replays
 from capture.shards.verified_parquet import open_parquet
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
 """Folders of files that are derived from the run, and the names of their markers."""

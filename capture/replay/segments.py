@@ -33,7 +33,7 @@ from capture.format.factor_tables import FactorRows
 from capture.format.markers import START, File, Marker, read_marker, require_start, segment_key
 from capture.format.replay_markers import replay_key, write_replay
 from capture.format.run_yaml import KEY, read_run
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.segments import OpenSegment, put_outliers, put_part, put_tallies
 
 TOLERANCE = 1e-4

@@ -20,8 +20,7 @@ from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import ConfigError
 from capture.format.markers import Marker, read_segments, require_start
 from capture.process_group import SINGLE_PROCESS, Group, require_same
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from capture.training.recorder import Recorder
 from capture.training.run_start import begin_run, begins_new_run, check_corpus, clear_run
 from capture.training.write_queue import WriteDelay

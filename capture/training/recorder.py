@@ -26,7 +26,7 @@ from capture.format.markers import File, Marker, segment_key, total_bytes, write
 from capture.gradients.layout import Layout
 from capture.process_group import SINGLE_PROCESS, Group
 from capture.shifts.tallies import TallySums
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.segments import (
     OpenSegment,
     Packed,

@@ -18,8 +18,7 @@ from capture.format.markers import START, Marker, existing_segments, segment_key
 from capture.format.replay_markers import replay_key
 from capture.format.run_yaml import KEY, describe_run, read_run_config
 from capture.shards import encoding as shards
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from capture.training.segments import put_bytes, put_table
 
 TOP_LEVEL_NAMES = {

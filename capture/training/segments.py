@@ -22,7 +22,7 @@ from capture.shards import encoding as shards
 from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
 from capture.shifts.outliers import Outliers
 from capture.shifts.tallies import TallySums
-from capture.store.store import Store
+from capture.store import Store
 
 Packed = tuple[File, memoryview]
 """A file and its bytes."""

@@ -46,7 +46,7 @@ def minutes_of(text: str) -> timedelta:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.maintenance.garbage import find_garbage, remove_garbage
-    from capture.store.store import Store
+    from capture.store import Store
 
     clean = remove_garbage if arguments.remove else find_garbage
     found = clean(Store(arguments.run), arguments.older_than)

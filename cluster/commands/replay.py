@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.device import available_cores
     from capture.format.markers import read_segments
     from capture.replay.segments import read_replayable_run
-    from capture.store.store import Store
+    from capture.store import Store
     from cluster.local.processes import replay_segments
     from cluster.options.machines import HERE, machines
     from cluster.terminal.progress import counting

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from rich.filesize import decimal
 
     from capture.maintenance.verify import verify
-    from capture.store.store import Store
+    from capture.store import Store
 
     checked = []
     found = verify(Store(arguments.run), checked.append)

@@ -26,7 +26,7 @@ from analysis.jobs.job import Job, merge_all
 from analysis.run.scan import Shard
 from capture.errors import StoreError
 from capture.format.markers import START
-from capture.store.store import Store
+from capture.store import Store
 from cluster.local.threads import Report
 from cluster.on_ray.policy import MAX_LOSSES, block_size, max_tasks, pieces_at_once
 from cluster.on_ray.results import result_of

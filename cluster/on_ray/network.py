@@ -7,7 +7,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture.errors import CaptureError, StoreError
-from capture.store.store import Store
+from capture.store import Store
 from cluster.on_ray.results import result_of
 
 REMEDY = "Put the run on s3://, or in a folder that all nodes share"

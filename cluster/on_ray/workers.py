@@ -31,8 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from capture.config.settings import Config
 from capture.errors import CaptureError, ClusterError, ConfigError
 from capture.process_group import COLLECTIVE_TIMEOUT
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from capture.training.run_start import begins_new_run
 from capture.training.write_queue import RESUME_ADVICE
 from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker

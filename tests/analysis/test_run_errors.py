@@ -10,7 +10,7 @@ from tiny_run import copied, make_run, tiny_run
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError, RunError, ShardError, UnitError
 from capture.format.markers import Marker, read_marker, segment_key, write_marker
-from capture.store.store import Store
+from capture.store import Store
 
 WEIGHT = "layers.1.linear2.weight"
 

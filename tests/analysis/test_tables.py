@@ -12,7 +12,7 @@ from analysis.attribution.tables import GROUPS
 from analysis.jobs.tables import read_table, table_key, write_tables
 from analysis.run.run import open_run
 from capture.errors import RunError, StoreError
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 SCHEMA = pa.schema([("value", pa.int32())])

@@ -19,7 +19,7 @@ from ray_jobs import ENVIRONMENT
 
 from analysis.jobs.sweep import in_turn
 from capture.errors import ClusterError
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 from cluster.commands import demo
 from cluster.local import threads as local

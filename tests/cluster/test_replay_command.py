@@ -17,7 +17,7 @@ from capture.errors import ConfigError, RunError
 from capture.format.markers import read_segments
 from capture.format.replay_markers import parse_replay_key, replay_key
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 from cluster.commands.replay import chosen_segments
 from cluster.local import processes

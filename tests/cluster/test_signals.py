@@ -15,7 +15,7 @@ from tiny import contents, make_run, tiny_config
 
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 from cluster.local.signals import Stopped, exit_code, stoppable
 

@@ -20,8 +20,8 @@ from s3_server import environment, find_rclone, free_port, wait_for
 
 from capture.config.reading import read_config
 from capture.config.settings import Config
+from capture.store import Store
 from capture.store.lease import RELEASE_SECONDS
-from capture.store.store import Store
 from cluster.cli import parser
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from capture.format.factor_layout import decode
 from capture.format.factor_reader import columns_of, read_row
 from capture.replay.segments import read_replayable_run, replay_segment
 from capture.shards.schema import VOCABULARY
-from capture.store.store import Store
+from capture.store import Store
 
 PAGE = (ROOT / "docs" / "reference" / "format.md").read_text()
 PLACEHOLDERS = {

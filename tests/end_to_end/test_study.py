@@ -9,7 +9,7 @@ import pytest
 from analysis.run.run import open_run
 from capture.config.reading import read_config
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import capture_run
 from cluster.cli import main
 

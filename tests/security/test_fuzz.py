@@ -26,7 +26,7 @@ from capture.format.markers import START, checksum, encode, read_marker, segment
 from capture.format.run_yaml import parse_run_yaml
 from capture.shards.column_chunks import footer_length
 from capture.shards.verified_parquet import open_parquet
-from capture.store.store import Store
+from capture.store import Store
 
 SEEDS = st.integers(0, 2**40)
 SHORT = settings(max_examples=150, deadline=20_000)

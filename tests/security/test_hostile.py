@@ -18,7 +18,7 @@ from capture.errors import ConfigError, ShardError
 from capture.format.markers import MAX_BYTES, START, read_marker, segment_key
 from capture.maintenance.garbage import remove_garbage
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.run_start import clear_run
 
 URI = "memory://hostile"

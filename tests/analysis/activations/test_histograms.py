@@ -23,7 +23,7 @@ from analysis.run.run import open_run
 from capture.errors import RunError, UnitError
 from capture.format.markers import START
 from capture.models.transformer import ModelConfig, fresh_model
-from capture.store.store import Store
+from capture.store import Store
 
 TINY = ModelConfig(layers=2, width=12, hidden=10, heads=3)
 VOCABULARY, WINDOW, DATUMS = 17, 6, 30

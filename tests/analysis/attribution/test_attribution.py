@@ -21,7 +21,7 @@ from analysis.neurons.tokens import neuron_tokens
 from analysis.run.run import open_run
 from capture.errors import RunError, ShardError, UnitError
 from capture.format.markers import segment_key
-from capture.store.store import Store
+from capture.store import Store
 from cluster.local.threads import run_job
 
 

@@ -20,8 +20,8 @@ from analysis.report.build import (
 from analysis.report.pages.sources import WANTED
 from analysis.run.run import open_run
 from capture.errors import CaptureError, ConfigError, RunError
+from capture.store import Store
 from capture.store.config import StoreConfig
-from capture.store.store import Store
 from cluster.commands import report as command
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from analysis.run.run import Run, open_run
 from capture.config.records import FactorConfig
 from capture.custom_loop.record import record
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 
 Optimizer = torch.optim.Optimizer
 

@@ -13,7 +13,7 @@ from analysis.run.run import open_run
 from capture.custom_loop.record import record
 from capture.errors import RunError
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 SETTINGS: dict[str, Any] = {"outliers": TOP, "segment_steps": 4}

@@ -30,8 +30,8 @@ from capture.estimates.large_models import (
     estimate_records,
 )
 from capture.format import factor_parts
+from capture.store import Store
 from capture.store.config import PART_BYTES
-from capture.store.store import Store
 
 EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
 ADAMW = ("training.learning_rate=0.01", "training.optimizer.kind=adamw")

@@ -17,7 +17,7 @@ from capture.errors import RunError, ShardError, UnitError
 from capture.gradients import dense as gradients
 from capture.gradients.factors import Factors
 from capture.replay.segments import read_replayable_run, replay_step
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import load_corpus
 
 UNITS = "capture.units=[layers.*,encoder.weight,decoder.bias]"

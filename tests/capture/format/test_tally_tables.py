@@ -18,7 +18,7 @@ from capture.errors import CaptureError, ConfigError, RunError, UnitError
 from capture.format.tally_tables import SIGNIFICANT_BITS
 from capture.shards.schema import tally_schema
 from capture.shifts.tallies import BYS
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import Event, Progress, WindowReplay, capture_run
 
 # Shapes: N datum, T position, M position of the batch, I input width, O output width, V vocabulary.

@@ -25,7 +25,7 @@ from capture.format.markers import (
     write_marker,
 )
 from capture.maintenance.verify import Finding, verify
-from capture.store.store import Store
+from capture.store import Store
 
 WEIGHT = "layers.1.linear2.weight"
 SHORT = settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])

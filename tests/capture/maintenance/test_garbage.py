@@ -14,8 +14,7 @@ from capture.errors import RunError, ShardError
 from capture.format.markers import segment_key
 from capture.maintenance.garbage import find_garbage, remove_garbage
 from capture.maintenance.verify import verify
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from cluster.cli import main
 
 NOW = timedelta(0)

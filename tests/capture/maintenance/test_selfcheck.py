@@ -14,7 +14,7 @@ from capture.maintenance.probe import sample_units
 from capture.maintenance.selfcheck import self_check
 from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, fresh_model, initialise_weights
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 WHAT = ("backward pass", "vmap", "another batch", "outliers", "update")

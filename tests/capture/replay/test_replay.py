@@ -20,7 +20,7 @@ from capture.maintenance.garbage import listed_keys
 from capture.maintenance.verify import verify
 from capture.replay import segments as replay
 from capture.replay.segments import ReplayResult, read_replayable_run, replay_segment, replay_step
-from capture.store.store import Store
+from capture.store import Store
 
 ALL = ("outliers", "tallies", "factors")
 WINDOWS = "capture.tally.window_steps=12"

@@ -16,7 +16,7 @@ from capture.format import checkpoint
 from capture.format.markers import File
 from capture.replay.segments import ReplayableRun, read_replayable_run
 from capture.replay.steps import StepReplayer, Weights, copy_weights
-from capture.store.store import Store
+from capture.store import Store
 
 UNITS = ["decoder.weight", "encoder.weight"]
 THREADS = torch.get_num_threads()

@@ -25,7 +25,7 @@ from capture.format.markers import (
 from capture.maintenance.verify import Finding, verify
 from capture.shards import encoding as shards
 from capture.shards import schema
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.segments import stable_order
 
 

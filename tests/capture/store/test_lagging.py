@@ -12,7 +12,7 @@ from tiny import contents, make_run, tiny_config
 from analysis.run.run import open_run
 from capture.format.markers import read_segments, segment_key
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ from tiny import contents, make_run, tiny_config
 from capture.errors import RunError
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
-from capture.store import lease
+from capture.store import Store, lease
 from capture.store.lease import KEY, Lease, TakenOver, hold_lease, new_lease, stale_lease
-from capture.store.store import Store
 from capture.training.loop import Progress, capture_run
 
 

@@ -18,7 +18,7 @@ from analysis.run.run import open_run
 from capture.config.settings import Config
 from capture.format.markers import read_segments, segment_key
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 pytestmark = pytest.mark.s3

@@ -8,10 +8,10 @@ import pytest
 
 from capture.config.reading import read_config
 from capture.errors import CaptureError, ConfigError, ShardError, StoreError
+from capture.store import Store
 from capture.store.config import StoreConfig
 from capture.store.local import write_file
 from capture.store.range_file import RangeFile
-from capture.store.store import Store
 
 SECRET = "hunter2/SECRET+x"
 

@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from capture.errors import StoreError
+from capture.store import Store
 from capture.store import s3 as s3_module
-from capture.store.store import Store
 
 STORES = ["memory", "folder", pytest.param("s3", marks=pytest.mark.s3)]
 ODD_KEYS = ["a b/c", "ü/☃ + % & = ? # ' \" .bin", "a.b-c_d~e/(1)!*;:@$,", "UP/up", "x" * 200]

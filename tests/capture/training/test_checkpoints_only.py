@@ -8,7 +8,7 @@ from tiny import make_run, tiny_config
 
 from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.run_start import TOP_LEVEL_NAMES
 
 

@@ -23,9 +23,9 @@ from capture.config.settings import Config
 from capture.errors import StoreAwayError
 from capture.format.markers import read_marker
 from capture.maintenance.verify import verify
+from capture.store import Store
 from capture.store import s3 as s3_module
 from capture.store.config import StoreConfig
-from capture.store.store import Store
 from cluster.local.threads import run_job
 from cluster.terminal.run_tables import show_run
 

@@ -13,7 +13,7 @@ from tiny import contents
 from analysis.run.run import open_run
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 
 MANY = ("training.epochs=4", "capture.segment_steps=2", "capture.tally.window_steps=10")
 SOME = ("training.epochs=1", "capture.segment_steps=1", "capture.tally.window_steps=6")

@@ -21,9 +21,8 @@ from capture.config.settings import Config
 from capture.errors import StoreAwayError, StoreError
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
-from capture.store import lease
+from capture.store import Store, lease
 from capture.store import local as folder
-from capture.store.store import Store
 from capture.training import write_queue
 from capture.training.loop import Event, Progress, capture_run
 from capture.training.write_queue import WriteDelay
@@ -97,7 +96,7 @@ from pathlib import Path
 from subprocess import run
 from capture.errors import StoreError
 from capture.format.markers import read_segments
-from capture.store.store import Store
+from capture.store import Store
 from tiny import contents, make_run, tiny_config
 
 folder = Path(sys.argv[1])

@@ -22,7 +22,7 @@ from capture.format.markers import read_segments, segment_key
 from capture.gradients.layout import Layout
 from capture.gradients.torch_functions import READERS
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 from capture.training import loop as training
 from capture.training.loop import Event, Progress
 

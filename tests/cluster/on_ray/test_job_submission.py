@@ -21,7 +21,7 @@ from ray_nodes import Nodes, kill_processes, ray_nodes
 from s3_server import BUCKET, Server, environment, serving
 
 from analysis.run.run import open_run
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 pytestmark = [

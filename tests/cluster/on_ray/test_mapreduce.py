@@ -31,7 +31,7 @@ from capture.errors import StoreError
 from capture.format.markers import File
 from capture.shards.encoding import encode
 from capture.shards.schema import OUTLIERS
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 from cluster.local import threads as local
 from cluster.on_ray import mapreduce

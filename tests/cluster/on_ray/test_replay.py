@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny import contents, make_run, tiny_config
 
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

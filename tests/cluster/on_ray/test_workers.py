@@ -25,8 +25,7 @@ from capture.errors import AuditError, CaptureError, ClusterError, RunError
 from capture.format.markers import segment_key
 from capture.maintenance.verify import verify
 from capture.process_group import Group
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from capture.training.loop import Event, Progress, capture_run
 from cluster.cli import main
 from cluster.on_ray.workers import capture_on_workers

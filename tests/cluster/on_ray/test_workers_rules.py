@@ -15,8 +15,7 @@ from tiny import tiny_config
 
 from capture.config.reading import make_config
 from capture.errors import AuditError, ConfigError, StoreError
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 from cluster.on_ray.driver_mailbox import Task
 from cluster.on_ray.network import require_mark
 from cluster.on_ray.workers import explain_failure, require_room, stop_workers, trainer

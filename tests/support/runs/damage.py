@@ -19,7 +19,7 @@ from tiny_run import make_run
 
 from analysis.jobs.tables import write_tables
 from analysis.run.run import open_run
-from capture.store.store import Store
+from capture.store import Store
 
 Files = dict[str, bytes]
 URI = "memory://damaged"

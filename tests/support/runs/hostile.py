@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from capture.format.markers import START, checksum, encode, segment_key
 from capture.shards.column_chunks import footer_sha256
-from capture.store.store import Store
+from capture.store import Store
 
 Values = dict[str, Any]
 TRACES: list[str] = []

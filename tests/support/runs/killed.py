@@ -25,9 +25,8 @@ from checkout import IMPORT_PATH
 from tiny import make_run, tiny_config
 
 from capture.device import deterministic
-from capture.store import lease, s3  # noqa: F401  (so that no child needs to import botocore)
+from capture.store import Store, lease, s3  # noqa: F401  (so that no child needs to import botocore)
 from capture.store.local import LocalBackend
-from capture.store.store import Store
 
 VERBS = ("put", "put_if_absent", "get", "open", "exists", "keys", "delete")
 

@@ -13,7 +13,7 @@ from analysis.attribution.token_history import TokenHistoryJob
 from analysis.levels import groups_at
 from capture.gradients.layout import Layout
 from capture.shards.schema import OUTLIERS
-from capture.store.store import Store
+from capture.store import Store
 
 LAYOUT = Layout({"a.linear1.weight": (3, 4), "a.linear1.bias": (3,), "b.linear2.weight": (5, 2)})
 DATUMS, WINDOW, TOKENS, STEPS = 6, 8, 9, 9

@@ -11,7 +11,7 @@ import shlex
 from tiny_run import copied, make_run, tiny_run
 
 from capture.format.markers import START, checksum, encode, read_segments, require_start
-from capture.store.store import Store
+from capture.store import Store
 from cluster.cli import main
 
 READING = {

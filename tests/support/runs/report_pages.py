@@ -14,7 +14,7 @@ from analysis.report.build import (
 )
 from analysis.report.drawing import markup
 from analysis.run.run import Run
-from capture.store.store import Store
+from capture.store import Store
 from cluster.local.threads import run_job
 
 NASTY = "<script>alert('x')</script>\"&<img src=x onerror=y>"

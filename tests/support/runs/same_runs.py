@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load
 
 from capture.maintenance.verify import verify
-from capture.store.store import Store
+from capture.store import Store
 
 KEYS = ["step", "slot", "unit", "index"]
 TABLES = ("steps", "evaluations")

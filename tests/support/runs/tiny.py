@@ -8,8 +8,8 @@ from pyarrow import parquet
 from capture.config.reading import make_config
 from capture.config.settings import Config
 from capture.format.markers import FOLDER
+from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
-from capture.store.store import DEFAULT, Store
 from capture.training.loop import Event, capture_run
 
 TEXT = (

@@ -9,7 +9,7 @@ import numpy as np
 
 from capture.config.reading import read_config
 from capture.shards import encoding as shards
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import capture_run
 
 ROWS_PER_GROUP = 64

@@ -7,7 +7,7 @@ from tiny import TEXT, tiny_config
 from capture.config.reading import make_config
 from capture.config.settings import Config
 from capture.process_group import Group
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import Event, capture_run
 
 ADAMW = (

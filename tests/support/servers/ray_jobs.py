@@ -12,7 +12,7 @@ from analysis.jobs.job import Rows
 from analysis.run.scan import Shard
 from capture.errors import ShardError
 from capture.format.markers import START, File
-from capture.store.store import Store
+from capture.store import Store
 
 ENVIRONMENT = {
     "PYTHONPATH": IMPORT_PATH,  # where the test jobs are

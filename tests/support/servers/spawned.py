@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import spawn
 from capture.config.settings import Config
 from capture.errors import AuditError
 from capture.process_group import DistributedGroup, Group, require_same
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import Event, Progress, capture_run
 
 Work = Callable[[Group, Path], Any]
