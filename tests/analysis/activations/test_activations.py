@@ -1,13 +1,10 @@
 """Activation statistics: any split merges to the whole, which equals a slow reference."""
 
-import random
-from functools import reduce
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from merge_law import Split, check_merge_law, splits
 from torch.nn import functional as F
 
 from analysis.activations import scores as activations
@@ -62,17 +59,19 @@ def assert_alike(
 
 
 @settings(max_examples=15, deadline=None)
-@given(cuts=st.sets(st.integers(1, DATUMS - 1), max_size=6), seed=st.integers(0, 99))
-def test_merging_any_split_in_any_order_equals_the_whole(cuts: set[int], seed: int) -> None:
+@given(split=splits(DATUMS, min_rows=DATUMS, first_cut=1))
+def test_merging_any_split_in_any_order_equals_the_whole(split: Split) -> None:
     job = MeasureActivations(MODEL, tuple(UNITS), VOCABULARY)
-    whole = job.finish(job.map_block(TOKEN_NT, TARGET_NT))
-    blocks = [np.split(values, sorted(cuts)) for values in (TOKEN_NT, TARGET_NT)]
-    parts = [job.map_block(*block) for block in zip(*blocks, strict=True)]
-    random.Random(seed).shuffle(parts)
-    merged = job.finish(reduce(job.merge, parts))
-    for unit in UNITS:
-        # A forward pass of another number of datums differs in the last bits of float32.
-        assert_alike(merged[unit], whole[unit], rtol=1e-4, atol=1e-5)
+
+    def assert_same(merged: dict[str, Statistics], whole: dict[str, Statistics]) -> None:
+        for unit in UNITS:
+            # A forward pass of another number of datums differs in the last bits of float32.
+            assert_alike(merged[unit], whole[unit], rtol=1e-4, atol=1e-5)
+
+    def map_part(part: slice) -> object:
+        return job.map_block(TOKEN_NT[part], TARGET_NT[part])
+
+    check_merge_law(job, split, map_part, assert_same)
 
 
 def test_merging_leaves_both_partials_unchanged() -> None:

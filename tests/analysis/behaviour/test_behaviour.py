@@ -1,8 +1,6 @@
 """The behaviour analysis: the laws of its job, the whole analysis on a small run, errors."""
 
 import functools
-import itertools
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from merge_law import Split, check_merge_law_of_rows, splits
 from table_rows import TableRows
 from tiny_run import copied, make_run, tiny_run
 
@@ -28,7 +27,6 @@ from analysis.behaviour.behaviour import (
 from analysis.behaviour.datum_sums import DatumSums, SumRowsByDatum, finest_cells
 from analysis.behaviour.predicates import Predicate, select_datums
 from analysis.behaviour.tables import LEVELS, captured_levels
-from analysis.jobs.job import merge_all
 from analysis.jobs.tables import read_table
 from analysis.run.run import open_run
 from capture.errors import ShardError
@@ -83,18 +81,9 @@ def assert_same(found: DatumSums, wanted: DatumSums) -> None:
 # --- law 6 ----------------------------------------------------------------------------------------
 
 
-@given(num_rows=st.integers(0, 60), cuts=st.sets(st.integers(0, 60)), seed=st.integers(0, 10**6))
-def test_merging_any_cut_in_any_order_equals_the_whole(
-    num_rows: int, cuts: set[int], seed: int
-) -> None:
-    table, sums = random_rows(num_rows, seed), job()
-    bounds = [0, *sorted(cut for cut in cuts if cut < num_rows), num_rows]
-    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    partials = [sums.map_shard(TableRows(part)) for part in parts]
-    random.Random(seed).shuffle(partials)
-    whole = sums.finish(sums.map_shard(TableRows(table)))
-    assert_same(sums.finish(merge_all(partials, sums.merge)), whole)
-    assert_same(sums.finish(functools.reduce(sums.merge, partials)), whole)
+@given(split=splits(60))
+def test_merging_any_split_in_any_order_equals_the_whole(split: Split) -> None:
+    check_merge_law_of_rows(job(), random_rows(split.num_rows, split.seed), split, assert_same)
 
 
 def test_the_number_of_rows_summed_at_once_changes_nothing(

@@ -2,8 +2,6 @@
 
 import argparse
 import functools
-import itertools
-import random
 
 import numpy as np
 import pandas as pd
@@ -11,12 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from merge_law import Split, check_merge_law_of_rows, splits
 from pandas.testing import assert_frame_equal
 from rich.console import Console
 from table_rows import TableRows
 from tiny_run import copied, make_run, tiny_run
 
-from analysis.jobs.job import merge_all
 from analysis.jobs.tables import read_table
 from analysis.neurons.clustering import ClusteringConfig
 from analysis.neurons.datums import NeuronDatumSums, OutlierSums, SumOutliersByNeuron, mlp_units
@@ -79,18 +77,9 @@ def assert_same(a: OutlierSums, b: OutlierSums) -> None:
         np.testing.assert_allclose(one.shift_K, other.shift_K, rtol=1e-12)
 
 
-@given(num_rows=st.integers(0, 60), cuts=st.sets(st.integers(0, 60)), seed=st.integers(0, 10**6))
-def test_merging_any_cut_in_any_order_equals_the_whole(
-    num_rows: int, cuts: set[int], seed: int
-) -> None:
-    table = random_rows(num_rows, seed)
-    bounds = [0, *sorted(cut for cut in cuts if cut < num_rows), num_rows]
-    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    partials = [JOB.map_shard(TableRows(part)) for part in parts]
-    random.Random(seed).shuffle(partials)
-    whole = JOB.finish(JOB.map_shard(TableRows(table)))
-    assert_same(JOB.finish(merge_all(partials, JOB.merge)), whole)
-    assert_same(JOB.finish(functools.reduce(JOB.merge, partials)), whole)
+@given(split=splits(60))
+def test_merging_any_split_in_any_order_equals_the_whole(split: Split) -> None:
+    check_merge_law_of_rows(JOB, random_rows(split.num_rows, split.seed), split, assert_same)
 
 
 @given(num_rows=st.integers(0, 60), seed=st.integers(0, 10**6))

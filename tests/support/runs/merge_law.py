@@ -5,7 +5,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from hypothesis import strategies as st
@@ -14,6 +14,14 @@ from table_rows import TableRows
 from analysis.jobs.job import Job, merge_all
 
 AssertSame = Callable[[Any, Any], None]
+
+
+class Mergeable(Protocol):
+    """The part of a job that the law is about."""
+
+    def merge(self, a: Any, b: Any) -> Any: ...
+
+    def finish(self, partial: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ def splits(max_rows: int, *, min_rows: int = 0, first_cut: int = 0) -> st.Search
 
 
 def check_merge_law(
-    job: Job, split: Split, map_part: Callable[[slice], Any], assert_same: AssertSame
+    job: Mergeable, split: Split, map_part: Callable[[slice], Any], assert_same: AssertSame
 ) -> None:
     """Merge the parts in a tree and one after the other; both must give what the whole gives."""
     whole = job.finish(map_part(slice(0, split.num_rows)))
