@@ -1,4 +1,4 @@
-"""Law 3 for engines: steps that DeepSpeed takes leave the run that the plain engine leaves."""
+"""Law 3 for engines: a run with DeepSpeed equals the run with the plain engine."""
 
 import importlib.util
 import os
@@ -44,10 +44,10 @@ needs_deepspeed = pytest.mark.skipif(
 
 
 def same_as_plain(cases: list[str], folder: Path) -> None:
-    """Outliers, tallies, steps, evaluations and checkpoints; audited to the usual tolerance."""
-    for way in dict.fromkeys(case.split()[0] for case in cases):
-        if not (folder / way).exists():
-            make_run(plain_config(folder, way))
+    """Compare outliers, tallies, steps, evaluations and checkpoints with the plain engine's."""
+    for variant in dict.fromkeys(case.split()[0] for case in cases):
+        if not (folder / variant).exists():
+            make_run(plain_config(folder, variant))
     for case in cases:
         wanted, found = str(folder / case.split()[0]), str(folder / case.replace(" ", "-"))
         if case.startswith("rounded"):
@@ -57,7 +57,7 @@ def same_as_plain(cases: list[str], folder: Path) -> None:
 
 
 @needs_deepspeed
-def test_deepspeed_leaves_the_run_of_the_plain_engine(tmp_path: Path):
+def test_deepspeed_gives_the_run_of_the_plain_engine(tmp_path: Path):
     on_workers(2, capture_few, tmp_path)
     same_as_plain(FEW_CASES, tmp_path)
     errors = read_all(str(tmp_path / "sgd-1"), "steps")["audit_error"]
@@ -67,7 +67,7 @@ def test_deepspeed_leaves_the_run_of_the_plain_engine(tmp_path: Path):
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_stage_and_optimizer_leaves_it_too(tmp_path: Path):
+def test_every_stage_and_optimizer_gives_the_same_run(tmp_path: Path):
     on_workers(2, capture_many, tmp_path)
     same_as_plain(MANY_CASES, tmp_path)
 
@@ -75,21 +75,21 @@ def test_every_stage_and_optimizer_leaves_it_too(tmp_path: Path):
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_either_engine_goes_on_where_the_other_stopped(tmp_path: Path):
-    for way, name in (("adamw", "taken-over"), ("nesterov", "taken-back")):
-        make_run(plain_config(tmp_path, way))
-        make_run(plain_config(tmp_path, way, name))
+def test_either_engine_resumes_the_other_s_run(tmp_path: Path):
+    for variant, name in (("adamw", "taken-over"), ("nesterov", "taken-back")):
+        make_run(plain_config(tmp_path, variant))
+        make_run(plain_config(tmp_path, variant, name))
         delete_segment(Store(str(tmp_path / name)))
     on_workers(2, resume_on_other_engine, tmp_path)
     make_run(plain_config(tmp_path, "adamw", "left"), resume=True)
-    for way, name in (("adamw", "taken-over"), ("nesterov", "taken-back"), ("adamw", "left")):
-        same_run(str(tmp_path / way), str(tmp_path / name), size=2)
+    for variant, name in (("adamw", "taken-over"), ("nesterov", "taken-back"), ("adamw", "left")):
+        same_run(str(tmp_path / variant), str(tmp_path / name), size=2)
 
 
 @needs_deepspeed
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_weights_that_are_partitioned_and_tied_are_captured(tmp_path: Path):
+def test_partitioned_tied_weights_are_captured(tmp_path: Path):
     pytest.importorskip("transformers")
     on_workers(2, capture_tied, tmp_path)
     make_run(tied_config(tmp_path, name="tied"))
@@ -115,7 +115,7 @@ def test_a_launcher_s_processes_capture_together(tmp_path: Path):
     same_run(str(tmp_path / "sgd"), str(tmp_path / "launched"), size=2)
 
 
-def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.MonkeyPatch):
+def test_another_number_of_workers_than_the_launcher_s_is_refused(monkeypatch: pytest.MonkeyPatch):
     for name, value in zip(LAUNCHER_VARIABLES, ("0", "2", "localhost", "1"), strict=True):
         monkeypatch.setenv(name, value)
     config = make_config({}, ["workers.count=4"])
@@ -123,7 +123,7 @@ def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.Monk
         capture_launched(config, ignore)
 
 
-# --- what cannot be -------------------------------------------------------------------------------
+# --- unsupported settings -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_a_launcher_s_number_of_workers_is_not_gainsaid(monkeypatch: pytest.Monk
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(overrides: str, message: str):
+def test_unsupported_settings_are_refused_with_the_reason(overrides: str, message: str):
     with pytest.raises(ConfigError, match=f"^{message}") as caught:
         make_config({}, overrides.split())
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_without_a_process_group_there_is_no_deepspeed(tmp_path: Path):
+def test_deepspeed_without_a_process_group_is_refused(tmp_path: Path):
     config = make_config({}, ["engine=deepspeed", f"run.uri={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match=r"^engine: got deepspeed, which takes the workers of a"):
         capture_run(config, ignore)

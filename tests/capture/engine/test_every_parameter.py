@@ -18,11 +18,11 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_bounds_leave_the_run_that_dense_shifts_leave(tmp_path, monkeypatch, setting):
-    """Every unit taller than broad by bounds, or none: the same outliers, audited at every step."""
+def test_selection_by_bounds_gives_the_outliers_of_dense_shifts(tmp_path, monkeypatch, setting):
+    """Outliers are the same if all tall units are selected by bounds, or none."""
     make_run(tiny_config(tmp_path, *ALL, *SETTINGS[setting], name="dense"))
-    monkeypatch.setattr(wide, "SMALL", 0)
-    monkeypatch.setattr(wide, "TALL", 1)
+    monkeypatch.setattr(wide, "SMALL_SIZE", 0)
+    monkeypatch.setattr(wide, "TALL_RATIO", 1)
     monkeypatch.setattr(wide, "SEEDS", 1)
     make_run(tiny_config(tmp_path, *ALL, *SETTINGS[setting], name="wide"))
     one, other = (read_outliers(str(tmp_path / name)) for name in ("dense", "wide"))

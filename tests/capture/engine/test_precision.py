@@ -1,4 +1,4 @@
-"""Law 1 under bfloat16 autocast: what rounding explains, and that it hides no datum.
+"""Law 1 under bfloat16 autocast: the bound on rounding holds, and hides no lost datum.
 
 Shapes: N datum, P captured parameter.
 """
@@ -38,7 +38,7 @@ def make_engine(*, batch: int = 6, last_only: bool = False, device: str = "cpu",
 
 
 def take(engine: Engine, number: int = 0) -> tuple[Step, Tensor, Tensor]:
-    """A step, and the captured weights before and after it."""
+    """Take a step; return it and the captured weights before and after it."""
     layout = Layout.of(engine.units)
     token_NT, target_NT = random_batch(engine.config.batch, seed=number)
     before_P = layout.flatten(engine.units)
@@ -48,7 +48,7 @@ def take(engine: Engine, number: int = 0) -> tuple[Step, Tensor, Tensor]:
 
 
 def without(factors: Factors, slot: int) -> Factors:
-    """As if capture had lost a datum."""
+    """Return the factors as if capture had lost a datum."""
 
     def emptied(delta_NTO: Tensor) -> Tensor:
         delta_NTO = delta_NTO.clone()
@@ -62,7 +62,7 @@ def without(factors: Factors, slot: int) -> Factors:
 
 
 def unexplained(engine: Engine, step: Step, before_P: Tensor, after_P: Tensor) -> float:
-    """What the audit holds against a step."""
+    """Return the largest difference in a step that the audit cannot explain."""
     layout = Layout.of(engine.units)
     recorded = step.last.factors if step.last else step.factors
     total_P = sum_shifts(recorded, layout, step.scale, step.preconditioner)
@@ -73,7 +73,7 @@ def unexplained(engine: Engine, step: Step, before_P: Tensor, after_P: Tensor) -
 @pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("optimizer", [OptimizerConfig(), ADAMW], ids=["sgd", "adamw"])
-def test_rounding_explains_what_shifts_miss(optimizer, accumulate, last_only):
+def test_rounding_explains_the_difference(optimizer, accumulate, last_only):
     engine = make_engine(optimizer=optimizer, accumulate=accumulate, last_only=last_only)
     layout = Layout.of(engine.units)
     for number in range(3):
@@ -90,7 +90,7 @@ def test_rounding_explains_what_shifts_miss(optimizer, accumulate, last_only):
 @pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("batch", [6, 600])
 @pytest.mark.parametrize("optimizer", [OptimizerConfig(), ADAMW], ids=["sgd", "adamw"])
-def test_the_loss_of_one_datum_shows_however_large_the_batch(optimizer, batch, last_only):
+def test_one_lost_datum_is_detected_in_a_batch_of_any_size(optimizer, batch, last_only):
     engine = make_engine(optimizer=optimizer, batch=batch, last_only=last_only)
     step, before_P, after_P = take(engine)
     for slot in (0, batch // 2, batch - 1):
@@ -102,7 +102,7 @@ def test_the_loss_of_one_datum_shows_however_large_the_batch(optimizer, batch, l
             assert unexplained(engine, lost, before_P, after_P) > 1e-3
 
 
-def test_an_entry_is_off_by_one_rounding_at_most():
+def test_an_entry_is_off_by_at_most_one_rounding():
     engine = make_engine(clip=1e9)
     layout = Layout.of(engine.units)
     step, _, _ = take(engine)
@@ -114,7 +114,7 @@ def test_an_entry_is_off_by_one_rounding_at_most():
 
 
 class Thrice(nn.Module):
-    """One linear layer used three times, its uses cancelling in part."""
+    """One linear layer used three times, with gradients that partly cancel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Thrice(nn.Module):
         return self.layer(x) - 0.9 * self.layer(x + 0.01) + 0.1 * self.layer(torch.tanh(x))
 
 
-def test_several_uses_are_rounded_each_and_in_their_sums():
+def test_the_bound_counts_the_roundings_of_several_uses_and_their_sums():
     torch.manual_seed(0)
     model, x_NTI = Thrice(), torch.randn(5, 7, 8)
     units = dict(model.named_parameters())
@@ -144,8 +144,8 @@ def test_several_uses_are_rounded_each_and_in_their_sums():
 
 
 @pytest.mark.parametrize("how", ["read twice", "changed in between", "made for inference"])
-def test_what_is_read_again_is_rounded_again_only_if_it_has_changed(how):
-    """Autocast multiplies a copy, so that nothing forbids to change the activation afterwards."""
+def test_an_activation_read_twice_is_rounded_again_only_if_it_has_changed(how):
+    """Autocast multiplies a copy, so the activation may be changed in place afterwards."""
     torch.manual_seed(0)
     layers = [nn.Linear(8, 8, bias=False) for _ in range(2)]
     units = {f"{place}.weight": layer.weight for place, layer in enumerate(layers)}
@@ -165,7 +165,7 @@ def test_what_is_read_again_is_rounded_again_only_if_it_has_changed(how):
     assert (found_P - wanted_P).norm() < 2**-7 * wanted_P.norm()
 
 
-def test_a_datum_s_gradient_is_that_of_its_own_backward_pass():
+def test_a_datum_s_gradient_equals_that_of_its_own_backward_pass():
     engine = make_engine()
     (token_NT, target_NT), layout = random_batch(6), Layout.of(engine.units)
     _, factors, _ = engine.gradients(token_NT, target_NT, 0)
@@ -182,8 +182,8 @@ def test_a_datum_s_gradient_is_that_of_its_own_backward_pass():
         assert off_P.norm() < BFLOAT16_ROUNDING * wanted_P.norm()
 
 
-def test_watching_changes_no_weight_by_a_bit():
-    """Against the loop that anyone would write."""
+def test_recording_leaves_weights_bit_identical():
+    """Compare with a training loop in plain torch."""
     engine, plain = make_engine(optimizer=ADAMW, clip=0.5), tiny_model()
     adamw = torch.optim.AdamW(plain.parameters(), 0.1, weight_decay=0.1)
     plain.train()
@@ -204,7 +204,7 @@ def test_watching_changes_no_weight_by_a_bit():
         assert torch.equal(one, other), name
 
 
-def test_weights_factors_and_what_is_remembered_stay_float32():
+def test_weights_factors_and_optimizer_state_stay_float32():
     engine = make_engine(optimizer=ADAMW)
     step, _, _ = take(engine)
     assert {tensor.dtype for tensor in engine.snapshot().values()} == {torch.float32}
@@ -217,7 +217,7 @@ def test_weights_factors_and_what_is_remembered_stay_float32():
     assert torch.equal(linear.a_NTI.bfloat16().float(), linear.a_NTI)
 
 
-def test_bfloat16_is_another_training_than_float32():
+def test_bfloat16_gives_other_losses_than_float32():
     steps = [take(make_engine(precision=precision))[0] for precision in ("bfloat16", "float32")]
     assert steps[0].loss != steps[1].loss
     assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-2)
@@ -234,7 +234,7 @@ def test_products_are_rounded_once_within_a_run():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", [OptimizerConfig(), ADAMW], ids=["sgd", "adamw"])
-def test_rounding_explains_what_shifts_miss_on_a_gpu(optimizer):
+def test_rounding_explains_the_difference_on_a_gpu(optimizer):
     with deterministic():
         engine = make_engine(optimizer=optimizer, device="cuda", accumulate=2)
         step, before_P, after_P = take(engine)

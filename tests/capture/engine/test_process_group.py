@@ -1,4 +1,4 @@
-"""Law 3: on how many workers a run is made does not show in it, but for the order of sums."""
+"""Law 3: the number of workers does not change a run, except for the order of sums."""
 
 import pickle
 from pathlib import Path
@@ -21,7 +21,7 @@ from capture.store.store import Store
 
 
 class Numbered(SingleProcess):
-    """One of several workers, for what needs none of the others."""
+    """One of several workers, for operations that need no other worker."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -62,7 +62,7 @@ def test_a_single_process_sends_and_changes_nothing():
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each of the settings, captured by one process."""
+    """Return the folder of one run per setting, each recorded by one process."""
     folder = tmp_path_factory.mktemp("alone")
     for name, overrides in SETTINGS.items():
         make_run(tiny_config(folder, "training.epochs=1", *overrides, name=name))
@@ -81,7 +81,7 @@ def test_workers_record_what_one_process_records(alone: Path, tmp_path: Path, si
 
 
 def same_gradients(wanted: Run, found: Run) -> None:
-    """From factors, which each worker stores for its own slots."""
+    """Return a gradient from factors, which each worker stores for its own slots."""
     for step in (0, 13):
         for datum in wanted.steps()["datums"].iloc[step]:
             at = (step, int(datum), "layers.1.linear1.weight")
@@ -89,10 +89,10 @@ def same_gradients(wanted: Run, found: Run) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
+def test_two_workers_give_the_same_bytes_each_time_and_nearly_those_of_one(
     alone: Path, tmp_path: Path
 ):
-    """The order of additions alone parts losses: by 1e-6 after 14 steps, by all after 60."""
+    """The order of sums changes losses by 1e-6 after 14 steps; after 60 the runs have diverged."""
     on_workers(2, capture_twice, tmp_path)
     first, second = (contents(str(tmp_path / name)) for name in ("first", "second"))
     assert first == second
@@ -101,7 +101,7 @@ def test_two_workers_leave_the_same_bytes_each_time_and_nearly_those_of_one(
 
 
 @pytest.mark.slow
-def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
+def test_a_run_of_one_process_is_resumed_by_two_workers(tmp_path: Path):
     wanted = tmp_path / "wanted"
     wanted.mkdir()
     make_run(tiny_config(wanted))
@@ -122,7 +122,7 @@ def test_a_run_of_one_process_goes_on_with_two_workers(tmp_path: Path):
 # --- the lease of a group -------------------------------------------------------------------------
 
 
-def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
+def test_a_restarted_group_takes_over_its_own_lease(tmp_path: Path):
     store = Store(str(tmp_path))
     with lease.hold_lease(store, lambda event: None, "g.1") as first:
         with pytest.raises(RunError, match="is being captured"):
@@ -137,7 +137,7 @@ def test_a_group_that_is_started_again_takes_its_own_lease_over(tmp_path: Path):
         assert [event.reason for event in taken] == ["its group was started again"]
 
 
-def test_the_driver_withdraws_the_lease_of_its_own_group_alone(tmp_path: Path):
+def test_the_driver_withdraws_only_the_lease_of_its_own_group(tmp_path: Path):
     store = Store(str(tmp_path))
     store.put(lease.KEY, lease.encode(lease.new_lease("g.2")))
     lease.remove_group_lease(store, "other")

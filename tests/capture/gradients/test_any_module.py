@@ -1,4 +1,4 @@
-"""Laws 1 and 2 for any module: what the tape says is what one backward pass per datum says."""
+"""Laws 1 and 2 for any module: captured gradients equal one backward pass per datum."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 
 
 class Conv1D(nn.Module):
-    """As Hugging Face has it: a linear layer whose weight is stored [I, O]."""
+    """Hugging Face's Conv1D: a linear layer whose weight is stored [I, O]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Conv1D(nn.Module):
 
 
 class NormByHand(nn.Module):
-    """RMSNorm and a bias written out, in another type on the way."""
+    """RMSNorm and a bias written out, with casts to another type."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class NormByHand(nn.Module):
 
 
 class Tied(nn.Module):
-    """An embedding that is the unembedding too, with positions looked up once for the batch."""
+    """Tied embedding and unembedding, with positions looked up once for the batch."""
 
     def __init__(self, *, row: bool) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Tied(nn.Module):
 
 
 class Twice(nn.Module):
-    """One linear layer used by two callers, with axes of different length between them."""
+    """One linear layer called twice, with different numbers of positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,13 +124,13 @@ def made(case: str) -> tuple[nn.Module, Tensor]:
 
 
 def lost(out: Tensor, num_datums: int) -> Tensor:
-    """A loss that tells places apart; its mean over datums."""
+    """A loss with another weight for each position and feature; its mean over datums."""
     weight = torch.linspace(-1, 2, out[0].numel()).view(out.shape[1:])
     return (weight * (out + 0.1 * out.square())).sum() / num_datums
 
 
 def captured(model: nn.Module, x: Tensor) -> tuple[Factors, dict[str, Tensor]]:
-    """Factors of all parameters, and their gradients over the batch."""
+    """Return the factors of all parameters, and their gradients over the batch."""
     units = dict(model.named_parameters())
     with Tape(units, len(x)) as tape:
         loss = lost(model(x), len(x))
@@ -139,7 +139,7 @@ def captured(model: nn.Module, x: Tensor) -> tuple[Factors, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_one_backward_pass_per_datum(case):
+def test_gradients_equal_one_backward_pass_per_datum(case):
     model, x = made(case)
     factors, gradients = captured(model, x)
     alone = [gradients_of(lost(model(x[n : n + 1]), len(x)), model) for n in range(len(x))]
@@ -152,7 +152,7 @@ def test_gradients_are_those_of_one_backward_pass_per_datum(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sums_without_any_datum_s_own_are_the_batch_s(case):
+def test_sums_of_shifts_without_per_datum_shifts_equal_the_batch_s_gradient(case):
     model, x = made(case)
     factors, gradients = captured(model, x)
     layout = Layout.of(dict(model.named_parameters()))
@@ -161,7 +161,7 @@ def test_sums_without_any_datum_s_own_are_the_batch_s(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_watching_changes_no_output_and_no_gradient(case):
+def test_recording_changes_no_gradient(case):
     model, x = made(case)
     _, watched = captured(model, x)
     plain = gradients_of(lost(model(x), len(x)), model)
@@ -170,7 +170,7 @@ def test_watching_changes_no_output_and_no_gradient(case):
 
 
 @pytest.mark.parametrize("case", ["linear", "Conv1D", "embedding", "conv", "layer norm"])
-def test_under_autocast_factors_make_the_gradient_that_is_applied(case):
+def test_under_autocast_factors_sum_to_the_applied_gradient(case):
     model, x = made(case)
     with torch.autocast("cpu", torch.bfloat16):
         factors, gradients = captured(model, x)
@@ -180,7 +180,7 @@ def test_under_autocast_factors_make_the_gradient_that_is_applied(case):
         torch.testing.assert_close(found, gradients[name], rtol=2**-7, atol=1e-2)
 
 
-def test_what_cannot_be_split_is_named_with_its_module_and_its_share():
+def test_units_that_cannot_be_split_are_named_with_module_and_share():
     model = nn.Sequential(nn.Embedding(V, D), nn.GRU(D, 8), nn.Identity())
     units = choose_units(model, ["*"])
     unsplit = unsplit_units(model, units, torch.zeros(1, T, dtype=torch.int64))
@@ -195,7 +195,7 @@ def test_what_cannot_be_split_is_named_with_its_module_and_its_share():
 
 
 class Backwards(nn.Module):
-    """Positions first: what looks like datums is not."""
+    """Puts positions first, so that the first axis is not the datum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class Backwards(nn.Module):
         return self.layer(self.embedding(token_NT).transpose(0, 1))
 
 
-def test_an_axis_that_does_not_grow_with_the_batch_is_not_the_datums():
+def test_a_first_axis_that_does_not_grow_with_the_batch_is_not_the_datum():
     model = Backwards()
     unsplit = unsplit_units(model, choose_units(model, ["*"]), torch.zeros(1, 6, dtype=torch.int64))
     assert unsplit == {
@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Parameter, Tensor], Tensor], str]] = {
 
 
 @pytest.mark.parametrize("use", REFUSED)
-def test_a_use_that_has_no_factors_is_refused(use):
+def test_a_call_without_factors_is_refused(use):
     weight, (act, text) = nn.Parameter(torch.ones(D, D)), REFUSED[use]
     with Tape({"secret": weight}, N) as tape:
         act(weight, torch.randn(N, T, D).abs())

@@ -1,4 +1,4 @@
-"""Factored algebra equals that of the dense gradients, for every kind of use."""
+"""Algebra on factors equals algebra on dense gradients, for every kind of factor."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def rows(N: int, T: int) -> Factor:
 
 
 def whole(N: int, T: int) -> Factor:
-    """A gradient that is no sum of outer products."""
+    """A dense gradient as a factor with one position."""
     return Factor("sum", draw(N, T, R * C))
 
 
@@ -45,8 +45,8 @@ VECTORS = {
 }
 
 
-def obvious(uses: list[Factor], n: int, shape: tuple[int, ...]) -> Tensor:
-    """One datum's gradient, position by position."""
+def reference_gradient(uses: list[Factor], n: int, shape: tuple[int, ...]) -> Tensor:
+    """Return one datum's gradient, added up position by position."""
     out = torch.zeros(shape, dtype=torch.float64)
     for use in uses:
         for t, delta in enumerate(use.delta_NTO[n]):
@@ -64,9 +64,9 @@ def obvious(uses: list[Factor], n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", MATRICES)
-def test_a_dense_gradient_and_its_rows_and_columns_are_those_written_out(kind):
+def test_a_dense_gradient_its_rows_and_its_columns_equal_the_reference(kind):
     uses = MATRICES[kind](3)
-    wanted = torch.stack([obvious(uses, n, (R, C)) for n in range(3)])
+    wanted = torch.stack([reference_gradient(uses, n, (R, C)) for n in range(3)])
     torch.testing.assert_close(dense(uses, (R, C)), wanted)
     for n in range(C):
         torch.testing.assert_close(column(uses, n, (R, C)), wanted[:, :, n])
@@ -75,21 +75,21 @@ def test_a_dense_gradient_and_its_rows_and_columns_are_those_written_out(kind):
 
 
 @pytest.mark.parametrize("kind", VECTORS)
-def test_a_vector_s_gradient_is_the_one_written_out(kind):
+def test_the_gradient_of_a_vector_equals_the_reference(kind):
     uses = VECTORS[kind](3)
-    wanted = torch.stack([obvious(uses, n, (C,)) for n in range(3)])
+    wanted = torch.stack([reference_gradient(uses, n, (C,)) for n in range(3)])
     torch.testing.assert_close(dense(uses, (C,)), wanted)
 
 
 @pytest.mark.parametrize("kind", [*MATRICES, *VECTORS])
-def test_inner_products_are_those_of_the_dense_gradients(kind):
+def test_inner_products_equal_those_of_dense_gradients(kind):
     make, shape = (MATRICES[kind], (R, C)) if kind in MATRICES else (VECTORS[kind], (C,))
     one, other = make(3), make(4)
     wanted = dense(one, shape).flatten(1) @ dense(other, shape).flatten(1).T
     torch.testing.assert_close(inner_products(one, other), wanted)
 
 
-def test_a_kernel_counts_as_a_matrix_of_its_output_channels():
+def test_a_convolution_kernel_is_a_matrix_with_one_row_per_output_channel():
     uses = [outer(2, 5)]
     wanted = dense(uses, (R, C))
     assert dense(uses, (R, 3, 2)).shape == (2, R, 3, 2)

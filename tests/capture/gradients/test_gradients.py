@@ -1,4 +1,4 @@
-"""Laws 1 to 3: what the factors say is each datum's gradient, whoever computes it."""
+"""Laws 1 to 3: factors give each datum's gradient, whatever else is in its batch."""
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def test_slices_of_factors_are_the_slices_of_gradients():
 
 
 class Shared(nn.Module):
-    """One linear layer used twice, by two callers, one of them functional."""
+    """One linear layer used twice, once as a module and once functionally."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Shared(nn.Module):
         return F.linear(torch.tanh(self.layer(x)), self.layer.weight, self.layer.bias)
 
 
-def test_a_module_used_twice_adds_up_both_uses():
+def test_gradients_of_a_module_used_twice_add_up():
     torch.manual_seed(0)
     model, x_NTI = Shared(), torch.randn(3, 5, 4)
     units = dict(model.named_parameters())
@@ -182,7 +182,7 @@ def test_a_pattern_that_matches_nothing_is_named():
         choose_units(tiny_model(), ["layers.*", "layer.*"])
 
 
-def test_watching_changes_no_gradient_by_a_bit():
+def test_recording_leaves_gradients_bit_identical():
     watched, plain = tiny_model(), tiny_model()
     batch = random_batch(4)
     factors_of(watched, choose_units(watched, ["layers.*"]), batch)

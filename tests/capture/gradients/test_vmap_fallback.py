@@ -1,4 +1,4 @@
-"""What has no factors is captured by vmap, to the same numbers, when asked for."""
+"""Units without factors are captured by vmap, with the same numbers, if that is configured."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def attention() -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_gradients_are_those_of_one_backward_pass_per_datum(monkeypatch):
+def test_gradients_equal_one_backward_pass_per_datum(monkeypatch):
     monkeypatch.setattr("capture.gradients.vmap_fallback.CHUNK_BYTES", 2000)
     model, x_NTD = attention(), torch.randn(N, T, D)
     weight_TD = torch.randn(T, D)
@@ -44,8 +44,8 @@ def test_gradients_are_those_of_one_backward_pass_per_datum(monkeypatch):
         torch.testing.assert_close(dense(found[name], parameter.shape), wanted)
 
 
-def test_attention_in_one_function_needs_it():
-    """Which returns several tensors, so its use is seen in none of them."""
+def test_attention_in_one_function_has_no_factors():
+    """The function returns several tensors, and the tape cannot tell which uses the parameters."""
     model = attention()
     with Tape(dict(model.named_parameters()), N) as tape:
         model(torch.randn(N, T, D))
@@ -53,7 +53,7 @@ def test_attention_in_one_function_needs_it():
     assert tape.unsplit == dict.fromkeys(sorted(attends), "multi_head_attention_forward")
 
 
-def test_where_vmap_cannot_follow_the_unit_is_named():
+def test_an_error_of_vmap_names_the_unit():
     weight = nn.Parameter(torch.ones(2))
 
     def loss_of(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def test_a_run_by_vmap_has_the_outliers_of_a_run_by_factors(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("unit", ["encoder.weight", "layers.0.linear1.weight"])
-def test_tallies_are_refused_by_name_where_there_are_none(tmp_path, monkeypatch, unit):
-    """Of a look-up, and of what vmap captured: there are no neurons' inputs."""
+def test_tallies_of_units_without_inputs_are_refused(tmp_path, monkeypatch, unit):
+    """An embedding and a unit captured by vmap have no inputs of neurons."""
     monkeypatch.delitem(READERS, F.linear)
     text = (
         rf"^capture\.tally\.units: match {re.escape(unit)}, which is not multiplied with an input "
@@ -95,7 +95,7 @@ def test_tallies_are_refused_by_name_where_there_are_none(tmp_path, monkeypatch,
         make_run(tiny_config(tmp_path, *settings))
 
 
-def test_without_it_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):
+def test_without_the_fallback_a_run_is_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.delitem(READERS, F.layer_norm)
     expected = (
         r"layers\.0\.norm1\.weight: is used by layer_norm, which capture cannot split per datum "

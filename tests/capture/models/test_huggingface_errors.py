@@ -1,4 +1,4 @@
-"""What a user can get wrong about a Hugging Face model, and the words for it; its tokenizer."""
+"""Error messages for Hugging Face models and tokenizers."""
 
 import pickle
 import sys
@@ -130,7 +130,7 @@ def test_a_tokenizer_s_text_is_readable_and_its_tokens_are_named(tmp_path):
 
 
 def test_a_run_that_describes_more_than_its_checkpoint_holds_is_refused(tmp_path):
-    """Before the model is built: a configuration can ask for any amount of memory."""
+    """It is refused before the model is built, which could need any amount of memory."""
     uri = str(tmp_path / "run")
     make_run(hf_config(tmp_path, "gpt2"))
     for asked in ({"n_layer": 10**7}, {"n_embd": 2**20}):

@@ -1,4 +1,4 @@
-"""Laws 1, 2 and 8 on models of transformers: GPT-2, GPT-NeoX (Pythia) and Llama, tiny and fresh."""
+"""Laws 1, 2 and 8 on tiny GPT-2, GPT-NeoX (Pythia) and Llama models with random weights."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ FAMILIES = {
 
 
 class Logits(nn.Module):
-    """Token ids in, logits out."""
+    """A model of transformers whose forward pass returns logits."""
 
     def __init__(self, family: str) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def model(request) -> Logits:
 
 
 def loss_of(model: Logits, token_NT: Tensor) -> Tensor:
-    """Each datum's share of the batch's loss, added up."""
+    """Return the sum of these datums' shares of the batch's loss."""
     logit_NTV = model(token_NT[:, :-1])
     lost = F.cross_entropy(
         logit_NTV.flatten(0, 1).float(), token_NT[:, 1:].flatten(), reduction="sum"
@@ -84,7 +84,7 @@ def batch() -> Tensor:
     return torch.randint(V, (N, T + 1), generator=torch.Generator().manual_seed(1))
 
 
-def test_every_parameter_s_gradients_are_those_of_one_backward_pass_per_datum(model):
+def test_gradients_of_every_parameter_equal_one_backward_pass_per_datum(model):
     token_NT, units = batch(), choose_units(model, ["*"])
     layout = Layout.of(units)
     with Tape(units, N) as tape:
@@ -102,8 +102,8 @@ def test_every_parameter_s_gradients_are_those_of_one_backward_pass_per_datum(mo
 
 
 def test_outliers_of_all_parameters_are_the_top_k(model, monkeypatch):
-    monkeypatch.setattr(wide, "SMALL", 0)
-    monkeypatch.setattr(wide, "TALL", 5)
+    monkeypatch.setattr(wide, "SMALL_SIZE", 0)
+    monkeypatch.setattr(wide, "TALL_RATIO", 5)
     units = choose_units(model, ["*"])
     layout = Layout.of(units)
     assert any(wide.is_wide(shape) for shape in layout.shapes.values())
@@ -123,12 +123,12 @@ def test_outliers_of_all_parameters_are_the_top_k(model, monkeypatch):
     )
 
 
-def test_no_unit_needs_the_fall_back(model):
+def test_no_unit_needs_the_fallback(model):
     units = choose_units(model, ["*"])
     assert unsplit_units(model, units, torch.zeros(1, T, dtype=torch.int64)) == {}
 
 
-def test_under_autocast_every_parameter_is_seen_and_adds_up(model):
+def test_under_autocast_factors_of_all_parameters_sum_to_the_gradient(model):
     units = choose_units(model, ["*"])
     layout = Layout.of(units)
     with Tape(units, N) as tape, torch.autocast("cpu", torch.bfloat16):

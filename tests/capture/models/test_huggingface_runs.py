@@ -1,4 +1,4 @@
-"""Runs of Hugging Face models: the laws hold as for our own, and each mistake has its words."""
+"""Runs of Hugging Face models: the laws hold as for the study's model."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_a_run_is_audited_resumable_and_reproducible(tmp_path, family):
     assert contents(interrupted.run.uri) == contents(run.uri)
 
 
-def test_every_parameter_is_captured_tied_ones_once(tmp_path):
+def test_every_parameter_is_captured_and_tied_ones_once(tmp_path):
     make_run(hf_config(tmp_path, "gpt2", "capture.units=['*']"))
     run = open_run(str(tmp_path / "run"))
     model = run.network()
@@ -68,8 +68,8 @@ TWICE, HALF = "training.accumulate=2", "training.precision=bfloat16"
 
 
 @pytest.mark.parametrize("settings", [[], [TWICE], [HALF], [TWICE, HALF]])
-def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, settings):
-    """A layer's four inputs (queries, keys and values have one, gate and up one) and seven δ."""
+def test_linear_layers_with_the_same_input_share_a_stored_array(tmp_path, settings):
+    """A Llama layer has four distinct inputs (q, k, v and gate, up share one each) and seven δ."""
     plan = plan_of(hf_config(tmp_path, "llama", "capture.units=['*_proj.weight']", *settings))
     token_NT, target_NT = to_device(plan.corpus.train, torch.device("cpu"))
     engine = build_engine(plan, ["factors"])
@@ -79,7 +79,7 @@ def test_layers_that_read_the_same_share_an_array_however_it_came(tmp_path, sett
 
 
 def test_a_datum_s_gradient_does_not_depend_on_its_batch(tmp_path, family):
-    """Law 3, where the library's own dropout would break it: it is off."""
+    """Law 3; the library's dropout would break it and is off."""
     plan = plan_of(hf_config(tmp_path, family))
     token_NT, target_NT = to_device(plan.corpus.train, torch.device("cpu"))
     orders = ([0, 1, 2, 3], [5, 3, 0, 9])
@@ -104,7 +104,7 @@ def test_weights_follow_from_the_seed_and_leave_torch_s_generator_alone(tmp_path
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp_path, family):
+def test_a_run_that_starts_from_a_folder_s_weights_does_not_need_it_later(tmp_path, family):
     source = tmp_path / "source"
     saved = save_model(source, family, vocabulary=300)
     here = f"corpus.tokenizer={source}"
@@ -122,7 +122,7 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_then_needs_it_no_more(tmp
 
 
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("gpt_neox", marks=pytest.mark.slow)])
-def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
+def test_analyses_work_or_say_that_they_do_not_support_the_model(tmp_path, capsys, family):
     make_run(hf_config(tmp_path, family, "capture.units=['*']"))
     uri = str(tmp_path / "run")
     commands = (
@@ -147,7 +147,7 @@ def test_analyses_of_any_model_work_and_others_say_so(tmp_path, capsys, family):
 
 
 def test_a_neuron_s_outlying_weights_are_those_of_its_input(tmp_path):
-    """GPT-2's weights are stored [I, O]: attribution and tallies agree on what a neuron is."""
+    """GPT-2 stores weights [I, O]; attribution and tallies agree on which entries a neuron has."""
     make_run(hf_config(tmp_path, "gpt2", "capture.factors.enabled=true"))
     run = open_run(str(tmp_path / "run"))
     unit = "transformer.h.0.mlp.c_fc.weight"

@@ -1,4 +1,4 @@
-"""The model is torch's transformer, with dropout that can be split among workers."""
+"""The model equals torch's transformer, and its dropout can be split among workers."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_a_position_sees_no_later_token():
     assert not torch.allclose(before[0, 4:], after[0, 4:])
 
 
-def test_positions_are_sine_and_cosine_or_the_study_s_sine_alone():
+def test_positions_are_sine_and_cosine_or_only_sine_as_in_the_study():
     for t, d in [(0, 0), (3, 4), (6, 10)]:
         angle = t / 10000 ** (d / TINY.width)
         both = encode_positions(TINY, WINDOW)
@@ -71,7 +71,7 @@ def test_positions_are_sine_and_cosine_or_the_study_s_sine_alone():
         assert sines[t, d + 1].item() == pytest.approx(math.sin(angle), abs=1e-6)
 
 
-def test_initial_weights_follow_from_the_seed_and_lie_in_their_ranges():
+def test_initial_weights_depend_on_the_seed_and_lie_in_their_ranges():
     model, same, other = tiny_model(), tiny_model(), tiny_model(seed=1)
     for (name, p), q in zip(model.named_parameters(), same.parameters(), strict=True):
         assert torch.equal(p, q), name
@@ -104,7 +104,7 @@ def test_masks_depend_on_seed_step_and_slot_alone(slots):
     assert not torch.equal(whole, later)
 
 
-def test_masks_keep_the_expected_share_and_its_scale():
+def test_masks_keep_the_expected_share_and_are_scaled_by_its_inverse():
     pool = draw_masks(
         range(4), entries=50_000, dropout=0.2, seed=0, step=0, device=torch.device("cpu")
     ).pool_NK
@@ -115,7 +115,7 @@ def test_masks_keep_the_expected_share_and_its_scale():
 
 
 @pytest.mark.parametrize("window", [WINDOW, 3])
-def test_a_forward_pass_takes_exactly_the_masks_that_were_drawn(window):
+def test_a_forward_pass_uses_every_mask_that_was_drawn(window):
     masks = tiny_masks(TINY, range(3), window=window)
     tiny_model()(random_batch(3)[0][:, :window], masks)
     assert masks.taken == dropout_entries(TINY, window)

@@ -1,4 +1,4 @@
-"""Law 1 for every optimizer: shifts and carry are the applied change, and each shift its datum's.
+"""Law 1 for every optimizer: shifts and carry add up, and each shift belongs to its datum.
 
 Shapes: N datum, P captured parameter, S entry of a made-up parameter.
 """
@@ -57,7 +57,7 @@ def make_engine(config: OptimizerConfig, *, last_only: bool = False, **training)
 
 
 def take(engine: Engine, number: int) -> tuple[Step, Tensor, Tensor]:
-    """A step, and the captured weights before and after it."""
+    """Take a step; return it and the captured weights before and after it."""
     layout = Layout.of(engine.units)
     before_P = layout.flatten(engine.units)
     step = engine.step(*random_batch(6, seed=number), step=number, epoch=number // 2)
@@ -72,7 +72,7 @@ def take(engine: Engine, number: int) -> tuple[Step, Tensor, Tensor]:
 @pytest.mark.parametrize("clip", [0.1, 1e9])
 @every_kind
 def test_shifts_and_carry_are_the_applied_change(config, clip, accumulate, last_only):
-    """Both sides divided by the preconditioner, without which noise would be as large as all."""
+    """Both sides are divided by the preconditioner, which would amplify rounding errors."""
     schedule = ScheduleConfig(kind="cosine", warmup_steps=2, least=0.5)
     options = {"clip": clip, "accumulate": accumulate, "schedule": schedule}
     engine = make_engine(config, last_only=last_only, **options)
@@ -94,8 +94,8 @@ def test_shifts_and_carry_are_the_applied_change(config, clip, accumulate, last_
         assert any(each.error > 0 for each in found)
 
 
-def test_an_entry_without_a_gradient_becomes_a_whole_update_under_adam():
-    """Why the audit looks before the preconditioner: a key's bias moves no attention weight."""
+def test_adam_turns_rounding_of_a_zero_gradient_into_a_full_update():
+    """The audit therefore compares before the preconditioner. A key's bias has gradient zero."""
     engine = make_engine(OptimizerConfig(kind="adam", epsilon=1e-12), clip=1e9)
     layout = Layout.of(engine.units)
     step, before_P, after_P = take(engine, 0)
@@ -140,14 +140,17 @@ def test_micro_batches_change_no_datum_s_shift(accumulate, last_only):
                     torch.testing.assert_close(one.a_NTI, other.a_NTI, rtol=1e-4, atol=1e-6)
 
 
-# --- each datum's share, against the papers' algorithms in float64 --------------------------------
+# --- each datum's shift, against the papers' algorithms in float64 --------------------------------
 
 
-def moved(
+def reference_weights(
     config: OptimizerConfig, theta_S: Tensor, grads: list[Tensor], last: Tensor, rate: float
 ) -> Tensor:
-    """θ after the algorithm has seen ``grads``, with ``last`` for the last in all but its square:
-    Adam's preconditioner belongs to the step, not to a datum."""
+    """Return θ after the algorithm has taken the gradients ``grads``.
+
+    ``last`` replaces the last gradient except in Adam's second moment: the preconditioner is that
+    of the step and does not change if a datum is left out.
+    """
     m_S = v_S = torch.zeros_like(theta_S)
     for t, grad_S in enumerate(grads, 1):
         seen_S = last if t == len(grads) else grad_S
@@ -166,7 +169,7 @@ def moved(
 
 
 @given(name=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 99), steps=st.integers(1, 5))
-def test_a_datum_s_shift_is_what_the_update_lacks_without_it(name, seed, steps):
+def test_a_datum_s_shift_is_the_update_minus_the_update_without_it(name, seed, steps):
     config, generator = KINDS[name], torch.Generator().manual_seed(seed)
     grad_tNS = torch.randn(steps, 4, 7, generator=generator, dtype=torch.float64)
     start_S = torch.randn(7, generator=generator, dtype=torch.float64)
@@ -184,27 +187,27 @@ def test_a_datum_s_shift_is_what_the_update_lacks_without_it(name, seed, steps):
         squares = optimizer_state(optimizer, units, "exp_avg_sq")
         parts = split_update(config, inherited, squares, learning_rate=0.1, clip=1.0, step=number)
     sums = list(grad_tNS.sum(1))
-    whole_S = moved(config, start_S, sums, sums[-1], 0.1)
+    whole_S = reference_weights(config, start_S, sums, sums[-1], 0.1)
     torch.testing.assert_close(parameter.detach(), whole_S, rtol=1e-9, atol=1e-12)
     preconditioner_S = parts.preconditioner["w"] if parts.preconditioner else 1.0
     for grad_S in grad_tNS[-1]:
-        wanted_S = whole_S - moved(config, start_S, sums, sums[-1] - grad_S, 0.1)
+        wanted_S = whole_S - reference_weights(config, start_S, sums, sums[-1] - grad_S, 0.1)
         found_S = parts.scale * preconditioner_S * grad_S
         torch.testing.assert_close(found_S, wanted_S, rtol=1e-9, atol=1e-12)
 
 
-# --- what it remembers ----------------------------------------------------------------------------
+# --- the optimizer's state ------------------------------------------------------------------------
 
 
 @every_kind
-def test_an_engine_put_back_goes_on_to_the_last_bit(config):
+def test_a_restored_engine_continues_with_the_same_bits(config):
     engine = make_engine(config)
     take(engine, 0)
     take(engine, 1)
     kept = copy.deepcopy(engine.snapshot())
     take(engine, 2)
     other = make_engine(config)
-    take(other, 5)  # something else to forget
+    take(other, 5)  # state that restoring must replace
     other.restore(kept, 2, "checkpoint")
     take(other, 2)
     for (name, one), again in zip(
@@ -214,7 +217,7 @@ def test_an_engine_put_back_goes_on_to_the_last_bit(config):
 
 
 @every_kind
-def test_checkpoints_hold_what_the_optimizer_remembers_and_no_more(config):
+def test_checkpoints_hold_the_optimizer_s_state_and_no_more(config):
     engine = make_engine(config)
     weights = set(engine.model.state_dict())
     assert set(engine.snapshot()) == weights
@@ -241,7 +244,7 @@ def test_checkpoints_hold_what_the_optimizer_remembers_and_no_more(config):
         ),
     ],
 )
-def test_what_another_optimizer_remembered_is_refused(change, text):
+def test_the_state_of_another_optimizer_is_refused(change, text):
     config, parameters = KINDS["adam"], {"w": nn.Parameter(torch.ones(3))}
     optimizer = make_optimizer(parameters.values(), config, 0.1)
     parameters["w"].grad = torch.ones(3)
@@ -253,7 +256,7 @@ def test_what_another_optimizer_remembered_is_refused(change, text):
     assert str(caught.value).startswith(text)
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,13 +275,13 @@ def test_what_another_optimizer_remembered_is_refused(change, text):
         ({"epsilon": 0.0}, "epsilon: got 0.0, must be above 0 and finite"),
     ],
 )
-def test_nonsense_is_explained(values, text):
+def test_invalid_settings_are_explained(values, text):
     with pytest.raises(ConfigError) as caught:
         OptimizerConfig(**values)
     assert str(caught.value).startswith(f"training.optimizer.{text}")
 
 
-def test_an_optimizer_in_words():
+def test_an_optimizer_is_described():
     assert [describe_optimizer(KINDS[name]) for name in ("sgd", "nesterov", "adamw")] == [
         "SGD",
         "SGD with Nesterov momentum 0.9, weight decay 0.01",
@@ -286,7 +289,7 @@ def test_an_optimizer_in_words():
     ]
 
 
-def test_a_nesterov_step_leaves_the_gradients_for_the_audit_to_read():
+def test_a_nesterov_step_leaves_the_gradients_unchanged_for_the_audit():
     weight = torch.nn.Parameter(torch.zeros(3))
     config = OptimizerConfig(momentum=0.9, nesterov=True)
     made = make_optimizer([weight], config, 0.1)

@@ -1,4 +1,4 @@
-"""Whole runs with other optimizers than plain SGD: audited, resumable, told when they go wrong."""
+"""Whole runs with optimizers other than plain SGD: audit, resumption, and detected errors."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ADAMW = (
     *("training.learning_rate=0.01", "training.optimizer.kind=adamw"),
     *("training.optimizer.weight_decay=0.1", "training.schedule.kind=cosine"),
 )
-WAYS = {
+VARIANTS = {
     "momentum": MOMENTUM,
     "nesterov": (*MOMENTUM, "training.optimizer.nesterov=true", "training.accumulate=2"),
     "adamw": ADAMW,
@@ -33,18 +33,18 @@ WAYS = {
 
 
 class Stopped(Exception):
-    """What a test raises to stop a capture from outside."""
+    """Raised by a test to stop a capture."""
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def whole(request, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
-    """A finished run, not to be changed, and its settings."""
+    """Return a finished run, which must not be changed, and its settings."""
     folder = tmp_path_factory.mktemp(request.param)
-    make_run(tiny_config(folder, *WAYS[request.param]))
-    return folder / "run", WAYS[request.param]
+    make_run(tiny_config(folder, *VARIANTS[request.param]))
+    return folder / "run", VARIANTS[request.param]
 
 
-def stopped_after(config: Config, steps: int) -> None:
+def stop_after(config: Config, steps: int) -> None:
     def report(event: Event) -> None:
         if isinstance(event, Progress) and event.steps_done == steps:
             raise Stopped
@@ -61,20 +61,20 @@ def steps_table(run: Path):
 def test_a_resumed_run_equals_one_that_was_never_stopped(whole, tmp_path, steps):
     run, settings = whole
     config = tiny_config(tmp_path, *settings)
-    stopped_after(config, steps)
+    stop_after(config, steps)
     make_run(config, resume=True)
     assert contents(config.run.uri) == contents(str(run))
     assert verify(Store(config.run.uri)) == []
 
 
-def test_a_run_learns_and_has_all_its_outliers(whole):
+def test_a_run_learns_and_has_all_outliers(whole):
     run, _ = whole
     steps = steps_table(run)
     assert steps["loss"].iloc[-5:].mean() < steps["loss"].iloc[:5].mean() - 0.1
     assert len(read_outliers(str(run))) == 28 * 4 * 30
 
 
-def test_analysis_reads_the_weights_and_passes_over_the_rest(whole):
+def test_analysis_reads_the_weights_and_ignores_optimizer_state(whole):
     run, _ = whole
     opened = open_run(str(run))
     kept = read_checkpoint(Store(str(run)), 16)
@@ -84,15 +84,15 @@ def test_analysis_reads_the_weights_and_passes_over_the_rest(whole):
     assert all(torch.equal(weight, kept[name]) for name, weight in weights.items())
 
 
-def test_plain_sgd_s_checkpoints_hold_weights_alone(tmp_path):
+def test_checkpoints_of_plain_sgd_hold_weights_only(tmp_path):
     make_run(tiny_config(tmp_path))
     store = Store(str(tmp_path / "run"))
     assert set(read_checkpoint(store, 28)) == set(open_run(store.uri).model().state_dict())
 
 
-@pytest.mark.parametrize("way", ["sgd", "adamw"])
-def test_micro_batches_change_nothing_but_rounding(tmp_path, way):
-    settings = (*WAYS.get(way, ()), "capture.segment_steps=4", "training.epochs=1")
+@pytest.mark.parametrize("variant", ["sgd", "adamw"])
+def test_micro_batches_change_nothing_but_rounding(tmp_path, variant):
+    settings = (*VARIANTS.get(variant, ()), "capture.segment_steps=4", "training.epochs=1")
     tables = []
     for accumulate in (1, 2, 4):
         name = f"by{accumulate}"
@@ -110,7 +110,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path, way):
 
 
 def test_update_norm_is_in_units_of_the_learning_rate_times_the_gradient(tmp_path):
-    """The first step is the same but for what the optimizer makes of it."""
+    """The first gradients of both runs are equal, and tallies ignore the preconditioner."""
     few = ("training.epochs=1", "capture.tally.window_steps=1", "training.learning_rate=0.01")
     make_run(tiny_config(tmp_path, *few, name="sgd"))
     make_run(tiny_config(tmp_path, *few, "training.optimizer.kind=adam", name="adam"))
@@ -124,21 +124,21 @@ def test_update_norm_is_in_units_of_the_learning_rate_times_the_gradient(tmp_pat
 # --- what stops a run -----------------------------------------------------------------------------
 
 
-def meddle_with_a_weight(monkeypatch) -> None:
+def change_a_weight(monkeypatch) -> None:
     original = training.Engine.step
 
-    def meddling(self, *args, step, **kwargs):
+    def changing(self, *args, step, **kwargs):
         done = original(self, *args, step=step, **kwargs)
         if step == 9:
             with torch.no_grad():
                 self.units["layers.0.linear1.weight"][2, 3] += 1e-3
         return done
 
-    monkeypatch.setattr(training.Engine, "step", meddling)
+    monkeypatch.setattr(training.Engine, "step", changing)
 
 
-def add_to_a_gradient(monkeypatch) -> None:
-    """As a penalty term would that is no datum's."""
+def change_a_gradient(monkeypatch) -> None:
+    """Change it as a penalty term would, which is due to no datum."""
     original = training.Engine.gradients
 
     def adding(self, token_NT, target_NT, step):
@@ -150,7 +150,7 @@ def add_to_a_gradient(monkeypatch) -> None:
     monkeypatch.setattr(training.Engine, "gradients", adding)
 
 
-def forget_what_was_remembered(monkeypatch) -> None:
+def clear_the_optimizer_s_state(monkeypatch) -> None:
     original = training.Engine.step
 
     def forgetting(self, *args, step, **kwargs):
@@ -162,39 +162,41 @@ def forget_what_was_remembered(monkeypatch) -> None:
     monkeypatch.setattr(training.Engine, "step", forgetting)
 
 
-def take_another_formula(monkeypatch) -> None:
+def change_the_formula(monkeypatch) -> None:
     original = optimizer.first_moment_weight
     monkeypatch.setattr(optimizer, "first_moment_weight", lambda config: original(config) * 0.999)
 
 
 @pytest.mark.parametrize(
-    ("way", "disturb", "step"),
+    ("variant", "disturb", "step"),
     [
-        *((way, meddle_with_a_weight, 9) for way in WAYS),
-        *((way, add_to_a_gradient, 9) for way in WAYS),
-        *((way, take_another_formula, 1) for way in WAYS),
-        ("adamw", forget_what_was_remembered, 9),
+        *((variant, change_a_weight, 9) for variant in VARIANTS),
+        *((variant, change_a_gradient, 9) for variant in VARIANTS),
+        *((variant, change_the_formula, 1) for variant in VARIANTS),
+        ("adamw", clear_the_optimizer_s_state, 9),
     ],
 )
-def test_what_no_datum_accounts_for_stops_the_training(tmp_path, monkeypatch, way, disturb, step):
+def test_a_change_that_no_datum_accounts_for_stops_training(
+    tmp_path, monkeypatch, variant, disturb, step
+):
     disturb(monkeypatch)
-    config = tiny_config(tmp_path, *WAYS[way])
+    config = tiny_config(tmp_path, *VARIANTS[variant])
     with pytest.raises(AuditError, match=rf"step {step}: shifts miss the applied change by"):
         make_run(config)
     assert [m.end_step for m in read_segments(Store(config.run.uri))] == [8] * (step > 8)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rate", ["1e19", "1e30"])
-def test_a_training_that_diverges_says_so(tmp_path, way, rate):
+def test_divergence_is_reported_as_such(tmp_path, variant, rate):
     late = (f"training.learning_rate={rate}", "training.clip=1e30")
     with pytest.raises(AuditError, match="training has diverged"):
-        make_run(tiny_config(tmp_path, *WAYS[way], *late))
+        make_run(tiny_config(tmp_path, *VARIANTS[variant], *late))
 
 
-def test_a_checkpoint_without_the_optimizer_s_part_is_not_resumed(tmp_path):
+def test_a_checkpoint_without_optimizer_state_is_not_resumed(tmp_path):
     config = tiny_config(tmp_path, *ADAMW)
-    stopped_after(config, 9)
+    stop_after(config, 9)
     store = Store(config.run.uri)
     (marker,) = read_segments(store)
     key = "checkpoints/step-000008.safetensors"
@@ -213,7 +215,7 @@ def optimizer_free(tensors: dict[str, torch.Tensor]) -> bytes:
 
 
 def test_another_optimizer_is_another_configuration(tmp_path):
-    stopped_after(tiny_config(tmp_path), 9)
+    stop_after(tiny_config(tmp_path), 9)
     with pytest.raises(RunError, match=r"training\.optimizer\.kind: sgd → adamw"):
         make_run(tiny_config(tmp_path, "training.optimizer.kind=adamw"), resume=True)
 
@@ -241,7 +243,7 @@ def test_another_optimizer_is_another_configuration(tmp_path):
         ),
     ],
 )
-def test_a_wrong_override_is_explained(tmp_path, override, text):
+def test_an_invalid_override_is_explained(tmp_path, override, text):
     with pytest.raises(ConfigError) as caught:
         tiny_config(tmp_path, override)
     assert str(caught.value).startswith(text)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules against their formulas, in a run, and what makes no sense."""
+"""Learning-rate schedules: their formulas, their use in a run, and invalid settings."""
 
 import math
 
@@ -16,7 +16,7 @@ KINDS = ("epoch", "constant", "step", "cosine")
 
 
 def factors(config: ScheduleConfig, *, decay: float = 0.5, num_steps: int = 12) -> list[float]:
-    """Of a run of epochs of four steps."""
+    """Return the factors of all steps of a run whose epochs have four steps."""
     return [
         learning_rate_factor(config, decay, step=step, epoch=step // 4, num_steps=num_steps)
         for step in range(num_steps)
@@ -38,7 +38,7 @@ def test_a_cosine_goes_from_the_whole_rate_to_the_least_at_the_end():
     config = ScheduleConfig(kind="cosine", warmup_steps=2, least=0.1)
     found = factors(config)
     assert found[:3] == [0.5, 1.0, 1.0]
-    assert found[7] == pytest.approx(0.55)  # half of the way from 2 to 12
+    assert found[7] == pytest.approx(0.55)  # halfway between steps 2 and 12
     ends = learning_rate_factor(config, 0.5, step=12, epoch=3, num_steps=12)
     assert ends == pytest.approx(0.1)
     assert found[11] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 0.9)) / 2)
@@ -78,7 +78,7 @@ def test_a_run_follows_its_schedule(tmp_path):
         ({"least": math.nan}, "least: got nan, must be between 0 and 1."),
     ],
 )
-def test_nonsense_is_explained(values, text):
+def test_invalid_settings_are_explained(values, text):
     with pytest.raises(ConfigError) as caught:
         ScheduleConfig(**values)
     assert str(caught.value) == f"training.schedule.{text}"
@@ -93,7 +93,7 @@ def test_a_warm_up_longer_than_the_run_is_refused_before_anything_is_written(tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_a_configuration_from_before_schedules_means_what_it_meant():
+def test_a_configuration_without_a_schedule_keeps_its_meaning():
     old = {"training": {"epochs": 2, "batch": 4, "learning_rate": 5.0, "decay": 0.95, "clip": 0.5}}
     training = make_config(old).training
     assert training.schedule == ScheduleConfig()
@@ -101,7 +101,7 @@ def test_a_configuration_from_before_schedules_means_what_it_meant():
     assert (training.accumulate, training.precision) == (1, "float32")
 
 
-def test_a_schedule_in_words():
+def test_a_schedule_is_described():
     config = ScheduleConfig(kind="cosine", least=0.1, warmup_steps=1000)
     assert (
         describe_schedule(config, 0.5) == "down a cosine to 10% of it after 1,000 steps of warm-up"
