@@ -29,7 +29,7 @@ from capture.config.reading import make_config
 from capture.config.settings import to_values
 from capture.engine.deepspeed_setup import require_installed
 from capture.errors import ConfigError
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import capture_run
 from cluster.local.torchrun import LAUNCHER_VARIABLES, capture_launched
 

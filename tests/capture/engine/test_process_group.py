@@ -16,8 +16,7 @@ from analysis.run.run import Run, open_run
 from capture.config.reading import make_config
 from capture.errors import ConfigError, RunError
 from capture.process_group import SINGLE_PROCESS, Group, SingleProcess
-from capture.store import lease
-from capture.store.store import Store
+from capture.store import Store, lease
 
 
 class Numbered(SingleProcess):

@@ -19,7 +19,7 @@ from capture.format.factor_tables import lay_out
 from capture.format.markers import read_segments
 from capture.gradients.factored_algebra import dense
 from capture.models.transformer import build_model
-from capture.store.store import Store
+from capture.store import Store
 from capture.training.loop import capture_run
 from cluster.cli import main
 

@@ -15,7 +15,7 @@ from capture.format.checkpoint import encode, read_checkpoint, split_checkpoint
 from capture.format.markers import File, Marker, read_segments, segment_key, write_marker
 from capture.maintenance.verify import verify
 from capture.optim import optimizer
-from capture.store.store import Store
+from capture.store import Store
 from capture.training import loop as training
 from capture.training.loop import Event, Progress
 

@@ -25,7 +25,7 @@ from checkout import IMPORT_PATH
 from tiny import make_run, tiny_config
 
 from capture.device import deterministic
-from capture.store import Store, lease, s3  # noqa: F401  (so that no child needs to import botocore)
+from capture.store import Store, lease, s3  # noqa: F401  (so that no child imports botocore)
 from capture.store.local import LocalBackend
 
 VERBS = ("put", "put_if_absent", "get", "open", "exists", "keys", "delete")
