@@ -22,7 +22,7 @@ from capture.format.factor_tables import FactorRows, rows_of_step
 from capture.gradients.dense import sum_shifts
 from capture.gradients.factors import Factors
 from capture.optim.optimizer import Tensors
-from capture.shifts.outliers import Outliers, find_outliers, of_group
+from capture.shifts.outliers import Outliers, find_outliers, keep_of_worker
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.shifts.tallies import Tally, tallied_units
 
@@ -81,7 +81,7 @@ class Observer:
             outliers, total_P = find_outliers(
                 self.buffer, recorded, step.scale, config, step.preconditioner
             )
-            outliers = of_group(outliers, config, self.engine.group, self.slots.start)
+            outliers = keep_of_worker(outliers, config, self.engine.group, self.slots.start)
         else:
             total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
         self.engine.group.all_reduce([total_P])
