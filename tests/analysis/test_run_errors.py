@@ -1,4 +1,4 @@
-"""Questions to a run that cannot be answered: what is said."""
+"""Error messages of queries that a run cannot answer."""
 
 import pickle
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def run() -> Run:
         ),
     ],
 )
-def test_a_bad_question_is_answered_in_one_line(
+def test_a_wrong_query_raises_one_clear_line(
     run: Run, ask: Callable[[Run], object], kind: type[CaptureError], text: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -85,7 +85,7 @@ def test_a_bad_question_is_answered_in_one_line(
     assert (type(again), str(again)) == (kind, text)
 
 
-def test_there_must_be_a_run() -> None:
+def test_a_missing_run_is_refused() -> None:
     with pytest.raises(RunError, match="memory://nowhere: holds no run"):
         open_run("memory://nowhere")
 
@@ -142,7 +142,7 @@ def more_rows(marker: Marker) -> Marker:
 
 
 def test_identical_windows_share_a_text() -> None:
-    """A text of one repeated window, so that several datums read the same."""
+    """The corpus repeats one window, so several datums have the same text."""
     run = open_run(
         make_run(
             "memory://run-repeats", "corpus.window=1", "training.batch=40", "training.epochs=1"

@@ -1,4 +1,4 @@
-"""Tables of an analysis are there whole or not at all, whatever goes wrong."""
+"""Tables of an analysis exist completely or not at all, whatever fails."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def frames(value: int) -> dict[str, pd.DataFrame]:
 
 @pytest.fixture
 def tabled() -> Iterator[str]:
-    """A run with tables of a job that has been done before."""
+    """Yield a run that holds tables of an earlier run of a job."""
     uri = "memory://bad-input/tabled"
     copied(tiny_run(), uri)
     write_tables(open_run(uri), "job", frames(1), SCHEMAS)
@@ -34,8 +34,8 @@ def tabled() -> Iterator[str]:
     copied("memory://bad-input/nothing", uri)
 
 
-def lying_about(uri: str) -> set[int]:
-    """The values in the job's files as other tools see them, marker or not."""
+def stored_values(uri: str) -> set[int]:
+    """Return the values in the job's files as other tools see them, with or without a marker."""
     run = open_run(uri)
     keys = [key for key in run.store.keys("analysis/job") if key.endswith(".parquet")]
     tables = [pa.parquet.read_table(pa.BufferReader(run.store.get(key))) for key in keys]
@@ -60,12 +60,12 @@ def test_tables_of_a_failed_write_are_absent_and_never_mixed(failing, tabled, mo
     with pytest.raises(RunError, match="has no tables of job"):
         read_table(run, "job", "first", SCHEMA)
     assert not run.store.exists("analysis/job/tables.json")
-    assert lying_about(tabled) <= {2}
+    assert stored_values(tabled) <= {2}
     write_tables(run, "job", frames(3), SCHEMAS)
     assert [read_table(run, "job", name, SCHEMA)["value"].item() for name in NAMES] == [3, 3, 3]
 
 
-def test_tables_that_cannot_be_made_leave_the_old_ones(tabled):
+def test_tables_that_cannot_be_encoded_leave_the_former_ones(tabled):
     before = snapshot(tabled)
     wrong = frames(2) | {"second": pd.DataFrame({"value": ["two"]})}
     with pytest.raises(pa.ArrowInvalid):
@@ -73,7 +73,7 @@ def test_tables_that_cannot_be_made_leave_the_old_ones(tabled):
     assert snapshot(tabled) == before
 
 
-def test_a_table_that_the_job_no_longer_makes_goes_away(tabled):
+def test_a_table_that_the_job_no_longer_writes_is_deleted(tabled):
     run = open_run(tabled)
     write_tables(run, "job", frames(2), {"first": SCHEMA})
     assert run.store.keys("analysis/job") == [
@@ -82,7 +82,7 @@ def test_a_table_that_the_job_no_longer_makes_goes_away(tabled):
     ]
 
 
-def test_a_command_that_cannot_write_leaves_with_2(tabled, monkeypatch, capsys):
+def test_a_command_that_cannot_write_exits_with_2(tabled, monkeypatch, capsys):
     def full(store: Store, where: str, data: bytes) -> None:
         raise StoreError(f"{store.uri}/{where}", "cannot be written: no space left")
 
@@ -95,7 +95,7 @@ def test_a_command_that_cannot_write_leaves_with_2(tabled, monkeypatch, capsys):
     assert snapshot(tabled) == before
 
 
-def test_no_evidence_at_all_is_an_answer_too(tabled, capsys):
+def test_attribution_without_any_evidence_succeeds(tabled, capsys):
     options = ["--evidence", "target", "--outliers", "unit", "--keep", "1e-9"]
     assert main(["attribute", tabled, *options]) == 0
     assert "0 of 0 neurons with evidence have such tokens." in capsys.readouterr().out

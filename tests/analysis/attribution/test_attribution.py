@@ -75,7 +75,7 @@ def test_windows_hold_weight_and_expectation_of_their_steps() -> None:
         assert row.expected == pytest.approx(wanted, nan_ok=True)
 
 
-def test_groups_have_their_rows_and_the_strongest_stands_first() -> None:
+def test_groups_count_their_rows_and_the_strongest_comes_first() -> None:
     rows, found = neuron_rows(), attributed(weight="shift")
     sizes = rows.assign(size=weigh(rows, "shift")).groupby(["unit", "neuron"])["size"]
     keys = list(zip(found.groups["unit"], found.groups["group"], strict=True))
@@ -89,7 +89,7 @@ def test_groups_have_their_rows_and_the_strongest_stands_first() -> None:
         assert own["token"].tolist() == list(group.tokens)
 
 
-def test_datums_are_the_heaviest_and_name_their_strongest_row() -> None:
+def test_datums_have_the_most_weight_and_their_strongest_row() -> None:
     rows, found = neuron_rows(), attributed(weight="shift", max_datums=7)
     rows = rows.assign(size=weigh(rows, "shift"))
     for group in records(found.groups.iloc[::3]):
@@ -122,7 +122,7 @@ def test_other_levels_count_the_rows_of_their_groups(level: Level, evidence: str
     assert len(found.tokens) > 0
 
 
-def test_the_background_may_be_the_training_text() -> None:
+def test_expected_weights_from_the_training_text() -> None:
     run, rows = open_run(tiny_run()), read_everything(open_run(tiny_run()), "outliers")
     found = attributed(background="train")
     train_V = np.bincount(run.target_NT[rows["datum"].unique()].ravel(), minlength=run.num_tokens)
@@ -135,7 +135,7 @@ def test_the_background_may_be_the_training_text() -> None:
     assert found.tokens.set_index(keys)["expected"].to_dict() == pytest.approx(summed.to_dict())
 
 
-def test_only_some_steps_are_only_their_rows() -> None:
+def test_a_range_of_steps_uses_only_its_rows() -> None:
     found = attributed(first_step=9, end_step=16)
     rows = neuron_rows().query("9 <= step < 16")
     assert found.groups["rows"].sum() == len(rows)
@@ -149,7 +149,7 @@ def test_only_some_steps_are_only_their_rows() -> None:
 
 
 @pytest.mark.parametrize("evidence", ["target", "input", "window"])
-def test_a_neuron_s_tokens_equal_plain_counting(evidence: RowEvidence) -> None:
+def test_tokens_of_a_neuron_equal_plain_counting(evidence: RowEvidence) -> None:
     run, unit, steps = open_run(tiny_run()), "layers.1.linear2.weight", range(3, 20)
     rows = neuron_rows().query("unit == @unit and neuron == 4 and 3 <= step < 20")
     counts, sizes = Counter(), Counter()
@@ -169,7 +169,7 @@ def test_a_neuron_s_tokens_equal_plain_counting(evidence: RowEvidence) -> None:
     assert first.relative_frequency == pytest.approx(first.share / text)
 
 
-def test_a_neuron_that_is_not_there_is_refused() -> None:
+def test_a_neuron_that_does_not_exist_is_refused() -> None:
     run = open_run(tiny_run())
     with pytest.raises(
         UnitError, match=r"is not a captured unit with neurons. Did you mean layers\.1\.l"
@@ -184,7 +184,7 @@ def test_a_neuron_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("notion", ["unit", "neuron", "parameter"])
 @pytest.mark.parametrize("keep", [0.25, 1])
-def test_other_outliers_are_the_largest_for_their_like(notion: str, keep: float) -> None:
+def test_other_notions_keep_the_largest_quotients(notion: str, keep: float) -> None:
     run = open_run(tiny_run())
     rows = read_everything(run, "outliers").astype({"unit": str})
     shapes = run.layout.shapes
@@ -202,7 +202,7 @@ def test_other_outliers_are_the_largest_for_their_like(notion: str, keep: float)
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def test_tables_are_read_as_they_were_written() -> None:
+def test_tables_read_back_as_they_were_written() -> None:
     run = open_run(copied(tiny_run(), "memory://attribution-tables").uri)
     for found in (
         attributed(),

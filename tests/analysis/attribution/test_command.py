@@ -1,4 +1,4 @@
-"""``ontogeny attribute``: its options, what it shows, what it refuses."""
+"""``ontogeny attribute``: options, output, refusals."""
 
 import io
 from pathlib import Path
@@ -49,7 +49,7 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
         ["--level", "parameter", "--parameters", "50", "--datums", "5", "--steps", ":20"],
     ],
 )
-def test_options_reach_the_tables(run: Path, options: list[str], capsys) -> None:
+def test_options_change_the_tables(run: Path, options: list[str], capsys) -> None:
     assert main(["attribute", str(run), *options]) == 0
     assert "Token evidence per" in capsys.readouterr().out
     groups = pd.read_parquet(run / "analysis/attribute/groups.parquet")
@@ -60,7 +60,7 @@ def test_options_reach_the_tables(run: Path, options: list[str], capsys) -> None
         assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (0, 20)}
 
 
-def test_quiet_shows_nothing(run: Path, capsys) -> None:
+def test_quiet_prints_nothing(run: Path, capsys) -> None:
     assert main(["attribute", str(run), "--quiet"]) == 0
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
@@ -103,15 +103,17 @@ def test_bad_input_is_one_line_and_changes_nothing(
         (["--steps", "a:b"], "'a:b' is not a range as in 100:200"),
     ],
 )
-def test_what_cannot_be_parsed_is_refused(run: Path, options: list[str], text: str, capsys) -> None:
+def test_options_that_cannot_be_parsed_are_refused(
+    run: Path, options: list[str], text: str, capsys
+) -> None:
     assert main(["attribute", str(run), *options]) == 2
     assert text in capsys.readouterr().err
 
 
-# --- what is shown --------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
-def test_only_tokens_that_a_neuron_has_more_of_are_shown(run: Path) -> None:
+def test_only_tokens_above_expectation_are_shown(run: Path) -> None:
     settings = SelectionConfig(min_count=1, most_counted=50)
     config = AttributionConfig.study(selection=settings)
     found = attribute(open_run(str(run)), run_job, config)

@@ -1,4 +1,4 @@
-"""Levels of attribution, and what cannot be attributed."""
+"""Levels of attribution, and settings and runs that are refused."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ LAYOUT = Layout(
 
 
 def named_groups(level: Level) -> dict[tuple[str, int], tuple[str, int] | None]:
-    """(unit, index) of every captured parameter → what its group is called."""
+    """Return (unit, index) of every captured parameter → unit and number of its group."""
     groups = groups_at(level, LAYOUT, heads=2)
     found = {}
     for unit, start, size in zip(LAYOUT.names, LAYOUT.offsets, LAYOUT.sizes, strict=False):
@@ -53,7 +53,7 @@ def test_neurons_are_columns_of_mlp_units_and_rows_are_outputs() -> None:
         assert name == (unit, -1)
 
 
-def test_a_head_has_rows_of_each_projection_in_and_columns_of_the_one_out() -> None:
+def test_a_head_has_rows_of_the_input_projections_and_columns_of_the_output_one() -> None:
     for (unit, index), name in named_groups("head").items():
         row, column = divmod(index, 4)
         attention = unit[:8] + ".self_attn"
@@ -83,7 +83,7 @@ def test_parameters_leave_the_rest_of_their_unit_as_one_group() -> None:
     assert np.bincount(groups.group_P + 1).tolist() == [12 + 16 + 16, 1, 1, 1, 47, 10]
 
 
-# --- what cannot be attributed --------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_run_without_segments_is_refused() -> None:
 
 
 def test_neurons_of_a_weight_that_is_stored_transposed_are_its_rows() -> None:
-    """As of Hugging Face's Conv1D; both ways to group a unit's entries say the same."""
+    """As in Hugging Face's Conv1D; both functions that group a unit's entries agree."""
     names = ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias", "h.0.attn.c_attn.weight"]
     layout = Layout(dict(zip(names, [(4, 3), (3,), (4, 6)], strict=True)), frozenset(names))
     neurons, rows = (groups_at(level, layout, heads=2) for level in ("neuron", "row"))

@@ -116,7 +116,7 @@ def test_a_neuron_counts_its_analysed_parameters_rows_and_datums() -> None:
         assert sizes == strongest.to_dict()
 
 
-def test_frequencies_are_what_their_names_say() -> None:
+def test_frequencies_follow_their_definitions() -> None:
     run, found = open_run(tiny_run()), attributed(CONFIGS[0])
     rows = read_everything(run, "outliers")
     train_V = np.bincount(run.token_NT[rows["datum"].unique()].ravel(), minlength=run.num_tokens)
@@ -135,7 +135,7 @@ def test_frequencies_are_what_their_names_say() -> None:
         assert row.score == pytest.approx(np.log(own["relative_frequency"]).sum())
 
 
-def test_neurons_stand_by_rows_and_tokens_by_strength() -> None:
+def test_neurons_are_ordered_by_rows_and_tokens_by_score() -> None:
     found = attributed(CONFIGS[0])
     assert of_neurons(found.groups)["rows"].is_monotonic_decreasing
     for _, own in of_neurons(found.tokens).groupby(["unit", "group"]):
@@ -151,7 +151,7 @@ def test_windows_of_training_add_up_to_the_whole() -> None:
     assert found.windows["window"].nunique() == 5
 
 
-# --- what cannot be attributed --------------------------------------------------------------------
+# --- runs without evidence ------------------------------------------------------------------------
 
 
 def test_a_run_without_weights_has_no_attribution() -> None:
@@ -172,7 +172,7 @@ def test_a_run_without_neurons_has_parameters_only() -> None:
     assert len(found.datums) == 0
 
 
-def test_thresholds_that_nothing_reaches_leave_the_tokens_out() -> None:
+def test_thresholds_that_no_token_reaches_give_no_tokens() -> None:
     found = attribute(open_run(tiny_run()), run_job, study(10**6, 200, 5, 5000))
     assert len(found.parameters) == len(found.tokens) == len(found.windows) == 0
     assert not any(map(len, found.groups["tokens"]))

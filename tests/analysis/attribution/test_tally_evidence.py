@@ -19,7 +19,7 @@ from cluster.local.threads import run_job
 @pytest.mark.parametrize(
     "evidence", ["update-norm", "ablation-estimate", "input-update-norm", "input-ablation-estimate"]
 )
-def test_tallies_are_the_evidence_of_every_neuron(evidence: str) -> None:
+def test_weights_and_expectations_follow_from_the_tallies(evidence: str) -> None:
     run, found = open_run(tiny_run()), attributed(evidence=evidence)
     by = "input" if evidence.startswith("input") else "target"
     signed = evidence.endswith("ablation-estimate")
@@ -50,7 +50,7 @@ def test_tallies_are_the_evidence_of_every_neuron(evidence: str) -> None:
             assert np.isnan(row.strengthened)
 
 
-def test_with_tallies_datums_still_come_from_rows() -> None:
+def test_with_tallies_datums_come_from_rows() -> None:
     tallied, rows = (attributed(evidence=evidence).datums for evidence in ("update-norm", "target"))
     keys = ["unit", "group", "datum"]
     assert tallied.set_index(keys).sort_index().equals(rows.set_index(keys).sort_index())
