@@ -62,7 +62,7 @@ NEVER_LOADED_BY = {
     "capture.store.store": ("botocore", "torch"),
     "analysis": ("capture.engine", "capture.training", "capture.custom_loop", "ray", "deepspeed"),
     "cluster.cli": ("torch", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "ray", "rich"),
-    "ontogeny": ("capture", "analysis", "cluster", "torch", "numpy", "pandas"),
+    "ontogeny.packages": ("capture", "analysis", "cluster", "torch", "numpy", "pandas"),
 }
 """Package → what loading any of its modules must not load, however long the way there.
 
@@ -218,7 +218,10 @@ OFFENCES: list[tuple[Rule, Sources]] = [
         },
     ),
     (loading_stays_light, {"cluster/cli.py": "import numpy as np"}),
-    (loading_stays_light, {"ontogeny/x.py": "", "ontogeny/__init__.py": "import capture.errors"}),
+    (
+        loading_stays_light,
+        {"ontogeny/packages.py": "", "ontogeny/__init__.py": "import capture.errors"},
+    ),
     (
         modules_form_no_cycle,
         {"capture/a.py": "import capture.b", "capture/b.py": "def f():\n    import capture.a"},

@@ -1,9 +1,9 @@
 """Whether the loop's loss mixes datums: its operations, run again with other rows beside a datum.
 
-The loss is computed by the loop, outside the model, so it cannot be called again. Its operations are
-noted between the model's outputs and ``backward`` instead. Run again with the rows of all other
-datums changed, they must give the same loss gradient at the datum's rows; a contrastive loss or a
-normalisation over the batch does not.
+The loss is computed by the loop, outside the model, so it cannot be called again. Its operations
+are noted between the model's outputs and ``backward`` instead. Run again with the rows of all other
+datums changed, they must give the same loss gradient at the datum's rows. A contrastive loss or a
+normalization over the batch does not.
 
 Shapes: N datum.
 """
@@ -49,13 +49,15 @@ class LossLog:
     def run_again(self, outputs: Sequence[Tensor], losses: Sequence[Tensor]) -> list[Tensor] | None:
         """Return the losses for other model outputs; None if they were not computed from these."""
         now = {id(old): new for old, new in zip(self.outputs, outputs, strict=True)}
+
+        def renewed(x: Any) -> Any:
+            return now.get(id(x), x) if isinstance(x, Tensor) else x
+
         for func, args, kwargs, made in self.operations:
-            args, kwargs = tree_map(
-                lambda x: now.get(id(x), x) if isinstance(x, Tensor) else x, (args, kwargs)
-            )
+            args, kwargs = tree_map(renewed, (args, kwargs))
             with torch.enable_grad():
                 found = tensors_of(func(*args, **kwargs))
-            now |= {id(old): new for old, new in zip(made, found, strict=True)}
+            now.update((id(old), new) for old, new in zip(made, found, strict=True))
         return [now[id(x)] for x in losses] if all(id(x) in now for x in losses) else None
 
 
@@ -86,7 +88,7 @@ def interaction(
         return None
     if found is None:
         return None
-    grads = torch.autograd.grad(sum(found), list(changed.values()), allow_unused=True)
+    grads = torch.autograd.grad(found, list(changed.values()), allow_unused=True)
     worst = 0.0
     for x, gradient in zip(rows, grads, strict=True):
         own = deltas[id(x)][slot]

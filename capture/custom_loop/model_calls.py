@@ -1,8 +1,8 @@
 """The loop's calls of its model: what went in, what came out, and the gradient that came back.
 
-A loop calls the model, or parts of it (``model.encoder(x)``); the outermost module of each such call
-counts. A ``ModelCall`` can be run again, for one datum alone or without dropout, with nothing of
-the training changed: random states and buffers are as before.
+A loop calls the model, or parts of it (``model.encoder(x)``); the outermost module of each such
+call counts. A ``ModelCall`` can be run again, for one datum alone or without dropout. Nothing of
+the training changes by that: random states and buffers are as before.
 
 Shapes: N datum.
 """

@@ -1,13 +1,13 @@
 """Law "split": a datum's captured gradient equals that of a pass of this datum alone.
 
-The audit compares sums over datums, and a sum cannot see a wrong split. So the model is called again
-with one datum's row of every input. The loss gradient that came back to this datum's rows of the
-outputs is sent through that pass; the result must be the gradient that was captured for the datum.
-It is not where datums interact inside the model (BatchNorm), or where an axis that is not the
-datum's was taken for it (time-first modules, a head on selected positions).
+The audit compares sums over datums, and a sum cannot see a wrong split. So the model is called
+again with one datum's row of every input. The loss gradient that came back to this datum's rows of
+the outputs is sent through that pass. The result must be the gradient that was captured for the
+datum. It is not where datums interact inside the model (BatchNorm), or where an axis that is not
+the datum's was taken for it (time-first modules, a head on selected positions).
 
-A model with dropout is run without it, for the batch and for the datum, because the datum's own mask
-cannot be drawn again.
+A model with dropout is run without it, for the batch and for the datum, because the datum's own
+mask cannot be drawn again.
 
 Shapes: N datum.
 """
@@ -198,7 +198,10 @@ def last_outputs(outputs: Sequence[Tensor], numbers: Iterable[int]) -> list[int]
 
 
 def compare_losses(
-    outputs: Sequence[Tensor], losses: Sequence[int], last: Sequence[int], deltas: Gradients | dict
+    outputs: Sequence[Tensor],
+    losses: Sequence[int],
+    last: Sequence[int],
+    deltas: Mapping[int, Tensor],
 ) -> Mismatch | None:
     """Compare the loss gradient of the datum's own loss with its part of the batch's.
 
@@ -210,9 +213,14 @@ def compare_losses(
         retain_graph=True,
         allow_unused=True,
     )
-    own = {f"the loss gradient at output {n}": g for n, g in zip(last, grads) if g is not None}
-    batch = {f"the loss gradient at output {n}": deltas[n] for n in last}
-    return largest_difference({name: batch[name] for name in own}, scaled_to(own, batch), TOLERANCE)
+    pairs = {
+        f"the loss gradient at output {n}": (x, deltas[n])
+        for n, x in zip(last, grads, strict=True)
+        if x is not None
+    }
+    own = {name: pair[0] for name, pair in pairs.items()}
+    batch = {name: pair[1] for name, pair in pairs.items()}
+    return largest_difference(batch, scaled_to(own, batch), TOLERANCE)
 
 
 def scaled_to(own: Gradients, wanted: Gradients) -> Gradients:

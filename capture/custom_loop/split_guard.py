@@ -1,7 +1,7 @@
 """When the split is checked while a loop is recorded, and what a failed check says.
 
-The first step is checked, steps drawn from the seed, and every step in which a parameter is used on a
-number of rows that no check has seen. One datum is drawn each time. A failed check ends the
+The first step is checked, steps drawn from the seed, and every step in which a parameter is used on
+a number of rows that no check has seen. One datum is drawn each time. A failed check ends the
 recording before the open segment is stored.
 """
 
@@ -25,8 +25,8 @@ from capture.gradients.tape import ParameterUse
 EVERY = 200
 """One step in so many is checked, on average. A check costs up to two steps: less than 1 %."""
 REMEDY = (
-    "Nothing of the open segment is stored. Leave the units concerned out, or see the page on custom "
-    "training loops, section Datums that cannot be split"
+    "Nothing of the open segment is stored. Leave the units concerned out, or see the page on "
+    "custom training loops, section What is checked"
 )
 
 
@@ -44,7 +44,7 @@ class SplitGuard:
         self.depth = 0
         self.call: ModelCall | None = None
         self.calls: list[ModelCall] = []
-        """Calls of the newest forward pass; a pass has several if the loop calls several modules."""
+        """Calls of the newest forward pass; several if the loop calls several modules."""
         self.forward: ForwardPass | None = None
         """The pass that they belong to."""
         self.verified: set[object] = set()
@@ -120,7 +120,7 @@ class SplitGuard:
         self.scheduled = bool(np.random.default_rng((self.seed, step, 1)).integers(EVERY) == 0)
 
     def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> bool:
-        """Return whether the pass could be checked; raises ``SplitError`` if it is split wrongly."""
+        """Return whether the pass could be checked; raises ``SplitError`` if the split is wrong."""
         calls = [call for call in self.calls if call.deltas]
         deltas = [delta for call in calls for delta in call.deltas.values()]
         if not all(call.is_intact for call in calls) or not all(map(is_finite, deltas)):
