@@ -116,7 +116,7 @@ def check_metadata(metadata: parquet.FileMetaData) -> None:
 
 
 def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:
-    """Return an empty file with this schema, in place of one whose chunks need no reading."""
+    """Return an empty file with the schema of a file that has no rows; its chunks are not read."""
     sink = pa.BufferOutputStream()
     parquet.ParquetWriter(sink, metadata.schema.to_arrow_schema()).close()
     return parquet.ParquetFile(pa.BufferReader(sink.getvalue()))
