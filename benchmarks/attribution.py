@@ -1,13 +1,14 @@
-"""How fast evidence is added up, and how fast SQL does it: ``python -m benchmarks.attribution``.
+"""Time attribution over outliers against SQL: ``python -m benchmarks.attribution``.
 
-Ours is the pass of ``ontogeny attribute`` over the outlier shards by its default settings, with all
-that it keeps: rows by (neuron, target token) with estimates of their origins, by (neuron, datum),
-and by place of the text for some datums. DuckDB reads the same Parquet files with the same number
-of threads and is asked for the first two only, in two ways. Both must find the same before anything
-is timed; rounds interleave the methods and alternate their order.
+Ours is the pass of ``ontogeny attribute`` over the outlier shards with default settings. It counts
+rows by (neuron, target token) with estimates of the number of their origins, by (neuron, datum),
+and by text position for some datums. DuckDB reads the same Parquet files with the same number of
+threads and counts by the first two keys only, in two different ways. All methods must find the
+same counts before anything is timed. Rounds interleave the methods and alternate their order.
 
-The rows are those of a run, or (``--synthetic``) made up in the shape of a run's: so many million,
-1,000 a datum, most of them in a few neurons at a few positions, tokens with Zipf's frequencies.
+The rows are those of a run, or (``--synthetic``) random ones in the shape of a run's: the given
+number of millions, 1,000 per datum, most of them in a few neurons at a few positions, with tokens
+of Zipf's frequencies.
 """
 
 import argparse
@@ -40,11 +41,11 @@ from capture.store.store import Store
 from cluster.local.threads import run_job
 
 WIDTH, WINDOW, VOCABULARY, DATUMS = 200, 35, 28_782, 58_560
-"""Of made-up rows: the study's."""
+"""Shape of synthetic rows: that of the study's run."""
 STEPS, BATCH, KEPT = 100, 20, 1000
-"""Of a made-up shard: its steps, datums a step, rows a datum."""
+"""Shape of a synthetic shard: steps, datums per step, rows per datum."""
 NEURONS = """
-    SELECT units.place * 100000 + index % units.fan_in AS neuron, targets.token, datum
+    SELECT units.ordinal * 100000 + index % units.fan_in AS neuron, targets.token, datum
     FROM read_parquet(?) AS rows JOIN units USING (unit) JOIN targets USING (datum, position)"""
 QUERIES = {
     "DuckDB, a query for each": (
@@ -59,14 +60,15 @@ QUERIES = {
 
 
 @dataclass(frozen=True)
-class Material:
-    """Rows, and what they speak of."""
+class OutlierRows:
+    """Outlier shards, with the layout and the targets that their columns refer to."""
 
     layout: Layout
     target_NT: np.ndarray
     num_tokens: int
     shards: list[Shard]
     what: str
+    """Description for the output."""
 
     @property
     def rows(self) -> int:
@@ -74,7 +76,7 @@ class Material:
 
     @property
     def units(self) -> list[str]:
-        """Those whose columns are neurons."""
+        """The units whose columns are neurons."""
         return [name for name in self.layout.names if name.endswith(MLP_UNITS)]
 
     @property
@@ -88,13 +90,15 @@ class Material:
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of a method; triples are first quartile, median, third quartile."""
+    """Measurements of a method."""
 
     name: str
     seconds: tuple[float, float, float]
+    """First quartile, median and third quartile."""
     million_rows_per_second: float
-    """At the median."""
+    """Rate at the median time."""
     samples: list[float]
+    """Seconds of every round."""
 
 
 def main() -> None:
@@ -102,18 +106,18 @@ def main() -> None:
     threads = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.run:
-            material = of_run(arguments.run)
+            outliers = rows_of_run(arguments.run)
         else:
-            material = synthetic(folder, max(1, round(arguments.synthetic * 1e6)))
-        print(f"{material.what}: {material.rows:,} rows in {len(material.shards)} shards")
-        methods = make_methods(material, threads)
+            outliers = synthetic_rows(folder, max(1, round(arguments.synthetic * 1e6)))
+        print(f"{outliers.what}: {outliers.rows:,} rows in {len(outliers.shards)} shards")
+        methods = make_methods(outliers, threads)
         require_same(methods)
-        lines = measure(methods, material.rows, arguments.rounds)
+        lines = measure(methods, outliers.rows, arguments.rounds)
     for line in lines:
         rate = f"{line.million_rows_per_second:>7.1f} million rows/s"
         print(f"{line.name:<26} {line.seconds[1]:>8.2f} s {rate}")
     if arguments.json:
-        found = {"rows": material.rows, "what": material.what, "threads": threads}
+        found = {"rows": outliers.rows, "what": outliers.what, "threads": threads}
         found |= {"machine": machine(), "lines": [asdict(line) for line in lines]}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -123,23 +127,25 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("run", nargs="?", metavar="RUN", help="a run on this machine's disk")
-    source.add_argument("--synthetic", type=float, metavar="MILLIONS", help="make so many rows up")
+    source.add_argument(
+        "--synthetic", type=float, metavar="MILLIONS", help="use so many millions of random rows"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results to PATH")
     return parser.parse_args()
 
 
-# --- material -------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
-def of_run(uri: str) -> Material:
+def rows_of_run(uri: str) -> OutlierRows:
     run = open_run(uri)
-    outliers = run.require_shards("outliers")
-    return Material(run.layout, run.target_NT, run.num_tokens, outliers, f"run {uri}")
+    shards = run.require_shards("outliers")
+    return OutlierRows(run.layout, run.target_NT, run.num_tokens, shards, f"run {uri}")
 
 
-def synthetic(folder: str, num_rows: int) -> Material:
-    """Shards of a run's shape in a folder."""
+def synthetic_rows(folder: str, num_rows: int) -> OutlierRows:
+    """Write at least one shard of random rows to the folder; whole shards, rounded down."""
     rng = np.random.default_rng(0)
     square = (WIDTH, WIDTH)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -149,18 +155,22 @@ def synthetic(folder: str, num_rows: int) -> Material:
             shapes[f"layers.{layer}.{name}"] = square
     layout, per_shard = Layout(shapes), STEPS * BATCH * KEPT
     made = [
-        write_shard(folder, number, made_up_rows(layout, number, rng))
+        write_shard(folder, number, random_rows(layout, number, rng))
         for number in range(max(1, num_rows // per_shard))
     ]
     target_NT = np.minimum(rng.zipf(1.2, size=(DATUMS, WINDOW)) - 1, VOCABULARY - 1)
-    return Material(layout, target_NT.astype(np.int32), VOCABULARY, made, "made-up rows")
+    return OutlierRows(layout, target_NT.astype(np.int32), VOCABULARY, made, "synthetic rows")
 
 
-def made_up_rows(layout: Layout, number: int, rng: np.random.Generator) -> pa.Table:
-    """A shard: each datum's rows lie in some hundred (neuron, position), half of them in few."""
+def random_rows(layout: Layout, number: int, rng: np.random.Generator) -> pa.Table:
+    """Return the rows of a shard, in the order that the recorder writes.
+
+    Each datum's rows lie in at most 200 pairs of neuron and position, most of them in a few.
+    """
     visit_M = np.repeat(np.arange(STEPS * BATCH), KEPT)
-    spot_M = np.minimum(rng.zipf(1.4, size=len(visit_M)), 200)
-    mixed_M = (visit_M * 1009 + spot_M * 7919 + number * 104_729) % 2**31
+    pair_M = np.minimum(rng.zipf(1.4, size=len(visit_M)), 200)
+    # A hash of visit and pair: equal pairs of a datum get equal unit, column and position.
+    mixed_M = (visit_M * 1009 + pair_M * 7919 + number * 104_729) % 2**31
     unit_M = mixed_M % len(layout.names)
     rows_U = np.array([shape[0] for shape in layout.shapes.values()])
     order = np.array(sorted(range(len(layout.names)), key=layout.names.__getitem__))
@@ -173,8 +183,8 @@ def made_up_rows(layout: Layout, number: int, rng: np.random.Generator) -> pa.Ta
         "shift": rng.normal(scale=1e-3, size=len(visit_M)),
         "position": mixed_M // 6211 % WINDOW,
     }
-    place_U = np.argsort(order)
-    sorted_M = np.lexsort((columns["step"], columns["index"], place_U[unit_M]))
+    rank_U = np.argsort(order)
+    sorted_M = np.lexsort((columns["step"], columns["index"], rank_U[unit_M]))
     return pa.table(columns).cast(OUTLIERS).take(sorted_M)
 
 
@@ -189,52 +199,53 @@ def write_shard(folder: str, number: int, rows: pa.Table) -> Shard:
 # --- methods --------------------------------------------------------------------------------------
 
 Answer = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-"""Neuron, token and rows; neuron, datum and rows: columns without order."""
+"""Counts by (neuron, token) and by (neuron, datum): columns neuron, item, rows, in any order."""
 Methods = dict[str, Callable[[], Answer]]
 
 
-def make_methods(material: Material, threads: int) -> Methods:
+def make_methods(outliers: OutlierRows, threads: int) -> Methods:
+    """Return ours and those of DuckDB, by name; ours comes first."""
     connection = duckdb.connect(config={"threads": threads})
-    N, T = material.target_NT.shape
-    names = material.units
-    fan_in = [material.layout.shapes[name][-1] for name in names]
+    N, T = outliers.target_NT.shape
+    names = outliers.units
+    fan_in = [outliers.layout.shapes[name][-1] for name in names]
     targets = pa.table(
         {
             "datum": np.repeat(np.arange(N, dtype=np.int32), T),
             "position": np.tile(np.arange(T, dtype=np.int16), N),
-            "token": material.target_NT.ravel(),
+            "token": outliers.target_NT.ravel(),
         }
     )
-    units = pa.table({"unit": names, "place": range(len(names)), "fan_in": fan_in})
+    units = pa.table({"unit": names, "ordinal": range(len(names)), "fan_in": fan_in})
     for name, table in {"targets": targets, "units": units}.items():
         connection.register("made", table)
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM made")
     first_U = np.cumsum([0, *fan_in[:-1]])
 
     def by_sql(queries: tuple[str, ...]) -> Answer:
-        files = [shard.where for shard in material.shards]
-        found = [answer_of(connection, query, files) for query in queries]
-        if len(found) == 1:  # grouping sets: the column that is grouped over is null
+        files = [shard.where for shard in outliers.shards]
+        found = [query_columns(connection, query, files) for query in queries]
+        if len(found) == 1:  # grouping sets: in each set, the other set's key is null
             (both,) = found
             own = ~np.ma.getmaskarray(both["token"])
             found = [{name: x[rows] for name, x in both.items()} for rows in (own, ~own)]
         return columns_of(found[0], "token"), columns_of(found[1], "datum")
 
     def columns_of(found: dict[str, np.ndarray], item: str) -> dict[str, np.ndarray]:
-        place, column = np.divmod(np.asarray(found["neuron"]), 100_000)
-        values = first_U[place] + column, found[item], found["count_star()"]
+        unit, column = np.divmod(np.asarray(found["neuron"]), 100_000)
+        values = first_U[unit] + column, found[item], found["count_star()"]
         return dict(zip(("neuron", "item", "rows"), map(np.asarray, values), strict=True))
 
     def ours() -> Answer:
-        found = run_job(material.job, material.shards, threads=threads)
+        found = run_job(outliers.job, outliers.shards, threads=threads)
         return as_columns(found.tokens), as_columns(found.datums)
 
     others = {name: (lambda queries=queries: by_sql(queries)) for name, queries in QUERIES.items()}
     return {"ontogeny": ours, **others}
 
 
-def answer_of(connection: Any, query: str, files: list[str]) -> dict[str, np.ndarray]:
-    """The columns that a query gives, masked where they are null."""
+def query_columns(connection: Any, query: str, files: list[str]) -> dict[str, np.ndarray]:
+    """Return the columns of a query's result, masked where they are null."""
     return connection.execute(query, [files]).fetchnumpy()
 
 
@@ -243,7 +254,7 @@ def as_columns(sums: SparseSums) -> dict[str, np.ndarray]:
 
 
 def require_same(methods: Methods) -> None:
-    """Every method must find what the first does."""
+    """Assert that every method finds the counts of the first one."""
     (first, wanted), *others = [(name, do()) for name, do in methods.items()]
     for name, found in others:
         for ours, theirs in zip(wanted, found, strict=True):
@@ -253,6 +264,7 @@ def require_same(methods: Methods) -> None:
 
 
 def measure(methods: Methods, rows: int, rounds: int) -> list[Line]:
+    """Time the methods round by round; every second round in reverse order."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for number in range(rounds):
         for name in list(methods)[:: -1 if number % 2 else 1]:

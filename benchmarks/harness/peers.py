@@ -1,6 +1,6 @@
-"""The same model out of other people's parts: torch's own transformer, and Opacus' hooks.
+"""The same model built from other libraries' parts: torch's transformer, and Opacus' hooks.
 
-Twins hold the very parameters of the model on the workbench, so training a twin trains that model.
+A twin shares the parameters of the workbench's model, so training a twin trains that model.
 
 Source: ``torch.nn.TransformerEncoder``; Opacus (Yousefpour et al. 2021), ``GradSampleModule``.
 Shapes: N datum, T token, S source token, D width, H head, E width of a head, V vocabulary.
@@ -20,7 +20,7 @@ from capture.models.transformer import LanguageModel, ModelConfig
 
 
 class TorchTwin(nn.Module):
-    """``nn.TransformerEncoder`` with ``nn.Dropout``, as a user of torch would write the model."""
+    """The model as a user of torch would write it: ``nn.TransformerEncoder`` and ``nn.Dropout``."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TorchTwin(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Our attention with ``nn.Linear`` for its projections: Opacus takes no bare parameters."""
+    """The model's attention with ``nn.Linear`` projections; Opacus refuses bare parameters."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class LinearAttention(nn.Module):
 
 
 def linear_twin(model: LanguageModel) -> LanguageModel:
-    """The model with ``LinearAttention`` in every layer."""
+    """Return the model with ``LinearAttention`` in every layer and shared parameters."""
     with torch.device("meta"):
         twin = LanguageModel(model.config, vocabulary=model.decoder.out_features, window=1)
         for layer in twin.layers:
@@ -80,7 +80,7 @@ def linear_twin(model: LanguageModel) -> LanguageModel:
 
 
 def share_weights(twin: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-    """Put these parameters in place of the twin's own, all of them, by name."""
+    """Replace all parameters of the twin by these, by name."""
     names = [name for name, _ in twin.named_parameters()]
     assert set(names) == set(weights)
     for name in names:
@@ -88,11 +88,11 @@ def share_weights(twin: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
         setattr(twin.get_submodule(module), leaf, weights[name])
 
 
-def torch_own(twin: TorchTwin) -> Method:
-    """A plain pass of torch's own transformer."""
+def torch_transformer(twin: TorchTwin) -> Method:
+    """Return a plain forward and backward pass of torch's transformer."""
 
-    def method(bench: Workbench, turn: PlannedStep) -> Gradients:
-        token_NT, target_NT = bench.batch(turn)
+    def method(bench: Workbench, planned: PlannedStep) -> Gradients:
+        token_NT, target_NT = bench.batch(planned)
         mean_loss(twin(token_NT), target_NT).backward()
         return {}
 
@@ -100,9 +100,10 @@ def torch_own(twin: TorchTwin) -> Method:
 
 
 def opacus(model: LanguageModel, *, body_only: bool) -> Method:
-    """Hooks of ``GradSampleModule`` on the layers alone or on the whole; needs Opacus.
+    """Return a pass with ``GradSampleModule`` on the layers alone or on the whole model.
 
-    ``loss_reduction="sum"`` makes it leave gradients as they are: shares of the mean loss.
+    Needs Opacus. With ``loss_reduction="sum"`` Opacus does not rescale gradients, which stay
+    those of the datums' shares of the mean loss.
     """
     from opacus import GradSampleModule  # pyright: ignore[reportMissingImports]
 
@@ -115,9 +116,9 @@ def opacus(model: LanguageModel, *, body_only: bool) -> Method:
     else:
         twin = hooked(twin)
 
-    def method(bench: Workbench, turn: PlannedStep) -> Gradients:
-        token_NT, target_NT = bench.batch(turn)
-        mean_loss(twin(token_NT, bench.masks(turn)), target_NT).backward()
+    def method(bench: Workbench, planned: PlannedStep) -> Gradients:
+        token_NT, target_NT = bench.batch(planned)
+        mean_loss(twin(token_NT, bench.masks(planned)), target_NT).backward()
         return {
             name: taken
             for name, parameter in bench.model.named_parameters()
@@ -128,7 +129,7 @@ def opacus(model: LanguageModel, *, body_only: bool) -> Method:
 
 
 def take_samples(parameter: nn.Parameter) -> Tensor | None:
-    """Opacus' per-datum gradients of a parameter, which holds them no more."""
+    """Return Opacus' per-datum gradients of a parameter and remove them from it."""
     taken = getattr(parameter, "grad_sample", None)
     parameter.grad_sample = None  # pyright: ignore[reportAttributeAccessIssue]
     return taken

@@ -1,12 +1,12 @@
-"""Capture as a run does it: steps observed by ``Observer``, recorded by ``Recorder`` or not at all.
+"""Capture as a run does it: ``Observer`` observes the steps, and ``Recorder`` may record them.
 
-Recording cannot be timed by the step: a segment is written by a thread beside the training of the
-next one. So a block is two segments long. The first is untimed and ends with its commit; while the
-second is trained under the clock, the first is sorted, encoded and stored on the same cores, and
-the block ends with the commit of the second, which copies the weights and waits if the first is not
-stored yet. The timed half thus trains one segment and writes one segment, which is what each
-segment of a long run does. The writer of the second is waited for after the clock has stopped, so
-that it does not compete with the next method.
+A single step of recording cannot be timed, because a thread writes a segment while the next one
+trains. A block is therefore two segments long. The first segment is untimed and ends with its
+commit. While the timed second segment trains, the first is sorted, encoded and stored on the same
+cores. The block ends with the commit of the second, which copies the weights and waits if the
+first is not stored yet. The timed half thus trains one segment and writes one, as each segment of a
+long run does. The benchmark waits for the second write after the clock has stopped, so that it
+does not compete with the next method.
 """
 
 from collections.abc import Collection
@@ -25,44 +25,46 @@ from capture.training.recorder import Recorder
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the recorded segments take on the store."""
+    """Bytes of the recorded segments on the store."""
 
     bytes_per_row: float
-    """Of an outlier shard, per outlier."""
+    """Bytes of the outlier shards per outlier."""
     bytes_per_datum: float
-    """Everything, checkpoints included, per datum and step."""
+    """Bytes of all files, checkpoints included, per datum and step."""
 
 
-def observe(bench: Workbench, turn: PlannedStep) -> Observation:
-    """A step with shifts, audit, outliers and positions, under the product's own settings."""
+def observe(bench: Workbench, planned: PlannedStep) -> Observation:
+    """Take a step with shifts, audit, outliers and positions, under the settings of a run."""
     with deterministic():
-        return bench.observer.step(turn)
+        return bench.observer.step(planned)
 
 
-def observe_untallied(bench: Workbench, turn: PlannedStep) -> Observation:
-    """The same with ``capture.shifts.tallies.enabled=false``."""
+def observe_untallied(bench: Workbench, planned: PlannedStep) -> Observation:
+    """Like ``observe``, but with ``capture.tally.enabled=false``."""
     tally, bench.observer.tally = bench.observer.tally, None
     try:
-        return observe(bench, turn)
+        return observe(bench, planned)
     finally:
         bench.observer.tally = tally
 
 
-def observe_kinds(bench: Workbench, turn: PlannedStep, kinds: frozenset[RecordKind]) -> Observation:
-    """A step of which these kinds are recorded, as a run of those settings takes it."""
+def observe_kinds(
+    bench: Workbench, planned: PlannedStep, kinds: frozenset[RecordKind]
+) -> Observation:
+    """Take a step as a run does that records these kinds."""
     observer, engine = bench.observer, bench.engine
     before = observer.kinds, observer.tally, engine.units
     observer.kinds = kinds
     observer.tally = observer.tally if "tallies" in kinds else None
     engine.units = engine.units if kinds else {}
     try:
-        return observe(bench, turn)
+        return observe(bench, planned)
     finally:
         observer.kinds, observer.tally, engine.units = before
 
 
 class Recording:
-    """Steps that are recorded, a commit after every ``segment_steps`` of them."""
+    """Takes and records steps; commits a segment after every ``segment_steps`` of them."""
 
     def __init__(
         self,
@@ -71,26 +73,26 @@ class Recording:
         segment_steps: int,
         kinds: Collection[RecordKind] = ("outliers", "tallies"),
     ) -> None:
-        """``kinds``: what is recorded; none for checkpoints alone."""
+        """``kinds`` are the records to write; without any, only checkpoints are written."""
         self.bench = bench
         self.store = store
         self.segment_steps = segment_steps
         self.kinds = frozenset(kinds)
-        write_marker(store, START, Marker(0, 0, ()))  # which those of segments follow
-        at_once = packing_threads(bench.engine.device)
-        self.recorder = Recorder(store, bench.observer.layout, [], packing_threads=at_once)
+        write_marker(store, START, Marker(0, 0, ()))  # segment markers refer to it
+        threads = packing_threads(bench.engine.device)
+        self.recorder = Recorder(store, bench.observer.layout, [], packing_threads=threads)
 
-    def step(self, turn: PlannedStep) -> None:
-        observed = observe_kinds(self.bench, turn, self.kinds)
-        self.recorder.add_step(observed, turn.datum_N)
+    def step(self, planned: PlannedStep) -> None:
+        observed = observe_kinds(self.bench, planned, self.kinds)
+        self.recorder.add_step(observed, planned.datum_N)
         if len(self.recorder.open.steps) == self.segment_steps:
             self.recorder.commit(self.bench.engine.snapshot())
 
     def line(self, name: str, note: str) -> Line:
-        """Blocks of an untimed and a timed segment."""
+        """Return a line whose blocks are an untimed and a timed segment."""
         steps = self.segment_steps
-        settle = self.recorder.flush
-        return Line(name, note, stopwatch(self.step), steps, warmup=steps, settle=settle)
+        flush = self.recorder.flush
+        return Line(name, note, stopwatch(self.step), steps, warmup=steps, flush=flush)
 
     def sizes(self) -> Sizes:
         markers = read_segments(self.store)

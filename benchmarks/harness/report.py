@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON; the machine it was measured on."""
+"""Results as a printed table and as JSON; a description of the machine."""
 
 import os
 import platform
@@ -15,20 +15,20 @@ from capture.format.run_yaml import git_commit
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. Triples are first quartile, median, third quartile over the rounds."""
+    """One line of the table. Triples are first quartile, median and third quartile of rounds."""
 
     name: str
     note: str
     milliseconds: tuple[float, float, float]
-    """Per training step."""
+    """Milliseconds per training step."""
     ratio: tuple[float, float, float]
-    """To the plain steps before and after."""
+    """Time over that of the plain steps before and after."""
     block_milliseconds: list[float]
-    """Every sample."""
+    """Milliseconds per step of every block."""
     error: float
-    """Largest deviation of any gradient, or of an outlier, from the loop of one-datum passes."""
+    """Largest error of any gradient, or of an outlier, against the loop of one-datum passes."""
     peak_bytes: int | None
-    """Resident memory of the whole process; None where the system does not tell."""
+    """Peak resident memory of the process; None if the system does not report it."""
     sizes: Sizes | None = None
 
 
@@ -53,7 +53,7 @@ HEAD = (
 
 
 def table(results: list[Result], missing: list[str]) -> str:
-    """The results, one a line, with notes below by number."""
+    """Return the printed table: a line per result, and numbered notes below."""
     rows = [row(number, result) for number, result in enumerate(results, 1)]
     notes = [f"[{number}] {result.note}" for number, result in enumerate(results, 1)]
     return "\n".join([HEAD, "-" * len(HEAD), *rows, *missing, "", *notes])
@@ -81,13 +81,13 @@ def as_json(
     results: list[Result],
     missing: list[str],
 ) -> dict[str, object]:
-    """The same and every sample, ready for JSON."""
+    """Return the results with every sample, ready for JSON."""
     lines = [asdict(result) for result in results]
     return {"machine": found_on, "setting": setting, "results": lines, "missing": missing}
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on besides the setting; the load is that before the benchmark."""
+    """Return hardware, software versions, git commit and the load average at this moment."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": cpu_model(),
@@ -103,7 +103,7 @@ def machine() -> dict[str, object]:
 
 
 def cpu_model() -> str:
-    """The processor's name; Linux keeps it where ``platform`` does not look."""
+    """Return the processor's name; ``platform`` knows it only where /proc/cpuinfo is missing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,9 +1,10 @@
-"""Interleaved timing: what a step takes by each method, side by side on the same machine.
+"""Interleaved timing of a training step by each method on the same machine.
 
-In every round each method runs one block of consecutive steps, some untimed to warm up, then the
-timed ones. A sample is the mean of a block. Plain blocks stand between all others, and a method's
-ratio is to the mean of the two beside it, so a machine that slows down for a minute slows both.
-Rounds run alternately forwards and backwards through the methods, which cancels a steady drift.
+In every round each method runs one block of consecutive steps: untimed ones to warm up, then the
+timed ones. A sample is the mean over the timed steps of a block. A plain block stands between any
+two others, and a method's ratio is to the mean of the two plain blocks beside it, so a machine that
+slows down for a minute slows both. Every second round runs through the methods in reverse order,
+which cancels a steady drift.
 """
 
 import itertools
@@ -18,11 +19,11 @@ import numpy as np
 from capture.engine.step_plan import PlannedStep
 
 Run = Callable[[Sequence[PlannedStep]], float]
-"""Trains these turns; returns seconds per step."""
+"""Takes these steps and returns seconds per step."""
 
 
 def nothing() -> None:
-    """No work between blocks."""
+    """Do nothing; the default of ``Line.flush``."""
 
 
 @dataclass(frozen=True)
@@ -33,67 +34,76 @@ class Line:
     note: str
     run: Run
     steps: int
-    """Timed steps a block."""
+    """Number of timed steps per block."""
     warmup: int = 1
-    """Untimed steps before them."""
-    settle: Callable[[], None] = nothing
-    """Ends work in the background after a block, lest it disturb the next one; untimed."""
+    """Number of untimed steps before them."""
+    flush: Callable[[], None] = nothing
+    """Untimed; waits after a block for background work, which would disturb the next block."""
 
 
 @dataclass
 class Samples:
-    """What was measured of a line, one entry a round."""
+    """Measurements of a line, one entry per round."""
 
     seconds: list[float] = field(default_factory=list)
+    """Seconds per step."""
     plain: list[float] = field(default_factory=list)
-    """The mean of the plain blocks before and after it."""
+    """Seconds per step, averaged over the plain blocks before and after."""
     peak_bytes: int | None = None
-    """Resident memory of the whole process at its highest in the timed steps."""
+    """Peak resident memory of the process during the timed steps."""
 
 
 def stopwatch(step: Callable[[PlannedStep], object]) -> Run:
-    def run(turns: Sequence[PlannedStep]) -> float:
+    """Return a function that takes steps and returns the mean seconds per step."""
+
+    def run(planned_steps: Sequence[PlannedStep]) -> float:
         start = time.perf_counter()
-        for turn in turns:
-            step(turn)
-        return (time.perf_counter() - start) / len(turns)
+        for planned in planned_steps:
+            step(planned)
+        return (time.perf_counter() - start) / len(planned_steps)
 
     return run
 
 
-def measure(lines: list[Line], turns: Iterator[PlannedStep], rounds: int) -> dict[str, Samples]:
-    """Samples by name of the line; the first one is the plain step, which stands beside each."""
+def measure(
+    lines: list[Line], planned_steps: Iterator[PlannedStep], rounds: int
+) -> dict[str, Samples]:
+    """Time all lines in interleaved blocks; return the samples by name of the line.
+
+    The first line is the plain step, to which the others are compared.
+    """
     plain, *others = lines
     found = {line.name: Samples() for line in lines}
     beside = found[plain.name].seconds
     for number in range(rounds):
-        time_block(plain, turns, found[plain.name])
+        time_block(plain, planned_steps, found[plain.name])
         for line in others[:: -1 if number % 2 else 1]:
             print(f"round {number + 1} of {rounds}: {line.name}", file=sys.stderr, flush=True)
-            time_block(line, turns, found[line.name])
-            time_block(plain, turns, found[plain.name])
+            time_block(line, planned_steps, found[line.name])
+            time_block(plain, planned_steps, found[plain.name])
             found[line.name].plain.append((beside[-2] + beside[-1]) / 2)
     found[plain.name].plain = list(beside)
     return found
 
 
-def time_block(line: Line, turns: Iterator[PlannedStep], samples: Samples) -> None:
-    line.run(list(itertools.islice(turns, line.warmup)))
+def time_block(line: Line, planned_steps: Iterator[PlannedStep], samples: Samples) -> None:
+    """Run one block of a line; add its time and peak memory to the samples."""
+    line.run(list(itertools.islice(planned_steps, line.warmup)))
     reset_peak()
-    samples.seconds.append(line.run(list(itertools.islice(turns, line.steps))))
+    samples.seconds.append(line.run(list(itertools.islice(planned_steps, line.steps))))
     if peak := peak_bytes():
         samples.peak_bytes = max(peak, samples.peak_bytes or 0)
-    line.settle()
+    line.flush()
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median, third quartile."""
+    """Return first quartile, median and third quartile."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return float(low), float(middle), float(high)
 
 
 def reset_peak() -> None:
-    """Start the kernel's record of the highest resident memory anew (Linux)."""
+    """Reset the kernel's peak of resident memory to the present value (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -101,7 +111,7 @@ def reset_peak() -> None:
 
 
 def peak_bytes() -> int | None:
-    """Highest resident memory since ``reset_peak``; None where the kernel does not tell."""
+    """Return the peak resident memory since ``reset_peak``, or None if not on Linux."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

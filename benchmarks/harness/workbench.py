@@ -1,7 +1,7 @@
-"""The one model that all methods train in turn: the study's, on real text if there is any.
+"""The model that all methods train alternately: the study's, on real text if available.
 
-The methods share its parameters, so each of them times steps of the same training: outliers are
-spread over units as they are in a run, and no method works on weights that another has not seen.
+The methods share its parameters, so each of them takes steps of the same training. Outliers are
+therefore spread over units as in a run, and all methods work on similar weights.
 
 Shapes: N datum, T position, K maskable entries of one datum, M target of the batch.
 """
@@ -27,20 +27,20 @@ from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, fresh_model
 
 VOCABULARY = 28_782
-"""Entries of the study's vocabulary (WikiText-2's training split); the unembedding's cost."""
+"""Size of the study's vocabulary (WikiText-2's training split); sets the unembedding's cost."""
 ZIPF_TOKENS = 400_000
 CONFIG = {"training": {"epochs": 10**6, "decay": 1.0, "device": "cpu"}}
-"""The study's values, but for a training that does not end and keeps its learning rate of 5."""
+"""The study's settings, except that training does not end and the learning rate stays 5."""
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What every method needs for a step."""
+    """Model, optimizer, observer and data: the inputs of every method."""
 
     plan: StepPlan
     engine: Engine
     observer: Observer
-    turns: Iterator[PlannedStep]
+    planned_steps: Iterator[PlannedStep]
 
     @property
     def model(self) -> LanguageModel:
@@ -49,43 +49,43 @@ class Workbench:
 
     @property
     def units(self) -> dict[str, nn.Parameter]:
-        """The captured parameters: the body's."""
+        """The captured parameters, by name: those of the body."""
         return self.engine.units
 
     @property
     def others(self) -> dict[str, nn.Parameter]:
-        """Embedding and unembedding."""
+        """The parameters of embedding and unembedding, by name."""
         return {n: p for n, p in self.model.named_parameters() if n not in self.units}
 
     @property
     def num_targets(self) -> int:
         return self.plan.config.training.batch * self.plan.config.corpus.window
 
-    def batch(self, turn: PlannedStep) -> tuple[Tensor, Tensor]:
-        """Tokens and targets, [N, T] each."""
-        datum_N = torch.from_numpy(turn.datum_N)
+    def batch(self, planned: PlannedStep) -> tuple[Tensor, Tensor]:
+        """Return tokens and targets, both [N, T]."""
+        datum_N = torch.from_numpy(planned.datum_N)
         return self.observer.token_NT[datum_N], self.observer.target_NT[datum_N]
 
-    def masks(self, turn: PlannedStep) -> Masks:
+    def masks(self, planned: PlannedStep) -> Masks:
         return self.engine.masks(
-            range(len(turn.datum_N)), turn.step, self.plan.config.corpus.window
+            range(len(planned.datum_N)), planned.step, self.plan.config.corpus.window
         )
 
-    def masks_NK(self, turn: PlannedStep) -> Tensor:
-        """The same as a tensor, for methods that deal the batch out by datum."""
-        pool_NK = self.masks(turn).pool_NK
+    def masks_NK(self, planned: PlannedStep) -> Tensor:
+        """Return the masks as a tensor, for methods that split the batch by datum."""
+        pool_NK = self.masks(planned).pool_NK
         assert pool_NK is not None
         return pool_NK
 
     def update(self) -> None:
-        """Clip and SGD, on the gradients that the parameters hold."""
+        """Clip the parameters' gradients and take the SGD step."""
         clip = self.plan.config.training.clip
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.engine.optimizer.step()
 
 
 def make_workbench(folder: Path) -> tuple[Workbench, str]:
-    """The workbench, and which text it trains on."""
+    """Return the workbench and a description of its text."""
     corpus, text = make_corpus(folder)
     plan = StepPlan(make_config(CONFIG), corpus)
     config = plan.config
@@ -99,7 +99,10 @@ def make_workbench(folder: Path) -> tuple[Workbench, str]:
 
 
 def make_corpus(folder: Path) -> tuple[Corpus, str]:
-    """The text in the folder, its ids made to fit the vocabulary; random tokens without one."""
+    """Return the corpus in the folder and its description.
+
+    Ids outside the vocabulary become <unk>. Without a text in the folder the tokens are random.
+    """
     config = make_config(CONFIG)
     if not any(folder.glob("*.txt")) and not any(folder.glob("*.tokens")):
         stream = zipf_tokens(ZIPF_TOKENS, VOCABULARY)
@@ -111,17 +114,17 @@ def make_corpus(folder: Path) -> tuple[Corpus, str]:
     splits = any((folder / name).is_file() for name in FILE_NAMES["train"])
     values = {"kind": "wikitext2" if splits else "text", "path": str(folder)}
     found = load_corpus(make_config({"corpus": values}).corpus, batch=config.training.batch)
-    train = Datums(fitted(found.train.token_NT), fitted(found.train.target_NT))
+    train = Datums(limit_ids(found.train.token_NT), limit_ids(found.train.target_NT))
     return Corpus(found.vocabulary, train, None, None), f"WikiText-2 ({len(train):,} datums)"
 
 
-def fitted(token_NT: np.ndarray) -> np.ndarray:
-    """Ids beyond the study's vocabulary become <unk>."""
+def limit_ids(token_NT: np.ndarray) -> np.ndarray:
+    """Replace ids outside the study's vocabulary by 0, the id of <unk>."""
     return np.where(token_NT < VOCABULARY, token_NT, 0).astype(np.int32)
 
 
 def zipf_tokens(num_tokens: int, vocabulary: int) -> np.ndarray:
-    """Independent tokens, the frequency of rank r in proportion to 1 / (r + 2.7)."""
+    """Return independent random tokens; the frequency of rank r is proportional to 1/(r + 2.7)."""
     frequency_V = 1 / (np.arange(1, vocabulary + 1) + 2.7)
     uniform = np.random.default_rng(0).random(num_tokens) * math.fsum(frequency_V)
     ranks = np.searchsorted(frequency_V.cumsum(), uniform)

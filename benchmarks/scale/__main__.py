@@ -1,8 +1,8 @@
-"""Scale, measured and predicted: runs the benchmarks of scale, or draws what follows from them.
+"""Run the benchmarks of scale, or write the tables and figures of docs/scale.md from their results.
 
-python -m benchmarks.scale                # measure, an hour; results in benchmarks/results/
-python -m benchmarks.scale --quick        # minutes: does everything work? results nowhere
-python -m benchmarks.scale --predict      # tables and figures of docs/scale.md from the results
+python -m benchmarks.scale                # an hour; writes benchmarks/results/
+python -m benchmarks.scale --quick        # minutes; tests the scripts and discards the results
+python -m benchmarks.scale --predict      # writes docs/scale.md and its figures
 """
 
 import argparse
@@ -39,13 +39,16 @@ BENCHMARKS = {
     REPLAY: ["benchmarks.scale.replay"],
     DRIFT: ["benchmarks.scale.drift"],
 }
-"""The name of results → what makes them: a program of its own, which starts processes."""
+"""File of results → module and options of the program that writes it.
+
+Each runs in a process of its own, because each starts processes.
+"""
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.predict:
-        return predicted(arguments.json)
+        return update_page(arguments.json)
     if arguments.quick:
         with tempfile.TemporaryDirectory() as folder:
             return measure(Path(folder), quick=True)
@@ -54,25 +57,32 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument("--quick", action="store_true", help="does everything work?")
-    way.add_argument("--predict", action="store_true", help="tables and figures from the results")
-    parser.add_argument("--json", type=Path, metavar="FOLDER", default=RESULTS)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--quick", action="store_true", help="small sizes, to test the scripts")
+    mode.add_argument(
+        "--predict",
+        action="store_true",
+        help="write docs/scale.md and its figures from the results",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FOLDER", default=RESULTS, help="folder of the results"
+    )
     return parser.parse_args()
 
 
 def measure(folder: Path, *, quick: bool) -> None:
+    """Run all benchmarks of scale and write their results to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, program in BENCHMARKS.items():
         command = [sys.executable, "-m", *program, "--json", str(folder / name)]
         subprocess.run([*command, *(["--quick"] if quick else [])], check=True)
     found = as_json(measure_growth(1000 if quick else 10_000))
-    told = json.dumps(found | {"machine": machine()}, indent=1)
-    (folder / GROWTH).write_text(told + "\n")
+    (folder / GROWTH).write_text(json.dumps(found | {"machine": machine()}, indent=1) + "\n")
     print(json.dumps(found["summary"], indent=1))
 
 
-def predicted(folder: Path) -> None:
+def update_page(folder: Path) -> None:
+    """Write the figures and tables of docs/scale.md from the results in the folder."""
     costs, assumed = measured(folder), Assumed()
     draw(FIGURES, costs, assumed, read(folder / GROWTH))
     PAGE.write_text(with_tables(PAGE.read_text(), [*tables(folder), *measured_tables(folder)]))

@@ -1,8 +1,8 @@
-"""What asking costs at scale: an attribution over a run's outlier shards. Pure functions.
+"""Predict the cost of an attribution over a run's outlier shards. Pure functions.
 
-Reading, requests and adding up go on side by side on all cores; then partials are merged in a tree
-as deep as log₂ of the shards; all the while the driver handles one task after the other. A task
-takes a block of shards and merges them itself, one merge after the other.
+Reading, requests and adding rows overlap on all cores. Then partials are merged in a tree of depth
+log₂(shards). Meanwhile the driver handles one task after the other. A task takes a block of shards
+and merges their partials itself, one after the other.
 """
 
 import math
@@ -14,12 +14,12 @@ from cluster.on_ray.policy import block_size, max_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """An attribution over all outliers of a run."""
+class AttributionCost:
+    """Predicted times and sizes of an attribution over all outliers of a run."""
 
     shards: int
     depth: int
-    """Of the merge tree."""
+    """Depth of the merge tree."""
     reading_seconds: float
     request_seconds: float
     adding_seconds: float
@@ -27,29 +27,31 @@ class Asking:
     """Along the tree's longest path."""
     driver_seconds: float
     partial_bytes: float
-    """The last one, which one process holds."""
+    """Size of the last partial, which one process holds."""
 
     @property
     def seconds(self) -> float:
-        side_by_side = max(self.reading_seconds, self.request_seconds, self.adding_seconds)
-        return max(side_by_side + self.merging_seconds, self.driver_seconds)
+        overlapping = max(self.reading_seconds, self.request_seconds, self.adding_seconds)
+        return max(overlapping + self.merging_seconds, self.driver_seconds)
 
     @property
     def bottleneck(self) -> str:
-        """What would have to be faster for the answer to come sooner."""
-        side_by_side = {
+        """The longest part, which has to become faster for an earlier answer."""
+        overlapping = {
             "reading": self.reading_seconds,
             "requests": self.request_seconds,
             "adding up": self.adding_seconds,
         }
-        slowest = max(side_by_side, key=side_by_side.__getitem__)
-        parts = {slowest: side_by_side[slowest], "merge tree": self.merging_seconds}
+        slowest = max(overlapping, key=overlapping.__getitem__)
+        parts = {slowest: overlapping[slowest], "merge tree": self.merging_seconds}
         longest = max(parts, key=parts.__getitem__)
         return "driver" if self.driver_seconds >= sum(parts.values()) else longest
 
 
-def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: Assumed) -> Asking:
-    """Over the shards that so many capturing workers left, on the nodes of so many GPUs."""
+def predict_attribution(
+    work: Workload, workers: int, gpus: int, measured: Measured, assumed: Assumed
+) -> AttributionCost:
+    """Predict an attribution over the shards of a capture by ``workers``, on the GPUs' nodes."""
     shards = work.segments * workers
     rows = float(work.datums) * work.outliers
     cores = gpus * assumed.cores_per_gpu
@@ -58,9 +60,11 @@ def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: As
     block = block_size(shards, max_tasks(cores))
     tasks = math.ceil(shards / block)
     sizes = [partial_bytes(work, rows / shards * 2**level, assumed) for level in range(depth + 1)]
+    # A task does the block / 2**level merges of a level one after the other; above the blocks the
+    # merges of a level run in parallel, so the longest path has one merge per level.
     merged = sum(max(1.0, block / 2**level) * sizes[level] for level in range(1, depth + 1))
     adding = rows / measured.rows_per_core_second + shards * measured.shard_seconds
-    return Asking(
+    return AttributionCost(
         shards=shards,
         depth=depth,
         reading_seconds=size / store_speed(gpus, assumed),
@@ -73,5 +77,5 @@ def ask(work: Workload, workers: int, gpus: int, measured: Measured, assumed: As
 
 
 def partial_bytes(work: Workload, rows: float, assumed: Assumed) -> float:
-    """A row each at most, and never more than a number for every neuron and token."""
+    """Return an upper bound: one entry per row, but at most one per neuron and token."""
     return min(rows * assumed.reading_row_bytes, 8.0 * work.neurons * work.vocabulary)

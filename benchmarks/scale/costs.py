@@ -1,4 +1,4 @@
-"""The measured costs that the scale model starts from, read from benchmarks/results/."""
+"""Read the measured costs of the scale model from benchmarks/results/."""
 
 import json
 import math
@@ -16,19 +16,19 @@ ATTRIBUTION = "attribution-2-core-xeon.json"
 WRITTEN = "capture-written-2-core-epyc.json"
 JOBS = "scale-jobs-2-core-epyc.json"
 SHORT_JOBS = "scale-jobs-short-2-core-epyc.json"
-"""Of fewer shards."""
+"""Like ``JOBS``, with fewer shards."""
 GROWTH = "scale-growth-2-core-xeon.json"
 WORKERS = "scale-capture-2-core-epyc.json"
 REPLAY = "scale-replay-2-core-epyc.json"
 DRIFT = "scale-drift-2-core-epyc.json"
 FACTOR_BYTES = 849_600
-"""A datum's factors in the study's model, float32, before they are packed."""
+"""Bytes of a datum's factors in the study's model, as float32, before they are packed."""
 CPUS = 2
-"""Of the machine on which jobs were measured."""
+"""Cores of the machine on which jobs were measured."""
 
 
 def measured(folder: Path = RESULTS) -> Measured:
-    """Raises ``FileNotFoundError`` where a benchmark has not left its results."""
+    """Return the costs; raises ``FileNotFoundError`` if a file of results is missing."""
     lines, written = (
         {line["name"]: line for line in read(folder / name)["results"]}
         for name in (CAPTURE, WRITTEN)
@@ -60,15 +60,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def share(line: dict[str, Any]) -> float:
-    """What a step of this line takes beyond a plain step, at the median of the rounds."""
+    """Return the time that a step takes beyond a plain one, as a share; median over rounds."""
     return line["ratio"][1] - 1.0
 
 
 def shard_and_task(growth: list[dict[str, Any]]) -> tuple[float, float]:
-    """What a shard costs its worker, of two at work, and what a task costs the driver.
+    """Return upper bounds on a worker's seconds per shard and the driver's seconds per task.
 
-    From the two largest numbers of small shards, of which the larger goes out in blocks. Whichever
-    of driver and workers was the slower, neither costs more than this.
+    Solves seconds = shards · (seconds per shard) / 2 + tasks · (seconds per task) for the two jobs
+    with the most small shards, which differ in shards per task. Driver and workers overlap, so the
+    solution is used as an upper bound of both.
     """
     pairs = sorted((sample["shards"], sample["seconds"]) for sample in growth)[-2:]
     most = max_tasks(CPUS)

@@ -1,10 +1,11 @@
-"""Growth of a run: time, memory and bytes as steps are taken; time and memory as shards are asked.
+"""Measure how capture grows with the number of steps, and attribution with the number of shards.
 
-One run of a tiny model, so that its steps cost little and what grows can be seen: sampled at 100,
-200, 500, … steps. Then an attribution over the first 1, 2, 5, … of its segments. Whatever is linear
-in the steps has an exponent of 1 (a straight line through the samples on double logarithmic paper),
-whatever does not grow has 0. Times are processor time, which other work on the machine hardly
-disturbs; memory is resident memory of this process.
+The run is that of a tiny model, whose steps cost so little that any growth is visible. Time, memory
+and stored bytes are sampled at 100, 200, 500, … steps, then time and memory of an attribution over
+the first 1, 2, 5, … segments. The exponent is the slope of a straight line through the samples on
+double logarithmic axes: 1 for what is linear in the steps, 0 for what does not grow. Times are
+processor time, which other work on the machine hardly affects; memory is the resident memory of
+this process.
 """
 
 import gc
@@ -35,24 +36,25 @@ SERIES = (1, 2, 5)
 
 @dataclass(frozen=True)
 class Sample:
-    """A point of a curve."""
+    """One measured point of a curve."""
 
     count: int
-    """Steps taken, or shards read."""
+    """Number of steps taken, or of shards read."""
     seconds: float
-    """Of the processor, in all threads, since the first step or for the answer."""
+    """Processor time of all threads, since the first step or for one attribution."""
     resident_bytes: int
     stored_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What was sampled, and what follows."""
+    """The samples of capture and of attribution."""
 
     capture: list[Sample]
     attribution: list[Sample]
 
     def summary(self) -> dict[str, float]:
+        """Return exponents, rates and rises computed from the samples, by name."""
         first, last = self.capture[0], self.capture[-1]
         steps = last.count - first.count
         shards = [sample.count for sample in self.attribution]
@@ -69,20 +71,20 @@ class Growth:
 
 
 def exponent(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
-    """The slope of the straight line nearest to the samples' logarithms (least squares)."""
+    """Return the slope of the least-squares line through the samples' logarithms."""
     found = [(sample.count, value(sample)) for sample in samples if value(sample) > 0]
     count, values = np.log(np.array(found, dtype=float)).T
     return float(np.polyfit(count, values, 1)[0])
 
 
 def counts(most: int, least: int = 1) -> list[int]:
-    """1, 2, 5, 10, 20, … of ``least``, up to ``most``."""
+    """Return 1, 2, 5, 10, 20, … times ``least``, up to ``most``."""
     found = [least * step * 10**power for power in range(9) for step in SERIES]
     return [count for count in found if count <= most]
 
 
 def measure_growth(num_steps: int) -> Growth:
-    """Capture so many steps, ask about more and more of them."""
+    """Capture a run of ``num_steps`` steps, then attribute growing parts of it."""
     with tempfile.TemporaryDirectory() as folder:
         config = tiny_config(Path(folder), num_steps)
         captured = capture_samples(config, counts(num_steps, SEGMENT_STEPS))
@@ -90,7 +92,7 @@ def measure_growth(num_steps: int) -> Growth:
 
 
 def tiny_config(folder: Path, num_steps: int) -> Config:
-    """A run of so many steps in segments of 100, with a hundred steps an epoch."""
+    """Return the configuration of a run with segments and epochs of 100 steps."""
     text = folder / "text.txt"
     stream = zipf_tokens(100 * TOKENS_PER_STEP + WINDOW, VOCABULARY)
     text.write_text(" ".join(f"w{token}" for token in stream))
@@ -101,11 +103,12 @@ def tiny_config(folder: Path, num_steps: int) -> Config:
         "training": {"epochs": num_steps // 100, "batch": BATCH, "device": "cpu", "decay": 1.0},
         "capture": {"segment_steps": SEGMENT_STEPS, "outliers": {"k": 200}},
     }
-    shares = ["corpus.test_share=0", "training.learning_rate=0.5", "capture.tally.enabled=false"]
-    return make_config(values, shares)
+    more = ["corpus.test_share=0", "training.learning_rate=0.5", "capture.tally.enabled=false"]
+    return make_config(values, more)
 
 
 def capture_samples(config: Config, wanted: Sequence[int]) -> list[Sample]:
+    """Capture the run and return a sample at each of the wanted numbers of steps."""
     found: list[Sample] = []
     start = math.nan
 
@@ -122,19 +125,20 @@ def capture_samples(config: Config, wanted: Sequence[int]) -> list[Sample]:
 
 
 def attribution_samples(config: Config) -> list[Sample]:
+    """Return a sample for each attribution, over growing numbers of shards."""
     found = []
     for num_shards in counts(open_run(config.run.uri).steps_done // SEGMENT_STEPS):
-        asked = AttributionConfig(end_step=num_shards * SEGMENT_STEPS)
+        part = AttributionConfig(end_step=num_shards * SEGMENT_STEPS)
         gc.collect()
         start = time.process_time()
-        attribute(open_run(config.run.uri), run_job, asked)
+        attribute(open_run(config.run.uri), run_job, part)
         seconds = time.process_time() - start
         found.append(Sample(num_shards, seconds, resident_bytes()))
     return found
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now (Linux)."""
+    """Return the present resident memory of this process (Linux)."""
     status = Path("/proc/self/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
     return int(line.split()[1]) * 1024

@@ -1,15 +1,17 @@
-"""What jobs on Ray gain and cost: one worker and two, many shards, and the driver's memory.
+"""Measure jobs on Ray: speed-up by a second worker, cost per shard, memory of the driver.
 
-*Efficiency*: the attribution job over made-up shards of the study's shape (two million rows each).
-In every round by one thread of this process, by a cluster of one node and by one of two, of a core
-each, and half of it by one process and by two at once that share nothing. The efficiency of two
-workers is half of how many times faster they are than one, the *ceiling* what the machine itself
-allows: one process alone over two. *Growth*: a job that counts rows over 10, 100 and 1,000 shards
-on two workers, each number in a driver of its own: seconds a shard, and by how much the driver's
-resident memory rose at its highest over the first shards'.
+*Efficiency*: the attribution job over synthetic shards of the study's shape (two million rows
+each). In every round it runs in one thread of this process, on a cluster of one node and on a
+cluster of two nodes, each of one core. In addition, half of it runs in one process, and in two
+independent processes at once. The efficiency of two workers is half of their speed-up over one. The
+*ceiling* is what the machine allows: the time of one process alone over that of two at once.
 
-Clusters are made on this machine before anything is timed; whoever is timed has done some shards
-before.
+*Growth*: a job that counts rows over 10, 100 and 1,000 shards on two workers, each in a driver of
+its own. It reports seconds per shard, and the peak of the driver's resident memory beyond that
+after the first ten shards.
+
+Clusters start on this machine before the clock does, and every measured process first works on
+some shards untimed.
 """
 
 import argparse
@@ -43,9 +45,9 @@ from benchmarks.attribution import (
     STEPS,
     WIDTH,
     WINDOW,
-    Material,
-    made_up_rows,
-    synthetic,
+    OutlierRows,
+    random_rows,
+    synthetic_rows,
     write_shard,
 )
 from benchmarks.harness.report import machine
@@ -57,31 +59,34 @@ from cluster.on_ray.mapreduce import run_job
 from cluster.on_ray.session import connect
 
 OBJECT_STORE_BYTES = 2 * 2**30
-LOOKS_A_SECOND = 200
+SAMPLES_PER_SECOND = 200
+"""How often the driver's memory is sampled."""
 WARMUP = 8
-"""Shards."""
+"""Number of untimed shards."""
 LAYOUT = Layout({"layers.0.linear1.weight": (WIDTH, WIDTH)})
-"""Of the job that counts rows: a partial of 0.3 MB."""
+"""Layout for the job that counts rows; its partials have 0.3 MB."""
 
 
 @dataclass(frozen=True)
 class Efficiency:
+    """Times of the attribution job, one sample per round."""
+
     rows: int
     shards: int
     local_seconds: list[float]
-    """One thread, no Ray; a sample a round, as below."""
+    """One thread of this process, without Ray."""
     one_worker_seconds: list[float]
     two_workers_seconds: list[float]
     half_alone_seconds: list[float]
-    """Half of the shards, one thread of a process of its own, no Ray."""
+    """Half of the shards in one thread of a process of its own, without Ray."""
     halves_at_once_seconds: list[float]
-    """Two such, side by side."""
+    """Half of the shards in each of two such processes at once."""
     joining_seconds: list[float]
-    """Until a second node has joined the cluster."""
+    """Time until a second node has joined the cluster."""
 
     @property
     def figures(self) -> dict[str, float]:
-        """The median over the rounds of each round's own ratio; 1 is twice as fast as one."""
+        """Efficiency and ceiling: medians of the ratios within a round; 1 means twice as fast."""
         workers = zip(self.one_worker_seconds, self.two_workers_seconds, strict=True)
         halves = zip(self.half_alone_seconds, self.halves_at_once_seconds, strict=True)
         return {
@@ -92,10 +97,12 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Growth:
+    """Time of the counting job over this many shards, and memory of its driver."""
+
     shards: int
     seconds: float
     driver_bytes: int
-    """Rise of the driver's resident memory at its highest, over what it was after ten shards."""
+    """Peak of the driver's resident memory beyond that after ten shards."""
 
 
 def main() -> None:
@@ -103,9 +110,11 @@ def main() -> None:
     num_shards, rounds = (2, 1) if arguments.quick else (arguments.shards, arguments.rounds)
     numbers = [10, 100] if arguments.quick else [10, 100, 1000]
     with tempfile.TemporaryDirectory() as folder:
-        material = synthetic(folder, num_shards * STEPS * BATCH * KEPT)
-        Store(folder).put(START, b"")  # by which workers see that they see the run
-        efficiency = measure_efficiency(material, rounds)
+        outliers = synthetic_rows(folder, num_shards * STEPS * BATCH * KEPT)
+        Store(folder).put(
+            START, b""
+        )  # workers look for this file to see that they can read the run
+        efficiency = measure_efficiency(outliers, rounds)
         print(
             f"{efficiency.rows:,} rows in {efficiency.shards} shards: "
             f"{statistics.median(efficiency.local_seconds):.2f} s here, "
@@ -120,27 +129,29 @@ def main() -> None:
             f"driver + {found.driver_bytes / 2**20:.1f} MiB"
         )
     if arguments.json:
-        told = {"efficiency": asdict(efficiency) | efficiency.figures}
-        told |= {"growth": [asdict(found) for found in growth], "machine": machine()}
+        values = {"efficiency": asdict(efficiency) | efficiency.figures}
+        values |= {"growth": [asdict(found) for found in growth], "machine": machine()}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument(
-        "--shards", type=int, default=148, help="of two million rows; 148 as in the study"
+        "--shards", type=int, default=148, help="shards of two million rows; the study has 148"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="does everything work?")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")
+    parser.add_argument("--quick", action="store_true", help="few shards, to test the script")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results to PATH")
     return parser.parse_args()
 
 
 @contextmanager
 def workers(number: int) -> Iterator[float]:
-    """A cluster of so many nodes of one core on this machine, joined by this process; how long the
-    nodes after the first took to join."""
+    """Start a cluster of one-core nodes on this machine and connect this process to it.
+
+    Yields the seconds that the nodes after the first took to join.
+    """
     node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     path = str(Path(__file__).parents[2])
     with mock.patch.dict(os.environ, {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}):
@@ -161,21 +172,21 @@ def workers(number: int) -> Iterator[float]:
 # --- efficiency -----------------------------------------------------------------------------------
 
 
-def measure_efficiency(material: Material, rounds: int) -> Efficiency:
-    """A cluster at a time, made anew for each sample: two at once would share the cores."""
-    job, shards = material.job, material.shards
+def measure_efficiency(outliers: OutlierRows, rounds: int) -> Efficiency:
+    """Time all variants; each sample on Ray has a new cluster, so that none share the cores."""
+    job, shards = outliers.job, outliers.shards
     half = shards[: len(shards) // 2]
-    found = Efficiency(material.rows, len(shards), [], [], [], [], [], [])
-    with process() as first, process() as second:
+    found = Efficiency(outliers.rows, len(shards), [], [], [], [], [], [])
+    with one_thread_process() as first, one_thread_process() as second:
         for _ in range(rounds):
             found.local_seconds.append(
                 seconds(lambda some: local.run_job(job, some, threads=1), shards)
             )
-            for those, samples in (
+            for processes, samples in (
                 ([first], found.half_alone_seconds),
                 ([first, second], found.halves_at_once_seconds),
             ):
-                samples.append(seconds(partial(at_once, those, job), half))
+                samples.append(seconds(partial(run_at_once, processes, job), half))
             for number, samples in (1, found.one_worker_seconds), (2, found.two_workers_seconds):
                 with workers(number) as joining:
                     samples.append(seconds(lambda some: run_job(job, some), shards))
@@ -184,8 +195,8 @@ def measure_efficiency(material: Material, rounds: int) -> Efficiency:
 
 
 @contextmanager
-def process() -> Iterator[Pool]:
-    """One of one thread, like a worker."""
+def one_thread_process() -> Iterator[Pool]:
+    """Start a pool of one process with one thread, like a worker."""
     with (
         mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}),
         multiprocessing.get_context("spawn").Pool(1) as pool,
@@ -193,19 +204,20 @@ def process() -> Iterator[Pool]:
         yield pool
 
 
-def at_once(processes: Sequence[Pool], job: Job, shards: Sequence[Shard]) -> None:
-    """The same job by each of them, side by side, with nothing in common."""
-    results = [process.apply_async(by_itself, (job, shards)) for process in processes]
+def run_at_once(processes: Sequence[Pool], job: Job, shards: Sequence[Shard]) -> None:
+    """Run the whole job in each of the processes at once; they share nothing."""
+    results = [process.apply_async(run_locally, (job, shards)) for process in processes]
     for result in results:
         result.get()
 
 
-def by_itself(job: Job, shards: Sequence[Shard]) -> None:
+def run_locally(job: Job, shards: Sequence[Shard]) -> None:
+    """Run the job in one thread; returns nothing, so that no result travels between processes."""
     local.run_job(job, shards, threads=1)
 
 
 def seconds(run: Callable[[Sequence[Shard]], object], shards: Sequence[Shard]) -> float:
-    """How long all of them take, after a few for nothing."""
+    """Return the seconds for all shards, after an untimed run over a few."""
     run(shards[:WARMUP])
     start = time.perf_counter()
     run(shards)
@@ -216,7 +228,7 @@ def seconds(run: Callable[[Sequence[Shard]], object], shards: Sequence[Shard]) -
 
 
 def in_own_process(folder: str, num_shards: int) -> Growth:
-    """Measured by a fresh driver, whose memory nothing else has used."""
+    """Measure in a new driver process, whose memory nothing else has used."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(measure_growth, (folder, num_shards))
@@ -228,7 +240,7 @@ def measure_growth(folder: str, num_shards: int) -> Growth:
     with workers(2):
         run_job(job, shards[:10])
         before = resident_bytes()
-        with highest_resident() as highest:
+        with watch_memory() as highest:
             start = time.perf_counter()
             found = run_job(job, shards)
             took = time.perf_counter() - start
@@ -237,26 +249,26 @@ def measure_growth(folder: str, num_shards: int) -> Growth:
 
 
 def small_shards(folder: str, number: int) -> list[Shard]:
-    """Twenty rows each."""
-    rows = made_up_rows(LAYOUT, 0, np.random.default_rng(0)).slice(0, 20)
-    return [write_shard(folder, place, rows) for place in range(number)]
+    """Write shards of twenty rows each."""
+    rows = random_rows(LAYOUT, 0, np.random.default_rng(0)).slice(0, 20)
+    return [write_shard(folder, shard, rows) for shard in range(number)]
 
 
 @contextmanager
-def highest_resident() -> Iterator[list[int]]:
-    """Resident memory while this lasts, looked at now and then."""
-    looks, over = [resident_bytes()], threading.Event()
+def watch_memory() -> Iterator[list[int]]:
+    """Sample resident memory in a thread; yields a list whose one element is the peak so far."""
+    highest, done = [resident_bytes()], threading.Event()
 
-    def look() -> None:
-        while not over.wait(1 / LOOKS_A_SECOND):
-            looks[0] = max(looks[0], resident_bytes())
+    def sample() -> None:
+        while not done.wait(1 / SAMPLES_PER_SECOND):
+            highest[0] = max(highest[0], resident_bytes())
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
-        yield looks
+        yield highest
     finally:
-        over.set()
+        done.set()
         thread.join()
 
 

@@ -1,4 +1,4 @@
-"""What two workers gain and cost, as measured, as tables of docs/scale.md."""
+"""The measurements of two workers as tables of docs/scale.md."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from benchmarks.scale.tables import clock, markdown
 
 
 def measured_tables(folder: Path = RESULTS) -> list[str]:
-    """Those after the model's, in their order."""
+    """Return the measured tables in order; on the page they follow those of ``tables``."""
     jobs, short, replay, capture = (
         read(folder / name) for name in (JOBS, SHORT_JOBS, REPLAY, WORKERS)
     )
@@ -18,22 +18,22 @@ def measured_tables(folder: Path = RESULTS) -> list[str]:
     lines = {line["name"]: line["milliseconds"] for line in capture["lines"]}
     return [
         markdown(
-            ("", "one worker", "two", "efficiency", "two that share nothing", "rounds"),
+            ("", "one worker", "two", "efficiency", "two independent processes", "rounds"),
             [
                 attribution_row(attribution),
                 attribution_row(short["efficiency"]),
                 replay_row(replay),
-                capture_row("capture, the same batch of 20 shared out", lines, "strong"),
-                capture_row("capture, 20 slots for each", lines, "weak"),
+                capture_row("capture, one batch of 20 divided among workers", lines, "strong"),
+                capture_row("capture, 20 slots per worker", lines, "weak"),
             ],
         ),
-        markdown(("what a node or a worker more costs", ""), costs(attribution, lines)),
+        markdown(("cost of one more node or worker", ""), costs(attribution, lines)),
         markdown(
-            ("shards", "seconds", "a shard", "the driver's memory rose by"),
+            ("shards", "seconds", "per shard", "rise of the driver's memory"),
             [shards_row(**each) for each in jobs["growth"]],
         ),
         markdown(
-            ("from step", "losses differ by at most", "outliers that are the same"),
+            ("from step", "largest relative difference of a loss", "equal outliers"),
             [drift_row(**each) for each in read(folder / DRIFT)["segments"]],
         ),
     ]
@@ -52,10 +52,10 @@ def replay_row(found: dict[str, Any]) -> Sequence[str]:
     return row(name, found["one"], found["two"], "s", ceiling)
 
 
-def capture_row(name: str, lines: dict[str, list[float]], way: str) -> Sequence[str]:
-    """Of a step; twice as many slots count as twice the work."""
-    work = 2 if way == "weak" else 1
-    return row(name, lines["alone"], lines[way], "ms", work=work)
+def capture_row(name: str, lines: dict[str, list[float]], setting: str) -> Sequence[str]:
+    """Return the row for the time of a step; twice as many slots count as twice the work."""
+    work = 2 if setting == "weak" else 1
+    return row(name, lines["alone"], lines[setting], "ms", work=work)
 
 
 def row(
@@ -66,34 +66,39 @@ def row(
     ceiling: Sequence[float] = (),
     work: int = 1,
 ) -> Sequence[str]:
+    """Return a row: medians of one and two workers, efficiency, ceiling and number of rounds.
+
+    ``work`` is the work of two workers over that of one.
+    """
     one_text, two_text = (f"{statistics.median(each):.3g} {unit}" for each in (one, two))
     efficiency = [work * ratio / 2 for ratio in ratios(one, two)]
     return name, one_text, two_text, spread(efficiency), spread(ceiling), str(len(one))
 
 
 def ratios(one: Iterable[float], other: Iterable[float]) -> list[float]:
-    """Round by round."""
+    """Return the ratio of each round."""
     return [a / b for a, b in zip(one, other, strict=True)]
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, least and greatest."""
+    """Return median, smallest and largest value as text; "" for no values."""
     if not values:
         return ""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def costs(job: dict[str, Any], lines: dict[str, list[float]]) -> list[Sequence[str]]:
+    """Return rows for the additional time of a second node or worker."""
     one, two = job["one_worker_seconds"], job["two_workers_seconds"]
     beyond = statistics.median(b - a / 2 for a, b in zip(one, two, strict=True))
     median = {name: statistics.median(samples) for name, samples in lines.items()}
     strong, weak = median["strong"] - median["half"], median["weak"] - median["alone"]
     return [
-        ("a second node's joining the cluster", clock(statistics.median(job["joining_seconds"]))),
-        ("a second node in the first attribution, beyond half of one node's time", clock(beyond)),
+        ("time for a second node to join", clock(statistics.median(job["joining_seconds"]))),
+        ("attribution of 148 shards on two nodes, beyond half of the time on one", clock(beyond)),
         (
-            "a second worker in a step of capture",
-            f"{strong:.0f} ms of 10 slots, {weak:.0f} ms of 20",
+            "step of capture by two workers, beyond that of one with as many slots as each",
+            f"{strong:.0f} ms for 10 slots, {weak:.0f} ms for 20",
         ),
     ]
 

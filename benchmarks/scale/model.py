@@ -1,12 +1,13 @@
-"""What a run costs on how many GPUs: measured costs and stated assumptions in, predictions out.
+"""Predict the cost of a run on many GPUs from measured costs and stated assumptions.
 
-Pure functions. A step is the slowest of what happens at once: training with its recording (forward,
-backward, then all-reduce; no overlap is assumed, so this is an upper bound), the store taking
-bytes, the store taking requests. The slowest is the bottleneck; where it moves when GPUs are added
-is what the prediction is for.
+Pure functions. Several things happen at once during a step, and the slowest one sets its length:
+training with recording, the store receiving bytes, the first worker writing a checkpoint, and the
+store handling requests. Training, all-reduce and recording are assumed not to overlap, so their sum
+is an upper bound. The slowest one is the bottleneck; the prediction shows how it changes with the
+number of GPUs.
 
-A replica is as many GPUs as the weights and their optimizer need; slots of the batch are dealt out
-to replicas. Replay has no all-reduce: each replica takes whole segments.
+A replica is the number of GPUs that hold the weights and the optimizer's state. The slots of a
+batch are distributed over replicas. Replay has no all-reduce: each replica takes whole segments.
 
 Units: bytes, seconds, GPUs.
 """
@@ -19,73 +20,76 @@ from benchmarks.scale.workloads import FLOAT_BYTES, Workload
 
 Kind = Literal["outliers", "tallies", "factors", "checkpoints", "dense"]
 KINDS: tuple[Kind, ...] = ("outliers", "tallies", "checkpoints", "factors", "dense")
-"""In the order of their size at a large model. Every run keeps its checkpoints besides."""
+"""Kinds of record, by size for a large model. Every run also stores its checkpoints."""
 DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured on two CPU cores; where each number comes from stands in docs/scale.md."""
+    """Costs measured on two CPU cores; docs/scale.md names the source of each."""
 
     recording: dict[Kind, float]
-    """Share of a plain step's time that recording adds."""
+    """Time that recording adds, as a share of a plain step."""
     outlier_bytes: float
-    """On the store, a row."""
+    """Bytes of an outlier row on the store."""
     factor_share: float
-    """Bytes of factors on the store over those of their float32."""
+    """Bytes of factors on the store over their bytes as float32."""
     rows_per_core_second: float
-    """Outlier rows that attribution adds up."""
+    """Outlier rows that one core adds up per second in attribution."""
     shard_seconds: float
-    """What a shard costs an analysis beside its rows, on its worker."""
+    """Worker time of an analysis per shard, without that for its rows."""
     task_seconds: float
-    """What a task costs the driver, merging its result included."""
+    """Driver time per task, including the merge of its result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumed:
-    """What was not measured. Each field is a line of the table in docs/scale.md."""
+    """Values that were not measured. docs/scale.md lists every field."""
 
     gpu_flops: float = 4.0e14
-    """Sustained by a GPU in training: 40 % of an H100's dense bfloat16."""
+    """Sustained per second by a GPU in training: 40 % of an H100's dense bfloat16."""
     gpu_memory_bytes: float = 80e9
     training_bytes: float = 18.0
-    """A parameter, while it trains: weight, gradient, two moments, a copy in bfloat16."""
+    """Bytes per parameter in training: weight, gradient, two moments, a copy in bfloat16."""
     memory_share: float = 0.6
-    """Of a GPU's memory for these; the rest is activations and per-datum shifts."""
+    """Share of a GPU's memory for these; activations and per-datum shifts take the rest."""
     gpus_per_node: int = 8
     cores_per_gpu: int = 8
-    """That analyses may use."""
+    """CPU cores for analyses."""
     network_bytes_per_second: float = 50e9
-    """Of a GPU in an all-reduce: 400 Gbit/s."""
+    """Speed of a GPU in an all-reduce: 400 Gbit/s."""
     latency_seconds: float = 20e-6
-    """Of a hop of the all-reduce."""
+    """Latency of a hop of the all-reduce."""
     node_store_bytes_per_second: float = 5e9
-    """A node to and from the store: 40 Gbit/s."""
+    """Speed between a node and the store: 40 Gbit/s."""
     store_bytes_per_second: float = 1e12
-    """The store in all, however many nodes ask."""
+    """Speed of the store, summed over all nodes."""
     put_per_prefix_second: float = 3500.0
-    """What Amazon S3 promises of a prefix; readers get 5,500."""
+    """Amazon S3's documented rate per prefix; that of reads is 5,500."""
     get_per_prefix_second: float = 5500.0
     prefixes: int = 1
-    """Partitions that the store has split the run's keys into."""
+    """Number of partitions into which the store has split the run's keys."""
     part_bytes: float = 8 * 2**20
-    """Of a multipart upload (ours), larger where there would be more than ``most_parts``."""
+    """Part size of Ontogeny's multipart uploads; larger if ``most_parts`` would not suffice."""
     most_parts: int = 10_000
     checkpoint_nodes: int = 1
-    """That write a checkpoint: the first worker's (ours)."""
+    """Number of nodes that write a checkpoint; in Ontogeny only that of the first worker."""
     step_seconds: float = 0.005
-    """Of a step, whatever its size: launches, the loop."""
+    """Overhead of a step of any size: kernel launches, the training loop."""
     merge_bytes_per_second: float = 1e9
-    """Of two partials into one, on one core."""
+    """Speed of merging two partials on one core."""
     reading_row_bytes: float = 16.0
-    """Of a row of outliers in a partial, where no two fall together."""
+    """Bytes of an outlier row in a partial, if no two rows share an entry."""
 
 
 # --- what is stored -------------------------------------------------------------------------------
 
 
 def datum_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
-    """On the store, of one visit of a datum; tallies and checkpoints grow with time alone."""
+    """Return the bytes on the store per datum and step; 0 for tallies and checkpoints.
+
+    Those grow with the number of windows and segments, not with the batch.
+    """
     sizes: dict[Kind, float] = {
         "outliers": work.outliers * measured.outlier_bytes,
         "factors": FLOAT_BYTES * work.window * work.token_floats * measured.factor_share,
@@ -95,12 +99,15 @@ def datum_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
 
 
 def window_bytes(work: Workload) -> float:
-    """Uncompressed bytes of a window's tallies: two a neuron and token, by target and input."""
+    """Return the uncompressed bytes of a window's tallies.
+
+    Every neuron and token has two values, each by target token and by input token.
+    """
     return 2.0 * 2.0 * FLOAT_BYTES * work.neurons * work.vocabulary
 
 
 def record_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
-    """Of the whole run's record of this kind, checkpoints left out unless they are the kind."""
+    """Return the bytes of the whole run's record of this kind, without checkpoints of others."""
     if kind == "checkpoints":
         return work.checkpoint_bytes * (work.segments + 1)
     if kind == "tallies":
@@ -113,25 +120,25 @@ def record_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A run on so many GPUs."""
+    """Predicted times of a step, and totals of the run."""
 
     gpus: int
     replicas: int
-    """That have slots to work on."""
+    """Number of replicas that have slots."""
     training_seconds: float
-    """Of a step: forward, backward and update, on the replica with the most slots."""
+    """Forward, backward and update, on the replica with the most slots."""
     all_reduce_seconds: float
     recording_seconds: float
     bandwidth_seconds: float
-    """Until the store has taken a step's bytes."""
+    """Time of the store to receive the bytes of a segment, divided by its steps."""
     checkpoint_seconds: float
-    """Until those who write the checkpoint have, a step's share of it."""
+    """Time of the writing nodes to send a checkpoint, divided by the steps of a segment."""
     request_seconds: float
-    """Until it has taken a step's share of requests."""
+    """Time of the store for the requests of a segment, divided by its steps."""
     objects: float
-    """Put by the whole run."""
+    """Number of objects that the whole run writes."""
     stored_bytes: float
-    """By the whole run, checkpoints included."""
+    """Bytes that the whole run writes, checkpoints included."""
     steps: int
 
     @property
@@ -146,7 +153,7 @@ class Prediction:
 
     @property
     def bottleneck(self) -> str:
-        """What would have to be faster for the step to be."""
+        """The slowest part of the step, which has to become faster for a shorter step."""
         busy = {
             "training": self.training_seconds,
             "all-reduce": self.all_reduce_seconds,
@@ -169,7 +176,7 @@ def gpus_per_replica(work: Workload, assumed: Assumed) -> int:
 def predict(
     work: Workload, kind: Kind, gpus: int, measured: Measured, assumed: Assumed
 ) -> Prediction:
-    """Training with this record on so many GPUs; raises ``ValueError`` below one replica."""
+    """Predict training with this record; raises ``ValueError`` if one replica needs more GPUs."""
     replica = gpus_per_replica(work, assumed)
     if gpus < replica:
         raise ValueError(f"{work.name} needs {replica} GPUs to hold it, got {gpus}")
@@ -197,7 +204,10 @@ def predict(
 
 
 def all_reduce_seconds(work: Workload, replicas: int, replica: int, assumed: Assumed) -> float:
-    """Of a ring over replicas: each GPU sends and receives its part of the gradient twice."""
+    """Return the time of a ring all-reduce over replicas, in which each GPU has its own ring.
+
+    Each GPU sends its part of the gradient twice: once to reduce it, once to gather it.
+    """
     if replicas == 1:
         return 0.0
     share = FLOAT_BYTES * work.parameters / replica
@@ -211,21 +221,24 @@ def store_speed(gpus: int, assumed: Assumed) -> float:
 
 
 def segment_bytes(work: Workload, kind: Kind, measured: Measured) -> float:
-    """What the store takes of a segment: the record and a checkpoint; tallies spread over time."""
+    """Return the bytes of a segment: its record, a checkpoint, and its share of the tallies."""
     record = datum_bytes(work, kind, measured) * work.batch * work.segment_steps
     tallies = window_bytes(work) * work.tally_windows / work.segments if kind == "tallies" else 0.0
     return record + tallies + work.checkpoint_bytes
 
 
 def segment_objects(kind: Kind, replicas: int) -> float:
-    """Steps, checkpoint, its note and the marker by one; a shard by every worker."""
+    """Return the number of objects: four by the first worker, and one shard by every worker.
+
+    The first worker writes the steps, the checkpoint, its metadata and the marker.
+    """
     return 4.0 + (0 if kind == "checkpoints" else replicas)
 
 
 def segment_puts(
     work: Workload, kind: Kind, replicas: int, measured: Measured, assumed: Assumed
 ) -> float:
-    """Of a segment: each object at least one, more where it goes up in parts."""
+    """Return the put requests of a segment: one per object, or one per part of a large object."""
 
     def parts(size: float) -> float:
         return min(max(1.0, size / assumed.part_bytes), assumed.most_parts)
@@ -239,7 +252,10 @@ def segment_puts(
 def replay_days(
     work: Workload, kind: Kind, gpus: int, measured: Measured, assumed: Assumed
 ) -> float:
-    """To re-execute the whole run for a record, each replica a segment at a time, no all-reduce."""
+    """Return the days to replay the whole run for a record.
+
+    Each replica replays one segment at a time, without all-reduce.
+    """
     replica = gpus_per_replica(work, assumed)
     replicas = min(gpus // replica, work.segments)
     waves = math.ceil(work.segments / replicas)

@@ -1,4 +1,8 @@
-"""The three figures of docs/scale.md."""
+"""The three figures of docs/scale.md, drawn by matplotlib as PNG files.
+
+The report of a run draws its own inline SVG (``analysis.report.drawing``), which follows the page's
+style sheet and needs no matplotlib, so the two share no code.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +26,7 @@ from benchmarks.scale.tables import WORKLOADS
 from benchmarks.scale.workloads import GPT3, SEVEN, Workload
 
 COLOURS = ("#4477AA", "#66CCEE", "#228833", "#CCBB44", "#EE6677")
-"""Told apart by the colour-blind too (Paul Tol's bright scheme)."""
+"""Paul Tol's bright scheme, which colour-blind readers can distinguish."""
 MARKERS = {
     "training": "o",
     "all-reduce": "v",
@@ -31,7 +35,9 @@ MARKERS = {
     "checkpoint": "D",
     "requests": "P",
 }
+"""Bottleneck → marker of matplotlib."""
 POWERS = range(3, 13)
+"""Exponents of 2: the numbers of GPUs in the figure of training."""
 
 
 def draw(folder: Path, measured: Measured, assumed: Assumed, growth: Mapping[str, Any]) -> None:
@@ -47,8 +53,9 @@ def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def axes_of(figure: Figure, columns: int, place: int, title: str) -> Axes:
-    axes = figure.add_subplot(1, columns, place)
+def add_axes(figure: Figure, columns: int, column: int, title: str) -> Axes:
+    """Add axes with a title to the figure, in this column (from 1) of a single row."""
+    axes = figure.add_subplot(1, columns, column)
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -56,15 +63,15 @@ def axes_of(figure: Figure, columns: int, place: int, title: str) -> Axes:
 
 
 def records(measured: Measured) -> Figure:
-    """Bytes by kind, a group of bars a run."""
+    """Draw the bytes of each kind of record, as one group of bars per run."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = axes_of(figure, 1, 1, "What a whole run's record takes on the store")
-    place_W = np.arange(len(WORKLOADS))
+    axes = add_axes(figure, 1, 1, "What a whole run's record takes on the store")
+    x_W = np.arange(len(WORKLOADS))
     for offset, (kind, colour) in enumerate(zip(KINDS, COLOURS, strict=True)):
         sizes = [record_bytes(work, kind, measured) for work in WORKLOADS]
-        axes.bar(place_W + 0.16 * (offset - 2), sizes, 0.15, color=colour, label=kind)
+        axes.bar(x_W + 0.16 * (offset - 2), sizes, 0.15, color=colour, label=kind)
     axes.set_yscale("log")
-    axes.set_xticks(place_W, [work.name for work in WORKLOADS])
+    axes.set_xticks(x_W, [work.name for work in WORKLOADS])
     powers = (9, 12, 15, 18, 21)
     axes.set_yticks([10.0**p for p in powers], ["1 GB", "1 TB", "1 PB", "1 EB", "1 ZB"])
     axes.grid(visible=False, axis="x")
@@ -73,10 +80,10 @@ def records(measured: Measured) -> Figure:
 
 
 def training(measured: Measured, assumed: Assumed) -> Figure:
-    """Days of training by GPUs and kind; the marker says what a step waits for."""
+    """Draw days of training by GPUs and kind of record; markers show the bottleneck."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    for place, work in enumerate((SEVEN, GPT3), 1):
-        axes = axes_of(figure, 2, place, f"{work.name}: days to train and record")
+    for number, work in enumerate((SEVEN, GPT3), 1):
+        axes = add_axes(figure, 2, number, f"{work.name}: days to train and record")
         draw_training(axes, work, measured, assumed)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
@@ -102,18 +109,18 @@ def draw_training(axes: Axes, work: Workload, measured: Measured, assumed: Assum
 
 
 def growth_figure(growth: Mapping[str, Any]) -> Figure:
-    """Time and memory of a capture by steps, time of an attribution by shards."""
+    """Draw time and memory of a capture by steps, and time of an attribution by shards."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     captured, asked = growth["capture"], growth["attribution"]
-    axes = axes_of(figure, 3, 1, "capture: seconds by steps")
+    axes = add_axes(figure, 3, 1, "capture: seconds by steps")
     fitted(axes, column(captured, "count"), column(captured, "seconds"))
-    axes = axes_of(figure, 3, 2, "capture: resident MB by steps")
+    axes = add_axes(figure, 3, 2, "capture: resident MB by steps")
     axes.plot(
         column(captured, "count"), column(captured, "resident_bytes") / 1e6, "o-", color=COLOURS[0]
     )
     axes.set_xscale("log")
     axes.set_ylim(0, 1.2 * column(captured, "resident_bytes").max() / 1e6)
-    axes = axes_of(figure, 3, 3, "attribution: seconds by shards")
+    axes = add_axes(figure, 3, 3, "attribution: seconds by shards")
     axes.plot(column(asked, "count"), column(asked, "seconds"), "o", color=COLOURS[0])
     slope, start = np.polyfit(column(asked, "count"), column(asked, "seconds"), 1)
     line = np.array([0, asked[-1]["count"]])
@@ -123,7 +130,7 @@ def growth_figure(growth: Mapping[str, Any]) -> Figure:
 
 
 def fitted(axes: Axes, count: np.ndarray, values: np.ndarray) -> None:
-    """Points on double logarithmic axes, and the straight line nearest to them."""
+    """Draw points on double logarithmic axes with their least-squares line and its slope."""
     slope, start = np.polyfit(np.log(count), np.log(values), 1)
     axes.loglog(count, values, "o", color=COLOURS[0])
     axes.loglog(count, np.exp(start) * count**slope, color="black", linewidth=0.8)

@@ -1,10 +1,11 @@
-"""What replay gains by processes: ``python -m benchmarks.scale.replay``.
+"""Measure the speed-up of replay by a second process: ``python -m benchmarks.scale.replay``.
 
-The study's model on text that Python carries, captured once with checkpoints alone; then the
-outliers of all its segments, by one process and by two, of one thread each. Every time a copy of
-the run is replayed, by processes that are started for it, as ``ontogeny replay`` starts them.
-*Efficiency* is half of how many times faster two are than one. The *ceiling* is what the machine
-itself allows: one process alone over two that share nothing, each with half of the segments.
+This script captures the study's model on Python's own language reference with checkpoints alone.
+Then it replays the outliers of all segments with one process and with two, each of one thread. Each
+measurement replays a new copy of the run in new processes, as ``ontogeny replay`` does.
+*Efficiency* is half of the speed-up of two processes over one. The *ceiling* is what the machine
+allows: the time of one process alone over that of two independent ones at once, each of which
+replays half of the segments.
 """
 
 import argparse
@@ -32,14 +33,14 @@ BATCH = 20
 
 @dataclass(frozen=True)
 class Seconds:
-    """A sample a round, start of the processes included."""
+    """Seconds of the replays, one sample per round; they include the start of the processes."""
 
     one: list[float]
     two: list[float]
     half_alone: list[float]
-    """Half of the segments, by one process."""
+    """Half of the segments by one process."""
     halves_at_once: list[float]
-    """Two such, side by side, of two runs."""
+    """Half of the segments by each of two such processes at once, of two copies of the run."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -58,23 +59,23 @@ def main() -> None:
         found = measure(run, segments, rounds)
     print(json.dumps(found.figures, indent=1))
     if arguments.json:
-        told = asdict(found) | {"segments": segments, "segment_steps": steps}
-        told |= {"figures": found.figures, "machine": machine()}
+        values = asdict(found) | {"segments": segments, "segment_steps": steps}
+        values |= {"figures": found.figures, "machine": machine()}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale.replay", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="does everything work?")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there too")
+    parser.add_argument("--quick", action="store_true", help="few steps, to test the script")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results to PATH")
     return parser.parse_args()
 
 
 def capture(run: Path, num_steps: int, segment_steps: int) -> None:
-    """So many steps, with checkpoints alone."""
+    """Capture a run of ``num_steps`` steps with checkpoints alone."""
     text = run.with_name("text.txt")
     text.write_text(" ".join(reference_tokens(num_steps * BATCH * WINDOW + 1)))
     config = config_of(text, workers=1, batch=BATCH, segment=segment_steps)
@@ -83,6 +84,7 @@ def capture(run: Path, num_steps: int, segment_steps: int) -> None:
 
 
 def measure(run: Path, segments: int, rounds: int) -> Seconds:
+    """Time the four variants in every round."""
     found = Seconds([], [], [], [])
     whole, half = range(segments), range(segments // 2)
     for _ in range(rounds):
@@ -94,7 +96,7 @@ def measure(run: Path, segments: int, rounds: int) -> Seconds:
 
 
 def seconds(run: Path, segments: Sequence[int], *, workers: int, at_once: int = 1) -> float:
-    """How long so many replays of copies take, side by side."""
+    """Return the seconds until ``at_once`` replays of copies of the run are done."""
     copies = [run.with_name(f"copy-{number}") for number in range(at_once)]
     for copy in copies:
         shutil.copytree(run, copy)
@@ -109,6 +111,7 @@ def seconds(run: Path, segments: Sequence[int], *, workers: int, at_once: int = 
 
 
 def replay(run: Path, segments: Sequence[int], workers: int) -> None:
+    """Replay the outliers of these segments; assert that each was added."""
     found = list(
         replay_in_processes(read_replayable_run(Store(str(run))), segments, ("outliers",), workers)
     )

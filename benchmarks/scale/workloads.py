@@ -1,4 +1,4 @@
-"""Training runs to predict, from the study's to the one that the study estimated."""
+"""Training runs to predict: from the study's model to the GPT-3 that the study estimated."""
 
 import math
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ FLOAT_BYTES = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A training run, and what is recorded of it."""
+    """Sizes of a training run and of its record."""
 
     name: str
     parameters: int
     captured: int
-    """Parameters whose shifts are recorded."""
+    """Number of parameters whose shifts are recorded."""
     token_floats: int
-    """Σ inputs + outputs of the captured weights: a token's factors."""
+    """Numbers in a token's factors: inputs and outputs of the captured weights, summed."""
     neurons: int
-    """With tallies."""
+    """Number of neurons with tallies."""
     vocabulary: int
     window: int
     datums: int
-    """Visits: datums times epochs."""
+    """Datums times epochs."""
     batch: int
     outliers: int = 1000
-    """Rows a datum."""
+    """Recorded rows per datum."""
     segment_steps: int = 100
     tally_windows: int = 5
     moments: int = 0
-    """Optimizer tensors in a checkpoint, each as large as the weights."""
+    """Number of optimizer tensors in a checkpoint, each as large as the weights."""
 
     @property
     def steps(self) -> int:
@@ -44,7 +44,7 @@ class Workload:
 
     @property
     def datum_flops(self) -> float:
-        """Forward and backward: 6 a parameter and token."""
+        """Floating-point operations of forward and backward: 6 per parameter and token."""
         return 6.0 * self.parameters * self.window
 
 
@@ -52,7 +52,10 @@ def transformer(
     name: str, *, layers: int, width: int, hidden: int, vocabulary: int, tokens: float, window: int,
     batch: int, segment_steps: int = 100, moments: int = 0,
 ) -> Workload:  # fmt: skip
-    """A transformer of this shape, its body captured; tokens: seen, epochs included."""
+    """Return the run of a transformer of this shape whose body is captured.
+
+    ``tokens`` is the number of training tokens, epochs included.
+    """
     weights = 4 * width * width + 2 * width * hidden
     biases_and_norms = 9 * width + hidden
     captured = layers * (weights + biases_and_norms)
@@ -87,4 +90,4 @@ GPT3 = transformer(
     "GPT-3", layers=96, width=12_288, hidden=49_152, vocabulary=50_257,
     tokens=700e9, window=1000, batch=3200, moments=2,
 )  # fmt: skip
-"""The study's own estimate: 175 billion parameters, 700 billion tokens, windows of 1,000."""
+"""The study's estimate: 175 billion parameters, 700 billion tokens, windows of 1,000."""

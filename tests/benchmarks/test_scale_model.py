@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.scale.analysis import ask
+from benchmarks.scale.analysis import predict_attribution
 from benchmarks.scale.measured import measured_tables
 from benchmarks.scale.model import (
     KINDS,
@@ -23,7 +23,7 @@ from benchmarks.scale.model import (
     record_bytes,
     replay_days,
 )
-from benchmarks.scale.tables import SOURCES, WHY, clock, size, tables, with_tables
+from benchmarks.scale.tables import ASSUMPTIONS, SOURCES, clock, size, tables, with_tables
 from benchmarks.scale.workloads import GPT3, SEVEN, SMALL, STUDY, transformer
 from capture.models.transformer import LanguageModel, ModelConfig
 
@@ -202,28 +202,31 @@ def test_replay_uses_more_gpus_than_the_batch_has_slots_until_segments_run_out()
 
 @given(work=workloads, workers=st.integers(1, 512), gpus=gpus)
 def test_more_machines_never_make_an_answer_later(work, workers: int, gpus: int) -> None:
-    few, many = (ask(work, workers, n, MEASURED, ASSUMED) for n in (gpus, 2 * gpus))
+    few, many = (predict_attribution(work, workers, n, MEASURED, ASSUMED) for n in (gpus, 2 * gpus))
     assert many.seconds <= few.seconds
     assert many.driver_seconds <= 4096 * MEASURED.task_seconds
     assert 2 ** (few.depth - 1) < few.shards <= 2**few.depth
 
 
 def test_a_partial_is_never_larger_than_a_number_for_every_neuron_and_token() -> None:
-    found = ask(GPT3, 64, 4096, MEASURED, ASSUMED)
+    found = predict_attribution(GPT3, 64, 4096, MEASURED, ASSUMED)
     assert found.partial_bytes == 8.0 * GPT3.neurons * GPT3.vocabulary
-    assert ask(STUDY, 1, 1, MEASURED, ASSUMED).partial_bytes <= 16.0 * STUDY.datums * 1000
+    assert (
+        predict_attribution(STUDY, 1, 1, MEASURED, ASSUMED).partial_bytes
+        <= 16.0 * STUDY.datums * 1000
+    )
 
 
 def test_the_driver_is_what_many_shards_wait_for() -> None:
     slow = dataclasses.replace(MEASURED, task_seconds=10.0)
-    assert ask(SEVEN, 256, 4096, slow, ASSUMED).bottleneck == "driver"
+    assert predict_attribution(SEVEN, 256, 4096, slow, ASSUMED).bottleneck == "driver"
 
 
 # --- what the documentation says ------------------------------------------------------------------
 
 
 def test_the_tables_name_every_assumption_and_every_measurement() -> None:
-    assert WHY.keys() == {field.name for field in dataclasses.fields(Assumed)}
+    assert ASSUMPTIONS.keys() == {field.name for field in dataclasses.fields(Assumed)}
     measured = {field.name for field in dataclasses.fields(Measured)}
     assert SOURCES.keys() | {"recording"} == measured
 
