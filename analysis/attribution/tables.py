@@ -31,15 +31,9 @@ TOKENS = pa.schema(
         *GROUP,
         pa.field("rank", pa.int32()),  # in the group, 0 is the strongest
         *TOKEN,
-        pa.field(
-            "score", pa.float64()
-        ),  # rank is by descending score, whose meaning depends on the method
-        pa.field(
-            "p", pa.float64()
-        ),  # probability of as much evidence by chance; NaN where the method has none
-        pa.field(
-            "q", pa.float64()
-        ),  # false discovery rate over the tokens of the group; NaN likewise
+        pa.field("score", pa.float64()),  # descending with rank; its meaning depends on the method
+        pa.field("p", pa.float64()),  # probability of as much by chance, or NaN
+        pa.field("q", pa.float64()),  # false discovery rate in the group, or NaN
         pa.field("count", pa.int64()),  # rows (times occurrences) or positions behind it
         pa.field("weight", pa.float64()),  # of the evidence for the token
         pa.field("expected", pa.float64()),  # weight that the background would give

@@ -49,5 +49,5 @@ def number_texts(count: int) -> pa.Array:
 
 
 def no_model_error(uri: str) -> RunError:
-    problem = "is of a training loop of its own, whose model only that code can build"
+    problem = "was recorded in a custom training loop, and only its code can build the model"
     return RunError(uri, problem, "Load the tensors of run.checkpoint(step) there")

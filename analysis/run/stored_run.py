@@ -72,7 +72,7 @@ class StoredRun:
 
     @property
     def has_numbered_datums(self) -> bool:
-        """Whether datums have numbers only: a custom loop that was not told what they are."""
+        """Whether datums have numbers only: recorded in a custom loop without ``datums``."""
         return self.from_custom_loop and not self.start.files_of("corpus")
 
     @property

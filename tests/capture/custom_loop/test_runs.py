@@ -82,7 +82,7 @@ def test_checkpoints_are_readable_and_the_model_is_not(run):
     found = opened.checkpoint(4)
     assert found["layer.weight"].shape == (6, 6)
     assert found["optimizer/exp_avg/layer.weight"].shape == (6, 6)
-    with pytest.raises(RunError, match="whose model only that code can build"):
+    with pytest.raises(RunError, match="only its code can build the model"):
         opened.model()
     with pytest.raises(RunError, match="has no checkpoint after 5 steps"):
         opened.checkpoint(5)
@@ -119,8 +119,10 @@ REFUSALS = {
         "--record",
         "factors",
     ): "run.loop: is own (made by capture.custom_loop.record), but its steps",
-    ("ablate",): "is of a training loop of its own, whose model only that code can build",
-    ("activations",): "is of a training loop of its own, whose model only that code can build",
+    ("ablate",): "was recorded in a custom training loop, and only its code can build the model",
+    (
+        "activations",
+    ): "was recorded in a custom training loop, and only its code can build the model",
 }
 
 
