@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``ontogeny``, and ``python -m ontogeny …``."""
 
 import sys

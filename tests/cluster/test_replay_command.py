@@ -127,7 +127,7 @@ def die(past, segment, kinds):
 def test_a_killed_process_ends_the_replay_with_one_line(uri, monkeypatch, capsys):
     monkeypatch.setattr(processes, "replay_segment", die)
     assert main(["replay", uri, "--workers=2"]) == BAD_INPUT
-    assert "was killed, perhaps for want of memory. Run the command" in capsys.readouterr().err
+    assert "was killed, perhaps for lack of memory. Run the command" in capsys.readouterr().err
 
 
 @pytest.mark.slow
