@@ -6,6 +6,7 @@ what was found and what is allowed.
 """
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from capture.config.safe_yaml import read_yaml
+from capture.config.safe_yaml import read_texts, read_yaml
 from capture.config.settings import Config, to_values
 from capture.errors import ConfigError
 
@@ -24,6 +25,10 @@ BUNDLED = Path(__file__).parents[2] / "configs"
 """The folder of the bundled configurations, beside the installed package ``capture``. It is found
 by path, not by import: a folder ``configs`` or a file ``configs.py`` of the user would come
 first."""
+DECIMAL = re.compile(r"[+-]?[0-9][0-9_]*")
+"""A whole number as people write it; YAML 1.1 reads a leading 0 as octal."""
+NOT_DECIMAL = re.compile(r"[+-]?(0[xXbBoO].*|[0-9_]+(:[0-9_.]+)+)")
+"""Numbers of YAML 1.1 in another base: hexadecimal, binary, or base 60 such as 1:30."""
 
 
 def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -37,6 +42,9 @@ def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
         values = read_yaml(text)
     except ValueError as error:
         raise ConfigError(str(source), str(error)) from error
+    if isinstance(values, dict):
+        check_keys(values, Config, "")
+        values = typed_values(values, read_texts(text))
     return make_config(values or {}, overrides, where=str(source))
 
 
@@ -86,7 +94,48 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ConfigError(key, f"got {text!r}, which is not valid YAML") from error
     if isinstance(value, dict):
         raise ConfigError(key, f"got {text!r}, must be {describe(key)}")
-    return key, text if wanted_type(key) is str else value
+    if wanted_type(key) is str:
+        return key, text
+    return key, typed_value(key, value, read_texts(text))
+
+
+def typed_values(values: dict[str, Any], texts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values of known keys, each as ``typed_value`` reads it."""
+    return {
+        name: typed_values(value, texts.get(name, {}), f"{prefix}{name}.")
+        if isinstance(value, dict)
+        else typed_value(f"{prefix}{name}", value, texts.get(name))
+        for name, value in values.items()
+    }
+
+
+def typed_value(key: str, value: Any, text: Any) -> Any:
+    """Return a value as its key takes it: text as typed, and numbers in decimal.
+
+    ``value`` is what YAML 1.1 makes of ``text``. Raises ``ConfigError`` for a number in another
+    base where the key takes a number.
+    """
+    wanted = wanted_type(key)
+    kinds = {wanted, *typing.get_args(wanted)}
+    if typing.get_origin(wanted) is list:
+        takes_text = str in kinds and isinstance(value, list)
+        return texts_of(value, text) if takes_text else value
+    if value is None or not isinstance(text, str):
+        return value
+    if str in kinds or any(isinstance(kind, str) for kind in kinds):
+        return text
+    if kinds & {int, float} and NOT_DECIMAL.fullmatch(text):
+        problem = f"got {text!r}, must be {describe(key)}"
+        raise ConfigError(key, problem, "Write it in decimal")
+    return int(text) if kinds & {int, float} and DECIMAL.fullmatch(text) else value
+
+
+def texts_of(values: list[Any], texts: list[Any]) -> list[Any]:
+    """Return the texts of a list as typed; null and nested values stay as they are."""
+    return [
+        text if isinstance(text, str) and value is not None else value
+        for value, text in zip(values, texts, strict=True)
+    ]
 
 
 def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:

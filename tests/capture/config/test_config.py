@@ -85,6 +85,51 @@ def test_overrides_take_the_type_of_their_key(override, wanted):
     assert type(value) is type(wanted)
 
 
+TYPED = ("0123", "12:30", "on", "1.10", "1_000", "2023-01-01", "0x1f", "no", "1e3", ".5", "007")
+
+
+@pytest.mark.parametrize("text", TYPED)
+@pytest.mark.parametrize("key", ["corpus.path", "run.uri", "store.profile"])
+def test_a_key_that_takes_text_gets_the_text_as_typed(tmp_path, key, text):
+    """YAML 1.1 reads these as numbers, dates and booleans."""
+    group, _, name = key.partition(".")
+    (tmp_path / "mine.yaml").write_text(f"{group}: {{{name}: {text}}}\n")
+    overrides = ["corpus.kind=text", f"{key}={text}"] if group == "corpus" else [f"{key}={text}"]
+    for config in (make_config({}, overrides), read_config(tmp_path / "mine.yaml", overrides[:-1])):
+        assert getattr(getattr(config, group), name) == text
+
+
+def test_a_list_of_texts_gets_them_as_typed(tmp_path):
+    (tmp_path / "mine.yaml").write_text("capture:\n  units: [on, 0123, 'a b']\n")
+    wanted = ["on", "0123", "a b"]
+    assert read_config(tmp_path / "mine.yaml").capture.units == wanted
+    assert make_config({}, ["capture.units=[on, 0123, 'a b']"]).capture.units == wanted
+
+
+@pytest.mark.parametrize("text", ["null", "~", ""])
+def test_null_is_null_where_a_key_may_be_null(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(f"corpus: {{path: {text}}}\n")
+    assert make_config({}, [f"corpus.path={text}"]).corpus.path is None
+    assert read_config(tmp_path / "mine.yaml").corpus.path is None
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("010", 10), ("+7", 7), ("1_000", 1000), ("0", 0)])
+def test_whole_numbers_are_decimal(tmp_path, text, wanted):
+    (tmp_path / "mine.yaml").write_text(f"run: {{seed: {text}}}\n")
+    assert make_config({}, [f"run.seed={text}"]).run.seed == wanted
+    assert read_config(tmp_path / "mine.yaml").run.seed == wanted
+
+
+@pytest.mark.parametrize("text", ["1:30", "0x10", "0b11", "1:30.5"])
+def test_numbers_that_are_not_decimal_are_refused(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(f"training: {{clip: {text}}}\n")
+    assert message(f"run.seed={text}").startswith(
+        f"run.seed: got '{text}', must be a whole number. Write it in decimal"
+    )
+    with pytest.raises(ConfigError, match=f"got '{text}', must be a number. Write it in decimal"):
+        read_config(tmp_path / "mine.yaml")
+
+
 def test_every_group_of_settings_is_documented_and_frozen():
     config = Config()
     with pytest.raises(FrozenInstanceError):
