@@ -26,6 +26,9 @@ TRANSIENT_ERRNOS = {
 HAS_CREDENTIALS = re.compile(r"[^/]*(@|:(?!\d+(/|$)))")
 """Matches what follows ``scheme://`` if it has a user before the host, or a colon but no port."""
 
+LOST_SLASH = re.compile(r"(s3a?|gc?s|az|abfss?|https?|hdfs|s?ftp|memory|file|local):(?!//)", re.I)
+"""Matches a URI that has lost a slash, as ``pathlib`` and typing errors make it."""
+
 
 class StoreBackend(Protocol):
     """The operations of one kind of store.
@@ -155,6 +158,8 @@ class Store:
 
 def backend_of(uri: str, config: StoreConfig) -> StoreBackend:
     """Return the backend for a URI; imports botocore or fsspec only where it is needed."""
+    if LOST_SLASH.match(uri):
+        raise lost_slash_error(uri)
     scheme, sign, rest = uri.partition("://")
     if not sign:
         return LocalBackend(uri)
@@ -174,6 +179,18 @@ def backend_of(uri: str, config: StoreConfig) -> StoreBackend:
         return FsspecBackend(uri)
     except (ValueError, ImportError) as error:
         raise StoreError(uri, f"cannot be opened: {error}") from error
+
+
+def lost_slash_error(uri: str) -> StoreError:
+    """Return the error for a URI such as ``s3:/bucket/x``, without repeating credentials in it."""
+    scheme, _, rest = uri.partition(":")
+    rest = rest.lstrip("/")
+    slashes = "///" if scheme.lower() in ("file", "local") else "://"[1:]
+    meant = f"{scheme}:{slashes}" + ("…" if HAS_CREDENTIALS.match(rest) else rest)
+    remedy = "For a folder of that name write ./ before it"
+    return StoreError(
+        f"{scheme}:…", f"is not the address of a store; perhaps {meant} is meant", remedy
+    )
 
 
 def checked_key(uri: str, key: str) -> str:

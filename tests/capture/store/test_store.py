@@ -38,6 +38,39 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(scheme: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("s3:/lab/runs/x", "s3://lab/runs/x"),
+        ("s3:lab/runs/x", "s3://lab/runs/x"),
+        ("S3:/lab/x", "S3://lab/x"),
+        ("gs:/lab/x", "gs://lab/x"),
+        ("memory:/x", "memory://x"),
+        ("file:/home/me/x", "file:///home/me/x"),
+    ],
+)
+def test_a_uri_that_lost_a_slash_is_refused(uri, meant, tmp_path, monkeypatch):
+    """``pathlib.Path`` leaves one slash; a folder ``s3:`` would be made in its place."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=f"perhaps {meant} is meant"):
+        Store(uri).put("a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_uri_that_lost_a_slash_does_not_repeat_credentials():
+    with pytest.raises(StoreError, match=r"^s3:…: .* perhaps s3://… is meant") as caught:
+        Store(f"s3:/AKIAKEY:{SECRET}@bucket/run")
+    assert "AKIAKEY" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_folder_with_a_colon_in_its_name_is_a_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("./s3:", "run:1", "c:/x", f"{tmp_path}/s3:/x"):
+        Store(name).put("a", b"x")
+        assert Store(name).get("a") == b"x"
+
+
 def test_a_file_uri_and_a_path_are_the_same_store(tmp_path: Path) -> None:
     Store(f"file://{tmp_path}/run").put("a", b"x")
     assert Store(str(tmp_path / "run")).get("a") == b"x"
