@@ -24,7 +24,8 @@ TEXT = """\
 Trains the study's model on the reference text of Python's own pydoc and records what each datum did
 to each weight. Then it names the tokens that moved some neurons, ablates those neurons to see
 whether predictions of these tokens change, and writes pages to read in a browser. Needs no network,
-no data and no GPU; takes some minutes. It replaces an earlier demo at the same place."""
+no data and no GPU; takes some minutes. After an interruption, run the same command again: it
+continues its own run. It never replaces a run that has other settings."""
 
 
 def add(commands: "Commands") -> None:
@@ -54,7 +55,7 @@ def run_demo(config: "Config", console: "Console", *, quiet: bool, on: "Machines
 
     say = console.print if not quiet else lambda text: None
     say(f"[bold]1. Train, and record what each datum did[/] → {config.run.uri}")
-    record(config, console, quiet=quiet, overwrite=True)
+    record(config, console, quiet=quiet, resume=True)
     found = open_run(config.run.uri, config.store)
     say("\n[bold]2. Ask the record: which tokens moved which neurons?[/]")
     perform(attribution(best_config, Focus(rows=8)), found, console, quiet=quiet, on=on)
