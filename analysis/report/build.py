@@ -71,9 +71,13 @@ class WrittenReport:
 def report_store(run: Run, to: str | None = None) -> Store:
     """Open the folder or prefix of the report, by default ``report/`` in the run.
 
-    Raises ``RunError`` if it holds something other than a report.
+    Raises ``RunError`` if it holds something other than a report, and ``ShardError`` if it lies in
+    the run but is a link that leads out of it.
     """
     store = Store(f"{run.uri}/report", run.store.config) if to is None else Store(to)
+    if store.uri.startswith(f"{run.uri}/"):
+        # The report's own store takes the link's target for its root, so the run's store must ask.
+        run.store.exists(f"{store.uri.removeprefix(f'{run.uri}/')}/{MANIFEST}")
     earlier_files(store)
     return store
 

@@ -137,3 +137,18 @@ def test_the_command_can_be_quiet_and_write_to_another_folder(capsys) -> None:
     assert capsys.readouterr().out == ""
     assert Store("memory://elsewhere").exists(INDEX)
     assert not Store("memory://report-quiet/report").exists(INDEX)
+
+
+@pytest.mark.parametrize("to", [None, "{run}/report", "{run}/report/mine", "{link}/report"])
+def test_a_report_is_not_written_through_a_link_out_of_the_run(tmp_path, to):
+    copied(tiny_run(), f"{tmp_path}/run")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run" / "report").symlink_to("../outside")
+    (tmp_path / "link").symlink_to("run")
+    run = open_run(f"{tmp_path}/run")
+    target = to and to.format(run=tmp_path / "run", link=tmp_path / "link")
+    if target == f"{tmp_path}/link/report":
+        run = open_run(f"{tmp_path}/link")
+    with pytest.raises(CaptureError, match="leads out of the run"):
+        report_store(run, target)
+    assert list((tmp_path / "outside").iterdir()) == []
