@@ -200,12 +200,12 @@ from pathlib import Path
 from cluster.on_ray.mapreduce import run_job
 from cluster.on_ray.session import connect
 from cluster.local.signals import exit_code, stoppable
-from ray_jobs import Names, shards_named
+from ray_jobs import JoinNames, shards_named
 
 folder = sys.argv[1]
 try:
     with stoppable(), connect("local"):
-        run_job(Names(folder), shards_named(Path(folder), ["await"]))
+        run_job(JoinNames(folder), shards_named(Path(folder), ["await"]))
 except KeyboardInterrupt as stop:
     print("stopped")
     sys.exit(exit_code(stop))
@@ -231,10 +231,10 @@ import sys
 import ray
 from cluster.on_ray.model_actors import sweep
 from cluster.on_ray.session import connect
-from ray_jobs import Doing
+from ray_jobs import ActOnNames
 
 with connect("local"):
-    results = sweep(Doing(sys.argv[1]), ["a", "b"])
+    results = sweep(ActOnNames(sys.argv[1]), ["a", "b"])
     print(next(results))
 results.close()
 print(ray.is_initialized())
