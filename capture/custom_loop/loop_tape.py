@@ -12,24 +12,21 @@ Shapes: N datum, T position, as in ``capture.gradients.factors``.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from capture.errors import UnitError
-from capture.gradients.dense import join_datums
-from capture.gradients.factors import Factors
-from capture.gradients.memo import Memo
-from capture.gradients.tape import ParameterUse, Tape, flatten_arguments
+from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
+from capture.errors import ConfigError, UnitError
+from capture.gradients.parameter_use import ParameterUse
+from capture.gradients.tape import Tape, flatten_arguments
 from capture.gradients.torch_functions import NotSplittable, TorchCall
 from capture.gradients.vmap_fallback import unsplit_error
 
-LEAVE_OUT = "Leave it out of units"
 COUNTING = (
     "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
     "[N, 1])"
@@ -41,54 +38,6 @@ OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any
 
 def ignore_operation(func: object, args: object, kwargs: object, out: object) -> None:
     """Do nothing; what a tape calls unless it is told otherwise."""
-
-
-@dataclass(eq=False)
-class ForwardPass:
-    """The forward calls that one backward pass has reached."""
-
-    datum_N: np.ndarray | None = None
-    """The datum in each slot, if the loop gave it."""
-    uses: dict[int, ParameterUse] = field(default_factory=dict)
-    """Parameter uses whose δ has arrived, by their number in forward order."""
-    unsplit: dict[str, str] = field(default_factory=dict)
-    """Units that were reached and cannot be captured → the function that uses them."""
-    losses: list[Tensor] = field(default_factory=list)
-    """Scalars that ``backward`` was called on."""
-    loss_tensors: list[Tensor] = field(default_factory=list)
-    """The same, as parts of their graphs."""
-
-    def num_datums(self) -> int:
-        return next(iter(self.uses.values())).num_datums
-
-    def add_delta(self, number: int, use: ParameterUse, delta: Tensor) -> None:
-        """Keep δ of a use; if ``backward`` goes through the same graph twice, keep the sum."""
-        before = use.delta if number in self.uses else None
-        use.keep_delta(delta)
-        if before is not None and use.delta is not None:
-            use.delta = before + use.delta
-        self.uses[number] = use
-
-    def factors(
-        self, units: Iterable[str], where: str, cast: Callable[[Tensor], Tensor]
-    ) -> Factors:
-        """Return the factors by unit.
-
-        Raises ``UnitError`` for a unit without factors, or if uses differ in their number of
-        datums.
-        """
-        found: Factors = {name: [] for name in units}
-        num_datums = self.num_datums()
-        for _, use in sorted(self.uses.items()):
-            for name, role in use.roles.items():
-                if use.num_datums != num_datums:
-                    problem = f"is used with {use.num_datums} datums, others with {num_datums}"
-                    raise UnitError(name, problem, "The first axis must be the batch everywhere")
-                found[name].append(use.factor(role, cast))
-        for name, uses in found.items():
-            if not uses:
-                raise UnitError(name, f"got no gradient in a backward pass of {where}", LEAVE_OUT)
-        return found
 
 
 class LoopTape(Tape):
@@ -116,6 +65,14 @@ class LoopTape(Tape):
         """Whether calls are let through unseen, because the model is run again for a check."""
         self.on_operation: OnOperation = ignore_operation
         """Called with every torch function of the loop and its result."""
+        self.replaced_datums = False
+        """Whether the loop gave the datums of the next pass twice, and not the same."""
+        self.runs_from_loss = False
+        """Whether a backward pass is running that began at one scalar."""
+        self.loss_scale = 1.0
+        """Number by which a ``GradScaler`` has divided the gradients since the last update."""
+        self.has_old_gradients = False
+        """Whether gradients of units were not 0 when the first δ since the last update arrived."""
 
     def __torch_function__(
         self,
@@ -129,6 +86,10 @@ class LoopTape(Tape):
         if func is torch.Tensor.backward and args[0].numel() == 1:
             self.passes[-1].losses.append(args[0].detach())
             self.passes[-1].loss_tensors.append(args[0])
+            with self.from_one_loss():
+                return func(*args, **(kwargs or {}))
+        if func is torch._amp_foreach_non_finite_check_and_unscale_:
+            self.note_unscaling(*args)
         # arange takes no parameter, so only its result is of interest: see ``is_shared``.
         if not torch.is_grad_enabled() or func is torch.arange:
             out = func(*args, **(kwargs or {}))
@@ -141,6 +102,8 @@ class LoopTape(Tape):
 
     def set_datums(self, datum_N: np.ndarray) -> None:
         """Set the datums of the next forward pass, by slot."""
+        before = self.next_datum_N
+        self.replaced_datums = before is not None and not np.array_equal(before, datum_N)
         self.next_datum_N, self.num_datums, self.knows_num_datums = datum_N, len(datum_N), True
 
     def begin_forward(self, inputs: Sequence[Tensor]) -> None:
@@ -150,6 +113,9 @@ class LoopTape(Tape):
         """
         if not torch.is_grad_enabled() or not inputs:
             return
+        if self.replaced_datums and self.next_datum_N is None:
+            problem = "was called twice before the forward passes, with other datums"
+            raise ConfigError("recorder.datums", problem, "Call it before each forward pass")
         N = inputs[0].shape[0]
         if self.next_datum_N is not None and len(self.next_datum_N) != N:
             problem = f"got an input {tuple(inputs[0].shape)} for {len(self.next_datum_N)} datums"
@@ -197,11 +163,40 @@ class LoopTape(Tape):
         self, forward: ForwardPass, number: int, use: ParameterUse, delta: Tensor
     ) -> None:
         """Keep δ, and drop earlier passes whose gradients have been discarded."""
-        # The order forward, zero_grad, backward is usual, so look again at the first δ of a pass.
-        first = not forward.uses
-        if first and forward in self.passes[1:] and self.gradients_are_zero():
-            del self.passes[: self.passes.index(forward)]
+        if not forward.uses:
+            self.begin_backward(forward)
         forward.add_delta(number, use, delta)
+
+    def begin_backward(self, forward: ForwardPass) -> None:
+        """Note that the first δ of a pass arrives."""
+        forward.has_loss = self.runs_from_loss
+        forward.backward = torch._C._current_graph_task_id()
+        reached = [each for each in self.passes if each.uses]
+        if any(each.backward == forward.backward for each in reached):
+            return  # one backward pass through several forward passes: its gradients are not old
+        # The order forward, zero_grad, backward is usual, so look at the gradients now.
+        if self.gradients_are_zero():
+            self.discard_used_passes()
+        elif not reached:
+            self.has_old_gradients = True
+
+    @contextmanager
+    def from_one_loss(self) -> Iterator[None]:
+        """Within the block, ``backward`` of a scalar runs."""
+        before, self.runs_from_loss = self.runs_from_loss, True
+        try:
+            yield
+        finally:
+            self.runs_from_loss = before
+
+    def note_unscaling(self, grads: Sequence[Tensor], found_inf: Tensor, inverse: Tensor) -> None:
+        """Note that a ``GradScaler`` multiplies gradients by ``inverse``, if they are of units.
+
+        For a fused optimizer it passes 1 here, to look for infinities only.
+        """
+        own = {values_of(p.grad).data_ptr() for p in self.parameters if p.grad is not None}
+        if float(inverse) != 1 and any(grad.data_ptr() in own for grad in grads):
+            self.loss_scale = 1 / float(inverse)
 
     def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
         """Note units that cannot be captured, if a backward pass reaches the output."""
@@ -214,11 +209,23 @@ class LoopTape(Tape):
         """Return the pass of a forward call; a new one if the last has had a backward pass."""
         if self.passes[-1].uses:
             if self.gradients_are_zero():
-                self.passes.clear()
+                self.discard_used_passes()
+            self.passes.append(ForwardPass())
+        elif self.is_of_other_datums(self.passes[-1]):
             self.passes.append(ForwardPass())
         if self.next_datum_N is not None:
             self.passes[-1].datum_N, self.next_datum_N = self.next_datum_N, None
         return self.passes[-1]
+
+    def discard_used_passes(self) -> None:
+        """Drop the passes whose gradients the loop has set to 0."""
+        self.passes = [each for each in self.passes if not each.uses]
+        self.has_old_gradients, self.loss_scale = False, 1.0
+
+    def is_of_other_datums(self, forward: ForwardPass) -> bool:
+        """Return whether the loop gave other datums for the next calls than for this pass."""
+        one, other = forward.datum_N, self.next_datum_N
+        return one is not None and other is not None and not np.array_equal(one, other)
 
     def gradients_are_zero(self) -> bool:
         """Return whether all gradients are None or 0, as after ``zero_grad``."""
@@ -235,37 +242,17 @@ class LoopTape(Tape):
             raise unsplit_error(self.model, unsplit, LEAVE_OUT)
         self.passes = [ForwardPass()]
         self.knows_num_datums = False
+        self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
         self.names = dict(self.unit_names)
         self.derived.clear()
         self.roundings.clear()
         return found
 
 
+def values_of(grad: Tensor) -> Tensor:
+    """Return the numbers of a gradient, which may be sparse."""
+    return grad._values() if grad.is_sparse else grad
+
+
 def shares_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-def join_passes(passes: Iterable[ForwardPass], units: Iterable[str], where: str) -> Factors:
-    """Return the factors of all passes, joined along N in order; shorter ones are padded.
-
-    Raises ``UnitError`` if the passes do not use a unit in the same way.
-    """
-    units = list(units)
-    cast = Memo(Tensor.float)
-    pieces = [each.factors(units, where, cast) for each in passes]
-    to_width = cache(lambda positions: Memo(partial(pad_positions, positions=positions)))
-    for name in units:
-        if len({tuple(use.kind for use in piece[name]) for piece in pieces}) > 1:
-            problem = f"is used differently in the backward passes of {where}"
-            raise UnitError(name, problem, LEAVE_OUT)
-        for number in range(len(pieces[0][name])):
-            widest = max(piece[name][number].delta_NTO.shape[1] for piece in pieces)
-            for piece in pieces:
-                piece[name][number] = piece[name][number].map_tensors(to_width(widest))
-    return join_datums(pieces)
-
-
-def pad_positions(x: Tensor, positions: int) -> Tensor:
-    """Pad δ, a or tokens [N, T, …] with zeros to so many positions; they add nothing, as δ is 0."""
-    missing = positions - x.shape[1]
-    return F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing)) if missing else x

@@ -22,7 +22,7 @@ from torch.autograd.graph import Node
 
 from capture.custom_loop.model_calls import ModelCall
 from capture.gradients.factored_algebra import dense
-from capture.gradients.tape import ParameterUse
+from capture.gradients.parameter_use import ParameterUse
 
 TOLERANCE = 1e-3
 """Largest difference, relative to the gradient of a unit. Wrong splits differ by 0.1 and more, sums

@@ -20,7 +20,7 @@ from capture.custom_loop.loss_log import LossLog, interaction
 from capture.custom_loop.model_calls import ModelCall, WithoutDropout, nothing_changes
 from capture.custom_loop.split_check import Mismatch, check_split, last_outputs
 from capture.errors import SplitError
-from capture.gradients.tape import ParameterUse
+from capture.gradients.parameter_use import ParameterUse
 
 EVERY = 200
 """One step in so many is checked, on average. A check costs up to two steps: less than 1 %."""

@@ -11,12 +11,12 @@ No position belongs to two datums, so (a, δ) of a batch determine the gradient 
 (Goodfellow 2015, "Efficient per-example gradient computations", for linear layers).
 ``capture.gradients.tape`` collects the factors.
 
-Shapes: N datum, T position (all axes between datum and features, flattened), I input width, O
-output width.
+Shapes: N datum, T entry of a datum (all axes between datum and features, flattened, the window
+first), I input width, O output width. An entry is a position, unless axes lie beside the window.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -47,12 +47,14 @@ class Factor:
     """Whether an "outer" weight is stored [I, O]; its gradient is then Σ_t a_t δ_tᵀ."""
     token_NT: Tensor | None = None
     """Rows looked up, int64; None unless the kind is "rows"."""
+    per_position: int = 1
+    """Entries of each position of the window, such as heads; entry e is at e // per_position."""
 
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Factor":
         """Return a copy with ``change`` applied to each of its tensors."""
         a_NTI = None if self.a_NTI is None else change(self.a_NTI)
         token_NT = None if self.token_NT is None else change(self.token_NT)
-        return Factor(self.kind, change(self.delta_NTO), a_NTI, self.transposed, token_NT)
+        return replace(self, delta_NTO=change(self.delta_NTO), a_NTI=a_NTI, token_NT=token_NT)
 
     @property
     def sides(self) -> tuple[Tensor, Tensor]:
@@ -86,7 +88,12 @@ def choose_units(model: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Para
             raise ConfigError("capture.units", problem)
         chosen |= matches
     for name in chosen:
-        if (size := parameters[name].numel()) > MAX_ENTRIES:
-            problem = f"has {size:,} entries, more than the record can number ({MAX_ENTRIES:,})"
-            raise UnitError(name, problem, "Leave it out with capture.units")
+        require_size(name, parameters[name])
     return {name: parameter for name, parameter in parameters.items() if name in chosen}
+
+
+def require_size(name: str, parameter: Tensor) -> None:
+    """Raise ``UnitError`` for a unit with more than ``MAX_ENTRIES`` entries."""
+    if (size := parameter.numel()) > MAX_ENTRIES:
+        problem = f"has {size:,} entries, more than the record can number ({MAX_ENTRIES:,})"
+        raise UnitError(name, problem, "Leave it out with capture.units")

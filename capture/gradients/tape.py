@@ -5,12 +5,13 @@ receives a captured parameter, whichever module calls it. Functional calls, modu
 tied weights are therefore covered. A call whose gradient cannot be split by datum is reported with
 the parameter's name.
 
-Shapes: N datum, T position (all axes between datum and features, flattened), I input width, O
-output width.
+Shapes: N datum, T entry of a datum (all axes between datum and features, flattened, the window
+first), I input width, O output width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -19,63 +20,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from capture.errors import UnitError
-from capture.gradients.factors import Factor, Factors
+from capture.gradients.factors import Factors
 from capture.gradients.memo import Memo
+from capture.gradients.parameter_use import ParameterUse, middle_axes
 from capture.gradients.torch_functions import (
     READERS,
     NotSplittable,
-    ParameterRole,
     TorchCall,
     same_gradient,
 )
+from capture.gradients.window_axis import Axis
 
 MAX_POSITIONS = 2**15
 """Largest number of positions per datum: the record stores them as 16-bit integers."""
 CANNOT = "which capture cannot split per datum"
-
-
-@dataclass
-class ParameterUse:
-    """One call that used captured parameters; its δ arrives during the backward pass."""
-
-    func: str
-    """Name of the torch function."""
-    roles: dict[str, ParameterRole]
-    """Unit name → the form of its gradient."""
-    call: TorchCall
-    num_datums: int
-    first_axis: int
-    """Length of the output's first axis, before a shared output is expanded along N."""
-    shape: torch.Size
-    """Shape of the output, features last."""
-    device: torch.device
-    delta: Tensor | None = None
-    """Loss gradient at the output, features last; None before the backward pass."""
-
-    def keep_delta(self, delta: Tensor) -> None:
-        self.delta = delta.movedim(self.call.feature_axis, -1)
-
-    def factor(self, role: ParameterRole, cast: Callable[[Tensor], Tensor]) -> Factor:
-        """Return the factor of the parameter with this role; ``cast`` converts tensors' types."""
-        # Without δ the loss does not depend on the output, so the gradient is 0.
-        delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
-        delta_NTO, a = self.by_datum(cast(delta)), self.call.a
-        if role.kind == "rows":
-            assert a is not None
-            token_NT = a.expand(self.shape[:-1]).reshape(self.num_datums, -1)
-            if self.call.padding is not None:  # torch zeroes this row's gradient, so do we
-                delta_NTO = delta_NTO * (token_NT != self.call.padding)[..., None]
-            return Factor("rows", delta_NTO, token_NT=token_NT)
-        if role.kind == "sum" or a is None:
-            return Factor("sum", delta_NTO)
-        a = a.expand(self.num_datums, *a.shape[1:]) if a.shape[0] == 1 else a
-        return Factor(role.kind, delta_NTO, self.by_datum(cast(a)), role.transposed)
-
-    def by_datum(self, x: Tensor) -> Tensor:
-        """Reshape [N, …, features] or [N · T, features] to [N, T, features]."""
-        # The datum is the outermost axis in both, so every axis between it and the features is a
-        # position, and N rows of equal length fall apart in the right order.
-        return x.reshape(self.num_datums, -1, x.shape[-1])
 
 
 class Tape(TorchFunctionMode):
@@ -89,10 +47,20 @@ class Tape(TorchFunctionMode):
     The first axis of every activation must be the datum, or datum and position flattened together.
     An output that all datums share (learned positions, looked up once) is expanded along N, so
     that its gradient splits. With ``num_datums=None`` the first axis of each output counts as N.
+    ``window_axes`` gives the axis of the window in each call of a unit; without it, all axes
+    between datum and features count as one.
     """
 
-    def __init__(self, units: Mapping[str, Tensor], num_datums: int | None = None) -> None:
+    def __init__(
+        self,
+        units: Mapping[str, Tensor],
+        num_datums: int | None = None,
+        window_axes: Mapping[str, Sequence[Axis]] | None = None,
+    ) -> None:
         super().__init__()
+        self.window_axes = window_axes
+        self.num_calls = Counter[str]()
+        """Unit → number of its calls so far."""
         self.units = list(units)
         self.num_datums = num_datums
         doubles = any(parameter.dtype == torch.float64 for parameter in units.values())
@@ -164,12 +132,29 @@ class Tape(TorchFunctionMode):
             raise NotSplittable(
                 f"{function_name(func)} on {tuple(shape)}, no multiple of {N} datums"
             )
-        if (positions := shape[:-1].numel() // N) > MAX_POSITIONS:
+        middle = middle_axes(shape, N)
+        axis = self.find_window(list(roles), middle)
+        positions = math.prod(middle) if axis is None else middle[axis]
+        if positions > MAX_POSITIONS:
             raise NotSplittable(f"{function_name(func)} at {positions:,} positions")
         kept = self.detach_activation(call, out)
-        use = ParameterUse(function_name(func), roles, kept, N, first_axis, shape, out.device)
+        use = ParameterUse(function_name(func), roles, kept, N, first_axis, shape, out.device, axis)
         self.watch_delta(use, out)
         return out
+
+    def find_window(self, units: Sequence[str], middle: Sequence[int]) -> Axis:
+        """Return the axis of the window in the next call of these units, None if unknown.
+
+        ``middle``: lengths of the axes between datum and features.
+        """
+        number = self.num_calls[units[0]]
+        self.num_calls.update(units)
+        if self.window_axes is None:
+            return None
+        known = self.window_axes[units[0]]
+        if number >= len(known) or (known[number] or 0) >= len(middle):
+            raise NotSplittable("calls that differ between batches")
+        return known[number]
 
     def detach_activation(self, call: TorchCall, out: Tensor) -> TorchCall:
         """Return the call with its activation detached and, under autocast, rounded as used."""

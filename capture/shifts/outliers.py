@@ -194,11 +194,12 @@ def strongest_positions(
 def contributions(uses: list[Factor], slot_M: Tensor, index_M: Tensor) -> Tensor:
     """Return what each position adds to the gradient of the given entries of one unit, [M, T].
 
-    Contributions of several calls of the unit in one forward pass are summed by position.
+    Contributions of several calls of the unit in one forward pass are summed by position, and so
+    are those of axes beside the window, such as heads.
     """
     # Calls may have different numbers of positions; the sum has the largest.
     first, *others = sorted(
-        (contribution(use, slot_M, index_M) for use in uses),
+        (by_position(contribution(use, slot_M, index_M), use) for use in uses),
         key=lambda share_MT: share_MT.shape[1],
         reverse=True,
     )
@@ -207,8 +208,15 @@ def contributions(uses: list[Factor], slot_M: Tensor, index_M: Tensor) -> Tensor
     return first
 
 
+def by_position(share_MT: Tensor, use: Factor) -> Tensor:
+    """Sum the entries of each position, where axes lie beside the window."""
+    if use.per_position == 1:
+        return share_MT
+    return share_MT.unflatten(1, (-1, use.per_position)).sum(2)
+
+
 def contribution(use: Factor, slot_M: Tensor, index_M: Tensor) -> Tensor:
-    """Like ``contributions``, for one call of the unit."""
+    """Return what each entry of one call adds; entries of a position stand side by side."""
     if use.kind == "outer":
         left_NTR, right_NTC = use.sides
         width = right_NTC.shape[2]
