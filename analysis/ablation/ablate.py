@@ -19,8 +19,8 @@ import pandas as pd
 from analysis.ablation.config import AblationConfig, SplitText, SubjectChoice, choose_subjects
 from analysis.ablation.flips import (
     NeuronFlips,
-    agreement,
     context_table,
+    flip_shares,
     flip_table,
     layer_table,
     move_table,
@@ -165,8 +165,9 @@ def build_tables(
     neurons = pd.DataFrame(
         [
             {
-                **agreement(found),
+                **flip_shares(found),
                 **change.mean(),
+                **change.contrast(found.notable),
                 "scored_datums": len(change.target_KT),
                 "attributed": attributed,
             }
@@ -177,12 +178,13 @@ def build_tables(
         context_table(found, stream_NT[found.datum_K], tokens, config.contexts_per_token)
         for found in flips
     ]
+    targets = zip(changes, choice.notable, strict=True)
     return Ablation(
         flips=concat_frames([flip_table(found, tokens) for found in flips], FLIPS),
         contexts=concat_frames(contexts, CONTEXTS),
         neurons=concat_frames([neurons], NEURONS),
         layers=concat_frames([layer_table(neurons, run.layout.names)], LAYERS),
-        tokens=concat_frames([target_table(found, tokens) for found in changes], TOKENS),
+        tokens=concat_frames([target_table(*each, tokens) for each in targets], TOKENS),
         moves=concat_frames([move_table(found, tokens) for found in flips], MOVES),
         certified=certified,
     )

@@ -1,11 +1,12 @@
-"""Tables of the predictions that ablation flips, and their agreement with attribution.
+"""Tables of the predictions that ablation flips, of notable tokens and of others.
 
 A flip is a position whose prediction changes when the subject is ablated. (The subject is called a
 neuron here, but may be a row or a head.) For a token w, ``count`` is the number of positions with w
 as the prediction before or after, and ``proportion`` is the share of these that are flips.
-``notable`` marks the tokens that attribution selected for the neuron. If they are at the top of the
-table, ablation agrees with attribution. Intervals are over datums
-(``analysis.measures.bootstrap``).
+``notable`` marks the tokens that attribution selected for the neuron. Rare tokens are never
+predicted, so flips cannot show whether ablation agrees with attribution
+(``analysis.ablation.agreement`` can). Intervals are the wider of a bootstrap over datums and
+Wilson's interval over positions.
 
 Shapes: K datum of a neuron, T position, M flip, E entry of a table, V token of the vocabulary,
 W flipped token.
@@ -21,6 +22,7 @@ import pandas as pd
 from analysis.ablation.replacement import Value
 from analysis.ablation.subjects import Subject
 from analysis.measures.bootstrap import dense_intervals, intervals, mean_interval
+from analysis.measures.shares import wider, wilson
 
 CONTEXT_TOKENS = 20
 """Largest number of tokens that a context shows on either side of the prediction."""
@@ -69,7 +71,8 @@ def flip_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
     token_W = np.flatnonzero(flips_V)
     proportion_W = flips_V[token_W] / count_V[token_W]
     token_W = token_W[np.lexsort((token_W, -count_V[token_W], -proportion_W))]
-    low_W, high_W = flip_intervals(found, token_W, V)
+    of_datums = flip_intervals(found, token_W, V)
+    low_W, high_W = wider(of_datums, wilson(flips_V[token_W], count_V[token_W]))
     gained_V = np.bincount(found.after_M, minlength=V)
     return pd.DataFrame(
         {
@@ -128,7 +131,7 @@ def move_table(found: NeuronFlips, tokens: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def agreement(found: NeuronFlips) -> dict[str, object]:
+def flip_shares(found: NeuronFlips) -> dict[str, object]:
     """Compare how often predictions of notable tokens and of all other tokens flip.
 
     A flip counts for the token predicted before ablation, so it counts once. Returns the columns of
@@ -159,14 +162,19 @@ def agreement(found: NeuronFlips) -> dict[str, object]:
 
 
 def share_intervals(found: NeuronFlips) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interval bounds of the share that flips: (notable, other) each, both [2]."""
+    """Return the interval bounds of the share that flips: (notable, other) each, both [2].
+
+    Positions of one datum depend on each other, so datums are resampled. Where no position or every
+    position flips, all resamples are alike; Wilson's interval keeps the bounds apart there.
+    """
     flip_KT = np.zeros(found.before_KT.shape, bool)
     flip_KT[found.row_M, found.position_M] = True
     notable_KT = np.isin(found.before_KT, found.notable)
     sides = (notable_KT, ~notable_KT)
     part_K2 = np.stack([(flip_KT & side_KT).sum(1) for side_KT in sides], 1)
     whole_K2 = np.stack([side_KT.sum(1) for side_KT in sides], 1)
-    return dense_intervals(part_K2.astype(np.float32), whole_K2.astype(np.float32))
+    of_datums = dense_intervals(part_K2.astype(np.float32), whole_K2.astype(np.float32))
+    return wider(of_datums, wilson(part_K2.sum(0), whole_K2.sum(0)))
 
 
 def share(part: float, whole: float) -> float:
@@ -179,7 +187,7 @@ def share(part: float, whole: float) -> float:
 def layer_table(neurons: pd.DataFrame, units: Sequence[str]) -> pd.DataFrame:
     """Build ``LAYERS``: means over the neurons of each unit, with intervals over neurons.
 
-    ``neurons`` has the columns of ``agreement``. Rows follow the order of ``units``; other units
+    ``neurons`` has the columns of ``flip_shares``. Rows follow the order of ``units``; other units
     come last. A neuron without flips has no share of notable tokens and does not enter that mean.
     """
     flipped = neurons["flipped_tokens"]
@@ -200,6 +208,8 @@ def layer_means(own: pd.DataFrame) -> dict[str, float]:
     """Return the means over the neurons of one unit, and their intervals."""
     flipped_low, flipped_high = mean_interval(own["flipped_tokens"].to_numpy(np.float64))
     notable_low, notable_high = mean_interval(own["share"].to_numpy(np.float64))
+    if notable_low == notable_high:  # equal neurons, as all at 0, say nothing about others
+        notable_low = notable_high = math.nan
     return {
         "neurons": len(own),
         "flipped_tokens": own["flipped_tokens"].mean(),

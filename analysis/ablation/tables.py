@@ -25,13 +25,13 @@ FLIPS = pa.schema(
         pa.field("flips", pa.int64()),  # positions among these whose prediction changes
         pa.field("notable", pa.bool_()),  # selected for the neuron by attribution
         pa.field("token_id", pa.int32()),
-        pa.field("low", pa.float64()),  # 95 % interval of proportion over datums;
+        pa.field("low", pa.float64()),  # 95 % interval of proportion, likewise;
         pa.field("high", pa.float64()),  # NaN if fewer than two datums have the token
         pa.field("lost", pa.int64()),  # flips away from the token
         pa.field("gained", pa.int64()),  # flips to the token
     ]
 )
-"""One row per neuron and flipped token; strongest neuron first, by proportion, then count."""
+"""One row per neuron and flipped token, most evidence first, by proportion, then count."""
 
 CONTEXTS = pa.schema(
     [
@@ -58,19 +58,31 @@ NEURONS = pa.schema(
         pa.field("notable_flipped", pa.int32()),  # notable tokens that flip
         pa.field("notable_share", pa.float64()),  # share of notable predictions that flip
         pa.field("other_share", pa.float64()),  # share of all other predictions that flip
-        pa.field("ratio", pa.float64()),  # notable_share / other_share; above 1: agreement
-        pa.field("notable_low", pa.float64()),  # 95 % interval of notable_share over datums
-        pa.field("notable_high", pa.float64()),
-        pa.field("other_low", pa.float64()),  # 95 % interval of other_share over datums
+        pa.field("ratio", pa.float64()),  # notable_share / other_share
+        pa.field("notable_low", pa.float64()),  # 95 % interval of notable_share: the
+        pa.field("notable_high", pa.float64()),  # wider of bootstrap over datums and Wilson
+        pa.field("other_low", pa.float64()),  # 95 % interval of other_share, likewise
         pa.field("other_high", pa.float64()),
         pa.field("scored_datums", pa.int32()),  # datums with log-probabilities
         pa.field("change", pa.float64()),  # mean of log p(target), ablated - clean, nats
         pa.field("change_low", pa.float64()),  # its 95 % interval over datums
         pa.field("change_high", pa.float64()),
         pa.field("attributed", pa.bool_()),  # evaluated on its own datums, not a random sample
+        pa.field("rms_change", pa.float64()),  # root mean square of the changes, nats
+        pa.field("notable_positions", pa.int64()),  # scored positions with a notable target
+        pa.field("notable_change", pa.float64()),  # mean change of log p there, nats
+        pa.field("notable_change_low", pa.float64()),  # its 95 % interval over datums; NaN if
+        pa.field("notable_change_high", pa.float64()),  # fewer than two have such a target
+        pa.field("other_positions", pa.int64()),  # scored positions with another target
+        pa.field("other_change", pa.float64()),
+        pa.field("other_change_low", pa.float64()),
+        pa.field("other_change_high", pa.float64()),
+        pa.field("difference", pa.float64()),  # notable_change - other_change; below 0: agreement
+        pa.field("difference_low", pa.float64()),  # its 95 % interval over datums
+        pa.field("difference_high", pa.float64()),
     ]
 )
-"""One row per subject, strongest first. A share of zero positions is NaN."""
+"""One row per subject, most evidence first. A share of zero positions is NaN."""
 
 LAYERS = pa.schema(
     [
@@ -97,6 +109,7 @@ TOKENS = pa.schema(
         pa.field("change", pa.float64()),  # mean of log p(target), ablated - clean, nats
         pa.field("low", pa.float64()),  # 95 % interval of change over datums;
         pa.field("high", pa.float64()),  # NaN if fewer than two datums have the target
+        pa.field("notable", pa.bool_()),  # selected for the subject by attribution
     ]
 )
 """One row per subject and target, largest loss first."""

@@ -88,6 +88,22 @@ def dense_intervals(part_KC: np.ndarray, whole_KC: np.ndarray) -> tuple[np.ndarr
     return ends[0], ends[1]
 
 
+def difference_interval(part_K2: np.ndarray, whole_K2: np.ndarray) -> tuple[float, float]:
+    """Return the interval bounds of Σ part / Σ whole of the first column minus that of the second.
+
+    Both ratios are computed from the same draws. NaN as for ``dense_intervals``, if either is.
+    """
+    if ((whole_K2 > 0).sum(0) < 2).any():
+        return np.nan, np.nan
+    draw_RK = draw_counts(len(part_K2))
+    part_R2, whole_R2 = draw_RK @ part_K2, draw_RK @ whole_K2
+    exists_R = (whole_R2 > 0).all(1)
+    ratio_R2 = part_R2[exists_R] / whole_R2[exists_R]
+    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(ratio_R2[:, 0] - ratio_R2[:, 1], ends, method="nearest")
+    return float(low), float(high)
+
+
 def mean_interval(value_K: np.ndarray) -> tuple[float, float]:
     """Return the interval bounds of a mean over datums or neurons; NaN values are ignored."""
     known_K = value_K[~np.isnan(value_K)].astype(np.float64)

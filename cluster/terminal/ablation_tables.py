@@ -1,85 +1,72 @@
-"""Tables of ``ontogeny ablate``: predictions that flip, by neuron and by layer."""
+"""Tables of ``ontogeny ablate``: changes of log-probabilities by neuron, and flips by layer."""
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.ablation.agreement import Agreement, by_effect, nearly_dead
 from analysis.ablation.subjects import NOUNS
 from analysis.ablation.tables import Ablation
 from cluster.terminal.tables import data_table, print_table
 
 OFTEN = 10
-"""Tokens at fewer positions are left out of the flip table, if any token has this many."""
+"""Tokens at fewer positions are left out of a neuron's table, if any token has this many."""
 
 
 def show_ablation(console: Console, found: Ablation, *, rows: int) -> None:
-    """Print how far flips agree with attribution, by neuron and by unit, and one neuron in full."""
-    neurons = found.neurons
+    """Print the effect of each ablation, how far it agrees with attribution, and one in full."""
+    neurons = by_effect(found.neurons)
     level = neurons["level"].iloc[0]
-    table = data_table(
-        "unit", level, "flips", "tokens", "notable", "they flip", "others", "ratio", "log p"
-    )
-    for neuron in neurons.head(rows).to_dict("records"):
-        counts = [f"{neuron[name]:,}" for name in ("flips", "flipped_tokens", "notable_flipped")]
-        shares = [percent(neuron["notable_share"]), percent(neuron["other_share"])]
-        cells = [*counts, *shares, times(neuron), signed(neuron["change"], 4)]
+    table = data_table("unit", level, "effect", "notable", "95 %", "n", "others", "flips", "")
+    for neuron, dead in zip(
+        neurons.head(rows).to_dict("records"), nearly_dead(neurons).tolist(), strict=False
+    ):
+        cells = [unsigned(neuron["rms_change"], 4), signed(neuron["notable_change"], 4)]
+        cells += [ends(neuron["notable_change_low"], neuron["notable_change_high"], 4)]
+        cells += [f"{neuron['notable_positions']:,}", signed(neuron["other_change"], 4)]
+        cells += [f"{neuron['flips']:,}", "nearly dead" if dead else ""]
         table.add_row(neuron["unit"], str(neuron["neuron"]), *cells)
-    print_table(console, f"Predictions that flip when a {level} is ablated", table)
+    print_table(console, f"What ablating a {level} changes, largest effect first", table)
     console.print(
-        "tokens: how many different ones flip; notable: how many of these attribution named.\n"
-        "they flip, others: share of positions predicting a notable token, or another, that flip.\n"
-        "log p: change of the true next token's log-probability, nats."
+        "effect: root mean square change of the true next token's log-probability, nats; notable, "
+        "others:\nits mean change where that token is one that attribution named, and elsewhere; "
+        "n: positions of\nnotable tokens; flips: positions where the most probable token changes."
     )
-    console.print(agreement(neurons, NOUNS[level]))
-    if len(found.flips):
+    for line in Agreement.of(neurons).sentences(NOUNS[level]):
+        console.print(line)
+    if len(found.tokens):
         clearest_neuron(console, found, rows)
     layers(console, found)
 
 
-def agreement(neurons: pd.DataFrame, nouns: str) -> str:
-    """A line: how many of the neurons that predict notable tokens flip these more often."""
-    comparable = neurons[neurons["notable_share"].notna()]
-    if comparable.empty:
-        return f"Attribution has named no tokens that these {nouns} could flip."
-    agree = int((comparable["notable_share"] > comparable["other_share"]).sum())
-    return f"{agree} of {len(comparable)} {nouns} flip their notable tokens more than others."
-
-
-def percent(share: float) -> str:
-    """A share in percent, or a dash for NaN."""
-    return "–" if math.isnan(share) else f"{share:.2%}"
-
-
-def times(neuron: Mapping[Hashable, float]) -> str:
-    """How many times as often notable tokens flip as others."""
-    if neuron["notable_share"] > 0 and neuron["other_share"] == 0:
-        return "only they"
-    return f"{neuron['ratio']:.1f}" if math.isfinite(neuron["ratio"]) else "–"
-
-
 def clearest_neuron(console: Console, found: Ablation, rows: int) -> None:
-    """Print flips, changes and contexts of the neuron whose notable tokens flip most often."""
-    best = found.neurons.sort_values("notable_share", na_position="first").iloc[-1]
+    """Print changes, flips and contexts of the neuron that lowers its notable tokens most surely.
+
+    That is the one with the lowest upper bound of the difference; if no bound is known, the one
+    with the largest effect.
+    """
+    neurons = by_effect(found.neurons)
+    best = neurons.sort_values("difference_high", na_position="last", kind="stable").iloc[0]
     key = {"unit": best["unit"], "neuron": best["neuron"], "level": best["level"]}
-    flips, contexts = (own_rows(table, key) for table in (found.flips, found.contexts))
-    often = flips[flips["count"] >= OFTEN] if (flips["count"] >= OFTEN).any() else flips
-    table = data_table("token", "proportion", "95 %", "count", "notable", "log p")
     changes = own_rows(found.tokens.rename(columns={"group": "neuron"}), key)
-    change_of = changes.set_index("token")["change"]
-    for flip in often.head(rows).to_dict("records"):
-        interval = ends(flip["low"], flip["high"], 2)
-        notable = "yes" if flip["notable"] else ""
-        change = change_of.get(flip["token"], math.nan)
-        cells = [f"{flip['proportion']:.3f}", interval, f"{flip['count']:,}", notable]
-        table.add_row(escape(flip["token"]), *cells, signed(change, 3))
-    title = f"{best['unit']}, {best['level']} {best['neuron']}: the tokens that flip most often"
+    flips, contexts = (own_rows(table, key) for table in (found.flips, found.contexts))
+    flips_of = flips.set_index("token")["flips"]
+    often = changes[changes["count"] >= OFTEN] if (changes["count"] >= OFTEN).any() else changes
+    order = often["change"].abs().sort_values(ascending=False, kind="stable").index
+    table = data_table("token", "log p", "95 %", "n", "notable", "flips")
+    for change in often.loc[order].head(rows).to_dict("records"):
+        cells = [signed(change["change"], 3), ends(change["low"], change["high"], 3)]
+        cells += [f"{change['count']:,}", "yes" if change["notable"] else ""]
+        cells += [f"{flips_of.get(change['token'], 0):,}"]
+        table.add_row(escape(change["token"]), *cells)
+    title = f"{best['unit']}, {best['level']} {best['neuron']}: the tokens that change most"
     print_table(console, title, table)
-    tokens = often.loc[often["notable"], "token"].head(3)
-    shown = contexts[contexts["token"].isin(tokens)].drop_duplicates("token")
+    notable = changes.loc[changes["notable"], "token"]
+    shown = contexts[contexts["token"].isin(notable)].drop_duplicates("token").head(3)
     if len(shown):
         console.print("In context, (before after) where the next token is predicted:")
     for context in shown["context"]:
@@ -98,7 +85,7 @@ def layers(console: Console, found: Ablation) -> None:
     for layer in found.layers.to_dict("records"):
         cells = [str(layer["neurons"]), f"{layer['flipped_tokens']:.1f}"]
         cells += [ends(layer["flipped_low"], layer["flipped_high"], 1)]
-        cells += [f"{layer['notable_share']:.3f}"]
+        cells += [unsigned(layer["notable_share"], 3)]
         cells += [ends(layer["notable_low"], layer["notable_high"], 3)]
         table.add_row(layer["unit"], *cells)
     print_table(console, f"By unit, mean over its ablated {NOUNS[level]}", table)
@@ -109,6 +96,14 @@ def signed(change: float, digits: int) -> str:
     return "" if math.isnan(change) else f"{change:+.{digits}f}"
 
 
+def unsigned(size: float, digits: int) -> str:
+    """A size; empty for NaN."""
+    return "" if math.isnan(size) else f"{size:.{digits}f}"
+
+
 def ends(low: float, high: float, digits: int) -> str:
     """An interval; empty for NaN."""
-    return "" if math.isnan(low) else f"{low:.{digits}f}–{high:.{digits}f}"
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    dash = " to " if low < 0 else "–"
+    return f"{low:.{digits}f}{dash}{high:.{digits}f}"

@@ -11,11 +11,11 @@ import math
 import pandas as pd
 from markupsafe import Markup
 
+from analysis.ablation.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.drawing.plots import Interval, Series
-from analysis.report.pages.neuron_table import ratio_text
 from analysis.report.pages.report_data import CONTEXTS_SHOWN, ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, command_note, token_text
 
@@ -28,8 +28,6 @@ REPLACEMENT_PHRASES = {
     "resample": "With activations resampled from other positions",
 }
 """Kind of ablation → the beginning of a sentence."""
-MIN_POSITIONS = 10
-"""Tokens with fewer positions are listed after the others, because their rates are noisy."""
 EVIDENCE, OTHER = 2, 1
 """Colours of tokens in the neuron's evidence, and of other tokens."""
 
@@ -61,26 +59,43 @@ def ablation(data: ReportData, neuron: Neuron, links: Links) -> Markup:
 
 
 def ablation_summary(row: pd.Series) -> Markup:
-    """The flips and the change of the log-probability, in a few sentences."""
+    """The change of the log-probability and the flips, in a few sentences."""
     sample = "datums that moved it" if row.attributed else "randomly drawn datums"
-    words = (
-        f"{REPLACEMENT_PHRASES[row.kind]}, {row.flips:,} of {row.positions:,} predictions on "
-        f"{row.datums:,} {sample} change. The flips concern {row.flipped_tokens:,} tokens, "
-        f"{row.notable_flipped:,} of which are in the neuron's evidence."
-    )
-    if not math.isnan(row.ratio):
+    words = ""
+    if row.rms_change < NEARLY_DEAD_NATS:
         words += (
-            f" Predictions of tokens in the evidence flip {ratio_text(row.ratio)} as often as "
-            f"others ({markup.percent(row.notable_share, 2)} against "
-            f"{markup.percent(row.other_share, 2)})."
+            "This neuron is nearly dead: without it, log-probabilities change by only "
+            f"{markup.significant(row.rms_change)} nats (root mean square). "
         )
     if not math.isnan(row.change):
         interval = markup.interval(row.change_low, row.change_high, four_decimals)
         words += (
-            " The mean log-probability of the target token changes by "
-            f"{four_decimals(row.change)} nats" + (f" (95 % CI {interval})." if interval else ".")
+            f"{REPLACEMENT_PHRASES[row.kind]}, the mean log-probability of the target token "
+            f"changes by {four_decimals(row.change)} nats"
+            + (f" (95 % CI {interval}). " if interval else ". ")
+            + notable_changes(row)
         )
+    words += (
+        f"Of {row.positions:,} predictions on {row.datums:,} {sample}, {row.flips:,} change. These "
+        f"flips concern {row.flipped_tokens:,} tokens, {row.notable_flipped:,} of which are in the "
+        "neuron's evidence."
+    )
     return markup.paragraph(words)
+
+
+def notable_changes(row: pd.Series) -> str:
+    """How the change at targets in the evidence compares with the change at others."""
+    if row.notable_positions < MIN_POSITIONS:
+        count = markup.integer(row.notable_positions)
+        return f"Targets in the evidence occur at {count} scored positions, too few to judge. "
+    bounds = (row.notable_change_low, row.notable_change_high)
+    interval = markup.interval(*bounds, four_decimals)
+    return (
+        f"It changes by {four_decimals(row.notable_change)} nats where it is in the evidence ("
+        + (f"95 % CI {interval}, " if interval else "")
+        + f"n = {row.notable_positions:,} positions) and by {four_decimals(row.other_change)} "
+        f"elsewhere (n = {row.other_positions:,}). "
+    )
 
 
 def four_decimals(value: float) -> str:
@@ -107,7 +122,10 @@ def frequent_changes(table: pd.DataFrame | None) -> Markup | None:
 
 
 def flips(table: pd.DataFrame | None, links: Links) -> Markup | None:
-    """The tokens whose predictions flip most often; rarely predicted tokens come last."""
+    """The tokens whose predictions flip most often.
+
+    Tokens at fewer than ``MIN_POSITIONS`` come last, because their rates are noisy.
+    """
     if table is None:
         return None
     is_frequent = table["count"] >= MIN_POSITIONS

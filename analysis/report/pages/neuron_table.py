@@ -1,10 +1,11 @@
 """The page of all neurons, and its table, which can be searched and sorted."""
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 
+from analysis.ablation.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment
 from analysis.report.pages.report_data import ReportData, rows_of
@@ -80,18 +81,41 @@ def ablation_columns(data: ReportData) -> list[Column]:
     ablated = data.ablated
     return [
         Column(
-            "flips",
-            lambda key: markup.integer(ablated[key].flips) if key in ablated else "",
+            "effect, nats",
+            lambda key: markup.decimals(ablated[key].rms_change, 4) if key in ablated else "",
             numeric=True,
-            tooltip="Predictions that change when the neuron is ablated",
+            tooltip="Root mean square change of log p(true next token) when the neuron is ablated; "
+            f"below {NEARLY_DEAD_NATS} the neuron is nearly dead",
         ),
+        Column("", lambda key: "nearly dead" if key in ablated and is_dead(ablated[key]) else ""),
         Column(
-            "agreement",
-            lambda key: ratio_text(ablated[key].ratio) if key in ablated else "",
+            "difference, nats",
+            lambda key: markup.decimals(ablated[key].difference, 4) if key in ablated else "",
             numeric=True,
-            tooltip="Flip rate of the tokens in its evidence / flip rate of other tokens",
+            tooltip="Change of log p where the true next token is in its evidence, minus the "
+            "change elsewhere. Below zero, ablation agrees with the evidence; by chance half are",
+        ),
+        Column("95 % CI", lambda key: difference_interval(ablated[key]) if key in ablated else ""),
+        Column(
+            "n",
+            lambda key: markup.integer(ablated[key].notable_positions) if key in ablated else "",
+            numeric=True,
+            tooltip="Positions where the true next token is in its evidence; fewer than "
+            f"{MIN_POSITIONS} are too few to judge",
         ),
     ]
+
+
+def is_dead(row: Any) -> bool:
+    """Whether ablating this neuron of the table ``NEURONS`` changes next to nothing."""
+    return row.rms_change < NEARLY_DEAD_NATS
+
+
+def difference_interval(row: Any) -> str:
+    """The interval of the difference of a row of ``analysis.ablation.tables.NEURONS``."""
+    return markup.interval(
+        row.difference_low, row.difference_high, lambda bound: markup.decimals(bound, 4)
+    )
 
 
 def top_tokens(data: ReportData, neuron: Neuron, links: Links | None = None) -> Markup:
@@ -102,10 +126,6 @@ def top_tokens(data: ReportData, neuron: Neuron, links: Links | None = None) -> 
     pairs = zip(table["token_id"].tolist(), table["token"], strict=True)
     show = links.token if links else lambda token_id, token: token_text(token)
     return fragment(*(show(token_id, token) for token_id, token in pairs), separator=" ")
-
-
-def ratio_text(ratio: float) -> str:
-    return markup.MISSING if math.isnan(ratio) else f"{markup.decimals(ratio, 1)}×"
 
 
 def cluster_number(cluster: int) -> str:

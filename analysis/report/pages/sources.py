@@ -59,7 +59,13 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
             **{"notable_flipped": INT, "notable_share": REAL, "notable_low": REAL},
             **{"notable_high": REAL, "other_share": REAL, "other_low": REAL, "other_high": REAL},
             **{"ratio": REAL, "change": REAL, "change_low": REAL, "change_high": REAL},
-            "attributed": FLAG,
+            **{"attributed": FLAG, "rms_change": REAL},
+            **{"notable_positions": LONG, "other_positions": LONG},
+            **{
+                f"{name}{end}": REAL
+                for name in ("notable_change", "other_change", "difference")
+                for end in ("", "_low", "_high")
+            },
         },
         "layers": {
             **{"level": STRING, "unit": STRING, "neurons": INT, "flipped_tokens": REAL},

@@ -12,6 +12,7 @@ from reference_ablation import (
     records,
     without,
 )
+from scipy import stats
 
 from analysis.ablation.ablate import ablate, write_ablation
 from analysis.ablation.config import AblationConfig, SplitText
@@ -108,7 +109,7 @@ def test_flip_tables_equal_counting_position_by_position() -> None:
         assert (neuron.positions, neuron.flipped_tokens) == (before_KT.size, len(own))
 
 
-def test_intervals_of_proportions_equal_a_loop_over_draws_of_datums() -> None:
+def test_intervals_of_proportions_hold_a_loop_over_draws_of_datums_and_wilsons() -> None:
     run, found = ablated()
     for neuron in records(found.neurons):
         subject = subject_of(neuron)
@@ -123,6 +124,8 @@ def test_intervals_of_proportions_equal_a_loop_over_draws_of_datums() -> None:
             drawn = [(d @ part_K, d @ whole_K) for d in draw_counts(len(before_KT)) if d @ whole_K]
             ratios = [part / whole for part, whole in drawn]
             wanted = np.quantile(ratios, [0.025, 0.975], method="nearest")
+            wilsons = stats.binomtest(row.flips, row.count).proportion_ci(method="wilson")
+            wanted = [min(wanted[0], wilsons.low), max(wanted[1], wilsons.high)]
             np.testing.assert_allclose([row.low, row.high], wanted, rtol=1e-5)
             assert row.low <= row.proportion <= row.high
 
@@ -203,6 +206,7 @@ def test_changes_by_target_equal_naive_forward_passes() -> None:
         own = rows_of(found.tokens, subject)
         assert sorted(own["token_id"]) == np.unique(target_NT).tolist()
         assert own["change"].is_monotonic_increasing
+        assert own["notable"].tolist() == own["token_id"].isin(prepared()[1][subject][0]).tolist()
         for row in records(own):
             here_NT = target_NT == row.token_id
             assert row.count == here_NT.sum()

@@ -196,7 +196,7 @@ def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[
     arguments = ["ablate", run.uri, "--datums", "20", "--value", "mean", "--scored-datums", "5"]
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
-    for text in ("Predictions that flip", "log p: change", "By unit", UNIT):
+    for text in ("largest effect first", "log-probability, nats", "By unit", UNIT):
         assert text in shown
     assert run.store.exists("analysis/ablate/tables.json")
     assert cli.main([*arguments, "--level", "head", "--quiet"]) == 0
@@ -210,8 +210,8 @@ def test_subjects_without_notable_tokens_are_shown_without_shares(
     write_attribution(run)
     assert cli.main(["ablate", run.uri, "--only", f"{UNIT}:11", "--scored-datums", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "nan%" not in shown
-    assert "Attribution has named no tokens that these neurons could flip." in shown
+    assert "nan" not in shown
+    assert "No log-probabilities were computed" in shown
 
 
 @pytest.mark.parametrize(

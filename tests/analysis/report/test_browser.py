@@ -113,7 +113,7 @@ def test_sorting_is_descending_first_and_announced(visit: Open) -> None:
 
 def test_rows_without_a_number_stay_last(visit: Open) -> None:
     page = visit("neurons.html")
-    button = page.locator("th", has_text="agreement").get_by_role("button")
+    button = page.locator("th", has_text="difference").get_by_role("button")
     for _ in range(2):
         button.click()
         assert {cell.split(" ")[0] for cell in first_cells(page)[-2:]} == {NEURONS[0][0]}

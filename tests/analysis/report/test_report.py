@@ -114,7 +114,13 @@ def test_a_neuron_page_has_all_sections_and_figures() -> None:
     assert all(heading in page.text for heading in headings)
     assert f"Neuron 3 of {NEURONS[3][0]}" in page.text
     assert "62 % moved weights away from zero" in page.text
-    assert "flip 5.0× as often as others (50.00 % against 10.00 %)" in page.text
+    assert "5.0×" not in page.text
+    assert (
+        "changes by −0.0500 nats where it is in the evidence (95 % CI −0.0600 to −0.0400, n = 16 "
+        "positions) and by 0.0000 elsewhere (n = 24)"
+    ) in page.text
+    assert "nearly dead" not in page.text
+    assert "nearly dead" in read(neuron_key(NEURONS[2])).text
     assert "target token changes by −0.0200 nats (95 % CI −0.0300 to −0.0100)" in page.text
     assert "w1 → w2 × 4" in page.text
     assert "form 2 topics" in page.text
@@ -190,6 +196,10 @@ def test_the_overview_counts_what_was_recorded() -> None:
     num_outliers = sum(shard.rows for shard in run.shards("outliers"))
     assert f"The record holds {num_outliers:,} outliers" in page.text
     assert "24 of 24 steps (complete)" in page.text
+    heads = " ".join(page.text.split())
+    assert "agreement" not in heads
+    assert "difference, nats" in heads
+    assert "−0.0600 to −0.0400" in heads
     assert len(page.of("svg")) == 5
 
 
@@ -207,3 +217,13 @@ def test_attribution_alone_is_enough_for_a_report() -> None:
     built = build(report_run("memory://report-alone", "attribute"))
     assert set(built.missing) == WANTED.keys() - {"attribute"}
     assert built.index == "memory://report-alone/report/index.html"
+
+
+def test_the_chapter_on_ablation_judges_by_log_probability_beside_chance() -> None:
+    page = read("ablation.html")
+    assert "by chance half" in page.text
+    assert "6 of 6 neurons lower notable tokens more than others: 100 % (95 % CI 61 to 100 %)" in (
+        page.text
+    )
+    assert "1 of 6 neurons is nearly dead" in page.text
+    assert "flip at a higher rate" not in page.text

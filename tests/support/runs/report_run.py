@@ -87,6 +87,9 @@ def ablate(run: Run) -> dict[str, pd.DataFrame]:
     totals |= {"notable_low": 0.4, "notable_high": 0.6, "attributed": True}
     totals |= {"other_share": 0.1, "other_low": 0.05, "other_high": 0.15, "ratio": 5.0}
     totals |= {"change": -0.02, "change_low": -0.03, "change_high": -0.01}
+    totals |= {"notable_positions": 16, "other_positions": 24, "rms_change": 0.08}
+    for name, value in (("notable_change", -0.05), ("other_change", 0.0), ("difference", -0.05)):
+        totals |= {name: value, f"{name}_low": value - 0.01, f"{name}_high": value + 0.01}
     change = {"count": 20, "change": -0.3, "low": -0.4, "high": -0.2}
     layers = [
         {"level": "neuron", "unit": unit, "neurons": 2, "flipped_tokens": 3.0}
@@ -97,7 +100,9 @@ def ablate(run: Run) -> dict[str, pd.DataFrame]:
     return {
         "flips": frame([row | counts for row in rows]),
         "contexts": frame([row | words for row in rows]),
-        "neurons": frame([row | totals for row in rows if row["rank"] == 0]),
+        "neurons": frame([row | totals for row in rows if row["rank"] == 0]).assign(
+            rms_change=lambda table: np.where(table.index == 0, 0.0001, 0.08)
+        ),
         "layers": frame(layers),
         "tokens": frame([row | change for row in rows]),
         "moves": frame([row | words for row in rows]),
