@@ -3,21 +3,31 @@
 An interrupted capture or analysis leaves them behind. They do no harm, because readers use only
 what a marker lists, but they take space. Files that cannot be part of a run are never removed.
 Files are written before their marker, so a part that is being written looks like garbage too.
-Therefore nothing is removed while a capture holds the run, and nothing that is younger than a grace
-period, which protects analyses and captures on other machines.
+Therefore the run's lease is held while files are removed, so that no capture starts meanwhile, and
+nothing is removed that is younger than a grace period, which protects analyses and replays. Each
+file is looked at again right before it is removed: its age, and the markers that may list it now.
 """
 
 import re
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from capture.errors import ShardError
-from capture.format.markers import START, read_segments, require_start, segment_key
+from capture.format.markers import (
+    FOLDER,
+    START,
+    read_marker,
+    read_segments,
+    require_start,
+    segment_key,
+)
 from capture.format.replay_markers import read_replays
-from capture.maintenance.verify import read_derived
-from capture.store import Store
-from capture.store.lease import stale_lease
+from capture.maintenance.unmarked import lost_records
+from capture.maintenance.verify import marker_of, read_derived
+from capture.store import Store, lease
 from capture.training.run_start import TOP_LEVEL_NAMES
 
 GRACE = timedelta(minutes=10)
@@ -33,7 +43,9 @@ class Garbage:
     key: str
     age: timedelta
     kept: bool
-    """Whether the file is too young to be removed."""
+    """Whether the file is not to be removed."""
+    reason: str = ""
+    """Why it is kept."""
 
 
 def find_garbage(
@@ -44,7 +56,7 @@ def find_garbage(
     Raises ``ShardError`` if a marker is damaged or missing, because its files would look like
     garbage, and ``RunError`` if there is no run.
     """
-    listed = listed_keys(store)
+    listed, lost = listed_keys(store)
     unlisted = [key for key in store.keys() if key not in listed and is_run_file(key)]
     partial = [key for key in store.unfinished() if is_partial(key)]
     now = now or datetime.now(UTC)
@@ -54,25 +66,67 @@ def find_garbage(
             age = now - store.modified(key)
         except FileNotFoundError:
             continue  # the listing was old, or the write has just finished
-        found.append(Garbage(key, age, age < grace))
+        reason = "too young" if age < grace else lost.get(key, "")
+        found.append(Garbage(key, age, bool(reason), reason))
     return found
 
 
-def remove_garbage(store: Store, grace: timedelta = GRACE) -> list[Garbage]:
+def remove_garbage(
+    store: Store,
+    grace: timedelta = GRACE,
+    report: Callable[[lease.TakenOver], None] = lambda event: None,
+) -> list[Garbage]:
     """Remove garbage that is old enough. Returns all garbage that was found.
 
-    Raises ``RunError`` if a capture holds the run, and the errors of ``find_garbage``.
+    The run's lease is held meanwhile; ``report`` is called if a stale one was taken over. Raises
+    ``RunError`` if a capture holds the run, and the errors of ``find_garbage``.
     """
-    stale_lease(store)
-    found = find_garbage(store, grace)
-    for garbage in found:
-        if not garbage.kept:
-            store.delete(garbage.key)
-    return found
+    require_start(store)  # before a lease is written to a folder that holds no run
+    with lease.hold_lease(store, report, f"{lease.CLEANING}{uuid.uuid4().hex}") as held:
+        known = set(store.keys(FOLDER))
+        found = [garbage for garbage in find_garbage(store, grace) if garbage.key != lease.KEY]
+        return [remove_if_still_garbage(store, garbage, grace, held, known) for garbage in found]
 
 
-def listed_keys(store: Store) -> set[str]:
-    """Return the keys that must stay: markers, and the files that they list."""
+def remove_if_still_garbage(
+    store: Store, garbage: Garbage, grace: timedelta, held: lease.HeldLease, known: set[str]
+) -> Garbage:
+    """Remove one file unless it was written again, or a marker lists it, since it was found.
+
+    ``known``: keys of the folder of markers that were read.
+    """
+    if garbage.kept:
+        return garbage
+    try:
+        young = datetime.now(UTC) - store.modified(garbage.key) < grace
+    except FileNotFoundError:
+        return garbage
+    if young:
+        return replace(garbage, kept=True, reason="too young")
+    if is_listed_by_now(store, garbage.key, known):
+        return replace(garbage, kept=True, reason="a marker names it by now")
+    held.require()
+    store.delete(garbage.key)
+    return garbage
+
+
+def is_listed_by_now(store: Store, key: str, known: set[str]) -> bool:
+    """Whether a marker lists a file that none of the markers listed that were read before."""
+    if marker := marker_of(key):
+        files = read_marker(store, marker).files if store.exists(marker) else ()
+        return key in {file.key for file in files}
+    now = set(store.keys(FOLDER))
+    if now <= known:
+        return False  # replays only add markers, and no capture runs
+    known |= now
+    return key in listed_keys(store)[0]
+
+
+def listed_keys(store: Store) -> tuple[set[str], dict[str, str]]:
+    """Return the keys that must stay, and the keys of records whose marker was lost.
+
+    The first are markers and the files that they list; the second have the reason to keep them.
+    """
     start, segments = require_start(store), read_segments(store)
     chain = {segment_key(number): marker for number, marker in enumerate(segments)}
     keys = store.keys()
@@ -82,7 +136,13 @@ def listed_keys(store: Store) -> set[str]:
     for key, problem in damaged:
         raise ShardError(f"{store.uri}/{key}", problem, "Make its tables again, or delete it")
     markers = {START: start, **chain, **derived, **added}
-    return {*markers, *(file.key for marker in markers.values() for file in marker.files)}
+    listed = {*markers, *(file.key for marker in markers.values() for file in marker.files)}
+    unlisted = (key for key in keys if key not in listed)
+    records = lost_records(store, unlisted, {START: start, **chain})
+    lost = {
+        key: f"{each.marker} is missing: {each.remedy}" for each in records for key in each.keys
+    }
+    return listed, lost
 
 
 def is_run_file(key: str) -> bool:

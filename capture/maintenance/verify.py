@@ -4,6 +4,9 @@ This detects any change of a marker, of a file that a marker lists, and of the c
 cannot detect someone who rewrites files together with all later markers and their checksums, a run
 that was cut back to an earlier state with markers and files, or a copy of the last marker that
 lists the same bytes.
+
+A capture, an analysis or a replay may write to the run meanwhile. Whatever seems damaged or missing
+is therefore looked at twice, and a running capture may have an open segment.
 """
 
 import hashlib
@@ -26,6 +29,7 @@ from capture.format.markers import (
     segment_of,
 )
 from capture.format.replay_markers import parse_replay_key, read_replays
+from capture.maintenance.unmarked import lost_records
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store, lease
 
@@ -50,10 +54,28 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     ``report`` is called with each file before the file is read. Raises ``RunError`` if there is no
     run, or if its schema is newer.
     """
+
+    def reported(file: File) -> list[Finding]:
+        report(file)
+        return check_file(store, file)
+
+    findings = survey(store, reported)
+    suspects = {finding.key for finding in findings if finding.state != "unlisted"}
+    if not suspects:
+        return findings
+    # A file or a marker may have been replaced between two reads: look again at what seems wrong.
+    again = survey(store, lambda file: check_file(store, file) if file.key in suspects else [])
+    return [finding for finding in again if finding.key in suspects or finding.state == "unlisted"]
+
+
+def survey(store: Store, check: Callable[[File], list[Finding]]) -> list[Finding]:
+    """Read all markers and ``check`` each file that they list; return all findings."""
+    running, findings = lease_state(store)  # before the listing, which it explains
     keys = store.keys()
     if START not in keys and segment_key(0) not in keys:
         require_start(store)
-    markers, findings = read_chain(store, keys)
+    markers, more = read_chain(store, keys)
+    findings += more
     derived, more = read_derived(store, keys, markers)
     findings += more
     added, problems = read_replays(store, keys, markers)
@@ -62,11 +84,23 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     for marker in [*markers.values(), *derived.values(), *added.values()]:
         for file in marker.files:
             listed.add(file.key)
-            report(file)
-            findings += check_file(store, file)
+            findings += check(file)
     unlisted = [key for key in keys if key not in listed and not in_unmarked_report(key, listed)]
-    findings += [Finding(key, "unlisted", "no marker lists it") for key in unlisted]
-    return findings + list(check_next(unlisted, markers))
+    detail = "no marker lists it; a capture is running" if running else "no marker lists it"
+    findings += [Finding(key, "unlisted", detail) for key in unlisted]
+    for record in lost_records(store, unlisted, markers):
+        problem = f"its files exist: it was lost, or a replay ended before it. {record.remedy}"
+        findings.append(Finding(record.marker, "missing", problem))
+    return findings if running else findings + list(check_next(unlisted, markers))
+
+
+def lease_state(store: Store) -> tuple[str, list[Finding]]:
+    """Return which process holds the run's lease, if any, and the problem of a damaged lease."""
+    try:
+        return lease.running_capture(store), []
+    except RunError as error:
+        problem = f"{error.problem}. {error.remedy}"
+        return "", [Finding(lease.KEY, "damaged", problem)]
 
 
 # --- markers --------------------------------------------------------------------------------------
@@ -122,11 +156,11 @@ def check_next(unlisted: list[str], markers: dict[str, Marker]) -> Iterator[Find
         (number for key in markers if (number := segment_of(key)) is not None), default=-1
     )
     name = f"segment-{segment + 1:06d}"
-    complete = all(
-        any(key.startswith(beginning) for key in unlisted)
-        for beginning in (f"steps/{name}", f"outliers/{name}", "checkpoints/step-")
-    )
-    if complete:
+    # Every segment has steps and a checkpoint; outliers only where the one before has them.
+    before = markers.get(segment_key(segment))
+    has_outliers = before is None or bool(before.files_of("outliers"))
+    wanted = [f"steps/{name}", "checkpoints/step-", *[f"outliers/{name}"] * has_outliers]
+    if all(any(key.startswith(beginning) for key in unlisted) for beginning in wanted):
         detail = "its files exist: it was lost, or capture ended before it. Continue with --resume"
         yield Finding(segment_key(segment + 1), "missing", detail)
 
@@ -152,8 +186,18 @@ def read_derived(
         if any(marker_of(file.key) != key for file in marker.files):
             findings.append(Finding(key, "damaged", "lists files that are not beside it"))
         elif marker.previous and marker.previous != descent.get(marker.end_step):
-            findings.append(Finding(key, "damaged", "was made from another run; make it again"))
+            findings.append(
+                Finding(key, "damaged", foreign_tables(marker, max(descent, default=0)))
+            )
     return derived, findings
+
+
+def foreign_tables(marker: Marker, end_step: int) -> str:
+    """Say what is wrong with tables that do not follow a marker of a run of so many steps."""
+    if marker.end_step <= end_step:
+        return "was made from another run; make it again"
+    left = f"was made from {marker.end_step} steps, but markers are left of {end_step}"
+    return f"{left}: restore those that were lost, or make it again"
 
 
 def marker_of(key: str) -> str:

@@ -35,6 +35,8 @@ RELEASE_SECONDS = 5.0
 """How long the end of a capture waits for the store to remove the lease."""
 REMOVAL_WAIT_SECONDS = 1.0
 MAX_BYTES = 4096
+CLEANING = "gc-"
+"""How the owner of a lease begins that is held while garbage is removed."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,19 @@ def stale_lease(store: Store, owner: str = "") -> TakenOver | None:
     restarted = "its group was started again" if same_group(found.owner, owner) else ""
     reason = restarted or reason_expired(found, datetime.now(UTC))
     if not reason:
-        problem = f"is being captured by {found.holder} (its lease expires at {found.expires})"
+        doing = "cleaned (ontogeny gc)" if found.owner.startswith(CLEANING) else "captured"
+        problem = f"is being {doing} by {found.holder} (its lease expires at {found.expires})"
         raise RunError(store.uri, problem, "Let it end, stop it, or wait until its lease expires")
     return TakenOver(found.holder, reason)
+
+
+def running_capture(store: Store) -> str:
+    """Describe the process that holds the run's lease; empty if none does.
+
+    Raises ``RunError`` for a file that is not a valid lease.
+    """
+    found = read_lease(store)
+    return found.holder if found and not reason_expired(found, datetime.now(UTC)) else ""
 
 
 @contextmanager
@@ -160,8 +172,12 @@ class HeldLease:
 def require(store: Store, owner: str) -> None:
     """Raise ``RunError`` if the run's lease does not belong to ``owner``."""
     found = read_lease(store)
-    if found is None or found.owner != owner:
-        problem = f"was taken over by {found.holder if found else 'another capture'}"
+    if found is None:
+        problem = f"its {KEY} is gone: the run was deleted, or another process removed the lease"
+        remedy = "This capture stops. Start it again, with --resume if the run is still there"
+        raise RunError(store.uri, problem, remedy)
+    if found.owner != owner:
+        problem = f"was taken over by {found.holder}"
         remedy = "This capture stops, so that only one writes the run. The run is not damaged"
         raise RunError(store.uri, problem, remedy)
 

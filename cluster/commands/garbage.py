@@ -70,7 +70,9 @@ def show(console: "Console", found: "list[Garbage]", *, removed: bool) -> None:
     old = "removed" if removed else "to remove"
     for garbage in found:
         age = str(garbage.age).partition(".")[0]
-        table.add_row(escape(garbage.key), age, "kept: too young" if garbage.kept else old)
+        table.add_row(
+            escape(garbage.key), age, escape(f"kept: {garbage.reason}") if garbage.kept else old
+        )
     console.print(table)
     num_kept = sum(garbage.kept for garbage in found)
     console.print(f"{len(found) - num_kept} files {old}, {num_kept} kept.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from damage import intact
-from hostile import place
+from hostile import write_run
 
 from capture.errors import RunError, ShardError
 from capture.format.markers import segment_key
@@ -38,7 +38,7 @@ PARTIAL = ("outliers/.segment-000004-w00.parquet.0a1b2c3d", ".run.yaml.deadbeef"
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    place(str(folder), {})
+    write_run(str(folder), {})
     for key, data in (LEFT | FOREIGN | dict.fromkeys(PARTIAL, b"un")).items():
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_bytes(data)
@@ -66,7 +66,7 @@ def test_removing_keeps_listed_files_and_foreign_files(run):
 
 
 def test_garbage_is_removed_from_memory_stores():
-    store = place("memory://garbage", LEFT)
+    store = write_run("memory://garbage", LEFT)
     remove_garbage(store, NOW)
     assert {key: store.get(key) for key in store.keys()} == intact()
 
@@ -93,7 +93,7 @@ def test_nothing_is_removed_while_a_capture_holds_the_run(run):
     expired = replace(lease.new_lease(), machine="another", expires=lease.timestamp_in(-1))
     store.put(lease.KEY, lease.encode(expired))
     remove_garbage(store, NOW)
-    assert store.exists(lease.KEY)
+    assert not store.exists(lease.KEY)  # it was taken over, held and removed
 
 
 @pytest.mark.parametrize("key", [segment_key(1), segment_key(3), "analysis/attribute/tables.json"])

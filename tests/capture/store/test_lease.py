@@ -115,7 +115,7 @@ def test_an_overwritten_holder_stops_and_leaves_the_new_lease(store: Store) -> N
     store.delete(KEY)
     with hold_lease(store, unexpected) as held:
         store.delete(KEY)
-        with pytest.raises(RunError, match="was taken over by another capture"):
+        with pytest.raises(RunError, match="is gone: the run was deleted, or another"):
             held.require()
 
 
