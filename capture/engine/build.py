@@ -1,6 +1,6 @@
 """Builds a run's engine (model, optimizer, captured units) and restores it to a marker's step."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -17,9 +17,10 @@ from capture.engine.step_plan import StepPlan
 from capture.errors import ConfigError
 from capture.format import checkpoint
 from capture.format.markers import Marker
+from capture.gradients.examination import Examination, examine_units
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
-from capture.gradients.vmap_fallback import unsplit_error, unsplit_units
+from capture.gradients.vmap_fallback import unsplit_error
 from capture.models.huggingface import (
     HFModel,
     build_hf_model,
@@ -83,7 +84,7 @@ def build_engine(
         load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
     require_fit(config.training.schedule, plan.num_steps)
-    units, unsplit = choose_captured_units(model, plan)
+    units, examined = choose_captured_units(model, plan)
     units = units if kinds else {}
     if config.engine == "deepspeed" and isinstance(group, DistributedGroup):
         require_installed()
@@ -94,6 +95,7 @@ def build_engine(
             units=units,
             seed=config.run.seed,
             num_steps=plan.num_steps,
+            window_axes=examined.window_axes,
             group=group,
         )
     return Engine(
@@ -103,15 +105,16 @@ def build_engine(
         last_only=bool(units) and config.capture.loss_positions == "last",
         seed=config.run.seed,
         num_steps=plan.num_steps,
-        vmap_units=unsplit,
+        vmap_units=examined.unsplit,
+        window_axes=examined.window_axes,
         group=group,
     )
 
 
 def choose_captured_units(
     model: nn.Module, plan: StepPlan
-) -> tuple[dict[str, nn.Parameter], Mapping[str, str]]:
-    """Return the configured units, and those of them without factors → the call that uses them.
+) -> tuple[dict[str, nn.Parameter], Examination]:
+    """Return the configured units, and how the model uses them.
 
     Runs one datum through the model. Raises ``ConfigError`` for impossible settings, and
     ``UnitError`` for a unit without factors unless capture.fallback is vmap.
@@ -123,10 +126,10 @@ def choose_captured_units(
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
     token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
-    unsplit = unsplit_units(model, units, token_1T.to(next(model.parameters()).device))
-    if unsplit and config.fallback == "none":
-        raise unsplit_error(model, unsplit)
-    return units, unsplit
+    examined = examine_units(model, units, token_1T.to(next(model.parameters()).device))
+    if examined.unsplit and config.fallback == "none":
+        raise unsplit_error(model, examined.unsplit)
+    return units, examined
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:

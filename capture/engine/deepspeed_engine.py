@@ -12,7 +12,7 @@ DeepSpeed averages gradients over workers, but a worker's gradient here is its s
 and shares must be summed. A hook therefore multiplies each gradient by the number of workers.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from capture.engine.deepspeed_setup import initialise_deepspeed
 from capture.engine.engine import Engine
 from capture.engine.step import LastToken, Step
 from capture.format import checkpoint
+from capture.gradients.window_axis import Axis
 from capture.models.transformer import AnyModel
 from capture.optim import optimizer
 from capture.optim.config import TrainingConfig
@@ -44,6 +45,7 @@ class DeepSpeedEngine(Engine):
         seed: int,
         num_steps: int,
         group: Group,
+        window_axes: Mapping[str, Sequence[Axis]] | None = None,
     ) -> None:
         """``group``: the workers of torch's process group.
 
@@ -57,6 +59,7 @@ class DeepSpeedEngine(Engine):
             last_only=False,
             seed=seed,
             num_steps=num_steps,
+            window_axes=window_axes,
             group=group,
         )
         self.partitioned = zero.stage == 3

@@ -6,7 +6,7 @@ pass runs under autocast and weights stay float32; factors are the rounded value
 multiplied, stored as float32.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -21,6 +21,7 @@ from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
 from capture.gradients.tape import Tape
 from capture.gradients.vmap_fallback import factors_by_vmap
+from capture.gradients.window_axis import Axis
 from capture.models.dropout import Masks, draw_masks
 from capture.models.huggingface import stored_transposed
 from capture.models.transformer import AnyModel, LanguageModel, dropout_entries
@@ -47,6 +48,7 @@ class Engine:
         seed: int,
         num_steps: int = 0,
         vmap_units: Collection[str] = (),
+        window_axes: Mapping[str, Sequence[Axis]] | None = None,
         group: Group = SINGLE_PROCESS,
     ) -> None:
         """Make the optimizer, and prepare the capture of ``units`` (which may be empty).
@@ -54,6 +56,7 @@ class Engine:
         ``last_only``: record the loss at each window's last position instead of the whole loss.
         ``num_steps``: length of the run, for a schedule that depends on it.
         ``vmap_units``: units without factors, whose gradients are captured by vmap.
+        ``window_axes``: axis of the window in each call of a unit; see ``Tape``.
         ``group``: the workers that take each step together.
         """
         self.model = model
@@ -63,6 +66,7 @@ class Engine:
         self.units = units
         self.layout = Layout.of(units, stored_transposed(model))
         self.vmap_units = {name: units[name] for name in units if name in vmap_units}
+        self.window_axes = window_axes
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
@@ -164,7 +168,7 @@ class Engine:
         positions = target_NT.numel()
         token_NT, target_NT = (x[slots.start : slots.stop] for x in (token_NT, target_NT))
         masks = self.masks(slots, step, token_NT.shape[1])
-        tape = Tape(self.tape_units, len(token_NT))
+        tape = Tape(self.tape_units, len(token_NT), self.window_axes)
         with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.forward_model(token_NT, masks)
         logit_NTV = logit_NTV.float()

@@ -23,6 +23,7 @@ from capture.errors import UnitError
 from capture.gradients.factors import Factors
 from capture.gradients.memo import Memo
 from capture.gradients.parameter_use import ParameterUse, middle_axes
+from capture.gradients.shared_outputs import Receive, SharedOutputs
 from capture.gradients.torch_functions import (
     READERS,
     NotSplittable,
@@ -45,10 +46,10 @@ class Tape(TorchFunctionMode):
         factors = tape.factors()
 
     The first axis of every activation must be the datum, or datum and position flattened together.
-    An output that all datums share (learned positions, looked up once) is expanded along N, so
-    that its gradient splits. With ``num_datums=None`` the first axis of each output counts as N.
-    ``window_axes`` gives the axis of the window in each call of a unit; without it, all axes
-    between datum and features count as one.
+    An output that all datums share (learned positions, looked up once) is followed to where it
+    meets the batch (``SharedOutputs``). With ``num_datums=None`` the first axis of each output
+    counts as N. ``window_axes`` gives the axis of the window in each call of a unit; without it,
+    all axes between datum and features count as one.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tape(TorchFunctionMode):
         self.uses: list[ParameterUse] = []
         self.roundings: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
         """Activation → its version when it was rounded, and the rounded copy."""
+        self.shared = SharedOutputs()
         self.unsplit: dict[str, str] = {}
         """Units that cannot be captured → the call that uses them."""
 
@@ -82,7 +84,10 @@ class Tape(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        if self.shared.reached:
+            out = self.call_with_shared(func, args, kwargs)
+        else:
+            out = func(*args, **kwargs)
         names = self.names
         found = {
             names[id(arg)]: arg
@@ -93,6 +98,28 @@ class Tape(TorchFunctionMode):
             isinstance(o, Tensor) and o.requires_grad for o in flatten_arguments((out,))
         ):
             return self.record_call(func, found, args, kwargs, out)
+        return out
+
+    def call_with_shared(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a function, and follow the shared outputs among its arguments."""
+        given = [x for x in flatten_arguments((*args, *kwargs.values())) if isinstance(x, Tensor)]
+        found = [self.shared.reached[id(x)][1] for x in given if id(x) in self.shared.reached]
+        N = self.num_datums
+        if not found or N is None or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        try:
+            now, named = self.shared.expand_arguments(func, args, kwargs, N)
+        except NotSplittable as reason:
+            out = func(*args, **kwargs)
+            units = [unit for sources in found for source in sources for unit in source.units]
+            self.mark_unsplit(dict.fromkeys(units, str(reason)), out)
+            return out
+        out = func(*now, **named)
+        pairs = zip((*args, *kwargs.values()), (*now, *named.values()), strict=True)
+        if all(old is new for old, new in pairs):
+            self.shared.follow(func, given, out, N)
         return out
 
     def record_call(
@@ -120,14 +147,15 @@ class Tape(TorchFunctionMode):
     def record_use(
         self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor
     ) -> Tensor:
-        """Record a call that can be split, and return its output, expanded along N if shared."""
+        """Record a call that can be split, and return its output."""
         roles = {self.names[id(p)]: role for p, role in call.roles if id(p) in self.names}
         if set(found) - set(roles):
             raise NotSplittable(f"{function_name(func)} as an activation")
         N, first_axis = self.num_datums or out.shape[0], out.shape[0]
-        if N > 1 and self.is_shared(call, out):
-            out = out.expand(N, *(out.shape if call.shared else out.shape[1:]))
+        shared = N > 1 and (out in self.shared or self.is_shared(call, out))
         shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
+        if shared:
+            shape = torch.Size((N, *(shape[1:] if shape[0] == 1 else shape)))
         if len(shape) < 2 or shape[0] % N:
             raise NotSplittable(
                 f"{function_name(func)} on {tuple(shape)}, no multiple of {N} datums"
@@ -138,8 +166,14 @@ class Tape(TorchFunctionMode):
         if positions > MAX_POSITIONS:
             raise NotSplittable(f"{function_name(func)} at {positions:,} positions")
         kept = self.detach_activation(call, out)
-        use = ParameterUse(function_name(func), roles, kept, N, first_axis, shape, out.device, axis)
-        self.watch_delta(use, out)
+        use = ParameterUse(
+            function_name(func), roles, kept, N, first_axis, shape, out.device, axis, shared
+        )
+        if shared:
+            receive, rows = self.receiver(use), (N, *out.shape[out.shape[0] == 1 :])
+            self.shared.add(out, roles, lambda delta_N: receive(delta_N.reshape(rows)))
+        else:
+            self.watch_delta(use, out)
         return out
 
     def find_window(self, units: Sequence[str], middle: Sequence[int]) -> Axis:
@@ -151,7 +185,7 @@ class Tape(TorchFunctionMode):
         self.num_calls.update(units)
         if self.window_axes is None:
             return None
-        known = self.window_axes[units[0]]
+        known = self.window_axes.get(units[0], ())
         if number >= len(known) or (known[number] or 0) >= len(middle):
             raise NotSplittable("calls that differ between batches")
         return known[number]
@@ -192,6 +226,11 @@ class Tape(TorchFunctionMode):
         """Register the use, so that the backward pass gives it its δ."""
         out.register_hook(use.keep_delta)
         self.uses.append(use)
+
+    def receiver(self, use: ParameterUse) -> Receive:
+        """Register the use of a shared output; return what takes the parts of its δ."""
+        self.uses.append(use)
+        return use.add_delta
 
     def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
         """Record units that cannot be captured; ``out`` is the output of the call that uses them.

@@ -1,4 +1,4 @@
-"""Units that have no factors: found before training, then refused by name or captured by vmap.
+"""Units that have no factors: refused by name, or captured by vmap.
 
 The fallback computes every datum's gradient with ``torch.func`` (vmap of grad). It costs another
 forward and backward pass and holds a dense gradient per datum. The result is stored as a "sum"
@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 from capture.errors import UnitError
 from capture.gradients.factors import Factor, Factors
-from capture.gradients.tape import CANNOT, Tape
+from capture.gradients.tape import CANNOT
 
 Fallback = Literal["none", "vmap"]
 CHUNK_BYTES = 256 * 2**20
@@ -45,38 +45,6 @@ def factors_by_vmap(
         name, problem = next(iter(units)), f"vmap cannot follow it: {str(error).splitlines()[0]}"
         raise UnitError(name, problem, "Leave it out with capture.units") from error
     return {name: [Factor("sum", found[name].flatten(1)[:, None].float())] for name in units}
-
-
-def unsplit_units(
-    model: nn.Module, units: Mapping[str, Tensor], token_1T: Tensor
-) -> dict[str, str]:
-    """Return the units that have no factors → the call that uses them.
-
-    Runs the model on ``token_1T`` repeated two and three times. Raises ``UnitError`` for a unit
-    that the model never uses.
-    """
-    # If an output's first axis is the datum, or datum and position flattened, its length is in the
-    # proportion 2 : 3 between the two batches. Otherwise the first axis is something else, such as
-    # the position in a model that puts positions first, and a split along it would be wrong.
-    tapes = []
-    for num_datums in (2, 3):
-        with torch.no_grad():
-            token_NT = token_1T.repeat(num_datums, 1)
-        with Tape(units, num_datums) as tape:
-            model(token_NT)
-        tapes.append(tape)
-    two, three = tapes
-    unsplit = dict(two.unsplit)
-    for one, other in zip(two.uses, three.uses, strict=False):
-        shared = one.call.shared or one.first_axis == 1
-        if not shared and 3 * one.first_axis != 2 * other.first_axis:
-            problem = f"{one.func} on a first axis that does not grow with the batch"
-            unsplit |= dict.fromkeys(one.roles, problem)
-    used = {name for use in two.uses for name in use.roles} | set(unsplit)
-    for name in units:
-        if name not in used:
-            raise UnitError(name, "is captured but the forward pass never used it")
-    return {name: unsplit[name] for name in units if name in unsplit}
 
 
 def unsplit_error(

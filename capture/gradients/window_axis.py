@@ -20,33 +20,41 @@ Axis = int | None
 
 def window_axes(
     long: Sequence[Sequence[int]], short: Sequence[Sequence[int]], window: int
-) -> list[Axis | NotSplittable]:
-    """Return the window's axis in each call of a forward pass, or why there is none.
+) -> list[Axis]:
+    """Return the window's axis in each call of a unit.
 
     ``long`` holds the middle axes of the calls for ``window`` tokens, ``short`` those for one
-    token fewer.
+    token fewer; it is not read for a window of one token. Raises ``NotSplittable`` if there is no
+    such axis, or several.
     """
+    if window == 1:
+        return [axis_of_one_token(middle) for middle in long]
     if len(long) != len(short):
-        reason = NotSplittable("calls whose number depends on the length of the window")
-        return [reason for _ in long]
+        raise NotSplittable("calls whose number depends on the length of the window")
     return [changing_axis(own, other, window) for own, other in zip(long, short, strict=True)]
 
 
-def changing_axis(long: Sequence[int], short: Sequence[int], window: int) -> Axis | NotSplittable:
+def axis_of_one_token(middle: Sequence[int]) -> Axis:
+    """Return an axis that a window of one token can be, so that all entries are at position 0."""
+    if middle[0] != 1:
+        raise NotSplittable(f"a call on {tuple(middle)} entries of a datum of one token")
+    return 0
+
+
+def changing_axis(long: Sequence[int], short: Sequence[int], window: int) -> Axis:
     """Return the axis whose length follows the window, of one call."""
     if all(length == 1 for length in long):
         return None
     changed = [axis for axis, pair in enumerate(zip(long, short, strict=False)) if len({*pair}) > 1]
-    shown = f"{tuple(long)} entries of a datum"
+    shown = f"a call on {tuple(long)} entries of a datum"
     if len(long) != len(short) or len(changed) > 1:
-        return NotSplittable(f"a call on {shown}, of which several axes follow the window")
+        raise NotSplittable(f"{shown}, of which several axes follow the window")
     if not changed:
-        return NotSplittable(f"a call on {shown}, of which no axis is the window")
+        raise NotSplittable(f"{shown}, of which no axis is the window")
     # An axis of k · T entries holds two axes in an order that lengths do not tell.
     (axis,) = changed
     if (long[axis], short[axis]) != (window, window - 1):
-        reason = f"a call on {shown}, of which axis {axis} is not the window of {window} tokens"
-        return NotSplittable(reason)
+        raise NotSplittable(f"{shown}, of which axis {axis} is not the window of {window} tokens")
     return axis
 
 

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from capture.errors import UnitError
 from capture.gradients.dense import sum_shifts
+from capture.gradients.examination import examine_units
 from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import Factors, choose_units
 from capture.gradients.layout import Layout
 from capture.gradients.tape import Tape
-from capture.gradients.vmap_fallback import unsplit_error, unsplit_units
+from capture.gradients.vmap_fallback import unsplit_error
 
 N, T, D, V = 3, 5, 4, 17
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -183,7 +184,7 @@ def test_under_autocast_factors_sum_to_the_applied_gradient(case):
 def test_units_that_cannot_be_split_are_named_with_module_and_share():
     model = nn.Sequential(nn.Embedding(V, D), nn.GRU(D, 8), nn.Identity())
     units = choose_units(model, ["*"])
-    unsplit = unsplit_units(model, units, torch.zeros(1, T, dtype=torch.int64))
+    unsplit = examine_units(model, units, torch.zeros(1, T, dtype=torch.int64)).unsplit
     assert set(unsplit) == set(units) - {"0.weight"}
     total = V * D + 24 * (D + 8 + 2)
     assert str(unsplit_error(model, unsplit)) == (
@@ -208,7 +209,8 @@ class Backwards(nn.Module):
 
 def test_a_first_axis_that_does_not_grow_with_the_batch_is_not_the_datum():
     model = Backwards()
-    unsplit = unsplit_units(model, choose_units(model, ["*"]), torch.zeros(1, 6, dtype=torch.int64))
+    units = choose_units(model, ["*"])
+    unsplit = examine_units(model, units, torch.zeros(1, 6, dtype=torch.int64)).unsplit
     assert unsplit == {
         "layer.weight": "linear on a first axis that does not grow with the batch",
         "layer.bias": "linear on a first axis that does not grow with the batch",

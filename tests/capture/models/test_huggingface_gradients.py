@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.gradients.dense import sum_shifts
+from capture.gradients.examination import examine_units
 from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
 from capture.gradients.tape import Tape
-from capture.gradients.vmap_fallback import unsplit_units
 from capture.optim.update import relative_error
 from capture.shifts import wide_units as wide
 from capture.shifts.outliers import OutlierConfig, find_outliers
@@ -125,7 +125,9 @@ def test_outliers_of_all_parameters_are_the_top_k(model, monkeypatch):
 
 def test_no_unit_needs_the_fallback(model):
     units = choose_units(model, ["*"])
-    assert unsplit_units(model, units, torch.zeros(1, T, dtype=torch.int64)) == {}
+    examined = examine_units(model, units, torch.zeros(1, T, dtype=torch.int64))
+    assert examined.unsplit == {}
+    assert {axis for axes in examined.window_axes.values() for axis in axes} <= {0, 1}
 
 
 def test_under_autocast_factors_of_all_parameters_sum_to_the_gradient(model):
