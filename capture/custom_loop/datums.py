@@ -13,6 +13,9 @@ import torch
 from capture.corpus.datums import Corpus, Datums, Vocabulary
 from capture.errors import ConfigError
 from capture.format.corpus_tables import corpus_tables
+from capture.format.markers import Marker
+from capture.shards import encoding as shards
+from capture.training.recorder import Recorder
 
 DatumDescriptions = Sequence[str] | np.ndarray | torch.Tensor | int | None
 """Names of all datums, their tokens [N, T + 1] (targets are the tokens one later), their number, or
@@ -75,3 +78,14 @@ def as_ids(ids: Any) -> np.ndarray:
         problem = f"got {id_N.dtype} {id_N.shape}, must be the integer ids of the datums, [N]"
         raise ConfigError("recorder.datums", problem)
     return id_N.astype(np.int64)
+
+
+def next_unused_datum(recorder: Recorder, last: Marker) -> int:
+    """Return one more than the largest datum of a run whose datums are numbered as they arrive."""
+    if not last.files_of("steps"):
+        return 0
+    # Numbers given in the order of arrival only grow, so the last segment holds the largest.
+    file = last.files_of("steps")[0]
+    where = f"{recorder.store.uri}/{file.key}"
+    rows = shards.decode(recorder.store.get(file.key), where)
+    return 1 + max(max(datums) for datums in rows["datums"].to_pylist())

@@ -19,13 +19,13 @@ from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
 from capture.custom_loop.recording import Recording
+from capture.custom_loop.units import custom_loop_units, plain_optimizer, require_one_process
 from capture.custom_loop.update import groups_of_units, optimizer_config
 from capture.device import packing_threads
-from capture.errors import ConfigError, UnitError
+from capture.errors import ConfigError
 from capture.format import checkpoint
 from capture.format.markers import read_segments, require_start
 from capture.format.run_yaml import MAX_BYTES, describe_run
-from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
 from capture.models.huggingface import stored_transposed
 from capture.optim.config import TrainingConfig
@@ -43,7 +43,7 @@ def record(
     optimizer: torch.optim.Optimizer,
     *,
     run: str,
-    units: Sequence[str] = ("*",),
+    units: Sequence[str] | None = None,
     datums: DatumDescriptions = None,
     vocabulary: Sequence[str] | None = None,
     outliers: OutlierConfig | None = None,
@@ -72,11 +72,14 @@ def record(
 
     Args:
         model: any module with float32 parameters; autocast may compute in bfloat16.
-        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups.
-            ``amsgrad``, ``maximize``, ``dampening`` and ``differentiable`` are not supported.
+        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups, also in a
+            wrapper that keeps it as ``optimizer`` (accelerate, Lightning). ``amsgrad``,
+            ``maximize``, ``dampening`` and ``differentiable`` are not supported.
         run: where the run is stored: a folder, ``file:///…``, ``memory://…`` or
             ``s3://bucket/prefix``.
-        units: glob patterns over parameter names; the parameters that match any are captured.
+        units: glob patterns over parameter names; the parameters that match any are captured,
+            except those that match a pattern beginning with ``!``. Default: all parameters that
+            the optimizer trains.
         datums: the training data: integer tokens ``[N, T + 1]`` (T inputs, each followed by its
             target), N names, or their number N. None: datums are numbered in the order in which
             they arrive, and tokens cannot be attributed.
@@ -115,7 +118,9 @@ def record(
         >>> len(ontogeny.open_run("runs/mine").shifts(unit="weight"))  # 8 datums, 4 weights
         32
     """
-    chosen = custom_loop_units(model, units)
+    require_one_process(model)
+    optimizer = plain_optimizer(optimizer)
+    chosen = custom_loop_units(model, optimizer, units)
     tables = datum_tables(datums, vocabulary)
     capture = CaptureConfig(
         units=list(chosen),
@@ -149,22 +154,6 @@ def record(
         last = done[-1] if done else require_start(target)
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
             yield recording
-
-
-def custom_loop_units(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the parameters that match, by name.
-
-    Raises ``ConfigError`` for invalid patterns and ``UnitError`` for weights that are not float32.
-    """
-    if isinstance(patterns, str):
-        raise ConfigError("units", f"got {patterns!r}, must be a list of patterns")
-    chosen = choose_units(model, patterns)
-    for name, parameter in chosen.items():
-        if parameter.dtype != torch.float32:
-            problem = f"is {str(parameter.dtype).removeprefix('torch.')}, must be float32"
-            remedy = "Keep weights in float32 and compute under autocast"
-            raise UnitError(name, problem, remedy)
-    return chosen
 
 
 def custom_loop_config(

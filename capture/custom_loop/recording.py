@@ -15,24 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import Config
-from capture.custom_loop.datums import as_ids, tokens_per_datum
-from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.custom_loop.causes import DROPPED
+from capture.custom_loop.closures import run_after_closure
+from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
+from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.loop_tape import LoopTape
 from capture.custom_loop.split_guard import SplitGuard
 from capture.custom_loop.steps import (
-    DROPPED,
+    LastWeights,
     StepInputs,
     StepPosition,
     after_step,
     before_step,
     check_positions,
 )
+from capture.custom_loop.update import skips_step
 from capture.engine.evaluation import perplexity
 from capture.errors import ConfigError, RunError
 from capture.format import checkpoint
 from capture.format.markers import Marker
 from capture.gradients.layout import Layout
 from capture.optim import optimizer as optimizers
-from capture.shards import encoding as shards
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
@@ -81,6 +84,7 @@ class Recording:
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
         self._inputs: tuple[StepInputs, np.ndarray] | None = None
         """Inputs and datums of the step that the optimizer is taking."""
+        self._weights = LastWeights(last.end_step)
         self._buffer: ShiftBuffer | None = None
         self._full_segment: dict[str, Tensor] | None = None
         """Checkpoint of a full segment that stays open until the next step, for evaluations."""
@@ -187,7 +191,11 @@ class Recording:
 
     def _before_optimizer_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Observe the step's inputs: now, or after its closure, which computes the gradients."""
+        return run_after_closure(lambda: self._begin_step(optimizer), args, kwargs)
+
+    def _begin_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._error or self._inputs:
             reason = self._error or "the step before did not end"
             problem = f"recording ended before {self._position.where} ({reason})"
@@ -197,26 +205,27 @@ class Recording:
         if self.epoch != self._position.epoch:
             self._position = StepPosition(self._position.step, self.epoch, 0)
         with self._ends_on_error():
-            if any(x is not None for x in (*args[1:], *kwargs.values())):
-                problem = "is called with a closure, whose gradients cannot be recorded"
-                raise RunError("optimizer.step", problem, "Call loss.backward() before it")
             if self._position.step == self._last.end_step > 0:
                 self._require_resumed_weights()
-            passes = self._tape.take_passes()
-            inputs = before_step(optimizer, self.units, passes, self._position)
-            self._guard.check(passes, self._position.step)
-            self._inputs = inputs, self._slot_datums(passes)
+            taken = self._tape.take_passes()
+            if skips_step(optimizer):
+                return
+            inputs = before_step(optimizer, self.units, taken, self._position, self._weights)
+            self._guard.check(taken.passes, self._position.step)
+            self._inputs = inputs, self._slot_datums(taken.passes)
 
     @torch.no_grad()
     def _after_optimizer_step(self, *_: object) -> None:
-        assert self._inputs
+        if self._inputs is None:
+            return  # the optimizer has skipped the step
         (inputs, datum_N), self._inputs = self._inputs, None
         capture, position = self._config.capture, self._position
         with self._ends_on_error():
             if self._buffer is None:
                 device = inputs.before_P.device
                 self._buffer = ShiftBuffer(self._layout, len(datum_N), device)
-            observed = after_step(inputs, datum_N, position, capture, self._buffer)
+            observed, after_P = after_step(inputs, datum_N, position, capture, self._buffer)
+            self._weights = replace(self._weights, after_P=after_P)
             assert observed.outliers
             outliers = check_positions(observed.outliers, self._window, position)
             self._recorder.add_step(replace(observed, outliers=outliers), datum_N)
@@ -281,14 +290,3 @@ class Recording:
     def _commit(self, tensors: dict[str, Tensor]) -> None:
         self._full_segment = None
         self._recorder.commit(tensors)
-
-
-def next_unused_datum(recorder: Recorder, last: Marker) -> int:
-    """Return one more than the largest datum of a run whose datums are numbered as they arrive."""
-    if not last.files_of("steps"):
-        return 0
-    # Numbers given in the order of arrival only grow, so the last segment holds the largest.
-    file = last.files_of("steps")[0]
-    where = f"{recorder.store.uri}/{file.key}"
-    rows = shards.decode(recorder.store.get(file.key), where)
-    return 1 + max(max(datums) for datums in rows["datums"].to_pylist())

@@ -15,8 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import CaptureConfig
-from capture.custom_loop.loop_tape import ForwardPass, join_passes
-from capture.custom_loop.update import ExpectedUpdate, gradient_multiplier, total_gradient_norm
+from capture.custom_loop.causes import (
+    DROPPED,
+    require_kept,
+    require_seen,
+    require_unchanged,
+    require_zeroed,
+    unexplained_change,
+)
+from capture.custom_loop.forward_passes import ForwardPass, StepPasses, join_passes
+from capture.custom_loop.update import (
+    ExpectedUpdate,
+    given_gradient,
+    gradient_multiplier,
+    scale_of_fused_optimizer,
+    total_gradient_norm,
+)
 from capture.engine.audit import discrepancies
 from capture.engine.observer import Observation
 from capture.engine.step import Step
@@ -25,16 +39,12 @@ from capture.format.factor_tables import rows_of_step
 from capture.gradients.dense import sum_shifts
 from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
+from capture.gradients.memo import Memo
 from capture.optim.config import TrainingConfig
 from capture.shifts.outliers import Outliers, find_outliers
 from capture.shifts.shift_buffer import ShiftBuffer
 
-DROPPED = "Nothing of the open segment is stored"
 HALF_TYPES = (torch.bfloat16, torch.float16)
-ONLY_MULTIPLY = (
-    "Between backward and step, all gradients may be multiplied by one number (clipping, "
-    f"unscaling), and by nothing else; {DROPPED.lower()}"
-)
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,16 @@ class StepPosition:
     @property
     def where(self) -> str:
         return f"step {self.step}"
+
+
+@dataclass(frozen=True)
+class LastWeights:
+    """The weights after the last step of this recording."""
+
+    first_step: int
+    """The first step of this recording."""
+    after_P: Tensor | None = None
+    """None before the first step."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +92,55 @@ class StepInputs:
 def before_step(
     optimizer: torch.optim.Optimizer,
     units: Mapping[str, nn.Parameter],
-    passes: Sequence[ForwardPass],
+    taken: StepPasses,
     position: StepPosition,
+    last: LastWeights,
 ) -> StepInputs:
     """Read gradients, factors and weights before the optimizer updates them.
 
-    Raises ``RunError`` if there was no backward pass, ``UnitError`` for a unit without gradient,
-    and ``AuditError`` for gradients that are not finite.
+    Raises ``RunError`` if there was no backward pass or gradients were not set to zero,
+    ``UnitError`` for a unit whose gradient or weights have another source than this step and the
+    last, and ``AuditError`` for gradients that are not finite.
     """
+    passes, step = taken.passes, position.step
+    layout, before_P = Layout.of(units), Layout.of(units).flatten(units)
+    require_zeroed(step, last.first_step, has_old_gradients=taken.has_old_gradients)
+    used = {name for each in passes for use in each.uses.values() for name in use.roles}
+    require_seen(units, used, step)
     if not passes:
         problem = "no backward pass has reached a unit since the last optimizer step"
         raise RunError(position.where, problem, f"Call loss.backward() before it. {DROPPED}")
-    layout = Layout.of(units)
-    factors = join_passes(passes, units, position.where)
-    grads = {name: unit.grad.clone() for name, unit in units.items() if unit.grad is not None}
-    for name in units:
-        if name not in grads:
-            raise UnitError(name, f"lost its gradient before {position.where}", DROPPED)
+    require_kept(units, used, position.where)
+    require_unchanged(layout, last.after_P, before_P, step)
+    pending_scale = scale_of_fused_optimizer(optimizer)
+    loss_scale = taken.loss_scale * pending_scale
+    factors = unscaled(join_passes(passes, units, position.where), loss_scale)
+    grads = {name: given_gradient(unit, pending_scale) for name, unit in units.items()}
     clip = gradient_multiplier(layout.flatten(grads), sum_shifts(factors, layout, 1.0))
-    norm = total_gradient_norm(optimizer)
+    norm = total_gradient_norm(optimizer) / pending_scale
     if not math.isfinite(clip + norm):
         raise divergence_error(position)
     return StepInputs(
         expected=ExpectedUpdate.of(optimizer, units),
         factors=factors,
         grads=grads,
-        before_P=layout.flatten(units),
+        before_P=before_P,
         clip=clip,
         gradient_norm=norm / abs(clip) if clip else 0.0,
-        loss=total_loss(passes),
+        loss=total_loss(passes) / loss_scale,
         training=rounding_settings(passes),
     )
+
+
+def unscaled(factors: Factors, loss_scale: float) -> Factors:
+    """Return the factors of the loss before a ``GradScaler`` multiplied it by ``loss_scale``."""
+    if loss_scale == 1:
+        return factors
+    divide = Memo(lambda x: x / loss_scale)  # units that share δ keep sharing it
+    return {
+        name: [replace(use, delta_NTO=divide(use.delta_NTO)) for use in uses]
+        for name, uses in factors.items()
+    }
 
 
 def total_loss(passes: Sequence[ForwardPass]) -> float:
@@ -110,7 +148,7 @@ def total_loss(passes: Sequence[ForwardPass]) -> float:
 
     It is NaN if a backward pass was started otherwise, for example by ``torch.autograd.backward``.
     """
-    if not all(each.losses for each in passes):
+    if not all(each.has_loss for each in passes):
         return math.nan
     return math.fsum(loss.item() for each in passes for loss in each.losses)
 
@@ -135,8 +173,10 @@ def after_step(
     position: StepPosition,
     capture: CaptureConfig,
     buffer: ShiftBuffer,
-) -> Observation:
-    """Return what is recorded of a step; ``datum_N`` holds the datum of each slot.
+) -> tuple[Observation, Tensor]:
+    """Return what is recorded of a step, and the weights after it, [P].
+
+    ``datum_N`` holds the datum of each slot.
 
     Raises ``AuditError`` if the shifts and the carry do not add up to the change of the weights.
     """
@@ -175,7 +215,7 @@ def after_step(
             preconditioned=step.preconditioner is not None,
         )
     row = row_of(position, step, max(each.error for each in found), datum_N)
-    return Observation(row, outliers, factors)
+    return Observation(row, outliers, factors), after_P
 
 
 def row_of(
@@ -215,8 +255,7 @@ def audit_failure(
 ) -> AuditError:
     if not math.isfinite(after_P.norm()):
         return divergence_error(position)
-    problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-    return AuditError(position.where, problem, ONLY_MULTIPLY)
+    return AuditError(position.where, *unexplained_change(error, allowed))
 
 
 def divergence_error(position: StepPosition) -> AuditError:

@@ -88,6 +88,8 @@ class ExpectedUpdate:
     """Settings by unit."""
     inherited: dict[str, InheritedTerms]
     """Terms of momentum and weight decay by unit, which do not depend on the new gradients."""
+    idle: frozenset[str]
+    """Units without gradient, which the optimizer leaves as they are: momentum and decay too."""
 
     @classmethod
     def of(
@@ -99,8 +101,10 @@ class ExpectedUpdate:
         for name, config in configs.items():
             own, states = {name: units[name]}, state_names(config)
             moments = optimizer_state(optimizer, own, states[0]) if states else {}
+            moments = {name: moment.to_dense() for name, moment in moments.items()}
             inherited[name] = inherited_terms(config, own, moments)
-        return cls(optimizer, units, groups, configs, inherited)
+        idle = frozenset(name for name, unit in units.items() if unit.grad is None)
+        return cls(optimizer, units, groups, configs, inherited, idle)
 
     @property
     def learning_rate(self) -> float:
@@ -118,18 +122,21 @@ class ExpectedUpdate:
         All units share one scale. A unit whose group has another learning rate has the ratio in its
         preconditioner.
         """
-        parts = {name: self.split_unit(name, clip) for name in self.units}
+        parts = {name: self.split_unit(name, clip) for name in self.units if name not in self.idle}
         # The largest scale is the common one: no ratio divides by 0 unless all scales are 0.
-        scale = max((part.scale for part in parts.values()), key=abs)
+        scale = max((part.scale for part in parts.values()), key=abs, default=0.0)
+        none = {name: UpdateParts(scale, None, None) for name in self.idle}
         preconditioner, carry = None, None
         if any(part.preconditioner or part.scale != scale for part in parts.values()):
+            parts |= none
             ratios = {n: part.scale / scale if scale else 1.0 for n, part in parts.items()}
             preconditioner = {
-                name: self.tensor_or(part.preconditioner, name, 1.0) * ratios[name]
-                for name, part in parts.items()
+                name: self.tensor_or(parts[name].preconditioner, name, 1.0) * ratios[name]
+                for name in self.units
             }
         if any(part.carry for part in parts.values()):
-            carry = {name: self.tensor_or(part.carry, name, 0.0) for name, part in parts.items()}
+            parts |= none
+            carry = {name: self.tensor_or(parts[name].carry, name, 0.0) for name in self.units}
         return UpdateParts(scale, preconditioner, carry)
 
     def split_unit(self, name: str, clip: float) -> UpdateParts:
@@ -162,5 +169,29 @@ def gradient_multiplier(given_P: Tensor, summed_P: Tensor) -> float:
 def total_gradient_norm(optimizer: torch.optim.Optimizer) -> float:
     """Return the norm of the gradients of all parameters that the optimizer trains."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
-    grads = [p.grad for p in parameters if p.grad is not None]
+    grads = [p.grad.to_dense() for p in parameters if p.grad is not None]
     return math.sqrt(sum(float(norm) ** 2 for norm in map(Tensor.norm, grads)))
+
+
+def given_gradient(unit: nn.Parameter, pending_scale: float) -> Tensor:
+    """Return a dense copy of the gradient that the optimizer applies; 0 for an idle unit."""
+    if unit.grad is None:
+        return torch.zeros_like(unit)
+    grad = unit.grad.to_dense()
+    return grad / pending_scale if pending_scale != 1 else grad.clone()
+
+
+def scale_of_fused_optimizer(optimizer: torch.optim.Optimizer) -> float:
+    """Return the number by which a fused optimizer will divide gradients within its step.
+
+    A ``GradScaler`` leaves this to fused optimizers: it sets ``grad_scale`` and ``found_inf`` while
+    it calls ``step``.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    return 1.0 if scale is None else float(scale)
+
+
+def skips_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a fused optimizer will change nothing, for gradients are infinite."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

@@ -1,0 +1,76 @@
+"""Loops that cannot be recorded, told by what their gradients and weights look like.
+
+The audit would stop each of them too, but without naming the cause.
+
+Shapes: P all captured parameters.
+"""
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor, nn
+
+from capture.custom_loop.forward_passes import LEAVE_OUT
+from capture.custom_loop.units import ONE_PROCESS, num_processes
+from capture.errors import RunError, UnitError
+from capture.gradients.layout import Layout
+
+DROPPED = "Nothing of the open segment is stored"
+ONLY_MULTIPLY = (
+    "Between backward and step, all gradients may be multiplied by one number (clipping, "
+    f"unscaling), and by nothing else; {DROPPED.lower()}"
+)
+
+
+def require_zeroed(step: int, first: int, *, has_old_gradients: bool) -> None:
+    """Raise ``RunError`` if gradients of before a step were added to.
+
+    ``first``: the first step of this recording.
+    """
+    if has_old_gradients:
+        since = "before the recording" if step == first else f"step {step - 1}"
+        problem = f"gradients were not set to zero since {since}, so that this step has them again"
+        raise RunError(f"step {step}", problem, "Call optimizer.zero_grad() after optimizer.step()")
+
+
+def require_seen(units: Mapping[str, nn.Parameter], used: Collection[str], step: int) -> None:
+    """Raise ``UnitError`` for a unit with a gradient to which no observed call has led."""
+    for name, unit in units.items():
+        if name not in used and unit.grad is not None and bool(unit.grad.any()):
+            problem = (
+                f"has a gradient at step {step}, but no call that used it was seen: re-entrant "
+                "checkpointing, or a forward pass before the recording"
+            )
+            remedy = "Checkpoint with use_reentrant=False, or leave the unit out of units"
+            raise UnitError(name, problem, remedy)
+
+
+def require_kept(units: Mapping[str, nn.Parameter], used: Collection[str], where: str) -> None:
+    """Raise ``UnitError`` for a unit whose gradient has been removed after the backward pass."""
+    for name, unit in units.items():
+        if name in used and unit.grad is None:
+            raise UnitError(name, f"lost its gradient before {where}", DROPPED)
+
+
+def require_unchanged(layout: Layout, after_P: Tensor | None, before_P: Tensor, step: int) -> None:
+    """Raise ``UnitError`` if weights have changed since the last step.
+
+    ``after_P``: the weights after the last step; None before the first. ``before_P``: those now.
+    """
+    if after_P is None or bool((after_P == before_P).all()):
+        return
+    pairs = zip(after_P.split(layout.sizes), before_P.split(layout.sizes), strict=True)
+    changed = [bool((one != other).any()) for one, other in pairs]
+    name = layout.names[changed.index(True)]
+    problem = (
+        f"was changed between step {step - 1} and step {step}, not by the optimizer, so that no "
+        "datum accounts for it"
+    )
+    raise UnitError(name, problem, f"{LEAVE_OUT}, or leave it to the optimizer; {DROPPED.lower()}")
+
+
+def unexplained_change(error: float, allowed: float) -> tuple[str, str]:
+    """Return problem and remedy for shifts that do not add up to the change of the weights."""
+    problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
+    if (size := num_processes()) > 1:
+        return f"{problem}; gradients were averaged over {size} processes", ONE_PROCESS
+    return problem, ONLY_MULTIPLY

@@ -1,0 +1,98 @@
+"""Which parameters of a custom training loop are captured, and which optimizer trains them.
+
+Models that spread parameters or gradients over several processes are refused here, before anything
+is written.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from capture.errors import ConfigError, RunError, UnitError
+from capture.gradients.factors import choose_units, require_size
+
+EXCLUDES = "!"
+"""First character of a pattern whose matches are left out."""
+ONE_PROCESS = (
+    "ontogeny.record records one process. To train in several, use ontogeny capture with a cluster"
+)
+
+
+def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer of ``torch.optim`` inside the wrappers of accelerate, Lightning, Fabric.
+
+    Each of them keeps it as ``optimizer``, and calls its ``step``.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def require_one_process(model: nn.Module) -> None:
+    """Raise ``RunError`` for a wrapper that averages gradients over several processes.
+
+    Each process would see the gradients of its own datums only, and apply the average of all.
+    """
+    wrappers = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
+    name, size = type(model).__name__, num_processes()
+    if isinstance(model, wrappers[:1]) and size > 1:
+        problem = f"is {name}, which averages gradients over {size} processes"
+        raise RunError("model", problem, ONE_PROCESS)
+    if isinstance(model, wrappers[1:]) and len(model.device_ids) > 1:
+        problem = f"is {name}, which splits the batch over {len(model.device_ids)} devices"
+        raise RunError("model", problem, "Record the model inside it, on one device")
+
+
+def num_processes() -> int:
+    """Return the size of torch's process group; 1 without one."""
+    group = torch.distributed
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
+
+
+def custom_loop_units(
+    model: nn.Module, optimizer: torch.optim.Optimizer, patterns: Sequence[str] | None
+) -> dict[str, nn.Parameter]:
+    """Return the parameters that match, by name, in the model's order.
+
+    ``patterns``: those of ``choose_units``; patterns that begin with ``!`` leave parameters out.
+    Without any pattern of the first kind, all parameters that the optimizer trains are chosen.
+    Raises ``ConfigError`` for invalid patterns and ``UnitError`` for weights that are not float32.
+    """
+    if isinstance(patterns, str):
+        raise ConfigError("units", f"got {patterns!r}, must be a list of patterns")
+    wanted = [p for p in patterns or () if not p.startswith(EXCLUDES)]
+    unwanted = [p.removeprefix(EXCLUDES) for p in patterns or () if p.startswith(EXCLUDES)]
+    chosen = choose_units(model, wanted) if wanted else trained_parameters(model, optimizer)
+    left_out = choose_units(model, unwanted)
+    chosen = {name: parameter for name, parameter in chosen.items() if name not in left_out}
+    if not chosen:
+        raise ConfigError("units", "leave out every parameter", "Leave out fewer")
+    for name, parameter in chosen.items():
+        require_plain(name, parameter)
+    return chosen
+
+
+def trained_parameters(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, nn.Parameter]:
+    """Return the parameters of the model that the optimizer trains, by name."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    parameters = dict(model.named_parameters())
+    found = {n: p for n, p in parameters.items() if id(p) in trained and p.requires_grad}
+    if parameters and not found:
+        problem = "trains no parameter of the model"
+        raise ConfigError("optimizer", problem, "Pass the model and optimizer of one loop")
+    for name, parameter in found.items():
+        require_size(name, parameter)
+    return found
+
+
+def require_plain(name: str, parameter: nn.Parameter) -> None:
+    """Raise ``UnitError`` unless the parameter is an ordinary float32 tensor."""
+    if hasattr(parameter, "device_mesh"):  # a DTensor, as fully_shard and tensor parallelism make
+        problem = f"is a DTensor, sharded over {num_processes()} processes"
+        raise UnitError(name, problem, ONE_PROCESS)
+    if parameter.dtype != torch.float32:
+        problem = f"is {str(parameter.dtype).removeprefix('torch.')}, must be float32"
+        raise UnitError(name, problem, "Keep weights in float32 and compute under autocast")
