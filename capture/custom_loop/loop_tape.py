@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
 from capture.errors import ConfigError, UnitError
 from capture.gradients.parameter_use import ParameterUse
+from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape, flatten_arguments
 from capture.gradients.torch_functions import NotSplittable, TorchCall
 from capture.gradients.vmap_fallback import unsplit_error
@@ -59,8 +60,9 @@ class LoopTape(Tape):
         has given the datums of the next pass."""
         self.inputs: list[Tensor] = []
         """Inputs of the forward pass that is running."""
-        self.counted: list[Tensor] = []
-        """Results of ``torch.arange`` in the forward pass that is running."""
+        self.counted: dict[int, Tensor] = {}
+        """Results of ``torch.arange`` in the forward pass that is running, and what was computed
+        from them alone: positions, which have nothing to do with the batch. By id."""
         self.paused = False
         """Whether calls are let through unseen, because the model is run again for a check."""
         self.on_operation: OnOperation = ignore_operation
@@ -90,15 +92,20 @@ class LoopTape(Tape):
                 return func(*args, **(kwargs or {}))
         if func is torch._amp_foreach_non_finite_check_and_unscale_:
             self.note_unscaling(*args)
-        # arange takes no parameter, so only its result is of interest: see ``is_shared``.
-        if not torch.is_grad_enabled() or func is torch.arange:
+        if func is torch.arange or not torch.is_grad_enabled():
             out = func(*args, **(kwargs or {}))
-            if func is torch.arange and self.inputs:
-                self.counted.append(out)
-            return out
-        out = super().__torch_function__(func, types, args, kwargs)
-        self.on_operation(func, args, kwargs or {}, out)
+        else:
+            out = super().__torch_function__(func, types, args, kwargs)
+            self.on_operation(func, args, kwargs or {}, out)
+        if self.inputs and (self.counted or func is torch.arange):
+            self.note_counted(func, (*args, *(kwargs or {}).values()), out)
         return out
+
+    def note_counted(self, func: Callable[..., Any], given: tuple[Any, ...], out: Any) -> None:
+        """Note a result that was computed from positions alone: see ``is_shared``."""
+        tensors = [x for x in flatten_arguments(given) if isinstance(x, Tensor) and x.dim()]
+        if func is torch.arange or (tensors and all(id(x) in self.counted for x in tensors)):
+            self.counted |= {id(x): x for x in flatten_arguments((out,)) if isinstance(x, Tensor)}
 
     def set_datums(self, datum_N: np.ndarray) -> None:
         """Set the datums of the next forward pass, by slot."""
@@ -116,23 +123,27 @@ class LoopTape(Tape):
         if self.replaced_datums and self.next_datum_N is None:
             problem = "was called twice before the forward passes, with other datums"
             raise ConfigError("recorder.datums", problem, "Call it before each forward pass")
-        N = inputs[0].shape[0]
-        if self.next_datum_N is not None and len(self.next_datum_N) != N:
-            problem = f"got an input {tuple(inputs[0].shape)} for {len(self.next_datum_N)} datums"
-            raise UnitError("model", problem, "The first axis of the input must be the batch")
+        if self.next_datum_N is None:
+            N = count_rows(inputs)
+        else:
+            N = len(self.next_datum_N)
+            if not any(x.shape[0] == N for x in inputs):
+                problem = f"got an input {tuple(inputs[0].shape)} for {N} datums"
+                raise UnitError("model", problem, "The first axis of the input must be the batch")
         self.inputs, self.num_datums, self.knows_num_datums = list(inputs), N, True
 
     def end_forward(self) -> None:
         """Note that the model's forward is over."""
-        self.inputs, self.counted, self.knows_num_datums = [], [], False
+        self.inputs, self.counted, self.knows_num_datums = [], {}, False
 
     def is_shared(self, call: TorchCall, out: Tensor) -> bool:
         """Return whether all datums share the output of a call, as with position embeddings.
 
-        Unlike the base class, this never guesses: if it is wrong, the output would get another
-        shape than the loop expects. Raises ``NotSplittable`` for an embedding of 0, 1, 2, … that
-        may be of positions or of datums.
+        Raises ``NotSplittable`` for an embedding of 0, 1, 2, … that may be of positions or of
+        datums.
         """
+        if call.a is not None and self.knows_num_datums and id(call.a) in self.counted:
+            return True
         if not call.shared or call.a is None:
             return self.knows_num_datums and out.shape[0] == 1
         # The ids are 0, 1, 2, … in one axis. They number datums if they are an input of the model.
@@ -152,12 +163,16 @@ class LoopTape(Tape):
 
     def model_counters(self) -> Iterator[Tensor]:
         """Yield the tensors that may hold the model's own positions."""
-        yield from self.counted
+        yield from self.counted.values()
         yield from self.model.buffers()
 
     def watch_delta(self, use: ParameterUse, out: Tensor) -> None:
         """Add the use to the open pass as soon as its δ arrives."""
         out.register_hook(partial(self.keep_delta, self.open_pass(), next(self.numbers), use))
+
+    def receiver(self, use: ParameterUse) -> Receive:
+        """Add the use to the open pass as soon as a part of its δ arrives."""
+        return partial(self.keep_delta, self.open_pass(), next(self.numbers), use)
 
     def keep_delta(
         self, forward: ForwardPass, number: int, use: ParameterUse, delta: Tensor
@@ -169,6 +184,8 @@ class LoopTape(Tape):
 
     def begin_backward(self, forward: ForwardPass) -> None:
         """Note that the first δ of a pass arrives."""
+        if forward not in self.passes:
+            return  # of an earlier step: its graph was kept
         forward.has_loss = self.runs_from_loss
         forward.backward = torch._C._current_graph_task_id()
         reached = [each for each in self.passes if each.uses]
@@ -232,7 +249,7 @@ class LoopTape(Tape):
         grads = [parameter.grad for parameter in self.parameters]
         return not any(grad is not None and bool(grad.any()) for grad in grads)
 
-    def take_passes(self) -> list[ForwardPass]:
+    def take_passes(self) -> StepPasses:
         """Return the passes since the last update, and start with an empty one.
 
         Raises ``UnitError`` for units that are used in a way that cannot be captured.
@@ -240,13 +257,30 @@ class LoopTape(Tape):
         found = [each for each in self.passes if each.uses or each.unsplit]
         if unsplit := {unit: use for each in found for unit, use in each.unsplit.items()}:
             raise unsplit_error(self.model, unsplit, LEAVE_OUT)
+        taken = StepPasses(found, self.loss_scale, self.has_old_gradients)
         self.passes = [ForwardPass()]
         self.knows_num_datums = False
         self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
         self.names = dict(self.unit_names)
         self.derived.clear()
         self.roundings.clear()
-        return found
+        self.shared.clear()
+        return taken
+
+
+def count_rows(inputs: Sequence[Tensor]) -> int:
+    """Return the number of datums in the inputs of a forward pass, if the loop did not give it.
+
+    A mask [T, T] or positions [1, T] may stand beside the batch; tokens [N, T] tell which it is.
+    Raises ``UnitError`` if the inputs disagree and none is of tokens.
+    """
+    lengths = {x.shape[0] for x in inputs if x.shape[0] > 1} or {1}
+    tokens = {x.shape[0] for x in inputs if x.dim() == 2 and not x.is_floating_point()}
+    if len(lengths) > 1 and len(tokens) != 1:
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        problem = f"got inputs {shapes}, whose first axes differ"
+        raise UnitError("model", problem, "Call recorder.datums(ids) before each forward pass")
+    return next(iter(lengths)) if len(lengths) == 1 else next(iter(tokens))
 
 
 def values_of(grad: Tensor) -> Tensor:

@@ -27,12 +27,14 @@ class ParameterUse:
     call: TorchCall
     num_datums: int
     first_axis: int
-    """Length of the output's first axis, before a shared output is expanded along N."""
+    """Length of the output's first axis in the model."""
     shape: torch.Size
     """Shape of the output, features last."""
     device: torch.device
     axis: Axis = None
     """The window among ``middle``; None if unknown or if a datum has one entry."""
+    is_shared: bool = False
+    """Whether all datums use the same output; its shape has an axis N all the same."""
     delta: Tensor | None = None
     """Loss gradient at the output, features last; None before the backward pass."""
 
@@ -50,6 +52,13 @@ class ParameterUse:
     def keep_delta(self, delta: Tensor) -> None:
         self.delta = delta.movedim(self.call.feature_axis, -1)
 
+    def add_delta(self, delta: Tensor) -> None:
+        """Add a part of δ; an output that all datums share may meet the batch in several places."""
+        before = self.delta
+        self.keep_delta(delta)
+        if before is not None and self.delta is not None:
+            self.delta = before + self.delta
+
     def factor(self, role: ParameterRole, cast: Callable[[Tensor], Tensor]) -> Factor:
         """Return the factor of the parameter with this role; ``cast`` converts tensors' types."""
         # Without δ the loss does not depend on the output, so the gradient is 0.
@@ -63,6 +72,8 @@ class ParameterUse:
             return Factor("rows", delta_NTO, None, False, token_NT, self.per_position)
         if role.kind == "sum" or a is None:
             return Factor("sum", delta_NTO, per_position=self.per_position)
+        if self.is_shared and a.shape[0] != 1:
+            a = a[None]
         a = a.expand(self.num_datums, *a.shape[1:]) if a.shape[0] == 1 else a
         a_NTI = self.by_datum(cast(a))
         return Factor(role.kind, delta_NTO, a_NTI, role.transposed, None, self.per_position)
