@@ -1,4 +1,4 @@
-"""Settings for all tests; an S3 server and a Ray cluster for those that want one."""
+"""Settings of all tests; fixtures for an S3 server and a Ray cluster on this machine."""
 
 import uuid
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ settings.load_profile("ontogeny")
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server on this machine, for the whole session."""
     with serving(tmp_path_factory.mktemp("s3") / "data") as server:
         yield server
 
 
 @pytest.fixture
 def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty prefix on the server, which the environment of this test leads to."""
+    """The URI of an empty prefix on the server; the test's environment points to this server."""
     for name, value in environment(s3_server.endpoint).items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
@@ -31,7 +32,7 @@ def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def ray_nodes() -> Iterator["Cluster"]:
-    """A cluster of two nodes with a core each, which this process has joined."""
+    """A cluster of two one-core nodes, to which this process is connected."""
     from ray_cluster import ray_cluster
 
     with ray_cluster(2) as nodes:

@@ -7,7 +7,7 @@ others are named where they are made.
 import re
 
 import pytest
-from refusals import READING, refused, refusing_runs, snapshot
+from refusals import READING_COMMANDS, refusal, refusing_runs, snapshot
 
 from cluster.cli import main
 
@@ -27,18 +27,18 @@ def test_every_command_is_covered_by_this_file(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
-    assert set(listed) == READING.keys() | {"capture", "demo", "plan", "selfcheck"}
+    assert set(listed) == READING_COMMANDS.keys() | {"capture", "demo", "plan", "selfcheck"}
 
 
-@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_run_that_does_not_exist(command, runs, capsys):
-    said = refused(f"{command} {{nowhere}} {READING[command]}", runs, capsys)
+    said = refusal(f"{command} {{nowhere}} {READING_COMMANDS[command]}", runs, capsys)
     assert "memory://bad-input/nowhere: holds no run. Make one with: ontogeny capture" in said
 
 
-@pytest.mark.parametrize("command", sorted(READING.keys() - {"info", "verify", "gc"}))
+@pytest.mark.parametrize("command", sorted(READING_COMMANDS.keys() - {"info", "verify", "gc"}))
 def test_a_run_that_has_no_committed_segment(command, runs, capsys):
-    said = refused(f"{command} {{untrained}} {READING[command]}", runs, capsys)
+    said = refusal(f"{command} {{untrained}} {READING_COMMANDS[command]}", runs, capsys)
     assert "untrained: holds no committed segment yet. Let it train on: ontogeny capture" in said
 
 
@@ -48,28 +48,28 @@ def test_info_and_verify_accept_a_run_without_committed_segments(runs, capsys):
     assert main(["verify", runs["untrained"], "--quiet"]) == 0
 
 
-@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_run_of_a_newer_schema(command, runs, capsys):
-    said = refused(f"{command} {{newer}} {READING[command]}", runs, capsys)
+    said = refusal(f"{command} {{newer}} {READING_COMMANDS[command]}", runs, capsys)
     assert "has schema version 99, this version of ontogeny reads 2. Use a newer version" in said
 
 
-@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_uri_of_an_unknown_scheme(command, runs, capsys):
-    said = refused(f"{command} nosuch://x {READING[command]}", runs, capsys)
+    said = refusal(f"{command} nosuch://x {READING_COMMANDS[command]}", runs, capsys)
     assert "nosuch://x: cannot be opened" in said
 
 
 @pytest.mark.parametrize("command", ["ablate", "report"])
 def test_a_command_that_needs_attribution_says_so(command, runs, capsys):
-    said = refused(f"{command} {{whole}}", runs, capsys)
+    said = refusal(f"{command} {{whole}}", runs, capsys)
     assert "has no tables of attribute. Run: ontogeny attribute memory://bad-input/whole" in said
-    said = refused(f"{command} {{outdated}}", runs, capsys)
+    said = refusal(f"{command} {{outdated}}", runs, capsys)
     assert "has tables of attribute for 24 steps, but 21 are done. Run: ontogeny attribute" in said
 
 
 def test_activations_refuse_outdated_attribution(runs, capsys):
-    said = refused("activations {outdated}", runs, capsys)
+    said = refusal("activations {outdated}", runs, capsys)
     assert "has tables of attribute for 24 steps, but 21 are done" in said
 
 
@@ -94,7 +94,7 @@ def test_damaged_tables_end_with_exit_code_3(command, runs, capsys):
     ],
 )
 def test_evidence_from_tallies_needs_recorded_tallies(command, runs, capsys):
-    said = refused(command, runs, capsys)
+    said = refusal(command, runs, capsys)
     assert "untallied: holds no tallies. Capture with capture.tally.enabled=true" in said
 
 
@@ -110,7 +110,7 @@ def test_evidence_from_tallies_needs_recorded_tallies(command, runs, capsys):
     ],
 )
 def test_a_run_that_captured_other_units(command, text, runs, capsys):
-    assert text in refused(command, runs, capsys)
+    assert text in refusal(command, runs, capsys)
 
 
 # --- names that there are not ---------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_a_run_that_captured_other_units(command, text, runs, capsys):
     ],
 )
 def test_an_unknown_unit_names_the_nearest(command, nearest, runs, capsys):
-    said = refused(command, runs, capsys)
+    said = refusal(command, runs, capsys)
     assert re.search(r"has no (neurons|rows|heads)", said)
     assert nearest in said.split(". ", 1)[1]
 
@@ -174,7 +174,7 @@ def test_an_unknown_unit_names_the_nearest(command, nearest, runs, capsys):
     ],
 )
 def test_unknown_numbers_and_names_are_refused(command, text, runs, capsys):
-    assert text in refused(command, runs, capsys)
+    assert text in refusal(command, runs, capsys)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,6 @@ def test_unknown_numbers_and_names_are_refused(command, text, runs, capsys):
     ],
 )
 def test_an_unknown_token_names_the_nearest(command, runs, capsys):
-    said = refused(command, runs, capsys)
+    said = refusal(command, runs, capsys)
     assert "'W1x'" in said
     assert re.search(r"\bw1\b", said)

@@ -1,7 +1,7 @@
 """Impossible numbers and usage errors: one helpful line, exit code 2."""
 
 import pytest
-from refusals import refused, refusing_runs
+from refusals import refusal, refusing_runs
 
 HUGE = 10**24
 
@@ -58,7 +58,7 @@ def runs() -> dict[str, str]:
     ],
 )
 def test_impossible_numbers_are_refused(command, text, runs, capsys):
-    assert text in refused(command, runs, capsys)
+    assert text in refusal(command, runs, capsys)
 
 
 @pytest.mark.parametrize("bad", [0, -3])
@@ -88,7 +88,7 @@ def test_impossible_numbers_are_refused(command, text, runs, capsys):
     ],
 )
 def test_counts_must_be_at_least_1(command, bad, runs, capsys):
-    assert f"got {bad}, must be at least 1." in refused(f"{command} {bad}", runs, capsys)
+    assert f"got {bad}, must be at least 1." in refusal(f"{command} {bad}", runs, capsys)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_counts_must_be_at_least_1(command, bad, runs, capsys):
     ],
 )
 def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
-    said = refused(command, runs, capsys)
+    said = refusal(command, runs, capsys)
     assert said.startswith(f"ontogeny: {text}")
     assert said.endswith(f". See: ontogeny {command.split()[0]} --help.\n")
 
@@ -126,6 +126,6 @@ def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
     ],
 )
 def test_a_usage_error_without_a_command_is_one_line(command, text, runs, capsys):
-    said = refused(command, runs, capsys)
+    said = refusal(command, runs, capsys)
     assert said.startswith(f"ontogeny: {text}")
     assert said.endswith(". See: ontogeny --help.\n")

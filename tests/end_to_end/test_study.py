@@ -1,4 +1,4 @@
-"""The study's own setting on real text: one epoch of it, from corpus to ablation."""
+"""The study's setting on real text: one epoch, from corpus to ablation."""
 
 import os
 from pathlib import Path
@@ -21,14 +21,14 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
         not (FOLDER / "valid.txt").is_file(),
-        reason=f"no WikiText-2 at {FOLDER}; name its folder in ONTOGENY_WIKITEXT2",
+        reason=f"no WikiText-2 at {FOLDER}; set ONTOGENY_WIKITEXT2 to its folder",
     ),
 ]
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory) -> str:
-    """One epoch over the validation and test splits, 3 % of it held out."""
+    """The URI of a run of one epoch over the validation and test splits, 3 % of it held out."""
     uri = str(tmp_path_factory.mktemp("study") / "run")
     overrides = [f"run.uri={uri}", "corpus.kind=text", f"corpus.path={FOLDER}"]
     config = read_config("wikitext2", [*overrides, "training.epochs=1"])
@@ -36,7 +36,7 @@ def uri(tmp_path_factory) -> str:
     return uri
 
 
-def test_real_text_is_learned_audited_and_small(uri):
+def test_a_run_on_real_text_learns_passes_the_audit_and_is_small(uri):
     run = open_run(uri)
     assert run.steps_done == run.num_steps == 632
     assert (run.steps()["audit_error"] < 1e-5).all()
@@ -47,7 +47,7 @@ def test_real_text_is_learned_audited_and_small(uri):
     assert verify(Store(uri)) == []
 
 
-def test_pandas_reads_outliers_unaided(uri):
+def test_pandas_alone_reads_the_outliers(uri):
     filters = [("unit", "==", "layers.2.linear2.weight"), ("index", "<", 200)]
     found = pd.read_parquet(f"{uri}/outliers", filters=filters)
     assert set(found["unit"]) == {"layers.2.linear2.weight"}
@@ -57,7 +57,7 @@ def test_pandas_reads_outliers_unaided(uri):
     assert found["shift"].abs().sum() == pytest.approx(wanted["abs_diff"].sum())
 
 
-def test_attribution_and_ablation_answer(uri, capsys):
+def test_attribution_and_ablation_print_and_store_their_tables(uri, capsys):
     assert main(["attribute", uri]) == 0
     assert main(["ablate", uri, "--neurons", "5", "--datums", "300"]) == 0
     out = capsys.readouterr().out

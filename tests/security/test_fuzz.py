@@ -1,8 +1,8 @@
-"""Readers of markers, configurations and Parquet, fed with what comes near to the real thing.
+"""Fuzz tests of the readers of markers, configurations and Parquet.
 
-Each case is a real file with some of its parts changed, or noise. It is read or refused with one of
-our own errors: nothing else is raised, nothing hangs, memory stays bounded. Half of the markers
-are given a right checksum, so that what lies behind it is reached too.
+Each case is a real file with some changes, or noise. A reader must accept it or raise
+``CaptureError``; it must not hang or use much memory. Half of the changed markers get a valid
+checksum, so that the checks after that of the checksum run too.
 """
 
 import io
@@ -32,19 +32,21 @@ SEEDS = st.integers(0, 2**40)
 SHORT = settings(max_examples=150, deadline=20_000)
 FEW = settings(SHORT, max_examples=40)
 MAX_GROWTH_MIB = 600
-NASTY: list[Any] = [
+EXTREME_VALUES: list[Any] = [
     *(0, -1, 1, 2**31, 2**53, 2**63, 2**64, 10**30, 1.5, -0.0, 1e308, float("inf"), float("nan")),
     *("", "x", "../x", "/", "\0", "\ud800", "9" * 50, "${oc.env:HOME}", "*", "é" * 99, "a" * 9999),
     *(None, True, False, [], {}, [[]], {"a": {}}, [None] * 50, {"": None}, {"1": 2}),
 ]
 
 
-def long(cases: int) -> settings:
+def many_examples(cases: int) -> settings:
+    """Return settings for the long form: new random cases on every run, without shrinking."""
     return settings(SHORT, max_examples=cases, derandomize=False, phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory() -> Iterator[None]:
+    """Assert after all tests that the peak of memory grew by less than the limit."""
     intact()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
@@ -55,8 +57,8 @@ def bounded_memory() -> Iterator[None]:
 # --- changes --------------------------------------------------------------------------------------
 
 
-def shaken(data: bytes, rng: random.Random) -> bytes:
-    """The bytes with a few of them changed, lost, doubled or put in; sometimes noise alone."""
+def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Return the bytes with a few changed, removed, repeated or inserted; sometimes only noise."""
     if rng.random() < 0.05:
         return rng.randbytes(rng.randrange(300))
     result = bytearray(data)
@@ -69,23 +71,23 @@ def shaken(data: bytes, rng: random.Random) -> bytes:
     return bytes(result)
 
 
-def changed(value: Any, rng: random.Random) -> Any:
-    """A nested value with something inside replaced, dropped or put elsewhere."""
+def mutate_value(value: Any, rng: random.Random) -> Any:
+    """Return the nested value with one inner value replaced, removed, repeated or moved."""
     if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
-        return rng.choice(NASTY)
+        return rng.choice(EXTREME_VALUES)
     if isinstance(value, list):
         place = rng.randrange(len(value))
         kept = [value[:place], value[:place] + value[place:] * 2]
         return rng.choice(
-            [*kept, [*value[:place], changed(value[place], rng), *value[place + 1 :]]]
+            [*kept, [*value[:place], mutate_value(value[place], rng), *value[place + 1 :]]]
         )
     key = rng.choice(list(value))
     rest = {name: inner for name, inner in value.items() if name != key}
     more: list[Callable[[], Any]] = [
         lambda: rest,
-        lambda: value | {str(rng.choice(NASTY)): rng.choice(NASTY)},
-        lambda: value | {key: changed(value[key], rng)},
-        lambda: value | {key: changed(value[key], rng)},
+        lambda: value | {str(rng.choice(EXTREME_VALUES)): rng.choice(EXTREME_VALUES)},
+        lambda: value | {key: mutate_value(value[key], rng)},
+        lambda: value | {key: mutate_value(value[key], rng)},
         lambda: value | {key: rng.choice(list(value.values()))},
     ]
     return rng.choice(more)()
@@ -97,7 +99,11 @@ def changed(value: Any, rng: random.Random) -> Any:
 def marker_is_read_or_refused(seed: int) -> None:
     rng = random.Random(seed)
     key = rng.choice([START, segment_key(1)])
-    data = shaken(intact()[key], rng) if rng.random() < 0.3 else forged(intact()[key], rng)
+    data = (
+        mutate_bytes(intact()[key], rng)
+        if rng.random() < 0.3
+        else mutate_marker(intact()[key], rng)
+    )
     store = Store("memory://fuzz")
     store.put(key, data)
     try:
@@ -107,11 +113,12 @@ def marker_is_read_or_refused(seed: int) -> None:
     assert all(0 <= file.num_bytes < 2**53 and ".." not in file.key for file in marker.files)
 
 
-def forged(data: bytes, rng: random.Random) -> bytes:
+def mutate_marker(data: bytes, rng: random.Random) -> bytes:
+    """Return the marker with changed values; half of the time with a valid checksum."""
     values = json.loads(data)
     values.pop("checksum")
     for _ in range(rng.choice([1, 1, 2, 4])):
-        values = changed(values, rng)
+        values = mutate_value(values, rng)
     if not isinstance(values, dict) or rng.random() < 0.5:
         return json.dumps(values, indent=1).encode()
     return encode(values | {"checksum": checksum(values)})
@@ -126,7 +133,7 @@ def test_a_marker_is_read_or_refused(seed):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @given(seed=SEEDS)
-@long(26_000)
+@many_examples(26_000)
 def test_any_of_many_markers_is_read_or_refused(seed):
     marker_is_read_or_refused(seed)
 
@@ -138,9 +145,9 @@ def config_is_read_or_refused(seed: int) -> None:
     rng = random.Random(seed)
     text = intact()["run.yaml"]
     if rng.random() < 0.5:
-        data = shaken(text, rng)
+        data = mutate_bytes(text, rng)
     else:
-        data = yaml.safe_dump(changed(yaml.safe_load(text), rng)).encode()
+        data = yaml.safe_dump(mutate_value(yaml.safe_load(text), rng)).encode()
     try:
         values = parse_run_yaml(data, "run.yaml")
         make_config(values["config"], where="run.yaml")
@@ -178,7 +185,7 @@ def test_an_override_is_read_or_refused(key, text):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @given(seed=SEEDS)
-@long(4_500)
+@many_examples(4_500)
 def test_any_of_many_configurations_is_read_or_refused(seed):
     config_is_read_or_refused(seed)
 
@@ -186,7 +193,7 @@ def test_any_of_many_configurations_is_read_or_refused(seed):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @given(key=KEYS, text=st.text(max_size=30))
-@long(1_500)
+@many_examples(1_500)
 def test_any_of_many_overrides_is_read_or_refused(key, text):
     override_is_read_or_refused(key, text)
 
@@ -195,20 +202,20 @@ def test_any_of_many_overrides_is_read_or_refused(key, text):
 
 
 def shard_is_read_or_refused(seed: int) -> None:
-    """Footers without the marker's checksum, and pages without ours, so that all is reached."""
+    """Mutate the footer or the pages and read without a marker, whose checksum would refuse all."""
     rng = random.Random(seed)
     ours = [
         intact()[key] for key in ("outliers/segment-000001-w00.parquet", "corpus/vocab.parquet")
     ]
-    data = rng.choice([*ours, PLAIN])
+    data = rng.choice([*ours, ORDINARY_PARQUET])
     footer = footer_length(data[-8:]) + 8
     if rng.random() < 0.6:
-        tail = shaken(data[-footer:-8], rng)
+        tail = mutate_bytes(data[-footer:-8], rng)
         data = data[:-footer] + tail + len(tail).to_bytes(4, "little") + b"PAR1"
     else:
         start, end = 4, len(data) - footer
         size = len(data)
-        data = data[:start] + shaken(data[start:end], rng) + data[end:]
+        data = data[:start] + mutate_bytes(data[start:end], rng) + data[end:]
         data = data if len(data) == size or rng.random() < 0.5 else data[:size]
     try:
         with open_parquet(io.BytesIO(data), "shard", num_bytes=len(data)) as file:
@@ -217,7 +224,8 @@ def shard_is_read_or_refused(seed: int) -> None:
         return
 
 
-PLAIN = table_bytes(
+# Our own shards have checksums in their pages; this file has none, so that decoding is reached.
+ORDINARY_PARQUET = table_bytes(
     pa.table(
         {
             "number": pa.array(range(300), pa.int32()),
@@ -240,6 +248,6 @@ def test_a_shard_is_read_or_refused(seed):
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 @given(seed=SEEDS)
-@long(20_000)
+@many_examples(20_000)
 def test_any_of_many_shards_is_read_or_refused(seed):
     shard_is_read_or_refused(seed)

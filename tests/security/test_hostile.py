@@ -1,6 +1,6 @@
-"""A run may come from anyone: reading it runs nothing, leaves its folder nowhere, and ends.
+"""Reading an untrusted run runs none of its content, stays in its folder, and ends.
 
-Here its markers, its run.yaml and links in its folder.
+These tests attack by markers, run.yaml and links in the folder.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from damage import intact
-from hostile import TRACES, Values, forged, place, run_yaml, vouched
+from hostile import TRACES, Values, changed_run_yaml, forge_marker, with_valid_markers, write_run
 
 from analysis.run.run import open_run
 from capture.config.reading import read_config
@@ -27,6 +27,7 @@ SHARD = "outliers/segment-000000-w00.parquet"
 
 @pytest.fixture(autouse=True)
 def nothing_ran(monkeypatch):
+    """Assert after each test that no malicious code ran."""
     monkeypatch.setattr(os, "system", TRACES.append)
     yield
     assert TRACES == []
@@ -42,8 +43,8 @@ def with_key(key: object):
 @pytest.mark.parametrize(
     "key", ["../x", "steps/../../x", "/etc/passwd", "a\\..\\b", "a\0b", "", "..", 7, None, ["a"]]
 )
-def test_a_marker_cannot_name_what_is_outside(key):
-    store = place(URI, {segment_key(0): forged(segment_key(0), with_key(key))})
+def test_a_marker_that_names_a_file_outside_the_run_is_refused(key):
+    store = write_run(URI, {segment_key(0): forge_marker(segment_key(0), with_key(key))})
     with pytest.raises(ShardError, match=r"segment-000000\.json: is not a readable marker"):
         read_marker(store, segment_key(0))
     with pytest.raises(ShardError):
@@ -55,17 +56,17 @@ def test_a_marker_cannot_name_what_is_outside(key):
 @pytest.mark.parametrize("field", ["num_bytes", "rows"])
 def test_absurd_sizes_in_a_marker_are_refused(number, field):
     if field == "rows" and number is None:
-        pytest.skip("what a file without rows has")
+        pytest.skip("files that are no tables have this value")
     change = lambda values: values["files"][0].update({field: number})  # noqa: E731
-    store = place(URI, {segment_key(0): forged(segment_key(0), change)})
+    store = write_run(URI, {segment_key(0): forge_marker(segment_key(0), change)})
     with pytest.raises(ShardError, match="is not a readable marker"):
         read_marker(store, segment_key(0))
 
 
 @pytest.mark.parametrize("rows", [0, 2**40, 2**53 - 1])
-def test_rows_that_are_not_there_are_refused_before_any_memory_is_asked_for(rows):
-    files = vouched({"corpus/datums.parquet": intact()["corpus/datums.parquet"]}, rows)
-    place(URI, files)
+def test_a_wrong_number_of_rows_is_refused_before_memory_is_allocated(rows):
+    files = with_valid_markers({"corpus/datums.parquet": intact()["corpus/datums.parquet"]}, rows)
+    write_run(URI, files)
     with pytest.raises(ShardError, match=rf"holds 51 rows, its marker says {rows:,}"):
         _ = open_run(URI).num_datums
 
@@ -81,18 +82,18 @@ def test_rows_that_are_not_there_are_refused_before_any_memory_is_asked_for(rows
         (b"\xff\xfe", "is not a readable marker"),
     ],
 )
-def test_a_marker_of_monstrous_text_is_refused(text, problem):
-    store = place(URI, {START: text})
+def test_a_marker_with_malicious_text_is_refused(text, problem):
+    store = write_run(URI, {START: text})
     with pytest.raises(ShardError, match=problem):
         read_marker(store, START)
     assert (START, "damaged") in [(f.key, f.state) for f in verify(store)]
 
 
-def test_a_marker_says_nothing_that_its_own_text_does_not():
-    """Two fields of one name, which some readers would take for the first."""
+def test_a_marker_with_two_fields_of_one_name_is_refused():
+    """Some readers use the first of the two, others the last."""
     text = intact()[START].replace(b"{\n", b'{\n "first_step": 7,\n', 1)
     with pytest.raises(ShardError, match="its text was changed"):
-        read_marker(place(URI, {START: text}), START)
+        read_marker(write_run(URI, {START: text}), START)
 
 
 # --- run.yaml -------------------------------------------------------------------------------------
@@ -120,10 +121,10 @@ LAUGHS = "a: &a [x, x]\n" + "".join(
     ],
     ids=range(11),
 )
-def test_monstrous_yaml_is_refused(tmp_path, text, problem):
+def test_malicious_yaml_is_refused(tmp_path, text, problem):
     with pytest.raises(ValueError, match=problem):
         read_yaml(text)
-    place(URI, vouched({"run.yaml": text.encode()}))
+    write_run(URI, with_valid_markers({"run.yaml": text.encode()}))
     with pytest.raises(ShardError, match=r"run\.yaml: is (not readable|larger)"):
         open_run(URI)
     (tmp_path / "c.yaml").write_text(text)
@@ -135,8 +136,8 @@ def secret_unit(values: Values) -> None:
     values["config"]["capture"]["units"] = ["${oc.env:HOME}"]
 
 
-def test_a_configuration_cannot_read_the_environment():
-    place(URI, vouched({"run.yaml": run_yaml(secret_unit)}))
+def test_a_configuration_that_reads_the_environment_is_refused():
+    write_run(URI, with_valid_markers({"run.yaml": changed_run_yaml(secret_unit)}))
     with pytest.raises(ConfigError, match="interpolations are not supported"):
         open_run(URI)
 
@@ -150,8 +151,13 @@ def test_a_configuration_cannot_read_the_environment():
         {"width": 2**20, "hidden": 2**20, "heads": 2},
     ],
 )
-def test_a_model_that_no_checkpoint_could_hold_is_never_built(model):
-    place(URI, vouched({"run.yaml": run_yaml(lambda v: v["config"]["model"].update(model))}))
+def test_a_model_larger_than_its_checkpoint_is_never_built(model):
+    write_run(
+        URI,
+        with_valid_markers(
+            {"run.yaml": changed_run_yaml(lambda v: v["config"]["model"].update(model))}
+        ),
+    )
     run = open_run(URI)
     with pytest.raises(ShardError, match=r"holds [\d,]+ bytes, the model of run.yaml needs"):
         run.model()
@@ -159,9 +165,12 @@ def test_a_model_that_no_checkpoint_could_hold_is_never_built(model):
         run.shifts("layers.1.linear2.weight")
 
 
-def test_a_window_without_end_is_never_built():
-    place(
-        URI, vouched({"run.yaml": run_yaml(lambda v: v["config"]["corpus"].update(window=2**50))})
+def test_a_model_for_a_window_of_absurd_length_is_never_built():
+    write_run(
+        URI,
+        with_valid_markers(
+            {"run.yaml": changed_run_yaml(lambda v: v["config"]["corpus"].update(window=2**50))}
+        ),
     )
     with pytest.raises(ShardError):
         open_run(URI).model()
@@ -170,13 +179,14 @@ def test_a_window_without_end_is_never_built():
 # --- links ----------------------------------------------------------------------------------------
 
 
-def on_disk(folder: Path) -> Path:
-    return Path(place(str(folder / "run"), {}).uri)
+def run_on_disk(folder: Path) -> Path:
+    """Write an intact run below the folder and return its path."""
+    return Path(write_run(str(folder / "run"), {}).uri)
 
 
 @pytest.mark.parametrize("whole_folder", [False, True])
 def test_links_out_of_a_run_are_not_followed(tmp_path, whole_folder):
-    run = on_disk(tmp_path)
+    run = run_on_disk(tmp_path)
     outside = tmp_path / "outside"
     if whole_folder:
         (run / "outliers").rename(outside)
@@ -195,8 +205,8 @@ def test_links_out_of_a_run_are_not_followed(tmp_path, whole_folder):
     assert sorted(path.name for path in outside.iterdir()) == before
 
 
-def test_a_linked_marker_is_not_followed(tmp_path):
-    run = on_disk(tmp_path)
+def test_a_marker_that_is_a_link_is_not_followed(tmp_path):
+    run = run_on_disk(tmp_path)
     (run / START).rename(tmp_path / "start.json")
     (run / START).symlink_to(tmp_path / "start.json")
     with pytest.raises(ShardError, match="is a link that leads out of the run"):

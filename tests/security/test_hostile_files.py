@@ -1,4 +1,4 @@
-"""A run may come from anyone: what its Parquet and its weights claim is not believed."""
+"""Reading an untrusted run: malicious Parquet files and weights are refused."""
 
 import hashlib
 import io
@@ -7,13 +7,23 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from checkout import IMPORT_PATH
 from damage import NUMBERS
-from hostile import TRACES, Canary, Values, forged, place, safetensors, table_bytes, vouched
+from hostile import (
+    TRACES,
+    Canary,
+    Values,
+    forge_marker,
+    safetensors,
+    table_bytes,
+    with_valid_markers,
+    write_run,
+)
 
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
@@ -31,6 +41,7 @@ SHARD = "outliers/segment-000000-w00.parquet"
 
 @pytest.fixture(autouse=True)
 def nothing_ran(monkeypatch):
+    """Assert after each test that no malicious code ran."""
     monkeypatch.setattr(os, "system", TRACES.append)
     yield
     assert TRACES == []
@@ -40,6 +51,7 @@ def nothing_ran(monkeypatch):
 
 
 def rows(number: int) -> pa.Table:
+    """Return valid rows of outliers."""
     numbers = np.zeros(number, np.int64)
     columns = {name: numbers for name in OUTLIERS.names if name != "unit"}
     unit = pa.DictionaryArray.from_arrays(np.zeros(number, np.int16), ["layers.1.linear2.weight"])
@@ -47,12 +59,12 @@ def rows(number: int) -> pa.Table:
 
 
 def refused(data: bytes, problem: str, key: str = SHARD, number: int | None = None) -> None:
-    place(URI, vouched({key: data}, number))
+    write_run(URI, with_valid_markers({key: data}, number))
     with pytest.raises(ShardError, match=rf"{key}: .*{problem}"):
         _ = open_run(URI).texts if key.startswith("corpus") else open_run(URI).shifts()
 
 
-def test_a_column_of_other_type_or_none_is_refused():
+def test_a_column_of_wrong_type_or_with_gaps_or_missing_is_refused():
     table = rows(20)
     text = table.set_column(4, "index", pa.array(["x"] * 20))
     refused(table_bytes(text), "has its column index as string, not int32", number=20)
@@ -63,7 +75,7 @@ def test_a_column_of_other_type_or_none_is_refused():
 
 @pytest.mark.parametrize("level", ["neuron", "unit"])
 def test_jobs_refuse_what_queries_refuse(level: Level):
-    """Whether they read all of a shard or only the row groups of some units."""
+    """This holds for jobs that read whole shards and those that read the row groups of units."""
     table = rows(20)
     text = table.set_column(4, "index", pa.array(["x"] * 20))
     gaps = table.set_column(2, "datum", pa.array([None] * 20, pa.int32()))
@@ -74,30 +86,31 @@ def test_jobs_refuse_what_queries_refuse(level: Level):
         (table.drop_columns("index"), "has no column index"),
         (gaps, "has rows with gaps"),
     ):
-        place(URI, vouched({SHARD: table_bytes(replaced)}, 20))
+        write_run(URI, with_valid_markers({SHARD: table_bytes(replaced)}, 20))
         with pytest.raises(ShardError, match=rf"{SHARD}: .*{problem}"):
             attribute(open_run(URI), run_job, AttributionConfig(level=level))
 
 
-def test_a_small_file_of_very_many_rows_is_refused():
+def test_a_small_file_with_very_many_rows_is_refused():
     data = table_bytes(pa.table({"step": pa.nulls(10**8, pa.int32())}))
     assert len(data) < 2**20
     refused(data, "claim to hold 800,000,000", number=10**8)
 
 
-def test_a_page_that_asks_for_more_than_the_footer_says_is_refused():
-    """The size in a page's header, which a decoder would believe, made larger in its place."""
+def test_a_page_that_is_larger_than_the_footer_says_is_refused():
+    """The header of a page states a larger size, for which a decoder would allocate memory."""
     data = bytearray(table_bytes(rows(20_000)))
     start, kind = 4, b"\x15\x00\x15"
     assert data[start : start + 3] == kind
-    place_of_size = start + 3
-    assert data[place_of_size] & data[place_of_size + 1] & 0x80
-    data[place_of_size + 1] |= 0x7F
+    size_offset = start + 3
+    # The size is a varint of at least three bytes; set all bits of the second one.
+    assert data[size_offset] & data[size_offset + 1] & 0x80
+    data[size_offset + 1] |= 0x7F
     refused(bytes(data), "hold more than the footer says", number=20_000)
 
 
 def test_text_as_a_dictionary_is_refused():
-    """One text of a megabyte, and a million rows that name it."""
+    """A million rows refer to one text of a megabyte."""
     number = 10**6
     key = "corpus/datums.parquet"
     text = pa.DictionaryArray.from_arrays(np.zeros(number, np.int32), ["x" * 2**20])
@@ -115,7 +128,7 @@ def open_bytes(data: bytes):
         return file.read()
 
 
-def test_encodings_that_multiply_text_are_refused():
+def test_encodings_that_expand_text_are_refused():
     table = pa.table({"text": ["x" * 9] * 99})
     data = table_bytes(table, column_encoding={"text": "DELTA_BYTE_ARRAY"})
     with pytest.raises(ShardError, match="column text is encoded as DELTA_BYTE_ARRAY"):
@@ -129,8 +142,8 @@ def test_a_footer_of_absurd_length_is_refused(length):
         open_bytes(data)
 
 
-def test_a_schema_nested_without_end_is_refused():
-    """100,000 groups, each the only field of the one before: a decoder must not recurse so far."""
+def test_a_deeply_nested_schema_is_refused():
+    """Each of 100,000 groups is the only field of the one before; no decoder may recurse so far."""
     depth = 100_000
     element = bytes([0x48, 1]) + b"a" + bytes([0x15, 2, 0])  # name "a", one child
     root = b"\x48\x01r\x15\x02\x00"
@@ -142,6 +155,7 @@ def test_a_schema_nested_without_end_is_refused():
 
 
 def varint(number: int) -> bytes:
+    """Encode a number as Thrift does: seven bits per byte, the lowest first."""
     low = bytes([number & 127 | (128 if number > 127 else 0)])
     return low + varint(number >> 7) if number > 127 else low
 
@@ -154,9 +168,9 @@ PANDAS = {
 }  # fmt: skip
 
 
-def test_what_pandas_and_arrow_would_believe_is_thrown_away():
-    """Metadata that names an index and types, and an extension type that was a pickle once."""
-    frame = open_run(place(URI, {}).uri)
+def test_metadata_of_pandas_and_arrow_is_ignored():
+    """Metadata may name an index, types, and an extension type that old versions unpickle."""
+    frame = open_run(write_run(URI, {}).uri)
     wanted = read_table(frame, "attribute", "numbers", NUMBERS)
     field = pa.field(
         "name",
@@ -176,24 +190,24 @@ def test_what_pandas_and_arrow_would_believe_is_thrown_away():
         digest = hashlib.sha256(data).hexdigest()
         file.update(num_bytes=len(data), sha256=digest, footer_sha256="")
 
-    files = {"analysis/attribute/numbers.parquet": data, key: forged(key, vouch)}
-    run = open_run(place(URI, files).uri)
+    files = {"analysis/attribute/numbers.parquet": data, key: forge_marker(key, vouch)}
+    run = open_run(write_run(URI, files).uri)
     found = read_table(run, "attribute", "numbers", NUMBERS)
     assert found.equals(wanted)
 
 
-def test_datums_of_tokens_that_do_not_exist_are_refused():
+def test_datums_with_unknown_tokens_or_of_wrong_length_are_refused():
     key = "corpus/datums.parquet"
-    run = open_run(place(URI, {}).uri)
+    run = open_run(write_run(URI, {}).uri)
     table = run.datum_table("train")
     column = pa.array([[9999] * 8] * len(table), DATUMS.field("tokens").type)
     data = table_bytes(table.set_column(1, "tokens", column))
-    place(URI, vouched({key: data}, len(table)) | {})
+    write_run(URI, with_valid_markers({key: data}, len(table)) | {})
     with pytest.raises(ShardError, match="has tokens 9999 to 9999"):
         _ = open_run(URI).token_NT
     short = pa.array([[1] * 7] * len(table), DATUMS.field("tokens").type)
     data = table_bytes(table.set_column(1, "tokens", short))
-    place(URI, vouched({key: data}, len(table)))
+    write_run(URI, with_valid_markers({key: data}, len(table)))
     with pytest.raises(ShardError, match="has datums that are not of 8 tokens"):
         _ = open_run(URI).token_NT
 
@@ -219,32 +233,32 @@ ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     ids=range(9),
 )
 def test_hostile_weights_are_refused(data, problem):
-    place(URI, vouched({"checkpoints/step-000014.safetensors": data}))
+    write_run(URI, with_valid_markers({"checkpoints/step-000014.safetensors": data}))
     with pytest.raises(ShardError, match=rf"step-000014\.safetensors: {problem}"):
         open_run(URI).model(14)
 
 
-# --- all of it, with a bound on memory ------------------------------------------------------------
+# --- a bound on the memory of all of it -----------------------------------------------------------
 
 BOUNDED = """
 import resource, sys
 import damage
-damage.versions = lambda made=damage.functools.cache(damage.made): [made()]
+damage.versions = lambda make=damage.functools.cache(damage.make_files): [make()]
 import test_hostile as u
 import test_hostile_files as t
 
-t.place(t.URI, {})
+t.write_run(t.URI, {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-t.test_a_small_file_of_very_many_rows_is_refused()
+t.test_a_small_file_with_very_many_rows_is_refused()
 t.test_text_as_a_dictionary_is_refused()
-t.test_a_schema_nested_without_end_is_refused()
+t.test_a_deeply_nested_schema_is_refused()
 for text in (u.LAUGHS, "[" * 50_000):
     try:
         u.read_yaml(text)
     except ValueError:
         pass
 try:
-    u.read_marker(t.place(t.URI, {u.START: b"[" * 2**25}), u.START)
+    u.read_marker(t.write_run(t.URI, {u.START: b"[" * 2**25}), u.START)
 except t.ShardError:
     pass
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -253,10 +267,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 def test_memory_stays_bounded():
-    """Of a process of its own; what the tests need to make the content is part of it."""
+    """Measures a separate process; includes the memory that the tests use to make the content."""
+    path = os.pathsep.join([IMPORT_PATH, str(Path(__file__).parent)])
     done = subprocess.run(
         [sys.executable, "-c", BOUNDED],
-        env=os.environ | {"PYTHONPATH": IMPORT_PATH},
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=100,

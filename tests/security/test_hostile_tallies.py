@@ -1,4 +1,4 @@
-"""A run may come from anyone: what its tallies claim is not believed either."""
+"""Reading an untrusted run: malicious tallies are refused."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from damage import intact
-from hostile import Values, forged, place, table_bytes, vouched
+from hostile import Values, forge_marker, table_bytes, with_valid_markers, write_run
 
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
@@ -31,6 +31,7 @@ QUESTIONS: dict[str, Callable[[Run], object]] = {
 
 
 def tally_rows(tokens: list[int | None], **columns: pa.Array) -> pa.Table:
+    """Return tallies of zeros for these tokens, with some columns replaced."""
     schema = tally_schema(WIDTH)
     found = pa.table({name: np.zeros(len(tokens)) for name in schema.names}).cast(schema)
     for name, column in {"token_id": pa.array(tokens, pa.int32()), **columns}.items():
@@ -39,7 +40,7 @@ def tally_rows(tokens: list[int | None], **columns: pa.Array) -> pa.Table:
 
 
 GAP = pa.array([1.0, None], pa.float32())
-NO_TALLIES = [
+INVALID_TALLIES = [
     (tally_rows([0, 99]), "has tokens 0 to 99, not 0 to 14"),
     (tally_rows([-1, 0]), "has tokens -1 to 0, not 0 to 14"),
     (tally_rows([3, 3]), "has tokens out of order"),
@@ -55,14 +56,14 @@ NO_TALLIES = [
 
 
 def forge(table: pa.Table) -> Run:
-    """A run with this in the place of a unit's tallies, its markers made to suit."""
-    place(URI, vouched({KEY: table_bytes(table)}, len(table)))
+    """Open a run with this table as the tallies of a unit, and matching markers."""
+    write_run(URI, with_valid_markers({KEY: table_bytes(table)}, len(table)))
     return open_run(URI)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-@pytest.mark.parametrize(("table", "problem"), NO_TALLIES)
-def test_a_table_holds_what_tallies_hold(table: pa.Table, problem: str, question: str):
+@pytest.mark.parametrize(("table", "problem"), INVALID_TALLIES)
+def test_invalid_tallies_are_refused(table: pa.Table, problem: str, question: str):
     run = forge(table)
     with pytest.raises(ShardError, match=rf"^{URI}/{KEY}: {problem}"):
         QUESTIONS[question](run)
@@ -72,22 +73,22 @@ def test_a_table_holds_what_tallies_hold(table: pa.Table, problem: str, question
     ("token", "table", "problem"),
     [
         (3, tally_rows([3, 3]), "has tokens out of order"),
-        *((1, *wrong) for wrong in NO_TALLIES[4:]),
+        *((1, *wrong) for wrong in INVALID_TALLIES[4:]),
     ],
 )
-def test_one_tokens_row_is_looked_at_too(token: int, table: pa.Table, problem: str):
+def test_a_query_of_one_token_refuses_them_too(token: int, table: pa.Table, problem: str):
     run = forge(table)
     with pytest.raises(ShardError, match=rf"^{URI}/{KEY}: {problem}"):
         token_history(run, run.tokens[token])
 
 
-def test_the_window_of_rows_is_that_of_their_file():
+def test_the_window_is_that_of_the_files_key_not_of_its_rows():
     run = forge(tally_rows([1], window=pa.array([77], pa.int32())))
     assert neuron_history(run, UNIT, 3)["window"].max() == tally_windows(run)["window"].max() < 77
     assert token_history(run, run.tokens[1])["window"].max() < 77
 
 
-def test_a_key_tells_what_its_table_is_of():
+def test_a_key_gives_unit_direction_and_window_of_its_table():
     for by in BYS:
         for window in (0, 9999, 10_000):
             assert parse_key(key_of(UNIT, by, window)) == (UNIT, by, window)
@@ -96,14 +97,14 @@ def test_a_key_tells_what_its_table_is_of():
 
 
 def renamed(name: str) -> Run:
-    """A run whose last segment is the first one with tallies, one of which goes by another name."""
+    """Open a run that ends with its first segment with tallies, one of them under another key."""
 
     def rename(values: Values) -> None:
         for file in values["files"]:
             file["key"] = name if file["key"] == KEY else file["key"]
 
     first = next(n for n in range(4) if KEY.encode() in intact()[segment_key(n)])
-    store = place(URI, {segment_key(first): forged(segment_key(first), rename)})
+    store = write_run(URI, {segment_key(first): forge_marker(segment_key(first), rename)})
     for later in range(first + 1, 4):
         store.delete(segment_key(later))
     return open_run(URI)
@@ -118,22 +119,22 @@ def renamed(name: str) -> Run:
     ],
 )
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_marker_cannot_name_tallies_that_are_none(name: str, question: str):
+def test_a_marker_with_an_invalid_key_of_tallies_is_refused(name: str, question: str):
     run = renamed(name)
     with pytest.raises(ShardError, match=rf"^{URI}/{name}: is named as tallies and is of no wind"):
         QUESTIONS[question](run)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_window_has_all_its_tables(question: str):
+def test_a_window_without_one_of_its_tables_is_refused(question: str):
     run = renamed(key_of("other", "target", 0))
     with pytest.raises(ShardError, match=rf"^{URI}/{KEY}: is missing, or left out as damaged"):
         QUESTIONS[question](run)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_no_sum_is_told_without_a_table_that_was_left_out(question: str):
-    place(URI, {KEY: intact()[KEY][:-1]})
+def test_no_sum_leaves_out_a_damaged_table(question: str):
+    write_run(URI, {KEY: intact()[KEY][:-1]})
     run = open_run(URI, skip_damaged=True)
     with pytest.raises(ShardError, match=rf"^{URI}/{KEY}: is missing, or left out as damaged"):
         QUESTIONS[question](run)

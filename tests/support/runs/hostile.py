@@ -1,4 +1,4 @@
-"""What an attacker would put in the place of a run's files, well formed as far as it can be."""
+"""Well-formed but malicious files of a run, as an attacker would make them."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from capture.store import Store
 
 Values = dict[str, Any]
 TRACES: list[str] = []
+"""An entry for every piece of malicious code that was run; tests expect none."""
 
 
 def leave_trace() -> None:
@@ -24,27 +25,30 @@ def leave_trace() -> None:
 
 
 class Canary:
-    """Unpickled, it leaves a trace."""
+    """An object that leaves a trace when it is unpickled."""
 
     def __reduce__(self):
         return leave_trace, ()
 
 
-def forged(key: str, change: Callable[[Values], object]) -> bytes:
-    """A marker that was changed and given the checksum that suits it."""
+def forge_marker(key: str, change: Callable[[Values], object]) -> bytes:
+    """Return the marker under this key after a change of its values, with a valid checksum."""
     values = json.loads(intact()[key])
     change(values)
     values.pop("checksum", None)
     return encode(values | {"checksum": checksum(values)})
 
 
-def vouched(replaced: dict[str, bytes], rows: int | None = None) -> dict[str, bytes]:
-    """Replaced files, and markers that vouch for them: a run that is wholly the attacker's."""
+def with_valid_markers(replaced: dict[str, bytes], rows: int | None = None) -> dict[str, bytes]:
+    """Return the replaced files with markers whose sizes and checksums match them.
+
+    ``rows``, if given, becomes the number of rows in the markers' entries of tables.
+    """
     files = dict(replaced)
     before = ""
     for key in [START, *map(segment_key, range(4))]:
 
-        def vouch(values: Values) -> None:
+        def describe_files(values: Values) -> None:
             for file in values["files"]:
                 if file["key"] in replaced:
                     data = replaced[file["key"]]
@@ -55,27 +59,28 @@ def vouched(replaced: dict[str, bytes], rows: int | None = None) -> dict[str, by
                         file["rows"] = file["rows"] if rows is None else rows
             values["previous"] = before  # noqa: B023
 
-        files[key] = forged(key, vouch)
+        files[key] = forge_marker(key, describe_files)
         before = json.loads(files[key])["checksum"]
     return files
 
 
-def run_yaml(change: Callable[[Values], object]) -> bytes:
+def changed_run_yaml(change: Callable[[Values], object]) -> bytes:
+    """Return the run's run.yaml after a change of its values."""
     values = yaml.safe_load(intact()["run.yaml"])
     change(values)
     return yaml.safe_dump(values).encode()
 
 
 def table_bytes(table: pa.Table, **options: Any) -> bytes:
-    """Parquet as any tool writes it, dictionaries only of what is one."""
+    """Return Parquet as other tools write it; only dictionary columns are dictionary-encoded."""
     sink = pa.BufferOutputStream()
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     parquet.write_table(table, sink, **{"compression": "zstd", "use_dictionary": names} | options)
     return sink.getvalue().to_pybytes()
 
 
-def place(uri: str, files: dict[str, bytes]) -> Store:
-    """A run in which some files are the attacker's."""
+def write_run(uri: str, files: dict[str, bytes]) -> Store:
+    """Write an intact run with some files replaced; removes what was at the URI before."""
     store = Store(uri)
     for key in store.keys():
         store.delete(key)
@@ -85,5 +90,6 @@ def place(uri: str, files: dict[str, bytes]) -> Store:
 
 
 def safetensors(tensors: dict[str, Any], data: bytes, length: int | None = None) -> bytes:
+    """Return a safetensors file; ``length`` overrides the stated length of its header."""
     header = json.dumps(tensors).encode()
     return struct.pack("<Q", len(header) if length is None else length) + header + data

@@ -1,7 +1,7 @@
-"""What a command says that is refused, and runs that refuse most questions.
+"""Runs on which commands fail, and the message of a command that fails.
 
-``{whole}`` in a case is a run without tables, ``{attributed}`` one with those of ``attribute``; the
-others are named where they are made.
+A test's command names a run in braces: ``{whole}`` is a run without tables, ``{attributed}`` one
+with the tables of ``attribute``. ``refusing_runs`` makes the others.
 """
 
 import functools
@@ -14,7 +14,7 @@ from capture.format.markers import START, checksum, encode, read_segments, requi
 from capture.store import Store
 from cluster.cli import main
 
-READING = {
+READING_COMMANDS = {
     "attribute": "",
     "ablate": "",
     "activations": "",
@@ -28,35 +28,35 @@ READING = {
     "verify": "",
     "gc": "",
 }
-"""Every command that reads a run, and what it cannot do without."""
+"""Every command that reads a run → its required options."""
 
 
 @functools.cache
 def refusing_runs() -> dict[str, str]:
-    """Name in a case → URI."""
+    """Make the runs once; return their URIs by name."""
     names = ("whole", "attributed", "untrained", "newer", "outdated", "damaged")
     uris = {name: f"memory://bad-input/{name}" for name in names}
     for name in ("whole", "attributed"):
         copied(tiny_run(), uris[name])
     assert main(["attribute", uris["attributed"], "--quiet"]) == 0
     remove_segments(copied(tiny_run(), uris["untrained"]), keep=0)
-    of_a_newer_schema(copied(tiny_run(), uris["newer"]))
+    set_newer_schema(copied(tiny_run(), uris["newer"]))
     remove_segments(copied(uris["attributed"], uris["outdated"]), keep=3)
     damaged = copied(uris["attributed"], uris["damaged"])
     damaged.put("analysis/attribute/tables.json", b"{}")
     untallied = ("capture.tally.enabled=false", "training.epochs=1")
     uris["untallied"] = make_run("memory://bad-input/untallied", *untallied)
-    untaught = (
+    only_norms = (
         "capture.units=[layers.*.norm1.weight]",
         "capture.outliers.k=9",
         "training.epochs=1",
     )
-    uris["normed"] = make_run("memory://bad-input/normed", *untaught)
+    uris["normed"] = make_run("memory://bad-input/normed", *only_norms)
     return uris | {"nowhere": "memory://bad-input/nowhere"}
 
 
 def remove_segments(store: Store, *, keep: int) -> None:
-    """A run whose training stopped after some segments, what was unfinished cleared away."""
+    """Make the run one whose training stopped after ``keep`` segments, without leftover files."""
     kept = [require_start(store), *read_segments(store)[:keep]]
     named = {file.key for marker in kept for file in marker.files}
     recorded = ("steps/", "outliers/", "evaluations/", "checkpoints/", "tallies/")
@@ -67,7 +67,8 @@ def remove_segments(store: Store, *, keep: int) -> None:
         store.delete(key)
 
 
-def of_a_newer_schema(store: Store) -> None:
+def set_newer_schema(store: Store) -> None:
+    """Give all markers a schema version that this code does not know."""
     for key in store.keys("segments"):
         values = json.loads(store.get(key)) | {"schema_version": 99}
         del values["checksum"]
@@ -75,12 +76,16 @@ def of_a_newer_schema(store: Store) -> None:
 
 
 def snapshot(uri: str) -> dict[str, bytes]:
+    """Return all files of a run, by key."""
     store = Store(uri)
     return {key: store.get(key) for key in store.keys()}
 
 
-def refused(command: str, runs: dict[str, str], capsys) -> str:
-    """What a refused command prints: one line, after which everything is as it was."""
+def refusal(command: str, runs: dict[str, str], capsys) -> str:
+    """Run a command that must fail; return the line that it prints.
+
+    Asserts exit status 2, a single line on stderr, and that no run in the command has changed.
+    """
     touched = [uri for name, uri in runs.items() if f"{{{name}}}" in command]
     before = [snapshot(uri) for uri in touched]
     code = main(shlex.split(command.format(**runs)))
