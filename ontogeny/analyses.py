@@ -210,8 +210,9 @@ def bigrams(
         ConfigError: The run lacks the token.
 
     Example:
-        >>> ontogeny.bigrams("runs/demo", ontogeny.BigramConfig(top=5)).bigrams["rank"].max() < 5
-        True
+        >>> found = ontogeny.bigrams("runs/demo", ontogeny.BigramConfig(top=5))
+        >>> len(found.bigrams)
+        5
     """
     opened = opened_run(run)
     found = find_bigrams(opened, config or BigramConfig(), progress)

@@ -20,7 +20,7 @@ from capture.store import Store
 from cluster.local.processes import replay_segments
 
 if TYPE_CHECKING:
-    from capture.training.loop import Report
+    from cluster.terminal.progress import Report
 
 Record = Literal["outliers", "tallies", "factors"]
 
@@ -101,12 +101,12 @@ def replay(
     """
     store = run.store if isinstance(run, Run) else Store(run)
     kinds = wanted_kinds(list(records), "records")
-    past = read_replayable_run(store, None)
+    replayable = read_replayable_run(store, None)
     chosen = (
         range(len(open_run(store.uri, store.config).segments)) if segments is None else segments
     )
     told = progress or (lambda done, total: None)
-    replay_segments(past, list(chosen), kinds, told, workers=workers)
+    replay_segments(replayable, list(chosen), kinds, told, workers=workers)
     return open_run(store.uri, store.config)
 
 
@@ -150,7 +150,7 @@ def selfcheck(config: str | Path | Config = "demo", *overrides: str) -> pd.DataF
         CaptureError: What a capture of the configuration would raise.
 
     Example:
-        >>> ontogeny.selfcheck("demo", *small).holds.all()
+        >>> bool(ontogeny.selfcheck("demo", *small).holds.all())
         True
     """
     chosen = config if isinstance(config, Config) else read_config(config, overrides)
