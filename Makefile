@@ -48,7 +48,7 @@ torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
 scale: $(READY)  ## Measure one worker against two, many shards and long runs (an hour)
 	$(BIN)/python -m benchmarks.scale
 
-bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, against other ways
+bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, against other methods
 	$(BIN)/python -m benchmarks.capture
 	$(BIN)/python -m benchmarks.attribution --synthetic 20
 	$(BIN)/python -m benchmarks.ablation

@@ -29,7 +29,7 @@ HOMES = {
     "omegaconf": "capture/config/reading.py",
     "ray": "cluster/on_ray/",
     "rich": "cluster/",
-    "s3fs": "tests/",  # brought along for pandas and DuckDB; our own way to S3 is botocore
+    "s3fs": "tests/",  # for pandas and DuckDB; the store itself uses botocore
     "sklearn": "analysis/neurons/clustering.py",
     "tokenizers": "capture/corpus/tokenizer.py",
     "transformers": "capture/models/",

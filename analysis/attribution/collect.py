@@ -61,7 +61,7 @@ class Collected:
     datums: SparseSums
     """Rows and weight by (group, datum); rows only, if every row weighs 1."""
     sites: SparseSums
-    """The same by (group, site), for every ``stride``-th datum."""
+    """Rows and weight by (group, site), for every ``stride``-th datum."""
     stride: int
 
 

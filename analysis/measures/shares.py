@@ -3,7 +3,7 @@
 import numpy as np
 
 QUANTILE = 1.959963984540054
-"""Of the normal distribution at 0.975: intervals hold 95 %."""
+"""Quantile of the normal distribution at 0.975, for intervals of 95 %."""
 
 
 def wilson(part: np.ndarray | float, whole: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:

@@ -194,7 +194,7 @@ def count_matrices(
 
 
 def token_profiles(run: Run, neurons: pd.DataFrame) -> csr_array:
-    """How far each target token moved each neuron over all of training (update norm), [G, V]."""
+    """Return the update norm of each neuron by target token over all of training, [G, V]."""
     parts = [
         read_tally(run, str(unit)).update_norm_VI[:, own["neuron"]].T
         for unit, own in neurons.groupby("unit", sort=False)

@@ -1,4 +1,4 @@
-"""Loops that cannot be recorded, told by what their gradients and weights look like.
+"""Recognize loops that cannot be recorded, by the values of their gradients and weights.
 
 The audit would stop each of them too, but without naming the cause.
 

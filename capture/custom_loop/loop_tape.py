@@ -38,7 +38,7 @@ OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any
 
 
 def ignore_operation(func: object, args: object, kwargs: object, out: object) -> None:
-    """Do nothing; what a tape calls unless it is told otherwise."""
+    """Do nothing; the default callback of a tape."""
 
 
 class LoopTape(Tape):

@@ -66,8 +66,8 @@ def interaction(
 ) -> float | None:
     """Return by how much a datum's loss gradient changes with the outputs of other datums.
 
-    None: not at all, or it cannot be told, because the loss was not computed by operations that the
-    log knows from outputs whose first axis is the datum.
+    None if it does not, or if this is unknown because the loss was not computed from outputs whose
+    first axis is the datum by operations that the log knows.
     """
     deltas = {id(call.outputs[n]): delta for call in calls for n, delta in call.deltas.items()}
     num_datums = max((x.shape[0] for x in log.outputs if x.dim()), default=0)

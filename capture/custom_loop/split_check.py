@@ -28,7 +28,7 @@ TOLERANCE = 1e-3
 """Largest difference, relative to the gradient of a unit. Wrong splits differ by 0.1 and more, sums
 in another order by about 1e-6."""
 HALF_TOLERANCE = 5e-2
-"""The same under autocast, where products of other shapes are rounded differently."""
+"""Like ``TOLERANCE``, under autocast, where products of other shapes are rounded differently."""
 FLOOR = 1e-5
 """Differences below this part of the gradient of all units are rounding: the true gradient of a key
 bias, for example, is 0."""

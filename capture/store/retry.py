@@ -1,6 +1,6 @@
 """Retry a request after a failure that may pass: a bounded number of times, with growing waits.
 
-Only this module retries. The libraries below it are told to try once, so ``num_retries`` counts
+Only this module retries. The libraries below it make one attempt, so ``num_retries`` counts
 every retry that was made. Why this is not ``tenacity``: see docs/concepts/design-choices.md.
 """
 

@@ -46,9 +46,9 @@ class WindowReplay:
     """Reported while a resumed capture replays the steps of an open tally window."""
 
     steps_done: int
-    """Replayed so far."""
+    """Number of steps replayed so far."""
     num_steps: int
-    """To replay in all."""
+    """Number of steps to replay."""
 
 
 Event = Progress | Evaluation | WindowReplay | WriteDelay | lease.TakenOver

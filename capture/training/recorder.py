@@ -70,7 +70,7 @@ class Recorder:
         """Full tables of factors of the open segment that are not packed yet."""
         self.group = group
         self.writers = group.for_other_thread()
-        """The same workers; a communicator of its own for the writing thread."""
+        """The same workers with a separate communicator, for the writing thread."""
         self.stored: dict[int, list[WorkerFiles]] = {}
         """Files of all workers by segment, for segments whose marker is not written yet."""
         self.store = store

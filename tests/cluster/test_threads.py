@@ -54,12 +54,12 @@ def test_the_local_runner_equals_one_shard_with_all_rows() -> None:
     shards = run.shards("outliers")
     tables = [shard.table(OUTLIERS.names) for shard in shards]
     job = CountRows(RowReader(run.layout, run.num_datums, run.token_NT.shape[1]))
-    told: list[tuple[int, int]] = []
-    found = run_job(job, shards, lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    found = run_job(job, shards, lambda done, total: reported.append((done, total)))
     whole = job.map_shard(TableRows(pa.concat_tables(tables).unify_dictionaries()))
     assert arrays(found) == arrays(whole)
-    assert [total for _, total in told] == [sum(map(len, tables))] * len(shards)
-    assert told[-1][0] == told[-1][1]
+    assert [total for _, total in reported] == [sum(map(len, tables))] * len(shards)
+    assert reported[-1][0] == reported[-1][1]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Links:
     """Relative path from the linking page to the report's folder: "" or "../"."""
 
     def from_subfolder(self) -> "Links":
-        """The same links for pages in a subfolder of the report."""
+        """Return the links for pages in a subfolder of the report."""
         return Links(self.neurons, self.tokens, "../")
 
     def neuron(self, neuron: Neuron, words: str | None = None) -> Markup:

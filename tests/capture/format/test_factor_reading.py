@@ -102,8 +102,8 @@ def test_a_replayed_step_returns_numpy_arrays_on_every_device(tmp_path):
     run = recorded(tmp_path, *ADAMW)
     again = replay_step(read_replayable_run(run.store), 9)
     assert again.preconditioner
-    told = [*again.preconditioner.values(), *again.rows.array_NS.values()]
-    assert {type(values) for values in told} == {np.ndarray}
+    arrays = [*again.preconditioner.values(), *again.rows.array_NS.values()]
+    assert {type(values) for values in arrays} == {np.ndarray}
 
 
 def test_shifts_of_a_step_add_up_to_the_change_of_the_weights(tmp_path):

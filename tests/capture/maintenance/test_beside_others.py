@@ -50,7 +50,7 @@ def between(
 
 
 def test_a_capture_that_resumes_while_gc_removes_loses_nothing(tmp_path, monkeypatch):
-    """It writes the same keys again, and would commit what gc has judged by its old age."""
+    """It writes the same keys again, and would commit files that gc found old enough to remove."""
     config = tiny_config(tmp_path)
     make_run(config)
     whole = contents(config.run.uri)

@@ -125,8 +125,8 @@ def test_a_tokenizer_s_text_is_readable_and_its_tokens_are_named(tmp_path):
     assert run.num_tokens == size == len(set(run.tokens))
     assert "Ġcat" in run.tokens
     assert all(text in TEXT for text in run.texts.to_pylist())
-    told = run.vocabulary().set_index("token")["count"]
-    assert told["Ġcat"] == sum(run.token_NT.ravel() == run.tokens.index("Ġcat"))
+    count_of = run.vocabulary().set_index("token")["count"]
+    assert count_of["Ġcat"] == sum(run.token_NT.ravel() == run.tokens.index("Ġcat"))
 
 
 def test_a_run_that_describes_more_than_its_checkpoint_holds_is_refused(tmp_path):

@@ -94,18 +94,18 @@ def test_a_dead_node_is_replaced(ray_nodes: Cluster, tmp_path: Path) -> None:
 
 
 def test_one_slow_shard_blocks_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     others = max_tasks(2) - 1
     names = ["await", *map(str, range(others))]
 
     def tell(done: int, total: int) -> None:
-        told.append(done)
+        reported.append(done)
         if done == others:
             (tmp_path / "go").touch()
 
     found = run_job(JoinNames(str(tmp_path)), shards_named(tmp_path, names), tell)
     assert found.startswith("((((await 0)")
-    assert told[-1] == others + 1, "all others were done before the first one was let go"
+    assert reported[-1] == others + 1, "all others were done before the first one was let go"
 
 
 def let_go(folder: Path, done: int) -> None:

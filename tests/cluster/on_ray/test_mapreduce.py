@@ -76,11 +76,11 @@ def test_ablation_is_the_same(run: Run) -> None:
 
 def test_activations_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.activations.scores.DATUMS_AT_ONCE", 7)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     here = activations(run, ActivationConfig())
-    there = activations(run, ActivationConfig(), lambda *done: told.append(done), sweep)
+    there = activations(run, ActivationConfig(), lambda *done: reported.append(done), sweep)
     assert_alike(tables(here), tables(there))
-    assert [done for done, _ in told[:8]] == [7, 14, 21, 28, 35, 42, 49, 51]
+    assert [done for done, _ in reported[:8]] == [7, 14, 21, 28, 35, 42, 49, 51]
 
 
 def counting_of(run: Run) -> CountRows:
@@ -126,10 +126,10 @@ def test_the_merge_tree_is_the_local_one(
     ray_nodes: Cluster, tmp_path: Path, num_shards: int
 ) -> None:
     shards = shards_named(tmp_path, [str(i) for i in range(num_shards)])
-    told: list[tuple[int, int]] = []
-    found = run_job(JoinNames(str(tmp_path)), shards, lambda *done: told.append(done))
+    reported: list[tuple[int, int]] = []
+    found = run_job(JoinNames(str(tmp_path)), shards, lambda *done: reported.append(done))
     assert found == local.run_job(JoinNames(str(tmp_path)), shards)
-    assert told == [(i + 1, num_shards) for i in range(num_shards)]
+    assert reported == [(i + 1, num_shards) for i in range(num_shards)]
 
 
 def test_a_large_shard_counts_as_ten_of_the_usual_size(
