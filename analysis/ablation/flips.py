@@ -5,7 +5,7 @@ neuron here, but may be a row or a head.) For a token w, ``count`` is the number
 as the prediction before or after, and ``proportion`` is the share of these that are flips.
 ``notable`` marks the tokens that attribution selected for the neuron. Rare tokens are never
 predicted, so flips cannot show whether ablation agrees with attribution
-(``analysis.ablation.agreement`` can). Intervals are the wider of a bootstrap over datums and
+(``analysis.measures.agreement`` can). Intervals are the wider of a bootstrap over datums and
 Wilson's interval over positions.
 
 Shapes: K datum of a neuron, T position, M flip, E entry of a table, V token of the vocabulary,

@@ -8,9 +8,9 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
-from analysis.ablation.agreement import Agreement, by_effect, nearly_dead
 from analysis.ablation.subjects import NOUNS
 from analysis.ablation.tables import Ablation
+from analysis.measures.agreement import Agreement, by_effect, nearly_dead
 from cluster.terminal.tables import data_table, print_table
 
 OFTEN = 10

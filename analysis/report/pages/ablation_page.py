@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.ablation.agreement import NEARLY_DEAD_NATS, Agreement, by_effect
+from analysis.measures.agreement import NEARLY_DEAD_NATS, Agreement, by_effect
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, fragment, section
 from analysis.report.pages.report_data import ReportData, rows_of

@@ -11,7 +11,7 @@ import math
 import pandas as pd
 from markupsafe import Markup
 
-from analysis.ablation.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
+from analysis.measures.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
@@ -87,7 +87,7 @@ def notable_changes(row: pd.Series) -> str:
     """How the change at targets in the evidence compares with the change at others."""
     if row.notable_positions < MIN_POSITIONS:
         count = markup.integer(row.notable_positions)
-        return f"Targets in the evidence occur at {count} scored positions, too few to judge. "
+        return f"Targets in the evidence occur at {count} scored positions, too few to evaluate. "
     bounds = (row.notable_change_low, row.notable_change_high)
     interval = markup.interval(*bounds, four_decimals)
     return (

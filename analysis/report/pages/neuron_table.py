@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from analysis.ablation.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
+from analysis.measures.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment
 from analysis.report.pages.report_data import ReportData, rows_of
@@ -101,7 +101,7 @@ def ablation_columns(data: ReportData) -> list[Column]:
             lambda key: markup.integer(ablated[key].notable_positions) if key in ablated else "",
             numeric=True,
             tooltip="Positions where the true next token is in its evidence; fewer than "
-            f"{MIN_POSITIONS} are too few to judge",
+            f"{MIN_POSITIONS} are too few to evaluate",
         ),
     ]
 

@@ -9,10 +9,10 @@ from ablated import CONFIG, ablated, evaluated, prepared, subject_of
 from reference_ablation import log_probabilities, logits, records, without
 from rich.console import Console
 
-from analysis.ablation.agreement import Agreement, nearly_dead
 from analysis.ablation.config import AblationConfig
 from analysis.ablation.subjects import Subject
 from analysis.ablation.target_changes import TargetChanges
+from analysis.measures.agreement import Agreement, nearly_dead
 from analysis.measures.bootstrap import draw_counts
 from cluster.terminal.ablation_tables import show_ablation
 
@@ -82,7 +82,7 @@ def random_evidence(count: int, effect: float = 0.0) -> pd.DataFrame:
 
 def test_random_evidence_agrees_as_often_as_chance() -> None:
     found = Agreement.of(random_evidence(100))
-    assert found.judged == 100
+    assert found.evaluated == 100
     assert 35 <= found.lower <= 65
     assert found.clear_below + found.clear_above <= 12
     assert found.low < 0 < found.high
@@ -100,15 +100,15 @@ def test_planted_evidence_agrees() -> None:
     assert found.difference == pytest.approx(-0.1, abs=0.01)
 
 
-def test_too_few_positions_are_not_judged_and_said() -> None:
+def test_too_few_positions_are_not_evaluated_and_reported() -> None:
     few = random_evidence(3).assign(notable_positions=[4, 0, 9])
     found = Agreement.of(few)
-    assert (found.judged, found.too_few) == (0, 3)
+    assert (found.evaluated, found.too_few) == (0, 3)
     (line,) = found.sentences("neurons")
-    assert "too small to judge" in line
+    assert "too few to evaluate" in line
 
 
-def test_nothing_scored_is_not_judged() -> None:
+def test_nothing_is_evaluated_without_scores() -> None:
     _, found = ablated(AblationConfig(max_neurons=2, max_datums=5, scored_datums=0))
     assert "--scored-datums" in shown(found)
 

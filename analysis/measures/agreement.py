@@ -17,7 +17,7 @@ from analysis.measures.bootstrap import mean_interval
 from analysis.measures.shares import wilson
 
 MIN_POSITIONS = 10
-"""A neuron with fewer scored positions that have a notable target is not judged."""
+"""A neuron with fewer scored positions that have a notable target is not evaluated."""
 NEARLY_DEAD_NATS = 0.001
 """A neuron is nearly dead if the root mean square of all changes that it makes is smaller."""
 
@@ -34,30 +34,30 @@ def by_effect(neurons: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Agreement over the ablated neurons (or rows, or heads). Means are NaN if none is judged."""
+    """Agreement over the ablated neurons, rows or heads. Means are NaN if none is evaluated."""
 
     neurons: int
     scored: int
     """Neurons with log-probabilities."""
-    judged: int
-    """Of these, neurons with ``MIN_POSITIONS`` or more positions that have a notable target."""
+    evaluated: int
+    """Scored neurons with ``MIN_POSITIONS`` or more positions that have a notable target."""
     dead: int
-    """Of those with log-probabilities, the nearly dead ones."""
+    """Scored neurons that are nearly dead."""
     notable: float
-    """Mean over judged neurons of the mean change at notable targets, nats."""
+    """Mean over evaluated neurons of the mean change at notable targets, nats."""
     other: float
-    """The same at other targets."""
+    """Mean over evaluated neurons of the mean change at other targets, nats."""
     notable_positions: int
     other_positions: int
     low: float
     """95 % interval of the mean difference (notable - other), over neurons."""
     high: float
     lower: int
-    """Judged neurons that lower notable targets more than others."""
+    """Evaluated neurons that lower notable targets more than others."""
     clear_below: int
-    """Of these, neurons whose own interval of the difference excludes zero."""
+    """Evaluated neurons whose interval of the difference lies below zero."""
     clear_above: int
-    """Judged neurons whose interval excludes zero on the other side."""
+    """Evaluated neurons whose interval of the difference lies above zero."""
 
     @classmethod
     def of(cls, neurons: pd.DataFrame) -> "Agreement":
@@ -69,7 +69,7 @@ class Agreement:
         return cls(
             neurons=len(neurons),
             scored=int(scored.sum()),
-            judged=len(own),
+            evaluated=len(own),
             dead=int(nearly_dead(neurons).sum()),
             notable=float(own["notable_change"].mean()),
             other=float(own["other_change"].mean()),
@@ -88,20 +88,20 @@ class Agreement:
 
     @property
     def too_few(self) -> int:
-        """Scored neurons with too few positions to judge."""
-        return self.scored - self.judged
+        """Scored neurons with too few positions to be evaluated."""
+        return self.scored - self.evaluated
 
     def sentences(self, nouns: str) -> list[str]:
         """Return the summary as lines of text, for neurons, rows or heads."""
         found = []
         if not self.scored:
-            return ["No log-probabilities were computed (--scored-datums 0): nothing is judged."]
-        if self.judged:
+            return ["No log-probabilities were computed (--scored-datums 0): nothing is evaluated."]
+        if self.evaluated:
             found += [self.mean_line(nouns), self.share_line(nouns)]
         if self.too_few:
             found.append(
                 f"{self.too_few} of {self.scored} {nouns} {has(self.too_few)} notable tokens at "
-                f"fewer than {MIN_POSITIONS} scored positions: the text is too small to judge them."
+                f"fewer than {MIN_POSITIONS} scored positions: too few to evaluate them."
             )
         if self.dead:
             found.append(
@@ -114,7 +114,9 @@ class Agreement:
     def mean_line(self, nouns: str) -> str:
         interval = ""
         if np.isfinite(self.low):
-            interval = f" (95 % CI {self.low:+.4f} to {self.high:+.4f} over {self.judged} {nouns})"
+            interval = (
+                f" (95 % CI {self.low:+.4f} to {self.high:+.4f} over {self.evaluated} {nouns})"
+            )
         return (
             f"Change of the true next token's log-probability: {self.notable:+.4f} nats where it "
             f"is notable (n = {self.notable_positions:,} positions), {self.other:+.4f} elsewhere "
@@ -130,11 +132,11 @@ class Agreement:
         )
 
     def share(self, part: int) -> str:
-        return f"{part} of {self.judged}"
+        return f"{part} of {self.evaluated}"
 
     def interval(self, part: int) -> str:
-        low, high = wilson(part, self.judged)
-        share = 100 * part / self.judged
+        low, high = wilson(part, self.evaluated)
+        share = 100 * part / self.evaluated
         return f"{share:.0f} % (95 % CI {100 * low:.0f} to {100 * high:.0f} %)"
 
 
