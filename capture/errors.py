@@ -80,6 +80,10 @@ class AuditError(CaptureError):
     exit_code = NOT_TRUSTWORTHY
 
 
+class IncompleteRunWarning(UserWarning):
+    """A run holds fewer steps than it should: answers are about those that it holds."""
+
+
 def at_least(name: str, found: float, least: float) -> None:
     """Raise ``ConfigError`` if ``found`` is below ``least`` or is not a number."""
     if not found >= least:  # not "found < least", which NaN would pass

@@ -12,10 +12,12 @@ import argparse
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from capture import __version__
-from capture.errors import CaptureError
+from capture.errors import CaptureError, IncompleteRunWarning
 from cluster.commands import (
     ablate,
     activations,
@@ -86,7 +88,9 @@ def run_command(arguments: argparse.Namespace) -> int:
 
     width = None if sys.stdout.isatty() else 110
     try:
-        with stoppable():
+        with stoppable(), warnings.catch_warnings():
+            warnings.simplefilter("always", IncompleteRunWarning)
+            warnings.showwarning = show_warning
             return arguments.command(arguments, Console(width=width, highlight=False))
     except KeyboardInterrupt as stop:
         hint = how_to_continue(arguments)
@@ -95,6 +99,22 @@ def run_command(arguments: argparse.Namespace) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: print nothing more
         return 0
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print our own warnings as one line, and others as Python does."""
+    if issubclass(category, IncompleteRunWarning):
+        print_error(f"ontogeny: {message}")
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        print(text, end="", file=file or sys.stderr)
 
 
 def parser() -> Parser:

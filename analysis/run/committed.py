@@ -1,10 +1,13 @@
 """The committed part of a run: its markers, and the files that they list."""
 
+import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.run.scan import Shard
-from capture.errors import RunError
+from capture.errors import IncompleteRunWarning, RunError
 from capture.format import checkpoint
+from capture.format.extent import extent_of, shortfall
 from capture.format.markers import File, Marker
 from capture.maintenance.verify import Finding, check_file
 from capture.optim.optimizer import Tensors
@@ -93,6 +96,17 @@ class Committed:
             raise RunError(self.store.uri, problem)
         marker = next((m for m in self.segments if m.end_step == step), self.start)
         return checkpoint.read_checkpoint(self.store, step, marker)
+
+
+def warn_if_short(store: Store, start: Marker, segments: tuple[Marker, ...], config: Any) -> None:
+    """Warn the caller's caller if the run holds fewer steps than it should.
+
+    ``config``: the values of the run's configuration.
+    """
+    steps_done = segments[-1].end_step if segments else 0
+    if problem := shortfall(store, len(segments), steps_done, extent_of(config, start)):
+        remedy = "Run: ontogeny verify, or go on with: ontogeny capture … --resume"
+        warnings.warn(f"{store.uri}: {problem}. {remedy}.", IncompleteRunWarning, stacklevel=3)
 
 
 def overlap(steps: range, segment: Marker) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from analysis.run import custom_loop, token_windows
-from analysis.run.committed import Committed
+from analysis.run.committed import Committed, warn_if_short
 from analysis.run.gradients import Gradients, StepDatum
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
@@ -44,10 +44,10 @@ WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 
 
 def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = False) -> "Run":
-    """Open a run for reading, as it stands now.
+    """Open a run for reading, as it stands now, also while it is trained.
 
-    A run that is still training can be opened; steps committed later are not seen. Tables are read
-    when a query needs them.
+    Tables are read when a query needs them. ``IncompleteRunWarning`` says that the run holds fewer
+    steps than it should and is not being captured.
 
     Args:
         uri: Folder or prefix of the run: a path, ``file://…``, ``s3://bucket/prefix`` or
@@ -73,6 +73,7 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
     segments = add_replayed_files(place, read_segments(place))
+    warn_if_short(place, start, segments, provenance["config"])
     return Run(Committed(place, start, segments, skip_damaged), config, provenance)
 
 

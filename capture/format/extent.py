@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from capture.config.safe_yaml import read_yaml
-from capture.errors import ShardError
+from capture.errors import RunError, ShardError
 from capture.format.markers import Marker, read_small, segment_key
 from capture.store import Store, lease
 
@@ -60,13 +60,20 @@ def read_extent(store: Store, start: Marker) -> Extent | None:
         return None  # ``verify`` reports a damaged run.yaml
 
 
+def is_being_captured(store: Store) -> bool:
+    try:
+        return bool(lease.running_capture(store))
+    except RunError:
+        return False  # ``verify`` reports a damaged lease
+
+
 def shortfall(store: Store, segments: int, steps_done: int, extent: Extent | None) -> str:
     """Say in what way a run is shorter than it should be; empty if it is not, or is being made.
 
     ``segments``: the number of its segments that are committed.
     """
-    if lease.running_capture(store):
-        return ""
+    if steps_done == 0 or is_being_captured(store):
+        return ""  # readers of a run without steps raise an error
     if store.exists(f"steps/segment-{segments:06d}.parquet"):
         what = "was lost, or capture ended before it was written"
         return f"is shorter than it was: {segment_key(segments)} is missing. It {what}"

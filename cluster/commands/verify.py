@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from capture.maintenance.verify import Finding
+    from capture.store import Store
     from cluster.options.arguments import Commands
 
 TEXT = """\
 Recomputes every checksum and row count, also of the tables in analysis/, and follows the chain of
 markers; names each damaged, missing or unlisted file. Exit code 3 if any is damaged or missing. An
-unlisted file was left by an interruption; ontogeny gc removes it."""
+unlisted file was left by an interruption, or a running capture is about to name it; ontogeny gc
+removes what an interruption left. Says if a capture is running, or if the run is not complete."""
 
 
 def add(commands: "Commands") -> None:
@@ -32,11 +34,35 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.store import Store
 
     checked = []
-    found = verify(Store(arguments.run), checked.append)
+    store = Store(arguments.run)
+    found = verify(store, checked.append)
     if not arguments.quiet:
         size = decimal(sum(file.num_bytes for file in checked))
         show(console, found, f"{len(checked)} files, {size}")
+        show_progress(console, store)
     return NOT_TRUSTWORTHY if any(f.state != "unlisted" for f in found) else 0
+
+
+def show_progress(console: "Console", store: "Store") -> None:
+    """Say that a capture is running, or that the run holds fewer steps than it should."""
+    from capture.errors import RunError, ShardError
+    from capture.format.extent import read_extent, shortfall
+    from capture.format.markers import read_segments, require_start
+    from capture.store.lease import running_capture
+
+    try:
+        if holder := running_capture(store):
+            console.print(f"A capture is running: {holder}.", markup=False, soft_wrap=True)
+            return
+        segments = read_segments(store)
+        steps_done = segments[-1].end_step if segments else 0
+        problem = shortfall(
+            store, len(segments), steps_done, read_extent(store, require_start(store))
+        )
+    except (RunError, ShardError):
+        return  # it is among the findings
+    if problem:
+        console.print(f"The run {problem}.", markup=False, soft_wrap=True)
 
 
 def show(console: "Console", found: "Sequence[Finding]", checked: str) -> None:

@@ -92,8 +92,11 @@ def refusal(command: str, runs: dict[str, str], capsys) -> str:
     printed = capsys.readouterr()
     assert code == 2, printed.out
     assert printed.out == ""
-    assert printed.err.startswith("ontogeny: ")
-    assert printed.err.count("\n") == 1
-    assert printed.err.endswith(".\n")
+    lines = printed.err.splitlines(keepends=True)
+    if len(lines) == 2 and "{outdated}" in command:  # that run has lost its last segment
+        assert "holds 21 of 24 steps" in lines.pop(0)
+    (error,) = lines
+    assert error.startswith("ontogeny: ")
+    assert error.endswith(".\n")
     assert [snapshot(uri) for uri in touched] == before
-    return printed.err
+    return error
