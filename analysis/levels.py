@@ -25,15 +25,16 @@ import pandas as pd
 
 from capture.errors import RunError
 from capture.gradients.layout import Layout
+from capture.models.mlp import mlp_weights
 
 Level = Literal["parameter", "neuron", "row", "unit", "head"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 MLP_UNITS = ("linear1.weight", "linear2.weight")
-"""Endings of units whose inputs are neurons; in Hugging Face models, all with .mlp. in the name."""
+"""Endings of units whose inputs are neurons, beside those that ``mlp_weights`` finds."""
 IN_PROJECTION, OUT_PROJECTION = "self_attn.in_proj_weight", "self_attn.out_proj.weight"
 REQUIREMENTS = {
     "parameter": "weights (units with two axes)",
-    "neuron": "neurons (columns of linear1.weight or linear2.weight)",
+    "neuron": "neurons (inputs of MLP weights, such as linear1.weight or mlp.c_fc.weight)",
     "row": "rows (of units with two axes)",
     "unit": "units",
     "head": "attention heads (self_attn.in_proj_weight or self_attn.out_proj.weight)",
@@ -124,8 +125,7 @@ def outputs_of_weight(name: str, layout: Layout, heads: int) -> UnitPart | None:
 
 def is_mlp(name: str, layout: Layout) -> bool:
     """Return whether a unit's inputs are neurons."""
-    of_hugging_face = ".mlp." in name and len(layout.shapes[name]) == 2
-    return name.endswith(MLP_UNITS) or of_hugging_face
+    return name.endswith(MLP_UNITS) or name in mlp_weights(layout.shapes)
 
 
 def entries(name: str, layout: Layout, *, inputs: bool) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from capture.config.records import RecordKind
 from capture.config.settings import CaptureConfig, Config
 from capture.corpus.datums import WORDS
 from capture.device import choose_device
+from capture.engine.causality import require_causal
 from capture.engine.deepspeed_engine import DeepSpeedEngine
 from capture.engine.deepspeed_setup import require_installed
 from capture.engine.engine import Engine
@@ -28,6 +30,7 @@ from capture.models.huggingface import (
     load_weights,
     resolve_config,
 )
+from capture.models.mlp import mlp_weights
 from capture.models.transformer import build_model
 from capture.optim.schedule import require_fit
 from capture.process_group import SINGLE_PROCESS, DistributedGroup, Group
@@ -47,14 +50,23 @@ def complete_config(config: Config) -> Config:
         raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
     config = replace(config, model=replace(config.model, hf=hf))
     capture, plain = config.capture, CaptureConfig()
+    if plain.units != capture.units and plain.tally.units != capture.tally.units:
+        return config
+    model = build_hf_model(hf, vocabulary=1, window=config.corpus.window, seed=0, device="meta")
     if capture.units == plain.units:
-        shape = {"vocabulary": 1, "window": config.corpus.window}
-        capture = replace(
-            capture, units=[layers_pattern(build_hf_model(hf, **shape, seed=0, device="meta"))]
-        )
+        capture = replace(capture, units=[layers_pattern(model)])
     if capture.tally.units == plain.tally.units:
-        capture = replace(capture, tally=replace(capture.tally, units=["*.mlp.*.weight"]))
+        capture = replace(capture, tally=replace(capture.tally, units=default_tally_units(model)))
     return replace(config, capture=capture)
+
+
+def default_tally_units(model: nn.Module) -> list[str]:
+    """Return the patterns of units that have tallies unless the configuration names others."""
+    named = "*.mlp.*.weight"
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if any(fnmatchcase(name, named) for name in shapes):
+        return [named]
+    return mlp_weights(shapes) or [named]
 
 
 def build_engine(
@@ -83,6 +95,8 @@ def build_engine(
     if beginning and isinstance(model, HFModel):
         load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
+    if beginning and isinstance(model, HFModel):
+        require_causal(model, first_datum(plan, model))
     require_fit(config.training.schedule, plan.num_steps)
     units, examined = choose_captured_units(model, plan)
     units = units if kinds else {}
@@ -125,11 +139,16 @@ def choose_captured_units(
     if k > size:
         problem = f"got {k}, must be at most {size}, the number of captured parameters"
         raise ConfigError("capture.outliers.k", problem)
-    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
-    examined = examine_units(model, units, token_1T.to(next(model.parameters()).device))
+    examined = examine_units(model, units, first_datum(plan, model))
     if examined.unsplit and config.fallback == "none":
         raise unsplit_error(model, examined.unsplit)
     return units, examined
+
+
+def first_datum(plan: StepPlan, model: nn.Module) -> Tensor:
+    """Return the tokens of the first datum on the model's device, [1, T]."""
+    token_1T = torch.from_numpy(plan.corpus.train.token_NT[:1]).long()
+    return token_1T.to(next(model.parameters()).device)
 
 
 def restore(engine: Engine, store: Store, marker: Marker) -> None:

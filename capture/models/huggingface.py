@@ -214,7 +214,7 @@ def require_capacity(made: Any, *, vocabulary: int, window: int) -> None:
         remedy = "Set corpus.tokenizer to the model's tokenizer"
         raise ConfigError("model.hf", problem, remedy)
     longest = getattr(made, "max_position_embeddings", None)
-    if isinstance(longest, int) and longest < window:
+    if isinstance(longest, int) and 0 <= longest < window:  # XLNet's -1 means no limit
         problem = f"got {window}, but the model has {longest} positions"
         raise ConfigError("corpus.window", problem, "Shorten the window")
 

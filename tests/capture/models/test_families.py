@@ -1,0 +1,155 @@
+"""Families of Hugging Face models: exact against one pass per datum, or refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import gradients_of
+from tiny import make_run, read_outliers
+from tiny_hf import hf_config
+from torch.nn import functional as F
+
+from analysis.run.run import open_run
+from analysis.run.tallies import tally_units
+from capture.engine.build import complete_config
+from capture.errors import ConfigError
+from capture.gradients.examination import examine_units
+from capture.gradients.factored_algebra import dense
+from capture.gradients.factors import choose_units
+from capture.gradients.layout import Layout
+from capture.gradients.tape import Tape
+from capture.models.huggingface import HFConfig, HFModel, build_hf_model
+from capture.shifts.outliers import OutlierConfig, find_outliers
+from capture.shifts.shift_buffer import ShiftBuffer
+from cluster.cli import main
+
+pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
+
+N, T, V = 3, 4, 23
+"""As many positions as heads, so that lengths alone do not tell them apart."""
+WIDE: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+}
+GROUPED = WIDE | {"num_key_value_heads": 2}
+HEADS = GROUPED | {"head_dim": 4}
+SHORT = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": SHORT,
+    "llama": GROUPED,
+    "gpt_neox": WIDE,
+    "mistral": GROUPED,
+    "qwen2": GROUPED,
+    "gemma2": HEADS,
+    "olmo2": GROUPED,
+    "gemma": HEADS,
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 4},
+    "phi": WIDE,
+    "phi3": GROUPED,
+    "gptj": SHORT | {"rotary_dim": 2},
+    "gpt_neo": {
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "intermediate_size": 24,
+        "attention_types": [[["global", "local"], 1]],
+    },
+    "qwen3": HEADS,
+    "gemma3_text": HEADS,
+    "opt": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 24,
+        "word_embed_proj_dim": 16,
+    },
+    "bert": WIDE | {"is_decoder": True},
+}
+
+
+def tiny(family: str) -> HFModel:
+    config = HFConfig(family=family, settings=FAMILIES[family])
+    return build_hf_model(config, vocabulary=V, window=8, seed=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_gradient_is_that_of_the_datum_alone_at_positions_of_the_window(family):
+    model = tiny(family)
+    token_NT = torch.randint(V, (N, T + 1), generator=torch.Generator().manual_seed(1))
+    units = choose_units(model, ["*"])
+    layout = Layout.of(units)
+    examined = examine_units(model, units, token_NT[:1, :-1])
+    assert examined.unsplit == {}
+
+    def loss_of(token: torch.Tensor) -> torch.Tensor:
+        logit = model(token[:, :-1]).flatten(0, 1)
+        return F.cross_entropy(logit, token[:, 1:].flatten(), reduction="sum") / (N * T)
+
+    with Tape(units, N, examined.window_axes) as tape:
+        loss = loss_of(token_NT)
+    loss.backward()
+    factors = tape.factors()
+    alone = [gradients_of(loss_of(token_NT[n : n + 1]), model) for n in range(N)]
+    for name, shape in layout.shapes.items():
+        wanted = torch.stack([gradient[name] for gradient in alone])
+        torch.testing.assert_close(dense(factors[name], shape), wanted, rtol=1e-4, atol=1e-6)
+    buffer = ShiftBuffer(layout, N, torch.device("cpu"))
+    found, _ = find_outliers(buffer, factors, 1.0, OutlierConfig(k=layout.size))
+    assert sorted(set(found.position_M.tolist())) == list(range(T))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "opt"])
+def test_a_captured_run_can_be_attributed(tmp_path: Path, family: str, capsys):
+    """Qwen3's norms of queries and keys have T · H entries per datum; OPT's MLP has no name."""
+    units = ["model.*norm.weight", "*.mlp.*", "*.fc?.weight"]
+    units = units[:2] if family == "qwen3" else units[2:]
+    config = hf_config(
+        tmp_path,
+        {"family": family, "settings": FAMILIES[family]},
+        f"capture.units={units}",
+        "capture.factors.enabled=true",
+        "capture.outliers.k=400",
+    )
+    make_run(config)
+    rows = read_outliers(config.run.uri)
+    assert max(rows["position"].to_pylist()) == 7
+    assert any("q_norm" in unit for unit in rows["unit"].to_pylist()) == (family == "qwen3")
+    assert main(["attribute", config.run.uri]) == 0
+    assert "neurons" in capsys.readouterr().out
+
+
+def test_mlps_without_a_name_have_tallies(tmp_path: Path):
+    config = hf_config(tmp_path, {"family": "opt", "settings": FAMILIES["opt"]})
+    found = complete_config(config).capture.tally.units
+    names = [f"model.decoder.layers.{i}.fc{j}.weight" for i in (0, 1) for j in (1, 2)]
+    assert found == names
+    make_run(config)
+    assert list(tally_units(open_run(config.run.uri))) == names
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "bert": (WIDE, "got bert, which sees later tokens, so also the token that it is trained to "),
+    "xlnet": (
+        {"d_model": 16, "n_layer": 1, "n_head": 4, "d_inner": 24},
+        "got xlnet, which sees later tokens",
+    ),
+    "roberta": (WIDE, "got roberta, which fails on the corpus's tokens: ne() received an invalid"),
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_model_that_would_see_its_targets_is_refused_in_one_line(tmp_path: Path, family: str):
+    settings, text = REFUSED[family]
+    config = hf_config(tmp_path, {"family": family, "settings": settings})
+    with pytest.raises(ConfigError) as found:
+        make_run(config)
+    assert str(found.value).startswith(f"model.hf.family: {text}")
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "run").exists()
+    if family == "bert":
+        assert str(found.value).endswith(
+            "Choose a causal model, or set model.hf.settings.is_decoder=true."
+        )
