@@ -155,10 +155,10 @@ def snapshot(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Param
     """Return a CPU copy of the optimizer's state, keyed ``state/parameter``.
 
     The step count is left out, for it equals the run's. The result is empty for plain SGD and
-    before the first step.
+    before the first step. Sparse tensors become dense.
     """
     return {
-        f"{state}/{name}": tensor.detach().to("cpu", copy=True)
+        f"{state}/{name}": tensor.detach().to_dense().to("cpu", copy=True)
         for name, parameter in parameters.items()
         for state, tensor in optimizer.state.get(parameter, {}).items()
         if state != "step" and tensor is not None
