@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ["COLUMNS"] = "100"  # how wide help is wrapped
+os.environ["COLUMNS"] = "88"  # how wide help is wrapped
 
 from docutils import nodes  # noqa: E402
 from docutils.parsers.rst import Directive  # noqa: E402

@@ -3,6 +3,7 @@
 Shapes: N datum of a step, by slot.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from capture.custom_loop.causes import DROPPED
 from capture.custom_loop.closures import run_after_closure
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
 from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
 from capture.custom_loop.split_guard import SplitGuard
 from capture.custom_loop.steps import (
@@ -39,6 +41,11 @@ from capture.optim import optimizer as optimizers
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
+LOG = logging.getLogger(__name__)
+NUMBERED = (
+    "%s: %d rows were numbered in the order in which they came, so a datum that came twice has two "
+    "numbers. Pass datums=tokens, or call recorder.datums(ids)"
+)
 MAX_SLOTS = 2**15
 """Largest number of datums in a step: slots are stored as int16."""
 
@@ -78,6 +85,7 @@ class Recording:
         self._window = tokens_per_datum(tables)
         self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
         self._tape = LoopTape(units, model)
+        self._identity = DatumIdentity(tables)
         self._guard = SplitGuard(model, units, self._tape, seed=config.run.seed)
         self._position = StepPosition(last.end_step, 0, 0)
         """Position of the next step."""
@@ -175,6 +183,8 @@ class Recording:
             raise self._error
         if error is None and self._recorder.open.steps:
             self._commit(self._snapshot())
+        if self._identity.num_numbered:
+            LOG.warning(NUMBERED, self._recorder.store.uri, self._identity.num_numbered)
         return False
 
     def _before_forward(
@@ -183,7 +193,11 @@ class Recording:
         if self._tape.paused:
             return
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
-        self._tape.begin_forward(inputs)
+        with self._ends_on_error():
+            known_N = self._identity.of_batch(inputs, self._tape.next_datum_N)
+            if known_N is not None and self._tape.next_datum_N is None:
+                self._tape.set_datums(known_N)
+            self._tape.begin_forward(inputs)
 
     def _after_forward(self, *_: object) -> None:
         if not self._tape.paused:
@@ -253,6 +267,7 @@ class Recording:
             if datum_N is None:
                 datum_N = np.arange(self._next_datum, self._next_datum + count)
                 self._next_datum += count
+                self._identity.num_numbered += count
                 self._require_known(datum_N)
             if len(datum_N) != count:
                 problem = f"got {len(datum_N)} datums for a backward pass of {count}"

@@ -153,29 +153,13 @@ def with_time_first(recorder: Recording) -> None:
     loss_of(recorder.model, tokens().T)
 
 
-def with_two_batch_sizes_in_one_pass(recorder: Recording) -> None:
-    both = loss_of(recorder.model, tokens()) + loss_of(recorder.model, tokens()[:6])
-    step(recorder, both)
-
-
 def with_too_few_datums(recorder: Recording) -> None:
     recorder.datums(range(6))
     step(recorder, loss_of(recorder.model, tokens()))
 
 
-def with_datums_of_another_pass(recorder: Recording) -> None:
-    recorder.datums(range(6))
-    loss_of(recorder.model, tokens()[:6])
-    step(recorder, loss_of(recorder.model, tokens()))
-
-
 def with_an_unknown_datum(recorder: Recording) -> None:
     recorder.datums([3, 12])
-
-
-def without_datums_for_the_second_step(recorder: Recording) -> None:
-    for _ in range(2):
-        step(recorder, loss_of(recorder.model, tokens()))
 
 
 def with_ids_that_are_not_integers(recorder: Recording) -> None:
@@ -217,17 +201,8 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
     ),
     with_unsupported_uses_everywhere: (UnitError, " of the model; with "),
     with_time_first: (UnitError, "model: got an input (6, 11) for 12 datums"),
-    with_two_batch_sizes_in_one_pass: (
-        UnitError,
-        "embedding.weight: is used with 12 datums, others with 6. The first",
-    ),
     with_too_few_datums: (UnitError, "model: got an input (12, 5) for 6 datums. The first axis"),
-    with_datums_of_another_pass: (ConfigError, "got 6 datums for a backward pass of 12"),
     with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Call"),
-    without_datums_for_the_second_step: (
-        ConfigError,
-        "got 12 to 23, the run's datums are 0 to 11. Call",
-    ),
     with_ids_that_are_not_integers: (
         ConfigError,
         "recorder.datums: got float64 (1,), must be the integer ids",
