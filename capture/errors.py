@@ -3,8 +3,11 @@
 Each message says where the problem is, what was found, and what to do. Every class is a
 ``CaptureError``; the command line prints it as one line and exits with its ``exit_code``. Arguments
 go positionally to ``super().__init__``, so that an error keeps its type and fields when it is
-pickled between processes. This module imports nothing, so that a command can import it cheaply.
+pickled between processes. Credentials are left out of every message. This module imports nothing
+heavy, so that a command can import it cheaply.
 """
+
+from capture.redaction import redact
 
 BAD_INPUT = 2
 """Exit code: the request cannot be carried out. Nothing was changed."""
@@ -18,6 +21,7 @@ class CaptureError(Exception):
     exit_code = BAD_INPUT
 
     def __init__(self, where: str, problem: str, remedy: str = "") -> None:
+        where, problem, remedy = redact(where), redact(problem), redact(remedy)
         super().__init__(where, problem, remedy)
         self.where = where
         self.problem = problem

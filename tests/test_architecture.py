@@ -27,6 +27,7 @@ from sources import (
 )
 
 LAYERS = """
+capture.redaction
 capture.errors
 capture.device  capture.process_group
 capture.store  capture.gradients  capture.optim  capture.models

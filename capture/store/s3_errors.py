@@ -67,6 +67,9 @@ def translate_error(error: Exception, where: str) -> Exception:
     if isinstance(error, CREDENTIALS_ERRORS):
         kind = type(error).__name__.removesuffix("Error")
         return StoreError(where, f"no usable AWS credentials ({kind})", CREDENTIALS_REMEDY)
+    if isinstance(error, boto.ProfileNotFound):
+        problem = "the profile of store.profile or AWS_PROFILE is not in ~/.aws/config"
+        return StoreError(where, problem, "Name a section of that file, or set neither")
     if isinstance(error, UNREACHABLE_ERRORS):
         return TransientError(f"cannot be reached: {one_line(error)}", answered=False)
     if isinstance(error, BROKEN_CONNECTION_ERRORS):

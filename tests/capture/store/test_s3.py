@@ -193,7 +193,7 @@ def test_newer_checksums_are_sent_only_on_request(s3, s3_server, monkeypatch, tm
             "cannot be reached: Could not connect to the endpoint URL",
         ),
         ({"AWS_ENDPOINT_URL": "nonsense"}, f"s3://{BUCKET}/run", "Invalid endpoint: nonsense"),
-        ({"AWS_PROFILE": "absent"}, f"s3://{BUCKET}/run", "profile (absent) could not be found"),
+        ({"AWS_PROFILE": "absent"}, f"s3://{BUCKET}/run", "AWS_PROFILE is not in ~/.aws/config"),
     ],
 )
 def test_an_error_is_one_line(s3, monkeypatch, capsys, tmp_path, change, uri, text) -> None:

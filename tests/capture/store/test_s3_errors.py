@@ -74,7 +74,7 @@ def test_a_missing_key_is_a_missing_file(error: Exception) -> None:
             boto.CredentialRetrievalError(provider="process", error_msg="contains hunter2"),
             "no usable AWS credentials (CredentialRetrieval). Set AWS_ACCESS_KEY_ID and",
         ),
-        (boto.ProfileNotFound(profile="lab"), "cannot be used: The config profile (lab) could not"),
+        (boto.ProfileNotFound(profile="lab"), "the profile of store.profile or AWS_PROFILE is not"),
         (ValueError("Invalid endpoint: x"), "cannot be used: Invalid endpoint: x. Check the URI"),
     ],
 )
