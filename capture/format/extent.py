@@ -72,12 +72,14 @@ def shortfall(store: Store, segments: int, steps_done: int, extent: Extent | Non
 
     ``segments``: the number of its segments that are committed.
     """
-    if steps_done == 0 or is_being_captured(store):
+    if steps_done == 0 or (extent and steps_done >= extent.num_steps):
         return ""  # readers of a run without steps raise an error
+    if is_being_captured(store):
+        return ""
     if store.exists(f"steps/segment-{segments:06d}.parquet"):
         what = "was lost, or capture ended before it was written"
         return f"is shorter than it was: {segment_key(segments)} is missing. It {what}"
-    if extent and steps_done < extent.num_steps:
+    if extent:
         held = f"holds {steps_done:,} of {extent.num_steps:,} steps"
         return f"{held}: capture was interrupted, or its last markers were lost"
     return ""
