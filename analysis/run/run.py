@@ -18,7 +18,7 @@ from torch import Tensor
 
 from analysis.run import custom_loop, token_windows
 from analysis.run.committed import Committed, warn_if_short
-from analysis.run.gradients import Gradients, StepDatum
+from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
     Indices,
@@ -28,7 +28,7 @@ from analysis.run.shift_tables import (
     wanted_parameters,
     wanted_steps,
 )
-from analysis.run.stored_run import Split, StoredRun
+from analysis.run.stored_run import Split
 from capture.config.reading import make_config
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
@@ -78,7 +78,7 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
 
 
 @dataclass(frozen=True, eq=False)
-class Run(StoredRun):
+class Run(GradientQueries):
     """A run opened for reading, by ``open_run``.
 
     Steps, datums, tokens and windows of training are numbered from 0. A *unit* is a captured
@@ -152,7 +152,7 @@ class Run(StoredRun):
         table, where = self.datum_table("train"), self.corpus_shard("datums").where
         return token_windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
-    # --- shifts and gradients ---------------------------------------------------------------------
+    # --- recorded shifts --------------------------------------------------------------------------
 
     def shifts(
         self,
@@ -203,64 +203,6 @@ class Run(StoredRun):
         may_lack = self.committed.skip_damaged
         rows = require_known(rows, when, where, num_datums=self.num_datums, may_lack=may_lack)
         return study_columns(rows, when, self.texts)
-
-    @cached_property
-    def gradients(self) -> Gradients:
-        """Queries on per-sample gradients; a step without stored factors is replayed and logged."""
-        return Gradients(self.store, self.layout, self.shards("steps"), self.shards("factors"))
-
-    def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Return a datum's gradient of its share of the batch's mean loss, before clipping.
-
-        The gradients of a batch's datums sum to the batch's gradient. Read from stored factors;
-        without these, the step is replayed from the checkpoint before it.
-
-        Returns:
-            float32, in the shape of the unit.
-
-        Raises:
-            UnitError: The unit was not captured.
-            RunError: The run lacks the step, the datum was not in it, or it cannot be replayed.
-            ShardError: A table is damaged.
-
-        Example:
-            >>> unit = "layers.1.linear2.weight"
-            >>> run.gradient(0, run.steps()["datums"][0][0], unit).shape == run.layout.shapes[unit]
-            True
-        """
-        return self.gradients.gradient(step, datum, unit)
-
-    def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
-        """Return all shifts of a unit due to a datum, not only the recorded outliers.
-
-        float32, in the shape of the unit, in units of the weight. Raises what ``gradient`` raises.
-        """
-        return self.gradients.shift(step, datum, unit)
-
-    def column(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Return column n of ``gradient``, float32 [rows]; the dense gradient is not computed.
-
-        Raises what ``gradient`` raises, and ``UnitError`` if the unit has no such column.
-        """
-        return self.gradients.column(step, datum, unit, n)
-
-    def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
-        """Return the gradient of neuron n, the unit's n-th input, float32.
-
-        A column, or a row if stored as [inputs, outputs]. Raises what ``column`` raises.
-        """
-        return self.gradients.neuron(step, datum, unit, n)
-
-    def inner_products(
-        self, units: str | Sequence[str], one: Sequence[StepDatum], other: Sequence[StepDatum]
-    ) -> np.ndarray:
-        """Return inner products of per-sample gradients, summed over units.
-
-        ``one`` and ``other`` are lists of (step, datum). Returns ⟨g, g'⟩ for each of ``one`` and
-        each of ``other``, float64 [len(one), len(other)], computed without dense gradients. Raises
-        what ``gradient`` raises.
-        """
-        return self.gradients.inner_products(units, one, other)
 
     # --- weights ----------------------------------------------------------------------------------
 

@@ -1,0 +1,198 @@
+"""The updates of one unit, from the last committed step backward, as lifetime shifts need them.
+
+There are three sources:
+
+- ``updates_from_table``: with SGD, learning rates and clip factors suffice, and both are recorded.
+- ``replayed_updates``: Adam's preconditioners come from replayed steps. Segments are replayed from
+  last to first, and the coefficients of one segment are held at a time.
+- ``followed_updates``: a custom training loop cannot be replayed. With stored factors, every step's
+  gradient is known. The optimizer is then followed from checkpoint to checkpoint, and must arrive
+  at each of them: its recorded settings are those of the first unit only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.run.committed import Committed
+from analysis.run.gradients import Gradients
+from analysis.run.scan import REMEDY
+from capture.config.settings import Config
+from capture.errors import RunError
+from capture.format.factor_reader import dense
+from capture.format.markers import Marker
+from capture.gradients.factors import Factor
+from capture.optim.lifetime import AppliedUpdate, moment_weights
+from capture.optim.optimizer import first_moment_weight
+from capture.optim.update import clip_factor
+
+COLUMNS = ["step", "learning_rate", "gradient_norm", "clip", "datums"]
+FOLLOWED = {"float32": 1e-4, "float16": 2e-3}
+"""Largest accepted ‖followed − checkpoint‖ / ‖change in the segment‖, by precision of factors."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepUpdate:
+    """One update of a unit."""
+
+    step: int
+    datum_N: list[int]
+    """Datums by slot."""
+    applied: AppliedUpdate
+    uses: list[Factor] | None = None
+    """Factors of the whole batch, if they were replayed along the way."""
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateSource:
+    """Reads the updates of a run."""
+
+    config: Config
+    committed: Committed
+    gradients: Gradients
+
+    def rows(self, first_step: int) -> dict[int, dict[str, Any]]:
+        """Return the row of each step from ``first_step`` on; raise ``RunError`` if one lacks."""
+        steps = range(first_step, self.committed.steps_done)
+        shards = self.committed.shards("steps", steps)
+        rows = [row for shard in shards for row in shard.table(COLUMNS).to_pylist()]
+        found = {row["step"]: row for row in rows}
+        for step in steps:
+            if step not in found:
+                problem = f"has no intact row of step {step}, which acted on later weights"
+                raise RunError(self.committed.store.uri, problem, REMEDY)
+        return found
+
+    def applied(self, row: dict[str, Any], preconditioner: Tensor | None = None) -> AppliedUpdate:
+        training, clip = self.config.training, row["clip"]
+        if self.config.run.loop != "own":
+            # The table rounds the factor to float32, but not the norm, from which it follows.
+            exact = clip_factor(row["gradient_norm"], training.clip)
+            clip = exact if np.float32(exact) == np.float32(clip) else clip
+        return AppliedUpdate.of(
+            training.optimizer,
+            learning_rate=row["learning_rate"],
+            clip=clip,
+            step=row["step"],
+            preconditioner=preconditioner,
+        )
+
+    def updates_from_table(self, first_step: int) -> Iterator[StepUpdate]:
+        """Yield the updates from the last to ``first_step``, without preconditioner."""
+        rows = self.rows(first_step)
+        for step in sorted(rows, reverse=True):
+            yield StepUpdate(step, rows[step]["datums"], self.applied(rows[step]))
+
+    def replayed_updates(self, unit: str, first_step: int) -> Iterator[StepUpdate]:
+        """Yield the updates from the last to ``first_step``; replays these steps once.
+
+        Raises ``RunError`` if the run cannot be replayed, ``ReplayError`` if this machine does not
+        arrive at the stored checkpoints.
+        """
+        from capture.replay.steps import StepReplayer  # loads the training engine
+
+        rows, markers = self.rows(first_step), [self.committed.start, *self.committed.segments]
+        replayer = StepReplayer(self.gradients.replayable, markers)
+        for segment in self.segments_backward(first_step):
+            steps = range(max(first_step, segment.first_step), segment.end_step)
+            found = []
+            for update in replayer.updates(steps, [unit], lambda: None):
+                preconditioner = (update.preconditioner or {}).get(unit)
+                applied = self.applied(rows[update.step], preconditioner)
+                uses = [use.map_tensors(Tensor.cpu) for use in update.factors[unit]]
+                found.append(StepUpdate(update.step, update.datum_N, applied, uses))
+            yield from reversed(found)
+
+    def segments_backward(self, first_step: int) -> Iterator[Marker]:
+        """Yield the segments with steps from ``first_step`` on, last first."""
+        for segment in reversed(self.committed.segments):
+            if segment.end_step > first_step:
+                yield segment
+
+    # --- custom training loops --------------------------------------------------------------------
+
+    def followed_updates(self, unit: str, first_step: int) -> Iterator[StepUpdate]:
+        """Yield the updates from the last to ``first_step``; reads every datum's factors.
+
+        Raises ``RunError`` for a run without factors, and if the recorded settings do not lead
+        from one checkpoint to the next.
+        """
+        for segment in self.segments_backward(first_step):
+            found = self.follow(unit, segment)
+            yield from (update for update in reversed(found) if update.step >= first_step)
+
+    def follow(self, unit: str, segment: Marker) -> list[StepUpdate]:
+        """Return the updates of a segment in order."""
+        rows = self.rows(segment.first_step)
+        state = FollowedState.of(self.committed.checkpoint(segment.first_step), unit)
+        start, found = state.weight, []
+        for step in range(segment.first_step, segment.end_step):
+            gradient = self.batch_gradient(unit, step, rows[step]["datums"])
+            state, update = self.follow_step(state, rows[step], gradient)
+            found.append(update)
+        wanted = self.committed.checkpoint(segment.end_step)[unit].double()
+        missed, size = float((state.weight - wanted).norm()), float((wanted - start).norm())
+        # float32 weights round at every step.
+        rounding = len(found) ** 0.5 * 2.0**-24 * float(wanted.norm())
+        allowed = FOLLOWED[self.config.capture.factors.precision]
+        if not missed <= allowed * size + rounding:
+            problem = (
+                f"has other settings of the optimizer for {unit} than run.yaml: they lead "
+                f"{missed / size if size else missed:.1e} of its change away from the checkpoint "
+                f"after step {segment.end_step - 1}"
+            )
+            remedy = "Lifetime shifts need one parameter group and a float32 forward pass"
+            raise RunError(self.committed.store.uri, problem, remedy)
+        return found
+
+    def batch_gradient(self, unit: str, step: int, datum_N: Sequence[int]) -> Tensor:
+        """Return the sum of a step's per-sample gradients from stored factors, float64."""
+        total = torch.zeros(self.gradients.layout.shapes[unit], dtype=torch.float64)
+        for slot, datum in enumerate(datum_N):
+            found = self.gradients.read_one(unit, step, slot, datum)
+            total += dense(found.uses, found.shape)
+        return total
+
+    def follow_step(
+        self, state: "FollowedState", row: dict[str, Any], gradient: Tensor
+    ) -> tuple["FollowedState", StepUpdate]:
+        """Return the state after an update, and the update."""
+        config = self.config.training.optimizer
+        l2 = 0.0 if config.kind == "adamw" else config.weight_decay
+        u = row["clip"] * gradient + l2 * state.weight
+        square, preconditioner = state.square, None
+        if config.kind != "sgd":
+            square = config.beta2 * square + (1 - config.beta2) * u.square()
+            correction = (1 - config.beta2 ** (row["step"] + 1)) ** 0.5
+            preconditioner = 1 / (square.sqrt() / correction + config.epsilon)
+        applied = self.applied(row, preconditioner)
+        old, new = moment_weights(config)
+        given = u + first_moment_weight(config) * state.moment
+        weight = applied.kept * state.weight + applied.rate * (applied.preconditioner * given)
+        after = FollowedState(weight, old * state.moment + new * u, square)
+        return after, StepUpdate(row["step"], row["datums"], applied)
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedState:
+    """A unit and its optimizer's state, float64."""
+
+    weight: Tensor
+    moment: Tensor
+    square: Tensor
+    """Adam's second moment; 0 for SGD."""
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Tensor], unit: str) -> "FollowedState":
+        weight = checkpoint[unit].double()
+        none = torch.zeros_like(weight)
+
+        def stored(*states: str) -> Tensor:
+            keys = [f"optimizer/{state}/{unit}" for state in states]
+            return next((checkpoint[key].double() for key in keys if key in checkpoint), none)
+
+        return cls(weight, stored("momentum_buffer", "exp_avg"), stored("exp_avg_sq"))

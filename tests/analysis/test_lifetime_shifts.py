@@ -1,0 +1,175 @@
+"""Law 11 on whole runs: lifetime shifts and decay of the initial weights sum to the change."""
+
+import numpy as np
+import pytest
+import torch
+from custom_loops import Small, loss_of, tokens, uri
+from tiny_run import make_run
+
+from analysis.run.run import Run, open_run
+from capture.config.records import FactorConfig
+from capture.custom_loop.record import record
+from capture.errors import RunError, UnitError
+
+UNIT = "layers.1.linear2.weight"
+SGD = ("training.learning_rate=0.5", "training.schedule.kind=cosine")
+MOMENTUM = (*SGD, "training.optimizer.momentum=0.9", "training.schedule.warmup_steps=3")
+ADAM = ("training.learning_rate=0.01", "training.schedule.warmup_steps=3")
+DECAY = "training.optimizer.weight_decay=0.3"
+FACTORS = "capture.factors.enabled=true"
+VARIANTS = {
+    "sgd": SGD,
+    "sgd-decay": (*SGD, "training.optimizer.weight_decay=0.01", FACTORS),
+    "momentum": (*MOMENTUM, "training.accumulate=2"),
+    "nesterov": (*MOMENTUM, "training.optimizer.nesterov=true", DECAY, FACTORS),
+    "adam": (*ADAM, "training.optimizer.kind=adam", FACTORS),
+    "adam-decay": (*ADAM, "training.optimizer.kind=adam", DECAY),
+    "adamw": (*ADAM, "training.optimizer.kind=adamw", DECAY, "training.accumulate=2"),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def run(request) -> Run:
+    return open_run(make_run(f"memory://lifetime-{request.param}", *VARIANTS[request.param]))
+
+
+def change(run: Run, unit: str) -> np.ndarray:
+    return (run.checkpoint()[unit].double() - run.checkpoint(0)[unit].double()).numpy()
+
+
+def missed(run: Run, unit: str) -> float:
+    """Return ‖Σ lifetime shifts + decay − change‖ / ‖change‖."""
+    found = run.initial_decay(unit).astype(np.float64)
+    for step in run.lifetime_shifts(unit):
+        found += step.shift_N.sum(0, dtype=np.float64)
+    return float(np.linalg.norm(found - change(run, unit)) / np.linalg.norm(change(run, unit)))
+
+
+def test_lifetime_shifts_and_decay_are_the_change_of_the_weights(run):
+    assert missed(run, UNIT) < 1e-5
+
+
+def test_every_query_gives_the_same_lifetime_shift(run):
+    steps = range(5, 16, 4)
+    found = list(run.lifetime_shifts(UNIT, steps))
+    assert [each.step for each in found] == [13, 9, 5]
+    for each in found:
+        assert each.datums == run.steps()["datums"][each.step].tolist()
+        for slot in (0, 3):
+            one = run.shift(each.step, each.datums[slot], UNIT, lifetime=True)
+            scale = np.abs(one).max()
+            np.testing.assert_allclose(each.shift_N[slot], one, rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_lifetime_shifts_equal_shifts_under_plain_sgd_and_in_the_last_step(run):
+    last = run.steps_done - 1
+    plain = run.config.training.optimizer.plain
+    for step in (3, last):
+        datum = run.steps()["datums"][step][1]
+        shift, lifetime = (run.shift(step, datum, UNIT, lifetime=by) for by in (False, True))
+        assert lifetime.dtype == np.float32
+        if plain:
+            np.testing.assert_array_equal(lifetime, shift)
+        elif step == last:
+            rounding = 1e-7 * np.abs(shift).max()
+            np.testing.assert_allclose(lifetime, shift, rtol=1e-6, atol=rounding)
+        else:
+            assert np.abs(lifetime - shift).max() > 0.01 * np.abs(shift).max()
+
+
+def test_only_weight_decay_takes_from_the_initial_weights(run):
+    decays = run.config.training.optimizer.weight_decay > 0
+    assert run.initial_decay(UNIT).any() == decays
+
+
+def test_of_the_loss_at_the_last_position_lifetime_shifts_scale_the_recorded_gradient():
+    options = (*MOMENTUM, "capture.loss_positions=last", "training.epochs=1")
+    run = open_run(make_run("memory://lifetime-last", *options))
+    (found,) = run.lifetime_shifts(UNIT, range(4, 5))
+    shift = run.shift(4, found.datums[2], UNIT)
+    ratio = found.shift_N[2][shift != 0] / shift[shift != 0]
+    np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-4)
+    assert 2 < ratio.mean() < 10
+
+
+# --- custom training loops ------------------------------------------------------------------------
+
+
+def recorded(folder, optimizer_of, *, factors: bool = True, **options) -> Run:
+    model, data = Small(), tokens()
+    optimizer = optimizer_of(model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 3))
+    options = {"factors": FactorConfig(enabled=factors), "segment_steps": 4} | options
+    with record(model, optimizer, run=uri(folder), datums=data, **options) as recorder:
+        for step in range(10):
+            ids = [(4 * step + slot) % 12 for slot in range(4)]
+            recorder.datums(ids)
+            optimizer.zero_grad()
+            loss_of(model, data[ids]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            optimizer.step()
+            schedule.step()
+    return open_run(uri(folder))
+
+
+def two_groups(model: Small) -> list[dict[str, object]]:
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    return [{"params": weights, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+
+
+OPTIMIZERS = {
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), 0.3),
+    "momentum": lambda model: torch.optim.SGD(
+        model.parameters(), 0.3, 0.9, weight_decay=0.1, nesterov=True
+    ),
+    "adam": lambda model: torch.optim.Adam(model.parameters(), 0.02, weight_decay=0.1),
+    "adamw": lambda model: torch.optim.AdamW(two_groups(model), 0.02),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_custom_loop_with_factors_has_lifetime_shifts(tmp_path, make):
+    run = recorded(tmp_path, make)
+    assert missed(run, "layer.weight") < 1e-5
+    (found,) = run.lifetime_shifts("layer.weight", range(6, 7))
+    one = run.shift(6, found.datums[1], "layer.weight", lifetime=True)
+    np.testing.assert_array_equal(found.shift_N[1], one)
+
+
+def test_a_unit_with_settings_of_its_own_is_refused(tmp_path):
+    """run.yaml holds the settings of the first unit's group: decay 0.3, which a norm has not."""
+    run = recorded(tmp_path, OPTIMIZERS["adamw"])
+    wanted = r"has other settings of the optimizer for norm\.weight"
+    with pytest.raises(RunError, match=wanted) as caught:
+        run.shift(1, 4, "norm.weight", lifetime=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_custom_loop_without_factors_is_refused(tmp_path):
+    run = recorded(tmp_path, OPTIMIZERS["sgd"], factors=False)
+    for ask in (
+        lambda: run.shift(1, 4, "layer.weight", lifetime=True),
+        lambda: list(run.lifetime_shifts("layer.weight")),
+        lambda: run.initial_decay("layer.weight"),
+    ):
+        with pytest.raises(RunError, match=r"whose steps cannot be replayed\. Record factors"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind", "text"),
+    [
+        (lambda run: next(run.lifetime_shifts("layer")), UnitError, "layer: was not captured"),
+        (lambda run: run.initial_decay("layer"), UnitError, "was not captured"),
+        (lambda run: run.shift(99, 0, UNIT, lifetime=True), RunError, "has no step 99"),
+        (
+            lambda run: next(run.lifetime_shifts(UNIT, range(90, 99))),
+            RunError,
+            "has steps 0 to 23, none of range",
+        ),
+    ],
+)
+def test_what_the_run_lacks_is_refused(ask, kind, text):
+    with pytest.raises(kind, match=text):
+        ask(open_run(make_run("memory://lifetime-lacks", *SGD)))
