@@ -101,7 +101,7 @@ def test_evidence_from_tallies_needs_recorded_tallies(command, runs, capsys):
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("attribute {normed} --level neuron --evidence target", "captured no neurons (columns of"),
+        ("attribute {normed} --level neuron --evidence target", "captured no neurons (inputs of"),
         ("attribute {normed} --level head --evidence target", "captured no attention heads"),
         ("attribute {normed} --level row --evidence target", "captured no rows (of units with"),
         ("attribute {normed} --study", "has no outliers of weights (units with two axes)"),
