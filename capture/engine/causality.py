@@ -23,7 +23,7 @@ def require_causal(model: HFModel, token_1T: Tensor) -> None:
     family = model.whole.config.model_type
     last = token_1T.shape[1] - 1
     changed_1T = token_1T.clone()
-    changed_1T[:, last] = (changed_1T[:, last] + 1) % model.get_input_embeddings().weight.shape[0]
+    changed_1T[:, last] = (changed_1T[:, last] + 1) % model.whole.config.vocab_size
     logit_1TV, other_1TV = (logits(model, token, family) for token in (token_1T, changed_1T))
     moved = float((logit_1TV - other_1TV)[:, :last].abs().max()) if last else 0.0
     most = float(logit_1TV.abs().max())

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from capture.config.records import RecordKind
 from capture.corpus.datums import Datums
 from capture.engine.audit import discrepancies
 from capture.engine.engine import Engine
+from capture.engine.split import DatumAlone, datum_alone, require_split
 from capture.engine.step import Step
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import AuditError
@@ -21,6 +23,7 @@ from capture.format.factor_layout import FactorLayout
 from capture.format.factor_tables import FactorRows, rows_of_step
 from capture.gradients.dense import sum_shifts
 from capture.gradients.factors import Factors
+from capture.models.huggingface import HFModel
 from capture.optim.optimizer import Tensors
 from capture.shifts.outliers import Outliers, find_outliers, keep_of_worker
 from capture.shifts.shift_buffer import ShiftBuffer
@@ -61,6 +64,8 @@ class Observer:
         widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
+        self.checks_split = engine.checks_split and isinstance(engine.model, HFModel)
+        """Whether the next step compares one datum's gradient with a pass of this datum alone."""
 
     def step(self, planned: PlannedStep) -> Observation:
         """Take one step and return its records; tallies are added to ``self.tally``.
@@ -71,7 +76,10 @@ class Observer:
         if not self.kinds:
             return Observation(self.row(planned, self.update(planned)[0], math.nan))
         before_P = self.layout.flatten(self.engine.weights(self.layout.names))
+        alone, self.checks_split = self.datum_alone(planned), False
         step, recorded = self.update(planned)
+        if alone:
+            require_split(self.engine, alone, recorded, self.slots.start, planned.step)
         after_P = self.layout.flatten(self.engine.weights(self.layout.names))
         if not math.isfinite(step.loss + step.gradient_norm):
             raise divergence_error(planned, step)  # NaN shifts would never be among the largest
@@ -89,6 +97,17 @@ class Observer:
         factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None
         row = self.row(planned, step, error)
         return Observation(row, outliers, factors, step.preconditioner)
+
+    def datum_alone(self, planned: PlannedStep) -> DatumAlone | None:
+        """Return the gradient of one datum by a pass of its own; None after the first step."""
+        if not self.checks_split:
+            return None
+        # Unlike slot 0, a drawn slot also shows rows that are in the wrong order.
+        draw = np.random.default_rng((self.plan.config.run.seed, planned.step))
+        slot = int(draw.integers(self.slots.start, self.slots.stop))
+        datum_N = torch.from_numpy(planned.datum_N).to(self.engine.device)
+        batch = self.token_NT[datum_N], self.target_NT[datum_N]
+        return datum_alone(self.engine, *batch, slot, planned.step)
 
     def factors(
         self, planned: PlannedStep, step: Step, recorded: Factors
