@@ -54,7 +54,7 @@ class Lifetimes:
         source = self.source
         self.require_unit(unit)
         done = source.committed.steps_done
-        wanted = wanted_steps(source.gradients.uri, steps if steps else range(done), done)
+        wanted = wanted_steps(source.gradients.uri, range(done) if steps is None else steps, done)
         stored = all(any(covers(s, step) for s in source.gradients.factors) for step in wanted)
         # Replayed factors are those of the loss of all positions.
         replay = not stored and source.config.capture.loss_positions == "all"

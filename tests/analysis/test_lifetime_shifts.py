@@ -168,6 +168,7 @@ def test_a_custom_loop_without_factors_is_refused(tmp_path):
             RunError,
             "has steps 0 to 23, none of range",
         ),
+        (lambda run: next(run.lifetime_shifts(UNIT, range(0))), RunError, "none of range.0, 0"),
     ],
 )
 def test_what_the_run_lacks_is_refused(ask, kind, text):

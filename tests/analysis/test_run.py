@@ -170,7 +170,7 @@ def test_a_run_ends_at_its_last_marker(everything: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "documented",
     [
-        *(open_run, Run.steps, Run.shifts, Run.gradient, Run.model),
+        *(open_run, Run.steps, Run.shifts, Run.gradient, Run.lifetime_shifts, Run.model),
         *(tally_windows, neuron_history, token_history),
     ],
 )
@@ -181,7 +181,7 @@ def test_the_example_in_the_docstring_runs(
     if documented is open_run:
         make_run("runs/demo")
     (test,) = doctest.DocTestFinder(recurse=False).find(
-        documented, globs={"ontogeny": ontogeny, "run": run}
+        documented, globs={"ontogeny": ontogeny, "run": run, "np": np}
     )
     assert test.examples
     messages: list[str] = []
