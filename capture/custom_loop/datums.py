@@ -17,7 +17,7 @@ from capture.format.markers import Marker
 from capture.shards import encoding as shards
 from capture.training.recorder import Recorder
 
-DatumDescriptions = Sequence[str] | np.ndarray | torch.Tensor | int | None
+DatumDescriptions = Sequence[str] | Sequence[Sequence[int]] | np.ndarray | torch.Tensor | int | None
 """Names of all datums, their tokens [N, T + 1] (targets are the tokens one later), their number, or
 None: then datums are numbered in the order in which they arrive."""
 
@@ -32,6 +32,8 @@ def datum_tables(
     """
     if datums is None:
         return {}
+    if not isinstance(datums, int | np.ndarray | torch.Tensor):
+        datums = names_or_tokens(datums)
     if isinstance(datums, np.ndarray | torch.Tensor):
         return corpus_tables(corpus_from_tokens(np.asarray(datums), vocabulary))
     if vocabulary is not None:
@@ -40,6 +42,21 @@ def datum_tables(
     if not names:
         raise ConfigError("datums", "is empty, must name at least one datum")
     return corpus_tables(corpus_from_names(names))
+
+
+def names_or_tokens(datums: Sequence[Any]) -> Sequence[str] | np.ndarray:
+    """Return names as they are and lists of tokens as an array.
+
+    Raises ``ConfigError`` for datums that differ in their number of tokens.
+    """
+    if all(isinstance(datum, str) or not hasattr(datum, "__len__") for datum in datums):
+        return datums
+    lengths = [len(datum) for datum in datums]
+    if min(lengths) != max(lengths):
+        problem = f"have {min(lengths)} to {max(lengths)} tokens, must all have as many"
+        remedy = "Pad them to [datums, window + 1], or give one name for each datum"
+        raise ConfigError("datums", problem, remedy)
+    return np.stack([np.asarray(datum) for datum in datums])
 
 
 def corpus_from_tokens(token_NT: np.ndarray, vocabulary: Sequence[str] | None) -> Corpus:

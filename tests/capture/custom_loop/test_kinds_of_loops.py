@@ -1,8 +1,11 @@
 """Kinds of custom training loops: each is recorded exactly, or refused by name, never wrong."""
 
+import re
+
 import pytest
 from exact_loops import EXACT
 from loop_session import Session
+from refused_loops import REFUSED
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -10,3 +13,11 @@ def test_recorded_gradients_are_those_of_passes_of_one_datum_each(tmp_path, name
     session = Session(tmp_path)
     EXACT[name](session)
     assert session.largest_error() < 1e-6
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_kinds_of_loops_are_refused_in_one_line_that_names_the_cause(tmp_path, name):
+    loop, error, message = REFUSED[name]
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        loop(Session(tmp_path))
+    assert "\n" not in str(raised.value)

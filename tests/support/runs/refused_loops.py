@@ -1,0 +1,293 @@
+"""Kinds of custom training loops that are refused, by the name that the docs give them."""
+
+from collections.abc import Callable
+
+import torch
+from custom_loops import D, Small, V, loss_of, tokens
+from exact_loops import ADAMW, SGD
+from loop_session import Session
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from capture.errors import (
+    AuditError,
+    CaptureError,
+    ConfigError,
+    RunError,
+    SplitError,
+    UnitError,
+)
+
+Loop = Callable[[Session], None]
+REFUSED: dict[str, tuple[Loop, type[CaptureError], str]] = {}
+"""Name → loop, error, and a part of its message."""
+TOKENS = tokens()
+
+
+def kind(name: str, error: type[CaptureError], message: str) -> Callable[[Loop], Loop]:
+    def add(loop: Loop) -> Loop:
+        REFUSED[name] = loop, error, message
+        return loop
+
+    return add
+
+
+def train(
+    session: Session,
+    model: nn.Module,
+    *,
+    loss: Callable[..., Tensor] = loss_of,
+    before_step: Callable[[], object] = lambda: None,
+    after_step: Callable[[], object] = lambda: None,
+    optimizer: torch.optim.Optimizer | None = None,
+    **more: object,
+) -> None:
+    optimizer = optimizer or SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer, **more) as recorder:
+        for ids in ([0, 1, 2, 3], [4, 5, 6, 7]):
+            recorder.datums(ids)
+            loss(model, TOKENS[ids]).backward()
+            before_step()
+            optimizer.step()
+            optimizer.zero_grad()
+            after_step()
+
+
+# --- the loop itself ------------------------------------------------------------------------------
+
+
+@kind(
+    "zero_grad is forgotten",
+    RunError,
+    "step 1: gradients were not set to zero since step 0, so that this step has them again",
+)
+def no_zero_grad(session: Session) -> None:
+    model = Small()
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer):
+        for _ in range(2):
+            loss_of(model, TOKENS).backward()
+            optimizer.step()
+
+
+@kind(
+    "gradients of before the recording",
+    RunError,
+    "step 0: gradients were not set to zero since before the recording",
+)
+def old_gradients(session: Session) -> None:
+    model = Small()
+    loss_of(model, TOKENS).backward()
+    train(session, model)
+
+
+@kind("a step without backward pass", RunError, "step 1: no backward pass has reached a unit since")
+def no_backward(session: Session) -> None:
+    model = Small()
+    optimizer = SGD(model.parameters(), 0.1)
+    train(session, model, optimizer=optimizer, after_step=optimizer.step)
+
+
+@kind(
+    "weights changed outside the optimizer",
+    UnitError,
+    "embedding.weight: was changed between step 0 and step 1, not by the optimizer",
+)
+def shrunk(session: Session) -> None:
+    model = Small()
+
+    @torch.no_grad()
+    def shrink() -> None:
+        for parameter in model.parameters():
+            parameter.mul_(0.9)
+
+    train(session, model, after_step=shrink)
+
+
+@kind(
+    "weights loaded between two steps",
+    UnitError,
+    "layer.bias: was changed between step 0 and step 1, not by the optimizer",
+)
+def loaded(session: Session) -> None:
+    model, other = Small(), Small(seed=1)
+    weights = {"layer.bias": other.state_dict()["layer.bias"]}
+    train(session, model, after_step=lambda: model.load_state_dict(weights, strict=False))
+
+
+@kind(
+    "a gradient removed before the step", UnitError, "layer.bias: lost its gradient before step 0"
+)
+def removed(session: Session) -> None:
+    model = Small()
+    train(session, model, before_step=lambda: setattr(model.layer.bias, "grad", None))
+
+
+@kind(
+    "clipping layer by layer, or of values",
+    AuditError,
+    "step 0: shifts miss the applied change by",
+)
+def clipped_values(session: Session) -> None:
+    model = Small()
+    train(
+        session,
+        model,
+        before_step=lambda: nn.utils.clip_grad_value_(model.parameters(), 1e-3),
+    )
+
+
+@kind(
+    "noise added to gradients", AuditError, "may be multiplied by one number (clipping, unscaling)"
+)
+def noisy(session: Session) -> None:
+    model = Small()
+
+    def add_noise() -> None:
+        assert model.out.bias.grad is not None
+        model.out.bias.grad += 0.01 * torch.randn(V)
+
+    train(session, model, before_step=add_noise)
+
+
+@kind("a loss that is infinite", AuditError, "step 0: training has diverged")
+def infinite(session: Session) -> None:
+    train(session, Small(), loss=lambda model, x: loss_of(model, x) * torch.inf)
+
+
+@kind(
+    "recorder.datums called twice before two forward passes",
+    ConfigError,
+    "recorder.datums: was called twice before the forward passes, with other datums",
+)
+def told_too_early(session: Session) -> None:
+    model = Small()
+    with session.record(model, SGD(model.parameters(), 0.1)) as recorder:
+        recorder.datums([0, 1])
+        recorder.datums([2, 3])
+        (loss_of(model, TOKENS[:2]) + loss_of(model, TOKENS[2:4])).backward()
+
+
+@kind(
+    "batches of two sizes before one backward, recorder.datums not called",
+    UnitError,
+    "embedding.weight: is used with 12 datums, others with 6",
+)
+def two_sizes(session: Session) -> None:
+    model = Small()
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer):
+        (loss_of(model, TOKENS) + loss_of(model, TOKENS[:6])).backward()
+        optimizer.step()
+
+
+@kind(
+    "re-entrant gradient checkpointing",
+    UnitError,
+    "layer.weight: has a gradient at step 0, but no call that used it was seen: re-entrant",
+)
+def reentrant(session: Session) -> None:
+    train(session, Reentrant())
+
+
+@kind(
+    "re-entrant gradient checkpointing of all units",
+    UnitError,
+    "Checkpoint with use_reentrant=False, or leave the unit out of units",
+)
+def reentrant_units(session: Session) -> None:
+    train(session, Reentrant(), units=["layer.*"])
+
+
+class Reentrant(Small):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.embedding(token_NT)
+        y_NTD = checkpoint(self.layer, x_NTD, use_reentrant=True)
+        assert isinstance(y_NTD, Tensor)
+        return self.out(self.norm(x_NTD + torch.tanh(y_NTD)))
+
+
+# --- datums that interact -------------------------------------------------------------------------
+
+
+@kind("a contrastive loss over the batch", SplitError, "step 0: datums interact in the loss")
+def contrastive(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        x_NV, y_NV = model(token_NT)[:, 0], model(token_NT.flip(1))[:, 0]
+        return F.cross_entropy(x_NV @ y_NV.T, torch.arange(len(token_NT)))
+
+    train(session, Small(), loss=loss)
+
+
+@kind("BatchNorm in training mode", SplitError, "(BatchNorm1d) normalizes over the batch")
+def batch_norm(session: Session) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer, units=["0.*", "3.*"]):
+        model(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+
+
+@kind("a loss that is normalized over the batch", SplitError, "step 0: datums interact in the loss")
+def normalized_advantages(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        value_N = model(token_NT)[:, 0, 0]
+        return ((value_N - value_N.mean()) / value_N.std()).relu().sum()
+
+    train(session, Small(), loss=loss)
+
+
+# --- models and optimizers ------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(V, D)
+        self.rnn = nn.LSTM(D, D, batch_first=True)
+        self.out = nn.Linear(D, V)
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        return self.out(self.rnn(self.embedding(token_NT))[0])
+
+
+@kind("an LSTM or GRU among the units", UnitError, "is used by lstm, which capture cannot split")
+def recurrent(session: Session) -> None:
+    train(session, Recurrent())
+
+
+@kind("weights that are not float32", UnitError, "embedding.weight: is bfloat16, must be float32")
+def half_weights(session: Session) -> None:
+    train(session, Small().bfloat16())
+
+
+@kind("another optimizer", ConfigError, "optimizer: is RMSprop, whose updates cannot be decomposed")
+def other_optimizer(session: Session) -> None:
+    model = Small()
+    train(session, model, optimizer=torch.optim.RMSprop(model.parameters()))
+
+
+@kind("amsgrad, maximize, dampening", ConfigError, "optimizer: is AdamW with amsgrad=True")
+def amsgrad(session: Session) -> None:
+    model = Small()
+    train(session, model, optimizer=ADAMW(model.parameters(), amsgrad=True))
+
+
+@kind("an optimizer of another model", ConfigError, "optimizer: trains no parameter of the model")
+def foreign_optimizer(session: Session) -> None:
+    train(session, Small(), optimizer=ADAMW(Small().parameters(), 0.01))
+
+
+@kind(
+    "a frozen parameter named in units", ConfigError, "is not a parameter that the optimizer trains"
+)
+def frozen_unit(session: Session) -> None:
+    model = Small()
+    model.embedding.requires_grad_(False)
+    train(session, model, units=["*"])
+
+
+@kind("datums of unequal length", ConfigError, "datums: have 2 to 3 tokens, must all have as many")
+def ragged(session: Session) -> None:
+    train(session, Small(), datums=[[1, 2, 3], [4, 5]])
