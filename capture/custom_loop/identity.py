@@ -6,6 +6,7 @@ shuffled loader then needs no ids, and ids that contradict the input are refused
 Shapes: N datum of a batch, M datum of the run, T position of the window.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,12 @@ import pyarrow as pa
 from torch import Tensor
 
 from capture.errors import ConfigError
+
+LOG = logging.getLogger(__name__)
+NUMBERED = (
+    "%s: %d rows were numbered in the order in which they came, so a datum that came twice has two "
+    "numbers. Pass datums=tokens, or call recorder.datums(ids)"
+)
 
 
 class DatumIdentity:
@@ -50,6 +57,11 @@ class DatumIdentity:
                 remedy = "Give ids in the order of the batch, or none: they are found by the tokens"
                 raise ConfigError("recorder.datums", problem, remedy)
         return given_N
+
+    def warn_of_numbers(self, uri: str) -> None:
+        """Say at the end of a recording how many rows could not be looked up."""
+        if self.num_numbered:
+            LOG.warning(NUMBERED, uri, self.num_numbered)
 
     def look_up(self, x: Tensor) -> list[list[int]] | None:
         """Return the datums whose tokens each row holds; None if the tensor is not of tokens."""

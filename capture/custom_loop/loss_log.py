@@ -18,9 +18,11 @@ from torch.utils._pytree import tree_map
 
 from capture.custom_loop.model_calls import ModelCall, tensors_of
 
-CHANGED = 0.7
-"""Factor of the other datums' rows. Their values stay in the range that the loss expects."""
+SHRINK = 0.7
+"""Factor of the other datums' rows, besides their order."""
 TOLERANCE = 1e-3
+HALF_TOLERANCE = 5e-2
+"""The same under autocast, where a sum over the batch is rounded more coarsely."""
 
 
 @dataclass
@@ -74,11 +76,7 @@ def interaction(
     rows = [x for x in log.outputs if x.dim() and x.shape[0] == num_datums and id(x) in deltas]
     if not rows or not losses or num_datums < 2:
         return None
-    others_N1 = torch.full((num_datums, 1), CHANGED, device=rows[0].device)
-    others_N1[slot] = 1.0
-    changed = {
-        id(x): (x.detach() * others_N1.view(-1, *[1] * (x.dim() - 1)).to(x.dtype)) for x in rows
-    }
+    changed = {id(x): change_others(x.detach(), slot) for x in rows}
     for x in changed.values():
         x.requires_grad_()
     outputs = [changed.get(id(x), x.detach()) for x in log.outputs]
@@ -86,7 +84,7 @@ def interaction(
         found = log.run_again(outputs, losses)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
-    if found is None:
+    if found is None or not any(x.requires_grad for x in found):
         return None
     grads = torch.autograd.grad(found, list(changed.values()), allow_unused=True)
     worst = 0.0
@@ -96,4 +94,13 @@ def interaction(
         norm = max(float(own.norm()), float(other.norm()))
         if norm:
             worst = max(worst, float((own - other).norm()) / norm)
-    return worst if worst > TOLERANCE else None
+    rounded = any(call.autocast[1] for call in calls)
+    return worst if worst > (HALF_TOLERANCE if rounded else TOLERANCE) else None
+
+
+def change_others(x_N: Tensor, slot: int) -> Tensor:
+    """Return a copy in which the rows of all datums but one are others of the same range."""
+    # In reverse along the last axis as well, because a loss may normalize rows to unit length.
+    out_N = x_N.flip(-1) * SHRINK if x_N.dim() > 1 else x_N * SHRINK
+    out_N[slot] = x_N[slot]
+    return out_N

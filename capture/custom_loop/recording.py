@@ -3,7 +3,6 @@
 Shapes: N datum of a step, by slot.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -41,11 +40,6 @@ from capture.optim import optimizer as optimizers
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
-LOG = logging.getLogger(__name__)
-NUMBERED = (
-    "%s: %d rows were numbered in the order in which they came, so a datum that came twice has two "
-    "numbers. Pass datums=tokens, or call recorder.datums(ids)"
-)
 MAX_SLOTS = 2**15
 """Largest number of datums in a step: slots are stored as int16."""
 
@@ -84,7 +78,7 @@ class Recording:
         self._layout = Layout.of(units)
         self._window = tokens_per_datum(tables)
         self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
-        self._tape = LoopTape(units, model)
+        self._tape = LoopTape(units, model, self._window)
         self._identity = DatumIdentity(tables)
         self._guard = SplitGuard(model, units, self._tape, seed=config.run.seed)
         self._position = StepPosition(last.end_step, 0, 0)
@@ -183,8 +177,7 @@ class Recording:
             raise self._error
         if error is None and self._recorder.open.steps:
             self._commit(self._snapshot())
-        if self._identity.num_numbered:
-            LOG.warning(NUMBERED, self._recorder.store.uri, self._identity.num_numbered)
+        self._identity.warn_of_numbers(self._recorder.store.uri)
         return False
 
     def _before_forward(
@@ -218,7 +211,7 @@ class Recording:
             self._commit(self._full_segment)
         if self.epoch != self._position.epoch:
             self._position = StepPosition(self._position.step, self.epoch, 0)
-        with self._ends_on_error():
+        with self._ends_on_error(), self._tape.pausing():
             if self._position.step == self._last.end_step > 0:
                 self._require_resumed_weights()
             taken = self._tape.take_passes()

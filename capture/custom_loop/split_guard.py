@@ -69,12 +69,20 @@ class SplitGuard:
     def enter(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        if self.tape.paused:  # the model is run again for a check
+            return
+        if self.tape.paused:  # the model is run again, for a check
+            return
         self.depth += 1
         inside_backward = torch._C._current_graph_task_id() != -1  # a checkpointed block, again
         if self.depth == 1 and torch.is_grad_enabled() and not inside_backward:
             self.call = ModelCall.begin(name, module, args, kwargs, self.device)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.tape.paused:
+            return
+        if self.tape.paused:
+            return
         self.depth -= 1
         if self.depth or self.call is None:
             return
@@ -211,30 +219,32 @@ def use_rows(use: ParameterUse, windows: Collection[int]) -> tuple[object, ...]:
 def split_error(
     found: Mismatch, slot: int, step: int, model: nn.Module, uses: Sequence[ParameterUse]
 ) -> SplitError:
-    where = f"step {step}"
-    if not found.difference >= 0:
-        problem = (
-            f"the outputs of datum {slot} of the batch alone cannot be matched with the batch's: "
-            "their rows are not N times as many"
-        )
-        return SplitError(where, problem, REMEDY)
     shapes = {name: use.shape for use in uses for name in use.roles}
     at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
-    mixing = [
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    cause = (
-        f"{mixing[0]} normalizes over the batch"
-        if mixing
-        else "the first axis of its input is not the datum, or datums interact in the model"
-    )
-    problem = (
-        f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
-        f"{found.difference:.0%} from that of a pass of this datum alone; {cause}"
-    )
-    return SplitError(where, problem, REMEDY)
+    cause = normalizing_module(model)
+    if found.difference >= 0:
+        problem = (
+            f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
+            f"{found.difference:.0%} from that of a pass of this datum alone"
+        )
+        cause = (
+            cause or "the first axis of its input is not the datum, or datums interact in the model"
+        )
+    else:
+        problem = (
+            f"datum {slot} of the batch cannot be compared with a pass of this datum alone, whose "
+            "outputs are not the batch's rows"
+        )
+        cause = cause or "the model selects rows, or cannot take one datum"
+    return SplitError(f"step {step}", f"{problem}; {cause}", REMEDY)
+
+
+def normalizing_module(model: nn.Module) -> str:
+    """Return a clause that names a module with which datums interact, if there is one."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            return f"{name} ({type(module).__name__}) normalizes over the batch"
+    return ""
 
 
 def loss_error(difference: float, slot: int, step: int) -> SplitError:

@@ -1,0 +1,241 @@
+"""Law "split": a datum's captured gradient is that of a pass of this datum alone, or refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from custom_loops import TOP, uri
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from analysis.run.run import open_run
+from capture.config.records import FactorConfig
+from capture.custom_loop.record import record
+from capture.errors import SplitError, UnitError
+
+V, D, N, T = 11, 8, 4, 8
+Loss = Callable[[nn.Module, Tensor], Tensor]
+
+
+def tokens() -> Tensor:
+    return torch.randint(V, (N, T + 1), generator=torch.Generator().manual_seed(0))
+
+
+class Parts(nn.Module):
+    """An embedding, a layer and an unembedding; kinds of models differ in ``forward``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(V, D)
+        self.positions = nn.Embedding(16, D)
+        self.layer = nn.Linear(D, D)
+        self.out = nn.Linear(D, V)
+
+    def body(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x))
+
+
+class TimeFirst(Parts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(D, 2, 16, dropout=0.0)
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_TND = self.body(self.embedding(token_NT).transpose(0, 1))
+        return self.out(self.block(x_TND).transpose(0, 1))
+
+
+class ChosenTokens(Parts):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        # 5, 1, 3 and 3 tokens: as many rows as four datums of three tokens would have
+        mask_NT = torch.arange(T) < torch.tensor([5, 1, 3, 3])[: len(token_NT), None]
+        chosen = self.body(self.embedding(token_NT))[mask_NT]
+        rows = torch.zeros(len(token_NT), T, V)
+        return rows.masked_scatter(mask_NT[..., None].expand_as(rows), self.out(chosen))
+
+
+class Repeated(Parts):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        places = self.positions(torch.arange(token_NT.shape[1])[None]).repeat(len(token_NT), 1, 1)
+        return self.out(self.body(self.embedding(token_NT) + places))
+
+
+class FirstRow(Parts):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        places = self.positions(torch.arange(token_NT.shape[1])[None])[0]
+        return self.out(self.body(self.embedding(token_NT) + places))
+
+
+class LayerOnPositions(Parts):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        places = self.body(self.positions(torch.arange(token_NT.shape[1])))
+        return self.out(self.embedding(token_NT) + places + 0.5 * places)
+
+
+class PairsOfPositions(Parts):
+    """A relative bias [T, T], the same for all datums, as in T5."""
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.body(self.embedding(token_NT))
+        at = torch.arange(x_NTD.shape[1])
+        bias_NDTT = self.positions((at[:, None] - at[None]).abs()).permute(2, 0, 1)[None]
+        scores = torch.einsum("ntd,nsd->nts", x_NTD, x_NTD)[:, None] + bias_NDTT
+        return self.out(torch.einsum("ndts,nsd->ntd", scores.softmax(-1), x_NTD))
+
+
+class Dropped(Parts):
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = F.dropout(self.body(self.embedding(token_NT)), 0.3, self.training)
+        return self.out(x_NTD)
+
+
+class Normalized(Parts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(D, affine=False)
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.body(self.embedding(token_NT))
+        return self.out(self.norm(x_NTD.transpose(1, 2)).transpose(1, 2))
+
+
+class Balanced(Parts):
+    """A router whose gates are divided by their sum over the batch."""
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        gate_NTD = self.layer(self.embedding(token_NT)).exp()
+        return self.out(gate_NTD / gate_NTD.sum(0, keepdim=True))
+
+
+class Fixed(Normalized):
+    """BatchNorm that uses its running statistics: datums do not interact."""
+
+    def train(self, mode: bool = True) -> "Fixed":
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def next_token(model: nn.Module, token_NT: Tensor) -> Tensor:
+    return F.cross_entropy(model(token_NT[:, :-1]).flatten(0, 1), token_NT[:, 1:].flatten())
+
+
+def contrastive(model: nn.Module, token_NT: Tensor) -> Tensor:
+    x_NV = F.normalize(model(token_NT[:, :-1]).mean(1), dim=1)
+    y_NV = F.normalize(model(token_NT[:, 1:]).mean(1), dim=1)
+    return F.cross_entropy(x_NV @ y_NV.T, torch.arange(len(token_NT)))
+
+
+def batch_normalized(model: nn.Module, token_NT: Tensor) -> Tensor:
+    loss_NT = model(token_NT[:, :-1]).logsumexp(2)
+    return ((loss_NT - loss_NT.mean(0)) / loss_NT.std(0)).exp().sum()
+
+
+def run_one_step(folder: Path, model: nn.Module, loss: Loss, units: list[str]) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"outliers": TOP, "factors": FactorConfig(enabled=True)}
+    with record(model, optimizer, run=uri(folder), units=units, datums=N, **options):
+        loss(model, tokens()).backward()
+        optimizer.step()
+
+
+UNITS = ["embedding.*", "layer.*", "out.*"]
+POSITIONS = [*UNITS, "positions.*"]
+EXACT = {
+    "repeated for the batch": (Repeated, POSITIONS),
+    "the first of one row": (FirstRow, POSITIONS),
+    "a layer on positions": (LayerOnPositions, POSITIONS),
+    "pairs of positions": (PairsOfPositions, POSITIONS),
+    "batch norm with running statistics": (Fixed, UNITS),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_each_datum_has_the_gradient_of_a_pass_of_its_own(tmp_path: Path, kind: str) -> None:
+    make, units = EXACT[kind]
+    run_one_step(tmp_path, make().train(), next_token, units)
+    run = open_run(uri(tmp_path))
+    for n in range(N):
+        model = make().train()
+        (next_token(model, tokens()[n : n + 1]) / N).backward()
+        for unit in run.layout.shapes:
+            wanted = model.get_parameter(unit).grad
+            assert wanted is not None
+            assert np.allclose(run.gradient(0, n, unit), wanted.numpy(), atol=1e-6), (n, unit)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_the_recorded_model_behaves_as_if_it_were_not_recorded(tmp_path: Path, kind: str) -> None:
+    make, units = EXACT[kind]
+    recorded, plain = make().train(), make().train()
+    run_one_step(tmp_path, recorded, next_token, units)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    next_token(plain, tokens()).backward()
+    optimizer.step()
+    wanted = plain.state_dict()
+    assert all(torch.equal(x, wanted[name]) for name, x in recorded.state_dict().items())
+
+
+def test_a_check_changes_neither_random_numbers_nor_buffers(tmp_path: Path) -> None:
+    class Both(Dropped, Fixed):
+        def forward(self, token_NT: Tensor) -> Tensor:
+            return Dropped.forward(self, token_NT)
+
+    states = []
+    for recording in (True, False):
+        model = Both().train()
+        torch.manual_seed(3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if recording:
+            with record(model, optimizer, run=uri(tmp_path), outliers=TOP, units=UNITS):
+                for _ in range(3):
+                    next_token(model, tokens()).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+        else:
+            for _ in range(3):
+                next_token(model, tokens()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        states.append((model.state_dict(), torch.get_rng_state()))
+    (one, random), (other, plain) = states
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert torch.equal(random, plain)
+
+
+REFUSED = {
+    "time first": (TimeFirst, next_token, "the first axis of its input is not the datum"),
+    "chosen tokens": (ChosenTokens, next_token, "selects rows|differs by"),
+    "batch norm": (Normalized, next_token, "norm \\(BatchNorm1d\\) normalizes over the batch"),
+    "gates over the batch": (Balanced, next_token, "datums interact in the model"),
+    "contrastive loss": (Repeated, contrastive, "datums interact in the loss"),
+    "loss normalized over the batch": (Repeated, batch_normalized, "datums interact in the loss"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_wrong_split_is_refused_before_anything_is_stored(tmp_path: Path, kind: str) -> None:
+    make, loss, cause = REFUSED[kind]
+    with pytest.raises((SplitError, UnitError), match=cause) as caught:
+        run_one_step(tmp_path, make().train(), loss, UNITS)
+    assert "\n" not in str(caught.value)
+    assert open_run(uri(tmp_path)).steps_done == 0
+
+
+@pytest.mark.parametrize("kind", ["time first", "chosen tokens"])
+def test_the_audit_alone_would_accept_them(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check is what finds these: without it they are recorded with a green audit."""
+    make, loss, _ = REFUSED[kind]
+    monkeypatch.setattr("capture.custom_loop.split_guard.SplitGuard.check", lambda *given: None)
+    run_one_step(tmp_path, make().train(), loss, UNITS)
+    assert open_run(uri(tmp_path)).steps()["audit_error"].max() < 1e-5
+
+
+def test_dropout_is_split_rightly_though_its_mask_cannot_be_drawn_again(tmp_path: Path) -> None:
+    run_one_step(tmp_path, Dropped().train(), next_token, UNITS)
+    assert open_run(uri(tmp_path)).steps_done == 1
