@@ -50,16 +50,20 @@ class Lifetimes:
         return lifetime_shift(found.uses, found.shape, self.coefficient(unit, step)).numpy()
 
     def shifts(self, unit: str, steps: range | None) -> Iterator[LifetimeShifts]:
-        """Yield the lifetime shifts of all datums of these steps (None: all), last step first."""
+        """Return the lifetime shifts of all datums of these steps (None: all), last step first."""
         source = self.source
         self.require_unit(unit)
         done = source.committed.steps_done
-        wanted = wanted_steps(source.gradients.uri, range(done) if steps is None else steps, done)
-        stored = all(any(covers(s, step) for s in source.gradients.factors) for step in wanted)
+        wanted = range(done) if steps is None else steps
+        return self.of_steps(unit, wanted_steps(source.gradients.uri, wanted, done))
+
+    def of_steps(self, unit: str, steps: range) -> Iterator[LifetimeShifts]:
+        source, factors = self.source, self.source.gradients.factors
+        stored = all(any(covers(shard, step) for shard in factors) for step in steps)
         # Replayed factors are those of the loss of all positions.
         replay = not stored and source.config.capture.loss_positions == "all"
-        for update, after in self.backward(unit, wanted.start, replay=replay):
-            if update.step in wanted:
+        for update, after in self.backward(unit, steps.start, replay=replay):
+            if update.step in steps:
                 coefficient = after.of_gradient(source.config.training.optimizer, update.applied)
                 yield self.of_step(unit, update, coefficient)
 

@@ -160,15 +160,15 @@ def test_a_custom_loop_without_factors_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("ask", "kind", "text"),
     [
-        (lambda run: next(run.lifetime_shifts("layer")), UnitError, "layer: was not captured"),
+        (lambda run: run.lifetime_shifts("layer"), UnitError, "layer: was not captured"),
         (lambda run: run.initial_decay("layer"), UnitError, "was not captured"),
         (lambda run: run.shift(99, 0, UNIT, lifetime=True), RunError, "has no step 99"),
         (
-            lambda run: next(run.lifetime_shifts(UNIT, range(90, 99))),
+            lambda run: run.lifetime_shifts(UNIT, range(90, 99)),
             RunError,
             "has steps 0 to 23, none of range",
         ),
-        (lambda run: next(run.lifetime_shifts(UNIT, range(0))), RunError, "none of range.0, 0"),
+        (lambda run: run.lifetime_shifts(UNIT, range(0)), RunError, "none of range.0, 0"),
     ],
 )
 def test_what_the_run_lacks_is_refused(ask, kind, text):
