@@ -114,7 +114,10 @@ def same_kinds(uses: Sequence[tuple[Factor | None, ...]]) -> bool:
 
     ``uses``: a unit's first use in each pass, its second, …; None where a pass has fewer.
     """
-    by_use = [{(use.kind, use.transposed) for use in same if use is not None} for same in uses]
+    by_use = [
+        {(use.kind, use.transposed, use.per_position) for use in same if use is not None}
+        for same in uses
+    ]
     lacking = any(use is None for same in uses for use in same)
     return len(set().union(*by_use)) <= 1 if lacking else all(len(kinds) == 1 for kinds in by_use)
 

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
+from capture.custom_loop.model_inputs import count_rows, loop_window_axis
 from capture.errors import ConfigError, UnitError
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape, flatten_arguments
 from capture.gradients.torch_functions import NotSplittable, TorchCall
 from capture.gradients.vmap_fallback import unsplit_error
+from capture.gradients.window_axis import Axis
 
 COUNTING = (
     "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
@@ -44,9 +46,12 @@ def ignore_operation(func: object, args: object, kwargs: object, out: object) ->
 class LoopTape(Tape):
     """Record the factors of the given parameters while the context is active."""
 
-    def __init__(self, units: Mapping[str, nn.Parameter], model: nn.Module) -> None:
+    def __init__(
+        self, units: Mapping[str, nn.Parameter], model: nn.Module, window: int | None = None
+    ) -> None:
+        """``window``: tokens of a datum, if datums are described."""
         super().__init__(units)
-        self.model = model
+        self.model, self.window = model, window
         self.parameters = list(units.values())
         self.unit_names = dict(self.names)
         """Names by id of the units alone; ``names`` also gets tensors derived from them."""
@@ -107,6 +112,15 @@ class LoopTape(Tape):
         if func is torch.arange or (tensors and all(id(x) in self.counted for x in tensors)):
             self.counted |= {id(x): x for x in flatten_arguments((out,)) if isinstance(x, Tensor)}
 
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Let calls within the block through unseen: they are the recorder's, not the loop's."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
     def set_datums(self, datum_N: np.ndarray) -> None:
         """Set the datums of the next forward pass, by slot."""
         before = self.next_datum_N
@@ -135,6 +149,10 @@ class LoopTape(Tape):
     def end_forward(self) -> None:
         """Note that the model's forward is over."""
         self.inputs, self.counted, self.knows_num_datums = [], {}, False
+
+    def find_window(self, units: Sequence[str], middle: Sequence[int]) -> Axis:
+        """Return the axis of the window in a call; see ``loop_window_axis``."""
+        return loop_window_axis(middle, self.inputs, self.window)
 
     def is_shared(self, call: TorchCall, out: Tensor) -> bool:
         """Return whether all datums share the output of a call, as with position embeddings.
@@ -266,21 +284,6 @@ class LoopTape(Tape):
         self.roundings.clear()
         self.shared.clear()
         return taken
-
-
-def count_rows(inputs: Sequence[Tensor]) -> int:
-    """Return the number of datums in the inputs of a forward pass, if the loop did not give it.
-
-    A mask [T, T] or positions [1, T] may stand beside the batch; tokens [N, T] tell which it is.
-    Raises ``UnitError`` if the inputs disagree and none is of tokens.
-    """
-    lengths = {x.shape[0] for x in inputs if x.shape[0] > 1} or {1}
-    tokens = {x.shape[0] for x in inputs if x.dim() == 2 and not x.is_floating_point()}
-    if len(lengths) > 1 and len(tokens) != 1:
-        shapes = ", ".join(str(list(x.shape)) for x in inputs)
-        problem = f"got inputs {shapes}, whose first axes differ"
-        raise UnitError("model", problem, "Call recorder.datums(ids) before each forward pass")
-    return next(iter(lengths)) if len(lengths) == 1 else next(iter(tokens))
 
 
 def values_of(grad: Tensor) -> Tensor:
