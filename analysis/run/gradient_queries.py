@@ -81,7 +81,7 @@ class GradientQueries(StoredRun):
             steps: Steps of the gradients, as a range. Default: all.
 
         Yields:
-            LifetimeShifts: step, datums (by slot) and shift_N (float32, [N, *shape of the unit]).
+            LifetimeShifts: step, datums (by slot) and shift_N (float32, N times the unit's shape).
 
         Raises:
             UnitError, RunError, ShardError, ReplayError: As ``shift``.
