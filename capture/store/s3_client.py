@@ -26,6 +26,8 @@ class Connection:
         self.client = make_client(config)
         self.known_buckets: set[str] = set()
         """Buckets that are known to exist."""
+        self.etags_are_md5 = True
+        """Whether ETags of uploads are compared with MD5; False once one has proved otherwise."""
 
     def request(self, where: str, action: Callable[[Any], Result]) -> Result:
         """Return ``action(client)``, with retries.

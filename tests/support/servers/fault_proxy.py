@@ -17,8 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
-Fault = Literal["500", "503", "dropped", "lost answer", "truncated", "stalled"]
-FAULTS: tuple[Fault, ...] = ("500", "503", "dropped", "lost answer", "truncated", "stalled")
+Fault = Literal["500", "503", "dropped", "lost answer", "truncated", "stalled", "web page"]
+FAULTS: tuple[Fault, ...] = (
+    *("500", "503", "dropped", "lost answer", "truncated", "stalled", "web page"),
+)
+PAGE = b"<html>Please log in</html>"
+"""What a captive portal answers to any request, with status 200."""
 PER_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>by the proxy</Message></Error>"
 
@@ -32,6 +36,7 @@ class FaultInjector:
     """Probability that a request suffers a fault."""
     seed: int = 0
     stall_seconds: float = 1.0
+    kinds: tuple[Fault, ...] = FAULTS
     faults: Counter[Fault] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
     """Number of requests by method."""
@@ -52,7 +57,7 @@ class FaultInjector:
                 return "dropped"
             if self.random.random() >= self.rate:
                 return None
-            fault = self.random.choice(FAULTS)
+            fault = self.random.choice(self.kinds)
             self.faults[fault] += 1
             return fault
 
@@ -104,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(500, {}, ERROR.format("InternalError").encode())
             case "503":
                 self.answer(503, {}, ERROR.format("SlowDown").encode())
+            case "web page":
+                self.answer(200, {"Content-Type": "text/html"}, PAGE)
             case "dropped":
                 self.hang_up()
             case "stalled":
