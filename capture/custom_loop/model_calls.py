@@ -87,7 +87,15 @@ class ModelCall:
         return [x._version for x in kept] == self.versions
 
     def run_again(self, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Call the module with changed inputs; return the outputs, flattened, as in ``outputs``."""
+        """Call the module with changed inputs; return the outputs, flattened, as in ``outputs``.
+
+        A module that draws random numbers draws the same at every call, for example which layers
+        to leave out.
+        """
+        if self.is_random:
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
         device, enabled, dtype = self.autocast
         args, kwargs = tree_map(
             lambda x: change(x) if isinstance(x, Tensor) else x, (self.args, self.kwargs)

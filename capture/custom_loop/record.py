@@ -19,7 +19,12 @@ from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
 from capture.custom_loop.recording import Recording
-from capture.custom_loop.units import custom_loop_units, plain_optimizer, require_one_process
+from capture.custom_loop.units import (
+    custom_loop_units,
+    plain_optimizer,
+    require_one_process,
+    without_compilation,
+)
 from capture.custom_loop.update import groups_of_units, optimizer_config
 from capture.device import packing_threads
 from capture.errors import ConfigError
@@ -152,6 +157,7 @@ def record(
             Recorder(target, layout, done, packing_threads=threads, may_commit=held.require)
         )
         last = done[-1] if done else require_start(target)
+        stack.enter_context(without_compilation())
         with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
             yield recording
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from capture.config.settings import Config
 from capture.custom_loop.causes import DROPPED
-from capture.custom_loop.closures import run_after_closure
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
 from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.identity import DatumIdentity
@@ -30,7 +29,7 @@ from capture.custom_loop.steps import (
     before_step,
     check_positions,
 )
-from capture.custom_loop.update import skips_step
+from capture.custom_loop.update import run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
 from capture.errors import ConfigError, RunError
 from capture.format import checkpoint

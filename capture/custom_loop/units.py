@@ -4,7 +4,9 @@ Models that spread parameters or gradients over several processes are refused he
 is written.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -42,6 +44,19 @@ def require_one_process(model: nn.Module) -> None:
     if isinstance(model, wrappers[1:]) and len(model.device_ids) > 1:
         problem = f"is {name}, which splits the batch over {len(model.device_ids)} devices"
         raise RunError("model", problem, "Record the model inside it, on one device")
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Within the block, compiled models run as if they were not compiled.
+
+    The tape has to see each call of a parameter, and a compiled graph has none.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and loading it takes long
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def num_processes() -> int:

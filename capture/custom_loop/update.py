@@ -9,8 +9,9 @@ Shapes: P all captured parameters.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -195,3 +196,30 @@ def skips_step(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether a fused optimizer will change nothing, for gradients are infinite."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
+
+
+def run_after_closure(
+    observe: Callable[[], None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Call ``observe``, or return arguments of ``step`` with a closure that calls it at its end.
+
+    A closure runs the forward and backward pass inside ``optimizer.step``, as in Lightning's
+    automatic optimization. What precedes the update is then observed at the end of the closure.
+
+    ``args`` and ``kwargs``: those of ``optimizer.step``, the optimizer first. The supported
+    optimizers call their closure once, before they read any gradient.
+    """
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        observe()
+        return None
+
+    @wraps(closure)
+    def observed(*inner: Any, **named: Any) -> Any:
+        loss = closure(*inner, **named)
+        observe()
+        return loss
+
+    if len(args) > 1:
+        return (args[0], observed, *args[2:]), kwargs
+    return args, kwargs | {"closure": observed}

@@ -2,10 +2,13 @@
 
 import re
 
+import exact_models
 import pytest
 from exact_loops import EXACT
 from loop_session import Session
 from refused_loops import REFUSED
+
+assert exact_models  # adds to EXACT
 
 
 @pytest.mark.parametrize("name", EXACT)
