@@ -30,6 +30,8 @@ from capture.gradients.torch_functions import NotSplittable, TorchCall
 from capture.gradients.vmap_fallback import unsplit_error
 from capture.gradients.window_axis import Axis
 
+UNSCALE = torch._amp_foreach_non_finite_check_and_unscale_  # pyright: ignore
+"""What a ``GradScaler`` divides gradients with."""
 COUNTING = (
     "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
     "[N, 1])"
@@ -95,7 +97,7 @@ class LoopTape(Tape):
             self.passes[-1].loss_tensors.append(args[0])
             with self.from_one_loss():
                 return func(*args, **(kwargs or {}))
-        if func is torch._amp_foreach_non_finite_check_and_unscale_:
+        if func is UNSCALE:
             self.note_unscaling(*args)
         if func is torch.arange or not torch.is_grad_enabled():
             out = func(*args, **(kwargs or {}))

@@ -110,11 +110,11 @@ def wrapped_optimizer(session: Session) -> None:
             self.optimizer = optimizer
 
         @property
-        def param_groups(self) -> list[dict[str, Any]]:
+        def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore
             return self.optimizer.param_groups
 
-        def step(self, closure: Any = None) -> None:
-            self.optimizer.step(closure)
+        def step(self, closure: Any = None) -> Any:
+            return self.optimizer.step(closure)
 
         def zero_grad(self, set_to_none: bool = True) -> None:
             self.optimizer.zero_grad(set_to_none)

@@ -129,6 +129,7 @@ def compiled(session: Session) -> None:
 def compiled_inside(session: Session) -> None:
     model = Small()
     fast = torch.compile(model, backend="aot_eager")
+    assert isinstance(fast, nn.Module)
     optimizer = ADAMW(model.parameters(), 0.01)
     loss_of(fast, TOKENS).backward()  # it is compiled before the recording
     optimizer.zero_grad()
