@@ -62,18 +62,45 @@ def log_probability_changes(
     """
     text_NT = token_NT if mean_text_NT is None else mean_text_NT
     plan = AblationPlan.of(model, token_NT, subjects, value, text_NT, seed)
-    datums = [np.arange(len(token_NT))] * len(subjects)
-    change_Z, square_Z = np.zeros((2, len(subjects) * num_tokens))
-    for piece in probability_changes(model, token_NT, target_NT, plan, datums, report, sweep):
-        target_M = target_NT[piece.datum_M, piece.position_M]
-        index_M = piece.subject_M.astype(np.int64) * num_tokens + target_M
-        change_M = piece.change_M.astype(np.float64)
-        np.add.at(change_Z, index_M, change_M)
-        np.add.at(square_Z, index_M, change_M**2)
-    change_SV, square_SV = (
-        sum_Z.reshape(len(subjects), num_tokens) for sum_Z in (change_Z, square_Z)
+    (found,) = changes_by_label(
+        model, token_NT, target_NT, plan, [target_NT], num_tokens, report, sweep
     )
-    return TokenChanges(change_SV, square_SV, np.bincount(target_NT.ravel(), minlength=num_tokens))
+    return found
+
+
+@torch.inference_mode()
+def changes_by_label(
+    model: LanguageModel,
+    token_NT: np.ndarray,
+    target_NT: np.ndarray,
+    plan: AblationPlan,
+    labels: Sequence[np.ndarray],
+    num_tokens: int,
+    report: Report | None = None,
+    sweep: Sweep = in_turn,
+) -> list[TokenChanges]:
+    """Ablate each subject on a whole text once and sum log p(target) changes by several labels.
+
+    Each of ``labels`` is a token id for every position, [N, T]: the targets themselves, or a
+    permutation of them as a null. Returns one result per entry of ``labels``.
+    """
+    num_subjects = sum(len(group.subject_G) for group in plan.groups)
+    datums = [np.arange(len(token_NT))] * num_subjects
+    sums = [np.zeros((2, num_subjects * num_tokens)) for _ in labels]
+    for piece in probability_changes(model, token_NT, target_NT, plan, datums, report, sweep):
+        change_M = piece.change_M.astype(np.float64)
+        for label_NT, (change_Z, square_Z) in zip(labels, sums, strict=True):
+            label_M = label_NT[piece.datum_M, piece.position_M]
+            index_M = piece.subject_M.astype(np.int64) * num_tokens + label_M
+            np.add.at(change_Z, index_M, change_M)
+            np.add.at(square_Z, index_M, change_M**2)
+    return [
+        TokenChanges(
+            *both.reshape(2, num_subjects, num_tokens),
+            np.bincount(label_NT.ravel(), minlength=num_tokens),
+        )
+        for label_NT, both in zip(labels, sums, strict=True)
+    ]
 
 
 class ProbabilityChanges(NamedTuple):

@@ -1,6 +1,6 @@
 """Tables of attribution: groups, tokens, windows of training, and datums."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
@@ -90,18 +90,54 @@ PARAMETERS = pa.schema(
 )
 """One row per parameter and token chosen by *study*; by rank, then descending count."""
 
+CONFIRMED = pa.schema(
+    [
+        *GROUP,
+        pa.field("rank", pa.int32()),  # as in TOKENS
+        *TOKEN,
+        pa.field("positions", pa.int64()),  # held-out positions with the token as target
+        pa.field("change", pa.float64()),  # mean of log p(token), ablated - clean, nats
+        pa.field("low", pa.float64()),  # its 95 % interval (Student's t over positions)
+        pa.field("high", pa.float64()),
+        pa.field("p", pa.float64()),  # of no effect, or of one that is usual for unnamed tokens
+        pa.field("q", pa.float64()),  # false discovery rate over all pairs that were tested
+        pa.field("confirmed", pa.bool_()),
+        pa.field("rms_change", pa.float64()),  # of the group, over all held-out positions, nats
+        pa.field("alive", pa.bool_()),  # whether this is 0.001 or more
+        pa.field("first_step", pa.int32()),  # of the window with the most evidence
+        pa.field("end_step", pa.int32()),  # one past its last step
+    ]
+)
+"""One row per row of TOKENS that ablation can test; empty unless ``--confirm``. NaN: not tested,
+because too few held-out positions have the token."""
+
+NULLS = pa.schema(
+    [
+        pa.field("case", pa.string()),  # record, or one of the nulls
+        pa.field("pairs", pa.int64()),  # (group, token) pairs that were tested
+        pa.field("confirmed_pairs", pa.int64()),
+        pa.field("groups", pa.int64()),  # groups with a tested pair
+        pa.field("confirmed_groups", pa.int64()),  # groups with a confirmed pair
+        pa.field("low", pa.float64()),  # 95 % Wilson interval of confirmed_groups / groups
+        pa.field("high", pa.float64()),
+    ]
+)
+"""How much is confirmed, of the record and of nulls; empty unless ``--confirm``."""
+
 TABLES = {
     "groups": GROUPS,
     "tokens": TOKENS,
     "windows": WINDOWS,
     "datums": DATUMS,
     "parameters": PARAMETERS,
+    "confirmed": CONFIRMED,
+    "nulls": NULLS,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """Result of ``attribute``: five DataFrames."""
+    """Result of ``attribute``: DataFrames."""
 
     groups: pd.DataFrame
     """``GROUPS``"""
@@ -113,3 +149,7 @@ class Attribution:
     """``DATUMS``"""
     parameters: pd.DataFrame
     """``PARAMETERS``"""
+    confirmed: pd.DataFrame = field(default_factory=lambda: CONFIRMED.empty_table().to_pandas())
+    """``CONFIRMED``"""
+    nulls: pd.DataFrame = field(default_factory=lambda: NULLS.empty_table().to_pandas())
+    """``NULLS``"""

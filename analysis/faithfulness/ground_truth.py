@@ -105,8 +105,7 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
     Raises ``RunError`` if held-out text is wanted and the run has none.
     """
     rng = np.random.default_rng(config.seed)
-    kept = {file.key for file in run.start.files_of("corpus")}
-    held_out: list[Split] = [split for split in HELD_OUT if f"corpus/{split}.parquet" in kept]
+    held_out = held_out_splits(run)
     if config.text == "train":
         text_NT = run.token_NT, run.target_NT
     elif held_out:
@@ -118,6 +117,12 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
     num_datums = min(len(text_NT[0]), config.max_datums)
     drawn_N = rng.choice(len(text_NT[0]), num_datums, replace=False)
     return text_NT[0][drawn_N], text_NT[1][drawn_N]
+
+
+def held_out_splits(run: Run) -> list[Split]:
+    """Return the held-out splits that the run has, maybe none."""
+    kept = {file.key for file in run.start.files_of("corpus")}
+    return [split for split in HELD_OUT if f"corpus/{split}.parquet" in kept]
 
 
 def split_texts(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:

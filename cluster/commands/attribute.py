@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from analysis.attribution.config import AttributionConfig
     from analysis.attribution.tables import Attribution
+    from analysis.faithfulness.confirm import ConfirmConfig
     from analysis.run.run import Run
     from cluster.options.arguments import Commands
     from cluster.options.machines import Machines
@@ -95,9 +96,18 @@ def add(commands: "Commands") -> None:
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="rows shown, default 20")
+    add_confirm(made)
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made)
+
+
+def add_confirm(made: argparse.ArgumentParser) -> None:
+    """Options of the test by ablation."""
+    text = "test each token by ablating the neuron on held-out text, beside null models"
+    made.add_argument("--confirm", action="store_true", help=text)
+    text = "held-out datums for --confirm, default 1000"
+    made.add_argument("--confirm-datums", type=int, metavar="N", help=text)
 
 
 def evidence_name(text: str) -> str:
@@ -123,21 +133,42 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def choose(run: "Run") -> "AttributionConfig":
         return config_of(arguments, tallies=bool(run.shards("tallies")))
 
-    return run_analysis(arguments, console, attribution(choose, focus))
+    confirm = confirm_config(arguments.confirm, arguments.confirm_datums)
+    return run_analysis(arguments, console, attribution(choose, focus, confirm))
+
+
+def confirm_config(asked: bool, datums: int | None) -> "ConfirmConfig | None":
+    """The settings of the test by ablation, None without ``--confirm``."""
+    from analysis.faithfulness.confirm import ConfirmConfig
+
+    if datums is not None and not asked:
+        raise ConfigError("--confirm-datums", "is given without --confirm", "Add --confirm")
+    if not asked:
+        return None
+    return ConfirmConfig() if datums is None else ConfirmConfig(max_datums=datums)
 
 
 def attribution(
-    choose: "Callable[[Run], AttributionConfig]", focus: "Focus"
+    choose: "Callable[[Run], AttributionConfig]",
+    focus: "Focus",
+    confirmation: "ConfirmConfig | None" = None,
 ) -> "Analysis[Attribution]":
     """The attribution that is chosen for a run; ``focus`` says which rows are printed."""
     from analysis.attribution.attribute import attribute, write_attribution
+    from analysis.faithfulness.confirm import confirm, require_confirmable
     from cluster.terminal.attribution_tables import show_attribution
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Attribution":
         config = choose(run)
         check_focus(run, config, focus)
+        if confirmation is not None:
+            require_confirmable(run, config.level)
         with counting("reading outliers", "rows") as report:
-            return attribute(run, partial(on.run_job, report=report), config)
+            found = attribute(run, partial(on.run_job, report=report), config)
+        if confirmation is None:
+            return found
+        with counting("ablating on held-out text", "datums") as report:
+            return confirm(run, found, confirmation, report, on.sweep)
 
     def show(console: "Console", run: "Run", found: "Attribution") -> None:
         show_attribution(console, found, focus)

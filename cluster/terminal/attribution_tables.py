@@ -12,11 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.attribution.tables import Attribution
+from cluster.terminal.confirmation_tables import show_confirmation
 from cluster.terminal.tables import data_table, print_table, token_list
 
 BARS = "▁▂▃▄▅▆▇█"
 KEYS = ["level", "unit", "group"]
 TOKENS_SHOWN = 10
+UNCONFIRMED = (
+    "These tokens moved the weights. Whether a prediction depends on them is not known yet: an\n"
+    "untrained model gets such tokens too. --confirm tests each by ablation, beside null models."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Focus:
 
 
 def show_attribution(console: Console, found: Attribution, focus: Focus) -> None:
-    """Print the strongest groups with their tokens, one group in full, and a line on the signs."""
+    """Print the groups with most evidence and their tokens, one in full, and what is confirmed."""
     level = found.groups["level"].iloc[0] if len(found.groups) else "neuron"
     groups, tokens = (narrowed(table, focus, level) for table in (found.groups, found.tokens))
     if focus.token is not None:
@@ -42,13 +47,17 @@ def show_attribution(console: Console, found: Attribution, focus: Focus) -> None
         return
     named = groups.merge(tokens[KEYS].drop_duplicates(), on=KEYS)
     show_groups(console, named, tokens, focus)
-    console.print(
-        f"{len(named):,} of {len(groups):,} {level}s with evidence have such tokens"
-        + (f"; the {focus.rows} strongest are shown." if len(named) > focus.rows else ".")
-    )
+    if len(named) > focus.rows:
+        console.print(f"The {focus.rows} {level}s with the most evidence are shown.")
+    elif not len(named):
+        console.print(f"No {level} has more evidence for a token than others have.")
     if len(named):
         show_in_full(console, named.iloc[0], tokens, found.windows, focus)
         console.print(signs(tokens))
+    if len(found.confirmed):
+        show_confirmation(console, found, level, focus.rows)
+    elif len(named):
+        console.print(UNCONFIRMED)
 
 
 def narrowed(table: pd.DataFrame, focus: Focus, level: str) -> pd.DataFrame:

@@ -98,5 +98,5 @@ def test_a_command_that_cannot_write_exits_with_2(tabled, monkeypatch, capsys):
 def test_attribution_without_any_evidence_succeeds(tabled, capsys):
     options = ["--evidence", "target", "--outliers", "unit", "--keep", "1e-9"]
     assert main(["attribute", tabled, *options]) == 0
-    assert "0 of 0 neurons with evidence have such tokens." in capsys.readouterr().out
+    assert "No neuron has more evidence for a token" in capsys.readouterr().out
     assert not len(read_table(open_run(tabled), "attribute", "groups", GROUPS))

@@ -130,7 +130,8 @@ def test_only_tokens_above_expectation_are_shown(run: Path) -> None:
 def test_one_neuron_is_shown_in_full(run: Path) -> None:
     text = shown(run, Focus(unit=UNIT, number=3))
     assert f"{UNIT} neuron 3: its tokens" in text
-    assert "1 of 1 neurons with evidence have such tokens." in text
+    assert "have such tokens" not in text
+    assert "--confirm tests each by ablation" in text
     assert "when: its weight in 5 parts of steps 0 to 27." in text
     assert "% of the evidence for these tokens strengthened existing weights" in text
 
@@ -151,7 +152,8 @@ def test_evidence_without_direction_says_so(run: Path) -> None:
 def test_without_tokens_that_stand_out_no_signs_are_shown(run: Path) -> None:
     nothing = SelectionConfig(min_observations=1e9)
     text = shown(run, Focus(), selection=nothing)
-    assert "0 of 42 neurons with evidence have such tokens." in text
+    assert "No neuron has more evidence for a token than others have." in text
+    assert "--confirm" not in text
     assert "strengthened" not in text
 
 
