@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from analysis.run.run import open_run
 from analysis.run.tallies import tally_units
 from capture.engine.build import complete_config
-from capture.errors import ConfigError
+from capture.errors import ConfigError, UnitError
 from capture.gradients.examination import examine_units
 from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import choose_units
@@ -67,6 +67,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "word_embed_proj_dim": 16,
     },
     "bert": WIDE | {"is_decoder": True},
+    "roberta": WIDE | {"is_decoder": True, "pad_token_id": 1, "max_position_embeddings": 10},
 }
 
 
@@ -128,6 +129,26 @@ def test_mlps_without_a_name_have_tallies(tmp_path: Path):
     assert found == names
     make_run(config)
     assert list(tally_units(open_run(config.run.uri))) == names
+
+
+WITHOUT_FACTORS = {
+    "mixtral": (GROUPED | {"num_local_experts": 2}, "model.layers.0.mlp.experts.gate_up_proj"),
+    "mamba": (
+        {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 4},
+        "backbone.layers.0.mixer.A_log",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("family", WITHOUT_FACTORS)
+def test_units_without_factors_are_refused_by_name_or_captured_by_vmap(tmp_path, family: str):
+    settings, unit = WITHOUT_FACTORS[family]
+    described = {"family": family, "settings": settings}
+    with pytest.raises(UnitError, match=rf"^{unit}: is used by \w+, which capture cannot split"):
+        make_run(hf_config(tmp_path, described))
+    make_run(hf_config(tmp_path, described, "capture.fallback=vmap", name="by-vmap"))
+    assert (open_run(str(tmp_path / "by-vmap")).steps()["audit_error"] < 1e-4).all()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
