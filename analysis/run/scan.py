@@ -20,6 +20,7 @@ from pyarrow import compute, parquet
 from capture.errors import ShardError
 from capture.format.markers import File
 from capture.gradients.layout import Layout
+from capture.shards.column_chunks import MEMORY_ALLOWANCE_BYTES, MEMORY_PER_FILE_BYTE
 from capture.shards.encoding import VERSION_KEY
 from capture.shards.schema import (
     DATUMS,
@@ -245,6 +246,20 @@ def checked_datums(batch: pa.RecordBatch, num_datums: int, where: str) -> np.nda
 
 
 def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None = None) -> pa.Table:
-    """Return the wanted rows of several shards, concatenated; raise ``ShardError``."""
-    tables = [shard.rows_of(schema, wanted) for shard in shards]
-    return pa.concat_tables([schema.empty_table(), *tables]).unify_dictionaries()
+    """Return the wanted rows of several shards, concatenated; raise ``ShardError``.
+
+    Each file may claim some memory beyond its size; all files of an answer together may claim that
+    only once.
+    """
+    tables = [schema.empty_table()]
+    found, allowed = 0, MEMORY_ALLOWANCE_BYTES
+    for shard in shards:
+        tables.append(shard.rows_of(schema, wanted))
+        found += tables[-1].nbytes
+        allowed += MEMORY_PER_FILE_BYTE * shard.file.num_bytes
+        if found > allowed:
+            problem = (
+                f"and those before it hold {found:,} bytes of rows, more than their size allows"
+            )
+            raise ShardError(shard.where, problem, REMEDY)
+    return pa.concat_tables(tables).unify_dictionaries()

@@ -79,10 +79,7 @@ def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> di
     """
     where = f"{store.uri}/{key_of(step)}"
     try:
-        data = store.get(key_of(step))
-        if marker and File.of(key_of(step), "checkpoints", data) not in marker.files:
-            raise ShardError(where, "is not the file that its marker names", REMEDY)
-        return load(data)
+        return load(read_bytes(store, key_of(step), marker))
     except FileNotFoundError as error:
         raise ShardError(where, "is missing", REMEDY) from error
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -119,6 +116,27 @@ def require_matching(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], w
 def describe_tensor(tensor: Tensor) -> str:
     size = " × ".join(map(str, tensor.shape)) or "one number"
     return f"{size} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def read_bytes(store: Store, key: str, marker: Marker | None) -> bytes:
+    """Read a checkpoint that must be the file that the marker lists, if one is given.
+
+    Sizes are compared first, so that a file that was replaced by a large one is not read.
+    """
+    if marker is None:
+        return store.get(key)
+    differs = ShardError(f"{store.uri}/{key}", "is not the file that its marker names", REMEDY)
+    listed = next((file for file in marker.files_of("checkpoints") if file.key == key), None)
+    if listed is None:
+        raise differs
+    with store.open(key) as source:
+        if source.seek(0, 2) != listed.num_bytes:
+            raise differs
+        source.seek(0)
+        data = source.read(listed.num_bytes)
+    if File.of(key, "checkpoints", data) != listed:
+        raise differs
+    return data
 
 
 def require_model_fits(store: Store, config: ModelConfig, *, vocabulary: int, window: int) -> None:

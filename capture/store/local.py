@@ -37,10 +37,10 @@ class LocalBackend:
         return True
 
     def get(self, key: str) -> bytes:
-        return self.path_to_read(key).read_bytes()
+        return self.file_to_read(key).read_bytes()
 
     def open(self, key: str) -> BinaryIO:
-        return self.path_to_read(key).open("rb")
+        return self.file_to_read(key).open("rb")
 
     def exists(self, key: str) -> bool:
         return self.path_to_read(key).is_file()
@@ -60,7 +60,9 @@ class LocalBackend:
             return
         for folder, _, names in os.walk(self.path_to_write(prefix), onerror=raise_error):
             for name in names:
-                yield (Path(folder) / name).relative_to(self.root).as_posix()
+                key = (Path(folder) / name).relative_to(self.root).as_posix()
+                # A name that is not UTF-8 is no key; it is listed in a form that can be shown.
+                yield key.encode(errors="surrogateescape").decode(errors="replace")
 
     def delete(self, key: str) -> None:
         self.path_to_write(key).unlink(missing_ok=True)
@@ -79,6 +81,14 @@ class LocalBackend:
         path = self.path_to_write(key)
         if path.is_symlink():
             self.require_inside(key, path)
+        return path
+
+    def file_to_read(self, key: str) -> Path:
+        """Like ``path_to_read``; raises ``ShardError`` for a pipe or device, which would block."""
+        path = self.path_to_read(key)
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            where = f"{self.root}/{key}"
+            raise ShardError(where, "is neither a file nor a folder", "Do not trust this run")
         return path
 
     def require_inside(self, key: str, path: Path) -> None:

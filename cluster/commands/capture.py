@@ -111,7 +111,9 @@ def show_summary(console: "Console", run: "Run") -> None:
         console.print("  checkpoints only; ontogeny replay adds audited records")
     for split, table in evaluations.groupby("split", sort=False):
         last = table.iloc[-1]
-        console.print(f"  {split} loss {last['loss']:.3f}, perplexity {last['perplexity']:.1f}")
+        console.print(
+            f"  {escape(str(split))} loss {last['loss']:.3f}, perplexity {last['perplexity']:.1f}"
+        )
 
 
 def outlier_size(run: "Run") -> tuple[int, int]:

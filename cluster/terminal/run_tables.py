@@ -33,7 +33,8 @@ def show_run(console: Console, run: Run) -> None:
 
 def provenance(run: Run) -> dict[str, str]:
     """Location, progress, machine and versions of the run."""
-    made, versions = run.provenance, run.provenance["versions"]
+    made = run.provenance
+    versions = {str(name): version for name, version in made["versions"].items()}
     whole = run.steps_done == run.num_steps
     done = "complete" if whole else "continue with ontogeny capture … --resume"
     done = "of a custom training loop" if run.from_custom_loop else done
@@ -41,8 +42,8 @@ def provenance(run: Run) -> dict[str, str]:
     return {
         "run": run.uri,
         "progress": f"{steps} ({done})",
-        "started": f"{made['started_at']} on {made['device']}, {made['threads']} threads",
-        "code": f"ontogeny {versions['ontogeny']}, commit {made['git_commit']}",
+        "started": f"{made['started_at']} on {made['device']}, {made.get('threads', '?')} threads",
+        "code": f"ontogeny {versions.get('ontogeny', '?')}, commit {made['git_commit']}",
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
         "retries": retries(run),
         "waiting": waiting(run),
@@ -119,7 +120,7 @@ def losses(run: Run) -> Table:
     steps, evaluations = run.steps(), run.evaluations()
     splits = list(evaluations["split"].unique())
     table = data_table(
-        "epoch", "training loss", *(f"{split} loss" for split in splits), "perplexity"
+        "epoch", "training loss", *(escape(f"{split} loss") for split in splits), "perplexity"
     )
     for epoch, loss in steps.groupby("epoch")["loss"].mean().items():
         here = evaluations[evaluations["epoch"] == epoch]
