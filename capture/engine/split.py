@@ -65,7 +65,8 @@ def datum_alone(
     )
     with torch.no_grad():
         for name, buffer in model.named_buffers():  # BatchNorm's running statistics, for example
-            buffer.copy_(kept[name])
+            if not torch.equal(buffer, kept[name]):
+                buffer.copy_(kept[name])
     return DatumAlone(slot, {n: grad.cpu() for n, grad in zip(units, grads, strict=True)})
 
 
@@ -74,8 +75,17 @@ def require_split(
 ) -> None:
     """Raise ``SplitError`` unless the captured gradient of a datum is that of the datum alone.
 
-    ``factors``: of this worker's slots, which begin at ``first_slot``.
+    ``factors``: of this worker's slots, which begin at ``first_slot``. All workers must call this,
+    each with a datum of its own; they raise together, so that none waits for another.
     """
+    problem = split_problem(engine, alone, factors, first_slot)
+    for found in engine.group.all_gather_object(problem):
+        if found:
+            raise SplitError(f"step {step}", found, REMEDY)
+
+
+def split_problem(engine: Engine, alone: DatumAlone, factors: Factors, first_slot: int) -> str:
+    """Return how the captured gradient of a datum differs from its own; empty if it does not."""
     row = alone.slot - first_slot
     floor = SMALL_SHARE * math.sqrt(sum(float(x.square().sum()) for x in alone.gradients.values()))
     worst, unit = 0.0, ""
@@ -86,12 +96,13 @@ def require_split(
         error = missed / max(float(wanted.norm()), floor) if missed else 0.0
         if not error <= worst:  # also true for NaN
             worst, unit = error, name
-    if not worst <= TOLERANCE[engine.config.precision] and math.isfinite(worst):
-        problem = (
-            f"{unit}: the gradient captured for datum {alone.slot} of the batch differs by "
-            f"{worst:.0%} from that of a pass of this datum alone; {cause_of_mixing(engine.model)}"
-        )
-        raise SplitError(f"step {step}", problem, REMEDY)
+    # Gradients that are not finite are reported as divergence when the step has been taken.
+    if worst <= TOLERANCE[engine.config.precision] or not math.isfinite(worst):
+        return ""
+    return (
+        f"{unit}: the gradient captured for datum {alone.slot} of the batch differs by "
+        f"{worst:.0%} from that of a pass of this datum alone; {cause_of_mixing(engine.model)}"
+    )
 
 
 def cause_of_mixing(model: nn.Module) -> str:

@@ -13,6 +13,7 @@ from capture.engine import build as assembly
 from capture.errors import SplitError
 from capture.models.huggingface import HFModel
 from capture.models.transformer import build_model
+from capture.process_group import SingleProcess
 from cluster.cli import main
 
 pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
@@ -81,6 +82,15 @@ def test_the_check_does_not_change_training(tmp_path, monkeypatch):
     make_run(hf_config(tmp_path, "llama", name="unchecked"))
     one, other = (open_run(str(tmp_path / n)).network().state_dict() for n in ("run", "unchecked"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_all_workers_stop_if_one_finds_a_difference(tmp_path, monkeypatch):
+    def gathered(group: SingleProcess, problem: object) -> list[object]:
+        return [problem, "layer.weight: the gradient of another worker's datum differs"]
+
+    monkeypatch.setattr(SingleProcess, "all_gather_object", gathered)
+    with pytest.raises(SplitError, match=r"^step 0: layer\.weight: the gradient of another"):
+        make_run(hf_config(tmp_path, "llama"))
 
 
 def test_the_command_ends_with_one_line_and_says_that_the_record_is_wrong(
