@@ -72,5 +72,5 @@ def unexplained_change(error: float, allowed: float) -> tuple[str, str]:
     """Return problem and remedy for shifts that do not add up to the change of the weights."""
     problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
     if (size := num_processes()) > 1:
-        return f"{problem}; gradients were averaged over {size} processes", ONE_PROCESS
+        return f"{problem}, as if gradients were averaged over {size} processes", ONE_PROCESS
     return problem, ONLY_MULTIPLY
