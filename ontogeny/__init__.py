@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.behaviour.behaviour import BehaviourConfig
     from analysis.behaviour.predicates import Predicate
     from analysis.bigrams.bigrams import BigramConfig
+    from analysis.faithfulness.confirm import ConfirmConfig
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
@@ -55,6 +56,7 @@ __all__ = [
     "BigramConfig",
     "CaptureError",
     "Config",
+    "ConfirmConfig",
     "FactorConfig",
     "FaithfulnessConfig",
     "NeuronsConfig",
@@ -91,6 +93,7 @@ _HOMES = {
     "analysis.behaviour.behaviour": ("BehaviourConfig",),
     "analysis.behaviour.predicates": ("Predicate",),
     "analysis.bigrams.bigrams": ("BigramConfig",),
+    "analysis.faithfulness.confirm": ("ConfirmConfig",),
     "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),

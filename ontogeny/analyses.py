@@ -20,9 +20,16 @@ from analysis.attribution.attribute import attribute as attribute_run
 from analysis.attribution.attribute import write_attribution
 from analysis.attribution.config import AttributionConfig
 from analysis.attribution.tables import Attribution
-from analysis.behaviour.behaviour import Behaviour, BehaviourConfig, analyse_behaviour, write_behaviour
+from analysis.behaviour.behaviour import (
+    Behaviour,
+    BehaviourConfig,
+    analyse_behaviour,
+    write_behaviour,
+)
 from analysis.behaviour.predicates import Predicate
 from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
+from analysis.faithfulness.confirm import ConfirmConfig, require_confirmable
+from analysis.faithfulness.confirm import confirm as confirm_tokens
 from analysis.faithfulness.faithfulness import Faithfulness, write_faithfulness
 from analysis.faithfulness.faithfulness import faithfulness as evaluate_methods
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
@@ -45,6 +52,7 @@ def attribute(
     run: Run | str,
     config: AttributionConfig | None = None,
     *,
+    confirm: ConfirmConfig | None = None,
     save: bool = False,
     progress: Progress | None = None,
 ) -> Attribution:
@@ -57,15 +65,18 @@ def attribute(
         run: A run, or the folder or prefix where it is.
         config: What is asked; by default the evidence that ablation agreed with best: tallies
             where the run has them, else outliers.
+        confirm: Test each token by ablating the neuron on held-out text, beside null models.
         save: Also write the tables to the run.
-        progress: Called with rows read and rows in all.
+        progress: Called with rows read and rows in all, then with ablated datums.
 
     Returns:
         DataFrames ``groups`` (one row a neuron), ``tokens`` (a neuron and a token that stands out
-        in it), ``windows`` (when), ``datums`` (which datums moved it most) and others.
+        in it), ``windows`` (when), ``datums`` (which datums moved it most), ``confirmed`` and
+        ``nulls`` (the test by ablation; empty without ``confirm``) and others.
 
     Raises:
-        RunError: The run has no committed steps, or lacks the record that ``config`` asks for.
+        RunError: The run has no committed steps, or lacks the record that ``config`` asks for;
+            with ``confirm``, it has no held-out text or a model that cannot be ablated.
 
     Example:
         >>> found = ontogeny.attribute("runs/demo", save=True)
@@ -74,7 +85,11 @@ def attribute(
     """
     opened = opened_run(run)
     chosen = config or AttributionConfig.recommended(tallies=bool(opened.shards("tallies")))
+    if confirm is not None:
+        require_confirmable(opened, chosen.level)
     found = attribute_run(opened, partial(run_job, report=progress), chosen)
+    if confirm is not None:
+        found = confirm_tokens(opened, found, confirm, progress)
     if save:
         write_attribution(opened, found)
     return found

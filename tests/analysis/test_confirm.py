@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_run import make_run
 
+import ontogeny
 from analysis.attribution import tables
 from analysis.attribution.attribute import attribute, write_attribution
 from analysis.attribution.config import AttributionConfig
@@ -164,6 +165,12 @@ def test_an_attribution_of_a_run_is_confirmed_and_stored() -> None:
     write_attribution(run, found)
     for name in ("confirmed", "nulls"):
         assert read_table(run, "attribute", name, tables.TABLES[name]).equals(getattr(found, name))
+    assert len(found.confirmed) == len(found.tokens)
+
+
+def test_the_public_function_confirms_as_the_command_does() -> None:
+    found = ontogeny.attribute(small_run(), confirm=ontogeny.ConfirmConfig(max_datums=40))
+    assert found.nulls["case"].tolist()[0] == "record"
     assert len(found.confirmed) == len(found.tokens)
 
 

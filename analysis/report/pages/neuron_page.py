@@ -6,12 +6,14 @@ Its sections on ablation, activations and faithfulness are in ``neuron_effects``
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
+from analysis.report.pages.confirmation import confirmation, short_verdict
 from analysis.report.pages.neuron_effects import ablation, activations, faithfulness
 from analysis.report.pages.neuron_table import cluster_number, top_tokens
 from analysis.report.pages.related_neurons import related_neurons
@@ -33,6 +35,7 @@ def neuron_page(data: ReportData, index: int) -> ReportPage:
         element("h1", f"Neuron {number} of ", element("span", unit, class_="neuron")),
         summary(data, index),
         token_evidence(data, neuron, links),
+        confirmation(data, neuron, links),
         evidence_over_time(data, neuron),
         strongest_datums(data, neuron),
         ablation(data, neuron, links),
@@ -67,6 +70,7 @@ def summary(data: ReportData, index: int) -> Markup:
                 ("Rank by evidence", f"{index + 1:,} of {len(data.neurons):,}"),
                 ("Outliers recorded", markup.integer(group["rows"])),
                 ("Evidence (total weight)", markup.significant(group["weight"])),
+                ("Confirmed by ablation", short_verdict(data.confirmed_by_neuron.get(neuron))),
                 ("Flipped by ablation", flips),
                 ("Cluster", None if clustered is None else cluster_number(clustered.cluster)),
                 ("Token topics", None if clustered is None else markup.integer(clustered.topics)),
@@ -229,7 +233,27 @@ def strongest_datums(data: ReportData, neuron: Neuron) -> Markup | None:
         kind="soft",
     )
     items = [passage(data, row) for row in rows_of(table)]
-    return section("Datums that moved it most", legend, element("ol", *items, class_="passages"))
+    return section(
+        "Datums that moved it most",
+        markup.paragraph(how_chosen(data, neuron, table), kind="soft"),
+        legend,
+        element("ol", *items, class_="passages"),
+    )
+
+
+def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
+    """How far the datums agree with the tokens, and why they need not."""
+    tokens = data.tokens_by_neuron.get(neuron)
+    named = [] if tokens is None else tokens["token_id"].tolist()
+    target_K = data.run.target_NT[table["datum"].to_numpy(), table["position"].to_numpy()]
+    hits = int(np.isin(target_K, named).sum())
+    words = f"{hits} of the {len(table)} marked targets are tokens of its evidence. "
+    if tokens is not None and tokens["up"].isna().all():
+        return words + (
+            "The tokens were chosen by tallies, sums over all positions. Tallies do not keep "
+            "datums, so these datums were chosen by outliers, the largest single shifts."
+        )
+    return words + "Datums and tokens were chosen by the same evidence, outliers."
 
 
 def passage(data: ReportData, row) -> Markup:

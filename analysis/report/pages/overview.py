@@ -13,6 +13,7 @@ from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import element, fact_list, fragment, section
 from analysis.report.drawing.plots import Series
+from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.website import ReportPage
@@ -42,6 +43,7 @@ def overview(data: ReportData) -> ReportPage:
         element("h1", "Training run"),
         lead,
         run_settings(run),
+        confirmed_neurons(data),
         strongest_neurons(data),
         loss_curves(run),
         outliers_by_unit(data.timeline),

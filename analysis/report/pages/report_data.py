@@ -95,6 +95,11 @@ class ReportData:
         return by_neuron(strongest.groupby(["unit", "group"], sort=False).head(DATUMS_SHOWN))
 
     @cached_property
+    def confirmed_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        """The test of each token by ablation; empty unless ``attribute --confirm`` was run."""
+        return by_neuron(self.sources["attribute", "confirmed"])
+
+    @cached_property
     def flips_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
         return by_neuron(self.sources["ablate", "flips"])
 

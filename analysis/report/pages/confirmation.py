@@ -1,0 +1,124 @@
+"""What ``attribute --confirm`` found: on a neuron's page, and over all neurons beside its nulls."""
+
+import math
+
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.report.drawing import markup
+from analysis.report.drawing.markup import Column, section
+from analysis.report.pages.report_data import ReportData, rows_of
+from analysis.report.pages.website import Links, Neuron, command_note
+
+HEADING = "Confirmed by ablation?"
+
+
+def confirmation(data: ReportData, neuron: Neuron, links: Links) -> Markup | None:
+    """The verdict on each token of a neuron's evidence; None if the neuron has no evidence."""
+    if neuron not in data.tokens_by_neuron:
+        return None
+    table = data.confirmed_by_neuron.get(neuron)
+    if table is None:
+        command = f"ontogeny attribute {data.run.uri} --confirm"
+        return section(HEADING, command_note("Not tested. Run:", command))
+    columns = [
+        Column("token", lambda row: links.token(row.token_id, row.token)),
+        Column("confirmed", verdict),
+        Column(
+            "change, nats",
+            lambda row: three_decimals(row.change),
+            numeric=True,
+            tooltip="Mean change of the token's log-probability when the neuron is ablated",
+        ),
+        Column("95 % CI", lambda row: markup.interval(row.low, row.high, three_decimals)),
+        Column("n", lambda row: markup.integer(row.positions), True, "Held-out positions"),
+        Column(
+            "q",
+            lambda row: "" if math.isnan(row.q) else markup.probability(row.q),
+            numeric=True,
+            tooltip="False discovery rate over all pairs of neurons and tokens that were tested",
+        ),
+        Column("steps", when, tooltip="Window of training with the most evidence"),
+    ]
+    note = (
+        "Each token was tested by ablating the neuron on held-out text. It is confirmed if its "
+        "log-probability changes, and more than that of tokens outside the evidence."
+    )
+    rows = markup.data_table("Test of each token", columns, rows_of(table), identity="confirmed")
+    sentence = markup.paragraph(verdict_sentence(table))
+    return section(HEADING, sentence, markup.paragraph(note, kind="soft"), rows)
+
+
+def verdict_sentence(table: pd.DataFrame) -> str:
+    """The verdict on a neuron: yes or no, with the size of its strongest effect; dead if it is."""
+    hits = table[table["confirmed"]]
+    tested = int(table["p"].notna().sum())
+    if not tested:
+        return "Not judged: its tokens occur too rarely in the held-out text."
+    if not table["alive"].iloc[0]:
+        return (
+            "No. The neuron is nearly dead: ablating it changes log-probabilities by only "
+            f"{markup.significant(table['rms_change'].iloc[0])} nats (root mean square)."
+        )
+    if not len(hits):
+        return f"No: none of the {tested} tokens that were tested is confirmed."
+    row = hits.loc[hits["change"].abs().idxmax()]
+    interval = markup.interval(row["low"], row["high"], three_decimals)
+    return (
+        f"Yes, {len(hits)} of {tested} tokens that were tested. Strongest: {row['token']}, "
+        f"{three_decimals(row['change'])} nats (95 % CI {interval})."
+    )
+
+
+def verdict(row) -> str:
+    if math.isnan(row.p):
+        return "too rare"
+    return "yes" if row.confirmed else "no"
+
+
+def short_verdict(table: pd.DataFrame | None) -> str | None:
+    """The verdict on a neuron in a few words; None if nothing was tested."""
+    if table is None or not (tested := int(table["p"].notna().sum())):
+        return None
+    hits = int(table["confirmed"].sum())
+    dead = "" if table["alive"].iloc[0] else ", nearly dead"
+    return f"{hits} of {tested} tokens{dead}"
+
+
+def when(row) -> str:
+    return "" if math.isnan(row.first_step) else f"{row.first_step:,.0f} to {row.end_step - 1:,.0f}"
+
+
+def three_decimals(value: float) -> str:
+    return markup.decimals(value, 3)
+
+
+def confirmed_neurons(data: ReportData) -> Markup:
+    """A section for the first page: how many neurons are confirmed, and how many of each null."""
+    table = data.sources["attribute", "nulls"]
+    heading = "Neurons confirmed by ablation"
+    if not len(table):
+        command = f"ontogeny attribute {data.run.uri} --confirm"
+        words = "That a neuron has tokens shows nothing yet: an untrained model's have some too. "
+        return section(heading, command_note(words + "To test them, run:", command))
+    columns = [
+        Column("case", lambda row: row.case),
+        Column("neurons", lambda row: markup.integer(row.groups), numeric=True),
+        Column("confirmed", lambda row: markup.integer(row.confirmed_groups), numeric=True),
+        Column(
+            "share",
+            lambda row: markup.percent(row.confirmed_groups / max(row.groups, 1), 1),
+            numeric=True,
+        ),
+        Column("95 % CI", lambda row: markup.interval(row.low, row.high, one_decimal)),
+    ]
+    note = (
+        "A neuron is confirmed if ablating it on held-out text moves a token of its evidence "
+        "more than tokens outside. Nothing should be confirmed in the rows below the record."
+    )
+    rows = markup.data_table("The record, and nulls with the same options", columns, rows_of(table))
+    return section(heading, markup.paragraph(note, kind="soft"), rows)
+
+
+def one_decimal(share: float) -> str:
+    return markup.percent(share, 1)
