@@ -154,7 +154,14 @@ def record(
         done = read_segments(target)
         threads = packing_threads(next(iter(chosen.values())).device)
         recorder = stack.enter_context(
-            Recorder(target, layout, done, packing_threads=threads, may_commit=held.require)
+            Recorder(
+                target,
+                layout,
+                done,
+                packing_threads=threads,
+                segment_steps=config.capture.segment_steps,
+                may_commit=held.require,
+            )
         )
         last = done[-1] if done else require_start(target)
         stack.enter_context(without_compilation())

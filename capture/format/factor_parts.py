@@ -8,13 +8,18 @@ datum.
 import re
 from dataclasses import dataclass, replace
 
+from capture.errors import ConfigError
 from capture.format.factor_layout import FactorLayout
 from capture.format.factor_tables import FactorRows, encode
+from capture.format.markers import max_files
 
 PART_BYTES = 24 * 2**20
 """Largest size of a table before compression. A table always holds at least one datum."""
 PART_ROWS = 256
 """Most rows of a table, so that its footer stays small."""
+OTHER_FILES = 500
+"""Room in a marker for files that are no factors: tallies, outliers of workers, a checkpoint."""
+SETTING = "capture.segment_steps"
 NAME = re.compile(r"factors/segment-\d{6,9}-w\d{2,}-(\d{6,10})-(\d{5})\.parquet")
 
 
@@ -67,6 +72,21 @@ def rows_of_parts(row_bytes: int, *, steps: int, datums: int) -> list[int]:
         return [min(most, datums - first) for first in range(0, datums, most)] * steps
     together = most // datums
     return [datums * min(together, steps - first) for first in range(0, steps, together)]
+
+
+def require_few_tables(
+    layout: FactorLayout, steps: int, datums: int, *, workers: int = 1, where: str = SETTING
+) -> None:
+    """Raise ``ConfigError`` if a segment's marker could not list all tables of factors.
+
+    ``datums``: the number of datums per step and worker; ``where`` names the cause in the message.
+    """
+    tables = workers * len(rows_of_parts(layout.row_bytes, steps=steps, datums=datums))
+    most = max_files() - OTHER_FILES
+    if tables > most:
+        problem = f"a segment would have {tables:,} tables of factors; a marker lists {most:,}"
+        fitting = f"Set {SETTING} to {max(1, steps * most // tables)} or less"
+        raise ConfigError(where, problem, f"{fitting}, or capture fewer units")
 
 
 class FactorParts:

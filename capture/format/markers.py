@@ -26,7 +26,7 @@ from capture.store.store import Store, checked_key
 FOLDER = "segments"
 START = f"{FOLDER}/start.json"
 MAX_BYTES = 4 * 2**20
-"""A marker takes a few hundred bytes per file, so this is enough for about 10,000 files."""
+"""A marker takes about 300 bytes per file, so this is enough for more than 10,000 files."""
 MAX_COUNT = 2**53
 """Upper limit of numbers of rows, bytes and steps."""
 CHECKSUM = re.compile("[0-9a-f]{64}")
@@ -104,12 +104,21 @@ def write_marker(store: Store, key: str, marker: Marker, *, after: Marker | None
     previous = after.checksum if after else ""
     values = asdict(replace(marker, written_at=now, previous=previous))
     del values["checksum"]
-    store.put(key, encode(values | {"checksum": checksum(values)}))
+    data = encode(values | {"checksum": checksum(values)})
+    if len(data) > MAX_BYTES:  # readers would refuse it, and the run with it
+        problem = f"would list {len(marker.files):,} files, more than fit into {MAX_BYTES:,} bytes"
+        raise StoreError(f"{store.uri}/{key}", problem, "Nothing of the part was committed")
+    store.put(key, data)
+
+
+def max_files() -> int:
+    """Return how many files a segment's marker can list in any case."""
+    entry = File("factors/" + "x" * 50, "factors", 10**4, 10**8, "0" * 64, "0" * 64)
+    return MAX_BYTES // len(encode({"files": [asdict(entry)]}))
 
 
 def read_marker(store: Store, key: str) -> Marker:
-    """Read a marker. Raises ``ShardError`` if it is damaged, ``RunError`` if its schema is
-    newer."""
+    """Read a marker; raises ``ShardError`` for a damaged one, ``RunError`` for a newer schema."""
     where = f"{store.uri}/{key}"
     values = read_values(store, key)
     try:

@@ -29,6 +29,7 @@ from capture.errors import ReplayError, RunError
 from capture.format import checkpoint
 from capture.format.corpus_tables import read_corpus
 from capture.format.factor_layout import FactorLayout
+from capture.format.factor_parts import require_few_tables
 from capture.format.factor_tables import FactorRows
 from capture.format.markers import START, File, Marker, read_marker, require_start, segment_key
 from capture.format.replay_markers import replay_key, write_replay
@@ -186,7 +187,11 @@ def record_segment(
     done = OpenSegment(marker.first_step)
     num_steps = marker.end_step - marker.first_step
     for planned in itertools.islice(run.plan.planned_steps(marker.first_step), num_steps):
-        parts = done.add_step(observer.step(planned), planned.datum_N)
+        observed = observer.step(planned)
+        if observed.factors and not done.steps:
+            layout, rows = observed.factors
+            require_few_tables(layout, num_steps, len(rows.datum_N), where=run.store.uri)
+        parts = done.add_step(observed, planned.datum_N)
         done.factors += [put_part(run.store, segment, part) for part in parts]
         if observer.tally and planned.ends_window:
             done.tallies.append((planned.window, observer.tally.drain()))

@@ -134,6 +134,7 @@ def train(
         done,
         group=group,
         packing_threads=packing_threads(engine.device),
+        segment_steps=plan.config.capture.segment_steps,
         may_commit=may_commit,
         report=report,
     )

@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from capture.engine.observer import Observation
-from capture.format.factor_parts import FactorPart
+from capture.format.factor_parts import FactorPart, require_few_tables
 from capture.format.markers import File, Marker, segment_key, total_bytes, write_marker
 from capture.gradients.layout import Layout
 from capture.process_group import SINGLE_PROCESS, Group
@@ -52,6 +52,7 @@ class Recorder:
         *,
         group: Group = SINGLE_PROCESS,
         packing_threads: int = 0,
+        segment_steps: int = 0,
         may_commit: Callable[[], None] = lambda: None,
         report: Callable[[WriteDelay], None] = lambda event: None,
     ) -> None:
@@ -61,11 +62,14 @@ class Recorder:
         ``group``: the workers that record the run together.
         ``packing_threads``: how many tables of factors are packed at once while training waits;
         0: the writing thread packs them one by one while training continues.
+        ``segment_steps``: how many steps a segment will have, to refuse too many files in time;
+        0 if that is not known.
         ``may_commit``: called before a segment is written and again before its marker; raises if
         this process may no longer write.
         ``report``: called on the training thread while it waits for the store.
         """
         self.packing_threads = packing_threads
+        self.segment_steps = segment_steps
         self.parts: list[FactorPart] = []
         """Full tables of factors of the open segment that are not packed yet."""
         self.group = group
@@ -94,6 +98,10 @@ class Recorder:
 
         If the step fills a table of factors, it waits while too many bytes are pending.
         """
+        if observed.factors and not self.open.steps:
+            layout, rows = observed.factors
+            workers, datums = self.group.size, len(rows.datum_N)
+            require_few_tables(layout, self.segment_steps, datums, workers=workers)
         self.send(self.open.add_step(observed, datum_N))
         if observed.outliers:
             self.rows += len(observed.outliers.slot_M) * self.group.size
