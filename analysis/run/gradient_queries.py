@@ -61,12 +61,16 @@ class GradientQueries(StoredRun):
             float32, in the shape of the unit, in units of the weight.
 
         Raises:
-            UnitError, RunError, ShardError: As ``gradient``. ``lifetime=True`` also raises
-                ``RunError`` for a run of a custom loop without stored factors, or whose unit does
-                not follow the optimizer's settings in ``run.yaml``.
+            UnitError, RunError, ShardError: As ``gradient``. ``RunError`` also for a run of a
+                custom loop without stored factors, or (under Adam or ``lifetime=True``) whose unit
+                does not follow the optimizer's settings in ``run.yaml``.
             ReplayError: Replay on this machine does not arrive at the stored checkpoints.
         """
-        return (self._lifetimes if lifetime else self.gradients).shift(step, datum, unit)
+        if lifetime:
+            return self._lifetimes.shift(step, datum, unit)
+        if self.config.run.loop == "own":
+            return self._lifetimes.own_shift(step, datum, unit)
+        return self.gradients.shift(step, datum, unit)
 
     def lifetime_shifts(self, unit: str, steps: range | None = None) -> Iterator[LifetimeShifts]:
         """Yield the lifetime shifts of all datums in each of these steps, last step first.

@@ -129,7 +129,7 @@ class Gradients:
             return read_replayable_run(self.store)
         except ConfigError as error:
             problem = "was recorded in a custom training loop, whose steps cannot be replayed"
-            remedy = "Record factors while it trains, and ask for gradients"
+            remedy = "Record factors while it trains: ontogeny.record(…, factors=…)"
             raise RunError(self.uri, problem, remedy) from error
 
     def replay(self, step: int, lacking: str) -> "ReplayedStep":

@@ -43,11 +43,37 @@ class Lifetimes:
     source: UpdateSource
     kept: dict[tuple[str, int], Coefficient] = field(default_factory=dict)
     """The last coefficient of ``coefficient``; at most one is held."""
+    followed: dict[tuple[str, int], Coefficient] = field(default_factory=dict)
+    """Multipliers of ``own_coefficient``, of the last unit and segment."""
 
     def shift(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Return the lifetime shift of a datum's gradient in a step, float32."""
         found = self.source.gradients.read(unit, [(step, datum)])[0]
         return lifetime_shift(found.uses, found.shape, self.coefficient(unit, step)).numpy()
+
+    def own_shift(self, step: int, datum: int, unit: str) -> np.ndarray:
+        """Return a datum's shifts in a step alone, float32, of a run of a custom training loop.
+
+        Such a run does not store preconditioners, and cannot be replayed. Raises ``RunError`` if
+        they do not follow from factors, checkpoints and the settings in ``run.yaml``.
+        """
+        found = self.source.gradients.read(unit, [(step, datum)])[0]
+        if not found.preconditioned:
+            return self.source.gradients.shift(step, datum, unit)
+        return lifetime_shift(found.uses, found.shape, self.own_coefficient(unit, step)).numpy()
+
+    def own_coefficient(self, unit: str, step: int) -> Coefficient:
+        """Return the multiplier from a gradient to its shift, from the optimizer's own steps."""
+        if (unit, step) not in self.followed:
+            source = self.source
+            segment = next(each for each in source.committed.segments if step < each.end_step)
+            self.followed = {
+                (unit, update.step): Persistence().of_gradient(
+                    source.config.training.optimizer, update.applied
+                )
+                for update in source.follow(unit, segment)
+            }
+        return self.followed[unit, step]
 
     def shifts(self, unit: str, steps: range | None) -> Iterator[LifetimeShifts]:
         """Return the lifetime shifts of all datums of these steps (None: all), last step first."""
