@@ -4,13 +4,14 @@ A pair is confirmed if ablating the neuron moves the log-probability of the toke
 model moves most tokens a little, so two hypotheses are tested, and a pair has to refuse both:
 
 - *no effect*: the mean change over the token's positions is zero (Student's t).
-- *not specific*: the pair is like the pairs that were not named. A lower bound on the size of the
-  deviation from the neuron's mean change is divided by what is usual for the token and for the
-  neuron, and ranked among all pairs of the family that were not named. Named tokens that have
-  nothing to do with the neuron rank at random.
+- *not specific*: the pair is like the pairs that were not named. The size of the deviation from the
+  neuron's mean change is divided by what is usual for the token and for the neuron, and ranked
+  among all pairs of the family that were not named. Named tokens that have nothing to do with the
+  neuron rank at random.
 
 p is the larger of the two, so it is valid for the union of both hypotheses (Berger 1982). q is the
-Benjamini–Hochberg adjusted p over all tested pairs of all neurons.
+Benjamini–Hochberg adjusted p over all tested pairs of all neurons, times an upward biased estimate
+of the share of true null hypotheses (Storey, Taylor & Siegmund 2004, λ = 0.5).
 
 Shapes: S neuron, W token with enough positions, F family (a unit's neurons).
 """
@@ -21,8 +22,8 @@ import numpy as np
 
 from analysis.measures.multiple_testing import benjamini_hochberg
 
-SIGMAS = 1.645
-"""Number of standard errors between a mean and its one-sided 95 % bound."""
+LAMBDA = 0.5
+"""p above which nearly all hypotheses are true, in the estimate of their share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +81,14 @@ def confirmation_q(p_SW: np.ndarray, named_SW: np.ndarray) -> np.ndarray:
     """Return the adjusted p of the named pairs, NaN elsewhere, [S, W]."""
     q_SW = np.full(p_SW.shape, np.nan)
     if named_SW.any():
-        q_SW[named_SW] = benjamini_hochberg(p_SW[named_SW])
+        p_J = p_SW[named_SW]
+        q_SW[named_SW] = benjamini_hochberg(p_J) * null_share(p_J)
     return q_SW
+
+
+def null_share(p_J: np.ndarray) -> float:
+    """Return an estimate of the share of true null hypotheses, biased upwards, at most 1."""
+    return min(1.0, (1 + float((p_J > LAMBDA).sum())) / (len(p_J) * (1 - LAMBDA)))
 
 
 def no_effect_p(changes: Changes) -> np.ndarray:
@@ -108,17 +115,19 @@ def unspecific_p(changes: Changes, named_SW: np.ndarray, family_S: np.ndarray) -
 
 
 def deviations(changes: Changes) -> np.ndarray:
-    """Return a lower bound on how far each mean is from the neuron's mean change, nats, [S, W].
+    """Return how far each mean change is from the neuron's mean change, nats, [S, W].
 
-    One-sided 95 %; 0 where the mean could as well be the neuron's.
+    No standard error enters: all pairs of a token rest on the same positions, and are compared
+    with each other first.
     """
-    size_SW = np.abs(changes.mean_SW - changes.overall_S[:, None])
-    return np.maximum(size_SW - SIGMAS * changes.error_SW, 0)
+    return np.abs(changes.mean_SW - changes.overall_S[:, None])
 
 
 def two_way(size_SW: np.ndarray) -> np.ndarray:
-    """Divide by the mean of the token over neurons, then by the mean of the neuron over tokens."""
+    """Divide by the median of the token over neurons, then by that of the neuron over tokens."""
     for axis in (0, 1):
-        usual = size_SW.mean(axis=axis, keepdims=True)
+        usual = np.median(size_SW, axis=axis, keepdims=True)
+        # A median of zero (most pairs are unaffected) must not turn any effect into infinity.
+        usual = np.maximum(usual, size_SW.mean(axis=axis, keepdims=True) / 10)
         size_SW = np.divide(size_SW, usual, out=np.zeros(size_SW.shape), where=usual > 0)
     return size_SW
