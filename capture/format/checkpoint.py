@@ -125,17 +125,21 @@ def read_bytes(store: Store, key: str, marker: Marker | None) -> bytes:
     """
     if marker is None:
         return store.get(key)
-    differs = ShardError(f"{store.uri}/{key}", "is not the file that its marker names", REMEDY)
     listed = next((file for file in marker.files_of("checkpoints") if file.key == key), None)
     if listed is None:
-        raise differs
-    with store.open(key) as source:
-        if source.seek(0, 2) != listed.num_bytes:
-            raise differs
-        source.seek(0)
-        data = source.read(listed.num_bytes)
-    if File.of(key, "checkpoints", data) != listed:
-        raise differs
+        raise ShardError(f"{store.uri}/{key}", "is not the file that its marker names", REMEDY)
+    return read_listed(store, listed)
+
+
+def read_listed(store: Store, file: File) -> bytes:
+    """Read a whole file; raise ``ShardError`` if it is not the one that its marker lists."""
+    with store.open(file.key) as source:
+        data = b""
+        if source.seek(0, 2) == file.num_bytes:
+            source.seek(0)
+            data = source.read(file.num_bytes)
+    if File.of(file.key, file.kind, data) != file:
+        raise ShardError(f"{store.uri}/{file.key}", "is not the file that its marker names", REMEDY)
     return data
 
 

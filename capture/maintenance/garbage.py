@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from capture.errors import ShardError
+from capture.format import window_markers
 from capture.format.markers import (
     FOLDER,
     START,
@@ -25,6 +26,7 @@ from capture.format.markers import (
     segment_key,
 )
 from capture.format.replay_markers import read_replays
+from capture.format.window_markers import read_window_marker
 from capture.maintenance.unmarked import lost_records
 from capture.maintenance.verify import marker_of, read_derived
 from capture.store import Store, lease
@@ -132,6 +134,11 @@ def listed_keys(store: Store) -> tuple[set[str], dict[str, str]]:
     keys = store.keys()
     derived, findings = read_derived(store, keys, {START: start, **chain})
     added, problems = read_replays(store, keys, chain)
+    window, problem = read_window_marker(store, {START: start, **chain})
+    if window:
+        added[window_markers.KEY] = window
+    if problem:
+        problems[window_markers.KEY] = problem
     damaged = [(f.key, f.detail) for f in findings if f.state == "damaged"] + [*problems.items()]
     for key, problem in damaged:
         raise ShardError(f"{store.uri}/{key}", problem, "Make its tables again, or delete it")

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal
 
 from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
+from capture.format import window_markers
 from capture.format.markers import (
     START,
     File,
@@ -29,6 +30,7 @@ from capture.format.markers import (
     segment_of,
 )
 from capture.format.replay_markers import parse_replay_key, read_replays
+from capture.format.window_markers import read_window_marker
 from capture.maintenance.unmarked import lost_records
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store, lease
@@ -80,8 +82,12 @@ def survey(store: Store, check: Callable[[File], list[Finding]]) -> list[Finding
     findings += more
     added, problems = read_replays(store, keys, markers)
     findings += [Finding(key, "damaged", problem) for key, problem in problems.items()]
+    window, problem = read_window_marker(store, markers)
+    if problem:
+        findings.append(Finding(window_markers.KEY, "damaged", problem))
     listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
-    for marker in [*markers.values(), *derived.values(), *added.values()]:
+    others = [window] if window else []
+    for marker in [*markers.values(), *derived.values(), *added.values(), *others]:
         for file in marker.files:
             listed.add(file.key)
             findings += check(file)
@@ -209,8 +215,10 @@ def marker_of(key: str) -> str:
 
 
 def is_marker(key: str) -> bool:
-    """Whether a key is that of a segment's, a derived file's or a replay's marker."""
-    return segment_of(key) is not None or marker_of(key) == key or parse_replay_key(key) is not None
+    """Whether a key is that of a segment's, a derived file's, a replay's or a window's marker."""
+    if key == window_markers.KEY or marker_of(key) == key:
+        return True
+    return segment_of(key) is not None or parse_replay_key(key) is not None
 
 
 def in_unmarked_report(key: str, listed: set[str]) -> bool:

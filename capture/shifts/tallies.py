@@ -136,6 +136,35 @@ class Tally:
             self.sum_VK[by].index_add_(0, token_M, share_MK)
             self.count_V[by].index_add_(0, token_M, torch.ones_like(token_M))
 
+    def state(self) -> dict[str, Tensor]:
+        """Copy this worker's sums of the open window to the CPU, for ``load_state``.
+
+        By kind of token: ids of the tokens that occurred [R], their counts [R] and sums [R, K].
+        """
+        found = {}
+        for by in BYS:
+            token_R = self.count_V[by].nonzero().flatten()
+            found[f"{by}/token"] = token_R.cpu()
+            found[f"{by}/count"] = self.count_V[by][token_R].cpu()
+            found[f"{by}/sum"] = self.sum_VK[by][token_R].cpu()
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the sums to those of ``state``, bit by bit.
+
+        Raises ``KeyError`` or ``ValueError`` if they are of other units or another vocabulary.
+        """
+        for by in BYS:
+            token_R, sum_RK = state[f"{by}/token"], state[f"{by}/sum"]
+            fits = sum_RK.shape == (len(token_R), self.sum_VK[by].shape[1])
+            if not fits or (len(token_R) and int(token_R.max()) >= self.vocabulary):
+                raise ValueError("are sums of other tallies")
+        self.clear()
+        for by in BYS:
+            token_R = state[f"{by}/token"].to(self.device)
+            self.count_V[by][token_R] = state[f"{by}/count"].to(self.device)
+            self.sum_VK[by][token_R] = state[f"{by}/sum"].to(self.device)
+
     def drain(self) -> TallySums:
         """Return the current window's tallies, summed over workers, and start the next window."""
         self.group.all_reduce([*self.count_V.values(), *self.sum_VK.values()])

@@ -21,6 +21,7 @@ from capture.errors import ConfigError
 from capture.format.markers import Marker, read_segments, require_start
 from capture.process_group import SINGLE_PROCESS, Group, require_same
 from capture.store import Store, lease
+from capture.training.open_window import OpenWindow, is_stored, load_window, remove_window
 from capture.training.recorder import Recorder
 from capture.training.run_start import begin_run, begins_new_run, check_corpus, clear_run
 from capture.training.write_queue import WriteDelay
@@ -148,7 +149,7 @@ def train(
                 report(evaluation)
             if planned.ends_segment:
                 require_same(group, list(engine.model.parameters()), f"step {planned.step}")
-                recorder.commit(engine.snapshot())
+                recorder.commit(engine.snapshot(), open_window(observer, planned, recorder.segment))
             if planned.step + 1 == plan.num_steps:
                 recorder.flush()
             recorder.check()
@@ -159,21 +160,40 @@ def replay_window(observer: Observer, store: Store, markers: list[Marker], repor
     """Replay the steps of the open tally window from a checkpoint, to restore its tallies.
 
     Tallies are stored only when their window ends, because their sums are large. After an
-    interruption they are computed again, with the same result as without one.
+    interruption, the sums at the end of a segment are loaded (``capture.training.open_window``) and
+    the steps after it are taken again. The result is the same as without an interruption.
     ``markers``: of the start and of all committed segments, in order.
     """
-    plan, done = observer.plan, markers[-1].end_step
+    plan, done, tally = observer.plan, markers[-1].end_step, observer.tally
     opened = done - done % plan.window_steps
-    if not observer.tally or opened == done or done == plan.num_steps:
+    if not tally:
         return
-    marker = [marker for marker in markers if marker.end_step <= opened][-1]
+    group = observer.engine.group
+    if opened == done or done == plan.num_steps:
+        if group.rank == 0:
+            remove_window(store)  # left by an interruption right after the window ended
+        return
+    marker = load_window(store, tally, group, markers, opened)
+    if marker is None:
+        tally.clear()
+        marker = [marker for marker in markers if marker.end_step <= opened][-1]
     first_step = marker.end_step
-    restore(observer.engine, store, marker)
+    if first_step < done:
+        restore(observer.engine, store, marker)
     for planned in itertools.islice(plan.planned_steps(first_step), done - first_step):
         if planned.step == opened:
-            observer.tally.clear()
+            tally.clear()
         observer.update(planned)
         report(WindowReplay(planned.step + 1 - first_step, done - first_step))
+
+
+def open_window(observer: Observer, planned: PlannedStep, segment: int) -> OpenWindow | None:
+    """Return the sums of the tally window that stays open after a segment's last step, if any."""
+    done, tally = planned.step + 1, observer.tally
+    opened = done - done % observer.plan.window_steps
+    if not tally or planned.ends_window or not is_stored(tally, segment):
+        return None
+    return OpenWindow(opened, done, tally.state())
 
 
 def record_step(observer: Observer, planned: PlannedStep, recorder: Recorder) -> object:

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from capture.engine.observer import Observation
 from capture.format.factor_parts import FactorPart, require_few_tables
-from capture.format.markers import File, Marker, segment_key, total_bytes, write_marker
+from capture.format.markers import File, Marker, read_marker, segment_key, total_bytes, write_marker
 from capture.gradients.layout import Layout
 from capture.process_group import SINGLE_PROCESS, Group
 from capture.shifts.tallies import TallySums
 from capture.store import Store
+from capture.training.open_window import OpenWindow, remove_window
 from capture.training.segments import (
     OpenSegment,
     Packed,
@@ -137,10 +138,11 @@ class Recorder:
         """Record the tallies of a window that has ended; only the first worker calls this."""
         self.open.tallies.append((window, sums))
 
-    def commit(self, weights: dict[str, Tensor]) -> None:
+    def commit(self, weights: dict[str, Tensor], window: OpenWindow | None = None) -> None:
         """Close the open segment and queue it; waits while too many bytes are pending.
 
         ``weights``: tensors of the checkpoint, copied; only the first worker's are stored.
+        ``window``: sums of the tally window that is open now, to be stored after the segment.
         """
         self.send(self.open.parts.close())
         self.pack()
@@ -153,6 +155,22 @@ class Recorder:
         )
         write = partial(self.write, segment, done, weights, load)
         self.queue.add(num_bytes, write)
+        if window:
+            self.queue.wait_for_room(window.num_bytes)
+            self.queue.add(window.num_bytes, partial(self.write_window, segment, window))
+        elif done.tallies and self.group.rank == 0:
+            self.queue.add(0, self.remove_window)
+
+    def write_window(self, segment: int, window: OpenWindow) -> int:
+        """Store the sums of an open tally window, on the writing thread."""
+        own = read_marker(self.store, segment_key(segment)) if self.group.rank == 0 else None
+        return window.write(self.store, self.writers, own, self.may_commit)
+
+    def remove_window(self) -> int:
+        """Remove the stored sums of a tally window that has ended, on the writing thread."""
+        self.may_commit()
+        remove_window(self.store)
+        return 0
 
     def write_part(self, done: OpenSegment, pack: Callable[[], Packed]) -> int:
         """Store a table of factors, on the writing thread.

@@ -12,7 +12,7 @@ from capture.corpus.datums import Corpus
 from capture.engine.engine import Engine
 from capture.engine.step_plan import StepPlan
 from capture.errors import RunError
-from capture.format import checkpoint
+from capture.format import checkpoint, window_markers
 from capture.format.corpus_tables import corpus_tables
 from capture.format.markers import START, Marker, existing_segments, segment_key, write_marker
 from capture.format.replay_markers import replay_key
@@ -61,7 +61,7 @@ def clear_run(store: Store) -> None:
     listed = store.keys()
     segments = existing_segments(store, listed)
     added = [replay_key(segment, kind) for segment in segments for kind in KINDS]
-    keys = {*listed, *map(segment_key, segments), *added} - {lease.KEY}
+    keys = {*listed, *map(segment_key, segments), *added, window_markers.KEY} - {lease.KEY}
     for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
         store.delete(key)
 

@@ -1,5 +1,7 @@
 """Tallies do not depend on interruptions or segments, and can be read in several ways."""
 
+from datetime import timedelta
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -15,10 +17,15 @@ from analysis.run.tallies import (
     token_history,
 )
 from capture.errors import CaptureError, ConfigError, RunError, UnitError
+from capture.format.markers import read_marker
 from capture.format.tally_tables import SIGNIFICANT_BITS
+from capture.format.window_markers import KEY as WINDOW
+from capture.maintenance.garbage import remove_garbage
+from capture.maintenance.verify import verify
 from capture.shards.schema import tally_schema
 from capture.shifts.tallies import BYS
 from capture.store import Store
+from capture.training import open_window
 from capture.training.loop import Event, Progress, WindowReplay, capture_run
 
 # Shapes: N datum, T position, M position of the batch, I input width, O output width, V vocabulary.
@@ -50,11 +57,81 @@ def test_resuming_gives_the_tallies_of_a_run_that_never_stopped(tmp_path, whole,
 
     with pytest.raises(Stopped):
         capture_run(config, stop)
-    events = make_run(config, resume=True)
-    assert tally_files(config.run.uri) == tally_files(whole)
+    store = Store(config.run.uri)
     committed = steps // 8 * 8
-    retraced = [event for event in events if isinstance(event, WindowReplay)]
-    assert len(retraced) == ((committed - committed // 5 * 5 // 8 * 8) if committed % 5 else 0)
+    assert store.exists(WINDOW) == bool(committed and committed % 5)
+    events = make_run(config, resume=True)
+    assert contents(config.run.uri) == contents(whole)
+    assert not any(isinstance(event, WindowReplay) for event in events)
+    assert not store.exists(WINDOW)
+
+
+@pytest.mark.parametrize("left", ["nothing", "no marker", "a damaged marker", "a damaged file"])
+def test_resuming_without_the_sums_of_the_open_window_takes_its_steps_again(tmp_path, whole, left):
+    """As runs of earlier versions do."""
+    config = tiny_config(tmp_path, "capture.tally.window_steps=5")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.steps_done == 9:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        capture_run(config, stop)
+    store = Store(config.run.uri)
+    (file,) = [key for key in store.keys("checkpoints") if "window" in key]
+    if left in ("nothing", "no marker"):
+        store.delete(WINDOW)
+    if left == "nothing":
+        store.delete(file)
+    if left == "a damaged marker":
+        store.put(WINDOW, b"{}")
+    if left == "a damaged file":
+        store.put(file, store.get(file)[:-1])
+    bad = {each.key for each in verify(store) if each.state != "unlisted"}
+    assert bad == {"a damaged marker": {WINDOW}, "a damaged file": {file}}.get(left, set())
+    events = make_run(config, resume=True)
+    assert len([event for event in events if isinstance(event, WindowReplay)]) == 8
+    assert contents(config.run.uri) == contents(whole)
+    assert verify(store) == []
+
+
+def test_large_sums_are_stored_less_often(tmp_path, whole, monkeypatch):
+    """Sums that would take twice the bytes allowed for a segment are stored with every second."""
+    config = tiny_config(tmp_path, "capture.tally.window_steps=28", name="long")
+    vocabulary = len(open_run(whole).vocabulary())
+    most = 2 * vocabulary * 2 * 2 * (12 + 10) * 4  # both kinds of token, two layers, two sums
+    monkeypatch.setattr(open_window, "BYTES_PER_SEGMENT", most // 2)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.steps_done == 27:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        capture_run(config, stop)
+    store = Store(config.run.uri)
+    assert read_marker(store, WINDOW).end_step == 16
+    assert verify(store) == []
+    events = make_run(config, resume=True)
+    assert len([event for event in events if isinstance(event, WindowReplay)]) == 8
+    make_run(tiny_config(tmp_path, "capture.tally.window_steps=28", name="straight"))
+    assert contents(config.run.uri) == contents(f"{tmp_path}/straight")
+
+
+def test_gc_keeps_the_sums_of_the_open_window(tmp_path):
+    config = tiny_config(tmp_path, "capture.tally.window_steps=5")
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.steps_done == 9:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        capture_run(config, stop)
+    store = Store(config.run.uri)
+    store.put("checkpoints/window-000099-w00.safetensors", b"left by an interruption")
+    removed = remove_garbage(store, timedelta(0))
+    assert [each.key for each in removed] == ["checkpoints/window-000099-w00.safetensors"]
+    assert verify(store) == []
+    assert store.exists(WINDOW)
 
 
 def test_the_length_of_segments_changes_no_tally(tmp_path, whole):

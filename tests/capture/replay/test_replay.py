@@ -94,7 +94,7 @@ def test_a_record_exists_exactly_when_its_marker_does(run):
     assert parse_replay_key(key) == (0, "outliers")
     run.delete(key)
     assert open_run(run.uri).shards("outliers") == []
-    assert [f.state for f in verify(run)] == ["unlisted"]
+    assert [f.state for f in verify(run)] == ["unlisted", "missing"]
     replay_segment(replayable, 0, ["outliers"])
     assert verify(run) == []
     assert {key, "outliers/segment-000000-w00.parquet"} <= listed_keys(run)
