@@ -47,7 +47,7 @@ pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
             "model.width: got 8, but model.kind is hf. Leave it out and use model.hf.settings.",
         ),
         ("model.kind=transformer", "model.hf: is set, but model.kind is transformer. Set model."),
-        ("model.hf.settings=3", "model.hf.settings: got 3, must be keys and values."),
+        ("model.hf.settings=3", "model.hf.settings: got '3', must be keys and values."),
         ("model.hf.path=/nowhere", "model.hf.path: got '/nowhere', which is not a folder."),
         ("corpus.tokenizer=/nowhere", "corpus.tokenizer: got '/nowhere', which is not a folder."),
         ("capture.units=['layers.*']", None),
