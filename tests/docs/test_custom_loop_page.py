@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kinds_of_loops import EXACT, REFUSED
 
 from cluster.cli import main, parser
 
@@ -43,3 +44,14 @@ def test_the_commands_of_the_page_succeed(page_variables):
     assert page_variables["answers"] == [0, 0, 0]
     for line in commands():
         parser().parse_args(line)
+
+
+def test_the_table_of_kinds_has_a_row_for_each_test():
+    table = PAGE.partition("## Kinds of loops")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", table, flags=re.MULTILINE)[1:])
+    refused = {
+        name: f"`{error.__name__}`: {message}" for name, (_, error, message) in REFUSED.items()
+    }
+    assert rows == dict.fromkeys(EXACT, "exact") | refused
+    assert list(rows) == [*EXACT, *REFUSED]
+    assert len(rows) >= 60

@@ -2,13 +2,9 @@
 
 import re
 
-import exact_models
 import pytest
-from exact_loops import EXACT
+from kinds_of_loops import EXACT, REFUSED
 from loop_session import Session
-from refused_loops import REFUSED
-
-assert exact_models  # adds to EXACT
 
 
 @pytest.mark.parametrize("name", EXACT)

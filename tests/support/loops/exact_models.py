@@ -84,6 +84,53 @@ def recurrent(session: Session) -> None:
     train(session, model, ADAMW(model.parameters(), 0.01), units=["!rnn.*"])
 
 
+class Encoder(nn.Module):
+    """An encoder layer of ``torch.nn``, with the batch or the positions first inside."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.out = nn.Embedding(V, 8), nn.Linear(8, V)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x = self.embedding(token_NT)
+        if self.batch_first:
+            return self.out(self.layer(x))
+        return self.out(self.layer(x.transpose(0, 1)).transpose(0, 1))
+
+
+@kind("nn.TransformerEncoderLayer(batch_first=True) without its attention weights")
+def encoder_layer(session: Session) -> None:
+    model = Encoder(batch_first=True)
+    train(session, model, ADAMW(model.parameters(), 0.01), units=["!*self_attn*"])
+
+
+class Experts(Small):
+    """A mixture of two experts, each of which gets the tokens that a router sends to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(D, D) for _ in range(2))
+        self.router = nn.Linear(D, 2)
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.embedding(token_NT)
+        share_NT, chosen_NT = self.router(x_NTD).softmax(-1).max(-1)
+        y_NTD = torch.zeros_like(x_NTD)
+        for number, expert in enumerate(self.experts):
+            here = chosen_NT == number
+            y_NTD[here] = expert(x_NTD[here]) * share_NT[here][:, None]
+        return self.out(x_NTD + y_NTD)
+
+
+@kind("routed experts, left out of the units by !pattern")
+def routed(session: Session) -> None:
+    model = Experts()
+    train(session, model, ADAMW(model.parameters(), 0.01), units=["!experts.*"])
+
+
 @kind("layers dropped at random (LayerDrop)")
 def random_layers(session: Session) -> None:
     class Dropped(nn.Module):
@@ -208,6 +255,20 @@ def bert(session: Session) -> None:
         input_NT = token_NT.clone()
         input_NT[:, 2::2] = 0
         return model(input_ids=input_NT, labels=label_NT).loss
+
+    train(session, model, ADAMW(model.parameters(), 0.01), loss=loss)
+
+
+@kind("T5 (encoder and decoder, relative positions)")
+def t5(session: Session) -> None:
+    hf = hugging_face()
+    torch.manual_seed(0)
+    shape = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2}
+    config = hf.T5Config(vocab_size=V, dropout_rate=0.0, decoder_start_token_id=0, **shape)
+    model = hf.T5ForConditionalGeneration(config)
+
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        return model(input_ids=token_NT, labels=token_NT.flip(1)).loss
 
     train(session, model, ADAMW(model.parameters(), 0.01), loss=loss)
 
