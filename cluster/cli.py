@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from capture import __version__
-from capture.errors import CaptureError, IncompleteRunWarning
+from capture.errors import BAD_INPUT, CaptureError, IncompleteRunWarning
 from cluster.commands import (
     ablate,
     activations,
@@ -38,7 +38,8 @@ from cluster.commands import (
 )
 from cluster.local.signals import exit_code, stoppable
 from cluster.options.arguments import Parser
-from cluster.terminal.plain import print_error, program
+from cluster.terminal.plain import print_error, printable, program
+from cluster.terminal.streams import READER_GONE, checked_output
 
 COMMANDS = (
     demo,
@@ -76,7 +77,11 @@ Exit codes: 0 done, 1 a failed self-check, 2 bad input, 3 a damaged record or a 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     try:
-        return run_command(parse_arguments(argv))
+        with checked_output():
+            arguments = parse_arguments(argv)
+            return run_command(arguments) if arguments else BAD_INPUT
+    except BrokenPipeError:
+        return READER_GONE  # the reader of our output has gone: print nothing more
     except CaptureError as error:
         print_error(f"ontogeny: {error}")
         return error.exit_code
@@ -84,21 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the command that was parsed; a signal stops it in order. Returns the exit code."""
-    from rich.console import Console
+    from cluster.terminal.console import make_console
 
-    width = None if sys.stdout.isatty() else 110
     try:
         with stoppable(), warnings.catch_warnings():
             warnings.simplefilter("always", IncompleteRunWarning)
             warnings.showwarning = show_warning
-            return arguments.command(arguments, Console(width=width, highlight=False))
+            return arguments.command(arguments, make_console())
     except KeyboardInterrupt as stop:
         hint = how_to_continue(arguments)
         print(f"\nStopped. Committed segments are safe; {hint}", file=sys.stderr)
         return exit_code(stop)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: print nothing more
-        return 0
 
 
 def show_warning(
@@ -114,7 +115,7 @@ def show_warning(
         print_error(f"ontogeny: {message}")
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
-        print(text, end="", file=file or sys.stderr)
+        print(printable(text), end="", file=file or sys.stderr)
 
 
 def parser() -> Parser:
@@ -132,21 +133,25 @@ def parser() -> Parser:
     return top
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace | None:
     """Parse a command line; settings (``key=value``) may also stand behind options.
 
-    Answers a shell that asks for tab completion, and ends the process then.
+    Prints the help and returns None for a line without words. Answers a shell that asks for tab
+    completion, and ends the process then.
     """
     top = parser()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(top)
+    if not (sys.argv[1:] if argv is None else argv):
+        top.print_help()
+        return None
     arguments, rest = top.parse_known_args(argv)
     if "overrides" in arguments and all("=" in word and word[0] != "-" for word in rest):
         arguments.overrides = [*arguments.overrides, *rest]
     elif rest:
-        top.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
 
 

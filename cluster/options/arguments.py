@@ -1,6 +1,9 @@
 """The argument parser, and the arguments that several commands share."""
 
 import argparse
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,15 +17,36 @@ BUNDLED = Path(__file__).parents[2] / "configs"
 """The folder of the bundled configurations, as ``capture.config.reading`` has it."""
 
 
+CHOICE = re.compile(r"invalid choice: '?(?P<given>.*?)'? \(choose from (?P<allowed>.*)\)")
+"""How argparse says that a word is none of those allowed."""
+UNKNOWN = re.compile(r"unrecognized arguments: (?P<given>\S+)")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose usage errors are one line, like all errors of the command line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises ``ConfigError``."""
-        where, _, problem = " ".join(message.split()).partition(": ")
-        if not problem:
-            where, problem = self.prog.removeprefix("ontogeny "), where
-        raise ConfigError(where.removeprefix("argument "), problem, f"See: {self.prog} --help")
+        """Raises ``ConfigError``; a word that is almost right is answered with the right one."""
+        text = " ".join(message.split())
+        where, _, problem = text.partition(": ")
+        if not problem or UNKNOWN.match(text):
+            where, problem = self.prog.removeprefix("ontogeny "), text
+        remedy = self.suggestion(problem) + f"See: {self.prog} --help"
+        raise ConfigError(where.removeprefix("argument "), problem, remedy)
+
+    def suggestion(self, problem: str) -> str:
+        """``Did you mean …? ``, or an empty string."""
+        if found := CHOICE.search(problem):
+            return did_you_mean(found["given"], re.findall(r"[^\s,']+", found["allowed"]))
+        if found := UNKNOWN.search(problem):
+            return did_you_mean(found["given"].partition("=")[0], self._option_string_actions)
+        return ""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``Did you mean …? `` with the known words that are most like the given one, or nothing."""
+    close = get_close_matches(given, list(known), n=2, cutoff=0.7)
+    return f"Did you mean {' or '.join(close)}? " if close else ""
 
 
 def add_command(
@@ -35,12 +59,21 @@ def add_command(
         description=f"{summary}\n\n{text}".strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.set_defaults(command=run)
+    made.set_defaults(command=run, parser=made)
     return made
 
 
 def add_run(made: argparse.ArgumentParser) -> None:
     made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
+
+
+def neuron_name(text: str) -> tuple[str, int]:
+    """``layers.2.linear2.weight:17`` → its unit and number; raises ``ArgumentTypeError``."""
+    unit, colon, number = text.rpartition(":")
+    if not (colon and unit and number.isascii() and number.isdigit()):
+        problem = f"got {text!r}, must be UNIT:N, as in layers.2.linear2.weight:17"
+        raise argparse.ArgumentTypeError(problem)
+    return unit, int(number)
 
 
 def add_config(made: argparse.ArgumentParser, help: str, nargs: str | None = None) -> None:

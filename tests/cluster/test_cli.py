@@ -101,6 +101,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, text, capsys):
 )
 def test_settings_may_stand_before_and_behind_options(line):
     arguments = parse_arguments(line.split())
+    assert arguments is not None
     assert (arguments.config, arguments.resume) == ("demo", True)
     assert sorted(arguments.overrides) == ["run.seed=4", "training.epochs=1"]
 

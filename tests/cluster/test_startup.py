@@ -56,7 +56,7 @@ def run_measured(arguments: list[str], tmp_path: Path) -> tuple[int, set[str], s
         (["nonsense"], 2, "COMMAND: invalid choice: 'nonsense'"),
         (["attribute", "RUN", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["attribute", "RUN", "--rows", "x"], 2, "--rows: invalid int value"),
-        ([], 2, "the following arguments are required: COMMAND"),
+        ([], 2, "usage: ontogeny"),
     ],
 )
 def test_answers_without_work_load_no_heavy_library(
