@@ -40,7 +40,7 @@ class AblationConfig:
     value: Value = "zero"
     """Replacement: zero weights, the mean over the training text, or a resampled value."""
     only: tuple[str, ...] = ()
-    """Subjects to ablate, as UNIT:NUMBER[,NUMBER…]; by default the attributed ones."""
+    """Subjects to ablate, as UNIT:N[,N…]; by default the attributed ones."""
     everything: bool = False
     """Ablate all heads, or all columns or rows of the MLP units."""
     max_neurons: int = 50

@@ -120,7 +120,7 @@ def require_subjects(model: LanguageModel, subjects: Iterable[Subject]) -> None:
 
 
 def parse_subjects(texts: Iterable[str], level: Level) -> list[Subject]:
-    """Parse UNIT:NUMBER[,NUMBER…] into distinct subjects, in order.
+    """Parse UNIT:N[,N…] into distinct subjects, in order.
 
     Raises ``ConfigError`` for any other format.
     """
@@ -131,7 +131,7 @@ def parse_subjects(texts: Iterable[str], level: Level) -> list[Subject]:
         if not colon or not all(
             part.strip().isascii() and part.strip().isdigit() for part in parts
         ):
-            wanted = "wanted UNIT:NUMBER[,NUMBER…]"
+            wanted = "wanted UNIT:N[,N…]"
             remedy = "For example: layers.2.linear2.weight:17,80"
             raise ConfigError("ablation.only", f"got {text!r}, {wanted}", remedy)
         found |= dict.fromkeys(Subject(unit.strip(), int(part), level) for part in parts)

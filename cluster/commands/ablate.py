@@ -70,10 +70,11 @@ def add_subjects(made: argparse.ArgumentParser) -> None:
     made.add_argument("--neurons", type=int, default=50, metavar="N", help=text)
     made.add_argument(
         "--only",
+        "--neuron",
         nargs="+",
         action="extend",
         default=[],
-        metavar="UNIT:NUMBER[,NUMBER…]",
+        metavar="UNIT:N[,N…]",
         help="ablate these instead; for heads, layers.0.self_attn:2",
     )
     text = "ablate every head, or every column or row of MLP weights"

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, UnitError, at_least
 from cluster.options.analysis import Analysis, Counting, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.arguments import (
+    add_command,
+    add_quiet,
+    add_ray,
+    add_run,
+    add_skip_damaged,
+    neuron_name,
+)
 from cluster.options.choices import (
     ATTRIBUTION_BACKGROUNDS,
     ATTRIBUTION_EVIDENCE,
@@ -92,6 +99,8 @@ def add(commands: "Commands") -> None:
         text = f"see select, default {default}"
         text = text if name != "tokens" else "tokens for each neuron, default 10"
         made.add_argument(f"--{name}", type=type(default), metavar="N", help=text)
+    text = "show this neuron (row, head, …) only, as in layers.2.linear2.weight:17"
+    made.add_argument("--neuron", type=neuron_name, metavar="UNIT:N", help=text)
     made.add_argument("--unit", help="show this unit only, as in layers.2.linear2.weight")
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
@@ -123,10 +132,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     at_least("--rows", arguments.rows, 1)
     config_of(arguments, tallies=False)  # raises for wrong options before the run is opened
+    unit, number = focused_group(arguments)
     focus = Focus(
         rows=arguments.rows,
-        unit=arguments.unit,
-        number=arguments.number,
+        unit=unit,
+        number=number,
         token=arguments.token,
     )
 
@@ -146,6 +156,15 @@ def confirm_config(asked: bool, datums: int | None) -> "ConfirmConfig | None":
     if not asked:
         return None
     return ConfirmConfig() if datums is None else ConfirmConfig(max_datums=datums)
+
+
+def focused_group(arguments: argparse.Namespace) -> tuple[str | None, int | None]:
+    """Unit and number of ``--neuron``, or of ``--unit`` and ``--number``; None for all."""
+    if arguments.neuron is None:
+        return arguments.unit, arguments.number
+    if (arguments.unit, arguments.number) != (None, None):
+        raise ConfigError("--neuron", "names the unit and the number; leave out --unit, --number")
+    return arguments.neuron
 
 
 def attribution(

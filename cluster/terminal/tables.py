@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.markup import escape, render
+from rich.table import Column, Table
 
 from capture.maintenance.verify import Finding
 from cluster.terminal.plain import program
+
+LEAST_CELLS = 16
+"""Width below which a column of text is not folded, if that can be avoided."""
 
 
 def data_table(first: str, *others: str) -> Table:
@@ -21,8 +25,33 @@ def data_table(first: str, *others: str) -> Table:
 
 
 def print_table(console: Console, title: str, table: Table) -> None:
+    """Print a title and a table, whose cells are folded where the console is too narrow."""
+    fold_to_fit(table, console.width)
     console.print(f"\n[bold]{escape(title)}[/]")
     console.print(table)
+
+
+def fold_to_fit(table: Table, width: int) -> None:
+    """Let the first column fold where the columns do not fit, and all of them if need be.
+
+    A number or a name that is cut ("0.12…") would be a wrong one.
+    """
+    missing = cells_needed(table) - width
+    spare = max(0, column_width(table.columns[0]) - LEAST_CELLS)
+    for column in table.columns[: 0 if missing <= 0 else 1 if missing <= spare else None]:
+        column.no_wrap, column.overflow = False, "fold"
+
+
+def cells_needed(table: Table) -> int:
+    """The width of a table whose fixed columns are whole and whose others are narrow."""
+    frame = 3 * len(table.columns) + 1  # a cell on both sides of each column, and the box
+    return frame + sum(
+        column_width(column) if column.no_wrap else LEAST_CELLS for column in table.columns
+    )
+
+
+def column_width(column: Column) -> int:
+    return max(cell_len(render(cell).plain) for cell in (column.header, *column.cells))
 
 
 def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:

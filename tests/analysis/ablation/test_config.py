@@ -49,7 +49,7 @@ def test_text_that_names_no_subject_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_subjects([text], "neuron")
     assert str(caught.value) == (
-        f"ablation.only: got {text!r}, wanted UNIT:NUMBER[,NUMBER…]. "
+        f"ablation.only: got {text!r}, wanted UNIT:N[,N…]. "
         "For example: layers.2.linear2.weight:17,80."
     )
 
@@ -218,7 +218,7 @@ def test_subjects_without_notable_tokens_are_shown_without_shares(
     ("arguments", "text"),
     [
         (["--only", f"{UNIT}:99"], f"{UNIT} neuron 99: does not exist"),
-        (["--only", "nonsense"], "wanted UNIT:NUMBER[,NUMBER…]"),
+        (["--only", "nonsense"], "wanted UNIT:N[,N…]"),
         (["--only", f"{UNIT}:1", "--all"], "cannot go with"),
         (["--split", "test"], "test"),
         (["--datums", "0"], "must be at least 1"),

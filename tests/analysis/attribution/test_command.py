@@ -60,6 +60,15 @@ def test_options_change_the_tables(run: Path, options: list[str], capsys) -> Non
         assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (0, 20)}
 
 
+def test_a_neuron_is_named_by_unit_and_number_in_one_word(run: Path, capsys) -> None:
+    printed = []
+    for options in (["--neuron", f"{UNIT}:2"], ["--unit", UNIT, "--number", "2"]):
+        assert main(["attribute", str(run), *options]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert UNIT in printed[0]
+
+
 def test_quiet_prints_nothing(run: Path, capsys) -> None:
     assert main(["attribute", str(run), "--quiet"]) == 0
     captured = capsys.readouterr()
