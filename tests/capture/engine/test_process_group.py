@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from same_runs import read_all, same_rounded_run, same_run
-from spawned import SETTINGS, capture_all, capture_twice, exercise, on_workers, resume_later
+from spawned import (
+    SETTINGS,
+    capture_all,
+    capture_twice,
+    exercise,
+    on_workers,
+    resume_later,
+    stop_and_resume,
+)
 from tiny import contents, make_run, tiny_config
 
 from analysis.run.run import Run, open_run
@@ -116,6 +124,13 @@ def test_a_run_of_one_process_is_resumed_by_two_workers(tmp_path: Path):
     ]
     same_run(str(wanted / "run"), store.uri, 2)
     assert open_run(store.uri).steps_done == 28
+
+
+def test_stopped_workers_resume_with_the_sums_of_the_open_tally_window(tmp_path: Path):
+    """Each worker stores its own sums: added up before the window ends, they would round
+    otherwise."""
+    assert on_workers(2, stop_and_resume, tmp_path) == [0, 0]
+    assert contents(str(tmp_path / "stopped")) == contents(str(tmp_path / "whole"))
 
 
 # --- the lease of a group -------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,10 +14,12 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from capture.config.settings import Config
+from capture.engine.step_plan import PlannedStep
 from capture.errors import AuditError
 from capture.process_group import DistributedGroup, Group, require_same
 from capture.store import Store
-from capture.training.loop import Event, Progress, capture_run
+from capture.training import loop
+from capture.training.loop import Event, Progress, WindowReplay, capture_run
 
 Work = Callable[[Group, Path], Any]
 """What each worker runs. Its result must be JSON."""
@@ -117,3 +120,34 @@ def resume_later(group: Group, folder: Path) -> list[str]:
     config = shared_config(group, folder, name="resumed")
     capture_run(config, lambda event: None, resume=True, group=group, owner="g.2")
     return Store(config.run.uri).keys("outliers")
+
+
+WINDOWS = ("capture.tally.window_steps=6", "capture.segment_steps=4", "training.epochs=1")
+
+
+class Stopped(Exception):
+    """Stops all workers at the same step."""
+
+
+def stop_and_resume(group: Group, folder: Path) -> int:
+    """Capture a run to its end, and another one that stops within a tally window and is resumed.
+
+    Returns how many steps the resumed one took again, as this worker reports it.
+    """
+    whole = shared_config(group, folder, *WINDOWS, name="whole")
+    capture_run(whole, lambda event: None, group=group, owner="whole.1")
+    config = shared_config(group, folder, *WINDOWS, name="stopped")
+    record = loop.record_step
+
+    def stop(observer: Any, planned: PlannedStep, recorder: Any) -> object:
+        if planned.step == 9:
+            recorder.flush()
+            raise Stopped
+        return record(observer, planned, recorder)
+
+    with mock.patch.object(loop, "record_step", stop), suppress(Stopped):
+        capture_run(config, lambda event: None, group=group, owner="stopped.1")
+    group.all_gather_object("stopped")
+    reports: list[Event] = []
+    capture_run(config, reports.append, resume=True, group=group, owner="stopped.2")
+    return sum(isinstance(event, WindowReplay) for event in reports)
