@@ -18,11 +18,15 @@ from analysis.run.tallies import read_tally
 from capture.config.records import KINDS
 from capture.format.factor_layout import decode
 from capture.format.factor_reader import columns_of, read_row
+from capture.format.window_markers import KEY as WINDOW
+from capture.format.window_markers import window_file
 from capture.replay.segments import read_replayable_run, replay_segment
 from capture.shards.schema import VOCABULARY
 from capture.store import Store
 
 PAGE = (ROOT / "docs" / "reference" / "format.md").read_text()
+OF_A_CAPTURE = (WINDOW, window_file(8, 0))
+"""Keys that exist only while a run is captured, or after an interruption."""
 PLACEHOLDERS = {
     r"SSSSSS|TTTTTT": r"\d{6,}",
     "LLLLL": r"\d{5,}",
@@ -87,7 +91,7 @@ def test_every_key_of_a_run_is_on_the_page_and_every_key_of_the_page_occurs(run,
         for names, meaning in PLACEHOLDERS.items():
             form = re.sub(names, lambda found, meaning=meaning: meaning, form)
         forms.append(re.compile(form))
-    keys = [*run.store.keys(), "lease.json", "report/index.html"]
+    keys = [*run.store.keys(), "lease.json", "report/index.html", *OF_A_CAPTURE]
     assert [key for key in keys if not any(form.fullmatch(key) for form in forms)] == []
     unused = {p for p, f in zip(patterns, forms, strict=True) if not any(map(f.fullmatch, keys))}
     replayed = {f"segments/segment-SSSSSS-{kind}.json" for kind in KINDS}
