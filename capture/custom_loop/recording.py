@@ -35,7 +35,7 @@ from capture.errors import ConfigError, RunError
 from capture.format import checkpoint
 from capture.format.markers import Marker
 from capture.gradients.layout import Layout
-from capture.optim import optimizer as optimizers
+from capture.optim import step_counts
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
@@ -142,10 +142,9 @@ class Recording:
         where = f"{self._recorder.store.uri}/{checkpoint.key_of(self._last.end_step)}"
         weights, state = checkpoint.split_checkpoint(self.checkpoint())
         checkpoint.restore(self.model, weights, where)
-        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
-        optimizers.restore(
+        step_counts.restore(
             self.optimizer,
-            {name: p for name, p in self.model.named_parameters() if id(p) in trained},
+            self.model,
             state,
             config=self._config.training.optimizer,
             step=self._last.end_step,
@@ -292,7 +291,8 @@ class Recording:
 
     def _snapshot(self) -> dict[str, Tensor]:
         parameters = dict(self.model.named_parameters())
-        return checkpoint.snapshot(self.model, optimizers.snapshot(self.optimizer, parameters))
+        state = step_counts.snapshot(self.optimizer, parameters, self._position.step)
+        return checkpoint.snapshot(self.model, state)
 
     def _commit(self, tensors: dict[str, Tensor]) -> None:
         self._full_segment = None

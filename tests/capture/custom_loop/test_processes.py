@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from custom_loops import TOP, Small, loss_of, tokens, uri
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
 
 from capture.custom_loop import units
 from capture.custom_loop.record import record
@@ -22,7 +23,7 @@ ONE = "ontogeny.record records one process"
 @pytest.fixture
 def group(monkeypatch) -> Iterator[None]:
     """A process group of one process, which counts as two."""
-    store = distributed.HashStore()
+    store = distributed.HashStore()  # pyright: ignore
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     yield
@@ -109,7 +110,7 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_average_their_gradients_are_told_so(tmp_path):
-    multiprocessing.spawn(train, args=(tmp_path, "averaged"), nprocs=2)
+    spawn(train, args=(tmp_path, "averaged"), nprocs=2)
     for rank in range(2):
         found = (tmp_path / f"averaged-{rank}.txt").read_text()
         assert "as if gradients were averaged over 2 processes. ontogeny.record" in found
@@ -117,6 +118,6 @@ def test_two_processes_that_average_their_gradients_are_told_so(tmp_path):
 
 @pytest.mark.slow
 def test_of_two_processes_that_record_one_run_the_second_is_refused(tmp_path):
-    multiprocessing.spawn(train, args=(tmp_path, "one run"), nprocs=2)
+    spawn(train, args=(tmp_path, "one run"), nprocs=2)
     assert (tmp_path / "one run-0.txt").read_text() == "none"
     assert "is being captured by process" in (tmp_path / "one run-1.txt").read_text()
