@@ -7,7 +7,9 @@ Work is done by threads of this process; the command line takes the same questio
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from os import PathLike
 
 from analysis.ablation.ablate import ablate as ablate_run
 from analysis.ablation.ablate import write_ablation
@@ -28,11 +30,13 @@ from analysis.behaviour.behaviour import (
 )
 from analysis.behaviour.predicates import Predicate
 from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
-from analysis.faithfulness.confirm import ConfirmConfig, require_confirmable
+from analysis.faithfulness.confirm import ConfirmConfig, Confirmed, require_confirmable
 from analysis.faithfulness.confirm import confirm as confirm_tokens
 from analysis.faithfulness.faithfulness import Faithfulness, write_faithfulness
 from analysis.faithfulness.faithfulness import faithfulness as evaluate_methods
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
+from analysis.jobs.question import Question
+from analysis.jobs.tables import check_set_name
 from analysis.neurons.grouping import (
     NeuronClusters,
     NeuronsConfig,
@@ -49,11 +53,12 @@ Progress = Callable[[int, int], None]
 
 
 def attribute(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: AttributionConfig | None = None,
     *,
     confirm: ConfirmConfig | None = None,
     save: bool = False,
+    name: str = "",
     progress: Progress | None = None,
 ) -> Attribution:
     """Find which tokens and datums moved which neurons (rows, heads, parameters) most.
@@ -67,6 +72,7 @@ def attribute(
             where the run has them, else outliers.
         confirm: Test each token by ablating the neuron on held-out text, beside null models.
         save: Also write the tables to the run.
+        name: Keep the tables beside others, under ``analysis/attribute/NAME/``.
         progress: Called with rows read and rows in all, then with ablated datums.
 
     Returns:
@@ -83,6 +89,8 @@ def attribute(
         >>> found.groups.columns.tolist()
         ['level', 'unit', 'group', 'rows', 'weight', 'tokens']
     """
+    if name:
+        check_set_name("name", name)
     opened = opened_run(run)
     chosen = config or AttributionConfig.recommended(tallies=bool(opened.shards("tallies")))
     if confirm is not None:
@@ -91,12 +99,13 @@ def attribute(
     if confirm is not None:
         found = confirm_tokens(opened, found, confirm, progress)
     if save:
-        write_attribution(opened, found)
+        asked = [chosen] if confirm is None else [Confirmed(confirm), chosen]
+        write_attribution(opened, found, Question.of("attribute", *asked), name)
     return found
 
 
 def ablate(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: AblationConfig | None = None,
     *,
     save: bool = False,
@@ -129,14 +138,15 @@ def ablate(
         [['layers.1.linear2.weight', 3]]
     """
     opened = opened_run(run)
-    found = ablate_run(opened, config or AblationConfig(), progress)
+    chosen = config or AblationConfig()
+    found = ablate_run(opened, chosen, progress)
     if save:
-        write_ablation(opened, found)
+        write_ablation(opened, found, Question.of("ablate", chosen))
     return found
 
 
 def activations(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: ActivationConfig | None = None,
     *,
     save: bool = False,
@@ -163,12 +173,12 @@ def activations(
     opened = opened_run(run)
     found = measure_activations(opened, config or ActivationConfig(), progress)
     if save:
-        write_activations(opened, found)
+        write_activations(opened, found, Question.of("activations", config or ActivationConfig()))
     return found
 
 
 def behaviour(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     predicate: Predicate,
     config: BehaviourConfig | None = None,
     *,
@@ -198,12 +208,14 @@ def behaviour(
     job = partial(run_job, report=progress)
     found = analyse_behaviour(opened, job, predicate, config or BehaviourConfig())
     if save:
-        write_behaviour(opened, found)
+        write_behaviour(
+            opened, found, Question.of("behaviour", predicate, config or BehaviourConfig())
+        )
     return found
 
 
 def bigrams(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: BigramConfig | None = None,
     *,
     save: bool = False,
@@ -232,12 +244,12 @@ def bigrams(
     opened = opened_run(run)
     found = find_bigrams(opened, config or BigramConfig(), progress)
     if save:
-        write_bigrams(opened, found)
+        write_bigrams(opened, found, Question.of("bigrams", config or BigramConfig()))
     return found
 
 
 def neurons(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: NeuronsConfig | None = None,
     *,
     save: bool = False,
@@ -265,12 +277,12 @@ def neurons(
     moved = read_outlier_sums(opened, partial(run_job, report=progress))
     found = group_neurons(opened, moved, config or NeuronsConfig())
     if save:
-        write_neurons(opened, found)
+        write_neurons(opened, found, Question.of("neurons", config or NeuronsConfig()))
     return found
 
 
 def faithfulness(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     config: FaithfulnessConfig | None = None,
     *,
     save: bool = False,
@@ -300,15 +312,18 @@ def faithfulness(
     opened = opened_run(run)
     found = evaluate_methods(opened, run_job, config or FaithfulnessConfig(), progress)
     if save:
-        write_faithfulness(opened, found)
+        write_faithfulness(
+            opened, found, Question.of("faithfulness", config or FaithfulnessConfig())
+        )
     return found
 
 
 def report(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     *,
     to: str | None = None,
     max_neurons: int | None = None,
+    attribution: str = "",
     progress: Progress | None = None,
 ) -> str:
     """Write static HTML pages of a run and of the tables that its analyses left there.
@@ -317,6 +332,7 @@ def report(
         run: A run, or the folder or prefix where it is.
         to: Folder or prefix for the pages; the run's own ``report/`` by default.
         max_neurons: Pages for so many neurons, those with most evidence first; all by default.
+        attribution: Name of the attribution that is shown; by default the one without a name.
         progress: Called with rows read and rows in all.
 
     Returns:
@@ -331,10 +347,12 @@ def report(
     """
     opened = opened_run(run)
     store = report_store(opened, to)
-    config = ReportConfig() if max_neurons is None else ReportConfig(max_neurons=max_neurons)
+    config = ReportConfig(attribution=attribution)
+    if max_neurons is not None:
+        config = replace(config, max_neurons=max_neurons)
     material = gather_report_data(opened, partial(run_job, report=progress), config)
     return write_report(material, store).index
 
 
-def opened_run(run: Run | str) -> Run:
+def opened_run(run: Run | str | PathLike[str]) -> Run:
     return run if isinstance(run, Run) else open_run(run)

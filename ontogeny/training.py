@@ -4,6 +4,7 @@ Each takes what the command of the same name takes; ``ontogeny.record`` records 
 """
 
 from collections.abc import Callable, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -67,7 +68,7 @@ def capture(
 
 
 def replay(
-    run: Run | str,
+    run: Run | str | PathLike[str],
     records: Sequence[Record] = ("outliers",),
     *,
     segments: Sequence[int] | None = None,
@@ -110,7 +111,7 @@ def replay(
     return open_run(store.uri, store.config)
 
 
-def verify(run: Run | str) -> pd.DataFrame:
+def verify(run: Run | str | PathLike[str]) -> pd.DataFrame:
     """Check every file of a run against the checksum and row count in its marker.
 
     Args:
@@ -127,7 +128,7 @@ def verify(run: Run | str) -> pd.DataFrame:
         >>> ontogeny.verify("runs/demo").empty
         True
     """
-    found = verify_run(run.store if isinstance(run, Run) else Store(run))
+    found = verify_run(run.store if isinstance(run, Run) else Store(fspath(run)))
     rows = [(finding.key, finding.state, finding.detail) for finding in found]
     return pd.DataFrame(rows, columns=["key", "state", "detail"])
 

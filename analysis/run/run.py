@@ -6,6 +6,7 @@ Only files that a marker lists are read. Tables are pandas DataFrames with the c
 Shapes: N datum, T position.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +17,13 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
-from analysis.run import custom_loop, token_windows
+from analysis.run import custom_loop, description, token_windows
 from analysis.run.committed import Committed, warn_if_short
 from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
     Indices,
+    indices_of_neurons,
     require_known,
     study_columns,
     wanted_datums,
@@ -43,7 +45,9 @@ from capture.store.config import StoreConfig
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 
 
-def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = False) -> "Run":
+def open_run(
+    uri: str | os.PathLike[str], store: StoreConfig = DEFAULT, *, skip_damaged: bool = False
+) -> "Run":
     """Open a run for reading, as it stands now, also while it is trained.
 
     Tables are read when a query needs them. ``IncompleteRunWarning`` says that the run holds fewer
@@ -68,7 +72,7 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
         >>> run.steps_done == run.num_steps
         True
     """
-    place = Store(uri, store)
+    place = Store(os.fspath(uri), store)
     start = require_start(place)
     provenance = read_run(place, start)
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
@@ -77,13 +81,23 @@ def open_run(uri: str, store: StoreConfig = DEFAULT, *, skip_damaged: bool = Fal
     return Run(Committed(place, start, segments, skip_damaged), config, provenance)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run(GradientQueries):
     """A run opened for reading, by ``open_run``.
 
     Steps, datums, tokens and windows of training are numbered from 0. A *unit* is a captured
     parameter tensor, named as in ``model.named_parameters()``. Shifts are in units of the weight.
     """
+
+    def __repr__(self) -> str:
+        return description.as_text(description.describe(self))
+
+    def _repr_html_(self) -> str:
+        return description.as_html(description.describe(self))
+
+    def __dir__(self) -> list[str]:
+        """Public names only, for tab completion."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
     # --- tables -----------------------------------------------------------------------------------
 
@@ -160,6 +174,7 @@ class Run(GradientQueries):
         index: Indices | None = None,
         steps: range | None = None,
         datum: Indices | None = None,
+        neuron: Indices | None = None,
     ) -> pd.DataFrame:
         """Return the recorded shifts (outliers) that meet all conditions, in order of capture.
 
@@ -170,8 +185,10 @@ class Run(GradientQueries):
         Args:
             unit: Name of one unit or several.
             index: Flat (row-major) index into the unit, or several; needs ``unit``.
-            steps: Steps, as a range.
+            steps: Steps of the run, as a range.
             datum: Number of one datum or several.
+            neuron: Number of one neuron or several of the one ``unit``, which has two axes: its
+                columns, or its rows where the weight is stored transposed.
 
         Returns:
             Columns epoch and batch; datum_ix (slot in the batch); unit (categorical) and index;
@@ -179,8 +196,8 @@ class Run(GradientQueries):
             datum_id; position (in the window, of the largest contribution to the shift).
 
         Raises:
-            UnitError: A unit or index was not captured.
-            RunError: The run lacks the steps, a datum, or the outlier record.
+            UnitError: A unit, index or neuron was not captured.
+            RunError: The run lacks one of the steps, a datum, or the outlier record.
 
         Example:
             >>> shifts = run.shifts(unit="layers.1.linear2.weight", steps=range(5))
@@ -193,6 +210,8 @@ class Run(GradientQueries):
             wanted["step"] = steps = wanted_steps(self.uri, steps, self.steps_done)
         if datum is not None:
             wanted["datum"] = wanted_datums(self.uri, datum, self.num_datums)
+        if neuron is not None:
+            index = indices_of_neurons(self.layout, unit, neuron, index)
         if unit is not None:
             wanted |= wanted_parameters(self.layout, unit, index)
         elif index is not None:

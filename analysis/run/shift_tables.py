@@ -39,17 +39,46 @@ def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Indices 
     return {"unit": sorted(set(units)), "index": index_K.tolist()}
 
 
+def indices_of_neurons(
+    layout: Layout, unit: str | Sequence[str] | None, neuron: Indices, index: Indices | None
+) -> np.ndarray:
+    """Return the flat indices of neurons: the columns of a unit with two axes, int64 [K].
+
+    Where a weight is stored [I, O], as in Hugging Face's Conv1D, neurons are its rows.
+    Raises ``UnitError`` without exactly one such unit, or for a neuron that it does not have.
+    """
+    units = [unit] if isinstance(unit, str) else list(unit or [])
+    if len(units) != 1 or index is not None:
+        beside = "beside an index" if index is not None else f"with {len(units)} units"
+        problem = f"got {neuron} {beside if units else 'without a unit'}"
+        raise UnitError("neuron", problem, "Ask for the neurons of one unit, without index")
+    (name,) = units
+    if name not in layout.shapes:
+        raise UnitError(name, "was not captured", nearest(name, layout.names))
+    if len(layout.shapes[name]) != 2:
+        axes = {1: "one axis"}.get(len(layout.shapes[name]), f"{len(layout.shapes[name])} axes")
+        raise UnitError(name, f"has no neurons: it has {axes}, not two")
+    index_RC = np.arange(layout.sizes[layout.names.index(name)]).reshape(layout.shapes[name])
+    index_IO = index_RC if name in layout.transposed else index_RC.T
+    neuron_K = whole_numbers("neuron", neuron)
+    for found in neuron_K[(neuron_K < 0) | (neuron_K >= len(index_IO))][:1]:
+        problem = f"does not exist: the unit's neurons are 0 to {len(index_IO) - 1}"
+        raise UnitError(f"{name}:{found}", problem)
+    return np.sort(index_IO[neuron_K], axis=None)
+
+
 def wanted_steps(uri: str, steps: range, steps_done: int) -> range:
-    """Return those of the steps that are recorded; raise ``RunError`` if none is."""
+    """Return the steps, ascending; raise ``RunError`` for one that is not recorded."""
     if not isinstance(steps, range):
         problem = f"steps={steps!r} is not a range"
         raise RunError(uri, problem, "Ask for steps=range(first, end)")
     ascending = steps if steps.step > 0 else steps[::-1]
-    recorded = [step for step in range(steps_done) if step in ascending]
-    if not recorded:
-        problem = f"has steps 0 to {steps_done - 1}, none of {steps}"
-        raise RunError(uri, problem)
-    return range(recorded[0], recorded[-1] + 1, abs(steps.step))
+    if not ascending:
+        raise RunError(uri, f"has steps 0 to {steps_done - 1}, none of {steps}")
+    if ascending[0] < 0 or ascending[-1] >= steps_done:
+        problem = f"has steps 0 to {steps_done - 1}, asked for {ascending[0]} to {ascending[-1]}"
+        raise RunError(uri, problem, "Steps are chosen as in steps=range(first, end)")
+    return ascending
 
 
 def wanted_datums(uri: str, datum: Indices, num_datums: int) -> list[int]:

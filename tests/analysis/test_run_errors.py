@@ -51,7 +51,8 @@ def run() -> Run:
         (
             lambda run: run.shifts(steps=range(24, 30)),
             RunError,
-            "memory://tiny-run: has steps 0 to 23, none of range(24, 30).",
+            "memory://tiny-run: has steps 0 to 23, asked for 24 to 29. "
+            "Steps are chosen as in steps=range(first, end).",
         ),
         (
             lambda run: run.shifts(steps=(0, 3)),
