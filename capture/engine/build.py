@@ -50,14 +50,26 @@ def complete_config(config: Config) -> Config:
         raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
     config = replace(config, model=replace(config.model, hf=hf))
     capture, plain = config.capture, CaptureConfig()
-    if plain.units != capture.units and plain.tally.units != capture.tally.units:
-        return config
     model = build_hf_model(hf, vocabulary=1, window=config.corpus.window, seed=0, device="meta")
-    if capture.units == plain.units:
-        capture = replace(capture, units=[layers_pattern(model)])
+    units = [layers_pattern(model)] if capture.units == plain.units else capture.units
+    capture = replace(capture, units=without_frozen(model, units))
     if capture.tally.units == plain.tally.units:
         capture = replace(capture, tally=replace(capture.tally, units=default_tally_units(model)))
     return replace(config, capture=capture)
+
+
+def without_frozen(model: nn.Module, patterns: list[str]) -> list[str]:
+    """Return the patterns, or the names of all trained units if they also match others.
+
+    Some families hold parameters that are never trained, such as the biases of afmoe's router; they
+    have no shifts. Raises ``ConfigError`` if no unit is trained.
+    """
+    units = choose_units(model, patterns)
+    trained = [name for name, unit in units.items() if unit.requires_grad]
+    if not trained:
+        problem = f"match only parameters that are not trained ({next(iter(units))}, …)"
+        raise ConfigError("capture.units", problem)
+    return patterns if len(trained) == len(units) else trained
 
 
 def default_tally_units(model: nn.Module) -> list[str]:

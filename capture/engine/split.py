@@ -110,4 +110,7 @@ def cause_of_mixing(model: nn.Module) -> str:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return f"{name} ({type(module).__name__}) normalizes over the batch"
-    return "a module mixes the datums of a batch, or capture misreads how this parameter is used"
+    return (
+        "a module mixes the datums of a batch or draws random numbers, or capture misreads how "
+        "this parameter is used"
+    )

@@ -121,7 +121,9 @@ def resolve_config(config: HFConfig) -> HFConfig:
         for name, value in found.to_diff_dict().items()
         if name in known and not is_dropout(name)
     }
-    settings |= {"vocab_size": found.vocab_size, **config.settings}
+    if isinstance(embedded := getattr(found, "vocab_size", None), int):
+        settings["vocab_size"] = embedded
+    settings |= config.settings
     return replace(config, family=found.model_type, settings=settings)
 
 
@@ -148,7 +150,11 @@ def known_settings(family: str) -> set[str]:
         problem = f"got {family!r}, must be one of the {len(families)} causal language models"
         problem += " of transformers, such as gpt2, gpt_neox, llama"
         raise ConfigError("model.hf.family", problem, f"Perhaps {near[0]} is meant" if near else "")
-    plain = load_transformers(KEY).AutoConfig.for_model(family)
+    try:
+        plain = load_transformers(KEY).AutoConfig.for_model(family)
+    except library_errors() as error:
+        problem = f"got {family}, whose own defaults the library refuses: {first_line(error)}"
+        raise ConfigError("model.hf.family", problem, "Choose another family") from error
     return {*plain.to_dict(), *plain.attribute_map} - NOT_SETTINGS
 
 
@@ -209,8 +215,12 @@ def build_hf_model(
 
 def require_capacity(made: Any, *, vocabulary: int, window: int) -> None:
     """Raise ``ConfigError`` if the model has too few token embeddings or positions."""
-    if made.vocab_size < vocabulary:
-        problem = f"embeds {made.vocab_size:,} tokens, the corpus has {vocabulary:,}"
+    embedded = getattr(made, "vocab_size", None)
+    if not isinstance(embedded, int):
+        problem = f"got {made.model_type}, which is not a model of text alone: it has no vocab_size"
+        raise ConfigError("model.hf.family", problem, "Choose the family of its language model")
+    if embedded < vocabulary:
+        problem = f"embeds {embedded:,} tokens, the corpus has {vocabulary:,}"
         remedy = "Set corpus.tokenizer to the model's tokenizer"
         raise ConfigError("model.hf", problem, remedy)
     longest = getattr(made, "max_position_embeddings", None)

@@ -55,7 +55,10 @@ def with_last_norm(module: Callable[[int], nn.Module]) -> Callable[..., HFModel]
 
 MIXING: dict[str, tuple[Callable[[int], nn.Module], str]] = {
     "BatchNorm": (OverBatch, r"; model.norm.norm \(BatchNorm1d\) normalizes over the batch"),
-    "balanced router": (Balanced, "; a module mixes the datums of a batch, or capture misreads"),
+    "balanced router": (
+        Balanced,
+        "; a module mixes the datums of a batch or draws random numbers, or capture misreads",
+    ),
 }
 
 

@@ -151,6 +151,32 @@ def test_units_without_factors_are_refused_by_name_or_captured_by_vmap(tmp_path,
     assert (open_run(str(tmp_path / "by-vmap")).steps()["audit_error"] < 1e-4).all()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_parameters_that_are_not_trained_have_no_shifts(tmp_path: Path):
+    settings = HEADS | {"num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+    described = {"family": "afmoe", "settings": settings | {"num_dense_layers": 0}}
+    make_run(hf_config(tmp_path, described, "capture.fallback=vmap"))
+    units = set(open_run(str(tmp_path / "run")).layout.names)
+    frozen = {f"model.layers.{layer}.mlp.expert_bias" for layer in (0, 1)}
+    assert not units & frozen
+    assert "model.layers.0.mlp.router.gate.weight" in units
+    with pytest.raises(ConfigError, match=r"^capture\.units: match only parameters that are not"):
+        make_run(hf_config(tmp_path, described, f"capture.units=[{min(frozen)}]", name="frozen"))
+
+
+@pytest.mark.parametrize(
+    ("family", "problem"),
+    [
+        ("fuyu", "which is not a model of text alone: it has no vocab_size. Choose the family of"),
+        ("gemma4_assistant", "whose own defaults the library refuses: "),
+    ],
+)
+def test_a_family_that_the_library_cannot_build_from_tokens_is_one_line(tmp_path, family, problem):
+    with pytest.raises(ConfigError, match=rf"^model\.hf\.family: got {family}, {problem}") as found:
+        make_run(hf_config(tmp_path, {"family": family}))
+    assert "\n" not in str(found.value)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bert": (WIDE, "got bert, which sees later tokens, so also the token that it is trained to "),
     "xlnet": (
