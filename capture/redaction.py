@@ -26,7 +26,13 @@ PATTERNS = (
         r"\1…",
     ),
     # A refused HTTP header is quoted as it was sent, and credentials are sent in headers.
-    (re.compile(r"(Invalid header value ).*", re.IGNORECASE | re.DOTALL), r"\1…"),
+    (
+        re.compile(
+            r"(Invalid header value )b?('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s(]+)",
+            re.IGNORECASE,
+        ),
+        r"\1…",
+    ),
     (re.compile(r"(Credential=)[^\s,&'\"]*"), r"\1…"),
     (
         re.compile(r"((?:Authorization|X-Amz-Security-Token)['\"]?\s*[:=]\s*).*", re.IGNORECASE),

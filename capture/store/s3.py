@@ -20,7 +20,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 from capture.errors import StoreAwayError, StoreError
 from capture.store.config import PART_BYTES, StoreConfig
 from capture.store.range_file import RangeFile
-from capture.store.retry import TransientError
 from capture.store.s3_answers import etag_differs, require_answer
 from capture.store.s3_client import Connection, connect
 from capture.store.s3_errors import (
@@ -75,19 +74,18 @@ class S3Backend:
             self.put_whole(key, bytes(data))
 
     def put_whole(self, key: str, body: bytes, **options: str) -> None:
-        """Upload in one request; raise ``StoreError`` if the store has confirmed other bytes."""
-
-        def whole(client: Any) -> None:
-            place = {"Bucket": self.bucket, "Key": self.path(key)}
-            answer = client.put_object(**place, Body=body, ContentMD5=md5(body), **options)
-            require_answer("put_object", answer)
-            # Not every store's ETag is an MD5, so one that differs is a reason to look.
-            if self.connection.etags_are_md5 and etag_differs(answer, body):
-                if not self.has_value(key, body):
-                    raise TransientError("the store has confirmed other bytes", answered=True)
+        """Upload in one request; raise ``StoreError`` if the store keeps confirming other bytes."""
+        for _ in range(MAX_UPLOADS):
+            answer = self.call("put_object", key, Body=body, ContentMD5=md5(body), **options)
+            # Not every store's ETag is an MD5, so one that differs is only a reason to look.
+            if not etag_differs(answer, body) or not self.connection.etags_are_md5:
+                return
+            if self.has_value(key, body):
                 self.connection.etags_are_md5 = False
-
-        self.connection.request(self.uri_of(key), whole)
+                return
+            self.connection.retrier.count()
+        problem = "the store keeps confirming other bytes than were sent"
+        raise StoreError(self.uri_of(key), problem, ENDPOINT_REMEDY)
 
     def put_in_parts(self, key: str, data: memoryview) -> None:
         """Multipart upload. If the store no longer knows the upload, start again.

@@ -70,6 +70,9 @@ def translate_error(error: Exception, where: str) -> Exception:
     if isinstance(error, boto.ProfileNotFound):
         problem = "the profile of store.profile or AWS_PROFILE is not in ~/.aws/config"
         return StoreError(where, problem, "Name a section of that file, or set neither")
+    if "Invalid header value" in str(error):
+        problem = "a credential has a character that no HTTP header may have, as a carriage return"
+        return StoreError(where, problem, "Look at the AWS variables and files, and at line ends")
     if isinstance(error, UNREACHABLE_ERRORS):
         return TransientError(f"cannot be reached: {one_line(error)}", answered=False)
     if isinstance(error, BROKEN_CONNECTION_ERRORS):

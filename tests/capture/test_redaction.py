@@ -21,7 +21,11 @@ SECRETS = ["hunter2", "s3cr3tVALUE", "FwoGTOKEN", "AKIAIOSFODNN7EXAMPLE"]
         ("http://u:hunter2@host:9/x is away", "http://…@host:9/x is away"),
         ("s3:/AKIA:s3cr3t/VALUE@bkt/x", "s3:/…@bkt/x"),
         ("https://hunter2@host", "https://…@host"),
-        ("Invalid header value b'FwoGTOKEN\\r'", "Invalid header value …"),
+        (
+            "Invalid header value b'Fwo\\'TOKEN\\r' (tried 4 times)",
+            "Invalid header value … (tried 4 times)",
+        ),
+        ('Invalid header value "FwoGTOKEN". Look', "Invalid header value …. Look"),
         ("The config profile (s3cr3tVALUE) could", "The config profile (…) could"),
         (
             "GET https://b.s3.aws/x?X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F1&X-Amz-Signature=ab12"
@@ -93,6 +97,8 @@ def test_a_store_that_fails_does_not_repeat_credentials(monkeypatch, environment
         assert main(["info", "s3://bkt/x"]) == 2
         said = capsys.readouterr()
         assert said.err.count("\n") == 1
+        carriage = any("\r" in value for value in environment.values())
+        assert ("has a character that no HTTP header" in said.err) == carriage
         assert not any(secret in said.out + said.err for secret in SECRETS)
 
 
