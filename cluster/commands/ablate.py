@@ -55,7 +55,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def add_subjects(made: argparse.ArgumentParser) -> None:

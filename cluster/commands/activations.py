@@ -34,7 +34,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--step", type=int, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=3, metavar="N", help="tokens shown, default 3")
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:

@@ -108,7 +108,7 @@ def add(commands: "Commands") -> None:
     add_confirm(made)
     add_skip_damaged(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def add_confirm(made: argparse.ArgumentParser) -> None:

@@ -46,7 +46,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
     add_skip_damaged(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:

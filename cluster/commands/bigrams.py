@@ -39,7 +39,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--top", type=int, default=20, metavar="N", help=text)
     text = "datums for each bigram, default 5, 0 for none"
     made.add_argument("--datums", type=int, default=5, metavar="N", help=text)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:

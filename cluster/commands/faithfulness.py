@@ -37,7 +37,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:

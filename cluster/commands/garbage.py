@@ -30,7 +30,7 @@ def add(commands: "Commands") -> None:
         metavar="MINUTES",
         help=f"keep younger files, default {GARBAGE_AGE_MINUTES}",
     )
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def minutes_of(text: str) -> timedelta:
@@ -47,10 +47,13 @@ def minutes_of(text: str) -> timedelta:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.maintenance.garbage import find_garbage, remove_garbage
     from capture.store import Store
+    from cluster.terminal.as_json import print_as_json
 
     clean = remove_garbage if arguments.remove else find_garbage
     found = clean(Store(arguments.run), arguments.older_than)
-    if not arguments.quiet:
+    if arguments.json:
+        print_as_json({"removed": arguments.remove, "files": found})
+    elif not arguments.quiet:
         show(console, found, removed=arguments.remove)
     return 0
 

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 def add(commands: "Commands") -> None:
     made = add_command(commands, "info", run, "What a run holds: settings, progress, sizes.")
     add_run(made)
+    made.add_argument("--json", action="store_true", help="print JSON instead, sizes in bytes")
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.run.run import open_run
-    from cluster.terminal.run_tables import show_run
+    from cluster.terminal.as_json import print_as_json
+    from cluster.terminal.run_tables import run_values, show_run
 
-    show_run(console, open_run(arguments.run))
+    opened = open_run(arguments.run)
+    if arguments.json:
+        print_as_json(run_values(opened))
+    else:
+        show_run(console, opened)
     return 0

@@ -51,7 +51,7 @@ def add(commands: "Commands") -> None:
     add_number(made, "--rows", 20, "rows shown")
     add_skip_damaged(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def add_number(made: argparse.ArgumentParser, name: str, default: int | None, what: str) -> None:

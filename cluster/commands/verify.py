@@ -24,7 +24,7 @@ removes what an interruption left. Says if a capture is running, or if the run i
 def add(commands: "Commands") -> None:
     made = add_command(commands, "verify", run, "Check that every file of a run is intact.", TEXT)
     add_run(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
@@ -32,11 +32,21 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     from capture.maintenance.verify import verify
     from capture.store import Store
+    from cluster.terminal.as_json import print_as_json
 
     checked = []
     store = Store(arguments.run)
     found = verify(store, checked.append)
-    if not arguments.quiet:
+    if arguments.json:
+        print_as_json(
+            {
+                "files": len(checked),
+                "bytes": sum(file.num_bytes for file in checked),
+                "findings": found,
+                "progress": progress(store),
+            }
+        )
+    elif not arguments.quiet:
         size = decimal(sum(file.num_bytes for file in checked))
         show(console, found, f"{len(checked)} files, {size}")
         show_progress(console, store)
@@ -44,7 +54,12 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
 
 def show_progress(console: "Console", store: "Store") -> None:
-    """Say that a capture is running, or that the run holds fewer steps than it should."""
+    if line := progress(store):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def progress(store: "Store") -> str:
+    """Say that a capture is running, or that the run holds fewer steps than it should; else ""."""
     from capture.errors import RunError, ShardError
     from capture.format.extent import read_extent, shortfall
     from capture.format.markers import read_segments, require_start
@@ -52,17 +67,15 @@ def show_progress(console: "Console", store: "Store") -> None:
 
     try:
         if holder := running_capture(store):
-            console.print(f"A capture is running: {holder}.", markup=False, soft_wrap=True)
-            return
+            return f"A capture is running: {holder}."
         segments = read_segments(store)
         steps_done = segments[-1].end_step if segments else 0
         problem = shortfall(
             store, len(segments), steps_done, read_extent(store, require_start(store))
         )
     except (RunError, ShardError):
-        return  # it is among the findings
-    if problem:
-        console.print(f"The run {problem}.", markup=False, soft_wrap=True)
+        return ""  # it is among the findings
+    return f"The run {problem}." if problem else ""
 
 
 def show(console: "Console", found: "Sequence[Finding]", checked: str) -> None:

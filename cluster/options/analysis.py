@@ -37,22 +37,31 @@ class Analysis(Generic[Found]):
 def run_analysis(
     arguments: argparse.Namespace, console: "Console", analysis: Analysis[Found]
 ) -> int:
-    """Open the run that the arguments name and perform the analysis; returns the exit code."""
+    """Open the run that the arguments name and perform the analysis; returns the exit code.
+
+    With ``--json`` the tables go to standard output, and damaged shards that were left out to
+    standard error.
+    """
     from analysis.run.run import open_run
     from cluster.options.machines import HERE, machines
+    from cluster.terminal.as_json import print_as_json
+    from cluster.terminal.console import make_console
     from cluster.terminal.tables import print_skipped
 
     opened = open_run(arguments.run, skip_damaged=vars(arguments).get("skip_damaged", False))
     # A command without --ray stays on this machine, also where RAY_ADDRESS names a cluster.
     with machines(arguments) if "ray" in arguments else nullcontext(HERE) as on:
-        perform(analysis, opened, console, quiet=arguments.quiet, on=on)
-    print_skipped(console, opened.skipped)
+        quiet = arguments.quiet or arguments.json
+        found = perform(analysis, opened, console, quiet=quiet, on=on)
+    if arguments.json:
+        print_as_json(found)
+    print_skipped(make_console(stderr=True) if arguments.json else console, opened.skipped)
     return 0
 
 
 def perform(
     analysis: Analysis[Found], run: "Run", console: "Console", *, quiet: bool, on: "Machines"
-) -> None:
+) -> Found:
     """Compute on the machines chosen, write the tables, then print them unless ``quiet``."""
     from cluster.terminal.progress import counting
 
@@ -60,3 +69,4 @@ def perform(
     analysis.write(run, found)
     if not quiet:
         analysis.show(console, run, found)
+    return found

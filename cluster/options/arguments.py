@@ -98,8 +98,13 @@ def add_overrides(made: argparse.ArgumentParser) -> None:
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
 
 
-def add_quiet(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--quiet", action="store_true", help="print errors only")
+def add_quiet(made: argparse.ArgumentParser, *, json: bool = False) -> None:
+    """Add ``--quiet``, and ``--json`` for commands whose answer is tables."""
+    how = made.add_mutually_exclusive_group() if json else made
+    how.add_argument("--quiet", action="store_true", help="print errors only")
+    if json:
+        text = "print the whole tables as JSON instead, and nothing else"
+        how.add_argument("--json", action="store_true", help=text)
 
 
 def add_ray(made: argparse.ArgumentParser) -> None:

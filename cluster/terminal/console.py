@@ -38,8 +38,9 @@ class SafeConsole(Console):
         raise BrokenPipeError
 
 
-def make_console() -> SafeConsole:
+def make_console(*, stderr: bool = False) -> SafeConsole:
     """Return the console of a command, as wide as the terminal, COLUMNS, or 110 for pipes."""
-    chosen = os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty()
+    stream = sys.stderr if stderr else sys.stdout
+    chosen = os.environ.get("COLUMNS", "").isdigit() or stream.isatty()
     width = None if chosen else WIDTH_OF_PIPES
-    return SafeConsole(width=width, highlight=False, emoji=False)
+    return SafeConsole(width=width, stderr=stderr, highlight=False, emoji=False)

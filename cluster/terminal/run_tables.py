@@ -31,6 +31,33 @@ def show_run(console: Console, run: Run) -> None:
         console.print(losses(run))
 
 
+def run_values(run: Run) -> dict[str, object]:
+    """What ``ontogeny info --json`` prints: provenance, configuration, files by kind, losses."""
+    markers = [run.start, *run.segments]
+    files = {kind: [file for m in markers for file in m.files_of(kind)] for kind in KINDS}
+    return {
+        "run": run.uri,
+        "steps_done": run.steps_done,
+        "num_steps": run.num_steps,
+        "segments": len(run.segments),
+        "datums": run.num_datums,
+        "parameters": run.layout.size,
+        "units": list(run.layout.names),
+        "provenance": run.provenance,
+        "files": {
+            kind: {
+                "files": len(found),
+                "rows": sum(file.rows or 0 for file in found),
+                "bytes": sum(file.num_bytes for file in found),
+            }
+            for kind, found in files.items()
+        },
+        "bytes": total_bytes(markers),
+        "losses": run.steps().groupby("epoch")["loss"].mean().reset_index(),
+        "evaluations": run.evaluations(),
+    }
+
+
 def provenance(run: Run) -> dict[str, str]:
     """Location, progress, machine and versions of the run."""
     made = run.provenance

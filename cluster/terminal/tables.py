@@ -51,7 +51,7 @@ def cells_needed(table: Table) -> int:
 
 
 def column_width(column: Column) -> int:
-    return max(cell_len(render(cell).plain) for cell in (column.header, *column.cells))
+    return max(cell_len(render(str(cell)).plain) for cell in (column.header, *column.cells))
 
 
 def print_skipped(console: Console, skipped: Sequence[Finding]) -> None:

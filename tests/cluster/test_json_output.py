@@ -1,0 +1,97 @@
+"""``--json``: one JSON document on standard output, with the tables that the run then holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import make_run, tiny_config
+
+from analysis.run.run import open_run
+from cluster.cli import main
+from cluster.terminal.as_json import plain
+
+ANALYSES = {
+    "attribute": "",
+    "ablate": "--neurons 2 --datums 20",
+    "activations": "",
+    "behaviour": "--contains cat",
+    "bigrams": "--top 3",
+    "neurons": "--min-rows 1",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("json")
+    make_run(tiny_config(folder, "capture.outliers.k=100"))
+    assert main(["attribute", str(folder / "run"), "--quiet"]) == 0
+    return folder / "run"
+
+
+def printed(line: str, capsys, code: int = 0) -> Any:
+    """Run a command; its standard output must be one document of strict JSON, in ASCII."""
+    assert main(line.split()) == code
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.isascii()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(captured.out, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("command", ANALYSES)
+def test_an_analysis_prints_the_tables_that_it_stores(command: str, run: Path, capsys) -> None:
+    found = printed(f"{command} {run} {ANALYSES[command]} --json", capsys)
+    stored = [path for path in (run / "analysis" / command).glob("*.parquet")]
+    assert stored
+    for path in stored:
+        table = pd.read_parquet(path)
+        assert len(found[path.stem]) == len(table)
+        for row in found[path.stem][:1]:
+            assert list(row) == list(table.columns)
+
+
+def test_numbers_keep_every_digit(run: Path, capsys) -> None:
+    found = printed(f"attribute {run} --json", capsys)["tokens"]
+    table = pd.read_parquet(run / "analysis/attribute/tokens.parquet")
+    shown = np.array([row["relative_frequency"] for row in found], float)
+    assert np.array_equal(shown, table["relative_frequency"].to_numpy(float))
+
+
+def test_info_is_json(run: Path, capsys) -> None:
+    found, opened = printed(f"info {run} --json", capsys), open_run(run)
+    assert (found["steps_done"], found["num_steps"]) == (28, 28)
+    assert found["files"]["outliers"]["rows"] == len(opened.shifts())
+    assert found["units"] == list(opened.layout.names)
+    assert [row["epoch"] for row in found["losses"]] == [0, 1]
+
+
+def test_verify_and_gc_are_json(run: Path, capsys) -> None:
+    assert printed(f"verify {run} --json", capsys)["findings"] == []
+    extra = run / "steps" / "left.parquet"
+    extra.write_text("x")
+    try:
+        (finding,) = printed(f"verify {run} --json", capsys)["findings"]
+        assert (finding["key"], finding["state"]) == ("steps/left.parquet", "unlisted")
+        (file,) = printed(f"gc {run} --json", capsys)["files"]
+        assert (file["key"], file["kept"]) == ("steps/left.parquet", True)
+    finally:
+        extra.unlink()
+
+
+def test_an_estimate_is_json(capsys) -> None:
+    assert printed("plan --model-params 1e9 --tokens 1e9 --json", capsys)
+
+
+def test_values_that_json_lacks() -> None:
+    frame = pd.DataFrame({"x": [1.5, np.nan, np.inf, -np.inf]})
+    assert [row["x"] for row in plain(frame)] == [1.5, None, "inf", "-inf"]
+    assert plain({"a": np.float32(0.5), "b": (np.int64(3), [None, True])}) == {
+        "a": 0.5,
+        "b": [3, [None, True]],
+    }
