@@ -40,6 +40,7 @@ from analysis.ablation.tables import (
     Ablation,
 )
 from analysis.ablation.target_changes import TargetChanges, target_table
+from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
@@ -68,9 +69,9 @@ def ablate(
     return build_tables(run, text, config, choice, flips, changes, ablated.certified)
 
 
-def write_ablation(run: Run, found: Ablation) -> None:
+def write_ablation(run: Run, found: Ablation, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/ablate/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 class TwoStageProgress:

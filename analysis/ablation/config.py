@@ -20,7 +20,14 @@ from analysis.ablation.subjects import (
     require_subjects,
 )
 from analysis.attribution import tables as attribution_tables
-from analysis.jobs.tables import read_table, require_tables, table_key
+from analysis.jobs.tables import (
+    check_set_name,
+    command_for,
+    read_table,
+    require_tables,
+    table_key,
+    table_set,
+)
 from analysis.run.run import Run, Split
 from capture.errors import ConfigError, RunError, at_least
 from capture.models.transformer import LanguageModel
@@ -55,6 +62,8 @@ class AblationConfig:
     """Contexts stored for every flipped token of a subject."""
     seed: int = 0
     """Seed of the random samples of datums, and of the ``resample`` value."""
+    attribution: str = ""
+    """Name of the attribution that chooses tokens and datums; by default the one without a name."""
 
     def __post_init__(self) -> None:
         for name in ("max_neurons", "max_datums", "contexts_per_token"):
@@ -64,6 +73,8 @@ class AblationConfig:
         for name, wanted in (("level", LEVELS), ("value", VALUES), ("split", SPLITS)):
             if (found := getattr(self, name)) not in wanted:
                 raise ConfigError(f"ablation.{name}", f"got {found!r}, wanted {', '.join(wanted)}")
+        if self.attribution:
+            check_set_name("ablation.attribution", self.attribution)
         if self.only and self.everything:
             raise ConfigError("ablation.only", "cannot go with ablation.everything (--all)")
 
@@ -113,8 +124,8 @@ def choose_subjects(
     the run, or if it selected no subject; raises ``ConfigError`` or ``UnitError`` for subjects that
     do not exist.
     """
-    require_attribution(run)
-    tokens = read_attribution(run, "tokens", ["token_id"], config.level)
+    require_attribution(run, config.attribution)
+    tokens = read_attribution(run, "tokens", ["token_id"], config)
     if config.everything:
         subjects = all_subjects(model, config.level)
     elif config.only:
@@ -134,18 +145,18 @@ def choose_subjects(
     )
 
 
-def require_attribution(run: Run) -> None:
-    """Raise ``RunError`` unless the run has all attribution tables that ablation reads."""
-    job = attribution_tables.JOB
+def require_attribution(run: Run, name: str) -> None:
+    """Raise ``RunError`` unless the attribution of this name has all tables that ablation reads."""
+    job = table_set(attribution_tables.JOB, name)
     marker = require_tables(run, job)
     if not {file.key for file in marker.files} >= {table_key(job, name) for name in READ}:
         problem = f"has tables of {job} that an older version made"
-        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+        raise RunError(run.uri, problem, f"Run: {command_for(run, job)}")
 
 
 def strongest_subjects(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
     """Return the groups of the level that have notable tokens, strongest first."""
-    groups = read_attribution(run, "groups", [], config.level)
+    groups = read_attribution(run, "groups", [], config)
     named = groups.merge(tokens[KEY].drop_duplicates(), on=KEY)
     if named.empty:
         noun, command = NOUNS[config.level].removesuffix("s"), f"ontogeny {attribution_tables.JOB}"
@@ -168,7 +179,7 @@ def subject_datums(run: Run, subjects: list[Subject], config: AblationConfig) ->
         "unit": sorted({subject.unit for subject in subjects}),
         "group": sorted({subject.group for subject in subjects}),
     }
-    table = read_attribution(run, "datums", ["datum"], config.level, wanted)
+    table = read_attribution(run, "datums", ["datum"], config, wanted)
     return [own[: config.max_datums] for own in by_subject(table, "datum", subjects)]
 
 
@@ -176,17 +187,18 @@ def read_attribution(
     run: Run,
     name: str,
     columns: list[str],
-    level: Level,
+    config: AblationConfig,
     wanted: dict[str, list] | None = None,
 ) -> pd.DataFrame:
-    """Read unit, group and ``columns`` of one level from an attribution table.
+    """Read unit, group and ``columns`` of the level from a table of the attribution.
 
     ``wanted`` limits the rows further: column → accepted values.
     """
     schema = attribution_tables.TABLES[name]
     schema = pa.schema([schema.field(column) for column in ("level", *KEY, *columns)])
-    wanted = {"level": [level], **(wanted or {})}
-    table = read_table(run, attribution_tables.JOB, name, schema, wanted)
+    wanted = {"level": [config.level], **(wanted or {})}
+    job = table_set(attribution_tables.JOB, config.attribution)
+    table = read_table(run, job, name, schema, wanted)
     return table.drop(columns="level")
 
 

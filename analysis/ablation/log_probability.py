@@ -96,10 +96,11 @@ def changes_by_label(
             np.add.at(square_Z, index_M, change_M**2)
     return [
         TokenChanges(
-            *both.reshape(2, num_subjects, num_tokens),
+            change_Z.reshape(num_subjects, num_tokens),
+            square_Z.reshape(num_subjects, num_tokens),
             np.bincount(label_NT.ravel(), minlength=num_tokens),
         )
-        for label_NT, both in zip(labels, sums, strict=True)
+        for label_NT, (change_Z, square_Z) in zip(labels, sums, strict=True)
     ]
 
 

@@ -40,6 +40,7 @@ from analysis.activations.scores import (
     with_progress,
 )
 from analysis.jobs.job import merge_all
+from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
@@ -167,9 +168,9 @@ def activations(
     )
 
 
-def write_activations(run: Run, found: Activations) -> None:
+def write_activations(run: Run, found: Activations, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/activations/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 # --- all neurons on some tokens -------------------------------------------------------------------

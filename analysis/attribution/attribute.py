@@ -44,7 +44,8 @@ from analysis.attribution.tables import (
 from analysis.attribution.tally_evidence import TallyEvidence
 from analysis.attribution.token_evidence import TokenDetails, TokenEvidence, choose_tokens
 from analysis.jobs.job import Runner
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.question import Question
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.levels import Groups
 from analysis.run.run import Run
 
@@ -96,9 +97,14 @@ def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attributi
     return tables_of(run, found, parameter_frame(run, own, config))
 
 
-def write_attribution(run: Run, found: Attribution) -> None:
-    """Write the tables to the run, under ``analysis/attribute/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+def write_attribution(
+    run: Run, found: Attribution, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to the run, under ``analysis/attribute/`` or ``analysis/attribute/NAME/``.
+
+    Attributions with other names stay.
+    """
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 # --- frames ---------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from analysis.behaviour.tables import (
     compare_positions,
 )
 from analysis.jobs.job import Runner
+from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
@@ -158,9 +159,9 @@ def analyse_behaviour(
     )
 
 
-def write_behaviour(run: Run, found: Behaviour) -> None:
+def write_behaviour(run: Run, found: Behaviour, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/behaviour/``, replacing earlier ones."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 # --- selection of datums --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from analysis.bigrams.datums import Contributions, find_contributions
 from analysis.bigrams.layers import EmbeddingNames, EmbeddingPair, find_embeddings
 from analysis.bigrams.shifts import BigramShifts, largest_shifts
 from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB, TABLES
+from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
@@ -86,9 +87,9 @@ def find_bigrams(
     )
 
 
-def write_bigrams(run: Run, found: BigramTables) -> None:
+def write_bigrams(run: Run, found: BigramTables, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/bigrams/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 class BigramSearch:

@@ -70,6 +70,13 @@ class ConfirmConfig:
             raise ConfigError("confirm.max_q", f"got {self.max_q}, must be above 0 and at most 1")
 
 
+@dataclass(frozen=True)
+class Confirmed:
+    """The part of a question that asks for confirmation."""
+
+    confirm: ConfirmConfig
+
+
 def confirm(
     run: Run,
     found: Attribution,

@@ -42,6 +42,7 @@ from analysis.faithfulness.ground_truth import (
 )
 from analysis.faithfulness.methods import ScoringMethod, scoring_methods
 from analysis.jobs.job import Runner
+from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, write_tables
 from analysis.run.run import Run
@@ -136,9 +137,9 @@ def faithfulness(
     )
 
 
-def write_faithfulness(run: Run, found: Faithfulness) -> None:
+def write_faithfulness(run: Run, found: Faithfulness, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/faithfulness/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 # --- evaluation -----------------------------------------------------------------------------------

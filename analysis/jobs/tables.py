@@ -1,19 +1,31 @@
 """Tables that analyses write to a run: ``RUN/analysis/<job>/<table>.parquet``.
 
 The tables of a job appear together or not at all: as with segments, a marker is written last. It
-holds the number of steps that the run had, so readers refuse tables of an earlier state.
+holds the number of steps that the run had, so readers refuse tables of an earlier state, and the
+question that the tables answer.
+
+Several sets of tables of a job can stand side by side: ``analysis/<job>/<name>/<table>.parquet``.
+Functions here take ``job`` or, for a set with a name, ``table_set(job, name)``.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 
 import pandas as pd
 import pyarrow as pa
 
+from analysis.jobs.question import Question
 from analysis.run.run import Run
 from analysis.run.scan import Shard, Wanted
-from capture.errors import RunError, ShardError
-from capture.format.markers import File, Marker, read_marker, write_marker
+from capture.errors import ConfigError, RunError, ShardError
+from capture.format import markers
+from capture.format.markers import File, Marker, read_marker
 from capture.shards import encoding as shards
+
+SET_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
+PARTS = ("options", "versions")
 
 
 def marker_key(job: str) -> str:
@@ -24,6 +36,35 @@ def table_key(job: str, name: str) -> str:
     return f"analysis/{job}/{name}.parquet"
 
 
+def table_set(job: str, name: str) -> str:
+    """Return what stands for the set of a job's tables with this name; "" is the unnamed set."""
+    return f"{job}/{name}" if name else job
+
+
+def check_set_name(option: str, name: str) -> str:
+    """Return the name of a set; raise ``ConfigError`` unless it can be a folder beside tables."""
+    if not SET_NAME.fullmatch(name):
+        problem = f"got {name!r}, wanted up to 64 letters, digits, _ and -"
+        raise ConfigError(option, problem, "For example: late-steps")
+    return name
+
+
+def table_sets(run: Run, job: str) -> list[str]:
+    """Return the names of a job's sets of tables, sorted; "" is the unnamed set."""
+    found = []
+    for key in run.store.keys(f"analysis/{job}"):
+        name = key.removeprefix(f"analysis/{job}").removesuffix("/tables.json").removeprefix("/")
+        if key == marker_key(table_set(job, name)) and "/" not in name:
+            found.append(name)
+    return sorted(found)
+
+
+def command_for(run: Run, job: str) -> str:
+    """Return the command that computes a set of tables."""
+    command, _, name = job.partition("/")
+    return f"ontogeny {command} {run.uri}" + (f" --name {name}" if name else "")
+
+
 def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
     """Concatenate frames, with the columns of the schema in its order and types."""
     tables = [pa.Table.from_pandas(frame, schema, preserve_index=False) for frame in frames]
@@ -31,9 +72,15 @@ def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataF
 
 
 def write_tables(
-    run: Run, job: str, frames: Mapping[str, pd.DataFrame], schemas: Mapping[str, pa.Schema]
+    run: Run,
+    job: str,
+    frames: Mapping[str, pd.DataFrame],
+    schemas: Mapping[str, pa.Schema],
+    question: Question | None = None,
 ) -> None:
     """Write a job's tables, one for each schema, in place of those that it wrote before.
+
+    Sets of tables with other names stay. ``question`` is recorded in the marker.
 
     If a table cannot be encoded, the former tables stay. Otherwise they are deleted, marker first,
     before any table is written, so tables of two runs of the job are never mixed.
@@ -41,13 +88,38 @@ def write_tables(
     encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
     run.store.delete(marker_key(job))
     for key in run.store.keys(f"analysis/{job}"):
-        if key.endswith(".parquet"):
+        inside = key.removeprefix(f"analysis/{job}/")
+        if key.endswith(".parquet") and "/" not in inside:
             run.store.delete(key)
     for key, (data, _) in encoded.items():
         run.store.put(key, data)
     files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
     marker = Marker(0, run.steps_done, tuple(files), retries=run.store.take_retries())
-    write_marker(run.store, marker_key(job), marker, after=run.committed.last)
+    asked = replace(question or Question(job.partition("/")[0], {}, {}), steps=run.steps_done)
+    put_marker(run, marker_key(job), marker, asked)
+
+
+def put_marker(run: Run, key: str, marker: Marker, question: Question) -> None:
+    """Write a marker with the question beside its fields, which readers of markers ignore."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    values = asdict(replace(marker, written_at=now, previous=run.committed.last.checksum))
+    del values["checksum"]
+    values["question"] = asdict(question)
+    run.store.put(key, markers.encode(values | {"checksum": markers.checksum(values)}))
+
+
+def read_question(run: Run, job: str) -> Question:
+    """Return the question of a set of tables; its options are empty if it has not been recorded.
+
+    Raises what ``require_tables`` raises.
+    """
+    marker = require_tables(run, job)
+    asked = markers.read_values(run.store, marker_key(job)).get("question", {})
+    if not isinstance(asked, dict):
+        raise ShardError(f"{run.uri}/{marker_key(job)}", "holds a question that is no object")
+    command = asked.get("command", job.partition("/")[0])
+    parts = [part if isinstance(part, dict) else {} for part in map(asked.get, PARTS)]
+    return Question(str(command), *parts, steps=marker.end_step)
 
 
 def encode_frame(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, int]:
@@ -69,7 +141,7 @@ def read_table(
     file = next((file for file in marker.files if file.key == key and file.rows is not None), None)
     if file is None:
         where = f"{run.uri}/{marker_key(job)}"
-        raise ShardError(where, f"does not name {key}", f"Run: ontogeny {job} {run.uri}")
+        raise ShardError(where, f"does not name {key}", f"Run: {command_for(run, job)}")
     shard = Shard(run.store, file, marker.first_step, marker.end_step)
     return shard.rows_of(schema, wanted).to_pandas()
 
@@ -78,12 +150,12 @@ def require_tables(run: Run, job: str) -> Marker:
     """Return the marker of a job's tables; raise ``RunError`` unless it fits the run as it is."""
     run.require_shards("steps")
     if not run.store.exists(marker_key(job)):
-        raise RunError(run.uri, f"has no tables of {job}", f"Run: ontogeny {job} {run.uri}")
+        raise RunError(run.uri, f"has no tables of {job}", f"Run: {command_for(run, job)}")
     marker = read_marker(run.store, marker_key(job))
     if marker.end_step != run.steps_done:
         problem = f"has tables of {job} for {marker.end_step} steps, but {run.steps_done} are done"
-        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+        raise RunError(run.uri, problem, f"Run: {command_for(run, job)}")
     if marker.previous and marker.previous != run.committed.last.checksum:
         problem = f"has tables of {job} that were made from another run"
-        raise RunError(run.uri, problem, f"Run: ontogeny {job} {run.uri}")
+        raise RunError(run.uri, problem, f"Run: {command_for(run, job)}")
     return marker

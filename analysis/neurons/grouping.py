@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from analysis.jobs.job import Runner
+from analysis.jobs.question import Question
 from analysis.jobs.tables import write_tables
 from analysis.measures.association import associations
 from analysis.neurons.clustering import (
@@ -146,9 +147,9 @@ def settings_columns(config: NeuronsConfig, left_out: int) -> dict[str, object]:
     }
 
 
-def write_neurons(run: Run, found: NeuronClusters) -> None:
+def write_neurons(run: Run, found: NeuronClusters, question: Question | None = None) -> None:
     """Write the tables into the run, under ``analysis/neurons/``."""
-    write_tables(run, JOB, vars(found), TABLES)
+    write_tables(run, JOB, vars(found), TABLES, question)
 
 
 # --- inputs ---------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.activations.histograms import neuron_histograms
 from analysis.jobs.job import Runner
+from analysis.jobs.tables import check_set_name, read_question, table_set
 from analysis.report.pages.chapters import chapters
 from analysis.report.pages.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
@@ -52,9 +53,13 @@ class ReportConfig:
 
     max_neurons: int = 1200
     """Number of neurons with a page: those with the most evidence."""
+    attribution: str = ""
+    """Name of the attribution that the report shows; by default the one without a name."""
 
     def __post_init__(self) -> None:
         at_least("--neurons", self.max_neurons, 1)
+        if self.attribution:
+            check_set_name("--attribution", self.attribution)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ def gather_report_data(run: Run, run_job: Runner, config: ReportConfig) -> Repor
 
     Raises ``RunError`` if there is no attribution of neurons, ``ShardError`` if tables are damaged.
     """
-    sources = read_sources(run)
+    sources = read_sources(run, config.attribution)
+    question = read_question(run, table_set("attribute", config.attribution))
     groups = sources["attribute", "groups"].head(config.max_neurons)
     if not len(groups):
         problem = "has attributions, but none of neurons"
@@ -142,7 +148,9 @@ def gather_report_data(run: Run, run_job: Runner, config: ReportConfig) -> Repor
     if run.config.model.kind == "hf":  # activations of these models are not read: no histograms
         tokens = {}
     histograms = neuron_histograms(run, tokens)
-    return ReportData(run, sources, read_timeline(run, run_job), histograms, groups)
+    shown = "analysis/" + table_set("attribute", config.attribution)
+    timeline = read_timeline(run, run_job)
+    return ReportData(run, sources, timeline, histograms, groups, f"{shown} ({question.line()})")
 
 
 def evidence_tokens(tokens: pd.DataFrame, groups: pd.DataFrame) -> dict[Neuron, list[int]]:

@@ -210,7 +210,8 @@ def marker_of(key: str) -> str:
     """Return the key of the marker of a derived file; empty for the files of the run itself."""
     parts = PurePosixPath(key).parts
     name = DERIVED.get(parts[0], "")
-    depth = 2 if parts[0] == "analysis" else 1
+    # Tables lie in analysis/JOB/, those with a name of their own in analysis/JOB/NAME/.
+    depth = min(max(len(parts) - 1, 2), 3) if parts[0] == "analysis" else 1
     return "/".join([*parts[:depth], name]) if name and len(parts) > depth else ""
 
 

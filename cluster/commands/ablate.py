@@ -1,6 +1,7 @@
 """``ontogeny ablate``: does ablating a neuron agree with the tokens that moved it?"""
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
@@ -42,6 +43,8 @@ def add(commands: "Commands") -> None:
         default="train",
         help="text to predict, default train (the datums that attribution kept)",
     )
+    text = "name of the attribution to use, default the one without a name"
+    made.add_argument("--attribution", default="", metavar="NAME", help=text)
     text = "datums for each neuron, default 2000"
     made.add_argument("--datums", type=int, default=2000, metavar="N", help=text)
     made.add_argument(
@@ -95,6 +98,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         scored_datums=arguments.scored_datums,
         split=arguments.split,
         seed=arguments.seed,
+        attribution=arguments.attribution,
     )
     return run_analysis(arguments, console, ablation(config, rows=arguments.rows))
 
@@ -104,6 +108,8 @@ def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
     from analysis.ablation.ablate import ablate, write_ablation
     from analysis.ablation.subjects import NOUNS
     from analysis.ablation.tables import Ablation
+    from analysis.jobs.question import Question
+    from analysis.jobs.tables import read_question, table_set
     from analysis.run.run import Run
     from cluster.options.analysis import Counting
     from cluster.options.machines import Machines
@@ -115,5 +121,9 @@ def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
 
     def show(console: "Console", run: Run, found: Ablation) -> None:
         show_ablation(console, found, rows=rows)
+        job = table_set("attribute", config.attribution)
+        asked = read_question(run, job).line()
+        console.print(f"Attribution: analysis/{job} ({asked})", markup=False)
 
-    return Analysis(compute, write_ablation, show)
+    write = partial(write_ablation, question=Question.of("ablate", config))
+    return Analysis(compute, write, show)

@@ -1,6 +1,7 @@
 """``ontogeny activations``: the baseline that needs no record."""
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
@@ -40,6 +41,7 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.activations.config import ActivationConfig
     from analysis.activations.tables import activations, write_activations
+    from analysis.jobs.question import Question
     from cluster.terminal.activation_tables import show_activations
 
     at_least("--rows", arguments.rows, 1)
@@ -57,4 +59,5 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Activations") -> None:
         show_activations(console, found, rows=arguments.rows)
 
-    return run_analysis(arguments, console, Analysis(compute, write_activations, show))
+    write = partial(write_activations, question=Question.of("activations", config))
+    return run_analysis(arguments, console, Analysis(compute, write, show))

@@ -64,7 +64,8 @@ of runs with tallies, else target · train · rate.
                                 neuron, or its parameter's own history
 
 --study is the published study's method: single parameters, whole windows, counted, against all
-datums; a neuron takes the tokens of its parameters. Tables go to RUN/analysis/attribute/."""
+datums; a neuron takes the tokens of its parameters. Tables go to RUN/analysis/attribute/,
+or with --name NAME to a folder in it, where another question does not replace them."""
 CHOICES = {
     "level": (ATTRIBUTION_LEVELS, "neuron"),
     "evidence": (ATTRIBUTION_EVIDENCE, "geometric-mean, or target"),
@@ -105,6 +106,8 @@ def add(commands: "Commands") -> None:
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="rows shown, default 20")
+    text = "keep these tables beside others, in RUN/analysis/attribute/NAME/"
+    made.add_argument("--name", default="", help=text)
     add_confirm(made)
     add_skip_damaged(made)
     add_ray(made)
@@ -128,6 +131,7 @@ def evidence_name(text: str) -> str:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from analysis.jobs.tables import check_set_name
     from cluster.terminal.attribution_tables import Focus
 
     at_least("--rows", arguments.rows, 1)
@@ -144,7 +148,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return config_of(arguments, tallies=bool(run.shards("tallies")))
 
     confirm = confirm_config(arguments.confirm, arguments.confirm_datums)
-    return run_analysis(arguments, console, attribution(choose, focus, confirm))
+    if arguments.name:
+        check_set_name("--name", arguments.name)
+    found = attribution(choose, focus, confirm, name=arguments.name)
+    return run_analysis(arguments, console, found)
 
 
 def confirm_config(asked: bool, datums: int | None) -> "ConfirmConfig | None":
@@ -171,10 +178,13 @@ def attribution(
     choose: "Callable[[Run], AttributionConfig]",
     focus: "Focus",
     confirmation: "ConfirmConfig | None" = None,
+    *,
+    name: str = "",
 ) -> "Analysis[Attribution]":
     """The attribution that is chosen for a run; ``focus`` says which rows are printed."""
     from analysis.attribution.attribute import attribute, write_attribution
-    from analysis.faithfulness.confirm import confirm, require_confirmable
+    from analysis.faithfulness.confirm import Confirmed, confirm, require_confirmable
+    from analysis.jobs.question import Question
     from cluster.terminal.attribution_tables import show_attribution
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Attribution":
@@ -192,7 +202,11 @@ def attribution(
     def show(console: "Console", run: "Run", found: "Attribution") -> None:
         show_attribution(console, found, focus)
 
-    return Analysis(compute, write_attribution, show)
+    def write(run: "Run", found: "Attribution") -> None:
+        configs = [choose(run)] if confirmation is None else [Confirmed(confirmation), choose(run)]
+        write_attribution(run, found, Question.of("attribute", *configs), name)
+
+    return Analysis(compute, write, show)
 
 
 def steps_range(text: str) -> tuple[int, int | None]:

@@ -52,6 +52,7 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.behaviour.behaviour import BehaviourConfig, analyse_behaviour, write_behaviour
     from analysis.behaviour.predicates import Predicate
+    from analysis.jobs.question import Question
     from cluster.terminal.behaviour_tables import show_behaviour
 
     at_least("--rows", arguments.rows, 1)
@@ -74,7 +75,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Behaviour") -> None:
         show_behaviour(console, found, measure=arguments.measure, rows=arguments.rows)
 
-    return run_analysis(arguments, console, Analysis(compute, write_behaviour, show))
+    write = partial(write_behaviour, question=Question.of("behaviour", predicate, config))
+    return run_analysis(arguments, console, Analysis(compute, write, show))
 
 
 def read_datums(given: str) -> tuple[int, ...]:

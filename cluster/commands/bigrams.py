@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError
@@ -44,6 +45,7 @@ def add(commands: "Commands") -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.bigrams.bigrams import BigramConfig, find_bigrams, write_bigrams
+    from analysis.jobs.question import Question
     from cluster.terminal.bigram_tables import show_bigrams
 
     first_step, end_step = parse_steps(arguments.steps)
@@ -63,7 +65,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "BigramTables") -> None:
         show_bigrams(console, run, found, rows=config.top)
 
-    return run_analysis(arguments, console, Analysis(compute, write_bigrams, show))
+    write = partial(write_bigrams, question=Question.of("bigrams", config))
+    return run_analysis(arguments, console, Analysis(compute, write, show))
 
 
 def parse_steps(text: str) -> tuple[int, int | None]:

@@ -1,6 +1,7 @@
 """``ontogeny faithfulness``: which attribution method to trust, and where."""
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cluster.options.analysis import Analysis, Counting, run_analysis
@@ -43,6 +44,7 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.faithfulness.faithfulness import faithfulness, write_faithfulness
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
+    from analysis.jobs.question import Question
     from cluster.terminal.faithfulness_tables import show_faithfulness
 
     config = FaithfulnessConfig(
@@ -60,4 +62,5 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Faithfulness") -> None:
         show_faithfulness(console, found, config)
 
-    return run_analysis(arguments, console, Analysis(compute, write_faithfulness, show))
+    write = partial(write_faithfulness, question=Question.of("faithfulness", config))
+    return run_analysis(arguments, console, Analysis(compute, write, show))

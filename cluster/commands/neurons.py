@@ -60,6 +60,7 @@ def add_number(made: argparse.ArgumentParser, name: str, default: int | None, wh
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
+    from analysis.jobs.question import Question
     from analysis.neurons.grouping import group_neurons, read_outlier_sums, write_neurons
     from cluster.terminal.neuron_tables import show_neurons
 
@@ -75,7 +76,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "NeuronClusters") -> None:
         show_neurons(console, found, rows=arguments.rows)
 
-    return run_analysis(arguments, console, Analysis(compute, write_neurons, show))
+    write = partial(write_neurons, question=Question.of("neurons", config))
+    return run_analysis(arguments, console, Analysis(compute, write, show))
 
 
 def config_of(arguments: argparse.Namespace) -> "NeuronsConfig":

@@ -34,6 +34,8 @@ def add(commands: "Commands") -> None:
         help="neurons with a page of their own, those with the most evidence; "
         f"default {REPORT_NEURONS}",
     )
+    text = "name of the attribution to show, default the one without a name"
+    made.add_argument("--attribution", default="", metavar="NAME", help=text)
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made)
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from cluster.options.machines import machines
     from cluster.terminal.tables import print_skipped
 
-    config = ReportConfig(max_neurons=arguments.neurons)
+    config = ReportConfig(max_neurons=arguments.neurons, attribution=arguments.attribution)
     if arguments.to:
         require_persistent("--to", arguments.to)
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
@@ -75,6 +77,7 @@ def report(
     with counting(console, "writing pages", "neurons", quiet=quiet) as progress:
         built = write_report(data, store, progress)
     if not quiet:
+        console.print(f"Attribution: {data.attribution}", markup=False)
         show(console, built)
 
 

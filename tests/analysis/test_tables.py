@@ -1,6 +1,8 @@
 """Tables of an analysis exist completely or not at all, whatever fails."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
@@ -8,10 +10,23 @@ import pytest
 from refusals import snapshot
 from tiny_run import copied, tiny_run
 
+import ontogeny
 from analysis.attribution.tables import GROUPS
-from analysis.jobs.tables import read_table, table_key, write_tables
+from analysis.jobs.question import Question
+from analysis.jobs.tables import (
+    check_set_name,
+    read_question,
+    read_table,
+    require_tables,
+    table_key,
+    table_set,
+    table_sets,
+    write_tables,
+)
 from analysis.run.run import open_run
-from capture.errors import RunError, StoreError
+from capture.errors import ConfigError, RunError, StoreError
+from capture.maintenance.garbage import find_garbage
+from capture.maintenance.verify import verify
 from capture.store import Store
 from cluster.cli import main
 
@@ -100,3 +115,65 @@ def test_attribution_without_any_evidence_succeeds(tabled, capsys):
     assert main(["attribute", tabled, *options]) == 0
     assert "No neuron has more evidence for a token" in capsys.readouterr().out
     assert not len(read_table(open_run(tabled), "attribute", "groups", GROUPS))
+
+
+# --- questions, and several sets of tables --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    steps: tuple[int, int] = (0, 7)
+    predicate: object = None
+
+
+def test_tables_record_the_question_that_they_answer(tabled) -> None:
+    run = open_run(tabled)
+    write_tables(run, "job", frames(2), SCHEMAS, Question.of("job", Asked()))
+    found = read_question(open_run(tabled), "job")
+    assert (found.command, found.options) == ("job", {"steps": [0, 7], "predicate": None})
+    assert found.versions["ontogeny"] == ontogeny.__version__
+    assert found.steps == run.steps_done
+    marker = json.loads(run.store.get("analysis/job/tables.json"))
+    assert marker["question"]["options"] == {"steps": [0, 7], "predicate": None}
+    assert require_tables(run, "job").end_step == run.steps_done
+
+
+def test_tables_without_a_question_stay_readable(tabled) -> None:
+    assert read_question(open_run(tabled), "job") == Question("job", {}, {}, 24)
+
+
+def test_sets_of_tables_under_other_names_stand_side_by_side(tabled) -> None:
+    run = open_run(tabled)
+    write_tables(run, table_set("job", "late"), frames(2), SCHEMAS)
+    write_tables(run, table_set("job", "early"), frames(3), SCHEMAS)
+    write_tables(run, table_set("job", ""), frames(4), SCHEMAS)  # in the place of the first
+    write_tables(run, table_set("job", "late"), frames(5), SCHEMAS)
+    values = [
+        read_table(run, table_set("job", name), "first", SCHEMA)["value"].tolist()
+        for name in ("", "late", "early")
+    ]
+    assert values == [[4], [5], [3]]
+    assert table_sets(run, "job") == ["", "early", "late"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", ".x", "A b", "x" * 65, "tables.json"])
+def test_names_that_are_no_folder_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="--name: got"):
+        check_set_name("--name", name)
+
+
+def test_the_command_that_makes_missing_tables_has_their_name(tabled) -> None:
+    run = open_run(tabled)
+    with pytest.raises(RunError, match=r"has no tables of job/late\. Run: ontogeny job .* --name"):
+        require_tables(run, table_set("job", "late"))
+
+
+def test_verify_and_gc_know_tables_with_a_name(tabled) -> None:
+    run = open_run(tabled)
+    write_tables(run, table_set("job", "late"), frames(2), SCHEMAS)
+    assert verify(run.store) == []
+    assert find_garbage(run.store) == []
+    run.store.delete("analysis/job/late/first.parquet")
+    assert {f.key for f in verify(run.store) if f.state == "missing"} == {
+        "analysis/job/late/first.parquet"
+    }

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -62,7 +63,7 @@ def verdict_sentence(table: pd.DataFrame) -> str:
         )
     if not len(hits):
         return f"No: none of the {tested} tokens that were tested is confirmed."
-    row = hits.loc[hits["change"].abs().idxmax()]
+    row = hits.iloc[int(np.argmax(hits["change"].abs()))]
     interval = markup.interval(row["low"], row["high"], three_decimals)
     return (
         f"Yes, {len(hits)} of {tested} tokens that were tested. Strongest: {row['token']}, "

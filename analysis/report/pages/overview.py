@@ -42,7 +42,7 @@ def overview(data: ReportData) -> ReportPage:
     body = fragment(
         element("h1", "Training run"),
         lead,
-        run_settings(run),
+        run_settings(run, data.attribution),
         confirmed_neurons(data),
         strongest_neurons(data),
         loss_curves(run),
@@ -53,7 +53,7 @@ def overview(data: ReportData) -> ReportPage:
     return ReportPage("index.html", "Overview", body, "index.html")
 
 
-def run_settings(run: Run) -> Markup:
+def run_settings(run: Run, attribution: str) -> Markup:
     """The figures and settings of the run."""
     config, made = run.config, run.provenance
     training, outliers = config.training, config.capture.outliers
@@ -81,6 +81,7 @@ def run_settings(run: Run) -> Markup:
                 f"{run.layout.size:,} parameters "
                 f"in {len(run.layout.names)} units",
             ),
+            ("Attribution", markup.code(attribution) if attribution else None),
             ("Started", f"{made['started_at'][:10]} on {made['device']}, seed {config.run.seed}"),
         ]
     )

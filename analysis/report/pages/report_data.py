@@ -37,6 +37,8 @@ class ReportData:
     """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
+    attribution: str = ""
+    """Where the attribution lies in the run, and the question that it answers."""
 
     @cached_property
     def neurons(self) -> list[Neuron]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from analysis.jobs.tables import read_table, require_tables, table_key
+from analysis.jobs.tables import command_for, read_table, require_tables, table_key, table_set
 from analysis.run.run import Run
 from capture.errors import RunError
 
@@ -126,8 +126,8 @@ WANTED: dict[str, dict[str, dict[str, pa.DataType]]] = {
     },
 }
 """Job → table → column → type."""
-OPTIONAL = {("attribute", "confirmed"), ("attribute", "nulls")}
-"""Tables that older versions did not write; they count as empty."""
+OPTIONAL = {"confirmed", "nulls"}
+"""Tables of ``attribute`` that older versions did not write; they count as empty."""
 REQUIRED = "attribute"
 """The job without whose tables there is no report."""
 
@@ -145,8 +145,8 @@ class Sources:
         return self.tables[job][name]
 
 
-def read_sources(run: Run) -> Sources:
-    """Read all available tables.
+def read_sources(run: Run, attribution: str = "") -> Sources:
+    """Read all available tables; ``attribution`` names that of ``attribute``, if it has a name.
 
     Tables that were computed for an earlier state of the run, or that lack a column in ``WANTED``,
     count as missing. Raises ``RunError`` if those of ``attribute`` are missing, ``ShardError`` if a
@@ -157,7 +157,7 @@ def read_sources(run: Run) -> Sources:
     for job, wanted in WANTED.items():
         try:
             tables[job] = {
-                name: read_one(run, job, name, pa.schema(columns.items()))
+                name: read_one(run, job, name, pa.schema(columns.items()), attribution)
                 for name, columns in wanted.items()
             }
         except RunError:
@@ -171,11 +171,15 @@ def read_sources(run: Run) -> Sources:
     return Sources(tables, missing)
 
 
-def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
+def read_one(
+    run: Run, job: str, name: str, schema: pa.Schema, attribution: str = ""
+) -> pd.DataFrame:
     """One table; if it has levels, only the rows of neurons. Raises ``RunError`` if missing."""
-    remedy = f"Run: ontogeny {job} {run.uri}"
+    required = job == REQUIRED
+    job = table_set(job, attribution) if required else job
+    remedy = f"Run: {command_for(run, job)}"
     if table_key(job, name) not in {file.key for file in require_tables(run, job).files}:
-        if (job, name) in OPTIONAL:
+        if required and name in OPTIONAL:
             return schema.empty_table().to_pandas()
         raise RunError(run.uri, f"has no table {name!r} of {job}", remedy)
     wanted = {"level": ["neuron"]} if "level" in schema.names else {}

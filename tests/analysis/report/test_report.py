@@ -244,7 +244,7 @@ def test_without_confirmation_pages_name_the_command() -> None:
     schemas = {
         name: pa.schema(columns.items())
         for name, columns in WANTED["attribute"].items()
-        if ("attribute", name) not in OPTIONAL
+        if name not in OPTIONAL
     }
     write_tables(run, "attribute", tables, schemas)
     build(run)
