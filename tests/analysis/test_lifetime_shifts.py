@@ -166,7 +166,7 @@ def test_a_custom_loop_without_factors_is_refused(tmp_path):
         (
             lambda run: run.lifetime_shifts(UNIT, range(90, 99)),
             RunError,
-            "has steps 0 to 23, none of range",
+            "has steps 0 to 23, asked for 90 to 98",
         ),
         (lambda run: run.lifetime_shifts(UNIT, range(0)), RunError, "none of range.0, 0"),
     ],
