@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 TEXT = """\
 Lists the files that an interrupted capture or analysis left: they lie in the run's folders, but no
-marker names them. --remove removes them, except files younger than --older-than and while a capture
-holds the run. Files that a marker names, and files that are not the run's, are never touched."""
+marker names them. --remove removes them, except files younger than --older-than. It is refused
+while a capture holds the run, and no capture can start meanwhile. Files that a marker names, whole
+replayed records whose marker was lost, and files that are not the run's are never removed."""
 
 
 def add(commands: "Commands") -> None:
