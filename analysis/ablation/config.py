@@ -51,7 +51,7 @@ class AblationConfig:
     everything: bool = False
     """Ablate all heads, or all columns or rows of the MLP units."""
     max_neurons: int = 50
-    """Largest number of attributed subjects: the strongest of those that have notable tokens."""
+    """Largest number of attributed subjects: those with the most evidence and notable tokens."""
     max_datums: int = 2000
     """Datums per subject: those that moved it most, or a random sample if it has none."""
     scored_datums: int = 200
@@ -155,7 +155,7 @@ def require_attribution(run: Run, name: str) -> None:
 
 
 def strongest_subjects(run: Run, tokens: pd.DataFrame, config: AblationConfig) -> list[Subject]:
-    """Return the groups of the level that have notable tokens, strongest first."""
+    """Return the groups of the level that have notable tokens, most evidence first."""
     groups = read_attribution(run, "groups", [], config)
     named = groups.merge(tokens[KEY].drop_duplicates(), on=KEY)
     if named.empty:

@@ -76,7 +76,7 @@ def show_groups(console: Console, named: pd.DataFrame, tokens: pd.DataFrame, foc
     lists = tokens.groupby(["unit", "group"])["token"].agg(list)
     level = named["level"].iloc[0] if len(named) else "neuron"
     table = data_table("unit", level, "outliers")
-    table.add_column("tokens that it has more evidence for than others, strongest first")
+    table.add_column("tokens that it has more evidence for than others, highest score first")
     for group in named.head(focus.rows).to_dict("records"):
         listed = escape(token_list(lists[group["unit"], group["group"]], TOKENS_SHOWN))
         table.add_row(group["unit"], number(group), f"{group['rows']:,}", listed)

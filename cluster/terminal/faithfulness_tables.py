@@ -7,6 +7,9 @@ from analysis.faithfulness.faithfulness import SPLIT_HALF, Faithfulness
 from analysis.faithfulness.ground_truth import FaithfulnessConfig
 from cluster.terminal.tables import data_table, print_table
 
+RANDOM, TOLERANCE = "random", 0.03
+"""Label of random evidence, and how far its mean AUC may be from 0.5."""
+
 
 def show_faithfulness(console: Console, found: Faithfulness, config: FaithfulnessConfig) -> None:
     """Print AUC by evidence and unit, best first, each with its best background and statistic."""
@@ -29,6 +32,19 @@ def show_faithfulness(console: Console, found: Faithfulness, config: Faithfulnes
         f"{config.affected:.0%} whose mean log-probability changes most for certain.\n"
         f"first: share of affected tokens among the first {config.first}. *: needs no record. "
         "by: background·statistic, as in attribute. 2.1: layers.2.linear1.weight."
+    )
+    if warning := too_small(found.scores):
+        console.print(warning)
+
+
+def too_small(scores: pd.DataFrame) -> str:
+    """A warning if random evidence is not near its expected AUC; empty otherwise."""
+    auc = scores.loc[scores["evidence"] == RANDOM, "auc"].mean()
+    if not abs(auc - 0.5) > TOLERANCE:
+        return ""
+    return (
+        f"The text is too small to judge: random evidence has a mean AUC of {auc:.2f}, expected is "
+        "0.50. Differences of this size mean nothing here."
     )
 
 

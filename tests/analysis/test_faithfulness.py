@@ -39,6 +39,7 @@ from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
 from cluster.cli import main
 from cluster.local.threads import run_job
+from cluster.terminal.faithfulness_tables import too_small
 
 CONFIG = FaithfulnessConfig(neurons=3, min_count=1, max_datums=40, resamples=50, text="train")
 SCORE = arrays.arrays(np.float64, 12, elements=st.integers(-4, 4).map(float))
@@ -298,3 +299,9 @@ def test_a_run_without_held_out_text_names_the_remedy():
     uri = make_run("memory://all-train", "corpus.validation_share=0", "training.epochs=1")
     with pytest.raises(RunError, match=r"holds no held-out text.*--text train"):
         faithfulness(open_run(uri), run_job, FaithfulnessConfig())
+
+
+@pytest.mark.parametrize(("auc", "warned"), [(0.58, True), (0.51, False), (0.4, True)])
+def test_a_text_on_which_random_evidence_wins_is_called_too_small(auc: float, warned: bool) -> None:
+    scores = pd.DataFrame({"evidence": ["random", "window tokens"], "auc": [auc, 0.7]})
+    assert ("too small to judge" in too_small(scores)) == warned

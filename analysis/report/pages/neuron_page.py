@@ -61,7 +61,7 @@ def summary(data: ReportData, index: int) -> Markup:
     group = data.groups.iloc[index]
     ablated, clustered = data.ablated.get(neuron), data.clustered.get(neuron)
     tokens = top_tokens(data, neuron, data.links.from_subfolder())
-    lead = markup.paragraph("Strongest token evidence: ", tokens, kind="lead")
+    lead = markup.paragraph("Tokens with the most evidence: ", tokens, kind="lead")
     flips = None if ablated is None else f"{ablated.flips:,} of {ablated.positions:,} predictions"
     return fragment(
         lead if neuron in data.top_tokens else None,
@@ -90,7 +90,7 @@ def token_evidence(data: ReportData, neuron: Neuron, links: Links) -> Markup:
         return section(
             heading, markup.paragraph("No token is over-represented in this neuron's evidence.")
         )
-    caption = f"{len(table)} tokens over-represented in the evidence, strongest first"
+    caption = f"{len(table)} tokens over-represented in the evidence, highest score first"
     if len(table) > TOKENS_SHOWN:
         caption = f"First {TOKENS_SHOWN} of {len(table)} tokens over-represented in the evidence"
     shown = table.head(TOKENS_SHOWN)
