@@ -52,7 +52,7 @@ def require_kept(units: Mapping[str, nn.Parameter], used: Collection[str], where
 
 
 def require_unchanged(layout: Layout, after_P: Tensor | None, before_P: Tensor, step: int) -> None:
-    """Raise ``UnitError`` if weights have changed since the last step.
+    """Raise ``UnitError`` if weights have changed since the last step, number ``step`` - 1.
 
     ``after_P``: the weights after the last step; None before the first. ``before_P``: those now.
     """
@@ -62,8 +62,7 @@ def require_unchanged(layout: Layout, after_P: Tensor | None, before_P: Tensor, 
     changed = [bool((one != other).any()) for one, other in pairs]
     name = layout.names[changed.index(True)]
     problem = (
-        f"was changed between step {step - 1} and step {step}, not by the optimizer, so that no "
-        "datum accounts for it"
+        f"was changed after step {step - 1}, not by the optimizer, so that no datum accounts for it"
     )
     raise UnitError(name, problem, f"{LEAVE_OUT}, or leave it to the optimizer; {DROPPED.lower()}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import Config
-from capture.custom_loop.causes import DROPPED
+from capture.custom_loop.causes import DROPPED, require_unchanged
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
 from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.identity import DatumIdentity
@@ -290,8 +290,9 @@ class Recording:
                 raise RunError(self._recorder.store.uri, problem, remedy)
 
     def _snapshot(self) -> dict[str, Tensor]:
-        parameters = dict(self.model.named_parameters())
-        state = step_counts.snapshot(self.optimizer, parameters, self._position.step)
+        weights_P, step = self._layout.flatten(self.units), self._position.step
+        require_unchanged(self._layout, self._weights.after_P, weights_P, step)
+        state = step_counts.snapshot(self.optimizer, self.model, step)
         return checkpoint.snapshot(self.model, state)
 
     def _commit(self, tensors: dict[str, Tensor]) -> None:

@@ -41,10 +41,9 @@ def step_count(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, step: 
     return step if any(isinstance(own, Tensor) for own in state.values()) else 0
 
 
-def snapshot(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], step: int
-) -> Tensors:
+def snapshot(optimizer: torch.optim.Optimizer, model: nn.Module, step: int) -> Tensors:
     """Return a CPU copy of the optimizer's state after ``step`` updates, with own step counts."""
+    parameters = dict(model.named_parameters())
     counts = own_step_counts(optimizer, parameters, step)
     return optimizers.snapshot(optimizer, parameters) | counts
 

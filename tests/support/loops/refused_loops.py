@@ -90,7 +90,7 @@ def no_backward(session: Session) -> None:
 @kind(
     "weights changed outside the optimizer",
     UnitError,
-    "embedding.weight: was changed between step 0 and step 1, not by the optimizer",
+    "embedding.weight: was changed after step 0, not by the optimizer",
 )
 def shrunk(session: Session) -> None:
     model = Small()
@@ -106,12 +106,23 @@ def shrunk(session: Session) -> None:
 @kind(
     "weights loaded between two steps",
     UnitError,
-    "layer.bias: was changed between step 0 and step 1, not by the optimizer",
+    "layer.bias: was changed after step 0, not by the optimizer",
 )
 def loaded(session: Session) -> None:
     model, other = Small(), Small(seed=1)
     weights = {"layer.bias": other.state_dict()["layer.bias"]}
     train(session, model, after_step=lambda: model.load_state_dict(weights, strict=False))
+
+
+@kind(
+    "weights loaded after the last step, while the block is open",
+    UnitError,
+    "embedding.weight: was changed after step 1, not by the optimizer",
+)
+def loaded_at_the_end(session: Session) -> None:
+    model, best = Small(), Small(seed=1).state_dict()
+    actions = iter([lambda: None, lambda: model.load_state_dict(best)])
+    train(session, model, after_step=lambda: next(actions)())
 
 
 @kind(
