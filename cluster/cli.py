@@ -36,6 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
+from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.options.arguments import Parser
 from cluster.terminal.plain import print_error, printable, program
@@ -46,7 +47,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(plan, info, verify, selfcheck, garbage),
+    *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
 
@@ -59,7 +60,9 @@ a first quarter of an hour:
   ontogeny ablate runs/wikitext2             does ablating those neurons agree?
   ontogeny report runs/wikitext2             web pages, one for each neuron and token
 and further:
+  ontogeny config wikitext2                  all settings, with their documentation
   ontogeny plan wikitext2 corpus.path=DIR    what a run will cost, before you start it
+  ontogeny runs                              the runs under runs/, with steps, state and size
   ontogeny neurons runs/wikitext2            clusters of neurons that the same data moved
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which bigrams shifted, and which data shifted them
