@@ -145,7 +145,7 @@ class UpdateSource:
                 f"{missed / size if size else missed:.1e} of its change away from the checkpoint "
                 f"after step {segment.end_step - 1}"
             )
-            remedy = "Shifts need one parameter group and a float32 forward pass"
+            remedy = "Shifts need one parameter group, every step to use the unit, and float32"
             raise RunError(self.committed.store.uri, problem, remedy)
         return found
 

@@ -95,14 +95,15 @@ def test_of_the_loss_at_the_last_position_lifetime_shifts_scale_the_recorded_gra
 # --- custom training loops ------------------------------------------------------------------------
 
 
-def recorded(folder, optimizer_of, *, factors: bool = True, **options) -> Run:
-    model, data = Small(), tokens()
+def recorded(folder, optimizer_of, *, model=None, factors: bool = True, **options) -> Run:
+    model, data = model or Small(), tokens()
     optimizer = optimizer_of(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 3))
     options = {"factors": FactorConfig(enabled=factors), "segment_steps": 4} | options
     with record(model, optimizer, run=uri(folder), datums=data, **options) as recorder:
         for step in range(10):
             ids = [(4 * step + slot) % 12 for slot in range(4)]
+            model.step = step
             recorder.datums(ids)
             optimizer.zero_grad()
             loss_of(model, data[ids]).backward()
@@ -144,6 +145,32 @@ def test_a_unit_with_settings_of_its_own_is_refused(tmp_path):
     with pytest.raises(RunError, match=wanted) as caught:
         run.shift(1, 4, "norm.weight", lifetime=True)
     assert "\n" not in str(caught.value)
+
+
+class Sometimes(Small):
+    """Leaves its layer out of every second step."""
+
+    step = 0
+
+    def forward(self, token_NT: torch.Tensor) -> torch.Tensor:
+        x_NTD = self.embedding(token_NT)
+        return self.out(self.norm(x_NTD if self.step % 2 else self.layer(x_NTD)))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_unit_that_some_steps_do_not_use_is_exact_or_refused(tmp_path, momentum):
+    """The optimizer leaves its momentum alone in these steps, which no table records."""
+    run = recorded(
+        tmp_path,
+        lambda model: torch.optim.SGD(model.parameters(), 0.3, momentum),
+        model=Sometimes(),
+    )
+    assert missed(run, "embedding.weight") < 1e-5
+    if momentum:
+        with pytest.raises(RunError, match=r"Shifts need .* every step to use the unit"):
+            list(run.lifetime_shifts("layer.weight"))
+    else:
+        assert missed(run, "layer.weight") < 1e-5
 
 
 def test_a_custom_loop_without_factors_is_refused(tmp_path):
