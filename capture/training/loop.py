@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from capture.config.settings import Config, require_capture_loop
 from capture.corpus.datums import load_corpus
 from capture.device import deterministic, packing_threads
@@ -19,6 +21,7 @@ from capture.engine.observer import Observer
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import ConfigError
 from capture.format.markers import Marker, read_segments, require_start
+from capture.format.run_yaml import read_run
 from capture.process_group import SINGLE_PROCESS, Group, require_same
 from capture.store import Store, lease
 from capture.training.open_window import OpenWindow, is_stored, load_window, remove_window
@@ -52,7 +55,19 @@ class WindowReplay:
     """Number of steps to replay."""
 
 
-Event = Progress | Evaluation | WindowReplay | WriteDelay | lease.TakenOver
+@dataclass(frozen=True)
+class OtherThreads:
+    """Reported if a resumed capture uses another number of threads than the run was started with.
+
+    Threads change the order in which floats are added, so the weights depart from those of an
+    uninterrupted run.
+    """
+
+    started_with: int
+    now: int
+
+
+Event = Progress | Evaluation | WindowReplay | WriteDelay | OtherThreads | lease.TakenOver
 Report = Callable[[Event], None]
 
 
@@ -104,8 +119,17 @@ def capture_run(
                 begin_run(store, plan, engine, holding.require)
             else:
                 check_corpus(store, plan.corpus)
+                report_other_threads(store, report)
             group.all_gather_object("begun")
             train(store, plan, engine, holding.require, report)
+
+
+def report_other_threads(store: Store, report: Report) -> None:
+    """Report ``OtherThreads`` if torch's threads are not as many as at the start of the run."""
+    started_with = read_run(store, require_start(store)).get("threads")
+    now = torch.get_num_threads()
+    if isinstance(started_with, int) and started_with != now:
+        report(OtherThreads(started_with, now))
 
 
 def train_as_follower(store: Store, plan: StepPlan, engine: Engine, owner: str) -> None:

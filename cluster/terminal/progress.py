@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from capture.engine.evaluation import Evaluation
 from capture.store.lease import TakenOver
-from capture.training.loop import Event, WindowReplay
+from capture.training.loop import Event, OtherThreads, WindowReplay
 from capture.training.loop import Progress as CaptureProgress
 from capture.training.write_queue import WriteDelay
 
@@ -30,7 +30,7 @@ class GroupRestart:
 
 
 Report = Callable[[Event | GroupRestart], None]
-SideEvent = Evaluation | WindowReplay | WriteDelay | TakenOver | GroupRestart
+SideEvent = Evaluation | WindowReplay | WriteDelay | TakenOver | OtherThreads | GroupRestart
 
 
 @contextmanager
@@ -124,15 +124,17 @@ class Pace:
         self.start = time.monotonic()
         self.first: CaptureProgress | None = None
 
-    def rows_per_second(self, now: CaptureProgress) -> int:
+    def rows_per_second(self, now: CaptureProgress) -> str:
+        """The rate as text; "…" at the first report, which has nothing to measure from."""
         first = self.since(now)
         seconds = time.monotonic() - self.start
-        return round((now.rows - first.rows) / seconds) if seconds and now != first else 0
+        return short(round((now.rows - first.rows) / seconds)) if seconds and now != first else "…"
 
-    def seconds_left(self, now: CaptureProgress) -> float:
+    def time_left(self, now: CaptureProgress) -> str:
+        """Hours, minutes and seconds as text; "…" at the first report of an unfinished run."""
         steps = now.steps_done - self.since(now).steps_done
-        seconds = time.monotonic() - self.start
-        return seconds / steps * (now.num_steps - now.steps_done) if steps else 0.0
+        seconds, left = time.monotonic() - self.start, now.num_steps - now.steps_done
+        return clock(seconds / steps * left if steps else 0.0) if steps or not left else "…"
 
     def since(self, now: CaptureProgress) -> CaptureProgress:
         if self.first is None:
@@ -161,6 +163,11 @@ class EventLines:
             return f"took the lease over from {event.holder}: {event.reason}"
         if isinstance(event, WindowReplay):
             return window_replay_line(event) if event.steps_done == 1 else None
+        if isinstance(event, OtherThreads):
+            return (
+                f"uses {event.now} threads, the run was started with {event.started_with}: floats "
+                "are added in another order, so the model departs from an uninterrupted run's"
+            )
         return evaluation_line(event)
 
 
@@ -185,7 +192,7 @@ class Bar:
             completed=event.steps_done,
             epoch=f"{event.epoch + 1}/{event.epochs}",
             loss=event.loss,
-            rate=short(self.pace.rows_per_second(event)),
+            rate=self.pace.rows_per_second(event),
             size=decimal(event.stored_bytes),
         )
 
@@ -209,11 +216,11 @@ class Lines:
             self.last = time.monotonic()
 
     def line(self, event: CaptureProgress) -> str:
-        rate, size = short(self.pace.rows_per_second(event)), decimal(event.stored_bytes)
+        rate, size = self.pace.rows_per_second(event), decimal(event.stored_bytes)
         return (
             f"step {event.steps_done}/{event.num_steps}  epoch {event.epoch + 1}/{event.epochs}  "
             f"loss {event.loss:.2f}  {rate} rows/s  {size}  "
-            f"ETA {clock(self.pace.seconds_left(event))}"
+            f"ETA {self.pace.time_left(event)}"
         )
 
 
