@@ -45,8 +45,10 @@ def require_seen(units: Mapping[str, nn.Parameter], used: Collection[str], step:
 
 
 def require_kept(units: Mapping[str, nn.Parameter], used: Collection[str], where: str) -> None:
-    """Raise ``UnitError`` for a unit whose gradient has been removed after the backward pass."""
+    """Raise ``UnitError`` for a unit that was frozen, or whose gradient has been removed."""
     for name, unit in units.items():
+        if not unit.requires_grad:
+            raise UnitError(name, f"was frozen before {where}", f"{LEAVE_OUT}. {DROPPED}")
         if name in used and unit.grad is None:
             raise UnitError(name, f"lost its gradient before {where}", DROPPED)
 

@@ -49,14 +49,25 @@ def names_or_tokens(datums: Sequence[Any]) -> Sequence[str] | np.ndarray:
 
     Raises ``ConfigError`` for datums that differ in their number of tokens.
     """
-    if all(isinstance(datum, str) or not hasattr(datum, "__len__") for datum in datums):
+    if all(is_name(datum) for datum in datums):
         return datums
-    lengths = [len(datum) for datum in datums]
+    lengths = [1 if is_name(datum) else len(datum) for datum in datums]
     if min(lengths) != max(lengths):
         problem = f"have {min(lengths)} to {max(lengths)} tokens, must all have as many"
         remedy = "Pad them to [datums, window + 1], or give one name for each datum"
         raise ConfigError("datums", problem, remedy)
-    return np.stack([np.asarray(datum) for datum in datums])
+    try:
+        return np.stack([np.asarray(datum) for datum in datums])
+    except ValueError as error:
+        problem = "are neither names nor lists of tokens"
+        raise ConfigError(
+            "datums", problem, "Tokens must be integers [datums, window + 1]"
+        ) from error
+
+
+def is_name(datum: Any) -> bool:
+    """Return whether a datum is described by one name or number, not by a list of tokens."""
+    return isinstance(datum, str) or not hasattr(datum, "__len__") or getattr(datum, "ndim", 1) == 0
 
 
 def corpus_from_tokens(token_NT: np.ndarray, vocabulary: Sequence[str] | None) -> Corpus:

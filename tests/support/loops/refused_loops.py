@@ -125,6 +125,12 @@ def loaded_at_the_end(session: Session) -> None:
     train(session, model, after_step=lambda: next(actions)())
 
 
+@kind("layers frozen during training", UnitError, "layer.weight: was frozen before step 1")
+def frozen_later(session: Session) -> None:
+    model = Small()
+    train(session, model, after_step=lambda: model.layer.requires_grad_(False))
+
+
 @kind(
     "a gradient removed before the step", UnitError, "layer.bias: lost its gradient before step 0"
 )
