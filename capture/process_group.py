@@ -20,8 +20,18 @@ from torch import distributed as dist
 
 from capture.errors import AuditError, ConfigError
 
-COLLECTIVE_TIMEOUT = timedelta(hours=6)
-"""How long a worker may wait for another's store; a dead worker is noticed at once."""
+WRITERS_TIMEOUT = timedelta(hours=6)
+"""How long a writer may wait for another worker's store; a dead worker is noticed at once."""
+COMPUTE_SECONDS = 1200.0
+"""How long a worker may compute between two exchanges of gradients."""
+
+
+def gradient_timeout(patience_seconds: float) -> timedelta:
+    """How long a worker may wait for another's gradients: a hung card must not hold all others.
+
+    A worker whose store is away stops training for up to ``store.patience_seconds``.
+    """
+    return timedelta(seconds=COMPUTE_SECONDS + patience_seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +155,7 @@ class DistributedGroup(Group):
     def for_other_thread(self) -> Group:
         # The other thread's operations would interleave with ours in one group. They exchange
         # small tensors on the CPU, for which gloo suffices.
-        made = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        made = dist.new_group(backend="gloo", timeout=WRITERS_TIMEOUT)
         assert isinstance(made, dist.ProcessGroup)
         return DistributedGroup(torch.device("cpu"), made)
 

@@ -14,7 +14,7 @@ from torch import distributed as dist
 from capture.config.settings import Config
 from capture.device import choose_device
 from capture.errors import ConfigError
-from capture.process_group import COLLECTIVE_TIMEOUT, DistributedGroup
+from capture.process_group import DistributedGroup, gradient_timeout
 from capture.training.loop import Report, capture_run
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -48,7 +48,10 @@ def capture_launched(
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.set_num_threads(config.workers.cpus)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=gradient_timeout(config.store.patience_seconds),
+    )
     try:
         group = DistributedGroup(device)
         owner = group.all_gather_object(f"{uuid.uuid4().hex}.1")[0]

@@ -8,13 +8,16 @@ A cluster started here has no dashboard. Ray's token protects its other ports; t
 addresses.
 """
 
+import io
 import logging
 import os
+import re
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,9 @@ from cluster.on_ray.job import runtime_environment
 
 PACKAGES = ("ontogeny", "capture", "analysis", "cluster", "configs")
 """Folders that workers need to run our code."""
+OLDEST = (2, 60)
+"""The oldest version of Ray that has all that we use, as in pyproject.toml."""
+INSTALL = "Run: pip install 'ontogeny[ray]'"
 PATIENCE_SECONDS = 5.0
 """Time for a cluster's head to accept a connection; Ray itself would wait two minutes."""
 
@@ -49,8 +55,9 @@ def connect(address: str = "") -> Iterator[Session]:
         yield cluster_size()
         return
     require_listening(address or os.environ.get("RAY_ADDRESS", ""))
+    printed = io.BytesIO()
     try:
-        with keep_sigterm_handler():
+        with keep_sigterm_handler(), kept_stderr(printed):
             ray.init(
                 address or None,
                 include_dashboard=False,
@@ -58,8 +65,11 @@ def connect(address: str = "") -> Iterator[Session]:
                 logging_level=logging.ERROR,
                 runtime_env=package_environment(),
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(address or "Ray", f"cannot be joined: {first_line(error)}") from error
+    except Exception as error:  # Ray raises plain ``Exception``, too, when a node starts slowly
+        said = printed.getvalue().decode(errors="replace")
+        raise joining_error(address or "Ray", error, said) from error
+    with suppress(OSError):
+        os.write(2, printed.getvalue())
     try:
         yield cluster_size()
     finally:
@@ -76,13 +86,51 @@ def keep_sigterm_handler() -> Iterator[None]:
 
 
 def require_ray():
-    """Import and return Ray; raises ``ClusterError`` if it is not installed."""
+    """Import and return Ray; raises ``ClusterError`` if it is not installed or too old."""
     try:
         import ray
     except ImportError as error:
-        remedy = "Run: pip install 'ontogeny[ray]'"
-        raise ClusterError("Ray", "is not installed", remedy) from error
+        raise ClusterError("Ray", "is not installed", INSTALL) from error
+    require_version(ray.__version__)
     return ray
+
+
+def require_version(version: str) -> None:
+    """Raises ``ClusterError`` for a Ray whose Train library lacks what we use."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        problem = f"is version {version}, needs {OLDEST[0]}.{OLDEST[1]} or newer"
+        raise ClusterError("Ray", problem, INSTALL)
+
+
+@contextmanager
+def kept_stderr(kept: io.BytesIO) -> Iterator[None]:
+    """Keep what is written to file number 2 within.
+
+    Ray's core prints the reason of a failure there, line by line, and raises an error without it.
+    """
+    with tempfile.TemporaryFile() as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            file.seek(0)
+            kept.write(file.read())
+
+
+def joining_error(address: str, error: Exception, printed: str) -> ClusterError:
+    """The error for the user that explains why a cluster was not joined, on one line.
+
+    ``printed`` is what Ray wrote to standard error.
+    """
+    about = f"{type(error).__name__} {error} {printed}".lower()
+    refused = any(word in about for word in ("authenti", "token"))
+    remedy = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"
+    problem = f"cannot be joined: {first_line(error)}"
+    return ClusterError(address, problem, f"{remedy} token" if refused else "")
 
 
 def require_listening(address: str) -> None:

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture.config.settings import Config
 from capture.errors import CaptureError, ClusterError, ConfigError
-from capture.process_group import COLLECTIVE_TIMEOUT
+from capture.process_group import gradient_timeout
 from capture.store import Store, lease
 from capture.training.run_start import begins_new_run
 from capture.training.write_queue import RESUME_ADVICE
@@ -142,6 +142,7 @@ class StopOnCaptureError(UserCallback):
 def trainer(task: Task, folder: str, *, use_gpu: bool) -> TorchTrainer:
     """The trainer of a group. Workers with GPUs communicate by NCCL, others by gloo."""
     wanted = task.config.workers
+    timeout = gradient_timeout(task.config.store.patience_seconds)
     failures = FailureConfig(
         max_failures=wanted.max_failures,
         max_preemption_failures=wanted.max_failures,
@@ -150,7 +151,7 @@ def trainer(task: Task, folder: str, *, use_gpu: bool) -> TorchTrainer:
     return TorchTrainer(
         run_worker,
         train_loop_config={"task": task},
-        torch_config=TorchConfig(timeout_s=int(COLLECTIVE_TIMEOUT.total_seconds())),
+        torch_config=TorchConfig(timeout_s=int(timeout.total_seconds())),
         scaling_config=ScalingConfig(
             num_workers=wanted.count,
             use_gpu=use_gpu,
