@@ -38,6 +38,7 @@ from cluster.commands import (
 )
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
+from cluster.on_ray.job import JOB_CONFIG_VARIABLE
 from cluster.options.arguments import Parser
 from cluster.terminal.plain import print_error, printable, program
 from cluster.terminal.streams import READER_GONE, checked_output
@@ -163,4 +164,5 @@ def how_to_continue(arguments: argparse.Namespace) -> str:
     if arguments.command is not capture.run:
         return "run the command again."
     words = ["capture", arguments.config, *arguments.overrides, "--resume"]
-    return f"continue with: {program()} {shlex.join(words)}"
+    again = "continue with another job" if JOB_CONFIG_VARIABLE in os.environ else "continue with"
+    return f"{again}: {program()} {shlex.join(words)}"

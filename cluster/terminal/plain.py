@@ -42,6 +42,8 @@ def print_error(text: str) -> None:
 
 
 def program() -> str:
-    """``ontogeny``, or its relative path where it is not on the PATH."""
-    name = "ontogeny"
-    return name if shutil.which(name) or Path(sys.argv[0]).name != name else relpath(sys.argv[0])
+    """How this program was started: ``ontogeny``, its relative path, or ``python -m cluster``."""
+    name, started = "ontogeny", Path(sys.argv[0])
+    if started.name == "__main__.py" and started.parent.name in ("cluster", name):
+        return f"python -m {started.parent.name}"
+    return name if shutil.which(name) or started.name != name else relpath(sys.argv[0])
