@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,14 @@ def gradients(loss: Tensor, units: dict[str, nn.Parameter]) -> dict[str, np.ndar
         name: (torch.zeros_like(unit) if grad is None else grad.to_dense()).numpy()
         for (name, unit), grad in zip(units.items(), found, strict=True)
     }
+
+
+class Unrecorded(Session):
+    """Runs the same loop without recording it."""
+
+    @contextmanager
+    def record(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any
+    ) -> Iterator[Any]:
+        self.model = model
+        yield SimpleNamespace(datums=lambda ids: None)
