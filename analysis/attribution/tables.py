@@ -99,6 +99,7 @@ CONFIRMED = pa.schema(
         pa.field("change", pa.float64()),  # mean of log p(token), ablated - clean, nats
         pa.field("low", pa.float64()),  # its 95 % interval (Student's t over positions)
         pa.field("high", pa.float64()),
+        pa.field("initial_change", pa.float64()),  # the same as change in the initial weights
         pa.field("p", pa.float64()),  # of no effect, or of one that is usual for unnamed tokens
         pa.field("q", pa.float64()),  # false discovery rate over all pairs that were tested
         pa.field("confirmed", pa.bool_()),

@@ -2,7 +2,9 @@
 
 A token is confirmed for a neuron if the record names it *and* ablating the neuron moves its
 log-probability on held-out text more than it moves tokens that were not named
-(``analysis.measures.confirmation``), at a false discovery rate of 5 % over all pairs tested.
+(``analysis.measures.confirmation``), at a false discovery rate of 5 % over all pairs tested. The
+effect must change the token's probability by 1 % or more, and be new: the initial weights must not
+have had it already. (The null of the untrained model is counted without this last condition.)
 
 The same procedure, with the same options, runs on three nulls, in which nothing should be
 confirmed:
@@ -109,14 +111,14 @@ def confirm(
     (initial,) = changes_of(run, run.model(0), text, [text[1]], pairs, stage(report, 1, 2), sweep)
     named_SW = pairs.named_SW
     verdicts = {
-        RECORD: Verdicts.of(trained, named_SW, pairs.family_S, config.max_q),
+        RECORD: Verdicts.of(trained, named_SW, pairs.family_S, config.max_q, initial=initial),
         UNTRAINED: Verdicts.of(initial, named_SW, pairs.family_S, config.max_q),
         SHUFFLED: Verdicts.of(mixed, named_SW, pairs.family_S, config.max_q),
         EXCHANGED: Verdicts.of(
             trained, pairs.exchanged(config.seed), pairs.family_S, config.max_q, apart_SW=named_SW
         ),
     }
-    rows = confirmed_rows(table, found.windows, pairs, trained, verdicts[RECORD], count_V)
+    rows = confirmed_rows(table, found.windows, pairs, trained, initial, verdicts[RECORD], count_V)
     return with_tables(found, rows, null_rows(verdicts))
 
 

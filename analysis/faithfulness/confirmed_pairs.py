@@ -16,6 +16,8 @@ from analysis.measures.confirmation import Changes, confirmation_p, confirmation
 from analysis.measures.shares import wilson
 
 KEYS = ["level", "unit", "group"]
+MIN_EFFECT_NATS = 0.01
+"""Smallest change of log p that is confirmed: the token's probability changes by 1 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +71,23 @@ class Verdicts:
         family_S: np.ndarray,
         max_q: float,
         apart_SW: np.ndarray | None = None,
+        initial: Changes | None = None,
     ) -> "Verdicts":
-        """Test named pairs against all others, less ``apart_SW``, which are no reference either."""
+        """Test named pairs against all others, less ``apart_SW``, which are no reference either.
+
+        If ``initial`` is given, the changes in the initial weights, effects that these had already
+        are not confirmed: those of the same sign and at least the same size.
+        """
         apart_SW = named_SW if apart_SW is None else named_SW | apart_SW
         p_SW = confirmation_p(changes, apart_SW, family_S)
         q_SW = confirmation_q(p_SW, named_SW)
-        alive_S1 = (changes.rms_S >= NEARLY_DEAD_NATS)[:, None]
-        return cls(named_SW, p_SW, q_SW, named_SW & (q_SW <= max_q) & alive_S1)
+        confirmed_SW = named_SW & (q_SW <= max_q) & (np.abs(changes.mean_SW) >= MIN_EFFECT_NATS)
+        confirmed_SW &= (changes.rms_S >= NEARLY_DEAD_NATS)[:, None]
+        if initial is not None:
+            # The effect in its own direction: negative for an initial effect of the other sign.
+            before_SW = initial.mean_SW * np.sign(changes.mean_SW)
+            confirmed_SW &= before_SW < np.abs(changes.mean_SW)
+        return cls(named_SW, p_SW, q_SW, confirmed_SW)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -86,6 +98,7 @@ def confirmed_rows(
     windows: pd.DataFrame,
     pairs: NamedPairs,
     changes: Changes,
+    initial: Changes,
     verdicts: Verdicts,
     count_V: np.ndarray,
 ) -> pd.DataFrame:
@@ -102,6 +115,7 @@ def confirmed_rows(
             "change": changes.mean_SW[row_J, column_J],
             "low": low_SW[row_J, column_J],
             "high": high_SW[row_J, column_J],
+            "initial_change": initial.mean_SW[row_J, column_J],
             "p": verdicts.p_SW[row_J, column_J],
             "q": verdicts.q_SW[row_J, column_J],
             "confirmed": verdicts.confirmed_SW[row_J, column_J],

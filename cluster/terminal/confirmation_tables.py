@@ -8,6 +8,8 @@ from analysis.attribution.tables import Attribution
 from cluster.terminal.tables import data_table, print_table
 
 KEYS = ["level", "unit", "group"]
+ALLOWED = 0.05
+"""Share of groups that a null may confirm without a remark."""
 
 
 def show_confirmation(console: Console, found: Attribution, level: str, rows: int) -> None:
@@ -22,7 +24,7 @@ def show_confirmation(console: Console, found: Attribution, level: str, rows: in
     if len(found.nulls):
         print_table(console, "Confirmed by ablation on held-out text, and in nulls", table)
     show_confirmed(console, found.confirmed, level, rows)
-    for line in remarks(found.confirmed, level):
+    for line in remarks(found, level):
         console.print(line)
 
 
@@ -46,9 +48,15 @@ def show_confirmed(console: Console, confirmed: pd.DataFrame, level: str, rows: 
         )
 
 
-def remarks(confirmed: pd.DataFrame, level: str) -> list[str]:
-    """Lines on what was not tested or cannot be confirmed."""
-    found = []
+def remarks(attribution: Attribution, level: str) -> list[str]:
+    """Lines on what was not tested, cannot be confirmed, or is confirmed of a null as well."""
+    confirmed = attribution.confirmed
+    found = [
+        f"More than {ALLOWED:.0%} of the {level}s are confirmed in the null “{null['case']}”: much "
+        "of the evidence is a property of the weights or the text, not learned."
+        for null in attribution.nulls.iloc[1:].to_dict("records")
+        if null["confirmed_groups"] > ALLOWED * null["groups"]
+    ]
     untested = int(confirmed["p"].isna().sum())
     if untested:
         found.append(

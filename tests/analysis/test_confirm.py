@@ -17,12 +17,15 @@ from analysis.attribution.attribute import attribute, write_attribution
 from analysis.attribution.config import AttributionConfig
 from analysis.attribution.tables import Attribution
 from analysis.faithfulness.confirm import ConfirmConfig, confirm, require_confirmable
+from analysis.faithfulness.confirmed_pairs import Verdicts
 from analysis.jobs.tables import concat_frames, read_table
+from analysis.measures.confirmation import Changes
 from analysis.run.run import Run, open_run
 from capture.errors import ConfigError, RunError
 from capture.models.transformer import LanguageModel
 from cluster.cli import main
 from cluster.local.threads import run_job
+from cluster.terminal.confirmation_tables import remarks
 
 UNIT = "layers.1.linear2.weight"
 NEURONS, PLANTED = 32, 20
@@ -209,3 +212,28 @@ def test_bad_options_are_one_line(options: list[str], text: str, capsys) -> None
     captured = capsys.readouterr()
     assert text in captured.err
     assert (captured.err.count("\n"), captured.out) == (1, "")
+
+
+def test_an_effect_that_the_initial_weights_had_is_not_confirmed() -> None:
+    model = planted_model()
+    with mock.patch.object(Run, "model", return_value=model):
+        found = confirm(small_run(), named(token_of), ConfirmConfig())
+    assert not found.confirmed["confirmed"].any()
+    assert rate(found, "untrained model") > 0.4  # the null has no such excuse, and warns
+    assert (found.confirmed["change"] == found.confirmed["initial_change"]).all()
+    (line,) = [line for line in remarks(found, "neuron") if "untrained model" in line]
+    assert "not learned" in line
+
+
+def test_an_effect_below_one_percent_is_not_confirmed() -> None:
+    changes = noise_with(mean=0.009)
+    named_SW = np.ones((1, 1), bool)
+    verdict = Verdicts.of(changes, named_SW, np.zeros(1, int), 1.0)
+    assert not verdict.confirmed_SW.any()
+    verdict = Verdicts.of(noise_with(mean=0.011), named_SW, np.zeros(1, int), 1.0)
+    assert verdict.confirmed_SW.all()
+
+
+def noise_with(mean: float) -> Changes:
+    one = np.ones((1, 1))
+    return Changes(mean * one, 0.0001 * one, np.array([50]), np.zeros(1), np.ones(1))
