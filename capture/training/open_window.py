@@ -60,8 +60,9 @@ class OpenWindow:
         if group.rank == 0:
             may_commit()
             marker = Marker(self.first_step, self.end_step, tuple(self.files))
+            older = listed_files(store)
             write_marker(store, KEY, marker, after=segment)
-            remove_others(store, self.files)
+            remove_others(store, older, {file.key for file in self.files})
         return 0
 
 
@@ -73,15 +74,31 @@ def is_stored(tally: Tally, segment: int) -> bool:
 
 def remove_window(store: Store) -> None:
     """Remove the stored sums of a window that has ended: the marker first."""
+    older = listed_files(store)
     store.delete(KEY)
-    remove_others(store, [])
+    remove_others(store, older, set())
 
 
-def remove_others(store: Store, kept: Sequence[File]) -> None:
-    """Remove the sums that a later marker has replaced, or that an interruption has left."""
-    for key in store.keys(FOLDER):
-        if key.startswith(f"{FOLDER}/window-") and key not in {file.key for file in kept}:
+def listed_files(store: Store) -> set[str]:
+    """Return the keys that the marker lists; none if there is no readable marker."""
+    try:
+        return {file.key for file in read_marker(store, KEY).files if is_window(file.key)}
+    except ShardError:
+        return set()
+
+
+def remove_others(store: Store, older: set[str], kept: set[str]) -> None:
+    """Remove the sums that a later marker has replaced, or that an interruption has left.
+
+    ``older``: keys that the earlier marker listed, because a listing of the store may lag behind.
+    """
+    for key in sorted(older | {key for key in store.keys(FOLDER) if is_window(key)}):
+        if key not in kept:
             store.delete(key)
+
+
+def is_window(key: str) -> bool:
+    return key.startswith(f"{FOLDER}/window-")
 
 
 def load_window(
