@@ -11,7 +11,7 @@ from capture.config.records import RecordKind
 from capture.config.settings import CaptureConfig, Config
 from capture.corpus.datums import WORDS
 from capture.device import choose_device
-from capture.engine.causality import require_causal
+from capture.engine.causality import require_causal, require_no_randomness
 from capture.engine.deepspeed_engine import DeepSpeedEngine
 from capture.engine.deepspeed_setup import require_installed
 from capture.engine.engine import Engine
@@ -109,6 +109,7 @@ def build_engine(
     model.to(choose_device(config.training.device))
     if beginning and isinstance(model, HFModel):
         require_causal(model, first_datum(plan, model))
+        require_no_randomness(model, first_datum(plan, model))
     require_fit(config.training.schedule, plan.num_steps)
     units, examined = choose_captured_units(model, plan)
     units = units if kinds else {}

@@ -1,7 +1,9 @@
-"""Whether a model sees tokens that it is trained to predict.
+"""Whether a model's logits follow from its own and earlier tokens, before it is trained on them.
 
 Targets are the next tokens, so a logit may depend on its own position and earlier ones alone. A
-model that also sees later tokens (BERT) would read its targets instead of predicting them.
+model that also sees later tokens (BERT) would read its targets instead of predicting them. Nor may
+it depend on random numbers, which are drawn for a whole batch: a datum's gradient would change with
+the batch.
 
 Shapes: T token, V vocabulary.
 """
@@ -37,6 +39,34 @@ def require_causal(model: HFModel, token_1T: Tensor) -> None:
         remedy = "Choose a causal model"
         remedy += ", or set model.hf.settings.is_decoder=true" if decoder else ""
         raise ConfigError("model.hf.family", problem, remedy)
+
+
+@torch.no_grad()
+def require_no_randomness(model: HFModel, token_1T: Tensor) -> None:
+    """Raise ``ConfigError`` if random numbers change the logits of a pass in training mode."""
+    training, family = model.training, model.whole.config.model_type
+    kept = [buffer.clone() for buffer in model.buffers()]
+    devices = [token_1T.device] if token_1T.device.type == "cuda" else []
+    model.train()
+    with torch.random.fork_rng(devices=devices):
+        before_state = random_state(token_1T.device)
+        one, other = model(token_1T), model(token_1T)
+        draws = not torch.equal(before_state, random_state(token_1T.device))
+    model.train(training)
+    for buffer, before in zip(model.buffers(), kept, strict=True):
+        if not torch.equal(buffer, before):
+            buffer.copy_(before)
+    # OPT draws a number for each layer that it never drops, which changes nothing.
+    if draws and not torch.equal(one, other):
+        problem = f"got {family}, which draws random numbers while it is trained, so that a datum's"
+        problem += " gradient would depend on its batch"
+        raise ConfigError("model.hf.family", problem, "Choose another family")
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of torch's random generator of a device."""
+    on_gpu = device.type == "cuda"
+    return torch.cuda.get_rng_state(device) if on_gpu else torch.get_rng_state()
 
 
 @torch.no_grad()

@@ -183,12 +183,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"d_model": 16, "n_layer": 1, "n_head": 4, "d_inner": 24},
         "got xlnet, which sees later tokens",
     ),
+    "phimoe": (
+        GROUPED | {"num_local_experts": 4, "input_jitter_noise": 0.1},
+        "got phimoe, which draws random numbers while it is trained, so that a datum's gradient",
+    ),
     "roberta": (WIDE, "got roberta, which fails on the corpus's tokens: ne() received an invalid"),
 }
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_a_model_that_would_see_its_targets_is_refused_in_one_line(tmp_path: Path, family: str):
+def test_a_model_that_cannot_learn_from_next_tokens_alone_is_refused_in_one_line(
+    tmp_path: Path, family: str
+):
     settings, text = REFUSED[family]
     config = hf_config(tmp_path, {"family": family, "settings": settings})
     with pytest.raises(ConfigError) as found:
