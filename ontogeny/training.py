@@ -100,7 +100,7 @@ def replay(
         >>> len(run.shifts(steps=range(1))) > 0
         True
     """
-    store = run.store if isinstance(run, Run) else Store(run)
+    store = run.store if isinstance(run, Run) else Store(fspath(run))
     kinds = wanted_kinds(list(records), "records")
     replayable = read_replayable_run(store, None)
     chosen = (

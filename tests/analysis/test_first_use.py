@@ -32,6 +32,7 @@ def test_a_path_is_as_good_as_a_string(folder: Path) -> None:
     groups = ontogeny.attribute(folder).groups
     pd.testing.assert_frame_equal(groups, ontogeny.attribute(str(folder)).groups)
     assert ontogeny.verify(folder).empty
+    assert ontogeny.replay(folder, records=("tallies",)).uri == str(folder)
 
 
 def test_a_path_that_lost_a_slash_of_a_bucket_is_refused() -> None:

@@ -120,9 +120,8 @@ def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("", "the following arguments are required: COMMAND"),
         ("nosuch", "COMMAND: invalid choice: 'nosuch' (choose from "),
-        ("info {whole} '--no\nsuch'", "unrecognized arguments: --no such"),
+        ("info {whole} '--no\nsuch'", "info: unrecognized arguments: --no such"),
     ],
 )
 def test_a_usage_error_without_a_command_is_one_line(command, text, runs, capsys):
