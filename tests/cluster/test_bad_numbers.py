@@ -109,6 +109,7 @@ def test_counts_must_be_at_least_1(command, bad, runs, capsys):
             "--target: not allowed with argument --contains",
         ),
         ("report", "the following arguments are required: RUN"),
+        ("info {whole} '--no\nsuch'", "info: unrecognized arguments: --no such"),
     ],
 )
 def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
@@ -121,7 +122,6 @@ def test_a_usage_error_of_a_command_is_one_line(command, text, runs, capsys):
     ("command", "text"),
     [
         ("nosuch", "COMMAND: invalid choice: 'nosuch' (choose from "),
-        ("info {whole} '--no\nsuch'", "info: unrecognized arguments: --no such"),
     ],
 )
 def test_a_usage_error_without_a_command_is_one_line(command, text, runs, capsys):
