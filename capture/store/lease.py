@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from capture.errors import RunError, StoreError
+from capture.errors import RunError, StoreAwayError, StoreError
 from capture.store.store import Store
 
 KEY = "lease.json"
@@ -228,8 +228,7 @@ def encode(lease: Lease) -> bytes:
 def read_lease(store: Store) -> Lease | None:
     """Return the run's lease, or None; raises ``RunError`` for a file that is not a valid lease."""
     try:
-        with store.open(KEY) as source:
-            data = source.read(MAX_BYTES + 1)
+        data = read_start(store)
     except FileNotFoundError:
         return None
     try:
@@ -242,6 +241,19 @@ def read_lease(store: Store) -> Lease | None:
         remedy = "Delete it if no capture of this run is under way"
         raise RunError(where, "is not a valid lease", remedy) from error
     return lease
+
+
+def read_start(store: Store, tries: int = 3) -> bytes:
+    """Return the first bytes of the lease; read again if it was renewed between two requests."""
+    try:
+        with store.open(KEY) as source:
+            return source.read(MAX_BYTES + 1)
+    except StoreAwayError:
+        raise
+    except StoreError:
+        if tries == 1:
+            raise
+    return read_start(store, tries - 1)
 
 
 def reason_expired(lease: Lease, now: datetime) -> str:

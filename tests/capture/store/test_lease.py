@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tiny import contents, make_run, tiny_config
 
-from capture.errors import RunError
+from capture.errors import RunError, StoreError
 from capture.format.markers import read_segments
 from capture.maintenance.verify import verify
 from capture.store import Store, lease
@@ -207,3 +207,24 @@ def test_verify_and_overwrite_accept_a_stale_lease(tmp_path: Path) -> None:
     assert verify(Store(config.run.uri)) == []
     make_run(config, overwrite=True)
     assert not Store(config.run.uri).exists(KEY)
+
+
+@pytest.mark.parametrize(("failures", "found"), [(1, True), (2, True), (3, False)])
+def test_a_lease_that_is_renewed_while_it_is_read_is_read_again(monkeypatch, failures, found):
+    """An object store needs two requests, and the value may change between them."""
+    store = Store("memory://lease-renewed")
+    store.put(lease.KEY, lease.encode(lease.new_lease()))
+    opened, calls = Store.open, []
+
+    def replaced(store: Store, key: str) -> object:
+        calls.append(key)
+        if len(calls) <= failures:
+            raise StoreError(key, "was replaced while it was being read")
+        return opened(store, key)
+
+    monkeypatch.setattr(Store, "open", replaced)
+    if found:
+        assert lease.running_capture(store)
+    else:
+        with pytest.raises(StoreError, match="was replaced"):
+            lease.running_capture(store)
