@@ -159,7 +159,9 @@ def test_a_run_without_weights_has_no_attribution() -> None:
     run = open_run(make_run("memory://attribution-biases", *settings))
     with pytest.raises(RunError, match="has no outliers of weights"):
         attribute(run, run_job, AttributionConfig.study())
-    with pytest.raises(RunError, match=r"level neuron: the run captured no neurons \(inputs of MLP"):
+    with pytest.raises(
+        RunError, match=r"level neuron: the run captured no neurons \(inputs of MLP"
+    ):
         attribute(run, run_job, AttributionConfig())
 
 
