@@ -118,6 +118,14 @@ def test_writing_then_reading_a_shard_is_identity(rows):
     assert bytes(shards.encode(table)) == bytes(data)
 
 
+@pytest.mark.parametrize("dashes", [8, 16, 64, 400])
+def test_tokens_of_dashes_are_not_taken_for_the_place_of_checksums(dashes):
+    """Statistics in the footer hold the least and the largest token."""
+    words = pa.table({"token": ["-" * dashes, "a"], "count": pa.array([1, 2], pa.int64())})
+    data = shards.encode(words)
+    assert shards.decode(data, "words.parquet").equals(words)
+
+
 def test_schemas_equal_the_golden_file():
     names = ("OUTLIERS", "STEPS", "EVALUATIONS", "VOCABULARY", "DATUMS")
     schemas = {name: getattr(schema, name) for name in names}

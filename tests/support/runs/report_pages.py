@@ -2,6 +2,7 @@
 
 from functools import cache
 from html.parser import HTMLParser
+from typing import Any
 
 from report_run import report_run
 
@@ -51,7 +52,7 @@ class Reader(HTMLParser):
         return "".join(self.words)
 
 
-def build(run: Run, to: str | None = None, **settings: int) -> WrittenReport:
+def build(run: Run, to: str | None = None, **settings: Any) -> WrittenReport:
     store = report_store(run, to)
     return write_report(gather_report_data(run, run_job, ReportConfig(**settings)), store)
 
