@@ -25,7 +25,9 @@ from capture.process_group import Group
 from capture.shifts.tallies import Tally
 from capture.store import Store
 
-BYTES_PER_SEGMENT = 2**30
+BYTES_PER_SEGMENT = 2**27
+"""About what a segment of the study's run takes anyway, with its checkpoint. Its window's sums take
+about eight times as much, and storing them costs a second of training."""
 
 
 class OpenWindow:
