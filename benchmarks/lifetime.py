@@ -3,8 +3,8 @@
 ``python -m benchmarks.lifetime`` trains the study's model for one epoch of the language reference
 that comes with Python, under each of ``OPTIMIZERS``. For the units in ``UNITS`` together it prints
 ‖Σ shifts‖ / ‖change‖ and ‖Σ lifetime shifts‖ / ‖change‖ over all datums and steps, the same of the
-decay of the initial weights, and ‖Σ lifetime shifts + decay − change‖ / ‖change‖ (law 11). The
-change is that of the weights over the run. Takes some ten minutes on two cores.
+decay of the initial weights, and ‖Σ lifetime shifts + decay − change‖ / ‖change‖ (the law
+Lifetime). The change is that of the weights over the run. Takes some ten minutes on two cores.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 A gradient acts in its own step (its shift) and, through momentum, in later ones; weight decay takes
 some of it back. ``capture.optim.lifetime`` derives the coefficients, by a recursion from the last
 step backward. With all datums and steps, lifetime shifts and the decay of the initial weights sum
-to the change of the weights (law 11).
+to the change of the weights (the law Lifetime).
 
 Shapes: N datum of a step, by slot.
 """

@@ -18,7 +18,7 @@ from capture.gradients.factors import Factor, Factors
 from capture.gradients.memo import Memo
 from capture.gradients.parameter_use import ParameterUse
 
-LEAVE_OUT = "Leave it out of units"
+LEAVE_OUT = 'Leave it out: units=["!PATTERN"]'
 NO_BACKWARD = -1
 
 

@@ -145,7 +145,11 @@ class LoopTape(Tape):
             N = len(self.next_datum_N)
             if not any(x.shape[0] == N for x in inputs):
                 problem = f"got an input {tuple(inputs[0].shape)} for {N} datums"
-                raise UnitError("model", problem, "The first axis of the input must be the batch")
+                raise UnitError(
+                    "model",
+                    problem,
+                    "Give one id for each row of the batch, which is the first axis",
+                )
         self.inputs, self.num_datums, self.knows_num_datums = list(inputs), N, True
 
     def end_forward(self) -> None:

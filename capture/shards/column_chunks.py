@@ -78,8 +78,8 @@ def fill_checksums(data: pa.Buffer) -> memoryview:
     placeholder = found.metadata[CRC_KEY]
     assert len(placeholder) == len(crcs), "one checksum per chunk"
     footer = bytes(view[size - TRAILER_BYTES - footer_length(view[-TRAILER_BYTES:]) :])
-    # Same length, so no offset in the file changes. The value follows its key, and the pairs of keys
-    # and values follow the statistics, which may hold the same characters: a token of dashes.
+    # Same length, so no offset in the file changes. The value follows its key, and keys with values
+    # follow the statistics, which may hold the same characters: a token of dashes.
     start = footer.index(placeholder, footer.rindex(CRC_KEY))
     filled = footer[:start] + crcs + footer[start + len(crcs) :]
     return memoryview(b"".join([view[: size - len(footer)], filled]))

@@ -14,7 +14,14 @@ from capture.engine.step_plan import StepPlan
 from capture.errors import RunError
 from capture.format import checkpoint, window_markers
 from capture.format.corpus_tables import corpus_tables
-from capture.format.markers import START, Marker, existing_segments, segment_key, write_marker
+from capture.format.markers import (
+    START,
+    Marker,
+    existing_segments,
+    read_segments,
+    segment_key,
+    write_marker,
+)
 from capture.format.replay_markers import replay_key
 from capture.format.run_yaml import KEY, describe_run, read_run_config
 from capture.shards import encoding as shards
@@ -42,7 +49,11 @@ def begins_new_run(store: Store, config: Config, *, resume: bool, overwrite: boo
     if not store.exists(START) or overwrite:
         return True
     if not resume:
-        remedy = "Add --resume to go on with it or --overwrite to replace it"
+        own = config.run.loop == "own"
+        if own and not read_segments(store):
+            return True  # a recording that was refused at its first step holds nothing to lose
+        go_on, replace = ("resume=True", "overwrite=True") if own else ("--resume", "--overwrite")
+        remedy = f"Add {go_on} to go on with it or {replace} to replace it"
         raise RunError(store.uri, "holds a run already", remedy)
     changed = differences(read_run_config(store), config)
     if changed:

@@ -66,6 +66,7 @@ def summary(path: Path) -> dict[str, object]:
             opened = open_run(path)
         whole = opened.steps_done == opened.num_steps
         state = "complete" if whole else "not complete"
+        state = state if opened.steps_done else "empty"
         state = "running" if running_capture(opened.store) else state
         steps = {"steps_done": opened.steps_done, "num_steps": opened.num_steps}
         size = total_bytes([opened.start, *opened.segments])

@@ -201,7 +201,7 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
     ),
     with_unsupported_uses_everywhere: (UnitError, " of the model; with "),
     with_time_first: (UnitError, "model: got an input (6, 11) for 12 datums"),
-    with_too_few_datums: (UnitError, "model: got an input (12, 5) for 6 datums. The first axis"),
+    with_too_few_datums: (UnitError, "model: got an input (12, 5) for 6 datums. Give one id"),
     with_an_unknown_datum: (ConfigError, "got 3 to 12, the run's datums are 0 to 11. Call"),
     with_ids_that_are_not_integers: (
         ConfigError,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from analysis.run.run import open_run
 from capture.config.records import FactorConfig
 from capture.custom_loop.record import record
-from capture.errors import SplitError, UnitError
+from capture.errors import RunError, SplitError, UnitError
 
 V, D, N, T = 11, 8, 4, 8
 Loss = Callable[[nn.Module, Tensor], Tensor]
@@ -239,3 +239,12 @@ def test_the_audit_alone_would_accept_them(
 def test_dropout_is_split_rightly_though_its_mask_cannot_be_drawn_again(tmp_path: Path) -> None:
     run_one_step(tmp_path, Dropped().train(), next_token, UNITS)
     assert open_run(uri(tmp_path)).steps_done == 1
+
+
+def test_a_refused_recording_does_not_stand_in_the_way_of_the_next(tmp_path: Path) -> None:
+    with pytest.raises((SplitError, UnitError)):
+        run_one_step(tmp_path, TimeFirst(), next_token, UNITS)
+    run_one_step(tmp_path, Repeated(), next_token, UNITS)
+    assert open_run(uri(tmp_path)).steps_done == 1
+    with pytest.raises(RunError, match="Add resume=True to go on with it or overwrite=True"):
+        run_one_step(tmp_path, Repeated(), next_token, UNITS)
