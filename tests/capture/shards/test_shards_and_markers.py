@@ -122,7 +122,7 @@ def test_writing_then_reading_a_shard_is_identity(rows):
 def test_tokens_of_dashes_are_not_taken_for_the_place_of_checksums(dashes):
     """Statistics in the footer hold the least and the largest token."""
     words = pa.table({"token": ["-" * dashes, "a"], "count": pa.array([1, 2], pa.int64())})
-    data = shards.encode(words)
+    data = bytes(shards.encode(words))
     assert shards.decode(data, "words.parquet").equals(words)
 
 
