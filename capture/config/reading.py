@@ -36,6 +36,10 @@ def read_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
 
     ``source`` is a path, or the name of a bundled configuration such as ``demo``. Raises
     ``ConfigError`` for a source that cannot be read and for wrong keys or values.
+
+    Example:
+        >>> ontogeny.read_config("demo", ["training.epochs=2"]).training.epochs
+        2
     """
     text = "" if source is None else read_source(str(source))
     try:

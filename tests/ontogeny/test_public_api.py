@@ -14,14 +14,14 @@ from checkout import ROOT
 from tiny_run import SETTINGS
 
 import ontogeny
-from ontogeny import analyses, training
 
 FUNCTIONS = [
-    getattr(module, name)
-    for module in (training, analyses)
+    getattr(ontogeny, name)
     for name in ontogeny.__all__
-    if getattr(getattr(ontogeny, name), "__module__", "") == module.__name__
+    if inspect.isfunction(getattr(ontogeny, name))
+    and getattr(ontogeny, name).__module__.startswith(("ontogeny.", "capture."))
 ]
+"""Those of ``analysis.run`` have examples of another run, which ``tests/analysis`` runs."""
 
 
 @pytest.fixture(scope="module")
