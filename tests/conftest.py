@@ -15,6 +15,12 @@ settings.register_profile("ontogeny", deadline=None, derandomize=True)
 settings.load_profile("ontogeny")
 
 
+@pytest.fixture(autouse=True)
+def width_of_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print tables as wide as for a pipe: pytest-xdist gives its workers a terminal's width."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An S3 server on this machine, for the whole session."""

@@ -6,6 +6,8 @@ sizes that the file and its pages claim with the size of the file. ``open_parque
 
 import hashlib
 import io
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -29,6 +31,10 @@ FIRST_READ_BYTES = 64 * 2**10
 """Size of the first read at the end of the file; most footers are smaller."""
 MAX_FOOTER_BYTES = 64 * 2**20
 REMEDY = "Run: ontogeny verify"
+MAX_WAIT_SECONDS = 1.0
+OWN_REFERENCES = 3
+"""References to a source that ``wait_for_reads`` finds when nobody else has one: the caller's, its
+own, and that of ``sys.getrefcount``."""
 
 
 @contextmanager
@@ -71,7 +77,9 @@ def open_checked(
     check_chunks(chunks, num_bytes)
     checked = CheckedChunks(source, chunks)
     whole = RangeFile(num_bytes, checked.read_range)
-    file = parquet.ParquetFile(whole, metadata=metadata, arrow_extensions_enabled=False)
+    file = parquet.ParquetFile(
+        whole, metadata=metadata, pre_buffer=False, arrow_extensions_enabled=False
+    )
     check_dictionaries(chunks, file.schema_arrow)
     return file, checked
 
@@ -113,6 +121,19 @@ def check_metadata(metadata: parquet.FileMetaData) -> None:
     except (OSError, pa.ArrowException):
         if not source.was_read:
             raise
+    finally:
+        wait_for_reads(source)
+
+
+def wait_for_reads(source: EmptySource) -> None:
+    """Wait until Arrow's threads have let go of a source.
+
+    The first read that fails ends the pre-buffering; others are still under way then. If the
+    interpreter ends before they do, they abort the process.
+    """
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    while sys.getrefcount(source) > OWN_REFERENCES and time.monotonic() < deadline:
+        time.sleep(0)
 
 
 def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:
