@@ -4,12 +4,13 @@ The footer is compared with the marker's checksum, each column chunk with the fo
 sizes that the file and its pages claim with the size of the file. ``open_parquet`` does all of it.
 """
 
+import atexit
 import hashlib
 import io
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -31,10 +32,8 @@ FIRST_READ_BYTES = 64 * 2**10
 """Size of the first read at the end of the file; most footers are smaller."""
 MAX_FOOTER_BYTES = 64 * 2**20
 REMEDY = "Run: ontogeny verify"
-MAX_WAIT_SECONDS = 1.0
-OWN_REFERENCES = 3
-"""References to a source that ``wait_for_reads`` finds when nobody else has one: the caller's, its
-own, and that of ``sys.getrefcount``."""
+EXIT_SECONDS = 0.05
+"""How long a process that has read Parquet waits at its end, see ``wait_at_exit``."""
 
 
 @contextmanager
@@ -77,11 +76,21 @@ def open_checked(
     check_chunks(chunks, num_bytes)
     checked = CheckedChunks(source, chunks)
     whole = RangeFile(num_bytes, checked.read_range)
-    file = parquet.ParquetFile(
-        whole, metadata=metadata, pre_buffer=False, arrow_extensions_enabled=False
-    )
+    wait_at_exit()
+    file = parquet.ParquetFile(whole, metadata=metadata, arrow_extensions_enabled=False)
     check_dictionaries(chunks, file.schema_arrow)
     return file, checked
+
+
+@cache
+def wait_at_exit() -> None:
+    """Let Arrow's threads release what they have read before the interpreter ends; set up once.
+
+    They hold bytes of Python, and need its lock to let go of them, some time after a read has
+    returned. A thread that waits for the lock when the interpreter ends aborts the process. While
+    the main thread sleeps, the lock is free.
+    """
+    atexit.register(time.sleep, EXIT_SECONDS)
 
 
 class EmptySource(io.RawIOBase):
@@ -121,19 +130,6 @@ def check_metadata(metadata: parquet.FileMetaData) -> None:
     except (OSError, pa.ArrowException):
         if not source.was_read:
             raise
-    finally:
-        wait_for_reads(source)
-
-
-def wait_for_reads(source: EmptySource) -> None:
-    """Wait until Arrow's threads have let go of a source.
-
-    The first read that fails ends the pre-buffering; others are still under way then. If the
-    interpreter ends before they do, they abort the process.
-    """
-    deadline = time.monotonic() + MAX_WAIT_SECONDS
-    while sys.getrefcount(source) > OWN_REFERENCES and time.monotonic() < deadline:
-        time.sleep(0)
 
 
 def without_rows(metadata: parquet.FileMetaData) -> parquet.ParquetFile:
