@@ -213,6 +213,7 @@ except KeyboardInterrupt as stop:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_closing_an_unfinished_sweep_starts_no_second_cluster(tmp_path: Path) -> None:
     """A consumer that raised leaves its sweep open; closing it after the session does nothing."""
     pytest.importorskip("ray")

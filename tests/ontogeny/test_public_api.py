@@ -88,15 +88,15 @@ except ontogeny.CaptureError as error:
 """
 
 
-@pytest.mark.parametrize("name", ["analysis", "capture", "cluster", "configs"])
 @pytest.mark.parametrize("kind", ["file", "folder", "package"])
-def test_a_file_of_the_user_with_the_name_of_a_package_is_no_hindrance(
-    tmp_path: Path, name: str, kind: str
+def test_files_of_the_user_with_the_names_of_packages_are_no_hindrance(
+    tmp_path: Path, kind: str
 ) -> None:
-    if kind == "file":
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the file of the user ran')\n")
-    else:
-        (tmp_path / name).mkdir()
+    for name in ("analysis", "capture", "cluster", "configs"):
+        if kind == "file":
+            (tmp_path / f"{name}.py").write_text("raise SystemExit('the file of the user ran')\n")
+        else:
+            (tmp_path / name).mkdir()
         if kind == "package":
             (tmp_path / name / "__init__.py").write_text("raise SystemExit('it ran')\n")
     done = python(OPEN + "print(ontogeny.read_config('demo').run.uri)\n", tmp_path)
