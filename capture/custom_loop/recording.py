@@ -176,6 +176,7 @@ class Recording:
         if error is None and self._recorder.open.steps:
             self._commit(self._snapshot())
         self._identity.warn_of_numbers(self._recorder.store.uri)
+        self._guard.warn_of_unchecked(self._recorder.store.uri)
         return False
 
     def _before_forward(

@@ -5,6 +5,7 @@ a number of rows that no check has seen. One datum is drawn each time. A failed 
 recording before the open segment is stored.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -24,6 +25,11 @@ from capture.gradients.parameter_use import ParameterUse
 
 EVERY = 200
 """One step in so many is checked, on average. A check costs up to two steps: less than 1 %."""
+LOG = logging.getLogger(__name__)
+UNCHECKED = (
+    "%s: the split by datum could not be checked in %d step(s): the inputs were changed before the "
+    "optimizer's step, or no call of the model led to the loss"
+)
 REMEDY = (
     "Nothing of the open segment is stored. Leave the units concerned out, or see the page on "
     "custom training loops, section What is checked"
@@ -103,6 +109,11 @@ class SplitGuard:
         """Note an operation of the loop; the tape calls this."""
         if self.scheduled and not self.depth and self.log.outputs:
             self.log.add_operation(func, args, kwargs, out)
+
+    def warn_of_unchecked(self, uri: str) -> None:
+        """Say at the end of a recording in how many steps a check was due and not possible."""
+        if self.num_unchecked:
+            LOG.warning(UNCHECKED, uri, self.num_unchecked)
 
     # --- checks -----------------------------------------------------------------------------------
 

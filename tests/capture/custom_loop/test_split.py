@@ -248,3 +248,23 @@ def test_a_refused_recording_does_not_stand_in_the_way_of_the_next(tmp_path: Pat
     assert open_run(uri(tmp_path)).steps_done == 1
     with pytest.raises(RunError, match="Add resume=True to go on with it or overwrite=True"):
         run_one_step(tmp_path, Repeated(), next_token, UNITS)
+
+
+class Scaled(Parts):
+    def forward(self, token_NT: Tensor, scale_N11: Tensor) -> Tensor:
+        return self.out(self.body(self.embedding(token_NT)) * scale_N11)
+
+
+def test_steps_that_could_not_be_checked_are_counted_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop writes over an input before the step, so the model cannot be run on it again."""
+    model, token_NT, scale_N11 = Scaled(), tokens(), torch.ones(N, 1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with record(model, optimizer, run=uri(tmp_path), units=UNITS, datums=N, outliers=TOP):
+        logits_NTV = model(token_NT[:, :-1], scale_N11)
+        F.cross_entropy(logits_NTV.flatten(0, 1), token_NT[:, 1:].flatten()).backward()
+        scale_N11.zero_()
+        optimizer.step()
+    said = [entry.getMessage() for entry in caplog.records]
+    assert any("the split by datum could not be checked in 1 step" in text for text in said), said
