@@ -37,11 +37,12 @@ capture.format
 capture.engine
 capture.training
 capture.replay  capture.custom_loop  capture.estimates  capture.maintenance
+capture.unrolled  capture.retraining
 analysis.levels  analysis.measures  analysis.run  analysis.report.drawing
 analysis.jobs
 analysis.attribution  analysis.activations  analysis.behaviour  analysis.bigrams  analysis.report.pages
 analysis.ablation  analysis.neurons  analysis.report
-analysis.faithfulness
+analysis.faithfulness  analysis.influence
 cluster.local  cluster.terminal
 cluster.on_ray
 cluster.options

@@ -1,0 +1,1 @@
+"""Commands on influence and counterfactuals. Same imports as ``commands``."""

@@ -1,0 +1,1 @@
+"""Print the tables of the influence commands. Same imports as ``terminal``."""
