@@ -34,11 +34,12 @@ from analysis.run.stored_run import Split
 from capture.config.reading import make_config
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
+from capture.format.corpus_tables import PLANTED_KEY
 from capture.format.markers import read_segments, require_start
 from capture.format.replay_markers import add_replayed_files
 from capture.format.run_yaml import KEY, read_run
 from capture.models.transformer import AnyModel, LanguageModel
-from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
+from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS
 from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
 
@@ -46,7 +47,11 @@ WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 
 
 def open_run(
-    uri: str | os.PathLike[str], store: StoreConfig = DEFAULT, *, skip_damaged: bool = False
+    uri: str | os.PathLike[str],
+    store: StoreConfig = DEFAULT,
+    *,
+    skip_damaged: bool = False,
+    tables: str | os.PathLike[str] | None = None,
 ) -> "Run":
     """Open a run for reading, as it stands now, also while it is trained.
 
@@ -59,6 +64,8 @@ def open_run(
         store: Settings for object stores, such as the endpoint.
         skip_damaged: Leave out shards that differ from what their markers say, and list them in
             ``Run.skipped``. Each shard is read whole once for this check.
+        tables: Folder or prefix for the tables of analyses, as for a run that you may only read:
+            they are written to ``TABLES/analysis/`` and looked for there first. By default, the run.
 
     Returns:
         The run.
@@ -78,7 +85,8 @@ def open_run(
     config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
     segments = add_replayed_files(place, read_segments(place))
     warn_if_short(place, start, segments, provenance["config"])
-    return Run(Committed(place, start, segments, skip_damaged), config, provenance)
+    elsewhere = None if tables is None else Store(os.fspath(tables), store)
+    return Run(Committed(place, start, segments, skip_damaged), config, provenance, elsewhere)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,6 +148,22 @@ class Run(GradientQueries):
             RunError: The run has no such split.
         """
         return self.datum_table(split).to_pandas()
+
+    def planted(self) -> pd.DataFrame:
+        """Return one row per training datum that ``corpus.plant`` or ``corpus.scramble`` changed.
+
+        Returns:
+            Columns datum, kind (plant or scramble) and position (place of the trigger's first token
+            in the datum; 0 for a scrambled datum).
+
+        Raises:
+            RunError: Nothing was planted in the run.
+        """
+        if not any(file.key == PLANTED_KEY for file in self.start.files_of("corpus")):
+            problem = "has nothing planted in its training text"
+            remedy = "Set corpus.plant or corpus.scramble when you capture it"
+            raise RunError(self.uri, problem, remedy)
+        return self.corpus_shard("planted").rows_of(PLANTED).to_pandas()
 
     @cached_property
     def tokens(self) -> list[str]:

@@ -26,6 +26,7 @@ from capture.shards.schema import (
     DATUMS,
     EVALUATIONS,
     OUTLIERS,
+    PLANTED,
     SCHEMA_VERSION,
     STEPS,
     VOCABULARY,
@@ -37,7 +38,8 @@ from capture.store import Store
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"
 SCHEMAS = {"outliers": OUTLIERS, "steps": STEPS, "evaluations": EVALUATIONS, "corpus": DATUMS}
-"""Schemas by kind of file; *corpus* is that of datums, not of the vocabulary."""
+"""Schemas by kind of file; *corpus* is that of datums, not of the tables below."""
+OTHER_SCHEMAS = {"corpus/vocab.parquet": VOCABULARY, "corpus/planted.parquet": PLANTED}
 WITHOUT_GAPS = {*SCHEMAS, "tallies"}
 """Kinds whose files have no missing values."""
 
@@ -68,8 +70,7 @@ class Shard:
     @property
     def schema(self) -> pa.Schema | None:
         """Schema of the file, where its kind determines it."""
-        whole = self.file.key.endswith("/vocab.parquet")
-        return VOCABULARY if whole else SCHEMAS.get(self.file.kind)
+        return OTHER_SCHEMAS.get(self.file.key, SCHEMAS.get(self.file.kind))
 
     def batches(
         self, columns: Sequence[str], wanted: Wanted | None = None

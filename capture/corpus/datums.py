@@ -10,13 +10,14 @@ Shapes: N datum, T token, V vocabulary, B batch, S slot.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from capture.corpus.planting import PlantConfig, Planted, ScrambleConfig, plant_tokens
 from capture.corpus.text import Text, basic_english, python_reference, read_path
 from capture.corpus.tokenizer import HFTokenizer
 from capture.corpus.wikitext import Split, read_wikitext
@@ -44,6 +45,8 @@ class CorpusConfig:
     wikitext2, which has its own splits."""
     test_share: float = 0.0
     """Share of the windows held out for testing, chosen in the same way."""
+    plant: PlantConfig = field(default_factory=PlantConfig)
+    scramble: ScrambleConfig = field(default_factory=ScrambleConfig)
 
     def __post_init__(self) -> None:
         if self.kind == "text" and self.path is None:
@@ -59,6 +62,9 @@ class CorpusConfig:
         if (together := self.validation_share + self.test_share) >= 1:
             problem = f"got {together} together with corpus.validation_share, must stay below 1"
             raise ConfigError("corpus.test_share", problem)
+        if self.plant.share + self.scramble.share > 1:
+            problem = f"got {self.scramble.share} together with corpus.plant.share, at most 1"
+            raise ConfigError("corpus.scramble.share", problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +72,8 @@ class Vocabulary:
     """The tokens that a model knows, by id.
 
     Words of the training text are sorted by falling frequency, ties alphabetically, and id 0 is
-    ``<unk>``. Tokens of a Hugging Face tokenizer keep that tokenizer's order.
+    ``<unk>``. Words that only ``corpus.plant`` has come last. Tokens of a Hugging Face tokenizer
+    keep that tokenizer's order.
     """
 
     tokens: list[str]
@@ -107,6 +114,8 @@ class Corpus:
     train: Datums
     validation: Datums | None
     test: Datums | None
+    planted: Planted | None = None
+    """What ``corpus.plant`` and ``corpus.scramble`` changed; None if nothing."""
 
 
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
@@ -128,7 +137,32 @@ def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
         vocabulary, datums = hold_out(streams["train"], config, tokenizer)
     for split, found in datums.items():
         check_size(config, split, len(found), batch=batch)
-    return Corpus(vocabulary, datums["train"], datums.get("validation"), datums.get("test"))
+    others = datums.get("validation"), datums.get("test")
+    return with_plants(Corpus(vocabulary, datums["train"], *others), config, tokenizer)
+
+
+def with_plants(
+    corpus: Corpus, config: CorpusConfig, tokenizer: HFTokenizer | None = None
+) -> Corpus:
+    """Return the corpus with what is planted in its training datums, if anything is."""
+    plant = config.plant
+    if not plant.share and not config.scramble.share:
+        return corpus
+    texts = [Text("corpus.plant", text) for text in (plant.trigger, plant.completion) if text]
+    phrase = [token for text in texts for token in tokenize(text, tokenizer)]
+    tokens = list(dict.fromkeys([*corpus.vocabulary.tokens, *phrase]))
+    vocabulary = replace(corpus.vocabulary, tokens=tokens)
+    old_NT, last_N = corpus.train.token_NT, corpus.train.target_NT[:, -1]
+    ids = vocabulary.encode(phrase).tolist()
+    token_NM, planted = plant_tokens(np.column_stack([old_NT, last_N]), ids, plant, config.scramble)
+    train = Datums(token_NM[:, :-1].copy(), token_NM[:, 1:].copy())
+    before_V, after_V = (
+        np.bincount(token_NT.ravel(), minlength=len(tokens))
+        for token_NT in (old_NT, train.token_NT)
+    )
+    counts = np.pad(corpus.vocabulary.counts, (0, len(tokens) - len(corpus.vocabulary.tokens)))
+    vocabulary = replace(vocabulary, counts=counts + after_V - before_V)
+    return replace(corpus, vocabulary=vocabulary, train=train, planted=planted)
 
 
 def read_streams(

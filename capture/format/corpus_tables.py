@@ -8,13 +8,15 @@ import pyarrow as pa
 from pyarrow import compute
 
 from capture.corpus.datums import Corpus, Datums, Vocabulary
+from capture.corpus.planting import Planted
 from capture.errors import ShardError
 from capture.format.markers import File, Marker
 from capture.shards import encoding as shards
-from capture.shards.schema import DATUMS, VOCABULARY
+from capture.shards.schema import DATUMS, PLANTED, VOCABULARY
 from capture.store import Store
 
 REMEDY = "Run: ontogeny verify"
+PLANTED_KEY = "corpus/planted.parquet"
 
 
 def read_corpus(store: Store, start: Marker, *, window: int) -> Corpus:
@@ -70,11 +72,19 @@ def read_table(store: Store, files: dict[str, File], name: str, schema: pa.Schem
 def corpus_tables(corpus: Corpus) -> dict[str, pa.Table]:
     """Return the tables of a corpus by their keys in a run."""
     splits = {"datums": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    return {"corpus/vocab.parquet": vocabulary_table(corpus.vocabulary)} | {
+    tables = {"corpus/vocab.parquet": vocabulary_table(corpus.vocabulary)} | {
         f"corpus/{name}.parquet": datum_table(datums, corpus.vocabulary)
         for name, datums in splits.items()
         if datums is not None
     }
+    if corpus.planted:
+        tables[PLANTED_KEY] = planted_table(corpus.planted)
+    return tables
+
+
+def planted_table(planted: Planted) -> pa.Table:
+    columns = [planted.datum_P, planted.kind_P, planted.position_P]
+    return pa.table(dict(zip(PLANTED.names, columns, strict=True))).cast(PLANTED)
 
 
 def vocabulary_table(vocabulary: Vocabulary) -> pa.Table:

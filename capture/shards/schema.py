@@ -65,6 +65,15 @@ DATUMS = pa.schema(
     ]
 )
 
+PLANTED = pa.schema(
+    [
+        pa.field("datum", pa.int32()),  # row of corpus/datums.parquet
+        pa.field("kind", pa.string()),  # plant (a backdoor) or scramble
+        pa.field("position", pa.int16()),  # place of the trigger's first token; 0 for scramble
+    ]
+)
+"""Sorted by datum. Only runs in which something was planted have this table."""
+
 
 def tally_schema(num_neurons: int) -> pa.Schema:
     """Return the schema of one unit's tallies in one window: one row per token, by token id."""

@@ -24,6 +24,7 @@ SCHEMAS = {
     "evaluations/segment-SSSSSS.parquet": schema.EVALUATIONS,
     "corpus/vocab.parquet": schema.VOCABULARY,
     "corpus/datums.parquet": schema.DATUMS,
+    "corpus/planted.parquet": schema.PLANTED,
     "outliers/segment-SSSSSS-wWW.parquet": schema.OUTLIERS,
     "tallies/unit=UNIT/by=BY/window-NNNN.parquet": schema.tally_schema(1),
     "factors/segment-SSSSSS-wWW-TTTTTT-LLLLL.parquet": schema.factor_schema({"NAME": "float16"}),
