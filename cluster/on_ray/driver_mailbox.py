@@ -10,7 +10,6 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
@@ -33,7 +32,8 @@ class Task:
 
     config: Config
     folder: str
-    """The driver's working directory, to which the configuration's relative paths refer."""
+    """The driver's working directory, to which the configuration's relative paths refer; or empty.
+    """
     group: str
     """Holder of the run's lease; stays the same when the group is started again."""
     resume: bool
@@ -111,7 +111,7 @@ class MailboxReporter:
 def run_worker(given: dict[str, Task]) -> None:
     """Train as one worker of the process group that Ray Train set up. Raises as ``capture_run``."""
     task = given["task"]
-    if Path(task.folder).is_dir():
+    if os.path.isdir(task.folder):
         os.chdir(task.folder)
     torch.set_num_threads(task.config.workers.cpus)
     device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")

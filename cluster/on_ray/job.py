@@ -21,6 +21,17 @@ def runtime_environment() -> dict[str, Any]:
     return json.loads(os.environ.get(JOB_CONFIG_VARIABLE) or "{}").get("runtime_env") or {}
 
 
+def working_folder() -> str:
+    """This process's working directory, to which relative paths refer; empty if it was deleted.
+
+    Nodes that share a ``--temp-dir`` delete the working directories of each other's jobs.
+    """
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
 def require_persistent(where: str, uri: str) -> None:
     """Raises ``ConfigError`` for an output path inside the job's temporary working directory."""
     path = re.sub("^(file|local)://", "", uri)

@@ -8,6 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture.errors import CaptureError, StoreError
 from capture.store import Store
+from cluster.on_ray.job import working_folder
 from cluster.on_ray.results import result_of
 
 REMEDY = "Put the run on s3://, or in a folder that all nodes share"
@@ -24,7 +25,7 @@ def require_reachable(store: Store, nodes: dict[str, str]) -> None:
         reads = [
             read_mark.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(store, key, os.getcwd())
+            ).remote(store, key, working_folder())
             for node in nodes
         ]
         found = [

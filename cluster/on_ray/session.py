@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capture.errors import ClusterError
-from cluster.on_ray.job import runtime_environment
+from cluster.on_ray.job import runtime_environment, working_folder
 
 PACKAGES = ("ontogeny", "capture", "analysis", "cluster", "configs")
 """Folders that workers need to run our code."""
@@ -126,6 +126,12 @@ def joining_error(address: str, error: Exception, printed: str) -> ClusterError:
 
     ``printed`` is what Ray wrote to standard error.
     """
+    if not working_folder():
+        problem = "cannot be joined: the working directory of this process was deleted"
+        remedy = (
+            "Start the command elsewhere; give each node on one machine a --temp-dir of its own"
+        )
+        return ClusterError(address, problem, remedy)
     about = f"{type(error).__name__} {error} {printed}".lower()
     refused = any(word in about for word in ("authenti", "token"))
     remedy = "Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token) to the cluster's"

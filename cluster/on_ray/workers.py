@@ -7,7 +7,6 @@ cloud takes back (spot) are counted separately, up to the same number. An error 
 raises (``CaptureError``) would occur again, so it ends the capture.
 """
 
-import os
 import tempfile
 import threading
 import uuid
@@ -35,6 +34,7 @@ from capture.store import Store, lease
 from capture.training.run_start import begins_new_run
 from capture.training.write_queue import RESUME_ADVICE
 from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker
+from cluster.on_ray.job import working_folder
 from cluster.on_ray.network import require_reachable
 from cluster.on_ray.session import connect, first_line
 from cluster.terminal.progress import Report
@@ -68,7 +68,7 @@ def capture_on_workers(
         mailbox: Any = actor.remote(config.workers.max_failures)
         task = Task(
             config=config,
-            folder=os.getcwd(),
+            folder=working_folder(),
             group=group,
             resume=resume,
             overwrite=overwrite,

@@ -35,9 +35,11 @@ def test_starts_are_counted_and_reported_from_the_second_on() -> None:
     assert made.drain() == []
 
 
+@pytest.mark.parametrize("folder", ["nowhere", ""])
 def test_a_group_that_restarts_after_the_driver_stopped_trains_no_step(
-    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
+    """It starts although the driver's working directory is missing here, or was deleted there."""
     made = Mailbox(3)
     monkeypatch.setattr(driver_mailbox.ray, "get", lambda answer: answer)
     monkeypatch.setattr(
@@ -46,7 +48,7 @@ def test_a_group_that_restarts_after_the_driver_stopped_trains_no_step(
     trained: list[object] = []
     task = Task(
         config=tiny_config(tmp_path),
-        folder="nowhere",
+        folder=folder,
         group="ours",
         resume=False,
         overwrite=False,

@@ -1,13 +1,26 @@
 """A submitted job must not write into its working directory, which Ray deletes."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from capture.errors import ConfigError
 from cluster.cli import main
-from cluster.on_ray.job import JOB_CONFIG_VARIABLE, require_persistent
+from cluster.on_ray.job import JOB_CONFIG_VARIABLE, require_persistent, working_folder
+
+
+def test_a_working_directory_that_was_deleted_is_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert working_folder() == str(folder)
+    folder.rmdir()
+    assert working_folder() == ""
 
 
 def submitted(monkeypatch: pytest.MonkeyPatch, **environment: object) -> None:
@@ -62,3 +75,13 @@ def test_a_report_that_would_be_lost_is_refused(
     submitted(monkeypatch, working_dir="gcs://x.zip")
     assert main(["report", "s3://bucket/run", "--to", "pages"]) == 2
     assert "ontogeny: --to: 'pages' is relative to" in capsys.readouterr().err
+
+
+def test_the_page_says_that_nodes_on_one_machine_need_folders_of_their_own() -> None:
+    scripts = pytest.importorskip("ray.scripts.scripts", reason="needs the extra ray")
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text()
+    starts = re.findall(r"ray start (--address[^`\n#]*)", page.replace("…", "HEAD:6379"))
+    with_folder = [words for words in starts if "--temp-dir=" in words]
+    assert with_folder
+    for words in starts:
+        scripts.start.make_context("start", words.split())

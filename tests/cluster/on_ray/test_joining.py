@@ -51,6 +51,19 @@ def test_a_wrong_token_is_one_line_that_names_the_variable(error: Exception) -> 
     assert "\n" not in line
 
 
+def test_a_deleted_working_directory_is_named(monkeypatch, tmp_path) -> None:
+    """Nodes that share a folder delete each other's; Ray's own error is a bare file error."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    line = str(joining_error("head:6379", FileNotFoundError(2, "No such file or directory"), ""))
+    assert line == (
+        "head:6379: cannot be joined: the working directory of this process was deleted. "
+        "Start the command elsewhere; give each node on one machine a --temp-dir of its own."
+    )
+
+
 def test_a_wrong_token_is_found_in_what_ray_prints(monkeypatch, capfd) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         os.write(2, b"gcs_client.cc: Unauthenticated: InvalidAuthToken: wrong\n" * 5)

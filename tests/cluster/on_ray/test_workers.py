@@ -220,6 +220,21 @@ def test_an_error_of_a_worker_reaches_the_user_as_one_line(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_capture_does_not_depend_on_the_driver_s_working_directory(
+    nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    config = tiny_config(tmp_path, "workers.count=2")
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    capture_on_workers(config, lambda event: None)
+    assert verify(Store(config.run.uri)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_path: Path):
     config = config_of(tmp_path, "often", "workers.max_failures=0")
     with (
