@@ -1,0 +1,157 @@
+"""Queries about the effect of a neuron, a row or an attention head on a token.
+
+The effect is the mean fall of the token's log-probability when the subject is ablated, as
+``ontogeny ablate`` measures it: its weights are set to zero in the same forward pass (a row keeps
+its bias). It is positive if the subject makes the token more probable. Both log-probabilities
+depend on the weights, and so does the query's gradient.
+
+Shapes: N datum, T position, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.ablation.subjects import ATTENTION, Level
+from analysis.influence.queries.material import QueryMaterial, as_tokens
+from analysis.influence.queries.query import Query, Weights
+from analysis.influence.queries.scored_text import DATUMS_AT_ONCE, ScoredText, log_probabilities
+from analysis.influence.queries.specification import Specification, chosen_split
+from analysis.influence.queries.texts import require_positions
+from analysis.run.names import nearest
+from capture.errors import ConfigError, RunError, UnitError, at_least
+from capture.models.transformer import LanguageModel
+
+LEVELS: tuple[Level, ...] = get_args(Level)
+LEAST_POSITIONS = 10
+"""Positions where the strongest token must come next, if any token has as many."""
+MOST_DATUMS = 100
+
+
+@dataclass(frozen=True)
+class WeightMask:
+    """A subject as entries of one weight that ablation sets to zero."""
+
+    unit: str
+    axis: int
+    entries: range
+    """Indices along the axis."""
+
+    def ablate(self, weights: Weights) -> dict[str, Tensor]:
+        """Return the weights with these entries 0, differentiable in the others."""
+        whole = weights[self.unit]
+        kept = torch.ones(whole.shape[self.axis], dtype=whole.dtype, device=whole.device)
+        kept[self.entries.start : self.entries.stop] = 0
+        shape = [-1 if axis == self.axis else 1 for axis in range(whole.dim())]
+        return {**weights, self.unit: whole * kept.view(shape)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectQuery(Specification):
+    """Mean fall of a token's log-probability on held-out text when a subject is ablated."""
+
+    kind: ClassVar[str] = "effect"
+    level: str
+    """neuron (an input of a weight: a column), row (an output) or head."""
+    unit: str
+    number: int
+    token: str | None = None
+    """By default the token whose log-probability falls most in the run's last model."""
+    split: str = ""
+    """Default: validation, else test, else train."""
+    max_datums: int = MOST_DATUMS
+    """Datums of the split, from the first, among which the token is looked for."""
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ConfigError("effect.level", f"got {self.level!r}, wanted {', '.join(LEVELS)}")
+        at_least("effect.max_datums", self.max_datums, 1)
+
+    def title(self) -> str:
+        return f"{self.level} {self.unit}:{self.number}" + (
+            f" on {self.token}" if self.token else ""
+        )
+
+    def build(self, material: QueryMaterial) -> Query:
+        """Raises ``UnitError`` or ``ConfigError`` for a subject or token that does not exist."""
+        mask = weight_mask(material, self)
+        split = chosen_split(material, self.split)
+        token = self.token
+        if token is None:
+            token = strongest_token(material, self)
+        wanted, text = material.token(token), material.text(split)
+        scored_NT = text.target_NT == wanted
+        scored_NT[np.flatnonzero(scored_NT.any(1))[self.max_datums :]] = False
+        require_positions(material, token, split, scored_NT)
+        clean = ScoredText.mean(text.token_NT, text.target_NT, scored_NT)
+        ablated = clean.times(-1).parts(
+            material, lambda weights, token_NT: material.logits(mask.ablate(weights), token_NT)
+        )
+        named = EffectQuery(**{**vars(self), "token": token, "split": split})
+        return named.query([*clean.parts(material), *ablated], "higher")
+
+
+def weight_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
+    """Return the weights of a subject; raise ``UnitError`` if the model does not have it."""
+    if subject.level == "head":
+        return head_mask(material, subject)
+    shapes = {name: shape for name, shape in material.shapes.items() if len(shape) == 2}
+    if subject.unit not in shapes:
+        hint = nearest(subject.unit, list(shapes))
+        raise UnitError(subject.unit, f"has no {subject.level}s", hint)
+    inputs = 0 if subject.unit in material.transposed else 1
+    axis = inputs if subject.level == "neuron" else 1 - inputs
+    size = shapes[subject.unit][axis]
+    require_number(subject, size)
+    return WeightMask(subject.unit, axis, range(subject.number, subject.number + 1))
+
+
+def head_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
+    """Return the columns of ``out_proj`` that read a head."""
+    model = material.model
+    if not isinstance(model, LanguageModel):
+        problem = "has a Hugging Face model; heads are known only of Ontogeny's transformer"
+        raise RunError(material.run.uri, problem, "Ask for a neuron or a row of a weight")
+    known = [f"layers.{layer}.{ATTENTION}" for layer in range(len(model.layers))]
+    if subject.unit not in known:
+        raise UnitError(subject.unit, "has no heads", nearest(subject.unit, known))
+    require_number(subject, model.config.heads)
+    size = model.config.width // model.config.heads
+    own = range(subject.number * size, (subject.number + 1) * size)
+    return WeightMask(f"{subject.unit}.out_proj.weight", 1, own)
+
+
+def require_number(subject: EffectQuery, size: int) -> None:
+    """Raise ``UnitError`` unless the subject's number exists."""
+    if not 0 <= subject.number < size:
+        problem = f"does not exist: the unit's {subject.level}s are 0 to {size - 1}"
+        raise UnitError(f"{subject.unit} {subject.level} {subject.number}", problem)
+
+
+@torch.no_grad()
+def strongest_token(material: QueryMaterial, subject: EffectQuery) -> str:
+    """Return the token whose mean log-probability falls most when the subject is ablated.
+
+    Measured in the run's last model on the first ``max_datums`` datums of the split. A token must
+    come next at ``LEAST_POSITIONS`` positions, or as often as the most frequent one.
+    """
+    mask, weights = weight_mask(material, subject), dict(material.run.network().named_parameters())
+    text = material.text(chosen_split(material, subject.split))
+    token_NT = as_tokens(text.token_NT[: subject.max_datums])
+    target_NT = as_tokens(text.target_NT[: subject.max_datums])
+    ablated = mask.ablate(weights)
+    sum_V = torch.zeros(len(material.run.tokens), dtype=torch.float64)
+    for token, target in zip(
+        token_NT.split(DATUMS_AT_ONCE), target_NT.split(DATUMS_AT_ONCE), strict=True
+    ):
+        clean, changed = (
+            log_probabilities(material.logits(own, token), target) for own in (weights, ablated)
+        )
+        sum_V.index_add_(0, target.flatten(), (clean - changed).flatten().double().cpu())
+    count_V = torch.bincount(target_NT.flatten(), minlength=len(sum_V))
+    least = min(LEAST_POSITIONS, int(count_V.max()))
+    mean_V = (sum_V / count_V.clamp(min=1)).masked_fill(count_V < least, -torch.inf)
+    return material.run.tokens[int(mean_V.argmax())]

@@ -1,0 +1,114 @@
+"""What queries need of a run: its model as a function of the weights, its texts and its tokens.
+
+Shapes: N datum, T position, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from analysis.ablation.config import SplitText
+from analysis.influence.queries.query import Weights
+from analysis.run.names import token_id
+from analysis.run.run import Run
+from analysis.run.stored_run import Split
+from capture.corpus.datums import WORDS
+from capture.corpus.text import basic_english
+from capture.corpus.tokenizer import HFTokenizer
+from capture.errors import ConfigError
+from capture.models.huggingface import stored_transposed
+from capture.models.transformer import AnyModel, LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class QueryMaterial:
+    """A run as queries see it; the model and the tokens are read once, when they are needed."""
+
+    run: Run
+
+    @cached_property
+    def model(self) -> AnyModel:
+        """The model for evaluation; its own weights do not matter.
+
+        Raises ``RunError`` for a run of a custom loop, whose model is not known.
+        """
+        return self.run.blank_model().eval().requires_grad_(False)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name → shape."""
+        return {name: tuple(own.shape) for name, own in self.model.named_parameters()}
+
+    @cached_property
+    def transposed(self) -> frozenset[str]:
+        """Names of the weights that are stored [inputs, outputs]."""
+        return stored_transposed(self.model)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Token → id."""
+        return {token: i for i, token in enumerate(self.run.tokens)}
+
+    @cached_property
+    def longest(self) -> int | None:
+        """Largest number of input tokens that the model takes; None if nothing limits it."""
+        if isinstance(self.model, LanguageModel):
+            return len(self.model.positions_TD)
+        return getattr(self.model.whole.config, "max_position_embeddings", None)
+
+    def logits(self, weights: Weights, token_NT: Tensor) -> Tensor:
+        """Return logits of a model with these weights, without dropout, [N, T, V]."""
+        device = next(iter(weights.values())).device
+        model = self.model.to(device)
+        return functional_call(model, dict(weights), (token_NT.to(device),))
+
+    def encode(self, text: str, where: str) -> list[int]:
+        """Return the token ids of a text; ``where`` names it in errors.
+
+        Raises ``ConfigError`` for a text without tokens, and for a word that the run's vocabulary
+        lacks.
+        """
+        words = self.run.config.corpus.tokenizer == WORDS
+        names = basic_english(text) if words else self.tokenizer.tokens(text)
+        if not names:
+            raise ConfigError(where, "is empty", "Give at least one token")
+        for name in names:
+            if name not in self.ids:
+                try:
+                    token_id(self.run.tokens, name)
+                except ConfigError as error:
+                    raise ConfigError(
+                        where, f"{error.where} {error.problem}", error.remedy
+                    ) from error
+        return [self.ids[name] for name in names]
+
+    @cached_property
+    def tokenizer(self) -> HFTokenizer:
+        return HFTokenizer(self.run.config.corpus.tokenizer)
+
+    def token(self, token: str) -> int:
+        """Return the id of a token; raise ``ConfigError`` for an unknown one."""
+        return token_id(self.run.tokens, token)
+
+    def text(self, split: Split) -> SplitText:
+        """Return inputs and targets of a split; raise ``RunError`` if the run lacks it."""
+        return SplitText.of(self.run, split)
+
+    @cached_property
+    def held_out(self) -> Split:
+        """The validation split, else the test split, else the training text."""
+        files = {file.key for file in self.run.start.files_of("corpus")}
+        for split in ("validation", "test"):
+            if f"corpus/{split}.parquet" in files:
+                return split
+        return "train"
+
+
+def as_tokens(rows: Sequence[Sequence[int]] | np.ndarray) -> Tensor:
+    """Return token ids as torch wants them, int64."""
+    return torch.from_numpy(np.asarray(rows, dtype=np.int64))
