@@ -67,8 +67,8 @@ class OutlierRows:
     @property
     def every_datum_counts(self) -> bool:
         """Whether every datum of every step is certain to have rows that count."""
-        by_datum = self.run.config.capture.outliers.scope == "datum"
-        return by_datum and self.reader.outlier_filter is None
+        each_datum = self.run.config.capture.outliers.scope != "step"
+        return each_datum and self.reader.outlier_filter is None
 
     def datums_with_rows(self, rows_N: np.ndarray) -> np.ndarray:
         """Return the datums that have rows that count, ascending.

@@ -182,9 +182,7 @@ def custom_loop_config(
 
     Optimizer and learning rate are those of the first unit's parameter group at the start.
     """
-    if (k := capture.outliers.k) > (size := Layout.of(units).size):
-        problem = f"got {k}, must be at most {size}, the number of captured parameters"
-        raise ConfigError("outliers.k", problem)
+    capture.outliers.require_available(Layout.of(units).sizes, "outliers.k")
     groups = groups_of_units(optimizer, units)
     configs = [optimizer_config(optimizer, group) for group in groups.values()]
     first = next(iter(groups.values()))

@@ -148,10 +148,7 @@ def choose_captured_units(
     """
     config = plan.config.capture
     units = choose_units(model, config.units)
-    size, k = Layout.of(units).size, config.outliers.k
-    if k > size:
-        problem = f"got {k}, must be at most {size}, the number of captured parameters"
-        raise ConfigError("capture.outliers.k", problem)
+    config.outliers.require_available(Layout.of(units).sizes, "capture.outliers.k")
     examined = examine_units(model, units, first_datum(plan, model))
     if examined.unsplit and config.fallback == "none":
         raise unsplit_error(model, examined.unsplit)

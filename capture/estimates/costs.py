@@ -156,8 +156,7 @@ def checkpoint_cost(counts: RunCounts, found: Calibration) -> Cost:
 def outlier_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
     """Return the cost of one table of outliers per segment and worker."""
     config = plan.config.capture
-    per_step = config.outliers.k
-    per_step *= plan.config.training.batch if config.outliers.scope == "datum" else 1
+    per_step = config.outliers.rows_of_step(found.layout.sizes, plan.config.training.batch)
     steps = min(config.segment_steps, counts.steps)
     size = row_bytes(found, "outliers") * per_step * counts.steps
     memory = ENCODING_COPIES * ROW_BYTES * per_step * steps

@@ -36,7 +36,7 @@ from capture.maintenance.probe import (
     make_probe,
     one_at_a_time,
 )
-from capture.shifts.outliers import find_outliers
+from capture.shifts.outliers import OutlierConfig, find_outliers
 from capture.shifts.shift_buffer import ShiftBuffer
 
 STEPS = 2
@@ -141,18 +141,26 @@ def compare(probe: Probe, what: str, found_DP: Tensor, wanted_DP: Tensor) -> Che
 
 
 def check_outliers(probe: Probe, factors: Factors, dense_DP: Tensor, config: Config) -> Check:
-    """Compare the k largest shifts of each datum with those sorted from the dense gradients."""
+    """Compare the k largest shifts of each datum with those sorted from the dense gradients.
+
+    Those of each unit, if the configuration records them by unit.
+    """
     own = slice_datums({name: factors[name] for name in probe.units}, 0, probe.num)
-    k = min(config.capture.outliers.k, dense_DP.shape[1])
-    chosen = replace(config.capture.outliers, k=k, scope="datum")
+    by_unit = config.capture.outliers.scope == "unit"
+    parts = dense_DP.split(probe.layout.sizes if by_unit else [dense_DP.shape[1]], 1)
+    k = min(config.capture.outliers.k, max(part_DS.shape[1] for part_DS in parts))
     buffer = ShiftBuffer(probe.layout, probe.num, dense_DP.device)
-    found, _ = find_outliers(buffer, own, 1.0, chosen)
-    size_DK = found.shift_M.view(probe.num, k).abs().sort(1, descending=True).values
-    wanted_DK = dense_DP.abs().topk(k, 1).values
+    found, _ = find_outliers(
+        buffer, own, 1.0, OutlierConfig(k=k, scope="unit" if by_unit else "datum")
+    )
+    wanted = [part_DS.abs().topk(min(k, part_DS.shape[1]), 1).values for part_DS in parts]
+    size_DK, wanted_DK = found.shift_M.view(probe.num, -1).abs(), torch.cat(wanted, 1)
+    found_parts = size_DK.split([part_DK.shape[1] for part_DK in wanted], 1)
+    size_DK = torch.cat([part_DK.sort(1, descending=True).values for part_DK in found_parts], 1)
     at_M = dense_DP[found.slot_M, found.column_M]
     largest = wanted_DK.max().clamp(min=torch.finfo(torch.float32).tiny)
     error = max((size_DK - wanted_DK).abs().max(), (found.shift_M - at_M).abs().max()) / largest
-    what = f"outliers: top {k:,} of the dense gradients"
+    what = f"outliers: top {k:,} of the dense gradients{' by unit' if by_unit else ''}"
     return Check(what, float(error), probe.allowed, "", UNSORTED)
 
 

@@ -1,11 +1,11 @@
-"""The exact k largest shifts of each datum or step, and the position that contributed most to each.
+"""The exact k largest shifts of each datum, of each of its units, or of the step.
 
-Shapes: N datum, T position, G group or entry with a known magnitude, P captured parameter, M entry,
+Shapes: N datum, G group or entry with a known magnitude, U unit, P captured parameter, M entry,
 A entry of any worker, R row to select in, W widest row, K kept.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from capture.errors import ConfigError
 from capture.gradients.dense import slice_datums, write_sum
-from capture.gradients.factors import Factor, Factors
+from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
 from capture.process_group import Group
+from capture.shifts.positions import strongest_positions
 from capture.shifts.shift_buffer import ShiftBuffer
-from capture.shifts.wide_units import WideRows, WideUnit
+from capture.shifts.wide_units import ENTRIES_AT_ONCE, WideRows, WideUnit
+
+Scope = Literal["datum", "step", "unit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,35 @@ class OutlierConfig:
 
     k: int = 1000
     """Number of shifts recorded, those of largest |shift|."""
-    scope: Literal["datum", "step"] = "datum"
-    """The k largest of each datum in each step (as in the study), or of the whole step."""
+    scope: Scope = "datum"
+    """datum: the k largest of each datum in each step, as in the study. step: of the whole step.
+    unit: of each unit, for each datum in each step; a unit with at most k entries keeps them
+    all."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError("capture.outliers.k", f"got {self.k}, must be at least 1")
+
+    def rows_of_step(self, sizes: Sequence[int], batch: int) -> int:
+        """Return the rows recorded of a step, with the ``sizes`` of the captured units."""
+        if self.scope == "unit":
+            return batch * sum(min(self.k, size) for size in sizes)
+        return self.k if self.scope == "step" else batch * self.k
+
+    def require_available(self, sizes: Sequence[int], setting: str) -> None:
+        """Raise ``ConfigError``, naming ``setting``, if no datum has k shifts to choose from."""
+        by_unit = self.scope == "unit"
+        most = max(sizes) if by_unit else sum(sizes)
+        if self.k > most:
+            what = (
+                "size of the largest captured unit" if by_unit else "number of captured parameters"
+            )
+            raise ConfigError(setting, f"got {self.k}, must be at most {most}, the {what}")
+
+    def describe(self) -> str:
+        """Return the number and scope in words, as in ``top 1,000 a datum``."""
+        each = "datum and unit" if self.scope == "unit" else self.scope
+        return f"top {self.k:,} a {each}"
 
 
 @dataclass(frozen=True)
@@ -124,27 +150,69 @@ def wide_rows(
 def select_outliers(
     buffer: ShiftBuffer, wide: dict[int, WideRows], num_datums: int, config: OutlierConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return datum, column and shift of the k largest |shift| per datum, or of the step."""
+    """Return datum, column and shift of the k largest |shift| of each datum, unit, or the step."""
+    if config.scope == "unit":
+        bound_NG, bounds = bounds_by_unit(buffer, wide, num_datums, config.k)
+    else:
+        by_datum = config.scope == "datum"
+        bound_N = bound_of_all(buffer, wide, num_datums, config.k, by_datum=by_datum)
+        bound_NG = bound_N[:, None].expand(-1, buffer.peak_NG.shape[1])
+        bounds = dict.fromkeys(wide, bound_N)
+    found = [buffer.candidates(num_datums, bound_NG)]
+    for offset, rows in wide.items():
+        datum_M, index_M, shift_M = rows.candidates(bounds[offset])
+        found.append((datum_M, offset + index_M, shift_M))
+    datum_M, column_M, shift_M = merge_candidates(found, buffer.layout.size) if wide else found[0]
+    row_M = row_of_entries(config.scope, buffer.layout, datum_M, column_M)
+    keep_K = largest_indices(shift_M.abs(), row_M, config.k)
+    return datum_M[keep_K], column_M[keep_K], shift_M[keep_K]
+
+
+def bound_of_all(
+    buffer: ShiftBuffer, wide: dict[int, WideRows], num_datums: int, k: int, *, by_datum: bool
+) -> Tensor:
+    """Return a lower bound on the k-th largest |shift| of each datum, or of all datums, [N]."""
     peak_NG = buffer.peak_NG[:num_datums]
     if wide:
         peak_NG = torch.cat([peak_NG, *(rows.seed_magnitudes() for rows in wide.values())], 1)
-    peak_RG = peak_NG if config.scope == "datum" else peak_NG.reshape(1, -1)
-    # Peaks and seeds are |shift| of distinct entries, so the k-th largest of them is a lower bound
-    # on the k-th largest of all entries. With fewer than k of them, every entry is a candidate.
-    bound_R = peak_RG.new_zeros(len(peak_RG))
-    if config.k <= peak_RG.shape[1]:
-        bound_R = peak_RG.topk(config.k, dim=1, sorted=False).values.amin(1)
-    bound_N = bound_R.expand(num_datums)
-    datum_M, column_M, shift_M = buffer.candidates(num_datums, bound_N)
-    if wide:
-        found = [(datum_M, column_M, shift_M)]
-        for offset, rows in wide.items():
-            datum_M, index_M, shift_M = rows.candidates(bound_N)
-            found.append((datum_M, offset + index_M, shift_M))
-        datum_M, column_M, shift_M = merge_candidates(found, buffer.layout.size)
-    row_M = datum_M if config.scope == "datum" else torch.zeros_like(datum_M)
-    keep_K = largest_indices(shift_M.abs(), row_M, config.k)
-    return datum_M[keep_K], column_M[keep_K], shift_M[keep_K]
+    return kth_largest(peak_NG if by_datum else peak_NG.reshape(1, -1), k).expand(num_datums)
+
+
+def bounds_by_unit(
+    buffer: ShiftBuffer, wide: dict[int, WideRows], num_datums: int, k: int
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return lower bounds on the k-th largest |shift| of each datum in each unit.
+
+    The first value holds the bound of each group of a dense unit, [N, G], the second the bounds of
+    each wide unit, [N], by the unit's first position among the P.
+    """
+    peaks = [peak_NG[:num_datums] for peak_NG in buffer.peaks_NG]
+    each = [kth_largest(peak_NG, k)[:, None].expand_as(peak_NG) for peak_NG in peaks]
+    bound_NG = torch.cat(each, 1) if each else buffer.peak_NG[:num_datums]
+    bounds = {offset: kth_largest(rows.seed_magnitudes(), k) for offset, rows in wide.items()}
+    return bound_NG, bounds
+
+
+def kth_largest(size_RG: Tensor, k: int) -> Tensor:
+    """Return the k-th largest of each row, 0 if a row has fewer than k, [R].
+
+    Peaks and seeds are |shift| of distinct entries, so the k-th largest of them is a lower bound on
+    the k-th largest of all entries. With fewer than k of them, every entry is a candidate.
+    """
+    if k > size_RG.shape[1]:
+        return size_RG.new_zeros(len(size_RG))
+    return size_RG.topk(k, dim=1, sorted=False).values.amin(1)
+
+
+def row_of_entries(scope: Scope, layout: Layout, datum_M: Tensor, column_M: Tensor) -> Tensor:
+    """Return the row that each entry is selected in, ascending: its datum, its unit, or 0, [M]."""
+    if scope == "step":
+        return torch.zeros_like(datum_M)
+    if scope == "datum":
+        return datum_M
+    first_U = torch.tensor(layout.offsets[1:], device=column_M.device)
+    unit_M = torch.searchsorted(first_U, column_M, right=True)
+    return datum_M * len(first_U) + unit_M
 
 
 def merge_candidates(
@@ -159,6 +227,21 @@ def merge_candidates(
 def largest_indices(size_M: Tensor, row_M: Tensor, k: int) -> Tensor:
     """Return indices of the k largest of each row; ``row_M`` ascends, ties go to the first."""
     count_R = torch.bincount(row_M)
+    at_once = max(1, ENTRIES_AT_ONCE // int(count_R.max()))
+    if at_once >= len(count_R):
+        return largest_of_padded(size_M, row_M, count_R, k)
+    kept, start = [], 0
+    for first, count_C in zip(range(0, len(count_R), at_once), count_R.split(at_once), strict=True):
+        stop = start + int(count_C.sum())
+        if stop > start:
+            part = slice(start, stop)
+            kept.append(start + largest_of_padded(size_M[part], row_M[part] - first, count_C, k))
+        start = stop
+    return torch.cat(kept)
+
+
+def largest_of_padded(size_M: Tensor, row_M: Tensor, count_R: Tensor, k: int) -> Tensor:
+    """Like ``largest_indices``, with all rows padded to the widest of them."""
     start_R = count_R.cumsum(0) - count_R
     width = int(count_R.max())
     k = min(k, width)
@@ -171,60 +254,3 @@ def largest_indices(size_M: Tensor, row_M: Tensor, k: int) -> Tensor:
     room_R1 = k - above_RW.sum(1, keepdim=True)
     keep_RW = above_RW | (tied_RW & (tied_RW.cumsum(1) <= room_R1))
     return keep_RW[row_M, column_M].nonzero().squeeze(1)
-
-
-def strongest_positions(
-    factors: Factors, layout: Layout, slot_M: Tensor, column_M: Tensor
-) -> Tensor:
-    """Return for each entry the position whose contribution is largest in absolute value, [M].
-
-    Ties go to the first position.
-    """
-    offsets = torch.tensor(layout.offsets, device=column_M.device)
-    unit_M = torch.searchsorted(offsets, column_M, right=True) - 1
-    position_M = torch.empty_like(column_M)
-    for unit in unit_M.unique().tolist():
-        here_K = (unit_M == unit).nonzero().squeeze(1)
-        uses = factors[layout.names[unit]]
-        share_KT = contributions(uses, slot_M[here_K], column_M[here_K] - offsets[unit])
-        position_M[here_K] = share_KT.abs_().argmax(1)
-    return position_M
-
-
-def contributions(uses: list[Factor], slot_M: Tensor, index_M: Tensor) -> Tensor:
-    """Return what each position adds to the gradient of the given entries of one unit, [M, T].
-
-    Contributions of several calls of the unit in one forward pass are summed by position, and so
-    are those of axes beside the window, such as heads.
-    """
-    # Calls may have different numbers of positions; the sum has the largest.
-    first, *others = sorted(
-        (by_position(contribution(use, slot_M, index_M), use) for use in uses),
-        key=lambda share_MT: share_MT.shape[1],
-        reverse=True,
-    )
-    for share_MT in others:
-        first[:, : share_MT.shape[1]] += share_MT
-    return first
-
-
-def by_position(share_MT: Tensor, use: Factor) -> Tensor:
-    """Sum the entries of each position, where axes lie beside the window."""
-    if use.per_position == 1:
-        return share_MT
-    return share_MT.unflatten(1, (-1, use.per_position)).sum(2)
-
-
-def contribution(use: Factor, slot_M: Tensor, index_M: Tensor) -> Tensor:
-    """Return what each entry of one call adds; entries of a position stand side by side."""
-    if use.kind == "outer":
-        left_NTR, right_NTC = use.sides
-        width = right_NTC.shape[2]
-        return left_NTR[slot_M, :, index_M // width] * right_NTC[slot_M, :, index_M % width]
-    if use.kind == "rows":
-        assert use.token_NT is not None
-        width = use.delta_NTO.shape[2]
-        here_MT = use.token_NT[slot_M] == (index_M // width)[:, None]
-        return use.delta_NTO[slot_M, :, index_M % width] * here_MT
-    share_MT = use.delta_NTO[slot_M, :, index_M]
-    return share_MT if use.a_NTI is None else share_MT * use.a_NTI[slot_M, :, index_M]

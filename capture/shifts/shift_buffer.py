@@ -84,16 +84,20 @@ class ShiftBuffer:
             peaks[:N] = torch.maximum(grouped.amax(1), grouped.amin(1).neg_())
         return self.total_P
 
-    def candidates(self, num_datums: int, bound_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return datum, column and shift of entries with |shift| ≥ the datum's bound, ascending."""
-        datum_G, group_G = (self.peak_NG[:num_datums] >= bound_N[:, None]).nonzero(as_tuple=True)
+    def candidates(self, num_datums: int, bound_NG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return datum, column and shift of entries with |shift| ≥ their group's bound, ascending.
+
+        All groups of a unit have the same bound.
+        """
+        datum_G, group_G = (self.peak_NG[:num_datums] >= bound_NG).nonzero(as_tuple=True)
+        least_G = bound_NG[datum_G, group_G]
         unit_G = torch.searchsorted(self.first_group_U, group_G, right=True) - 1
         first_G = group_G - self.first_group_U[unit_G]
         block_G = GROUP_SIZE * (
             self.datums * self.first_group_U[unit_G] + datum_G * self.groups_U[unit_G]
         )
         shift_GJ = self.flat.take(self.stride_UJ[unit_G].add_((block_G + first_G)[:, None]))
-        group_M, member_M = (shift_GJ.abs() >= bound_N[datum_G, None]).nonzero(as_tuple=True)
+        group_M, member_M = (shift_GJ.abs() >= least_G[:, None]).nonzero(as_tuple=True)
         unit_M = unit_G[group_M]
         index_M = first_G[group_M] + self.stride_UJ[unit_M, member_M]
         key_M = datum_G[group_M] * self.layout.size + self.offset_U[unit_M] + index_M

@@ -99,7 +99,7 @@ def settings(run: Run) -> dict[str, str]:
     config = run.config
     training, capture = config.training, config.capture
     size = f"{run.layout.size:,} parameters in {len(run.layout.names)} units"
-    kept = f"top {capture.outliers.k:,} a {capture.outliers.scope}"
+    kept = capture.outliers.describe()
     decline = schedule.describe_schedule(training.schedule, training.decay)
     optimizing = describe_optimizer(training.optimizer)
     rate = f"{optimizing}, learning rate {training.learning_rate:g}"

@@ -77,7 +77,7 @@ def run_settings(run: Run, attribution: str) -> Markup:
             ),
             (
                 "Recorded",
-                f"top {outliers.k:,} shifts per {outliers.scope} among "
+                f"shifts: {outliers.describe()}, among "
                 f"{run.layout.size:,} parameters "
                 f"in {len(run.layout.names)} units",
             ),

@@ -13,6 +13,7 @@ SETTINGS = {
     "last token": ["capture.loss_positions=last"],
     "AdamW": ["training.optimizer.kind=adamw", "training.learning_rate=0.01"],
     "step": ["capture.outliers.scope=step"],
+    "unit": ["capture.outliers.scope=unit", "capture.outliers.k=12"],
     "micro-batches": ["training.accumulate=2"],
 }
 

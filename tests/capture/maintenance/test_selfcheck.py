@@ -25,6 +25,7 @@ SETTINGS_OF_TRAINING = {
     "bfloat16": ["training.precision=bfloat16"],
     "everything": ["capture.units=['*']", "training.accumulate=2"],
     "one datum a batch": ["training.batch=1"],
+    "outliers by unit": ["capture.outliers.scope=unit", "capture.outliers.k=15"],
 }
 
 
@@ -91,7 +92,8 @@ def test_a_misread_parameter_is_named(tmp_path, monkeypatch):
         assert "capture misreads how this parameter is used" in check.meaning
 
 
-def test_wrong_outliers_and_wrong_sums_are_found(tmp_path, monkeypatch):
+@pytest.mark.parametrize("scope", ["datum", "unit"])
+def test_wrong_outliers_and_wrong_sums_are_found(tmp_path, monkeypatch, scope):
     find = selfcheck.find_outliers
 
     def unsorted(buffer, factors, scale, config):
@@ -102,7 +104,7 @@ def test_wrong_outliers_and_wrong_sums_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(selfcheck, "find_outliers", unsorted)
     total = selfcheck.sum_shifts
     monkeypatch.setattr(selfcheck, "sum_shifts", lambda *given: 1.001 * total(*given))
-    *others, outliers, update = self_check(tiny_config(tmp_path))
+    *others, outliers, update = self_check(tiny_config(tmp_path, f"capture.outliers.scope={scope}"))
     assert all(check.holds for check in others)
     assert not outliers.holds
     assert not update.holds

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import top_k
+from reference import top_k, top_k_of_units
 from torch import Tensor
 
 from capture.errors import ConfigError
@@ -103,7 +103,32 @@ def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k):
     assert found == [divmod(flat, case.layout.size) for _, flat in wanted]
 
 
-@pytest.mark.parametrize("scope", ["datum", "step"])
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.integers(1, 6),
+    k=st.integers(1, 128),
+    levels=st.sampled_from([1, 2, 5]),
+    uses=st.integers(1, 2),
+)
+def test_outliers_of_each_unit_are_its_top_k_of_each_datum(seed, batch, k, levels, uses):
+    case = make_case(seed, batch, levels=levels, uses=uses)
+    outliers = find(case, k, "unit")
+    assert pairs(outliers) == top_k_of_units(case.shift_NP, k, case.layout.sizes)
+    found = case.shift_NP[outliers.slot_M, outliers.column_M]
+    np.testing.assert_array_equal(outliers.shift_M, found)
+
+
+@pytest.mark.parametrize("scope", ["datum", "step", "unit"])
+def test_the_rows_of_a_step_are_known_before_it_is_taken(scope):
+    case = make_case(3, 4)
+    for k in (1, 20, 128):
+        config = OutlierConfig(k=k, scope=scope)
+        rows = config.rows_of_step(case.layout.sizes, 4)
+        assert rows == len(find(case, k, scope).slot_M)
+
+
+@pytest.mark.parametrize("scope", ["datum", "step", "unit"])
 @pytest.mark.parametrize("pieces", [1, 2, 4, 5])
 def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
     case = make_case(3, 7, levels=2)
@@ -146,7 +171,7 @@ def test_few_more_entries_are_candidates_than_are_kept():
     buffer = ShiftBuffer(layout, 4, CPU)
     buffer.fill({"w": [Factor("outer", delta, a)]}, 1.0)
     bound_N = buffer.peak_NG.topk(100, dim=1).values[:, -1]
-    datum_M, _, _ = buffer.candidates(4, bound_N)
+    datum_M, _, _ = buffer.candidates(4, bound_N[:, None].expand_as(buffer.peak_NG))
     assert 400 <= len(datum_M) < 600
 
 
@@ -160,6 +185,29 @@ def test_largest_indices_of_rows_of_different_length():
     size = torch.tensor([3.0, 3.0, 1.0, 7.0, 5.0, 5.0, 5.0])
     row = torch.tensor([0, 0, 0, 1, 2, 2, 2])
     assert largest_indices(size, row, 2).tolist() == [0, 1, 3, 4, 5]
+
+
+def test_largest_indices_do_not_depend_on_how_many_rows_are_padded_together(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    row_M = torch.arange(9).repeat_interleave(torch.tensor([3, 1, 8, 0, 2, 5, 5, 1, 4]))
+    size_M = torch.randint(4, (len(row_M),), generator=generator).float()
+    whole = largest_indices(size_M, row_M, 3)
+    monkeypatch.setattr("capture.shifts.outliers.ENTRIES_AT_ONCE", 16)
+    assert torch.equal(largest_indices(size_M, row_M, 3), whole)
+
+
+@pytest.mark.parametrize(
+    ("scope", "k", "problem"),
+    [
+        ("datum", 262, "got 262, must be at most 261, the number of captured parameters"),
+        ("unit", 129, "got 129, must be at most 128, the size of the largest captured unit"),
+    ],
+)
+def test_more_outliers_than_there_are_entries_are_refused(scope, k, problem):
+    sizes = make_case(0, 1).layout.sizes
+    OutlierConfig(k=k - 1, scope=scope).require_available(sizes, "capture.outliers.k")
+    with pytest.raises(ConfigError, match=rf"capture\.outliers\.k: {problem}\."):
+        OutlierConfig(k=k, scope=scope).require_available(sizes, "capture.outliers.k")
 
 
 def test_k_below_one_is_refused():

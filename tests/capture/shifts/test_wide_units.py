@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import top_k
+from reference import top_k, top_k_of_units
 from torch import Tensor
 
 from capture.device import deterministic
@@ -124,6 +124,20 @@ def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k, units)
 
 
 @settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, 200),
+    levels=st.sampled_from([0, 1, 2]),
+    units=UNITS,
+)
+def test_outliers_of_each_unit_are_its_top_k_of_each_datum(seed, k, levels, units):
+    factors = make_factors(seed, 3, units, levels)
+    shift_NP = dense_shifts(factors)
+    found, _ = find(factors, k, "unit")
+    assert pairs(found) == top_k_of_units(shift_NP, k, layout_of(factors).sizes)
+
+
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 60), units=UNITS)
 def test_outliers_are_the_top_k_with_any_magnitudes_and_a_preconditioner(seed, k, units):
     factors = make_factors(seed, 3, units)
@@ -139,7 +153,7 @@ def test_outliers_are_the_top_k_with_any_magnitudes_and_a_preconditioner(seed, k
     assert (missed_P <= 2 * rounding * size_P).all()
 
 
-@pytest.mark.parametrize("scope", ["datum", "step"])
+@pytest.mark.parametrize("scope", ["datum", "step", "unit"])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
     factors = make_factors(3, 5, levels=2)

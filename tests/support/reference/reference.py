@@ -1,6 +1,6 @@
 """Slow, obvious references for the computations of capture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -62,6 +62,15 @@ def top_k(value_RP: np.ndarray, k: int) -> list[tuple[int, int]]:
         order = sorted(range(len(value_P)), key=lambda column: (-abs(value_P[column]), column))
         found += sorted((row, column) for column in order[:k])
     return found
+
+
+def top_k_of_units(value_RP: np.ndarray, k: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Like ``top_k``, of each unit alone; a unit of at most k columns keeps all. Sorted."""
+    found, ends = [], np.cumsum(sizes)
+    for size, end in zip(sizes, ends.tolist(), strict=True):
+        own = top_k(value_RP[:, end - size : end], k)
+        found += [(row, end - size + column) for row, column in own]
+    return sorted(found)
 
 
 def dense_like(parts: list[Tensor]) -> Tensor:

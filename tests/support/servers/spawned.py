@@ -75,7 +75,7 @@ def weight_mismatch(group: Group, difference: float) -> str:
 SETTINGS = {
     "datum": ("model.dropout=0.3", "capture.factors.enabled=true"),
     "step": ("capture.outliers.scope=step",),
-    "last": ("capture.loss_positions=last",),
+    "last": ("capture.loss_positions=last", "capture.outliers.scope=unit", "capture.outliers.k=9"),
     "bare": ("capture.record=checkpoints",),
     "adamw": (
         "training.optimizer.kind=adamw",
