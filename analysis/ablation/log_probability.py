@@ -24,6 +24,11 @@ from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
 from capture.models.transformer import LanguageModel
 
+REPORTS = 32
+"""Number of chunks of a text that is large enough, and so of reports of progress."""
+MIN_DATUMS = 8
+"""Smallest number of datums in a chunk, because each chunk takes a forward pass of its own."""
+
 Report = Callable[[int, int], None]
 """Called from time to time with the amount done and the total."""
 
@@ -132,13 +137,21 @@ def probability_changes(
     chunk's (subject, datum) pairs.
     """
     num_pairs, done = sum(map(len, datums)), 0
-    items = list(chunks(datums, DATUMS_AT_ONCE))
+    items = list(chunks(datums, datums_per_chunk(len(token_NT))))
     pieces = sweep(ScoreChunk(model, plan, token_NT, target_NT), items)
     for chunk, piece in zip(items, pieces, strict=True):
         yield piece
         done += chunk.num_pairs
         if report:
             report(done, num_pairs)
+
+
+def datums_per_chunk(num_datums: int) -> int:
+    """Return a chunk's number of datums: small enough that progress is reported ``REPORTS`` times.
+
+    All subjects go through a chunk together, so even a few datums fill the batches.
+    """
+    return min(DATUMS_AT_ONCE, max(MIN_DATUMS, -(-num_datums // REPORTS)))
 
 
 @dataclass(frozen=True, eq=False)

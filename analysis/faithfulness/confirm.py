@@ -35,20 +35,19 @@ from analysis.faithfulness.confirmed_pairs import (
     null_rows,
     untested,
 )
-from analysis.faithfulness.ground_truth import held_out_splits, split_texts
+from analysis.faithfulness.ground_truth import split_texts
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames
 from analysis.levels import Level
 from analysis.measures.agreement import MIN_POSITIONS
 from analysis.measures.confirmation import Changes
-from analysis.run.run import Run, Split
-from capture.errors import ConfigError, RunError, at_least
+from analysis.measures.nulls import EXCHANGED, RECORD, SHUFFLED, UNTRAINED
+from analysis.run.ablatable import held_out_splits, obstacle_to_confirmation
+from analysis.run.run import Run
+from capture.errors import ConfigError, at_least
 from capture.models.transformer import LanguageModel
 
 Report = Callable[[int, int], None]
-RECORD, UNTRAINED = "record", "untrained model"
-SHUFFLED, EXCHANGED = "shuffled words", "exchanged tokens"
-"""Values of the column ``case`` of ``NULLS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,16 +128,9 @@ def require_confirmable(run: Run, level: Level) -> None:
     """
     if level == "unit":
         raise ConfigError("--confirm", "cannot ablate whole units", "Choose another --level")
-    require_held_out(run)
+    if obstacle := obstacle_to_confirmation(run):
+        raise obstacle
     run.model(0)
-
-
-def require_held_out(run: Run) -> list[Split]:
-    """Return the held-out splits; raise ``RunError`` if there are none."""
-    if splits := held_out_splits(run):
-        return splits
-    problem = "holds no held-out text to confirm tokens on"
-    raise RunError(run.uri, problem, "Capture with corpus.validation_share above 0")
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -146,7 +138,9 @@ def require_held_out(run: Run) -> list[Split]:
 
 def held_out_text(run: Run, config: ConfirmConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens and targets of the held-out datums, both [N, T]; raises ``RunError``."""
-    token_NT, target_NT = split_texts(run, require_held_out(run))
+    if obstacle := obstacle_to_confirmation(run):
+        raise obstacle
+    token_NT, target_NT = split_texts(run, held_out_splits(run))
     rng = np.random.default_rng(config.seed)
     drawn_N = np.sort(rng.permutation(len(token_NT))[: config.max_datums])
     return token_NT[drawn_N], target_NT[drawn_N]

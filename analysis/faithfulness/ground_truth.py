@@ -14,10 +14,10 @@ from analysis.ablation.log_probability import TokenChanges, log_probability_chan
 from analysis.ablation.subjects import Subject
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.levels import groups_at
+from analysis.run.ablatable import held_out_splits
 from analysis.run.run import Run, Split
 from capture.errors import ConfigError, RunError, at_least
 
-HELD_OUT: tuple[Split, ...] = ("validation", "test")
 SIGMAS = 1.645
 """Number of standard errors between a mean and its one-sided 95 % bound."""
 MIN_TOKENS = 10
@@ -117,12 +117,6 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
     num_datums = min(len(text_NT[0]), config.max_datums)
     drawn_N = rng.choice(len(text_NT[0]), num_datums, replace=False)
     return text_NT[0][drawn_N], text_NT[1][drawn_N]
-
-
-def held_out_splits(run: Run) -> list[Split]:
-    """Return the held-out splits that the run has, maybe none."""
-    kept = {file.key for file in run.start.files_of("corpus")}
-    return [split for split in HELD_OUT if f"corpus/{split}.parquet" in kept]
 
 
 def split_texts(run: Run, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:

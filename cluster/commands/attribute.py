@@ -185,6 +185,7 @@ def attribution(
     from analysis.attribution.attribute import attribute, write_attribution
     from analysis.faithfulness.confirm import Confirmed, confirm, require_confirmable
     from analysis.jobs.question import Question
+    from analysis.run.ablatable import obstacle_to_confirmation
     from cluster.terminal.attribution_tables import show_attribution
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Attribution":
@@ -196,11 +197,12 @@ def attribution(
             found = attribute(run, partial(on.run_job, report=report), config)
         if confirmation is None:
             return found
-        with counting("ablating on held-out text", "datums") as report:
+        with counting("ablating on held-out text", "neuron-datum pairs") as report:
             return confirm(run, found, confirmation, report, on.sweep)
 
     def show(console: "Console", run: "Run", found: "Attribution") -> None:
-        show_attribution(console, found, focus)
+        confirmable = obstacle_to_confirmation(run) is None
+        show_attribution(console, found, focus, confirmable=confirmable)
 
     def write(run: "Run", found: "Attribution") -> None:
         configs = [choose(run)] if confirmation is None else [Confirmed(confirmation), choose(run)]

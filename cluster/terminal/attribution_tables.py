@@ -20,8 +20,9 @@ KEYS = ["level", "unit", "group"]
 TOKENS_SHOWN = 10
 UNCONFIRMED = (
     "These tokens moved the weights. Whether a prediction depends on them is not known yet: an\n"
-    "untrained model gets such tokens too. --confirm tests each by ablation, beside null models."
+    "untrained model gets such tokens too."
 )
+HOW_TO_CONFIRM = " --confirm tests each by ablation, beside null models."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,13 @@ class Focus:
     """Groups with evidence for this token, instead of the strongest groups."""
 
 
-def show_attribution(console: Console, found: Attribution, focus: Focus) -> None:
-    """Print the groups with most evidence and their tokens, one in full, and what is confirmed."""
+def show_attribution(
+    console: Console, found: Attribution, focus: Focus, *, confirmable: bool = True
+) -> None:
+    """Print the groups with most evidence and their tokens, one in full, and what is confirmed.
+
+    ``confirmable`` says whether ``--confirm`` works on the run; only then it is advised.
+    """
     level = found.groups["level"].iloc[0] if len(found.groups) else "neuron"
     groups, tokens = (narrowed(table, focus, level) for table in (found.groups, found.tokens))
     if focus.token is not None:
@@ -57,7 +63,7 @@ def show_attribution(console: Console, found: Attribution, focus: Focus) -> None
     if len(found.confirmed):
         show_confirmation(console, found, level, focus.rows)
     elif len(named):
-        console.print(UNCONFIRMED)
+        console.print(UNCONFIRMED + HOW_TO_CONFIRM * confirmable)
 
 
 def narrowed(table: pd.DataFrame, focus: Focus, level: str) -> pd.DataFrame:

@@ -5,11 +5,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.attribution.tables import Attribution
+from analysis.measures.nulls import null_sentences
 from cluster.terminal.tables import data_table, print_table
 
 KEYS = ["level", "unit", "group"]
-ALLOWED = 0.05
-"""Share of groups that a null may confirm without a remark."""
 
 
 def show_confirmation(console: Console, found: Attribution, level: str, rows: int) -> None:
@@ -51,12 +50,7 @@ def show_confirmed(console: Console, confirmed: pd.DataFrame, level: str, rows: 
 def remarks(attribution: Attribution, level: str) -> list[str]:
     """Lines on what was not tested, cannot be confirmed, or is confirmed of a null as well."""
     confirmed = attribution.confirmed
-    found = [
-        f"More than {ALLOWED:.0%} of the {level}s are confirmed in the null “{null['case']}”: much "
-        "of the evidence is a property of the weights or the text, not learned."
-        for null in attribution.nulls.iloc[1:].to_dict("records")
-        if null["confirmed_groups"] > ALLOWED * null["groups"]
-    ]
+    found = null_sentences(attribution.nulls, level)
     untested = int(confirmed["p"].isna().sum())
     if untested:
         found.append(

@@ -136,6 +136,17 @@ def test_nulls_confirm_at_most_five_percent(case: str) -> None:
     assert rate(planted(), case) <= 0.05
 
 
+def test_progress_counts_pairs_of_both_models_in_small_steps() -> None:
+    reports: list[tuple[int, int]] = []
+    run, found = small_run(), named(token_of)
+    confirm(run, found, ConfirmConfig(max_datums=64), lambda *done: reports.append(done))
+    done, total = zip(*reports, strict=True)
+    assert set(total) == {2 * NEURONS * 64}
+    assert done[-1] == total[-1]
+    assert list(done) == sorted(done)
+    assert max(np.diff([0, *done])) <= total[0] / 16
+
+
 def test_noise_is_not_confirmed() -> None:
     rng = np.random.default_rng(0)
     tokens = [frequent_tokens()[n] for n in rng.integers(len(frequent_tokens()), size=NEURONS)]
@@ -190,12 +201,13 @@ def test_a_run_without_held_out_text_is_refused() -> None:
 
 def test_the_command_shows_the_verdict_beside_its_nulls(capsys: pytest.CaptureFixture[str]) -> None:
     uri = small_run().uri
-    assert main(["attribute", uri, "--max-q", "1", "--confirm", "--confirm-datums", "60"]) == 0
+    options = ["--max-q", "1", "--name", "tested", "--confirm", "--confirm-datums", "60"]
+    assert main(["attribute", uri, *options]) == 0
     shown = capsys.readouterr().out
     for case in ("record", "untrained model", "shuffled words", "exchanged tokens"):
         assert case in shown
     assert "have such tokens" not in shown
-    assert main(["attribute", uri, "--max-q", "1"]) == 0
+    assert main(["attribute", uri, "--max-q", "1", "--name", "untested"]) == 0
     assert "--confirm tests each by ablation" in capsys.readouterr().out
 
 
@@ -208,7 +220,7 @@ def test_the_command_shows_the_verdict_beside_its_nulls(capsys: pytest.CaptureFi
     ],
 )
 def test_bad_options_are_one_line(options: list[str], text: str, capsys) -> None:
-    assert main(["attribute", small_run().uri, *options]) == 2
+    assert main(["attribute", small_run().uri, "--name", "bad", *options]) == 2
     captured = capsys.readouterr()
     assert text in captured.err
     assert (captured.err.count("\n"), captured.out) == (1, "")
@@ -221,7 +233,7 @@ def test_an_effect_that_the_initial_weights_had_is_not_confirmed() -> None:
     assert not found.confirmed["confirmed"].any()
     assert rate(found, "untrained model") > 0.4  # the null has no such excuse, and warns
     assert (found.confirmed["change"] == found.confirmed["initial_change"]).all()
-    (line,) = [line for line in remarks(found, "neuron") if "untrained model" in line]
+    (line,) = [line for line in remarks(found, "neuron") if "after 0 steps" in line]
     assert "not learned" in line
 
 
