@@ -78,6 +78,12 @@ class ReplayError(CaptureError):
     exit_code = NOT_TRUSTWORTHY
 
 
+class InfluenceError(CaptureError):
+    """What training would have done with other data cannot be computed: numbers overflow."""
+
+    exit_code = NOT_TRUSTWORTHY
+
+
 class AuditError(CaptureError):
     """The per-datum shifts of a step do not add up to the applied change of the weights."""
 

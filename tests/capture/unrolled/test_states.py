@@ -14,6 +14,7 @@ from capture.errors import CaptureError, ConfigError, RunError
 from capture.format import checkpoint
 from capture.replay.segments import ReplayableRun, read_replayable_run
 from capture.unrolled.states import (
+    MAX_BYTES,
     BackwardStep,
     BackwardWalker,
     TrainingState,
@@ -24,10 +25,10 @@ from capture.unrolled.states import (
 ADAMW = ("training.optimizer.kind=adamw", "training.learning_rate=0.01", "training.epochs=1")
 
 
-def backward(uri: str, steps: range, **options: int) -> list[BackwardStep]:
+def backward(uri: str, steps: range, *, max_bytes: int = MAX_BYTES) -> list[BackwardStep]:
     run = open_run(uri)
     markers = [run.start, *run.segments]
-    return list(backward_steps(read_replayable_run(run.store), markers, steps, **options))
+    return list(backward_steps(read_replayable_run(run.store), markers, steps, max_bytes=max_bytes))
 
 
 def trained(run: ReplayableRun) -> list[TrainingState]:

@@ -1,0 +1,79 @@
+"""The derivative of queries by a state of training: by weights and by the optimizer's moments.
+
+Shapes: Q query; a parameter's own axes follow.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from capture.errors import ShardError
+from capture.optim.optimizer import Tensors, state_names
+from capture.optim.optimizer_config import OptimizerConfig
+
+WEIGHTS, MOMENTS = "weights/", "moments/"
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint:
+    """Derivatives of Q queries by a training state; queries are along the first axis."""
+
+    weights: Tensors
+    """By the trained parameters, each [Q, …]."""
+    moments: Tensors
+    """By the optimizer's state, keyed ``STATE/PARAMETER``, each [Q, …]; empty for plain SGD."""
+
+    @classmethod
+    def at_end(
+        cls, gradients: Sequence[Mapping[str, Tensor]], config: OptimizerConfig
+    ) -> "Adjoint":
+        """Return the adjoint after the last step: a query depends on the weights alone.
+
+        ``gradients``: of each query by the last weights, with all trained parameters.
+        """
+        weights = {
+            name: torch.stack([gradient[name].detach() for gradient in gradients])
+            for name in gradients[0]
+        }
+        moments = {
+            f"{state}/{name}": torch.zeros_like(weight)
+            for state in state_names(config)
+            for name, weight in weights.items()
+        }
+        return cls(weights, moments)
+
+    def norm(self) -> Tensor:
+        """Return ‖∂query/∂weights‖ of each query, [Q], in float64."""
+        norms = [
+            torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64)
+            for weight in self.weights.values()
+        ]
+        return torch.stack(norms).norm(dim=0)
+
+    def is_finite(self) -> bool:
+        tensors = (*self.weights.values(), *self.moments.values())
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def encode(self) -> bytes:
+        """Return the adjoint as a safetensors file."""
+        tensors = {f"{WEIGHTS}{name}": own for name, own in self.weights.items()}
+        tensors |= {f"{MOMENTS}{key}": own for key, own in self.moments.items()}
+        return save({key: own.cpu().contiguous() for key, own in tensors.items()})
+
+    @classmethod
+    def decode(cls, data: bytes, where: str, device: torch.device | str = "cpu") -> "Adjoint":
+        """Read what ``encode`` returned; raises ``ShardError`` if it is not readable."""
+        try:
+            tensors = load(data)
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            problem = f"is not readable: {error}"
+            raise ShardError(where, problem, "Delete it; it is computed again") from error
+        found = {name: own.to(device) for name, own in tensors.items()}
+        return cls(
+            {k.removeprefix(WEIGHTS): x for k, x in found.items() if k.startswith(WEIGHTS)},
+            {k.removeprefix(MOMENTS): x for k, x in found.items() if k.startswith(MOMENTS)},
+        )
