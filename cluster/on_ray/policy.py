@@ -34,6 +34,26 @@ def pieces_at_once(cpus: int) -> int:
     return 2 * max(1, cpus)
 
 
+@dataclass
+class JoiningNodes:
+    """Nodes of a cluster that others may still join: an autoscaler's machines, a slow start."""
+
+    patience_seconds: float
+    """How long to wait for another node since the last one joined."""
+    started: float
+    """When waiting began, in seconds."""
+    most: int = 0
+    """Most nodes seen."""
+    last: float = -math.inf
+    """When the last one joined."""
+
+    def seconds_left(self, num_nodes: int, now: float) -> float:
+        """How long to wait from now on, given how many nodes there are; not positive: give up."""
+        if num_nodes > self.most:
+            self.most, self.last = num_nodes, now
+        return max(self.started, self.last) + self.patience_seconds - now
+
+
 TASKS_PER_CPU, MAX_TASKS = 8, 4096
 
 

@@ -28,7 +28,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capture.config.settings import Config
-from capture.errors import CaptureError, ClusterError, ConfigError
+from capture.errors import CaptureError, ClusterError
 from capture.process_group import gradient_timeout
 from capture.store import Store, lease
 from capture.training.run_start import begins_new_run
@@ -36,6 +36,7 @@ from capture.training.write_queue import RESUME_ADVICE
 from cluster.on_ray.driver_mailbox import Mailbox, Task, run_worker
 from cluster.on_ray.job import working_folder
 from cluster.on_ray.network import require_reachable
+from cluster.on_ray.room import nodes_with_cores, wait_for_workers_room
 from cluster.on_ray.session import connect, first_line
 from cluster.terminal.progress import Report
 
@@ -52,17 +53,16 @@ def capture_on_workers(
 ) -> None:
     """Like ``capture_run``, on ``workers.count`` workers of a running cluster or of a new one.
 
-    Raises what ``capture_run`` raises, ``ConfigError`` if the cluster has too few cores or GPUs,
-    ``StoreError`` if not all of its nodes can reach the run, and ``ClusterError`` if workers were
-    lost too often.
+    Raises what ``capture_run`` raises, ``ConfigError`` if the cluster has too few cores or GPUs and
+    no node joins that has them, ``StoreError`` if not all of its nodes can reach the run, and
+    ``ClusterError`` if workers were lost too often.
     """
     store = Store(config.run.uri, config.store)
     lease.stale_lease(store)
     begins_new_run(store, config, resume=resume, overwrite=overwrite)
     with connect():
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        use_gpu = require_room(config, [node["Resources"] for node in nodes])
-        require_reachable(store, {node["NodeID"]: node["NodeName"] for node in nodes})
+        use_gpu = wait_for_workers_room(config, report)
+        require_reachable(store, {node["NodeID"]: node["NodeName"] for node in nodes_with_cores()})
         group = uuid.uuid4().hex
         actor = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=on_this_node())
         mailbox: Any = actor.remote(config.workers.max_failures)
@@ -187,33 +187,6 @@ def describe_loss(error: TrainingFailedError) -> str:
     assert isinstance(error, WorkerGroupError)
     rank, cause = min(error.worker_failures.items())
     return f"worker {rank}: {type(cause).__name__}: {first_line(cause)}"
-
-
-# --- checks before workers are started ------------------------------------------------------------
-
-
-def require_room(config: Config, nodes: list[dict[str, float]]) -> bool:
-    """Return whether workers use GPUs; raises ``ConfigError`` if not all workers fit on the nodes.
-
-    ``nodes`` are the total resources of each node, in use or not. A worker's cores and its GPU must
-    be on one node.
-    """
-    wanted, device = config.workers, config.training.device
-    slots = [int(has.get("CPU", 0)) // wanted.cpus for has in nodes]
-    gpus = [int(has.get("GPU", 0)) for has in nodes]
-    with_gpu = sum(map(min, slots, gpus))
-    cores = sum(int(has.get("CPU", 0)) for has in nodes)
-    have = f"the cluster has {cores} cores and {sum(gpus)} GPUs, room for"
-    remedy = "Ask for fewer, or add nodes to the cluster"
-    if device == "cuda" and with_gpu < wanted.count:
-        each = "with a GPU each (training.device = cuda)"
-        raise ConfigError("workers.count", f"got {wanted.count} {each}, {have} {with_gpu}", remedy)
-    if sum(slots) < wanted.count:
-        each = f"with {wanted.cpus} core{'s' if wanted.cpus > 1 else ''} each"
-        raise ConfigError(
-            "workers.count", f"got {wanted.count} {each}, {have} {sum(slots)}", remedy
-        )
-    return device != "cpu" and with_gpu >= wanted.count
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:

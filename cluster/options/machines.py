@@ -53,7 +53,9 @@ def machines(arguments: argparse.Namespace) -> Iterator[Machines]:
         return
     with connect(address):
         from cluster.on_ray import mapreduce, model_actors
+        from cluster.on_ray.room import wait_for_cores
 
+        wait_for_cores()
         yield Machines(mapreduce.run_job, model_actors.sweep)
 
 

@@ -29,8 +29,22 @@ class GroupRestart:
     """How many times are allowed (workers.max_failures)."""
 
 
-Report = Callable[[Event | GroupRestart], None]
-SideEvent = Evaluation | WindowReplay | WriteDelay | TakenOver | OtherThreads | GroupRestart
+@dataclass(frozen=True)
+class NodeWait:
+    """The cluster has too little room yet; capture waits for nodes to join."""
+
+    problem: str
+    seconds: float
+    """How long it has waited so far."""
+    patience_seconds: float
+    """How long it waits for another node since the last one joined."""
+
+
+DriverEvent = Event | GroupRestart | NodeWait
+Report = Callable[[DriverEvent], None]
+SideEvent = (
+    Evaluation | WindowReplay | WriteDelay | TakenOver | OtherThreads | GroupRestart | NodeWait
+)
 
 
 @contextmanager
@@ -150,7 +164,7 @@ class EventLines:
 
     def line(self, event: SideEvent) -> str | None:
         """The line for an event; None for one that was printed moments ago."""
-        if isinstance(event, WriteDelay):
+        if isinstance(event, WriteDelay | NodeWait):
             now = time.monotonic()
             if now - self.last < SECONDS_BETWEEN_LINES:
                 return None
@@ -180,7 +194,7 @@ class Bar:
         self.events = EventLines()
         self.task = bar.add_task("", start=True, total=None, epoch="…", loss=0, rate="…", size="")
 
-    def __call__(self, event: Event | GroupRestart) -> None:
+    def __call__(self, event: DriverEvent) -> None:
         if not isinstance(event, CaptureProgress):
             line = self.events.line(event)
             if line is not None:
@@ -206,7 +220,7 @@ class Lines:
         self.events = EventLines()
         self.last = -SECONDS_BETWEEN_LINES
 
-    def __call__(self, event: Event | GroupRestart) -> None:
+    def __call__(self, event: DriverEvent) -> None:
         if not isinstance(event, CaptureProgress):
             line = self.events.line(event)
             if line is not None:
@@ -239,7 +253,12 @@ def window_replay_line(event: WindowReplay) -> str:
     return f"replaying {event.num_steps} steps, for the tallies of the open window"
 
 
-def waiting_line(event: WriteDelay) -> str:
+def waiting_line(event: WriteDelay | NodeWait) -> str:
+    if isinstance(event, NodeWait):
+        return (
+            f"waiting for nodes, {event.seconds:.0f} s so far, up to "
+            f"{event.patience_seconds:.0f} s after the last one joined: {event.problem}"
+        )
     if event.patience_seconds is None:
         return f"training waits for the store, {event.seconds:.0f} s so far: {event.problem}"
     return (

@@ -26,10 +26,11 @@ from capture.format.markers import segment_key
 from capture.maintenance.verify import verify
 from capture.process_group import Group
 from capture.store import Store, lease
-from capture.training.loop import Event, Progress, capture_run
+from capture.training.loop import Progress, capture_run
 from cluster.cli import main
+from cluster.on_ray import room
 from cluster.on_ray.workers import capture_on_workers
-from cluster.terminal.progress import GroupRestart
+from cluster.terminal.progress import DriverEvent, GroupRestart
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),  # in Ray itself
@@ -132,7 +133,7 @@ def same_and_sound(wanted: dict[str, bytes], config: Config) -> None:
 def test_a_killed_worker_is_replaced_and_changes_no_byte(
     nodes: Cluster, wanted: dict[str, bytes], tmp_path: Path
 ):
-    config, reports = config_of(tmp_path, "killed"), list[Event | GroupRestart]()
+    config, reports = config_of(tmp_path, "killed"), list[DriverEvent]()
     with after_segment(Store(config.run.uri), 1, kill_a_worker):
         capture_on_workers(config, reports.append)
     same_and_sound(wanted, config)
@@ -261,8 +262,13 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
     ],
 )
 def test_impossible_requests_are_refused_before_workers_start(
-    nodes: Cluster, tmp_path: Path, overrides: list[str], message: str
+    nodes: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    message: str,
 ):
+    monkeypatch.setattr(room, "WAIT_SECONDS", 0.0)
     with pytest.raises(CaptureError, match=message):
         capture_on_workers(config_of(tmp_path, "run", *overrides), lambda event: None)
     assert workers_of_ours() == []

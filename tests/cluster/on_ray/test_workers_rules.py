@@ -14,11 +14,11 @@ from ray.train.v2.api.preemption import PreemptionInfo
 from tiny import tiny_config
 
 from capture.config.reading import make_config
-from capture.errors import AuditError, ConfigError, StoreError
+from capture.errors import AuditError, StoreError
 from capture.store import Store, lease
 from cluster.on_ray.driver_mailbox import Task
 from cluster.on_ray.network import require_mark
-from cluster.on_ray.workers import explain_failure, require_room, stop_workers, trainer
+from cluster.on_ray.workers import explain_failure, stop_workers, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # in Ray itself
 
@@ -53,26 +53,7 @@ def test_an_unavailable_store_does_not_hide_the_error_of_the_capture(
     stop_workers(Stopped(), store)  # pyright: ignore[reportArgumentType]
 
 
-# --- resources ------------------------------------------------------------------------------------
-
-
-def test_gpus_are_used_if_every_worker_can_have_one():
-    config = make_config({}, ["workers.count=4", "workers.cpus=3"])
-    few, many = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}
-    assert require_room(config, [many, many])
-    assert not require_room(config, [many, few])
-    with pytest.raises(ConfigError, match=r"got 4 with 3 cores each, the cluster has 8 cores"):
-        require_room(config, [many])
-
-
-def test_a_worker_s_cores_and_gpu_must_be_on_one_node():
-    nodes = [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}]
-    assert not require_room(make_config({}, ["workers.count=4"]), nodes)
-    assert require_room(make_config({}, ["workers.count=1"]), nodes)
-    config = make_config({}, ["workers.count=4", "training.device=cuda"])
-    message = r"got 4 with a GPU each .*, the cluster has 9 cores and 4 GPUs, room for 1\. Ask for"
-    with pytest.raises(ConfigError, match=message):
-        require_room(config, nodes)
+# --- reaching the run, the end of a group ---------------------------------------------------------
 
 
 def test_an_unreachable_run_is_refused_with_the_name_of_the_node():

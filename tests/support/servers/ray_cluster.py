@@ -15,10 +15,10 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": 
 
 
 @contextmanager
-def ray_cluster(num_nodes: int) -> Iterator[Cluster]:
+def ray_cluster(num_nodes: int, *, head_cpus: int = 1) -> Iterator[Cluster]:
     """Start a cluster and join it with this process as the driver, on the head (the first node)."""
     with mock.patch.dict(os.environ, ENVIRONMENT):
-        nodes = Cluster(initialize_head=True, head_node_args=NODE)
+        nodes = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": head_cpus})
         try:
             for _ in range(num_nodes - 1):
                 nodes.add_node(**NODE)
