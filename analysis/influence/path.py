@@ -1,0 +1,181 @@
+"""Path influence: what each datum did to a query, as it happened.
+
+Steps are taken backward. In each, the query's mean gradient between the weights before and after
+the step is shared among the batch's datums, weight decay and, through momentum, earlier steps
+(``path_formulas``). The influences of all datums and of decay add up to the change of the query
+(law 12, completeness). ``PathStep.rest_Q`` says how much of it the quadrature missed before the
+mean gradient was adjusted; above ``TOLERANCE`` of the step's influences, it takes more points.
+
+Memory: for each query, two float64 vectors of all weights, beside the states of a segment.
+
+Shapes: Q query, N datum of a step (slot), T position.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.influence.directional import directional_derivatives
+from analysis.influence.path_formulas import (
+    StepParts,
+    Vectors,
+    applied_updates,
+    closed,
+    inherited_moment,
+    mean_gradient,
+    share_step,
+)
+from analysis.influence.queries.query import Query
+from analysis.run.run import Run
+from capture.optim.optimizer_config import OptimizerConfig
+
+if TYPE_CHECKING:
+    from capture.unrolled.states import BackwardStep
+
+TOLERANCE = 5e-3
+"""Accepted |rest| of a step, relative to the sum of its datums' absolute influences."""
+MOST_POINTS = 8
+"""Most points of the quadrature, a power of 2."""
+Report = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class PathStep:
+    """The parts that one step had in the change of each query."""
+
+    step: int
+    datum_N: np.ndarray
+    """Datums by slot, int64."""
+    influence_QNT: np.ndarray
+    """Influence of each datum's loss at each position, float64. With momentum, it includes what the
+    gradient did in later steps."""
+    decay_Q: np.ndarray
+    """Influence of weight decay in this step."""
+    inherited_Q: np.ndarray
+    """Influence of the first moment before the step on this and later steps; no datum's."""
+    before_Q: np.ndarray
+    """Value of each query before the step."""
+    after_Q: np.ndarray
+    rest_Q: np.ndarray
+    """Change of the query in this step minus that which the quadrature found; shared among all."""
+
+
+@dataclass(eq=False)
+class PathSweep:
+    """Goes backward through a run; one object for one sweep."""
+
+    queries: Sequence[Query]
+    config: OptimizerConfig
+    moments: list[Vectors] = field(default_factory=list)
+    """r of each query, after the step that is taken next."""
+    points: list[int] = field(default_factory=list)
+    """Points of the quadrature that sufficed for each query in the last step."""
+    values: dict[int, np.ndarray] = field(default_factory=dict)
+    """The queries' values after so many steps; at most one entry."""
+
+    def __post_init__(self) -> None:
+        self.moments = [{} for _ in self.queries]
+        self.points = [1] * len(self.queries)
+
+    def step(self, found: "BackwardStep") -> PathStep:
+        """Return the parts of the step before those that were taken so far."""
+        before = {name: own.double() for name, own in found.before.weights.items()}
+        after = {name: own.double() for name, own in found.after.weights.items()}
+        after_Q = self.values.get(found.step + 1)
+        if after_Q is None:
+            after_Q = np.array([query.value(after) for query in self.queries])
+        before_Q = np.array([query.value(before) for query in self.queries])
+        self.values = {found.step: before_Q}
+        parts, influence_QNT, rest_Q = self.close(found, before, after, after_Q - before_Q)
+        self.moments = [part.moment for part in parts]
+        kept = found.before.moments
+        return PathStep(
+            found.step,
+            np.asarray(found.planned.datum_N),
+            influence_QNT,
+            np.array([part.decay for part in parts]),
+            np.array([inherited_moment(self.config, part.moment, kept) for part in parts]),
+            before_Q,
+            after_Q,
+            rest_Q,
+        )
+
+    def close(
+        self, found: "BackwardStep", before: Vectors, after: Vectors, change_Q: np.ndarray
+    ) -> tuple[list[StepParts], np.ndarray, np.ndarray]:
+        """Return parts, influences and rests; adds points to the quadrature until rests are small.
+
+        Queries that close with room to spare take fewer points in the next step.
+        """
+        moments, rate = found.after.moments, found.learning_rate
+        weights = found.before.weights
+        updates = applied_updates(self.config, found.step, rate, found.clip, weights, moments)
+        moved = {name: after[name] - own for name, own in before.items()}
+        parts: dict[int, StepParts] = {}
+        influence_QNT = np.zeros((len(self.queries), *found.loss.target_NT.shape))
+        rest_Q = np.zeros(len(self.queries))
+        pending = range(len(self.queries))
+        while pending:
+            for q in pending:
+                gradient = mean_gradient(self.queries[q], before, after, self.points[q])
+                gradient, rest_Q[q] = closed(gradient, moved, change_Q[q])
+                parts[q] = share_step(self.config, updates, before, gradient, self.moments[q])
+            influence_QNT[pending] = self.influences(found, [parts[q] for q in pending])
+            allowed_Q = TOLERANCE * np.abs(influence_QNT.sum(2)).sum(1)
+            pending = [q for q in pending if self.refine(q, abs(rest_Q[q]), allowed_Q[q])]
+        return [parts[q] for q in range(len(parts))], influence_QNT, rest_Q
+
+    def refine(self, q: int, rest: float, allowed: float) -> bool:
+        """Return whether a query's quadrature must be repeated; chooses its number of points."""
+        if rest > allowed and self.points[q] < MOST_POINTS:
+            self.points[q] *= 2
+            return True
+        if rest < allowed / 64:
+            self.points[q] = max(1, self.points[q] // 2)
+        return False
+
+    def influences(self, found: "BackwardStep", parts: Sequence[StepParts]) -> np.ndarray:
+        """Return ⟨clip · k, gradient⟩ of each query, datum and position, [Q, N, T]."""
+        along = {name: torch.stack([p.along[name] for p in parts]) for name in parts[0].along}
+        return batch_derivatives(found, along)
+
+
+def batch_derivatives(found: "BackwardStep", along_Q: dict[str, Tensor]) -> np.ndarray:
+    """Return the derivative of each loss of a step's batch along directions, float64 [Q, N, T]."""
+    loss = found.loss
+    _ = loss.pool_NK  # random masks cannot be drawn within a transformation
+    pieces = [
+        directional_derivatives(
+            lambda weights, slots=slots: loss.shares(weights, slots), found.before.weights, along_Q
+        )
+        for slots in loss.micro_batches
+    ]
+    return torch.cat(pieces, dim=1).double().cpu().numpy()
+
+
+def path_steps(
+    run: Run,
+    queries: Sequence[Query],
+    steps: range,
+    *,
+    max_bytes: int | None = None,
+    report: Report = lambda: None,
+) -> Iterator[PathStep]:
+    """Yield the parts of each of these steps in the change of the queries over them, last to first.
+
+    The change is q(weights after the last of the steps) − q(weights before the first). Raises what
+    replay raises, ``RunError`` for a run that cannot be replayed or a query that is not finite, and
+    ``ConfigError`` for a query that does not depend on the weights.
+    """
+    from capture.unrolled.states import MAX_BYTES, backward_steps  # loads the training engine
+
+    replayable = run.gradients.replayable
+    markers = [run.start, *run.segments]
+    bound = MAX_BYTES if max_bytes is None else max_bytes
+    sweep = PathSweep(queries, replayable.plan.config.training.optimizer)
+    for found in backward_steps(replayable, markers, steps, max_bytes=bound, report=report):
+        yield sweep.step(found)
