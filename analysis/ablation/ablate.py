@@ -42,7 +42,7 @@ from analysis.ablation.tables import (
 from analysis.ablation.target_changes import TargetChanges, target_table
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
 from capture.models.transformer import LanguageModel
 
@@ -69,9 +69,11 @@ def ablate(
     return build_tables(run, text, config, choice, flips, changes, ablated.certified)
 
 
-def write_ablation(run: Run, found: Ablation, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/ablate/``."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_ablation(
+    run: Run, found: Ablation, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 class TwoStageProgress:

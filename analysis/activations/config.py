@@ -14,7 +14,14 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.activations.scores import By, require_neuron
-from analysis.jobs.tables import marker_key, read_table, table_key
+from analysis.jobs.tables import (
+    check_set_name,
+    marker_key,
+    place_of,
+    read_table,
+    table_key,
+    table_set,
+)
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.corpus.datums import UNKNOWN
@@ -57,12 +64,16 @@ class ActivationConfig:
     """Whether a token's positions are those that predict it (target) or read it (input)."""
     step: int | None = None
     """Step of the checkpoint; None takes the last one."""
+    attribution: str = ""
+    """Name of the attribution that chooses tokens and neuron; by default the one without a name."""
     seed: int = 0
     """Seed for drawing the words to compare with, and positions of very frequent tokens."""
 
     def __post_init__(self) -> None:
         if self.by not in ("target", "input"):
             raise ConfigError("activations.by", f"got {self.by!r}, must be target or input")
+        if self.attribution:
+            check_set_name("--attribution", self.attribution)
         if self.neuron is not None and not self.neuron.rpartition(":")[2].isdecimal():
             problem = f"got {self.neuron!r}, must be UNIT:N, as in layers.2.linear2.weight:96"
             raise ConfigError("activations.neuron", problem)
@@ -102,15 +113,17 @@ def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> N
         token_id(run.tokens, token)
 
 
-def attributed_tokens(run: Run) -> pd.DataFrame | None:
+def attributed_tokens(run: Run, name: str = "") -> pd.DataFrame | None:
     """Read ``ATTRIBUTED`` of all neurons; return None if the run has no attribution.
 
-    Raises ``RunError`` if the attribution covers fewer steps than the run has.
+    ``name``: that of the attribution. Raises ``RunError`` if there is none of this name, or if it
+    covers fewer steps than the run has.
     """
-    keys = marker_key(ATTRIBUTION), table_key(ATTRIBUTION, "tokens")
-    if not all(map(run.store.exists, keys)):
+    job = table_set(ATTRIBUTION, name)
+    keys = marker_key(job), table_key(job, "tokens")
+    if not name and not all(map(place_of(run, job).exists, keys)):
         return None
-    return read_table(run, ATTRIBUTION, "tokens", ATTRIBUTED, {"level": ["neuron"]})
+    return read_table(run, job, "tokens", ATTRIBUTED, {"level": ["neuron"]})
 
 
 def choose_tokens(

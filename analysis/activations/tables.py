@@ -42,7 +42,7 @@ from analysis.activations.scores import (
 from analysis.jobs.job import merge_all
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
 from capture.models.transformer import LanguageModel
 
@@ -140,7 +140,7 @@ def activations(
     step = run.steps_done if config.step is None else config.step
     model, label_NT = run.model(step), label_tokens(run, config.by)
     require_known(run, model, config)
-    attributed = attributed_tokens(run) if config.wants_attribution else None
+    attributed = attributed_tokens(run, config.attribution) if config.wants_attribution else None
     count_V = np.bincount(label_NT.ravel(), minlength=run.num_tokens)
     token_K, tokens_from = choose_tokens(run.tokens, count_V, config, attributed)
     found = statistics_of(model, run.token_NT, label_NT, token_K, report, sweep)
@@ -168,9 +168,11 @@ def activations(
     )
 
 
-def write_activations(run: Run, found: Activations, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/activations/``."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_activations(
+    run: Run, found: Activations, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 # --- all neurons on some tokens -------------------------------------------------------------------

@@ -100,10 +100,7 @@ def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attributi
 def write_attribution(
     run: Run, found: Attribution, question: Question | None = None, name: str = ""
 ) -> None:
-    """Write the tables to the run, under ``analysis/attribute/`` or ``analysis/attribute/NAME/``.
-
-    Attributions with other names stay.
-    """
+    """Write the tables to ``run.tables``, as the set with this name."""
     write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 

@@ -35,7 +35,7 @@ from analysis.behaviour.tables import (
 )
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -159,9 +159,11 @@ def analyse_behaviour(
     )
 
 
-def write_behaviour(run: Run, found: Behaviour, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/behaviour/``, replacing earlier ones."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_behaviour(
+    run: Run, found: Behaviour, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 # --- selection of datums --------------------------------------------------------------------------

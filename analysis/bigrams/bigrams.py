@@ -23,7 +23,7 @@ from analysis.bigrams.layers import EmbeddingNames, EmbeddingPair, find_embeddin
 from analysis.bigrams.shifts import BigramShifts, largest_shifts
 from analysis.bigrams.tables import BIGRAMS, DATUMS, JOB, TABLES
 from analysis.jobs.question import Question
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import AuditError, RunError, at_least, at_most
@@ -87,9 +87,11 @@ def find_bigrams(
     )
 
 
-def write_bigrams(run: Run, found: BigramTables, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/bigrams/``."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_bigrams(
+    run: Run, found: BigramTables, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 class BigramSearch:

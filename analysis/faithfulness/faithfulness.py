@@ -44,7 +44,7 @@ from analysis.faithfulness.methods import ScoringMethod, scoring_methods
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
-from analysis.jobs.tables import concat_frames, write_tables
+from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
 
 JOB = "faithfulness"
@@ -137,9 +137,11 @@ def faithfulness(
     )
 
 
-def write_faithfulness(run: Run, found: Faithfulness, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/faithfulness/``."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_faithfulness(
+    run: Run, found: Faithfulness, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 # --- evaluation -----------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ question that the tables answer.
 
 Several sets of tables of a job can stand side by side: ``analysis/<job>/<name>/<table>.parquet``.
 Functions here take ``job`` or, for a set with a name, ``table_set(job, name)``.
+
+Tables are written to ``run.tables``, which is the run itself or a place beside it. They are read
+from there, or else from the run.
 """
 
 import re
@@ -23,6 +26,7 @@ from capture.errors import ConfigError, RunError, ShardError
 from capture.format import markers
 from capture.format.markers import File, Marker, read_marker
 from capture.shards import encoding as shards
+from capture.store import Store
 
 SET_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 PARTS = ("options", "versions")
@@ -51,18 +55,29 @@ def check_set_name(option: str, name: str) -> str:
 
 def table_sets(run: Run, job: str) -> list[str]:
     """Return the names of a job's sets of tables, sorted; "" is the unnamed set."""
-    found = []
-    for key in run.store.keys(f"analysis/{job}"):
-        name = key.removeprefix(f"analysis/{job}").removesuffix("/tables.json").removeprefix("/")
-        if key == marker_key(table_set(job, name)) and "/" not in name:
-            found.append(name)
+    found = set()
+    for store in (run.store, run.tables):
+        for key in store.keys(f"analysis/{job}"):
+            name = key.removeprefix(f"analysis/{job}").removesuffix("/tables.json")
+            name = name.removeprefix("/")
+            if key == marker_key(table_set(job, name)) and "/" not in name:
+                found.add(name)
     return sorted(found)
+
+
+def place_of(run: Run, job: str) -> Store:
+    """Return the store from which a set of tables is read."""
+    there = run.tables is run.store or run.tables.exists(marker_key(job))
+    return run.tables if there else run.store
 
 
 def command_for(run: Run, job: str) -> str:
     """Return the command that computes a set of tables."""
     command, _, name = job.partition("/")
-    return f"ontogeny {command} {run.uri}" + (f" --name {name}" if name else "")
+    options = f" --name {name}" if name else ""
+    if run.tables is not run.store:
+        options += f" --to {run.tables.uri}"
+    return f"ontogeny {command} {run.uri}{options}"
 
 
 def concat_frames(frames: Sequence[pd.DataFrame], schema: pa.Schema) -> pd.DataFrame:
@@ -86,15 +101,15 @@ def write_tables(
     before any table is written, so tables of two runs of the job are never mixed.
     """
     encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
-    run.store.delete(marker_key(job))
-    for key in run.store.keys(f"analysis/{job}"):
+    run.tables.delete(marker_key(job))
+    for key in run.tables.keys(f"analysis/{job}"):
         inside = key.removeprefix(f"analysis/{job}/")
         if key.endswith(".parquet") and "/" not in inside:
-            run.store.delete(key)
+            run.tables.delete(key)
     for key, (data, _) in encoded.items():
-        run.store.put(key, data)
+        run.tables.put(key, data)
     files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
-    marker = Marker(0, run.steps_done, tuple(files), retries=run.store.take_retries())
+    marker = Marker(0, run.steps_done, tuple(files), retries=run.tables.take_retries())
     asked = replace(question or Question(job.partition("/")[0], {}, {}), steps=run.steps_done)
     put_marker(run, marker_key(job), marker, asked)
 
@@ -105,7 +120,7 @@ def put_marker(run: Run, key: str, marker: Marker, question: Question) -> None:
     values = asdict(replace(marker, written_at=now, previous=run.committed.last.checksum))
     del values["checksum"]
     values["question"] = asdict(question)
-    run.store.put(key, markers.encode(values | {"checksum": markers.checksum(values)}))
+    run.tables.put(key, markers.encode(values | {"checksum": markers.checksum(values)}))
 
 
 def read_question(run: Run, job: str) -> Question:
@@ -114,9 +129,10 @@ def read_question(run: Run, job: str) -> Question:
     Raises what ``require_tables`` raises.
     """
     marker = require_tables(run, job)
-    asked = markers.read_values(run.store, marker_key(job)).get("question", {})
+    store = place_of(run, job)
+    asked = markers.read_values(store, marker_key(job)).get("question", {})
     if not isinstance(asked, dict):
-        raise ShardError(f"{run.uri}/{marker_key(job)}", "holds a question that is no object")
+        raise ShardError(f"{store.uri}/{marker_key(job)}", "holds a question that is no object")
     command = asked.get("command", job.partition("/")[0])
     parts = [part if isinstance(part, dict) else {} for part in map(asked.get, PARTS)]
     return Question(str(command), *parts, steps=marker.end_step)
@@ -140,18 +156,19 @@ def read_table(
     key = table_key(job, name)
     file = next((file for file in marker.files if file.key == key and file.rows is not None), None)
     if file is None:
-        where = f"{run.uri}/{marker_key(job)}"
+        where = f"{place_of(run, job).uri}/{marker_key(job)}"
         raise ShardError(where, f"does not name {key}", f"Run: {command_for(run, job)}")
-    shard = Shard(run.store, file, marker.first_step, marker.end_step)
+    shard = Shard(place_of(run, job), file, marker.first_step, marker.end_step)
     return shard.rows_of(schema, wanted).to_pandas()
 
 
 def require_tables(run: Run, job: str) -> Marker:
     """Return the marker of a job's tables; raise ``RunError`` unless it fits the run as it is."""
     run.require_shards("steps")
-    if not run.store.exists(marker_key(job)):
+    store = place_of(run, job)
+    if not store.exists(marker_key(job)):
         raise RunError(run.uri, f"has no tables of {job}", f"Run: {command_for(run, job)}")
-    marker = read_marker(run.store, marker_key(job))
+    marker = read_marker(store, marker_key(job))
     if marker.end_step != run.steps_done:
         problem = f"has tables of {job} for {marker.end_step} steps, but {run.steps_done} are done"
         raise RunError(run.uri, problem, f"Run: {command_for(run, job)}")

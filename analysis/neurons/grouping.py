@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
-from analysis.jobs.tables import write_tables
+from analysis.jobs.tables import table_set, write_tables
 from analysis.measures.association import associations
 from analysis.neurons.clustering import (
     ClusteringConfig,
@@ -147,9 +147,11 @@ def settings_columns(config: NeuronsConfig, left_out: int) -> dict[str, object]:
     }
 
 
-def write_neurons(run: Run, found: NeuronClusters, question: Question | None = None) -> None:
-    """Write the tables into the run, under ``analysis/neurons/``."""
-    write_tables(run, JOB, vars(found), TABLES, question)
+def write_neurons(
+    run: Run, found: NeuronClusters, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
 # --- inputs ---------------------------------------------------------------------------------------

@@ -7,22 +7,22 @@ page is written last, so a report that has one is complete.
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 
 import pandas as pd
 
 from analysis.activations.histograms import neuron_histograms
 from analysis.jobs.job import Runner
-from analysis.jobs.tables import check_set_name, read_question, table_set
+from analysis.jobs.tables import check_set_name
 from analysis.report.pages.chapters import chapters
 from analysis.report.pages.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
 from analysis.report.pages.report_data import ReportData, by_neuron
-from analysis.report.pages.sources import read_sources
+from analysis.report.pages.sources import WANTED, read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.pages.website import (
     CHAPTERS,
@@ -34,7 +34,7 @@ from analysis.report.pages.website import (
 )
 from analysis.report.timeline import read_timeline
 from analysis.run.run import Run
-from capture.errors import RunError, at_least
+from capture.errors import ConfigError, RunError, at_least
 from capture.store import Store
 
 INDEX = "index.html"
@@ -55,11 +55,23 @@ class ReportConfig:
     """Number of neurons with a page: those with the most evidence."""
     attribution: str = ""
     """Name of the attribution that the report shows; by default the one without a name."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Other analysis → name of its tables that the report shows; likewise."""
 
     def __post_init__(self) -> None:
         at_least("--neurons", self.max_neurons, 1)
         if self.attribution:
             check_set_name("--attribution", self.attribution)
+        for job, name in self.sets.items():
+            if job not in WANTED:
+                problem = f"got {job!r}, must be one of {', '.join(WANTED)}"
+                raise ConfigError("--set", problem, "For example: --set ablate=heads")
+            check_set_name("--set", name)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Analysis → name of its tables, for those that have a name."""
+        return {"attribute": self.attribution, **self.sets}
 
 
 @dataclass(frozen=True)
@@ -133,13 +145,15 @@ def earlier_files(store: Store) -> set[str]:
     return set()
 
 
-def gather_report_data(run: Run, run_job: Runner, config: ReportConfig) -> ReportData:
+def gather_report_data(
+    run: Run, run_job: Runner, config: ReportConfig, *, keep: bool = True
+) -> ReportData:
     """Read the tables and compute the counts that the pages show.
 
-    Raises ``RunError`` if there is no attribution of neurons, ``ShardError`` if tables are damaged.
+    With ``keep``, the counts are written to ``run.tables`` for the next report. Raises ``RunError``
+    if there is no attribution of neurons, ``ShardError`` if tables are damaged.
     """
-    sources = read_sources(run, config.attribution)
-    question = read_question(run, table_set("attribute", config.attribution))
+    sources = read_sources(run, config.names)
     groups = sources["attribute", "groups"].head(config.max_neurons)
     if not len(groups):
         problem = "has attributions, but none of neurons"
@@ -148,9 +162,8 @@ def gather_report_data(run: Run, run_job: Runner, config: ReportConfig) -> Repor
     if run.config.model.kind == "hf":  # activations of these models are not read: no histograms
         tokens = {}
     histograms = neuron_histograms(run, tokens)
-    shown = "analysis/" + table_set("attribute", config.attribution)
-    timeline = read_timeline(run, run_job)
-    return ReportData(run, sources, timeline, histograms, groups, f"{shown} ({question.line()})")
+    timeline = read_timeline(run, run_job, keep=keep)
+    return ReportData(run, sources, timeline, histograms, groups)
 
 
 def evidence_tokens(tokens: pd.DataFrame, groups: pd.DataFrame) -> dict[Neuron, list[int]]:

@@ -99,13 +99,16 @@ class CountOutliers:
         )
 
 
-def read_timeline(run: Run, run_job: Runner) -> pd.DataFrame:
-    """Read ``TIMELINE`` from the run, or compute it and write it there if it is missing."""
+def read_timeline(run: Run, run_job: Runner, *, keep: bool = True) -> pd.DataFrame:
+    """Read ``TIMELINE``, or compute it if it is missing and, with ``keep``, write it."""
     try:
         require_tables(run, JOB)
     except RunError:
         shards = run.require_shards("outliers")
         steps_per_bin = -(-run.steps_done // NUM_BINS)
         job = CountOutliers(tuple(run.layout.names), run.steps_done, steps_per_bin)
-        write_tables(run, JOB, {"timeline": run_job(job, shards)}, {"timeline": TIMELINE})
+        found = run_job(job, shards)
+        if not keep:
+            return found
+        write_tables(run, JOB, {"timeline": found}, {"timeline": TIMELINE})
     return read_table(run, JOB, "timeline", TIMELINE)

@@ -33,7 +33,7 @@ from analysis.run.shift_tables import (
 from analysis.run.stored_run import Split
 from capture.config.reading import make_config
 from capture.errors import RunError, UnitError
-from capture.format import checkpoint
+from capture.format import checkpoint, datum_lengths
 from capture.format.corpus_tables import PLANTED_KEY
 from capture.format.markers import read_segments, require_start
 from capture.format.replay_markers import add_replayed_files
@@ -182,7 +182,13 @@ class Run(GradientQueries):
         """Input token of each training datum and position, int32 [N, T]."""
         table = self.datum_table("train")
         where, window = self.corpus_shard("datums").where, self.config.corpus.window
-        return token_windows.read_inputs(table, where, window=window, num_tokens=self.num_tokens)
+        return token_windows.read_inputs(table, where, window=window, tokens=self.tokens)
+
+    @cached_property
+    def length_N(self) -> np.ndarray | None:
+        """Number of positions of each training datum, int64; None if all have as many."""
+        length_N = datum_lengths.lengths(self.datum_table("train"))
+        return None if (length_N == self.config.corpus.window).all() else length_N
 
     @cached_property
     def target_NT(self) -> np.ndarray:

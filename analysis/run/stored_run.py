@@ -35,6 +35,13 @@ class StoredRun:
     """The configuration that the run was captured with."""
     provenance: dict[str, Any]
     """Contents of ``run.yaml``: configuration, versions, device, git commit, time."""
+    elsewhere: Store | None = None
+    """Where tables of analyses are written instead of in the run."""
+
+    @property
+    def tables(self) -> Store:
+        """Where tables of analyses are written, under ``analysis/``: the run, or another place."""
+        return self.elsewhere or self.store
 
     @property
     def store(self) -> Store:

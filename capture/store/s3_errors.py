@@ -25,6 +25,16 @@ WRONG_REGION_CODES = {
     "TemporaryRedirect",
 }
 BAD_CREDENTIALS_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+READING = "s3:GetObject, and s3:ListBucket for a key that may not exist"
+PERMISSIONS = {
+    **dict.fromkeys(("GetObject", "HeadObject"), READING),
+    **dict.fromkeys(("ListObjects", "ListObjectsV2"), "s3:ListBucket"),
+    **dict.fromkeys(("PutObject", "CreateMultipartUpload"), "s3:PutObject"),
+    **dict.fromkeys(("UploadPart", "CompleteMultipartUpload"), "s3:PutObject"),
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "DeleteObject": "s3:DeleteObject",
+}
+"""Operation → the permission that a policy must grant for it."""
 EXPIRED_CODES = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
 
 CREDENTIALS_REMEDY = (
@@ -102,9 +112,17 @@ def translate_response(error: boto.ClientError, where: str) -> Exception:
     if code in EXPIRED_CODES:
         return StoreError(where, f"the credentials have expired ({code})", "Renew them")
     if status == 403:
-        remedy = "Check the credentials and the bucket's policy; readers need s3:ListBucket too"
+        remedy = f"Check the credentials and the bucket's policy: {permission(error)}"
         return StoreError(where, f"forbidden ({answer})", remedy)
     return StoreError(where, f"the store refuses ({answer})", ENDPOINT_REMEDY)
+
+
+def permission(error: boto.ClientError) -> str:
+    """Say which permission the refused operation needs."""
+    operation = error.operation_name
+    if operation in PERMISSIONS:
+        return f"{operation} needs {PERMISSIONS[operation]}"
+    return f"{operation} was refused"
 
 
 def missing_bucket(where: str) -> StoreError:

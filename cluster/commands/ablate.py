@@ -1,11 +1,10 @@
 """``ontogeny ablate``: does ablating a neuron agree with the tokens that moved it?"""
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
-from cluster.options.analysis import Analysis, run_analysis
+from cluster.options.analysis import Analysis, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ABLATION_LEVELS, ABLATION_SPLITS, ABLATION_VALUES
 
@@ -58,6 +57,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
     add_ray(made)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -125,5 +125,5 @@ def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
         asked = read_question(run, job).line()
         console.print(f"Attribution: analysis/{job} ({asked})", markup=False)
 
-    write = partial(write_ablation, question=Question.of("ablate", config))
-    return Analysis(compute, write, show)
+    question = Question.of("ablate", config)
+    return Analysis(lambda run: question, compute, write_ablation, show)

@@ -1,11 +1,10 @@
 """``ontogeny activations``: the baseline that needs no record."""
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 
 if TYPE_CHECKING:
@@ -33,8 +32,11 @@ def add(commands: "Commands") -> None:
     made.add_argument("--by", choices=("target", "input"), default="target", help="default target")
     text = "step of the checkpoint, default the last"
     made.add_argument("--step", type=int, metavar="N", help=text)
+    text = "name of the attribution to take them from, default the one without a name"
+    made.add_argument("--attribution", default="", metavar="NAME", help=text)
     made.add_argument("--rows", type=int, default=3, metavar="N", help="tokens shown, default 3")
     add_ray(made)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         neuron=arguments.neuron,
         by=arguments.by,
         step=arguments.step,
+        attribution=arguments.attribution,
     )
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Activations":
@@ -59,5 +62,6 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Activations") -> None:
         show_activations(console, found, rows=arguments.rows)
 
-    write = partial(write_activations, question=Question.of("activations", config))
-    return run_analysis(arguments, console, Analysis(compute, write, show))
+    question = Question.of("activations", config)
+    found = Analysis(lambda run: question, compute, write_activations, show)
+    return run_analysis(arguments, console, found)

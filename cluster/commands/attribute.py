@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, UnitError, at_least
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import (
     add_command,
     add_quiet,
@@ -106,8 +106,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="rows shown, default 20")
-    text = "keep these tables beside others, in RUN/analysis/attribute/NAME/"
-    made.add_argument("--name", default="", help=text)
+    add_tables(made)
     add_confirm(made)
     add_skip_damaged(made)
     add_ray(made)
@@ -131,7 +130,6 @@ def evidence_name(text: str) -> str:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.jobs.tables import check_set_name
     from cluster.terminal.attribution_tables import Focus
 
     at_least("--rows", arguments.rows, 1)
@@ -148,10 +146,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return config_of(arguments, tallies=bool(run.shards("tallies")))
 
     confirm = confirm_config(arguments.confirm, arguments.confirm_datums)
-    if arguments.name:
-        check_set_name("--name", arguments.name)
-    found = attribution(choose, focus, confirm, name=arguments.name)
-    return run_analysis(arguments, console, found)
+    return run_analysis(arguments, console, attribution(choose, focus, confirm))
 
 
 def confirm_config(asked: bool, datums: int | None) -> "ConfirmConfig | None":
@@ -178,8 +173,6 @@ def attribution(
     choose: "Callable[[Run], AttributionConfig]",
     focus: "Focus",
     confirmation: "ConfirmConfig | None" = None,
-    *,
-    name: str = "",
 ) -> "Analysis[Attribution]":
     """The attribution that is chosen for a run; ``focus`` says which rows are printed."""
     from analysis.attribution.attribute import attribute, write_attribution
@@ -204,11 +197,11 @@ def attribution(
         confirmable = obstacle_to_confirmation(run) is None
         show_attribution(console, found, focus, confirmable=confirmable)
 
-    def write(run: "Run", found: "Attribution") -> None:
+    def question(run: "Run") -> Question:
         configs = [choose(run)] if confirmation is None else [Confirmed(confirmation), choose(run)]
-        write_attribution(run, found, Question.of("attribute", *configs), name)
+        return Question.of("attribute", *configs)
 
-    return Analysis(compute, write, show)
+    return Analysis(question, compute, write_attribution, show)
 
 
 def steps_range(text: str) -> tuple[int, int | None]:

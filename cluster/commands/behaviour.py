@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, at_least
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
     add_skip_damaged(made)
     add_ray(made)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -75,8 +76,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Behaviour") -> None:
         show_behaviour(console, found, measure=arguments.measure, rows=arguments.rows)
 
-    write = partial(write_behaviour, question=Question.of("behaviour", predicate, config))
-    return run_analysis(arguments, console, Analysis(compute, write, show))
+    question = Question.of("behaviour", predicate, config)
+    found = Analysis(lambda run: question, compute, write_behaviour, show)
+    return run_analysis(arguments, console, found)
 
 
 def read_datums(given: str) -> tuple[int, ...]:

@@ -2,11 +2,10 @@
 
 import argparse
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_run
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--top", type=int, default=20, metavar="N", help=text)
     text = "datums for each bigram, default 5, 0 for none"
     made.add_argument("--datums", type=int, default=5, metavar="N", help=text)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -65,8 +65,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "BigramTables") -> None:
         show_bigrams(console, run, found, rows=config.top)
 
-    write = partial(write_bigrams, question=Question.of("bigrams", config))
-    return run_analysis(arguments, console, Analysis(compute, write, show))
+    question = Question.of("bigrams", config)
+    found = Analysis(lambda run: question, compute, write_bigrams, show)
+    return run_analysis(arguments, console, found)
 
 
 def parse_steps(text: str) -> tuple[int, int | None]:

@@ -1,10 +1,9 @@
 """``ontogeny faithfulness``: which attribution method to trust, and where."""
 
 import argparse
-from functools import partial
 from typing import TYPE_CHECKING
 
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
     add_ray(made)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -62,5 +62,6 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Faithfulness") -> None:
         show_faithfulness(console, found, config)
 
-    write = partial(write_faithfulness, question=Question.of("faithfulness", config))
-    return run_analysis(arguments, console, Analysis(compute, write, show))
+    question = Question.of("faithfulness", config)
+    found = Analysis(lambda run: question, compute, write_faithfulness, show)
+    return run_analysis(arguments, console, found)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
-from cluster.options.analysis import Analysis, Counting, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.options.choices import CLUSTERING_METHODS, CLUSTERING_WEIGHTS
 
@@ -51,6 +51,7 @@ def add(commands: "Commands") -> None:
     add_number(made, "--rows", 20, "rows shown")
     add_skip_damaged(made)
     add_ray(made)
+    add_tables(made)
     add_quiet(made, json=True)
 
 
@@ -76,8 +77,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "NeuronClusters") -> None:
         show_neurons(console, found, rows=arguments.rows)
 
-    write = partial(write_neurons, question=Question.of("neurons", config))
-    return run_analysis(arguments, console, Analysis(compute, write, show))
+    question = Question.of("neurons", config)
+    found = Analysis(lambda run: question, compute, write_neurons, show)
+    return run_analysis(arguments, console, found)
 
 
 def config_of(arguments: argparse.Namespace) -> "NeuronsConfig":

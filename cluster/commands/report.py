@@ -36,9 +36,29 @@ def add(commands: "Commands") -> None:
     )
     text = "name of the attribution to show, default the one without a name"
     made.add_argument("--attribution", default="", metavar="NAME", help=text)
+    made.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        type=named_set,
+        default=[],
+        dest="sets",
+        metavar="ANALYSIS=NAME",
+        help="named tables of other analyses to show, as in ablate=heads",
+    )
+    text = "where analyses wrote their tables with --to, looked at before RUN"
+    made.add_argument("--tables", metavar="PLACE", help=text)
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made)
+
+
+def named_set(text: str) -> tuple[str, str]:
+    """``ablate=heads`` → analysis and name; raises ``ArgumentTypeError``."""
+    job, sign, name = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"got {text!r}, must be ANALYSIS=NAME, as in ablate=heads")
+    return job, name
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
@@ -48,10 +68,15 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from cluster.options.machines import machines
     from cluster.terminal.tables import print_skipped
 
-    config = ReportConfig(max_neurons=arguments.neurons, attribution=arguments.attribution)
+    config = ReportConfig(
+        max_neurons=arguments.neurons,
+        attribution=arguments.attribution,
+        sets=dict(arguments.sets),
+    )
     if arguments.to:
         require_persistent("--to", arguments.to)
-    opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged)
+    skip_damaged = arguments.skip_damaged
+    opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.tables)
     with machines(arguments) as on:
         report(opened, config, console, to=arguments.to, quiet=arguments.quiet, on=on)
     print_skipped(console, opened.skipped)
@@ -73,11 +98,14 @@ def report(
 
     store = report_store(opened, to)
     with counting(console, "reading outliers", "rows", quiet=quiet) as progress:
-        data = gather_report_data(opened, partial(on.run_job, report=progress), config)
+        run_job = partial(on.run_job, report=progress)
+        data = gather_report_data(opened, run_job, config, keep=to is None)
     with counting(console, "writing pages", "neurons", quiet=quiet) as progress:
         built = write_report(data, store, progress)
     if not quiet:
-        console.print(f"Attribution: {data.attribution}", markup=False)
+        for job, place in data.sources.used.items():
+            name = "Attribution" if job == "attribute" else f"Tables of {job}"
+            console.print(f"{name}: {place}", markup=False)
         show(console, built)
 
 

@@ -1,4 +1,6 @@
-"""The body that all analysis commands share: open the run, compute, write the tables, print them.
+"""What all analysis commands share: open the run, compute, write the tables, print them.
+
+``add_tables`` gives a command the options that say where its tables stand.
 
 Heavy modules are imported when a command runs, so that help does not wait for them.
 """
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from analysis.jobs.question import Question
     from analysis.run.run import Run
     from cluster.options.machines import Machines
 
@@ -25,13 +28,27 @@ Counting = Callable[[str, str], AbstractContextManager[Report]]
 
 @dataclass(frozen=True)
 class Analysis(Generic[Found]):
-    """One analysis with its options chosen: three functions that ``perform`` calls in turn."""
+    """One analysis with its options chosen: four functions that ``perform`` calls in turn."""
 
+    question: "Callable[[Run], Question]"
+    """What the tables answer; its command is the job."""
     compute: "Callable[[Run, Machines, Counting], Found]"
-    write: "Callable[[Run, Found], None]"
-    """Stores the tables in the run."""
+    write: "Callable[[Run, Found, Question, str], None]"
+    """Stores the tables in ``run.tables``; the last argument is the name of the set."""
     show: "Callable[[Console, Run, Found], None]"
     """Prints the tables; not called with ``--quiet``."""
+
+
+def add_tables(made: argparse.ArgumentParser) -> None:
+    """Add ``--name``, ``--to`` and ``--replace``: where the tables stand."""
+    command = made.prog.split()[-1]
+    text = f"keep these tables beside others, in RUN/analysis/{command}/NAME/"
+    made.add_argument("--name", default="", metavar="NAME", help=text)
+    text = f"write tables to PLACE/analysis/{command}/, and look for tables there before RUN: "
+    text += "a folder or prefix, for a run that you may only read"
+    made.add_argument("--to", metavar="PLACE", help=text)
+    text = "replace tables of another question that have the same name"
+    made.add_argument("--replace", action="store_true", help=text)
 
 
 def run_analysis(
@@ -43,16 +60,21 @@ def run_analysis(
     standard error.
     """
     from analysis.run.run import open_run
+    from cluster.on_ray.job import require_persistent
     from cluster.options.machines import HERE, machines
     from cluster.terminal.as_json import print_as_json
     from cluster.terminal.console import make_console
     from cluster.terminal.tables import print_skipped
 
-    opened = open_run(arguments.run, skip_damaged=vars(arguments).get("skip_damaged", False))
+    if arguments.to:
+        require_persistent("--to", arguments.to)
+    skip_damaged = vars(arguments).get("skip_damaged", False)
+    opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.to)
+    where = {"name": arguments.name, "replace": arguments.replace}
     # A command without --ray stays on this machine, also where RAY_ADDRESS names a cluster.
     with machines(arguments) if "ray" in arguments else nullcontext(HERE) as on:
         quiet = arguments.quiet or arguments.json
-        found = perform(analysis, opened, console, quiet=quiet, on=on)
+        found = perform(analysis, opened, console, quiet=quiet, on=on, **where)
     if arguments.json:
         print_as_json(found)
     print_skipped(make_console(stderr=True) if arguments.json else console, opened.skipped)
@@ -60,13 +82,29 @@ def run_analysis(
 
 
 def perform(
-    analysis: Analysis[Found], run: "Run", console: "Console", *, quiet: bool, on: "Machines"
+    analysis: Analysis[Found],
+    run: "Run",
+    console: "Console",
+    *,
+    quiet: bool,
+    on: "Machines",
+    name: str = "",
+    replace: bool = False,
 ) -> Found:
-    """Compute on the machines chosen, write the tables, then print them unless ``quiet``."""
+    """Compute on the machines chosen, write the tables, then print them unless ``quiet``.
+
+    Raises what ``claim`` raises, before anything is computed.
+    """
+    from analysis.jobs.claims import claim
+    from analysis.jobs.tables import table_set
     from cluster.terminal.progress import counting
 
+    question = analysis.question(run)
+    claim(run, question, name, replace=replace)
     found = analysis.compute(run, on, partial(counting, console, quiet=quiet))
-    analysis.write(run, found)
+    analysis.write(run, found, question, name)
     if not quiet:
         analysis.show(console, run, found)
+        place = f"{run.tables.uri}/analysis/{table_set(question.command, name)}/"
+        console.print(f"Tables: {place}", markup=False, highlight=False, soft_wrap=True)
     return found

@@ -37,8 +37,11 @@ class ReportData:
     """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
-    attribution: str = ""
-    """Where the attribution lies in the run, and the question that it answers."""
+
+    @property
+    def attribution(self) -> str:
+        """Where the attribution lies in the run, and the question that it answers."""
+        return self.sources.used["attribute"]
 
     @cached_property
     def neurons(self) -> list[Neuron]:

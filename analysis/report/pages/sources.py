@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from analysis.jobs.tables import command_for, read_table, require_tables, table_key, table_set
+from analysis.jobs.tables import (
+    command_for,
+    place_of,
+    read_question,
+    read_table,
+    require_tables,
+    table_key,
+    table_set,
+)
 from analysis.run.run import Run
 from capture.errors import RunError
 
@@ -139,44 +147,46 @@ class Sources:
     tables: Mapping[str, Frames]
     missing: Mapping[str, str]
     """Job → the command that computes its tables."""
+    used: Mapping[str, str]
+    """Job → where its tables lie, and the question that they answer."""
 
     def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
         job, name = key
         return self.tables[job][name]
 
 
-def read_sources(run: Run, attribution: str = "") -> Sources:
-    """Read all available tables; ``attribution`` names that of ``attribute``, if it has a name.
+def read_sources(run: Run, sets: Mapping[str, str]) -> Sources:
+    """Read all available tables. ``sets``: job → name of its set, where it has a name.
 
     Tables that were computed for an earlier state of the run, or that lack a column in ``WANTED``,
-    count as missing. Raises ``RunError`` if those of ``attribute`` are missing, ``ShardError`` if a
-    file is damaged.
+    count as missing. Raises ``RunError`` if those of ``attribute`` or of a set with a name are
+    missing, ``ShardError`` if a file is damaged.
     """
     tables: dict[str, Frames] = {}
-    missing = {}
+    missing, used = {}, {}
     for job, wanted in WANTED.items():
+        own = table_set(job, sets.get(job, ""))
         try:
             tables[job] = {
-                name: read_one(run, job, name, pa.schema(columns.items()), attribution)
+                name: read_one(run, own, name, pa.schema(columns.items()))
                 for name, columns in wanted.items()
             }
+            place = "" if place_of(run, own) is run.store else f"{run.tables.uri}/"
+            used[job] = f"{place}analysis/{own} ({read_question(run, own).line()})"
         except RunError:
-            if job == REQUIRED:
+            if job == REQUIRED or sets.get(job):
                 raise
             tables[job] = {
                 name: pa.schema(columns.items()).empty_table().to_pandas()
                 for name, columns in wanted.items()
             }
             missing[job] = f"ontogeny {job} {run.uri}"
-    return Sources(tables, missing)
+    return Sources(tables, missing, used)
 
 
-def read_one(
-    run: Run, job: str, name: str, schema: pa.Schema, attribution: str = ""
-) -> pd.DataFrame:
+def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
     """One table; if it has levels, only the rows of neurons. Raises ``RunError`` if missing."""
-    required = job == REQUIRED
-    job = table_set(job, attribution) if required else job
+    required = job.partition("/")[0] == REQUIRED
     remedy = f"Run: {command_for(run, job)}"
     if table_key(job, name) not in {file.key for file in require_tables(run, job).files}:
         if required and name in OPTIONAL:

@@ -199,7 +199,7 @@ def test_the_command_writes_tables_and_shows_them(capsys: pytest.CaptureFixture[
     for text in ("largest effect first", "log-probability, nats", "By unit", UNIT):
         assert text in shown
     assert run.store.exists("analysis/ablate/tables.json")
-    assert cli.main([*arguments, "--level", "head", "--quiet"]) == 0
+    assert cli.main([*arguments, "--level", "head", "--quiet", "--name", "heads"]) == 0
     assert not capsys.readouterr().out
 
 

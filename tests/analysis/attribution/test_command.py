@@ -50,7 +50,7 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
     ],
 )
 def test_options_change_the_tables(run: Path, options: list[str], capsys) -> None:
-    assert main(["attribute", str(run), *options]) == 0
+    assert main(["attribute", str(run), *options, "--replace"]) == 0
     assert "Token evidence per" in capsys.readouterr().out
     groups = pd.read_parquet(run / "analysis/attribute/groups.parquet")
     windows = pd.read_parquet(run / "analysis/attribute/windows.parquet")
@@ -63,14 +63,14 @@ def test_options_change_the_tables(run: Path, options: list[str], capsys) -> Non
 def test_a_neuron_is_named_by_unit_and_number_in_one_word(run: Path, capsys) -> None:
     printed = []
     for options in (["--neuron", f"{UNIT}:2"], ["--unit", UNIT, "--number", "2"]):
-        assert main(["attribute", str(run), *options]) == 0
+        assert main(["attribute", str(run), *options, "--replace"]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert UNIT in printed[0]
 
 
 def test_quiet_prints_nothing(run: Path, capsys) -> None:
-    assert main(["attribute", str(run), "--quiet"]) == 0
+    assert main(["attribute", str(run), "--quiet", "--replace"]) == 0
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
@@ -98,7 +98,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     run: Path, options: list[str], text: str, capsys
 ) -> None:
     before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
-    assert main(["attribute", str(run), *options]) == 2
+    assert main(["attribute", str(run), *options, "--name", "bad"]) == 2
     captured = capsys.readouterr()
     assert text in captured.err
     assert (captured.err.count("\n"), captured.out) == (1, "")

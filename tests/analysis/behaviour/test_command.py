@@ -50,18 +50,19 @@ def test_the_command_prints_the_comparison(uri: str) -> None:
 
 
 def test_quiet_prints_nothing(uri: str) -> None:
-    assert printed(uri, "--contains", "w3", "--controls", "2", "--quiet") == ""
+    assert printed(uri, "--contains", "w3", "--controls", "2", "--quiet", "--name", "w3") == ""
 
 
 def test_datum_ids_can_be_read_from_a_file(uri: str, tmp_path: Path) -> None:
     file = tmp_path / "ids.txt"
     file.write_text("3\n4\n9\n")
-    assert "datums that are among the 3 given: 3." in printed(uri, "--datums", str(file))
-    assert "datums that are among the 2 given: 2." in printed(uri, "--datums", "3,4")
+    options = [uri, "--replace", "--datums"]
+    assert "datums that are among the 3 given: 3." in printed(*options, str(file))
+    assert "datums that are among the 2 given: 2." in printed(*options, "3,4")
 
 
 def test_bad_input_leaves_earlier_tables_unchanged(uri: str, tmp_path: Path) -> None:
-    printed(uri, "--contains", "w3", "--controls", "2", "--quiet")
+    printed(uri, "--contains", "w3", "--controls", "2", "--quiet", "--replace")
     binary = tmp_path / "ids.bin"
     binary.write_bytes(b"\xff\xfe\x00")
     before = contents(uri)
@@ -74,7 +75,7 @@ def test_bad_input_leaves_earlier_tables_unchanged(uri: str, tmp_path: Path) -> 
         (("--contains", "w3", "--measure", "target"), "--measure: target is measured for --target"),
     ):
         with pytest.raises(CaptureError) as caught:
-            command.run(parsed(uri, *arguments), Console(file=io.StringIO()))
+            command.run(parsed(uri, "--replace", *arguments), Console(file=io.StringIO()))
         assert text in str(caught.value)
         assert caught.value.exit_code == 2
     assert contents(uri) == before

@@ -16,12 +16,14 @@ from capture.store.s3_errors import translate_error
 WHERE = "s3://bucket/run/key"
 
 
-def answer(code: str, status: int, message: str = "details") -> ClientError:
+def answer(
+    code: str, status: int, message: str = "details", operation: str = "GetObject"
+) -> ClientError:
     response: Any = {
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }
-    return ClientError(response, "GetObject")
+    return ClientError(response, operation)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,23 @@ def test_a_permanent_failure_is_one_line(error: Exception, text: str) -> None:
     assert "\n" not in str(found)
     assert "hunter2" not in str(found)
     assert found.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("operation", "needed"),
+    [
+        ("PutObject", "PutObject needs s3:PutObject"),
+        ("UploadPart", "UploadPart needs s3:PutObject"),
+        ("DeleteObject", "DeleteObject needs s3:DeleteObject"),
+        ("ListObjectsV2", "ListObjectsV2 needs s3:ListBucket"),
+        ("HeadObject", "needs s3:GetObject, and s3:ListBucket for a key that may not exist"),
+        ("Other", "Other was refused"),
+    ],
+)
+def test_a_refusal_names_the_permission_that_is_missing(operation: str, needed: str) -> None:
+    found = translate_error(answer("AccessDenied", 403, operation=operation), WHERE)
+    assert isinstance(found, StoreError)
+    assert needed in found.remedy
 
 
 def test_unknown_errors_are_unchanged() -> None:

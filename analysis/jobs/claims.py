@@ -1,0 +1,128 @@
+"""What an analysis checks before it starts: that it may write its tables where they shall go.
+
+A set of tables that answers another question is never replaced, and a place that cannot be written
+is found before a run is scanned, which may take hours.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from analysis.jobs.question import Question
+from analysis.jobs.tables import check_set_name, marker_key, table_set, table_sets
+from analysis.run.run import Run
+from capture.errors import RunError, ShardError, StoreAwayError, StoreError
+from capture.format import markers
+from capture.format.markers import Marker, read_marker
+from capture.store.access import require_writable
+
+LONGEST_NAME = 40
+"""Letters of a suggested name."""
+
+
+def claim(run: Run, question: Question, name: str, *, replace: bool = False) -> None:
+    """Return if a command may write the tables of a question under this name.
+
+    Args:
+        run: Where the tables are written: ``run.tables``.
+        question: What is asked; its command is the job.
+        name: Name of the set; "" is the unnamed one.
+        replace: Allow it to replace tables of another question or run.
+
+    Raises:
+        ConfigError: The name cannot be that of a folder.
+        RunError: The set answers another question, or was made from another run.
+        StoreError: The place cannot be written.
+    """
+    if name:
+        check_set_name("--name", name)
+    job = table_set(question.command, name)
+    if not replace:
+        require_free(run, job, question)
+    try:
+        require_writable(run.tables, f"analysis/{job}")
+    except StoreAwayError:
+        raise
+    except StoreError as error:
+        remedy = f"{error.remedy}. " if error.remedy else ""
+        remedy += "Or keep the tables elsewhere: --to PLACE"
+        raise StoreError(error.where, error.problem, remedy) from error
+
+
+# --- the question ---------------------------------------------------------------------------------
+
+
+def require_free(run: Run, job: str, question: Question) -> None:
+    """Raise ``RunError`` if a set of tables stands there that the new one may not replace."""
+    if not run.tables.exists(marker_key(job)):
+        return
+    try:
+        marker = read_marker(run.tables, marker_key(job))
+        values = markers.read_values(run.tables, marker_key(job)).get("question")
+    except ShardError:
+        return  # damaged: nothing could read these tables
+    where = f"{run.tables.uri}/analysis/{job}"
+    if run.tables.uri != run.uri and not follows(marker, run):
+        remedy = "Choose another folder, or replace them: --replace"
+        raise RunError(where, "holds tables of another run", remedy)
+    options = values.get("options") if isinstance(values, dict) else None
+    known = Question(question.command, options if isinstance(options, dict) else {}, {})
+    if not extends(question, known):
+        problem = f"holds the tables of another question ({difference(question, known)})"
+        sets = table_sets(run, question.command)
+        keep = f"Keep both: --name {suggested_name(question, known, sets)}"
+        raise RunError(where, problem, f"{keep}. Or replace them: --replace")
+
+
+def follows(marker: Marker, run: Run) -> bool:
+    """Whether tables were made from this run, at its present or an earlier length."""
+    chain = {run.start.checksum, *(segment.checksum for segment in run.segments)}
+    return not marker.previous or marker.previous in chain
+
+
+def extends(new: Question, old: Question) -> bool:
+    """Whether a question is another one, or that with further options; versions do not count."""
+    if new.command != old.command or (new.options and not old.options):
+        return False
+    return all(new.options.get(name, new) == value for name, value in old.options.items())
+
+
+def difference(new: Question, old: Question) -> str:
+    """Say in a few words how two questions differ."""
+    if not old.options:
+        return "an earlier version did not record it"
+    name = next(differing(new, old))
+    was, now = (json.dumps(asked.options.get(name))[:60] for asked in (old, new))
+    return f"{name}={was}, now {name}={now}"
+
+
+def differing(new: Question, old: Question) -> Iterator[str]:
+    """Yield the options that keep a question from extending another one, then those added."""
+    for name, value in old.options.items():
+        if new.options.get(name, new) != value:
+            yield name
+    yield from (name for name in new.options if name not in old.options)
+
+
+def suggested_name(new: Question, old: Question, taken: Sequence[str]) -> str:
+    """Return a free name for the new set, from the first option whose value is another one."""
+    changed = ((name, new.options.get(name)) for name in differing(new, old))
+    option, value = next(((name, value) for name, value in changed if value), ("other", ""))
+    name = as_name(f"{option} {words_of(value)}")
+    numbers = range(2, len(taken) + 3)
+    return next(free for free in (name, *(f"{name}-{n}" for n in numbers)) if free not in taken)
+
+
+def words_of(value: Any) -> str:
+    """Return the words and numbers of a plain value."""
+    if isinstance(value, dict):
+        return " ".join(f"{name} {words_of(part)}" for name, part in value.items() if part)
+    if isinstance(value, list):
+        return " ".join(map(words_of, value))
+    return str(value)
+
+
+def as_name(text: str) -> str:
+    """Return a text as the name of a set."""
+    return "-".join(re.findall("[A-Za-z0-9]+", text))[:LONGEST_NAME].strip("-")

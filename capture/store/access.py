@@ -1,0 +1,40 @@
+"""Whether a place can be written: asked before hours of work, not after them."""
+
+import os
+import uuid
+from pathlib import Path
+
+from capture.errors import StoreAwayError, StoreError
+from capture.store.local import LocalBackend
+from capture.store.store import Store
+
+
+def require_writable(store: Store, folder: str) -> None:
+    """Raise ``StoreError`` unless files can be written in a folder of a store, and deleted.
+
+    On a local disk nothing is changed: the folder, or the nearest one above it that exists, is
+    asked for its permissions. Elsewhere only the store knows what it allows, so a small file is
+    written and deleted.
+    """
+    if isinstance(store.backend, LocalBackend):
+        require_local(store, folder, store.backend.root / folder)
+        return
+    key = f"{folder}/probe-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        store.put(key, b"")
+        store.delete(key)
+    except StoreAwayError:
+        raise
+    except StoreError as error:
+        raise StoreError(f"{store.uri}/{folder}", error.problem, error.remedy) from error
+
+
+def require_local(store: Store, folder: str, path: Path) -> None:
+    above = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not above.is_dir():
+        problem = f"cannot be written: {above} is not a folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        problem = f"cannot be written: no permission to write in {above}"
+    else:
+        return
+    raise StoreError(f"{store.uri}/{folder}", problem)
