@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
+    from analysis.parameters.config import ParameterConfig
     from analysis.run.run import Run, open_run
     from analysis.run.tallies import neuron_history, tally_windows, token_history
     from capture import __version__
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         neurons,
         report,
     )
+    from ontogeny.parameters import parameter
     from ontogeny.training import capture, replay, selfcheck, verify
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "FaithfulnessConfig",
     "NeuronsConfig",
     "OutlierConfig",
+    "ParameterConfig",
     "Predicate",
     "Run",
     "SelectionConfig",
@@ -76,6 +79,7 @@ __all__ = [
     "neuron_history",
     "neurons",
     "open_run",
+    "parameter",
     "read_config",
     "record",
     "replay",
@@ -97,6 +101,7 @@ _HOMES = {
     "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),
+    "analysis.parameters.config": ("ParameterConfig",),
     "analysis.run.run": ("Run", "open_run"),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
     "capture": ("__version__",),
@@ -111,6 +116,7 @@ _HOMES = {
         *("ablate", "activations", "attribute", "behaviour", "bigrams", "faithfulness"),
         *("neurons", "report"),
     ),
+    "ontogeny.parameters": ("parameter",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
 }
 """Module → the public names that it defines."""

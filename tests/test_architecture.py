@@ -41,7 +41,7 @@ capture.unrolled  capture.retraining
 analysis.levels  analysis.measures  analysis.run  analysis.report.drawing
 analysis.jobs
 analysis.attribution  analysis.activations  analysis.behaviour  analysis.bigrams  analysis.report.pages
-analysis.ablation  analysis.neurons  analysis.report
+analysis.ablation  analysis.neurons  analysis.parameters  analysis.report
 analysis.faithfulness  analysis.influence
 cluster.local  cluster.terminal
 cluster.on_ray

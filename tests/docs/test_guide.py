@@ -24,12 +24,14 @@ from analysis.bigrams import tables as bigram_tables
 from analysis.faithfulness import faithfulness
 from analysis.measures import selection
 from analysis.neurons import tables as neuron_tables
+from analysis.parameters import tables as parameter_tables
 from analysis.report import timeline
 from cluster.cli import parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "attribute": attribution_tables.TABLES,
+    "parameter": parameter_tables.TABLES,
     "ablate": ablation_tables.TABLES,
     "activations": activation_tables.TABLES,
     "neurons": neuron_tables.TABLES,

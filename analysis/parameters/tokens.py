@@ -1,0 +1,191 @@
+"""The tokens of the datums that have one parameter among their outliers.
+
+This is the study's question about a parameter, asked by name: its Table 2 sorts the tokens by
+relative frequency, its Table 3 by count, and its heuristic chooses between them. A row of the
+outlier record counts for all tokens of its datum, so a datum counts once for each of its rows.
+
+Rare tokens have high relative frequencies by chance. So the same number of rows is also dealt to
+datums drawn at random, 100 times; the answer says which relative frequency that reaches.
+
+Shapes: N datum, M outlier row, S site (a datum, or a position of one), K site with rows, U token of
+a site, V token of the vocabulary.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.jobs.question import Question
+from analysis.jobs.tables import concat_frames, table_set, write_tables
+from analysis.measures.selection import choose
+from analysis.parameters.config import ParameterConfig
+from analysis.parameters.tables import ABOUT, JOB, TABLES, TOKENS, ParameterTokens
+from analysis.run.run import Run
+from capture.errors import RunError
+
+DRAWS = 100
+"""Number of random draws."""
+LEVEL = 0.95
+"""Share of the draws that stay at or below ``chance``."""
+
+
+def parameter_tokens(run: Run, config: ParameterConfig) -> ParameterTokens:
+    """Rank the tokens of the datums that have the parameter among their outliers.
+
+    Raises ``UnitError`` for a parameter that was not captured, ``RunError`` if it has no outliers
+    in these steps or the run lacks the steps.
+    """
+    end = run.steps_done if config.end_step is None else config.end_step
+    steps = range(config.first_step, end)
+    rows = run.shifts(unit=config.unit, index=config.index, steps=steps)
+    if not len(rows):
+        problem = f"has no recorded outliers in steps {steps.start} to {steps.stop - 1}"
+        remedy = "Ask for another one; capture.outliers.scope=unit gives every unit its share"
+        raise RunError(f"{config.unit}:{config.index}", problem, remedy)
+    seen_N = datums_of_steps(run, steps)
+    site_M, token_SU = sites_of_rows(run, rows, config)
+    rows_S = np.bincount(site_M, minlength=len(token_SU)).astype(float)
+    trained_S = np.repeat(seen_N, len(token_SU) // len(seen_N))
+    count_V, train_V = (
+        count_tokens(token_SU, weight_S, run.num_tokens) for weight_S in (rows_S, trained_S * 1.0)
+    )
+    tokens = token_frame(
+        run, count_V, train_V, chosen_tokens(rows_S, token_SU, count_V, train_V, config)
+    )
+    least = config.selection.min_count
+    chance = chance_of(rows_S[rows_S > 0], token_SU[trained_S], train_V, least, config.seed)
+    enough = tokens["count"] >= least
+    tokens["beyond_chance"] = enough & (tokens["relative_frequency"] > chance)
+    about = about_frame(run, rows, config)
+    about = about.assign(tokens=int(count_V.sum()), least_count=least, chance=chance)
+    return ParameterTokens(concat_frames([about], ABOUT), concat_frames([tokens], TOKENS))
+
+
+def write_parameter(
+    run: Run, found: ParameterTokens, question: Question | None = None, name: str = ""
+) -> None:
+    """Write the tables to ``run.tables``, as the set with this name."""
+    write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+def datums_of_steps(run: Run, steps: range) -> np.ndarray:
+    """Return whether each datum was trained on in these steps, bool [N]."""
+    table = run.steps()
+    now = table[table["step"].between(steps.start, steps.stop - 1)]
+    seen_N = np.zeros(run.num_datums, bool)
+    seen_N[np.concatenate(now["datums"].to_numpy())] = True
+    return seen_N
+
+
+def sites_of_rows(
+    run: Run, rows: pd.DataFrame, config: ParameterConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the site of each row, [M], and the tokens of every site, [S, U].
+
+    The sites of a datum stand side by side.
+    """
+    datum_M = rows["datum_id"].to_numpy(np.int64)
+    if config.evidence == "window":
+        return datum_M, run.token_NT
+    token_NT = run.target_NT if config.evidence == "target" else run.token_NT
+    return datum_M * token_NT.shape[1] + rows["position"].to_numpy(), token_NT.reshape(-1, 1)
+
+
+def count_tokens(token_SU: np.ndarray, weight_S: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return the occurrences of each token, each site counted ``weight_S`` times, [V]."""
+    weight_SU = np.broadcast_to(weight_S[:, None], token_SU.shape)
+    return np.bincount(token_SU.ravel(), weight_SU.ravel(), num_tokens)
+
+
+def chosen_tokens(
+    rows_S: np.ndarray,
+    token_SU: np.ndarray,
+    count_V: np.ndarray,
+    train_V: np.ndarray,
+    config: ParameterConfig,
+) -> np.ndarray:
+    """Return the tokens that ``config.select`` chooses, strongest first.
+
+    Other methods than the study's test Kish's effective number of observations: rows of one site
+    depend on each other.
+    """
+    effective = rows_S.sum() ** 2 / (rows_S**2).sum() * token_SU.shape[1]
+    observed_G = None if config.select == "study" else np.array([effective])
+    found = choose(config.select, count_V[None], train_V, config.selection, observed_G)
+    return found["token_id"].to_numpy()
+
+
+def chance_of(
+    rows_K: np.ndarray, token_SU: np.ndarray, train_V: np.ndarray, least: int, seed: int
+) -> float:
+    """Return the relative frequency that tokens reach if the rows belong to random sites.
+
+    In each draw, the numbers of rows are dealt to other sites. The result is the 95 % quantile,
+    over draws, of the highest relative frequency of a token with at least ``least`` occurrences;
+    0 if no draw has such a token.
+    """
+    rng, highest = np.random.default_rng(seed), []
+    share_V = train_V / train_V.sum()
+    for _ in range(DRAWS):
+        site_K = rng.choice(len(token_SU), len(rows_K), replace=False)
+        count_V = count_tokens(token_SU[site_K], rows_K, len(train_V))
+        often_V = count_V >= least
+        ratio = count_V[often_V] / count_V.sum() / share_V[often_V]
+        highest.append(ratio.max(initial=0))
+    return float(np.quantile(highest, LEVEL, method="higher"))
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def token_frame(
+    run: Run, count_V: np.ndarray, train_V: np.ndarray, chosen: np.ndarray
+) -> pd.DataFrame:
+    """Return ``TOKENS`` without its last column; ties go to the lowest id."""
+    token_U = np.flatnonzero(count_V)
+    count_U, frequency_U = count_V[token_U], count_V[token_U] / count_V.sum()
+    train_U = train_V[token_U] / train_V.sum()
+    relative_U = frequency_U / train_U
+    chosen_V = np.full(len(count_V), -1)
+    chosen_V[chosen] = np.arange(len(chosen))
+    frame = pd.DataFrame(
+        {
+            "token_id": token_U,
+            "token": np.array(run.tokens, object)[token_U],
+            "count": count_U.astype(np.int64),
+            "frequency": frequency_U,
+            "train_frequency": train_U,
+            "relative_frequency": relative_U,
+            "frequency_rank": ranks(-relative_U, -count_U),
+            "count_rank": ranks(-count_U, -relative_U),
+            "chosen_rank": chosen_V[token_U],
+        }
+    )
+    return frame.sort_values("frequency_rank", ignore_index=True)
+
+
+def ranks(*keys: np.ndarray) -> np.ndarray:
+    """Return the rank of each entry by ascending keys, the most important first, from 0."""
+    order = np.lexsort((np.arange(len(keys[0])), *reversed(keys)))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
+
+
+def about_frame(run: Run, rows: pd.DataFrame, config: ParameterConfig) -> pd.DataFrame:
+    """Return what ``ABOUT`` says of the parameter and its rows."""
+    shape = run.layout.shapes[config.unit]
+    row, column = divmod(config.index, shape[1]) if len(shape) == 2 else (-1, -1)
+    shift_M, step_M = rows["diff"].to_numpy(np.float64), rows["step"]
+    return pd.DataFrame(
+        {
+            **{name: [getattr(config, name)] for name in ("unit", "index", "evidence")},
+            **{"row": row, "column": column, "rows": len(rows)},
+            "datums": rows["datum_id"].nunique(),
+            **{"first_step": step_M.min(), "last_step": step_M.max()},
+            "up": (shift_M > 0).mean(),
+            **{"shift": shift_M.sum(), "largest": np.abs(shift_M).max()},
+        }
+    )
