@@ -79,9 +79,15 @@ def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> di
     """
     where = f"{store.uri}/{key_of(step)}"
     try:
-        return load(read_bytes(store, key_of(step), marker))
+        return decode(read_bytes(store, key_of(step), marker), where)
     except FileNotFoundError as error:
         raise ShardError(where, "is missing", REMEDY) from error
+
+
+def decode(data: bytes, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file; raise ``ShardError`` if it is not readable."""
+    try:
+        return load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ShardError(where, f"is not readable: {error}", REMEDY) from error
 
