@@ -49,8 +49,8 @@ class Adjoint:
     def norm(self) -> Tensor:
         """Return ‖∂query/∂weights‖ of each query, [Q], in float64."""
         norms = [
-            torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64)
-            for weight in self.weights.values()
+            torch.linalg.vector_norm(own.flatten(1), dim=1, dtype=torch.float64)
+            for _, own in sorted(self.weights.items())  # a stored adjoint has another order
         ]
         return torch.stack(norms).norm(dim=0)
 
