@@ -88,6 +88,8 @@ class RowReader:
     """Only rows that it keeps count (None: all)."""
     units: tuple[str, ...] | None = None
     """Row groups without rows of these units are skipped (None: all are read)."""
+    length_N: np.ndarray | None = None
+    """Number of positions of each datum, if they differ. Rows at padding do not count."""
 
     def batches(self, shard: Rows, extra: Sequence[str] = ()) -> Iterator[RowBatch]:
         """Yield the rows that count, about ``ROWS_AT_ONCE`` at a time.
@@ -100,6 +102,8 @@ class RowReader:
             names.add("step")
         if self.outlier_filter:
             names.add("shift")
+        if self.length_N is not None:
+            names.add("position")
         columns = ["unit", "index", "datum", *sorted(names)]
         wanted = {} if self.units is None else {"unit": sorted(self.units)}
         held = [NO_ROWS]
@@ -132,6 +136,8 @@ class RowReader:
             rows = rows.where((step_M >= self.steps.start) & (step_M < self.steps.stop))
         if self.outlier_filter is not None:
             rows = rows.where(self.outlier_filter.keeps(rows))
+        if self.length_N is not None:
+            rows = rows.where(rows.position_M < self.length_N[rows.datum_M])
         return rows
 
 

@@ -33,28 +33,51 @@ def evidence_from_rows(rows: OutlierRows, groups: Groups, collected: Collected) 
     named, datums = np.s_[: groups.num_named], collected.datums
     seen = rows.datums_with_rows(collected.rows_N)
     if rows.whole_windows:
-        tokens_each, origins = rows.reader.window, None
         by_datum_GN = datums.matrix(num_groups, datums.value_CK[-1])
+        origins = None
         token_NV = token_matrix(rows.token_NT, run.num_tokens)
+        if rows.reader.length_N is not None:
+            token_NV = csr_array(token_NV.multiply(rows.is_token_V))
         sample = partial(sample_windows, by_datum_GN, token_NV)
         family_FV = (family_membership(groups) @ by_datum_GN @ token_NV).toarray()
     else:
-        tokens_each, tokens = 1, collected.tokens
+        tokens = collected.tokens
         by_token_GV = tokens.matrix(num_groups, tokens.value_CK[0])
         sample = partial(dense_rows, by_token_GV)
         origins = partial(dense_rows, tokens.matrix(num_groups, tokens.origins_K))
         family_FV = (family_membership(groups) @ by_token_GV).toarray()
-    rows_G = group_sums(datums, num_groups)[named] * tokens_each
     return TokenEvidence(
-        weight_G=group_sums(datums, num_groups, -1)[named] * tokens_each,
+        weight_G=token_sums(rows, datums, num_groups, -1)[named],
         family_G=groups.family_G[named],
         sample=sample,
         origins=origins,
         family_FV=family_FV,
-        train_V=count_tokens(rows.token_NT, seen, np.ones_like(seen), run.num_tokens),
-        effective_G=effective_number(collected, num_groups)[named] * tokens_each,
-        counts_G=None if len(datums.value_CK) == 1 else rows_G,
+        train_V=count_tokens(rows.token_NT, seen, np.ones_like(seen), run.num_tokens)
+        * rows.is_token_V,
+        effective_G=(
+            effective_number(collected, num_groups) * tokens_each(rows, datums, num_groups)
+        )[named],
+        counts_G=None if len(datums.value_CK) == 1 else token_sums(rows, datums, num_groups)[named],
     )
+
+
+def token_sums(
+    rows: OutlierRows, datums: SparseSums, num_groups: int, value: int = 0
+) -> np.ndarray:
+    """Return sums over the rows of each group, times the tokens that a row is evidence for, [G]."""
+    reader = rows.reader
+    if not rows.whole_windows:
+        return group_sums(datums, num_groups, value)
+    if reader.length_N is None:
+        return group_sums(datums, num_groups, value) * reader.window
+    return datums.matrix(num_groups, datums.value_CK[value]) @ reader.length_N
+
+
+def tokens_each(rows: OutlierRows, datums: SparseSums, num_groups: int) -> np.ndarray:
+    """Return the mean number of tokens that a row of each group is evidence for, [G]."""
+    rows_G = group_sums(datums, num_groups)
+    tokens_G = token_sums(rows, datums, num_groups)
+    return np.divide(tokens_G, rows_G, out=np.ones(num_groups), where=rows_G > 0)
 
 
 def sample_windows(by_datum_GN: csr_array, token_NV: csr_array, first: int, end: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class OutlierRows:
         shards = run.shards("outliers", steps)
         some = None if steps == range(run.steps_done) else steps
         window = run.token_NT.shape[1]
-        reader = RowReader(run.layout, run.num_datums, window, steps=some)
+        reader = RowReader(run.layout, run.num_datums, window, steps=some, length_N=run.length_N)
         chosen = find_outlier_filter(run_job, shards, reader, config.outliers, config.keep)
         return cls(run, run_job, config, steps, shards, replace(reader, outlier_filter=chosen))
 
@@ -63,6 +63,14 @@ class OutlierRows:
     def token_NT(self) -> np.ndarray:
         """The token that a row at a datum's position is evidence for, [N, T]."""
         return self.run.target_NT if self.config.evidence == "target" else self.run.token_NT
+
+    @cached_property
+    def is_token_V(self) -> np.ndarray:
+        """Whether each token of the vocabulary is one, not padding, bool [V]."""
+        is_token_V = np.ones(self.run.num_tokens, bool)
+        if self.reader.length_N is not None:
+            is_token_V[-1] = False
+        return is_token_V
 
     @property
     def every_datum_counts(self) -> bool:

@@ -168,13 +168,15 @@ class TokenHistoryJob:
         members_FG = csr_array((np.ones(G), (self.groups.family_G, np.arange(G))), (F, G))
         weight_M, window_M = weights_of(self.weighting, rows), self.windows(rows)
         up_M, away_M = self.signs(rows)
+        lengths = self.reader.length_N
+        length_M = self.reader.window if lengths is None else lengths[rows.datum_M]
         group_WG, weight_WJ, family_WFS = (np.zeros((W, *shape)) for shape in ((G,), (J,), (F, S)))
         for window in np.unique(window_M):
             own_M = weight_M * (window_M == window)
             by_token_GS = by_token(own_M)
             weight_WJ[window] = at_chosen(by_token_GS)
             family_WFS[window] = (members_FG @ by_token_GS).toarray()
-            group_WG[window] = np.bincount(group_M, own_M, G) * self.reader.window
+            group_WG[window] = np.bincount(group_M, own_M * length_M, G)
         return TokenHistory(
             rows_J=at_chosen(by_token(np.ones(len(group_M)))),
             up_J=at_chosen(by_token(weight_M * up_M)),

@@ -50,7 +50,10 @@ def neuron_tokens(
         .reset_index()
         .sort_values("count", ascending=False, kind="stable", ignore_index=True)
     )
-    text_V = np.bincount(token_NT.ravel(), minlength=run.num_tokens) / token_NT.size
+    text_V = np.bincount(token_NT.ravel(), minlength=run.num_tokens).astype(float)
+    if run.length_N is not None:  # the last token is padding
+        found, text_V[-1] = found[found["token_id"] < run.num_tokens - 1].copy(), 0
+    text_V /= text_V.sum()
     found.insert(1, "token", np.array(run.tokens, object)[found["token_id"]])
     found["share"] = found["count"] / max(1, found["count"].sum())
     found["relative_frequency"] = found["share"] / text_V[found["token_id"]]

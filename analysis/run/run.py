@@ -196,6 +196,11 @@ class Run(GradientQueries):
         table, where = self.datum_table("train"), self.corpus_shard("datums").where
         return token_windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
+    def datum_tokens(self, datum: int) -> np.ndarray:
+        """Return the input tokens of a training datum and its last target, without padding."""
+        end = self.token_NT.shape[1] if self.length_N is None else self.length_N[datum]
+        return np.append(self.token_NT[datum, :end], self.target_NT[datum, end - 1])
+
     # --- recorded shifts --------------------------------------------------------------------------
 
     def shifts(

@@ -12,14 +12,18 @@ import torch
 
 from capture.corpus.datums import Corpus, Datums, Vocabulary
 from capture.errors import ConfigError
-from capture.format.corpus_tables import corpus_tables
+from capture.format import datum_lengths
+from capture.format.corpus_tables import corpus_tables, vocabulary_table
+from capture.format.extent import DATUMS
 from capture.format.markers import Marker
 from capture.shards import encoding as shards
 from capture.training.recorder import Recorder
 
 DatumDescriptions = Sequence[str] | Sequence[Sequence[int]] | np.ndarray | torch.Tensor | int | None
-"""Names of all datums, their tokens [N, T + 1] (targets are the tokens one later), their number, or
-None: then datums are numbered in the order in which they arrive."""
+"""Names of all datums, their tokens [N, T + 1] or N lists of any length (targets are the tokens one
+later), their number, or None: then datums are numbered in the order in which they arrive."""
+
+ONE_FORM = "Tokens must be integers [datums, window + 1], or one list of integers for each datum"
 
 
 def datum_tables(
@@ -36,33 +40,35 @@ def datum_tables(
         datums = names_or_tokens(datums)
     if isinstance(datums, np.ndarray | torch.Tensor):
         return corpus_tables(corpus_from_tokens(np.asarray(datums), vocabulary))
+    if not isinstance(datums, int) and len(datums) and not is_name(datums[0]):
+        return unequal_tables([np.asarray(datum) for datum in datums], vocabulary)
     if vocabulary is not None:
         raise ConfigError("vocabulary", "was given without tokens", "Pass datums as [N, T + 1]")
-    names = list(map(str, range(datums))) if isinstance(datums, int) else list(datums)
+    names = list(map(str, range(datums) if isinstance(datums, int) else datums))
     if not names:
         raise ConfigError("datums", "is empty, must name at least one datum")
     return corpus_tables(corpus_from_names(names))
 
 
-def names_or_tokens(datums: Sequence[Any]) -> Sequence[str] | np.ndarray:
-    """Return names as they are and lists of tokens as an array.
+def names_or_tokens(datums: Sequence[Any]) -> Sequence[Any] | np.ndarray:
+    """Return names as they are, and lists of tokens as one array if they are equally long.
 
-    Raises ``ConfigError`` for datums that differ in their number of tokens.
+    Raises ``ConfigError`` for datums that are neither names nor lists of at least 2 tokens.
     """
     if all(is_name(datum) for datum in datums):
         return datums
     lengths = [1 if is_name(datum) else len(datum) for datum in datums]
-    if min(lengths) != max(lengths):
-        problem = f"have {min(lengths)} to {max(lengths)} tokens, must all have as many"
-        remedy = "Pad them to [datums, window + 1], or give one name for each datum"
-        raise ConfigError("datums", problem, remedy)
+    if min(lengths) < 2:
+        problem = f"have {min(lengths)} to {max(lengths)} tokens, must have 2 or more"
+        raise ConfigError("datums", problem, ONE_FORM)
     try:
-        return np.stack([np.asarray(datum) for datum in datums])
+        arrays = [np.asarray(datum) for datum in datums]
+        if any(array.ndim != arrays[0].ndim for array in arrays):
+            raise ValueError
+        return np.stack(arrays) if min(lengths) == max(lengths) else arrays
     except ValueError as error:
         problem = "are neither names nor lists of tokens"
-        raise ConfigError(
-            "datums", problem, "Tokens must be integers [datums, window + 1]"
-        ) from error
+        raise ConfigError("datums", problem, ONE_FORM) from error
 
 
 def is_name(datum: Any) -> bool:
@@ -72,17 +78,43 @@ def is_name(datum: Any) -> bool:
 
 def corpus_from_tokens(token_NT: np.ndarray, vocabulary: Sequence[str] | None) -> Corpus:
     if token_NT.ndim != 2 or token_NT.dtype.kind not in "iu" or token_NT.shape[1] < 2:
-        problem = f"got {token_NT.dtype} {token_NT.shape}"
-        raise ConfigError("datums", problem, "Tokens must be integers [datums, window + 1]")
-    least, most = (int(end) for end in (token_NT.min(), token_NT.max()))
+        raise ConfigError("datums", f"got {token_NT.dtype} {token_NT.shape}", ONE_FORM)
+    known = vocabulary_of(token_NT.ravel(), token_NT[:, :-1].ravel(), vocabulary)
+    token_NT = token_NT.astype(np.int32)
+    return Corpus(known, Datums(token_NT[:, :-1], token_NT[:, 1:]), None, None)
+
+
+def unequal_tables(
+    tokens: Sequence[np.ndarray], vocabulary: Sequence[str] | None
+) -> dict[str, pa.Table]:
+    """Return the tables of a corpus of datums of different length; see ``format.datum_lengths``."""
+    for own_T in tokens:
+        if own_T.ndim != 1 or own_T.dtype.kind not in "iu":
+            raise ConfigError("datums", f"got {own_T.dtype} {own_T.shape}", ONE_FORM)
+    inputs_M = np.concatenate([own_T[:-1] for own_T in tokens])
+    known = vocabulary_of(np.concatenate(tokens), inputs_M, vocabulary)
+    count_V = np.append(known.counts, 0)
+    padded = Vocabulary([*known.tokens, datum_lengths.PADDING], count_V, known.joined)
+    return {
+        "corpus/vocab.parquet": vocabulary_table(padded),
+        DATUMS: datum_lengths.datum_table(tokens, padded.tokens, padded.joined),
+    }
+
+
+def vocabulary_of(
+    all_M: np.ndarray, inputs_M: np.ndarray, vocabulary: Sequence[str] | None
+) -> Vocabulary:
+    """Return the vocabulary, with how often each token is an input.
+
+    ``all_M``: all tokens. Raises ``ConfigError`` for one outside the vocabulary.
+    """
+    least, most = (int(end) for end in (all_M.min(), all_M.max()))
     names = list(map(str, range(most + 1))) if vocabulary is None else list(vocabulary)
     if not 0 <= least <= most < len(names):
         problem = f"has tokens {least} to {most}, the vocabulary 0 to {len(names) - 1}"
         raise ConfigError("datums", problem)
-    count_V = np.bincount(token_NT[:, :-1].ravel(), minlength=len(names))
-    token_NT = token_NT.astype(np.int32)
-    datums = Datums(token_NT[:, :-1], token_NT[:, 1:])
-    return Corpus(Vocabulary(names, count_V.astype(np.int64)), datums, None, None)
+    count_V = np.bincount(inputs_M.astype(np.int64), minlength=len(names))
+    return Vocabulary(names, count_V.astype(np.int64))
 
 
 def corpus_from_names(names: list[str]) -> Corpus:
@@ -93,10 +125,8 @@ def corpus_from_names(names: list[str]) -> Corpus:
 
 
 def tokens_per_datum(tables: Mapping[str, pa.Table]) -> int | None:
-    """Return the number of tokens of a datum; None if datums are not described."""
-    if not tables:
-        return None
-    return len(tables["corpus/datums.parquet"]["tokens"][0])
+    """Return the number of tokens of the longest datum; None if datums are not described."""
+    return int(datum_lengths.lengths(tables[DATUMS]).max()) if tables else None
 
 
 def as_ids(ids: Any) -> np.ndarray:

@@ -1,26 +1,38 @@
 """Which datums went into the model: found by their tokens, or compared with what the loop says.
 
 A run that holds the tokens of its datums can look up each row of the model's input among them. A
-shuffled loader then needs no ids, and ids that contradict the input are refused.
+shuffled loader then needs no ids, and ids that contradict the input are refused. A row may hold all
+tokens of a datum, or all but the last target. Behind them, it may repeat one token as padding.
 
-Shapes: N datum of a batch, M datum of the run, T position of the window.
+Shapes: N datum of a batch, M datum of the run, T position of the window, W width of an input.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from capture.custom_loop.model_inputs import is_tokens
 from capture.errors import ConfigError
+from capture.format.extent import DATUMS
 
 LOG = logging.getLogger(__name__)
 NUMBERED = (
     "%s: %d rows were numbered in the order in which they came, so a datum that came twice has two "
     "numbers. Pass datums=tokens, or call recorder.datums(ids)"
 )
+AMBIGUOUS = (
+    "%s: %d rows hold tokens with which several datums begin, and were taken for one of them. Call "
+    "recorder.datums(ids) to tell them apart"
+)
+NUM_WIDTHS = 8
+"""Widths of inputs for which tables of the beginnings of datums are kept."""
+
+Candidates = list[dict[int, int]]
+"""The datums that each row of an input may hold, each with the number of its tokens there."""
 
 
 class DatumIdentity:
@@ -28,31 +40,40 @@ class DatumIdentity:
 
     def __init__(self, tables: Mapping[str, pa.Table]) -> None:
         """``tables``: of the run's corpus; without tokens of several positions nothing is known."""
-        self.token_MT = np.zeros((0, 0), np.int64)
-        """All tokens of each datum, the last target included; -1 behind a shorter datum."""
+        self.tokens = all_tokens(tables[DATUMS]) if tables else []
+        """All tokens of each datum, the last target included."""
+        self.whole = by_bytes(enumerate(self.tokens))
+        """All tokens of a datum, as bytes → the datums."""
+        self.inputs = by_bytes((datum, own_T[:-1]) for datum, own_T in enumerate(self.tokens))
+        """All tokens but the last target, as bytes → the datums."""
         self.by_width: dict[int, dict[bytes, list[int]]] = {}
-        """Number of positions → the bytes of so many tokens → the datums that begin with them."""
+        """Width → so many tokens, as bytes → the datums that begin with them and are longer."""
         self.num_numbered = 0
-        """Datums that could not be looked up and were numbered in the order in which they came."""
-        if tables:
-            self.token_MT = all_tokens(tables["corpus/datums.parquet"])
+        """Rows that could not be looked up and were numbered in the order in which they came."""
+        self.num_ambiguous = 0
+        """Rows that may hold several datums that are not equal."""
 
     def of_batch(self, inputs: Sequence[Tensor], given_N: np.ndarray | None) -> np.ndarray | None:
         """Return the datum in each row of a batch, int64 [N].
 
         As given by the loop, or by the tokens of the input; None if neither is known. Raises
-        ``ConfigError`` if a row holds the tokens of another datum than was given.
+        ``ConfigError`` if a row holds the tokens of another datum than was given, or holds a datum
+        at other positions.
         """
-        found = next(filter(None, map(self.look_up, inputs)), None)
+        found = in_common([own for own in map(self.look_up, inputs) if own is not None])
+        if self.tokens and not (found and all(found)):
+            for x in filter(is_tokens, inputs):
+                self.require_at_start(x, found)
         if given_N is None:
             if found is None or not all(found):
                 return None
-            return one_of_each(found)
+            self.num_ambiguous += sum(map(self.differ, map(list, found)))
+            return one_of_each([longest(candidates) for candidates in found])
         for row, (candidates, given) in enumerate(zip(found or (), given_N, strict=False)):
             if candidates and int(given) not in candidates:
                 problem = (
                     f"got datum {given} for row {row} of the input, which holds the tokens of "
-                    f"datum {candidates[0]}"
+                    f"datum {longest(candidates)[0]}"
                 )
                 remedy = "Give ids in the order of the batch, or none: they are found by the tokens"
                 raise ConfigError("recorder.datums", problem, remedy)
@@ -62,21 +83,107 @@ class DatumIdentity:
         """Say at the end of a recording how many rows could not be looked up."""
         if self.num_numbered:
             LOG.warning(NUMBERED, uri, self.num_numbered)
+        if self.num_ambiguous:
+            LOG.warning(AMBIGUOUS, uri, self.num_ambiguous)
 
-    def look_up(self, x: Tensor) -> list[list[int]] | None:
+    def differ(self, datums: Sequence[int]) -> bool:
+        """Return whether the datums do not all have the same tokens."""
+        first_T = self.tokens[datums[0]]
+        return any(not np.array_equal(self.tokens[datum], first_T) for datum in datums[1:])
+
+    # --- rows of an input -------------------------------------------------------------------------
+
+    def look_up(self, x: Tensor) -> Candidates | None:
         """Return the datums whose tokens each row holds; None if the tensor is not of tokens."""
-        width = self.token_MT.shape[1]
-        if x.dim() != 2 or x.is_floating_point() or not 2 <= x.shape[1] <= width:
+        if not self.tokens or not is_tokens(x) or x.shape[1] < 2:
             return None
-        if x.shape[1] not in self.by_width:
-            rows: dict[bytes, list[int]] = defaultdict(list)
-            for datum, token_T in enumerate(self.token_MT[:, : x.shape[1]]):
-                rows[token_T.tobytes()].append(datum)
-            self.by_width[x.shape[1]] = dict(rows)
-        known = self.by_width[x.shape[1]]
-        token_NT = x.detach().cpu().numpy().astype(np.int64)
-        found = [known.get(token_T.tobytes(), []) for token_T in token_NT]
+        token_NW = x.detach().cpu().numpy().astype(np.int64)
+        begun = self.beginnings(token_NW.shape[1])
+        # A loop gives either all tokens of its datums or all but the last targets.
+        ways = [
+            [begins(token_W, begun) | ends_in_padding(token_W, known) for token_W in token_NW]
+            for known in (self.whole, self.inputs)
+        ]
+        fitting = [way for way in ways if all(way)] or ways
+        found = [merged(rows) for rows in zip(*fitting, strict=True)]
         return found if any(found) else None
+
+    def beginnings(self, width: int) -> dict[bytes, list[int]]:
+        """Return the first ``width`` tokens, as bytes → the datums with more than ``width`` + 1.
+
+        Datums with fewer are known as a whole.
+        """
+        if width not in self.by_width:
+            if len(self.by_width) >= NUM_WIDTHS:
+                self.by_width.clear()
+            self.by_width[width] = by_bytes(
+                (datum, own_T[:width])
+                for datum, own_T in enumerate(self.tokens)
+                if len(own_T) > width + 1
+            )
+        return self.by_width[width]
+
+    def require_at_start(self, x: Tensor, found: Candidates | None) -> None:
+        """Raise ``ConfigError`` if a row that was not found holds a datum behind a repeated token.
+
+        Positions in such a row are not those of the datum.
+        """
+        token_NW = x.detach().cpu().numpy().astype(np.int64)
+        for row, token_W in enumerate(token_NW):
+            if (found and row < len(found) and found[row]) or leading(token_W) == len(token_W):
+                continue
+            for start in range(1, min(leading(token_W), len(token_W) - 2) + 1):
+                rest = token_W[start:].tobytes()
+                if datums := self.whole.get(rest) or self.inputs.get(rest):
+                    problem = (
+                        f"row {row} of the input holds datum {datums[0]} from position {start} on, "
+                        "so that its positions are not those of the datum"
+                    )
+                    remedy = "Pad datums at their end, and pass all tokens that the model sees"
+                    raise ConfigError("datums", problem, remedy)
+
+
+def begins(token_W: np.ndarray, begun: Mapping[bytes, list[int]]) -> dict[int, int]:
+    """Return the datums that begin with a row and are longer."""
+    return dict.fromkeys(begun.get(token_W.tobytes(), ()), len(token_W))
+
+
+def ends_in_padding(token_W: np.ndarray, known: Mapping[bytes, list[int]]) -> dict[int, int]:
+    """Return the datums that a row holds, with or without one repeated token behind them."""
+    first = len(token_W) - leading(token_W[::-1])
+    ends = range(max(first, 1), len(token_W) + 1)
+    return {datum: end for end in ends for datum in known.get(token_W[:end].tobytes(), ())}
+
+
+def merged(rows: Sequence[dict[int, int]]) -> dict[int, int]:
+    """Return all datums of several dictionaries, ascending, each with the largest number."""
+    datums = sorted(set().union(*rows))
+    return {datum: max(row.get(datum, 0) for row in rows) for datum in datums}
+
+
+def longest(candidates: Mapping[int, int]) -> list[int]:
+    """Return the datums of which a row holds most tokens."""
+    most = max(candidates.values())
+    return [datum for datum, end in candidates.items() if end == most]
+
+
+def leading(token_W: np.ndarray) -> int:
+    """Return how many tokens at the start are equal to the first."""
+    return int(np.argmin(np.append(token_W == token_W[0], False)))
+
+
+def in_common(found: Sequence[Candidates]) -> Candidates | None:
+    """Return the datums that all inputs of a batch name, or those of the first where they differ.
+
+    None if no input is of tokens.
+    """
+    if not found or any(len(rows) != len(found[0]) for rows in found):
+        return found[0] if found else None
+    shared = [
+        {datum: end for datum, end in rows[0].items() if all(datum in row for row in rows)}
+        for rows in zip(*found, strict=True)
+    ]
+    return [own or first for own, first in zip(shared, found[0], strict=True)]
 
 
 def one_of_each(candidates: Sequence[Sequence[int]]) -> np.ndarray:
@@ -89,14 +196,18 @@ def one_of_each(candidates: Sequence[Sequence[int]]) -> np.ndarray:
     return np.array(chosen, np.int64)
 
 
-def all_tokens(datums: pa.Table) -> np.ndarray:
-    """Return the tokens of all datums, int64 [M, T + 1]; none if datums have one token, a name."""
+def by_bytes(tokens: Iterable[tuple[int, np.ndarray]]) -> dict[bytes, list[int]]:
+    """Return a table from tokens, as bytes, to the datums given with them."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for datum, token_T in tokens:
+        found[token_T.tobytes()].append(datum)
+    return dict(found)
+
+
+def all_tokens(datums: pa.Table) -> list[np.ndarray]:
+    """Return the tokens of each datum, int64; none if datums have one token, a name."""
     rows = datums["tokens"].to_pylist()
     if max(map(len, rows), default=0) < 2:
-        return np.zeros((0, 0), np.int64)
-    width = max(map(len, rows)) + 1
-    token_MT = np.full((len(rows), width), -1, np.int64)
-    for own_T, row, target in zip(token_MT, rows, datums["last_target"].to_pylist(), strict=True):
-        own_T[: len(row)] = row
-        own_T[len(row)] = target
-    return token_MT
+        return []
+    last = datums["last_target"].to_pylist()
+    return [np.array([*row, target], np.int64) for row, target in zip(rows, last, strict=True)]

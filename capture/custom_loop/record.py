@@ -86,8 +86,9 @@ def record(
             except those that match a pattern beginning with ``!``. Default: all parameters that
             the optimizer trains.
         datums: the training data: integer tokens ``[N, T + 1]`` (T inputs, each followed by its
-            target), N names, or their number N. None: datums are numbered in the order in which
-            they arrive, and tokens cannot be attributed.
+            target), N lists of tokens of any length (padded at their end by your loop), N names, or
+            their number N. None: datums are numbered in the order in which they arrive, and tokens
+            cannot be attributed.
         vocabulary: text of each token, if ``datums`` are tokens; by default its number.
         outliers: how many of the largest shifts are stored. Default: the 1000 largest of each
             datum in each step, or all if the captured parameters are fewer.

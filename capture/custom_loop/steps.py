@@ -246,7 +246,11 @@ def check_positions(outliers: Outliers, window: int | None, position: StepPositi
     most = int(position_M.max()) if len(position_M) else 0
     if window is not None and most >= window:
         problem = f"a shift is at position {most}, but datums have {window} tokens"
-        raise UnitError(position.where, problem, "Pass all tokens of each datum, [N, T + 1]")
+        remedy = (
+            "Pass all tokens of each datum, [N, T + 1], and leave padding behind the longest datum "
+            "out of loss and attention"
+        )
+        raise UnitError(position.where, problem, remedy)
     return outliers
 
 

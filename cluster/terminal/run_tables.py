@@ -120,7 +120,10 @@ def settings(run: Run) -> dict[str, str]:
 def own_settings(run: Run) -> dict[str, str]:
     """What is known about the data and the optimizer of a custom training loop."""
     training = run.config.training
-    tokens = "" if run.has_numbered_datums else f" of {run.config.corpus.window} tokens"
+    tokens = ""
+    if not run.has_numbered_datums:
+        some = "" if run.length_N is None else "at most "
+        tokens = f" of {some}{run.config.corpus.window} tokens"
     optimizing = describe_optimizer(training.optimizer)
     return {
         "corpus": f"{run.num_datums:,} datums{tokens}",

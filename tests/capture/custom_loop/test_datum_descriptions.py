@@ -38,8 +38,11 @@ def test_names_may_be_texts_or_numbers(names):
 
 
 WRONG = {
-    "unequal": ([[1, 2, 3], [4, 5]], "datums: have 2 to 3 tokens, must all have as many. Pad them"),
-    "mixed": (["ab", [1, 2]], "datums: have 1 to 2 tokens"),
+    "too short": ([[1, 2, 3], [4]], "datums: have 1 to 3 tokens, must have 2 or more. Tokens must"),
+    "mixed": (["ab", [1, 2]], "datums: have 1 to 2 tokens, must have 2 or more"),
+    "unequal texts": ([["a", "b"], ["c", "d", "e"]], "Tokens must be integers"),
+    "unequal and deeper": ([[[1, 2], [3, 4]], [[1, 2]] * 3], "Tokens must be integers"),
+    "unequal, not in the vocabulary": ([[1, 2, -3], [4, 5]], "datums: has tokens -3 to 5"),
     "deeper": ([[[1, 2], [3]], [[1], [2]]], "datums: are neither names nor lists of tokens"),
     "texts": ([["a", "b"], ["c", "d"]], "Tokens must be integers"),
     "empty": ([], "datums: is empty, must name at least one datum"),

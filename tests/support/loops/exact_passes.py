@@ -8,6 +8,7 @@ from exact_loops import ADAM, ADAMW, EXACT, TOKENS, kind, shares_of, train
 from loop_session import Session
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 
@@ -116,6 +117,26 @@ def masked(session: Session) -> None:
             session.expect(
                 {i: lambda i=i, c=count: masked_loss(model, TOKENS[[i]], c) for i in ids}
             )
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@kind("datums of unequal length, padded by the loop, found by their tokens")
+def unequal(session: Session) -> None:
+    model, rows = Small(), [row.tolist() for row in TOKENS]
+    datums = [row[: 2 + i % 4] for i, row in enumerate(rows)]
+    optimizer = ADAMW(model.parameters(), 0.01)
+
+    def loss(ids: list[int]) -> Tensor:
+        own = [torch.tensor(datums[i]) for i in ids]
+        token_NT = pad_sequence([token_T[:-1] for token_T in own], batch_first=True)
+        label_NT = pad_sequence([token_T[1:] for token_T in own], True, -100.0)
+        return F.cross_entropy(model(token_NT).flatten(0, 1), label_NT.flatten(), reduction="sum")
+
+    with session.record(model, optimizer, datums=datums):
+        for ids in ([11, 3, 4], [7, 8, 9], [3, 9]):
+            loss(ids).backward()
+            session.expect({i: lambda i=i: loss([i]) for i in ids})
             optimizer.step()
             optimizer.zero_grad()
 

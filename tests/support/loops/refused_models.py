@@ -137,8 +137,3 @@ def frozen_unit(session: Session) -> None:
     model = Small()
     model.embedding.requires_grad_(False)
     train(session, model, units=["*"])
-
-
-@kind("datums of unequal length", ConfigError, "datums: have 2 to 3 tokens, must all have as many")
-def ragged(session: Session) -> None:
-    train(session, Small(), datums=[[1, 2, 3], [4, 5]])
