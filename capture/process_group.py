@@ -9,7 +9,9 @@ Shapes: M rows of one worker.
 """
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -24,6 +26,8 @@ WRITERS_TIMEOUT = timedelta(hours=6)
 """How long a writer may wait for another worker's store; a dead worker is noticed at once."""
 COMPUTE_SECONDS = 1200.0
 """How long a worker may compute between two exchanges of gradients."""
+HEARTBEAT_SECONDS = 10.0
+"""Interval of the signs that the first worker gives while the others wait for it."""
 
 
 def gradient_timeout(patience_seconds: float) -> timedelta:
@@ -158,6 +162,34 @@ class DistributedGroup(Group):
         made = dist.new_group(backend="gloo", timeout=WRITERS_TIMEOUT)
         assert isinstance(made, dist.ProcessGroup)
         return DistributedGroup(torch.device("cpu"), made)
+
+
+# --- work of the first worker alone ---------------------------------------------------------------
+
+
+@contextmanager
+def heartbeat(group: Group) -> Iterator[Callable[[], None]]:
+    """Let the first worker work alone for as long as it takes, such as on an evaluation.
+
+    The others call ``wait_for_first`` meanwhile. The first one must call the yielded function more
+    often than the group's timeout: a hung worker is still noticed.
+    """
+    last = time.monotonic()
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last >= HEARTBEAT_SECONDS:
+            group.all_gather_object(True)
+            last = time.monotonic()
+
+    yield alive
+    group.all_gather_object(False)
+
+
+def wait_for_first(group: Group) -> None:
+    """Wait until the first worker has left its ``heartbeat`` block."""
+    while group.all_gather_object(True)[0]:
+        pass
 
 
 def require_same(group: Group, tensors: Sequence[Tensor], where: str) -> None:

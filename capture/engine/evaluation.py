@@ -1,6 +1,7 @@
 """Held-out evaluation after each epoch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,13 @@ class Evaluation:
     """Number of predicted tokens."""
 
 
-def evaluate_splits(plan: StepPlan, engine: Engine, planned: PlannedStep) -> list[Evaluation]:
-    """Evaluate each held-out split of the corpus.
+def evaluate_splits(
+    plan: StepPlan,
+    engine: Engine,
+    planned: PlannedStep,
+    alive: Callable[[], None] = lambda: None,
+) -> list[Evaluation]:
+    """Evaluate each held-out split of the corpus; ``alive`` is called after every batch.
 
     All workers must call this if the engine partitions the model, for each forward pass is then a
     collective operation.
@@ -41,7 +47,11 @@ def evaluate_splits(plan: StepPlan, engine: Engine, planned: PlannedStep) -> lis
         if datums is not None:
             token_NT, target_NT = to_device(datums, engine.device)
             loss = evaluate(
-                engine.forward_model, token_NT, target_NT, batch=plan.config.training.batch
+                engine.forward_model,
+                token_NT,
+                target_NT,
+                batch=plan.config.training.batch,
+                alive=alive,
             )
             found.append(
                 Evaluation(
@@ -65,7 +75,14 @@ def perplexity(loss: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, token_NT: Tensor, target_NT: Tensor, *, batch: int) -> float:
+def evaluate(
+    model: nn.Module,
+    token_NT: Tensor,
+    target_NT: Tensor,
+    *,
+    batch: int,
+    alive: Callable[[], None] = lambda: None,
+) -> float:
     """Return the mean cross-entropy in nats per token, without dropout."""
     model.eval()
     total = 0.0
@@ -73,4 +90,5 @@ def evaluate(model: nn.Module, token_NT: Tensor, target_NT: Tensor, *, batch: in
         total += F.cross_entropy(
             model(token).flatten(0, 1), target.flatten(), reduction="sum"
         ).item()
+        alive()
     return total / target_NT.numel()

@@ -22,7 +22,13 @@ from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import ConfigError
 from capture.format.markers import Marker, read_segments, require_start
 from capture.format.run_yaml import read_run
-from capture.process_group import SINGLE_PROCESS, Group, require_same
+from capture.process_group import (
+    SINGLE_PROCESS,
+    Group,
+    heartbeat,
+    require_same,
+    wait_for_first,
+)
 from capture.store import Store, lease
 from capture.training.open_window import OpenWindow, is_stored, load_window, remove_window
 from capture.training.recorder import Recorder
@@ -114,13 +120,13 @@ def capture_run(
             train_as_follower(store, plan, engine, owner)
             return
         with lease.hold_lease(store, report, owner) as holding:
-            if begins_new_run(store, config, resume=resume, overwrite=overwrite):
-                clear_run(store)
-                begin_run(store, plan, engine, holding.require)
-            else:
-                check_corpus(store, plan.corpus)
-                report_other_threads(store, report)
-            group.all_gather_object("begun")
+            with heartbeat(group) as alive:
+                if begins_new_run(store, config, resume=resume, overwrite=overwrite):
+                    clear_run(store, alive)
+                    begin_run(store, plan, engine, holding.require)
+                else:
+                    check_corpus(store, plan.corpus)
+                    report_other_threads(store, report)
             train(store, plan, engine, holding.require, report)
 
 
@@ -134,7 +140,7 @@ def report_other_threads(store: Store, report: Report) -> None:
 
 def train_as_follower(store: Store, plan: StepPlan, engine: Engine, owner: str) -> None:
     """Train and record as a worker that is not the first, once the first has started the run."""
-    engine.group.all_gather_object("ready")
+    wait_for_first(engine.group)
     check_corpus(store, plan.corpus)
     train(store, plan, engine, partial(lease.require, store, owner), lambda event: None)
 
@@ -147,7 +153,6 @@ def train(
     first_step = done[-1].end_step if done else 0
     observer = Observer(plan, engine, plan.config.capture.kinds)
     group = engine.group
-    leads = group.rank == 0
     if done:
         replay_window(observer, store, [require_start(store), *done], report)
     # Workers may have drawn different initial weights; all continue with those of the first.
@@ -166,10 +171,8 @@ def train(
     with recorder:
         for planned in plan.planned_steps(first_step):
             loss = record_step(observer, planned, recorder)
-            evaluating = planned.ends_epoch and (leads or engine.partitioned)
-            for evaluation in evaluate_splits(plan, engine, planned) if evaluating else ():
-                if leads:
-                    recorder.add_evaluation(vars(evaluation))
+            for evaluation in evaluate_epoch(plan, engine, planned) if planned.ends_epoch else ():
+                recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if planned.ends_segment:
                 require_same(group, list(engine.model.parameters()), f"step {planned.step}")
@@ -178,6 +181,22 @@ def train(
                 recorder.flush()
             recorder.check()
             report(progress(plan, planned, loss, recorder))
+
+
+def evaluate_epoch(plan: StepPlan, engine: Engine, planned: PlannedStep) -> list[Evaluation]:
+    """Evaluate the held-out splits after an epoch; the result is empty on all but the first worker.
+
+    The others wait for the first one, or take part if the engine partitions the model.
+    """
+    group = engine.group
+    if engine.partitioned:
+        found = evaluate_splits(plan, engine, planned)
+        return [] if group.rank else found
+    if group.rank:
+        wait_for_first(group)
+        return []
+    with heartbeat(group) as alive:
+        return evaluate_splits(plan, engine, planned, alive)
 
 
 def replay_window(observer: Observer, store: Store, markers: list[Marker], report: Report) -> None:

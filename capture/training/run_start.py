@@ -62,10 +62,11 @@ def begins_new_run(store: Store, config: Config, *, resume: bool, overwrite: boo
     return False
 
 
-def clear_run(store: Store) -> None:
+def clear_run(store: Store, alive: Callable[[], None] = lambda: None) -> None:
     """Remove a run: its markers first, so that no reader sees half of it.
 
-    The lease stays, because the capture that clears the run holds it.
+    The lease stays, because the capture that clears the run holds it. ``alive`` is called after
+    every file.
     """
     # A listing may lag behind. A marker that it misses would later count as one of the new run, so
     # markers are also looked for by their keys.
@@ -75,6 +76,7 @@ def clear_run(store: Store) -> None:
     keys = {*listed, *map(segment_key, segments), *added, window_markers.KEY} - {lease.KEY}
     for key in sorted(keys, key=lambda key: (key != START, not key.startswith("segments/"))):
         store.delete(key)
+        alive()
 
 
 def begin_run(store: Store, plan: StepPlan, engine: Engine, may_commit: Callable[[], None]) -> None:

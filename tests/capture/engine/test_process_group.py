@@ -22,8 +22,9 @@ from tiny import contents, make_run, tiny_config
 
 from analysis.run.run import Run, open_run
 from capture.config.reading import make_config
+from capture.engine.evaluation import evaluate
 from capture.errors import ConfigError, RunError
-from capture.process_group import SINGLE_PROCESS, Group, SingleProcess
+from capture.process_group import SINGLE_PROCESS, Group, SingleProcess, heartbeat
 from capture.store import Store, lease
 
 
@@ -53,6 +54,26 @@ def test_operations_over_three_workers_give_every_one_the_same(tmp_path: Path):
     assert first["gathered"] == [{"rank": rank, "text": "é" * rank} for rank in range(3)]
     assert first["same"] == ""
     assert first["other"].startswith("step 7: the workers' copies of the weights differ")
+    assert first["waited"] is True
+
+
+def test_the_first_worker_gives_a_sign_now_and_then(monkeypatch: pytest.MonkeyPatch):
+    now, sent = [0.0], list[tuple[float, object]]()
+    monkeypatch.setattr("capture.process_group.time.monotonic", lambda: now[0])
+    group = Numbered(0, 2)
+    monkeypatch.setattr(group, "all_gather_object", lambda value: sent.append((now[0], value)))
+    with heartbeat(group) as alive:
+        for now[0] in range(26):
+            alive()
+    assert sent == [(10, True), (20, True), (25, False)]
+
+
+def test_an_evaluation_gives_a_sign_after_every_batch():
+    signs: list[int] = []
+    model = torch.nn.Embedding(5, 5)
+    token_NT = torch.arange(12).view(6, 2) % 5
+    evaluate(model, token_NT, token_NT, batch=4, alive=lambda: signs.append(1))
+    assert len(signs) == 2
 
 
 def test_a_single_process_sends_and_changes_nothing():

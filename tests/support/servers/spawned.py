@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,10 +15,17 @@ from tiny import tiny_config
 from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from capture import process_group
 from capture.config.settings import Config
 from capture.engine.step_plan import PlannedStep
 from capture.errors import AuditError
-from capture.process_group import DistributedGroup, Group, require_same
+from capture.process_group import (
+    DistributedGroup,
+    Group,
+    heartbeat,
+    require_same,
+    wait_for_first,
+)
 from capture.store import Store
 from capture.training import loop
 from capture.training.loop import Event, Progress, WindowReplay, capture_run
@@ -58,7 +67,24 @@ def exercise(group: Group, folder: Path) -> dict[str, Any]:
         "apart": [other.rank, other.size, other.all_gather_object(rank)],
         "same": weight_mismatch(group, 0.0),
         "other": weight_mismatch(group, 1e-7),
+        "waited": work_longer_than_the_timeout(group),
     }
+
+
+def work_longer_than_the_timeout(group: Group) -> bool:
+    """Let the first worker work alone for longer than the workers may wait for one another."""
+    made = dist.new_group(backend="gloo", timeout=timedelta(seconds=2))
+    assert isinstance(made, dist.ProcessGroup)
+    impatient, began = DistributedGroup(torch.device("cpu"), made), time.monotonic()
+    if group.rank:
+        wait_for_first(impatient)
+    else:
+        often = mock.patch.object(process_group, "HEARTBEAT_SECONDS", 0.5)
+        with often, heartbeat(impatient) as alive:
+            while time.monotonic() < began + 3:
+                time.sleep(0.1)
+                alive()
+    return time.monotonic() > began + 2.5
 
 
 def weight_mismatch(group: Group, difference: float) -> str:
