@@ -5,6 +5,7 @@ Corpus text may hold anything, ``<script>`` included. Markup is therefore built 
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,23 +95,26 @@ class Column:
     header: str
     cell: Callable[[Any], object]
     """The content of the column's cell for a row."""
+    meaning: str
+    """What the cells hold, with the unit: shown over the header and below the table."""
     numeric: bool = False
-    """Right-aligned, and sorted by value."""
-    tooltip: str = ""
-    """Shown when the pointer is over the header."""
+    """Right-aligned, and sorted by the first number in the cell."""
 
 
 def data_table(
     caption: str, columns: Sequence[Column], rows: Iterable[object], *, identity: str | None = None
 ) -> Markup:
-    """A table that scrolls in its own box; the page's script makes its columns sortable."""
+    """A table that scrolls in its own box, and below it what its columns mean.
+
+    The page's script makes the columns sortable.
+    """
     headers = [
         element(
             "th",
             column.header,
             scope="col",
             class_="n" if column.numeric else None,
-            title=column.tooltip or None,
+            title=column.meaning,
         )
         for column in columns
     ]
@@ -135,7 +139,16 @@ def data_table(
         class_="sortable",
         id=identity,
     )
-    return element("div", table, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    box = element("div", table, class_="scroll", role="region", tabindex="0", aria_label=caption)
+    return fragment(box, glossary(columns))
+
+
+def glossary(columns: Sequence[Column]) -> Markup:
+    """What the columns of a table mean, closed at first: titles do not reach touch and print."""
+    pairs = dict.fromkeys((column.header, column.meaning) for column in columns)
+    terms = [element("div", element("dt", name), element("dd", text)) for name, text in pairs]
+    summary = element("summary", "What the columns mean")
+    return element("details", summary, element("dl", *terms), class_="glossary")
 
 
 def fact_list(pairs: Iterable[tuple[str, object]]) -> Markup:
@@ -149,8 +162,18 @@ def fact_list(pairs: Iterable[tuple[str, object]]) -> Markup:
 
 
 def section(heading: str, *content: object, identity: str | None = None) -> Markup:
-    """A section under a second-level heading."""
-    return element("section", element("h2", heading), *content, id=identity)
+    """A section under a second-level heading, which links to itself; see ``anchor``.
+
+    ``identity`` is needed where a page may have two sections of the same heading.
+    """
+    name = identity or anchor(heading)
+    link = element("a", class_="anchor", href=f"#{name}", aria_label="Link to this section")
+    return element("section", element("h2", heading, " ", link), *content, id=name)
+
+
+def anchor(heading: str) -> str:
+    """Return a heading as part of an address: its letters and digits, joined by hyphens."""
+    return "-".join(re.findall("[a-z0-9]+", heading.lower())) or "section"
 
 
 def paragraph(*content: object, kind: str | None = None) -> Markup:

@@ -75,18 +75,34 @@ def neuron_link(data: ReportData, row: Any) -> str:
 
 def cluster_table(table: pd.DataFrame) -> Markup:
     columns = [
-        Column("cluster", lambda row: row.cluster, numeric=True),
-        Column("neurons", lambda row: markup.integer(row.size), numeric=True),
-        Column("characteristic tokens", lambda row: token_list(row.tokens)),
+        Column("cluster", lambda row: row.cluster, "Number of the cluster, from 0", numeric=True),
+        Column(
+            "neurons", lambda row: markup.integer(row.size), "Neurons in the cluster", numeric=True
+        ),
+        Column(
+            "characteristic tokens",
+            lambda row: token_list(row.tokens),
+            "Target tokens that the outliers of the cluster have more often than those of others",
+        ),
         Column(
             "stability",
             lambda row: markup.decimals(row.stability),
+            "Mean Jaccard similarity (0 to 1) with the best match in bootstrap samples of datums",
             numeric=True,
-            tooltip="Mean Jaccard similarity with the best match in bootstrap samples of datums",
         ),
-        Column("95 % CI low", lambda row: markup.decimals(row.low), numeric=True),
-        Column("high", lambda row: markup.decimals(row.high), numeric=True),
-        Column("units", lambda row: unit_list(row.units)),
+        Column(
+            "95 % CI low",
+            lambda row: markup.decimals(row.low),
+            "Lower end of the 95 % interval of the stability",
+            numeric=True,
+        ),
+        Column(
+            "high",
+            lambda row: markup.decimals(row.high),
+            "Upper end of the 95 % interval of the stability",
+            numeric=True,
+        ),
+        Column("units", lambda row: unit_list(row.units), "Units with neurons in the cluster"),
     ]
     rows = rows_of(table.sort_values("size", ascending=False, kind="stable"))
     return section("Clusters", markup.data_table("Largest cluster first", columns, rows))

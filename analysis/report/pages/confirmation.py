@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from analysis.measures.nulls import null_sentences
 from analysis.report.drawing import markup
-from analysis.report.drawing.markup import Column, section
+from analysis.report.drawing.markup import Column, element, section
+from analysis.report.pages import definitions
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, command_note
+from analysis.run.ablatable import obstacle_to_confirmation
 
 HEADING = "Confirmed by ablation?"
 
@@ -20,34 +23,61 @@ def confirmation(data: ReportData, neuron: Neuron, links: Links) -> Markup | Non
         return None
     table = data.confirmed_by_neuron.get(neuron)
     if table is None:
-        command = f"ontogeny attribute {data.run.uri} --confirm"
-        return section(HEADING, command_note("Not tested. Run:", command))
+        return section(HEADING, how_to_test(data, "Not tested."))
     columns = [
-        Column("token", lambda row: links.token(row.token_id, row.token)),
-        Column("confirmed", verdict),
+        Column("token", lambda row: links.token(row.token_id, row.token), definitions.TOKEN),
+        Column("confirmed", verdict, "Yes, no, or too rare in the held-out text to be tested"),
         Column(
             "change, nats",
             lambda row: three_decimals(row.change),
+            definitions.CHANGE,
             numeric=True,
-            tooltip="Mean change of the token's log-probability when the neuron is ablated",
         ),
-        Column("95 % CI", lambda row: markup.interval(row.low, row.high, three_decimals)),
-        Column("n", lambda row: markup.integer(row.positions), True, "Held-out positions"),
+        Column(
+            "95 % CI",
+            lambda row: markup.interval(row.low, row.high, three_decimals),
+            "95 % interval of the mean change (Student's t over positions), in nats",
+            numeric=True,
+        ),
+        Column(
+            "n",
+            lambda row: markup.integer(row.positions),
+            "Held-out positions with the token as true next token",
+            numeric=True,
+        ),
         Column(
             "q",
             lambda row: "" if math.isnan(row.q) else markup.probability(row.q),
+            "False discovery rate over all pairs of neurons and tokens that were tested",
             numeric=True,
-            tooltip="False discovery rate over all pairs of neurons and tokens that were tested",
         ),
-        Column("steps", when, tooltip="Window of training with the most evidence"),
+        Column(
+            "steps",
+            when,
+            "First and last step of the window of training with the most evidence",
+            numeric=True,
+        ),
     ]
     note = (
         "Each token was tested by ablating the neuron on held-out text. It is confirmed if its "
         "log-probability changes, and more than that of tokens outside the evidence."
     )
     rows = markup.data_table("Test of each token", columns, rows_of(table), identity="confirmed")
-    sentence = markup.paragraph(verdict_sentence(table))
-    return section(HEADING, sentence, markup.paragraph(note, kind="soft"), rows)
+    sentences = [
+        verdict_sentence(table),
+        *null_sentences(data.sources["attribute", "nulls"], "neuron"),
+    ]
+    soft = markup.paragraph(note, kind="soft")
+    return section(HEADING, *map(markup.paragraph, sentences), soft, rows)
+
+
+def how_to_test(data: ReportData, words: str) -> Markup:
+    """A note that tokens were not tested, with the command, or why no command can test them."""
+    if obstacle := obstacle_to_confirmation(data.run):
+        why = f"{words} --confirm cannot test them: the run {obstacle.problem}."
+        return element("p", why, class_="note")
+    command = f"ontogeny attribute {data.run.uri} --confirm"
+    return command_note(f"{words} To test by ablation, run:", command)
 
 
 def verdict_sentence(table: pd.DataFrame) -> str:
@@ -67,8 +97,16 @@ def verdict_sentence(table: pd.DataFrame) -> str:
     interval = markup.interval(row["low"], row["high"], three_decimals)
     return (
         f"Yes, {len(hits)} of {tested} tokens that were tested. Strongest: {row['token']}, "
-        f"{three_decimals(row['change'])} nats (95 % CI {interval})."
+        f"{three_decimals(row['change'])} nats (95 % CI {interval}, n = {row['positions']:,} "
+        f"positions){when_learned(row)}. The neuron is alive: ablating it changes "
+        f"log-probabilities by {markup.significant(row['rms_change'])} nats (root mean square)."
     )
+
+
+def when_learned(row: pd.Series) -> str:
+    """The window of training with the most evidence, as the end of a sentence."""
+    steps = when(row)
+    return f", with the most evidence in steps {steps}" if steps else ""
 
 
 def verdict(row) -> str:
@@ -99,26 +137,42 @@ def confirmed_neurons(data: ReportData) -> Markup:
     table = data.sources["attribute", "nulls"]
     heading = "Neurons confirmed by ablation"
     if not len(table):
-        command = f"ontogeny attribute {data.run.uri} --confirm"
-        words = "That a neuron has tokens shows nothing yet: an untrained model's have some too. "
-        return section(heading, command_note(words + "To test them, run:", command))
+        words = "That a neuron has tokens shows nothing yet: an untrained model's have some too."
+        return section(heading, how_to_test(data, words))
     columns = [
-        Column("case", lambda row: row.case),
-        Column("neurons", lambda row: markup.integer(row.groups), numeric=True),
-        Column("confirmed", lambda row: markup.integer(row.confirmed_groups), numeric=True),
+        Column("case", lambda row: row.case, "The record, or a null that confirms only by chance"),
+        Column(
+            "neurons",
+            lambda row: markup.integer(row.groups),
+            "Neurons with a token that could be tested",
+            numeric=True,
+        ),
+        Column(
+            "confirmed",
+            lambda row: markup.integer(row.confirmed_groups),
+            "Neurons with a confirmed token",
+            numeric=True,
+        ),
         Column(
             "share",
             lambda row: markup.percent(row.confirmed_groups / max(row.groups, 1), 1),
+            "Confirmed / neurons, %",
             numeric=True,
         ),
-        Column("95 % CI", lambda row: markup.interval(row.low, row.high, one_decimal)),
+        Column(
+            "95 % CI",
+            lambda row: markup.interval(row.low, row.high, one_decimal),
+            "95 % interval of the share (Wilson), %",
+            numeric=True,
+        ),
     ]
     note = (
         "A neuron is confirmed if ablating it on held-out text moves a token of its evidence "
         "more than tokens outside. Nothing should be confirmed in the rows below the record."
     )
     rows = markup.data_table("The record, and nulls with the same options", columns, rows_of(table))
-    return section(heading, markup.paragraph(note, kind="soft"), rows)
+    lines = map(markup.paragraph, null_sentences(table, "neuron"))
+    return section(heading, markup.paragraph(note, kind="soft"), rows, *lines)
 
 
 def one_decimal(share: float) -> str:

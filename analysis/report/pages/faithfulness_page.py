@@ -9,8 +9,14 @@ from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.drawing.plots import Interval
+from analysis.report.pages import definitions
 from analysis.report.pages.report_data import ReportData, rows_of
 
+AUC = (
+    "Probability (0 to 1) that an affected token ranks above another one; 0.5 is chance. Affected: "
+    "its log-probability changes most when the neuron is ablated"
+)
+PRECISION = "Share (0 to 1) of affected tokens among those ranked highest, five by default"
 BASELINE = 0
 """Colour of evidence that needs no record of training."""
 
@@ -71,18 +77,31 @@ def auc_plot(unit: str, rows: list[Interval], span: tuple[float, float]) -> Mark
 
 def score_table(scores: pd.DataFrame) -> Markup:
     columns = [
-        Column("unit", lambda row: row.unit),
-        Column("evidence", lambda row: row.evidence),
-        Column("background", lambda row: row.background),
-        Column("statistic", lambda row: row.select),
-        Column("baseline", lambda row: "yes" if row.baseline else ""),
-        Column("neurons", lambda row: markup.integer(row.neurons), numeric=True),
-        Column("AUC", lambda row: markup.decimals(row.auc, 3), numeric=True),
-        Column("95 % CI", lambda row: markup.interval(row.auc_low, row.auc_high, markup.decimals)),
-        Column("precision", lambda row: markup.decimals(row.precision, 3), numeric=True),
+        Column("unit", lambda row: row.unit, definitions.UNIT),
+        Column("evidence", lambda row: row.evidence, "What was summed for each neuron and token"),
+        Column("background", lambda row: row.background, "What the evidence is compared with"),
+        Column("statistic", lambda row: row.select, "Score that ranks the tokens of a neuron"),
+        Column(
+            "baseline",
+            lambda row: "yes" if row.baseline else "",
+            "Yes: it needs no record of training",
+        ),
+        Column(
+            "neurons", lambda row: markup.integer(row.neurons), "Neurons evaluated", numeric=True
+        ),
+        Column("AUC", lambda row: markup.decimals(row.auc, 3), AUC, numeric=True),
         Column(
             "95 % CI",
+            lambda row: markup.interval(row.auc_low, row.auc_high, markup.decimals),
+            definitions.interval_of("the mean AUC over neurons"),
+            numeric=True,
+        ),
+        Column("precision", lambda row: markup.decimals(row.precision, 3), PRECISION, numeric=True),
+        Column(
+            "95 % CI of precision",
             lambda row: markup.interval(row.precision_low, row.precision_high, markup.decimals),
+            definitions.interval_of("the mean precision over neurons"),
+            numeric=True,
         ),
     ]
     return markup.data_table("Scores by unit and kind of evidence", columns, rows_of(scores))

@@ -16,6 +16,7 @@ from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.drawing.plots import Interval, Series
+from analysis.report.pages import definitions
 from analysis.report.pages.report_data import CONTEXTS_SHOWN, ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, command_note, token_text
 
@@ -131,22 +132,36 @@ def flips(table: pd.DataFrame | None, links: Links) -> Markup | None:
     is_frequent = table["count"] >= MIN_POSITIONS
     shown = pd.concat([table[is_frequent], table[~is_frequent]]).head(FLIPS_SHOWN)
     columns = [
-        Column("token", lambda row: links.token(row.token_id, row.token)),
+        Column("token", lambda row: links.token(row.token_id, row.token), definitions.TOKEN),
         Column(
             "flips",
             lambda row: markup.integer(row.flips),
+            "Positions where only one of the full and the ablated model predicts the token",
             numeric=True,
-            tooltip="Positions where only one of the full and the ablated model predicts the token",
         ),
         Column(
             "predictions",
             lambda row: markup.integer(row.count),
+            "Positions where at least one of the two models predicts the token",
             numeric=True,
-            tooltip="Positions where at least one of the two models predicts the token",
         ),
-        Column("flip rate", lambda row: one_decimal_percent(row.proportion), numeric=True),
-        Column("95 % CI", lambda row: markup.interval(row.low, row.high, one_decimal_percent)),
-        Column("in evidence", lambda row: "yes" if row.notable else ""),
+        Column(
+            "flip rate",
+            lambda row: one_decimal_percent(row.proportion),
+            "Flips / predictions, %",
+            numeric=True,
+        ),
+        Column(
+            "95 % CI",
+            lambda row: markup.interval(row.low, row.high, one_decimal_percent),
+            "95 % interval of the flip rate, %",
+            numeric=True,
+        ),
+        Column(
+            "in evidence",
+            lambda row: "yes" if row.notable else "",
+            "Yes: attribution selected the token for the neuron",
+        ),
     ]
     caption = f"Tokens whose predictions flip, {len(shown)} of {len(table)}"
     return markup.data_table(caption, columns, rows_of(shown), identity="flips")
@@ -248,13 +263,18 @@ def faithfulness(data: ReportData, neuron: Neuron) -> Markup | None:
     if table is None:
         return None
     columns = [
-        Column("evidence", lambda row: row.evidence),
-        Column("AUC", lambda row: markup.decimals(row.auc, 3), numeric=True),
+        Column("evidence", lambda row: row.evidence, "What ranks the tokens of the neuron"),
+        Column(
+            "AUC",
+            lambda row: markup.decimals(row.auc, 3),
+            "Probability (0 to 1) that an affected token ranks above another one; 0.5 is chance",
+            numeric=True,
+        ),
         Column(
             "precision",
             lambda row: markup.percent(row.precision),
+            "Share of affected tokens among those ranked highest, five by default, %",
             numeric=True,
-            tooltip="Share of affected tokens among those ranked highest, five by default",
         ),
     ]
     words = (

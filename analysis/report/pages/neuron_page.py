@@ -13,6 +13,7 @@ from markupsafe import Markup
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
+from analysis.report.pages import definitions
 from analysis.report.pages.confirmation import confirmation, short_verdict
 from analysis.report.pages.neuron_effects import ablation, activations, faithfulness
 from analysis.report.pages.neuron_table import cluster_number, top_tokens
@@ -113,42 +114,47 @@ def token_columns(shown: pd.DataFrame, token_cell: Callable[[Any], object]) -> l
     The second column is that of the token. Its header is empty if all rows have the same token.
     """
     columns = [
-        Column("rank", lambda row: row.rank + 1, numeric=True),
-        Column("token" if shown["token"].nunique() > 1 else "", token_cell),
-        Column("score", lambda row: markup.significant(row.score), numeric=True),
+        Column("rank", lambda row: row.rank + 1, "Rank by score, from 1", numeric=True),
+        Column("token" if shown["token"].nunique() > 1 else "", token_cell, definitions.TOKEN),
+        Column(
+            "score",
+            lambda row: markup.significant(row.score),
+            "What ranks the tokens: the statistic that attribution used (--select), no unit",
+            numeric=True,
+        ),
         Column(
             "× expected",
             lambda row: markup.decimals(row.relative_frequency, 2),
+            "Weight of the token's evidence / weight expected from the background",
             numeric=True,
-            tooltip="Weight of the token's evidence / weight expected from the background",
         ),
         Column(
             "count",
             lambda row: markup.integer(row.count),
+            "Outlier rows of this token; with tallies, positions with this token",
             numeric=True,
-            tooltip="Outlier rows or positions of this token",
         ),
         Column(
             "evidence",
             lambda row: markup.significant(row.weight),
+            "Weight of the token's evidence, summed over training, in the unit of the evidence",
             numeric=True,
-            tooltip="Weight of the token's evidence",
         ),
     ]
     if shown["q"].notna().any():
-        tooltip = "False discovery rate among tokens at least as significant as this one"
-        columns.append(Column("q", lambda row: markup.probability(row.q), True, tooltip))
+        meaning = "False discovery rate among tokens at least as significant as this one"
+        columns.append(Column("q", lambda row: markup.probability(row.q), meaning, True))
     if shown["up"].notna().any():
-        tooltip = "Share of the evidence that increased weights; the rest decreased them"
-        columns.append(Column("up", lambda row: share_bar(row.up, row.down), True, tooltip))
+        meaning = "Share of the evidence that increased weights, %; the rest decreased them"
+        columns.append(Column("up", lambda row: share_bar(row.up, row.down), meaning, True))
     if shown["strengthened"].notna().any():
-        tooltip = "Share of the evidence that moved weights away from zero"
+        meaning = "Share of the evidence that moved weights away from zero, %"
         columns.append(
             Column(
                 "strengthened",
                 lambda row: share_bar(row.strengthened, row.weakened),
+                meaning,
                 True,
-                tooltip,
             )
         )
     return columns
@@ -259,9 +265,8 @@ def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
 def passage(data: ReportData, row) -> Markup:
     """The text of a datum and its figures, as a list item."""
     run = data.run
-    words = [run.tokens[token] for token in run.token_NT[row.datum]]
-    # The inputs lack the last target: with it, the target of position t is word t + 1.
-    words.append(run.tokens[run.target_NT[row.datum, -1]])
+    # The target of position t is word t + 1.
+    words = [run.tokens[token] for token in run.datum_tokens(row.datum)]
     parts: list[object] = list(words)
     parts[row.position] = element("mark", words[row.position])
     parts[row.position + 1] = element("mark", words[row.position + 1], class_="target")

@@ -8,6 +8,8 @@ from markupsafe import Markup
 from analysis.measures.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment
+from analysis.report.pages import definitions
+from analysis.report.pages.confirmation import short_verdict
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, ReportPage, token_text
 
@@ -54,15 +56,25 @@ def neuron_table(
     """A table with one row per neuron, without the columns of analyses that are missing."""
     group = dict(zip(data.neurons, rows_of(data.groups), strict=True))
     columns = [
-        Column("neuron", data.links.neuron),
-        Column("token evidence", lambda neuron: top_tokens(data, neuron)),
-        Column("outliers", lambda neuron: markup.integer(group[neuron].rows), numeric=True),
+        Column("neuron", data.links.neuron, definitions.NEURON),
+        Column(
+            "token evidence",
+            lambda neuron: top_tokens(data, neuron),
+            "Tokens over-represented in what moved the neuron's weights, highest score first",
+        ),
+        Column(
+            "outliers",
+            lambda neuron: markup.integer(group[neuron].rows),
+            "Recorded outliers (largest shifts) of the neuron's weights",
+            numeric=True,
+        ),
         Column(
             "evidence",
             lambda neuron: markup.significant(group[neuron].weight),
+            definitions.EVIDENCE,
             numeric=True,
-            tooltip="Total weight of the evidence that attribution used",
         ),
+        *(confirmation_columns(data) if data.confirmed_by_neuron else []),
         *(ablation_columns(data) if data.ablated else []),
     ]
     if clustered := data.clustered:
@@ -70,10 +82,24 @@ def neuron_table(
             Column(
                 "cluster",
                 lambda key: cluster_number(clustered[key].cluster) if key in clustered else "",
+                "Cluster of neurons that the same datums moved; – for none",
                 numeric=True,
             )
         )
     return markup.data_table(caption, columns, neurons, identity=identity)
+
+
+def confirmation_columns(data: ReportData) -> list[Column]:
+    """The verdict of ``attribute --confirm``; neurons that were not tested have an empty cell."""
+    tested = data.confirmed_by_neuron
+    return [
+        Column(
+            "confirmed",
+            lambda key: short_verdict(tested.get(key)) or "",
+            "Tokens of its evidence that ablation confirms, of those that could be tested",
+            numeric=True,
+        )
+    ]
 
 
 def ablation_columns(data: ReportData) -> list[Column]:
@@ -83,25 +109,33 @@ def ablation_columns(data: ReportData) -> list[Column]:
         Column(
             "effect, nats",
             lambda key: markup.decimals(ablated[key].rms_change, 4) if key in ablated else "",
+            definitions.EFFECT,
             numeric=True,
-            tooltip="Root mean square change of log p(true next token) when the neuron is ablated; "
-            f"below {NEARLY_DEAD_NATS} the neuron is nearly dead",
         ),
-        Column("", lambda key: "nearly dead" if key in ablated and is_dead(ablated[key]) else ""),
+        Column(
+            "state",
+            lambda key: "nearly dead" if key in ablated and is_dead(ablated[key]) else "",
+            f"Nearly dead: the effect is below {NEARLY_DEAD_NATS} nats",
+        ),
         Column(
             "difference, nats",
             lambda key: markup.decimals(ablated[key].difference, 4) if key in ablated else "",
+            "Change of log p where the true next token is in its evidence, minus the change "
+            "elsewhere, in nats. Below zero, ablation agrees with the evidence; by chance half are",
             numeric=True,
-            tooltip="Change of log p where the true next token is in its evidence, minus the "
-            "change elsewhere. Below zero, ablation agrees with the evidence; by chance half are",
         ),
-        Column("95 % CI", lambda key: difference_interval(ablated[key]) if key in ablated else ""),
+        Column(
+            "95 % CI",
+            lambda key: difference_interval(ablated[key]) if key in ablated else "",
+            definitions.interval_of("the difference"),
+            numeric=True,
+        ),
         Column(
             "n",
             lambda key: markup.integer(ablated[key].notable_positions) if key in ablated else "",
-            numeric=True,
-            tooltip="Positions where the true next token is in its evidence; fewer than "
+            "Positions where the true next token is in its evidence; fewer than "
             f"{MIN_POSITIONS} are too few to evaluate",
+            numeric=True,
         ),
     ]
 

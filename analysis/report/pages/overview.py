@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
-from analysis.report.drawing.markup import element, fact_list, fragment, section
+from analysis.report.drawing.markup import Column, element, fact_list, fragment, section
 from analysis.report.drawing.plots import Series
 from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
@@ -223,13 +223,21 @@ def storage(run: Run) -> Markup:
         files=("kind", "size"), rows=("rows", "sum"), bytes=("bytes", "sum")
     )
     columns = [
-        markup.Column("kind", lambda row: row.kind),
-        markup.Column("files", lambda row: markup.integer(row.files), numeric=True),
-        markup.Column(
-            "rows", lambda row: markup.integer(row.rows) if row.rows else "", numeric=True
+        Column("kind", lambda row: row.kind, "What the files record"),
+        Column("files", lambda row: markup.integer(row.files), "Number of files", numeric=True),
+        Column(
+            "rows",
+            lambda row: markup.integer(row.rows) if row.rows else "",
+            "Rows of these tables; empty for files that are no tables",
+            numeric=True,
         ),
-        markup.Column("size", lambda row: format_bytes(row.bytes), numeric=True),
-        markup.Column("bytes", lambda row: markup.integer(row.bytes), numeric=True),
+        Column(
+            "size",
+            lambda row: format_bytes(row.bytes),
+            "Size of these files (1 KB = 1,000 bytes)",
+            numeric=True,
+        ),
+        Column("bytes", lambda row: markup.integer(row.bytes), "The same in bytes", numeric=True),
     ]
     rows = rows_of(sums.sort_values("bytes", ascending=False).reset_index())
     total = f"Files of the run, {format_bytes(int(table['bytes'].sum()))} in total"

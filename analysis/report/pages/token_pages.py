@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment, section
+from analysis.report.pages import definitions
 from analysis.report.pages.neuron_page import token_columns, windows_section
 from analysis.report.pages.neuron_table import search_box
 from analysis.report.pages.report_data import ReportData, rows_of
@@ -25,10 +26,28 @@ def tokens_page(data: ReportData) -> ReportPage:
     tokens = sorted(data.neurons_by_token.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     links = data.links
     columns = [
-        Column("token", lambda pair: links.token(pair[0], data.run.tokens[pair[0]])),
-        Column("neurons", lambda pair: markup.integer(len(pair[1])), numeric=True),
-        Column("top neuron", lambda pair: links.neuron(top_neuron(pair[1]))),
-        Column("count in training text", lambda pair: markup.integer(counts[pair[0]]), True),
+        Column(
+            "token",
+            lambda pair: links.token(pair[0], data.run.tokens[pair[0]]),
+            definitions.TOKEN,
+        ),
+        Column(
+            "neurons",
+            lambda pair: markup.integer(len(pair[1])),
+            "Neurons of this report in whose evidence the token is",
+            numeric=True,
+        ),
+        Column(
+            "top neuron",
+            lambda pair: links.neuron(top_neuron(pair[1])),
+            "The neuron in whose evidence the token ranks highest",
+        ),
+        Column(
+            "count in training text",
+            lambda pair: markup.integer(counts[pair[0]]),
+            "Occurrences in the training text",
+            numeric=True,
+        ),
     ]
     lead = markup.paragraph(
         "All tokens that are over-represented in the evidence of at least one neuron.",
@@ -78,7 +97,7 @@ def neuron_evidence(table: pd.DataFrame, links: Links) -> Markup:
     """The columns of a neuron's token evidence, here with one row per neuron."""
     shown = table.head(NEURONS_SHOWN)
     caption = f"{len(shown)} of {len(table)} neurons, those where the token ranks highest first"
-    neuron = Column("neuron", lambda row: links.neuron((row.unit, row.group)))
+    neuron = Column("neuron", lambda row: links.neuron((row.unit, row.group)), definitions.NEURON)
     # All rows are of one token, whose column therefore has no header and is left out.
     columns = [column for column in token_columns(shown, lambda row: "") if column.header]
     rows = rows_of(shown)
@@ -112,11 +131,31 @@ def ablation_effects(
     if not len(found):
         return None
     columns = [
-        Column("neuron", lambda row: links.neuron((row.unit, row.group))),
-        Column("change of log p, nats", lambda row: markup.decimals(row.change, 4), numeric=True),
-        Column("95 % CI low", lambda row: markup.decimals(row.low, 4), numeric=True),
-        Column("high", lambda row: markup.decimals(row.high, 4), numeric=True),
-        Column("positions", lambda row: markup.integer(row.count), numeric=True),
+        Column("neuron", lambda row: links.neuron((row.unit, row.group)), definitions.NEURON),
+        Column(
+            "change of log p, nats",
+            lambda row: markup.decimals(row.change, 4),
+            definitions.CHANGE,
+            numeric=True,
+        ),
+        Column(
+            "95 % CI low",
+            lambda row: markup.decimals(row.low, 4),
+            "Lower end of the 95 % interval of the change, in nats",
+            numeric=True,
+        ),
+        Column(
+            "high",
+            lambda row: markup.decimals(row.high, 4),
+            "Upper end of the 95 % interval of the change, in nats",
+            numeric=True,
+        ),
+        Column(
+            "positions",
+            lambda row: markup.integer(row.count),
+            definitions.POSITIONS,
+            numeric=True,
+        ),
     ]
     rows = rows_of(found.sort_values("change", kind="stable").head(NEURONS_SHOWN))
     caption = "Mean change of the token's log-probability over the positions where it is the target"
@@ -137,11 +176,16 @@ def activations(data: ReportData, token_id: int, links: Links) -> Markup | None:
 
 def rank_table(table: pd.DataFrame, links: Links, caption: str) -> Markup:
     """``analysis.activations.tables.RANKS`` of one token."""
-    columns = [Column("rank", lambda row: row.rank + 1, numeric=True)]
+    columns = [Column("rank", lambda row: row.rank + 1, "From 1, most extreme first", numeric=True)]
     for end, name in (("min", "lowest activation"), ("max", "highest activation")):
         columns += [
-            Column(name, partial(ranked_neuron, links, end)),
-            Column("mean", partial(ranked_mean, end), numeric=True),
+            Column(name, partial(ranked_neuron, links, end), definitions.NEURON),
+            Column(
+                f"mean, {'lowest' if end == 'min' else 'highest'}",
+                partial(ranked_mean, end),
+                "Mean activation of this neuron on the token (input of the unit, no unit)",
+                numeric=True,
+            ),
         ]
     return markup.data_table(caption, columns, rows_of(table.sort_values("rank")))
 

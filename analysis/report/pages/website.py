@@ -27,6 +27,11 @@ CHAPTERS = {
 }
 """Key of a chapter's first page → its name in the navigation bar."""
 
+MIN_SECTIONS = 3
+"""Pages with fewer sections do not list them."""
+SECTION = re.compile(r'<section id="([^"]+)"><h2>(.*?) <a class="anchor"')
+"""The beginning of what ``analysis.report.drawing.markup.section`` writes."""
+
 Neuron = tuple[str, int]
 """Name of an MLP unit, and the neuron's column in it."""
 
@@ -106,12 +111,37 @@ def render_page(page: ReportPage, run_uri: str) -> bytes:
     body = element(
         "body",
         element("a", "Skip to the content", href="#content", class_="skip"),
-        navigation_bar(page, root),
-        element("main", page.body, id="content", tabindex="-1"),
+        element("div", navigation_bar(page, root), find_box(root), class_="header"),
+        element("main", with_contents(page.body), id="content", tabindex="-1"),
         element("footer", "Ontogeny report of ", code(run_uri)),
     )
     html = element("html", head, body, lang="en")
     return f"<!doctype html>\n{html}\n".encode()
+
+
+def find_box(root: str) -> Markup:
+    """A search field that leads to the neurons; hidden until the page's script shows it."""
+    return element(
+        "form",
+        element("label", "Find", for_="find-query"),
+        element("input", type="search", id="find-query", placeholder="neuron 166, or a token"),
+        class_="find",
+        role="search",
+        data_page=f"{root}neurons.html",
+        hidden=True,
+    )
+
+
+def with_contents(body: Markup) -> Markup:
+    """The body with links to its sections below the heading, if it has ``MIN_SECTIONS``."""
+    sections = SECTION.findall(body)
+    start = body.find("<section")
+    if len(sections) < MIN_SECTIONS:
+        return body
+    # What was found is markup that ``section`` has escaped.
+    items = [element("li", element("a", Markup(name), href=f"#{key}")) for key, name in sections]
+    links = element("nav", element("ul", *items), class_="contents", aria_label="On this page")
+    return fragment(Markup(body[:start]), links, Markup(body[start:]))
 
 
 def navigation_bar(page: ReportPage, root: str) -> Markup:

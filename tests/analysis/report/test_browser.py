@@ -96,6 +96,69 @@ def test_searching_shows_the_rows_with_every_word(visit: Open) -> None:
     assert len(first_cells(page)) == len(NEURONS)
 
 
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [
+        ("neuron 3", 3),
+        (f"{NEURONS[3][0]}:3", 3),
+        ("NEURON 0", 0),
+    ],
+)
+def test_a_neuron_is_found_by_its_number(visit: Open, query: str, number: int) -> None:
+    page = visit("neurons.html")
+    page.get_by_label("Search by unit, neuron or token").fill(query)
+    wanted = [
+        key for key in NEURONS if key[1] == number and key[0] in (query.partition(":")[0], key[0])
+    ]
+    if ":" in query:
+        wanted = [NEURONS[3]]
+    assert first_cells(page) == [f"{unit} · {number}" for unit, number in wanted]
+
+
+def test_a_number_is_no_part_of_another_number_or_of_a_unit(visit: Open) -> None:
+    page = visit("neurons.html")
+    field = page.get_by_label("Search by unit, neuron or token")
+    for query in ("neuron 30", "neuron 1", "89"):
+        field.fill(query)
+        assert first_cells(page) == []
+
+
+def test_the_query_is_kept_in_the_address(visit: Open) -> None:
+    page = visit("neurons.html")
+    page.get_by_label("Search by unit, neuron or token").fill("neuron 3")
+    assert page.evaluate("location.href").endswith("neurons.html#q=neuron+3")
+    page.locator(f"#{TABLE_ID} tbody tr:visible a").first.click()
+    page.go_back()
+    assert len(first_cells(page)) == len(NEURONS) // 2
+    page.goto(page.url.partition("#")[0] + "#q=linear1%20neuron%200")
+    assert len(first_cells(page)) == len(NEURONS) // 4
+    assert page.get_by_label("Search by unit, neuron or token").input_value() == "linear1 neuron 0"
+
+
+def test_the_field_of_every_page_leads_to_the_neurons(visit: Open) -> None:
+    page = visit(neuron_key(NEURONS[3]))
+    page.get_by_label("Find").fill("neuron 0")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("/report/neurons.html#q=neuron+0")
+    assert len(first_cells(page)) == len(NEURONS) // 2
+
+
+NUMBERS = [
+    *("−12.5", "−0.4", "−1.0e−05", "0.0 %", "< 0.001", "0.25 to 0.5", "1 of 2 tokens", "7"),
+    *("12.3 KB", "1.2 MB", "1,234,567", "∞"),
+]
+"""Cells of numeric columns in ascending order."""
+
+
+def test_numbers_are_sorted_by_value_in_every_notation(visit: Open) -> None:
+    page = visit("neurons.html")
+    values = page.evaluate("texts => texts.map(numberIn)", NUMBERS[:-1])
+    assert values == sorted(values)
+    assert page.evaluate("numberIn('∞') === Infinity && Number.isNaN(numberIn('–'))")
+    order = page.evaluate("['b 10', 'b 9', 'a 11'].sort((a, b) => compare(a, b, false))")
+    assert order == ["a 11", "b 9", "b 10"]
+
+
 def test_sorting_is_descending_first_and_announced(visit: Open) -> None:
     page = visit("neurons.html")
     head = page.locator("th", has_text="outliers")
@@ -151,4 +214,4 @@ def test_a_neuron_links_to_its_tokens(visit: Open) -> None:
 def test_without_scripts_the_table_is_complete(visit: Open) -> None:
     page = visit("neurons.html", java_script_enabled=False)
     assert len(first_cells(page)) == len(NEURONS)
-    assert not page.locator("form").is_visible()
+    assert page.locator("form:visible").count() == 0

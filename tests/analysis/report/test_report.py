@@ -119,7 +119,8 @@ def test_a_neuron_page_has_all_sections_and_figures() -> None:
     assert "62 % moved weights away from zero" in page.text
     assert "5.0×" not in page.text
     assert "Yes, 1 of 3 tokens that were tested." in page.text
-    assert "−0.400 nats (95 % CI −0.500 to −0.300)" in page.text
+    assert "−0.400 nats (95 % CI −0.500 to −0.300, n = 20 positions)" in page.text
+    assert "with the most evidence in steps 6 to 11. The neuron is alive" in page.text
     assert "1 of 2 tokens" in read(neuron_key(NEURONS[-1])).text
     assert (
         "changes by −0.0500 nats where it is in the evidence (95 % CI −0.0600 to −0.0400, n = 16 "
