@@ -30,6 +30,11 @@ CLUSTERING_METHODS = ("hdbscan", "agglomerative")
 CLUSTERING_WEIGHTS = ("rows", "shift")
 
 GARBAGE_AGE_MINUTES = 10
+JUDGE_DEFAULTS = ("unrolled", "path", "gradient", "cosine", "bm25", "random")
+JUDGE_METHODS = (
+    *("unrolled", "path", "gradient", "cosine", "outliers", "tallies"),
+    *("bm25", "common-tokens", "random"),
+)
 RECORD_KINDS = ("outliers", "tallies", "factors")
 REPLAY_TOLERANCE = 1e-4
 REPORT_NEURONS = 1200

@@ -149,6 +149,8 @@ def test_every_command_is_offered(tmp_path: Path) -> None:
 def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() -> None:
     from analysis.ablation import config, replacement, subjects
     from analysis.attribution.config import CHOICES, FORMER_EVIDENCE
+    from analysis.influence.judge.judge import DEFAULT_METHODS
+    from analysis.influence.judge.scores import METHODS
     from analysis.neurons import clustering, grouping
     from analysis.report.build import ReportConfig
     from capture.config import reading, records
@@ -165,6 +167,8 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     assert choices.CLUSTERING_METHODS == clustering.METHODS
     assert choices.CLUSTERING_WEIGHTS == grouping.WEIGHTS
     assert GRACE.total_seconds() == choices.GARBAGE_AGE_MINUTES * 60
+    assert choices.JUDGE_DEFAULTS == DEFAULT_METHODS
+    assert choices.JUDGE_METHODS == METHODS
     assert choices.RECORD_KINDS == records.KINDS
     assert choices.REPLAY_TOLERANCE == TOLERANCE
     assert ReportConfig.max_neurons == choices.REPORT_NEURONS

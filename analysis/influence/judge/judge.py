@@ -20,10 +20,10 @@ import pandas as pd
 
 from analysis.influence.baselines.methods import RANDOM
 from analysis.influence.judge import designs
+from analysis.influence.judge.correlations import datamodeling_scores, spearman
 from analysis.influence.judge.designs import Removal, Variation
 from analysis.influence.judge.retrainings import query_values, require_kept, values
 from analysis.influence.judge.scores import Scores, method_scores, require_methods
-from analysis.influence.judge.statistics import datamodeling_scores, spearman
 from analysis.influence.judge.tables import SCHEMAS, Judged
 from analysis.influence.queries.query import Query
 from analysis.jobs.question import Question

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.influence.judge.statistics import mean_over_queries
+from analysis.influence.judge.correlations import mean_over_queries
 
 JUDGEMENTS = pa.schema(
     [
