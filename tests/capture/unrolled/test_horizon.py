@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.unrolled.horizon import LIMIT, exponent_of, horizon
+from capture.estimates.growth import LIMIT, exponent_of
+from capture.unrolled.horizon import horizon
 
 
 @given(rate=st.floats(-0.2, 0.2), steps=st.integers(2, 300))
