@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, UnitError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
@@ -15,14 +15,16 @@ from cluster.options.arguments import (
     add_skip_damaged,
     neuron_name,
 )
-from cluster.options.choices import (
-    ATTRIBUTION_BACKGROUNDS,
-    ATTRIBUTION_EVIDENCE,
-    ATTRIBUTION_FORMER_EVIDENCE,
-    ATTRIBUTION_LEVELS,
-    ATTRIBUTION_OUTLIERS,
-    ATTRIBUTION_SELECT,
-    ATTRIBUTION_WEIGHTS,
+from cluster.options.attribution import (
+    CHOICES,
+    SELECTION,
+    asks_one_parameter,
+    config_of,
+    evidence_name,
+    focused_group,
+    parameter_config,
+    parameter_set,
+    steps_range,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from analysis.attribution.config import AttributionConfig
     from analysis.attribution.tables import Attribution
     from analysis.faithfulness.confirm import ConfirmConfig
+    from analysis.parameters.config import ParameterConfig
+    from analysis.parameters.tables import ParameterTokens
     from analysis.run.run import Run
     from cluster.options.arguments import Commands
     from cluster.options.machines import Machines
@@ -65,18 +69,11 @@ of runs with tallies, else target · train · rate.
 
 --study is the published study's method: single parameters, whole windows, counted, against all
 datums; a neuron takes the tokens of its parameters. Tables go to RUN/analysis/attribute/,
-or with --name NAME to a folder in it, where another question does not replace them."""
-CHOICES = {
-    "level": (ATTRIBUTION_LEVELS, "neuron"),
-    "evidence": (ATTRIBUTION_EVIDENCE, "geometric-mean, or target"),
-    "weight": (ATTRIBUTION_WEIGHTS, "count"),
-    "background": (ATTRIBUTION_BACKGROUNDS, "train"),
-    "select": (ATTRIBUTION_SELECT, "rate"),
-    "outliers": (ATTRIBUTION_OUTLIERS, "absolute"),
-}
-"""Option → allowed values and the default that help shows."""
-SELECTION = {"tokens": 10, "max-q": 0.05, "min-count": 20, "most-frequent": 200, "most-counted": 5}
-"""Options of ``SelectionConfig`` and their defaults."""
+or with --name NAME to a folder in it, where another question does not replace them.
+
+--level parameter --neuron UNIT:INDEX asks about one parameter (INDEX: flat index into the unit):
+all tokens of the datums that have it among their outliers, by relative frequency and by count, and
+what chance gives. Tables go to RUN/analysis/parameter/."""
 
 
 def add(commands: "Commands") -> None:
@@ -100,7 +97,7 @@ def add(commands: "Commands") -> None:
         text = f"see select, default {default}"
         text = text if name != "tokens" else "tokens for each neuron, default 10"
         made.add_argument(f"--{name}", type=type(default), metavar="N", help=text)
-    text = "show this neuron (row, head, …) only, as in layers.2.linear2.weight:17"
+    text = "show this neuron (row, head, parameter) only, as in layers.2.linear2.weight:17"
     made.add_argument("--neuron", type=neuron_name, metavar="UNIT:N", help=text)
     made.add_argument("--unit", help="show this unit only, as in layers.2.linear2.weight")
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
@@ -121,18 +118,14 @@ def add_confirm(made: argparse.ArgumentParser) -> None:
     made.add_argument("--confirm-datums", type=int, metavar="N", help=text)
 
 
-def evidence_name(text: str) -> str:
-    """Refuse a name of earlier versions with a line that gives the current one."""
-    if text in ATTRIBUTION_FORMER_EVIDENCE:
-        new = ATTRIBUTION_FORMER_EVIDENCE[text]
-        raise argparse.ArgumentTypeError(f"{text!r} is now called {new}")
-    return text
-
-
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from cluster.terminal.attribution_tables import Focus
 
     at_least("--rows", arguments.rows, 1)
+    if asks_one_parameter(arguments):
+        asked = parameter_config(arguments)
+        arguments.name = arguments.name or parameter_set(asked)
+        return run_analysis(arguments, console, one_parameter(asked, arguments.rows))
     config_of(arguments, tallies=False)  # raises for wrong options before the run is opened
     unit, number = focused_group(arguments)
     focus = Focus(
@@ -158,15 +151,6 @@ def confirm_config(asked: bool, datums: int | None) -> "ConfirmConfig | None":
     if not asked:
         return None
     return ConfirmConfig() if datums is None else ConfirmConfig(max_datums=datums)
-
-
-def focused_group(arguments: argparse.Namespace) -> tuple[str | None, int | None]:
-    """Unit and number of ``--neuron``, or of ``--unit`` and ``--number``; None for all."""
-    if arguments.neuron is None:
-        return arguments.unit, arguments.number
-    if (arguments.unit, arguments.number) != (None, None):
-        raise ConfigError("--neuron", "names the unit and the number; leave out --unit, --number")
-    return arguments.neuron
 
 
 def attribution(
@@ -204,39 +188,19 @@ def attribution(
     return Analysis(question, compute, write_attribution, show)
 
 
-def steps_range(text: str) -> tuple[int, int | None]:
-    """``100:200``, ``100:``, ``:200`` → first step and end."""
-    first, _, end = text.partition(":")
-    try:
-        return int(first or 0), int(end) if end else None
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range as in 100:200") from None
+def one_parameter(config: "ParameterConfig", rows: int) -> "Analysis[ParameterTokens]":
+    """The question about one parameter; ``rows``: tokens printed in each table."""
+    from analysis.jobs.question import Question
+    from analysis.parameters.tokens import parameter_tokens, write_parameter
+    from cluster.terminal.attribution_tables import show_parameter
 
+    def compute(run: "Run", on: "Machines", counting: Counting) -> "ParameterTokens":
+        return parameter_tokens(run, config)
 
-def config_of(arguments: argparse.Namespace, *, tallies: bool) -> "AttributionConfig":
-    """The settings; options that are not given take the best defaults (--study: the study's)."""
-    from analysis.attribution.config import AttributionConfig
-    from analysis.measures.selection import SelectionConfig
+    def show(console: "Console", run: "Run", found: "ParameterTokens") -> None:
+        show_parameter(console, found, config.select, rows=rows)
 
-    asked = vars(arguments)
-    selection = {"most": "tokens"} | {
-        name.replace("-", "_"): name.replace("-", "_") for name in SELECTION if name != "tokens"
-    }
-    names = {
-        **{name: name for name in CHOICES},
-        **{name: name for name in ("keep", "windows")},
-        "max_parameters": "parameters",
-        "max_datums": "datums",
-    }
-    values: dict[str, Any] = {ours: asked[theirs] for ours, theirs in names.items()}
-    values["first_step"], values["end_step"] = asked["steps"] or (None, None)
-    values["selection"] = SelectionConfig(
-        **{o: asked[t] for o, t in selection.items() if asked[t] is not None}
-    )
-    given = {name: value for name, value in values.items() if value is not None}
-    if asked["study"]:
-        return AttributionConfig.study(**given)
-    return AttributionConfig.recommended(tallies=tallies, **given)
+    return Analysis(lambda run: Question.of("parameter", config), compute, write_parameter, show)
 
 
 def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.attribution.tables import Attribution
+from analysis.parameters.tables import ParameterTokens
 from cluster.terminal.confirmation_tables import show_confirmation
 from cluster.terminal.tables import data_table, print_table, token_list
 
@@ -176,3 +177,38 @@ def signs(tokens: pd.DataFrame) -> str:
         f"{away / (away + towards):.0%} of the ablation estimate for these tokens is positive: "
         "there the neuron lowers the loss. The rest is negative."
     )
+
+
+# --- one parameter --------------------------------------------------------------------------------
+
+
+def show_parameter(console: Console, found: ParameterTokens, select: str, *, rows: int) -> None:
+    """Print a parameter's outliers and its tokens, by relative frequency, by count, and chosen."""
+    about, tokens = found.about.iloc[0], found.tokens
+    name, least = f"{about['unit']}:{about['index']}", about["least_count"]
+    place = f" (row {about['row']}, column {about['column']})" if about["row"] >= 0 else ""
+    console.print(
+        f"{escape(name)}{place}: {about['rows']:,} outliers of {about['datums']:,} datums in steps "
+        f"{about['first_step']} to {about['last_step']}. {about['up']:.0%} of these shifts are up; "
+        f"their sum is {about['shift']:.3g}, the largest |shift| {about['largest']:.3g}."
+    )
+    chosen = tokens[tokens["chosen_rank"] >= 0].sort_values("chosen_rank")
+    orders = {
+        "by relative frequency": tokens.sort_values("frequency_rank"),
+        "by count": tokens.sort_values("count_rank"),
+        f"chosen by {select}": chosen,
+    }
+    for order, ranked in orders.items():
+        table = data_table("token", "count", "frequency", "in training", "× training")
+        for token in ranked.head(rows).to_dict("records"):
+            shares = (f"{token[column]:.6f}" for column in ("frequency", "train_frequency"))
+            ratio = f"{token['relative_frequency']:.2f}"
+            table.add_row(escape(token["token"]), f"{token['count']:,}", *shares, ratio)
+        print_table(console, f"Tokens of {name}, {order}", table)
+    console.print(
+        f"By chance, with as many outliers at datums drawn at random, tokens with {least:,} "
+        f"occurrences or more reach {about['chance']:.2f} × training (95 % of draws)."
+    )
+    beyond = tokens.loc[tokens["beyond_chance"], "token"]
+    named = escape(token_list(beyond, TOKENS_SHOWN)) if len(beyond) else "none"
+    console.print(f"Tokens beyond that: {named}.")

@@ -1,6 +1,7 @@
 """``ontogeny attribute``: options, output, refusals."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from tiny import make_run, tiny_config
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
 from analysis.measures.selection import SelectionConfig
+from analysis.parameters.config import ParameterConfig
+from analysis.parameters.tokens import parameter_tokens
 from analysis.run.run import open_run
 from cluster.cli import main
 from cluster.local.threads import run_job
@@ -117,6 +120,69 @@ def test_options_that_cannot_be_parsed_are_refused(
 ) -> None:
     assert main(["attribute", str(run), *options]) == 2
     assert text in capsys.readouterr().err
+
+
+# --- one parameter --------------------------------------------------------------------------------
+
+
+def strongest_parameter(run: Path) -> tuple[str, int]:
+    rows = open_run(str(run)).shifts(unit=UNIT)["index"]
+    return UNIT, int(rows.mode()[0])
+
+
+def test_one_parameter_is_asked_by_its_name(run: Path, capsys) -> None:
+    unit, index = strongest_parameter(run)
+    printed = []
+    for options in (["--neuron", f"{unit}:{index}"], ["--unit", unit, "--number", str(index)]):
+        assert main(["attribute", str(run), "--level", "parameter", *options, "--rows", "3"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    for order in ("by relative frequency", "by count", "chosen by study"):
+        assert f"Tokens of {unit}:{index}, {order}" in printed[0]
+    assert f"(row {index // 10}, column {index % 10})" in printed[0]
+    assert "By chance, with as many outliers at datums drawn at random" in printed[0]
+    folder = run / f"analysis/parameter/{unit.replace('.', '-')}-{index}"
+    tokens = pd.read_parquet(folder / "tokens.parquet")
+    wanted = parameter_tokens(open_run(str(run)), ParameterConfig(unit=unit, index=index))
+    assert tokens.equals(wanted.tokens)
+
+
+def test_options_of_one_parameter_change_the_answer(run: Path, capsys) -> None:
+    unit, index = strongest_parameter(run)
+    options = ["--study", "--evidence", "target", "--select", "rate", "--steps", "3:", "--tokens"]
+    command = ["attribute", str(run), "--level", "parameter", "--neuron", f"{unit}:{index}"]
+    assert main([*command, *options, "4", "--name", "other", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["about"][0]["evidence"] == "target"
+    assert found["about"][0]["first_step"] >= 3
+    assert found["about"][0]["tokens"] == found["about"][0]["rows"]
+    assert (run / "analysis/parameter/other/tokens.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--number", "3"], "--number: got 3 without a unit. Say which unit it is of with --unit."),
+        (["--neuron", f"{UNIT}:9999"], f"{UNIT}[9999]: does not exist: the unit is 12 × 10, its"),
+        (["--neuron", "linear2:3"], "linear2: was not captured. Did you mean"),
+        (
+            ["--neuron", f"{UNIT}:3", "--weight", "shift"],
+            "--weight: does not go with one parameter. Leave it out.",
+        ),
+        (
+            ["--neuron", f"{UNIT}:3", "--evidence", "update-norm"],
+            "parameter.evidence: got update-norm, must be one of target, input, window.",
+        ),
+        (["--neuron", f"{UNIT}:3", "--confirm"], "--confirm: does not go with one parameter."),
+    ],
+)
+def test_bad_questions_about_one_parameter_are_one_line(
+    run: Path, options: list[str], text: str, capsys
+) -> None:
+    assert main(["attribute", str(run), "--level", "parameter", *options]) == 2
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert (captured.err.count("\n"), captured.out) == (1, "")
 
 
 # --- output ---------------------------------------------------------------------------------------
