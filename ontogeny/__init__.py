@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.parameters.config import ParameterConfig
-    from analysis.run.run import Run, open_run
     from analysis.run.tallies import neuron_history, tally_windows, token_history
     from capture import __version__
     from capture.config.reading import read_config
@@ -41,13 +40,13 @@ if TYPE_CHECKING:
         ablate,
         activations,
         attribute,
-        behaviour,
-        bigrams,
         faithfulness,
-        neurons,
-        report,
     )
+    from ontogeny.data import behaviour, bigrams, neurons
+    from ontogeny.neuron import Neuron
+    from ontogeny.pages import report
     from ontogeny.parameters import parameter
+    from ontogeny.run import Run, open_run
     from ontogeny.training import capture, replay, selfcheck, verify
 
 __all__ = [
@@ -61,6 +60,7 @@ __all__ = [
     "ConfirmConfig",
     "FactorConfig",
     "FaithfulnessConfig",
+    "Neuron",
     "NeuronsConfig",
     "OutlierConfig",
     "ParameterConfig",
@@ -102,7 +102,6 @@ _HOMES = {
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.parameters.config": ("ParameterConfig",),
-    "analysis.run.run": ("Run", "open_run"),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
     "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
@@ -112,10 +111,11 @@ _HOMES = {
     "capture.errors": ("CaptureError",),
     "capture.shifts.outliers": ("OutlierConfig",),
     "capture.store.config": ("StoreConfig",),
-    "ontogeny.analyses": (
-        *("ablate", "activations", "attribute", "behaviour", "bigrams", "faithfulness"),
-        *("neurons", "report"),
-    ),
+    "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
+    "ontogeny.data": ("behaviour", "bigrams", "neurons"),
+    "ontogeny.neuron": ("Neuron",),
+    "ontogeny.pages": ("report",),
+    "ontogeny.run": ("Run", "open_run"),
     "ontogeny.parameters": ("parameter",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
 }

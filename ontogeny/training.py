@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from analysis.run.run import Run, open_run
+from analysis.run import run as stored
 from capture.config.reading import make_config, read_config
 from capture.config.records import wanted_kinds
 from capture.config.settings import Config, to_values
@@ -19,6 +19,7 @@ from capture.maintenance.verify import verify as verify_run
 from capture.replay.segments import read_replayable_run
 from capture.store import Store
 from cluster.local.processes import replay_segments
+from ontogeny.run import Run, open_run
 
 if TYPE_CHECKING:
     from cluster.terminal.progress import Report
@@ -100,7 +101,7 @@ def replay(
         >>> len(run.shifts(steps=range(1))) > 0
         True
     """
-    store = run.store if isinstance(run, Run) else Store(fspath(run))
+    store = run.store if isinstance(run, stored.Run) else Store(fspath(run))
     kinds = wanted_kinds(list(records), "records")
     replayable = read_replayable_run(store, None)
     chosen = (
@@ -128,7 +129,7 @@ def verify(run: Run | str | PathLike[str]) -> pd.DataFrame:
         >>> ontogeny.verify("runs/demo").empty
         True
     """
-    found = verify_run(run.store if isinstance(run, Run) else Store(fspath(run)))
+    found = verify_run(run.store if isinstance(run, stored.Run) else Store(fspath(run)))
     rows = [(finding.key, finding.state, finding.detail) for finding in found]
     return pd.DataFrame(rows, columns=["key", "state", "detail"])
 

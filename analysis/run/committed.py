@@ -99,14 +99,14 @@ class Committed:
 
 
 def warn_if_short(store: Store, start: Marker, segments: tuple[Marker, ...], config: Any) -> None:
-    """Warn the caller's caller if the run holds fewer steps than it should.
+    """Warn the caller of ``open_run`` if the run holds fewer steps than it should.
 
     ``config``: the values of the run's configuration.
     """
     steps_done = segments[-1].end_step if segments else 0
     if problem := shortfall(store, len(segments), steps_done, extent_of(config, start)):
         remedy = "Run: ontogeny verify, or go on with: ontogeny capture … --resume"
-        warnings.warn(f"{store.uri}: {problem}. {remedy}.", IncompleteRunWarning, stacklevel=3)
+        warnings.warn(f"{store.uri}: {problem}. {remedy}.", IncompleteRunWarning, stacklevel=4)
 
 
 def overlap(steps: range, segment: Marker) -> bool:

@@ -115,7 +115,7 @@ class GradientQueries(StoredRun):
         """
         return self.gradients.column(step, datum, unit, n)
 
-    def neuron(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
+    def neuron_gradient(self, step: int, datum: int, unit: str, n: int) -> np.ndarray:
         """Return the gradient of neuron n, the unit's n-th input, float32.
 
         A column, or a row if stored as [inputs, outputs]. Raises what ``column`` raises.

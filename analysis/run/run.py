@@ -18,7 +18,6 @@ import pyarrow as pa
 from torch import Tensor
 
 from analysis.run import custom_loop, description, token_windows
-from analysis.run.committed import Committed, warn_if_short
 from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
@@ -31,16 +30,12 @@ from analysis.run.shift_tables import (
     wanted_steps,
 )
 from analysis.run.stored_run import Split
-from capture.config.reading import make_config
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint, datum_lengths
 from capture.format.corpus_tables import PLANTED_KEY
-from capture.format.markers import read_segments, require_start
-from capture.format.replay_markers import add_replayed_files
-from capture.format.run_yaml import KEY, read_run
 from capture.models.transformer import AnyModel, LanguageModel
 from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS
-from capture.store import DEFAULT, Store
+from capture.store import DEFAULT
 from capture.store.config import StoreConfig
 
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
@@ -65,7 +60,7 @@ def open_run(
         skip_damaged: Leave out shards that differ from what their markers say, and list them in
             ``Run.skipped``. Each shard is read whole once for this check.
         tables: Folder or prefix for the tables of analyses, as for a run that you may only read:
-            they are written to ``TABLES/analysis/`` and looked for there first. By default, the run.
+            they are written to ``TABLES/analysis/`` and looked for there first.
 
     Returns:
         The run.
@@ -79,14 +74,7 @@ def open_run(
         >>> run.steps_done == run.num_steps
         True
     """
-    place = Store(os.fspath(uri), store)
-    start = require_start(place)
-    provenance = read_run(place, start)
-    config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
-    segments = add_replayed_files(place, read_segments(place))
-    warn_if_short(place, start, segments, provenance["config"])
-    elsewhere = None if tables is None else Store(os.fspath(tables), store)
-    return Run(Committed(place, start, segments, skip_damaged), config, provenance, elsewhere)
+    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

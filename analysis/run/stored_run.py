@@ -3,18 +3,22 @@
 ``analysis.run.run.Run`` adds the queries that users ask.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
 from analysis.run import custom_loop
-from analysis.run.committed import Committed
+from analysis.run.committed import Committed, warn_if_short
 from analysis.run.scan import Shard
+from capture.config.reading import make_config
 from capture.config.settings import Config
 from capture.format import checkpoint
-from capture.format.markers import Marker
+from capture.format.markers import Marker, read_segments, require_start
+from capture.format.replay_markers import add_replayed_files
+from capture.format.run_yaml import KEY, read_run
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
 from capture.maintenance.verify import Finding
@@ -22,6 +26,7 @@ from capture.models.huggingface import stored_transposed
 from capture.models.transformer import AnyModel, build_model
 from capture.shards.schema import DATUMS, VOCABULARY
 from capture.store import Store
+from capture.store.config import StoreConfig
 
 Split = Literal["train", "validation", "test"]
 
@@ -37,6 +42,25 @@ class StoredRun:
     """Contents of ``run.yaml``: configuration, versions, device, git commit, time."""
     elsewhere: Store | None = None
     """Where tables of analyses are written instead of in the run."""
+
+    @classmethod
+    def open(
+        cls,
+        uri: str | os.PathLike[str],
+        store: StoreConfig,
+        *,
+        skip_damaged: bool,
+        tables: str | os.PathLike[str] | None,
+    ) -> Self:
+        """Open a run as this class; only ``open_run`` calls it."""
+        place = Store(os.fspath(uri), store)
+        start = require_start(place)
+        provenance = read_run(place, start)
+        config = make_config(provenance["config"], where=f"{place.uri}/{KEY}")
+        segments = add_replayed_files(place, read_segments(place))
+        warn_if_short(place, start, segments, provenance["config"])
+        elsewhere = None if tables is None else Store(os.fspath(tables), store)
+        return cls(Committed(place, start, segments, skip_damaged), config, provenance, elsewhere)
 
     @property
     def tables(self) -> Store:

@@ -121,7 +121,7 @@ def test_a_column_equals_that_of_the_dense_gradient(run, unit):
     dense = run.gradient(6, datum, unit)
     for n in (0, dense.shape[1] - 1):
         assert_allclose(run.column(6, datum, unit, n), dense[:, n], rtol=1e-5, atol=1e-9)
-        assert_array_equal(run.neuron(6, datum, unit, n), run.column(6, datum, unit, n))
+        assert_array_equal(run.neuron_gradient(6, datum, unit, n), run.column(6, datum, unit, n))
 
 
 def test_inner_products_equal_those_of_the_dense_gradients(run):

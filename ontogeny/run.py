@@ -1,0 +1,141 @@
+"""A run as the public API has it: with the questions that are asked most."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.jobs.tables import marker_key, read_table, table_set
+from analysis.run import run as stored
+from analysis.run.shift_tables import indices_of_neurons
+from capture.store import DEFAULT
+from capture.store.config import StoreConfig
+from ontogeny.neuron import Neuron
+
+if TYPE_CHECKING:
+    from analysis.ablation.config import AblationConfig
+    from analysis.ablation.tables import Ablation
+    from analysis.attribution.config import AttributionConfig
+    from analysis.attribution.tables import Attribution
+    from analysis.faithfulness.confirm import ConfirmConfig
+    from ontogeny.answers import Progress
+
+SHOWN = (
+    *("config", "provenance", "uri", "tables", "steps_done", "num_steps", "num_datums"),
+    *("num_tokens", "layout", "steps", "evaluations", "vocabulary", "datums", "planted"),
+    *("tokens", "texts", "token_NT", "target_NT", "shifts", "gradients", "gradient", "shift"),
+    *("lifetime_shifts", "initial_decay", "column", "neuron_gradient", "inner_products"),
+    *("model", "checkpoint", "attribute", "ablate", "neuron"),
+)
+"""What tab completion offers, and the reference documents."""
+
+
+def open_run(
+    uri: str | os.PathLike[str],
+    store: StoreConfig = DEFAULT,
+    *,
+    skip_damaged: bool = False,
+    tables: str | os.PathLike[str] | None = None,
+) -> "Run":
+    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables)
+
+
+open_run.__doc__ = stored.open_run.__doc__
+
+
+class Run(stored.Run):
+    __doc__ = stored.Run.__doc__
+
+    def __dir__(self) -> list[str]:
+        """Documented names, for tab completion."""
+        return list(SHOWN)
+
+    def attribute(
+        self,
+        config: "AttributionConfig | None" = None,
+        *,
+        confirm: "ConfirmConfig | None" = None,
+        save: bool = False,
+        name: str = "",
+        replace: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "Attribution":
+        """Find which tokens and datums moved which neurons; see ``ontogeny.attribute``.
+
+        Example:
+            >>> tokens = run.attribute().tokens
+        """
+        from ontogeny.analyses import attribute
+
+        how = {"save": save, "name": name, "replace": replace}
+        return attribute(self, config, confirm=confirm, progress=progress, **how)
+
+    def ablate(
+        self,
+        config: "AblationConfig | None" = None,
+        *,
+        save: bool = False,
+        name: str = "",
+        replace: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "Ablation":
+        """Ablate neurons, rows or heads and measure what changes; see ``ontogeny.ablate``.
+
+        Example:
+            >>> only = ontogeny.AblationConfig(only=("layers.1.linear2.weight:3",))
+            >>> changes = run.ablate(only).neurons
+        """
+        from ontogeny.analyses import ablate
+
+        how = {"save": save, "name": name, "replace": replace}
+        return ablate(self, config, progress=progress, **how)
+
+    def neuron(self, unit: str, n: int, *, attribution: str = "") -> Neuron:
+        """Return what is known about one neuron: its tokens, datums, history and ablation.
+
+        Tokens and datums are those of the attribution in the run, or else of an attribution with
+        default settings, which is computed at the first call.
+
+        Args:
+            unit: An MLP unit, as in ``layers.2.linear2.weight``.
+            n: Index of one of the unit's neurons (inputs).
+            attribution: Name of the attribution, if it has one.
+
+        Returns:
+            The neuron; printed, or as the last line of a notebook's cell, it shows a summary.
+
+        Raises:
+            UnitError: The unit was not captured, or has no such neuron.
+            RunError: The run has no attribution of this name, or no record to attribute from.
+
+        Example:
+            >>> neuron = run.neuron("layers.1.linear2.weight", 3)
+            >>> neuron.tokens.columns.tolist()[:3]
+            ['token', 'weight', 'relative_frequency']
+        """
+        indices_of_neurons(self.layout, unit, n, None)  # raises UnitError
+        parts = {
+            table: self._attributed(table, unit, n, attribution)
+            for table in ("tokens", "windows", "datums")
+        }
+        return Neuron.of(self, unit, n, attribution=attribution, **parts)
+
+    def _attributed(self, table: str, unit: str, n: int, name: str) -> pd.DataFrame:
+        """Return a neuron's rows of a table of attribution."""
+        from analysis.attribution.tables import TABLES
+
+        job = table_set("attribute", name)
+        if not name and not any(
+            store.exists(marker_key(job)) for store in (self.tables, self.store)
+        ):
+            whole: pd.DataFrame = getattr(self._attribution, table)
+            mine = (whole["level"] == "neuron") & (whole["unit"] == unit) & (whole["group"] == n)
+            return whole[mine]
+        wanted: dict[str, Sequence[object]] = {"level": ["neuron"], "unit": [unit], "group": [n]}
+        return read_table(self, job, table, TABLES[table], wanted)
+
+    @cached_property
+    def _attribution(self) -> "Attribution":
+        return self.attribute()
