@@ -66,6 +66,10 @@ class ShardError(CaptureError):
     exit_code = NOT_TRUSTWORTHY
 
 
+class ColumnError(ShardError):
+    """A table lacks a column, or has it in another type: another version wrote it."""
+
+
 class SplitError(CaptureError):
     """The gradient that was captured for a datum is not that of a pass of this datum alone."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute, parquet
 
-from capture.errors import ShardError
+from capture.errors import ColumnError, ShardError
 from capture.format.markers import File
 from capture.gradients.layout import Layout
 from capture.shards.column_chunks import MEMORY_ALLOWANCE_BYTES, MEMORY_PER_FILE_BYTE
@@ -34,6 +34,7 @@ from capture.shards.schema import (
 )
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store
+from capture.store.parallel import map_in_parallel
 
 ROWS_PER_BATCH = 2**20
 REMEDY = "Run: ontogeny verify"
@@ -137,11 +138,11 @@ class Shard:
             stored = stored_name(name, written_version(found))
             place = found.get_field_index(stored)
             if place < 0:
-                raise ShardError(self.where, f"has no column {stored}", REMEDY)
+                raise ColumnError(self.where, f"has no column {stored}", REMEDY)
             kind = found.field(place).type
             if schema is not None and not same_type(kind, schema.field(name).type):
                 problem = f"has its column {stored} as {kind}, not {schema.field(name).type}"
-                raise ShardError(self.where, problem, REMEDY)
+                raise ColumnError(self.where, problem, REMEDY)
 
     def validated(self, rows: Rows) -> Rows:
         """Return the rows without metadata; raise ``ShardError`` for missing values or bad text."""
@@ -254,8 +255,10 @@ def read_all(shards: Sequence[Shard], schema: pa.Schema, wanted: Wanted | None =
     """
     tables = [schema.empty_table()]
     found, allowed = 0, MEMORY_ALLOWANCE_BYTES
-    for shard in shards:
-        tables.append(shard.rows_of(schema, wanted))
+    at_once = shards[0].store.requests_at_once if shards else 1
+    read = map_in_parallel(lambda shard: shard.rows_of(schema, wanted), shards, at_once)
+    for shard, rows in zip(shards, read, strict=True):
+        tables.append(rows)
         found += tables[-1].nbytes
         allowed += MEMORY_PER_FILE_BYTE * shard.file.num_bytes
         if found > allowed:

@@ -20,7 +20,7 @@ from analysis.jobs.tables import (
     table_set,
 )
 from analysis.run.run import Run
-from capture.errors import RunError
+from capture.errors import ColumnError, RunError
 
 Frames = Mapping[str, pd.DataFrame]
 
@@ -195,6 +195,6 @@ def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
     wanted = {"level": ["neuron"]} if "level" in schema.names else {}
     try:
         return read_table(run, job, name, schema, wanted)
-    except (KeyError, pa.ArrowInvalid) as error:
-        problem = f"has a table {name!r} of {job} made by another version: {error}"
+    except ColumnError as error:
+        problem = f"has a table {name!r} of {job} made by another version: {error.problem}"
         raise RunError(run.uri, problem, remedy) from error

@@ -112,6 +112,15 @@ def test_tables_of_an_earlier_state_count_as_missing() -> None:
     assert "ablate" in build(run).missing
 
 
+def test_tables_of_another_version_count_as_missing() -> None:
+    run = report_run("memory://report-version", "attribute")
+    schemas = {name: pa.schema(of.items()) for name, of in WANTED["ablate"].items()}
+    schemas["neurons"] = schemas["neurons"].remove(schemas["neurons"].get_field_index("change"))
+    frames = {name: schema.empty_table().to_pandas() for name, schema in schemas.items()}
+    write_tables(run, "ablate", frames, schemas)
+    assert "ablate" in build(run, max_neurons=1).missing
+
+
 # --- command --------------------------------------------------------------------------------------
 
 
