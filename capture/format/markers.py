@@ -21,6 +21,7 @@ from typing import Any
 from capture.errors import RunError, ShardError, StoreError
 from capture.shards.column_chunks import footer_sha256
 from capture.shards.schema import SCHEMA_VERSION
+from capture.store.parallel import map_in_parallel
 from capture.store.store import Store, checked_key
 
 FOLDER = "segments"
@@ -244,17 +245,23 @@ def read_segments(store: Store) -> list[Marker]:
     Raises ``ShardError`` if one is missing, damaged, or does not follow the marker before it.
     """
     found = existing_segments(store, store.keys(FOLDER))
+    listed = set(found)
     markers: list[Marker] = []
     before = read_marker(store, START) if store.exists(START) else None
-    for segment in range(found[-1] + 1 if found else 0):
+
+    def read(segment: int) -> Marker:
         key = segment_key(segment)
-        if segment not in found and not store.exists(key):
+        if segment not in listed and not store.exists(key):
             problem = f"is missing although {segment_key(found[-1])} exists"
             raise ShardError(f"{store.uri}/{key}", problem, "Restore it from a copy")
-        marker = read_marker(store, key)
+        return read_marker(store, key)
+
+    segments = range(found[-1] + 1 if found else 0)
+    for segment, marker in enumerate(map_in_parallel(read, segments, store.requests_at_once)):
         problem = chain_problem(before, marker) if before else ""
         if problem:
-            raise ShardError(f"{store.uri}/{key}", problem, "Restore it from a copy")
+            where = f"{store.uri}/{segment_key(segment)}"
+            raise ShardError(where, problem, "Restore it from a copy")
         markers.append(marker)
         before = marker
     return markers

@@ -8,11 +8,13 @@ find it by a listing, so on a store whose listings lag a record can appear late.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from capture.config.records import KINDS, RecordKind
 from capture.errors import ShardError
 from capture.format.markers import FOLDER, File, Marker, read_marker, segment_key, write_marker
 from capture.store import Store
+from capture.store.parallel import map_in_parallel
 
 NAME = re.compile(FOLDER + r"/segment-(\d{6,9})-(" + "|".join(KINDS) + r")\.json")
 REMEDY = "Delete it and replay the segment again"
@@ -50,13 +52,15 @@ def add_replayed_files(store: Store, segments: Iterable[Marker]) -> tuple[Marker
 
     Raises ``ShardError`` for a replay marker that is damaged or belongs to another run.
     """
-    found, keys = list(segments), store.keys(FOLDER)
-    for key in keys:
-        parsed = parse_replay_key(key)
-        if parsed is None or parsed[0] >= len(found):
-            continue
-        segment, kind = parsed
-        marker, own = read_marker(store, key), found[segment]
+    found = list(segments)
+    added = {
+        key: parsed
+        for key in store.keys(FOLDER)
+        if (parsed := parse_replay_key(key)) and parsed[0] < len(found)
+    }
+    markers = map_in_parallel(partial(read_marker, store), added, store.requests_at_once)
+    for (key, (segment, kind)), marker in zip(added.items(), markers, strict=True):
+        own = found[segment]
         if problem := replay_problem(marker, own, kind):
             raise ShardError(f"{store.uri}/{key}", problem, REMEDY)
         listed = {file.key for file in own.files}

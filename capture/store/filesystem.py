@@ -17,6 +17,7 @@ class FsspecBackend:
     """Keys below a URI; raises ``ValueError`` or ``ImportError`` for an unknown scheme."""
 
     retries = 0
+    requests_at_once = 1
 
     def __init__(self, uri: str) -> None:
         self.filesystem, self.root = url_to_fs(uri, use_listings_cache=False)

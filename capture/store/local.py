@@ -20,6 +20,7 @@ class LocalBackend:
     """Keys as files below ``root``, which need not exist yet; raises ``OSError`` as Python does."""
 
     retries = 0
+    requests_at_once = 1
 
     def __init__(self, root: str) -> None:
         self.root = Path(root).expanduser().absolute()

@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from capture.errors import StoreAwayError, StoreError
 from capture.store.config import PART_BYTES, StoreConfig
+from capture.store.parallel import map_in_parallel
 from capture.store.range_file import RangeFile
 from capture.store.s3_answers import etag_differs, require_answer
 from capture.store.s3_client import Connection, connect
@@ -30,6 +31,8 @@ from capture.store.s3_errors import (
 )
 
 MAX_PARTS = 10_000
+PARTS_AT_ONCE = 4
+"""Parts of one upload under way; each holds a copy of its bytes."""
 MAX_UPLOADS = 3
 """How often a multipart upload is started in all, if the store loses it."""
 
@@ -44,6 +47,7 @@ class S3Backend:
     config: StoreConfig
     earlier_retries: int = field(default=0, compare=False)
     """Retries of this process's connection before this store was opened."""
+    requests_at_once: int = field(default=8, compare=False)
 
     @classmethod
     def from_uri(cls, uri: str, config: StoreConfig) -> "S3Backend":
@@ -121,8 +125,9 @@ class S3Backend:
 
     def put_parts(self, key: str, upload: str, data: memoryview) -> Iterator[dict[str, Any]]:
         size = max(PART_BYTES, -(-len(data) // MAX_PARTS))
-        for number, start in enumerate(range(0, len(data), size), start=1):
-            body = bytes(data[start : start + size])
+
+        def put_part(number: int) -> dict[str, Any]:
+            body = bytes(data[(number - 1) * size : number * size])
             answer = self.call(
                 "upload_part",
                 key,
@@ -131,7 +136,9 @@ class S3Backend:
                 Body=body,
                 ContentMD5=md5(body),
             )
-            yield {"PartNumber": number, "ETag": answer["ETag"]}
+            return {"PartNumber": number, "ETag": answer["ETag"]}
+
+        return map_in_parallel(put_part, range(1, -(-len(data) // size) + 1), PARTS_AT_ONCE)
 
     def abort_upload(self, key: str, upload: str) -> None:
         """Free the uploaded parts. One attempt only, because the store may be away."""

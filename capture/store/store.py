@@ -39,6 +39,8 @@ class StoreBackend(Protocol):
 
     @property
     def retries(self) -> int: ...
+    @property
+    def requests_at_once(self) -> int: ...
     def put(self, key: str, data: bytes | memoryview) -> None: ...
     def put_if_absent(self, key: str, data: bytes) -> bool: ...
     def get(self, key: str) -> bytes: ...
@@ -127,6 +129,11 @@ class Store:
     def retries(self) -> int:
         """Number of requests that this process has retried since this store was opened."""
         return self.backend.retries
+
+    @property
+    def requests_at_once(self) -> int:
+        """How many small requests to make at a time (``capture.store.parallel``): 1 on a disk."""
+        return self.backend.requests_at_once
 
     def take_retries(self) -> int:
         """Return the number of retries since the last call of this method on this store."""

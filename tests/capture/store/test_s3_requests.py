@@ -1,15 +1,23 @@
 """How many bytes of a run on S3 a query fetches, and in how many requests."""
 
+import time
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from fault_proxy import FaultInjector, proxied
 from tiny import make_run, tiny_config
 
 from analysis.run.run import Run, open_run
+from capture.errors import ShardError
 from capture.format.markers import File, Marker, segment_key, write_marker
 from capture.shards import encoding as shards
 from capture.shards.schema import OUTLIERS
+from capture.store import Store
+from capture.store import s3 as s3_module
+from capture.store.parallel import map_in_parallel
 from capture.training.segments import OpenSegment, outlier_table
+from cluster.cli import main
 
 pytestmark = pytest.mark.s3
 
@@ -35,6 +43,54 @@ def replace_outliers(run: Run, num_rows: int) -> None:
     others = [file for file in segment.files if file.kind != "outliers"]
     files = (*others, File.of(old.key, "outliers", data, num_rows))
     write_marker(run.store, segment_key(0), Marker(0, segment.end_step, files))
+
+
+def test_info_asks_for_several_segments_at_a_time(s3, s3_server, tmp_path, monkeypatch):
+    """About six requests a segment: one after the other, a long run takes minutes to open."""
+    config = tiny_config(tmp_path, f"run.uri={s3}", "training.epochs=1", "capture.segment_steps=2")
+    make_run(config)
+    faults = FaultInjector(s3_server.port, delay_seconds=0.02)
+    with proxied(faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        began = time.monotonic()
+        assert main(["info", s3]) == 0
+        seconds = time.monotonic() - began
+    requests = faults.requests.total()
+    print(f"{requests} requests, {faults.most_at_once} at once, {seconds:.2f} s")
+    assert requests > 40
+    assert faults.most_at_once >= 4
+
+
+@pytest.mark.parametrize("broken", [[], [2], [5, 2], [0, 9]])
+def test_the_first_item_that_fails_ends_the_work_as_in_a_plain_loop(broken: list[int]):
+    begun: list[int] = []
+    got: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.02 if item == min(broken, default=-1) else 0)  # a later failure is earlier
+        if item in broken:
+            raise ShardError(str(item), "is bad")
+        return item * 10
+
+    with pytest.raises(ShardError) if broken else nullcontext() as raised:
+        got.extend(map_in_parallel(work, range(10), 3))
+    assert got == [item * 10 for item in range(min(broken, default=10))]
+    if raised:
+        assert raised.value.where == str(min(broken))
+        assert len(begun) <= min(broken) + 3
+
+
+def test_parts_of_an_upload_are_sent_several_at_a_time(s3, s3_server, monkeypatch):
+    faults = FaultInjector(s3_server.port, delay_seconds=0.02)
+    data = bytes(range(256)) * 2**14 * 6
+    with proxied(faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        monkeypatch.setattr(s3_module, "PART_BYTES", len(data) // 6)
+        Store(s3).put("large", data)
+        assert Store(s3).get("large") == data
+    assert faults.requests["PUT"] == 6
+    assert faults.most_at_once == s3_module.PARTS_AT_ONCE
 
 
 def test_a_query_for_one_weight_fetches_few_per_cent_of_a_shard(

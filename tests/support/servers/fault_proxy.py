@@ -42,6 +42,11 @@ class FaultInjector:
     """Number of requests by method."""
     fetched: Counter[str] = field(default_factory=Counter)
     """Bytes of the responses to GET, by path."""
+    delay_seconds: float = 0.0
+    """How long each request takes at least."""
+    under_way: int = 0
+    most_at_once: int = 0
+    """Most requests that were under way at the same time."""
     away: bool = False
     """If True, every connection is dropped, as if the server were down."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -60,6 +65,18 @@ class FaultInjector:
             fault = self.random.choice(self.kinds)
             self.faults[fault] += 1
             return fault
+
+    @contextmanager
+    def counted_as_under_way(self) -> Iterator[None]:
+        with self.lock:
+            self.under_way += 1
+            self.most_at_once = max(self.most_at_once, self.under_way)
+        self.ending.wait(self.delay_seconds)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.under_way -= 1
 
     def count_fetched(self, path: str, num_bytes: int) -> None:
         with self.lock:
@@ -102,6 +119,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_request(self) -> None:
         injector = self.injector
+        with injector.counted_as_under_way():
+            self.answer_one(injector)
+
+    def answer_one(self, injector: FaultInjector) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = injector.draw_fault(self.command)
         match fault:
