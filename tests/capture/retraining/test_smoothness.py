@@ -1,4 +1,4 @@
-"""Smoothness: a linear map's known exponent, verdicts at their rates, stable and chaotic training."""
+"""Smoothness: exponents that are known, verdicts, and training that is stable or chaotic."""
 
 import math
 from pathlib import Path
@@ -90,5 +90,5 @@ def test_bad_requests(tmp_path: Path) -> None:
         SmoothnessConfig(steps=7)
     with pytest.raises(InfluenceError, match=r"step \d+: training has diverged. Lower training"):
         measured(tiny_config(tmp_path, "training.learning_rate=1e30", "training.clip=1e9"))
-    with pytest.raises(CaptureError, match="run.loop"):
+    with pytest.raises(CaptureError, match=r"run\.loop"):
         measured(tiny_config(tmp_path, "run.loop=own"))
