@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from analysis.influence.directional import directional_derivatives
@@ -31,6 +33,7 @@ from analysis.influence.path_formulas import (
 )
 from analysis.influence.queries.query import Query
 from analysis.run.run import Run
+from capture.errors import ShardError
 from capture.optim.optimizer_config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -40,6 +43,9 @@ TOLERANCE = 5e-3
 """Accepted |rest| of a step, relative to the sum of its datums' absolute influences."""
 MOST_POINTS = 8
 """Most points of the quadrature, a power of 2."""
+POINTS = "points"
+VALUES = "values/"
+"""Keys of a stored sweep; the number of updates follows behind that of the queries' values."""
 Report = Callable[[], None]
 
 
@@ -53,6 +59,8 @@ class PathStep:
     influence_QNT: np.ndarray
     """Influence of each datum's loss at each position, float64. With momentum, it includes what the
     gradient did in later steps."""
+    unit_QNU: np.ndarray
+    """The part of each datum's influence that went through each of the units asked for, float64."""
     decay_Q: np.ndarray
     """Influence of weight decay in this step."""
     inherited_Q: np.ndarray
@@ -70,6 +78,8 @@ class PathSweep:
 
     queries: Sequence[Query]
     config: OptimizerConfig
+    units: Sequence[str] = ()
+    """Parameters whose part in the influences is computed too; each costs as much as all."""
     moments: list[Vectors] = field(default_factory=list)
     """r of each query, after the step that is taken next."""
     points: list[int] = field(default_factory=list)
@@ -78,8 +88,34 @@ class PathSweep:
     """The queries' values after so many steps; at most one entry."""
 
     def __post_init__(self) -> None:
-        self.moments = [{} for _ in self.queries]
-        self.points = [1] * len(self.queries)
+        self.moments = self.moments or [{} for _ in self.queries]
+        self.points = self.points or [1] * len(self.queries)
+
+    def encode(self) -> bytes:
+        """Return what ``resumed`` needs to go on from here, as a safetensors file."""
+        ((step, value_Q),) = self.values.items()
+        tensors = {f"{q}/{n}": x for q, own in enumerate(self.moments) for n, x in own.items()}
+        found = {key: own.cpu().contiguous() for key, own in tensors.items()}
+        points = torch.tensor(self.points)
+        return save(found | {f"{VALUES}{step}": torch.from_numpy(value_Q), POINTS: points})
+
+    def resumed(self, data: bytes, where: str, device: torch.device | str) -> "PathSweep":
+        """Return the sweep that ``encode`` described; raises ``ShardError`` if it is damaged."""
+        moments: list[Vectors] = [{} for _ in self.queries]
+        points, values = [], {}
+        try:
+            for key, own in load(data).items():
+                q, _, name = key.partition("/")
+                if key.startswith(VALUES):
+                    values[int(key.removeprefix(VALUES))] = own.numpy()
+                elif key == POINTS:
+                    points = own.tolist()
+                else:
+                    moments[int(q)][name] = own.to(device)
+        except (SafetensorError, ValueError, IndexError) as error:
+            problem = f"is not readable: {error}"
+            raise ShardError(where, problem, "Delete it; it is computed again") from error
+        return PathSweep(self.queries, self.config, self.units, moments, points, values)
 
     def step(self, found: "BackwardStep") -> PathStep:
         """Return the parts of the step before those that were taken so far."""
@@ -92,11 +128,14 @@ class PathSweep:
         self.values = {found.step: before_Q}
         parts, influence_QNT, rest_Q = self.close(found, before, after, after_Q - before_Q)
         self.moments = [part.moment for part in parts]
+        each = [self.influences(found, parts, [unit]).sum(2) for unit in self.units]
+        empty_QNU = np.zeros((*influence_QNT.shape[:2], 0))
         kept = found.before.moments
         return PathStep(
             found.step,
             np.asarray(found.planned.datum_N),
             influence_QNT,
+            np.stack(each, axis=2) if each else empty_QNU,
             np.array([part.decay for part in parts]),
             np.array([inherited_moment(self.config, part.moment, kept) for part in parts]),
             before_Q,
@@ -138,9 +177,18 @@ class PathSweep:
             self.points[q] = max(1, self.points[q] // 2)
         return False
 
-    def influences(self, found: "BackwardStep", parts: Sequence[StepParts]) -> np.ndarray:
-        """Return ⟨clip · k, gradient⟩ of each query, datum and position, [Q, N, T]."""
-        along = {name: torch.stack([p.along[name] for p in parts]) for name in parts[0].along}
+    def influences(
+        self,
+        found: "BackwardStep",
+        parts: Sequence[StepParts],
+        units: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Return ⟨clip · k, gradient⟩ of each query, datum and position, [Q, N, T].
+
+        ``units``: parameters that count; all by default.
+        """
+        names = list(parts[0].along) if units is None else units
+        along = {name: torch.stack([p.along[name] for p in parts]) for name in names}
         return batch_derivatives(found, along)
 
 

@@ -138,7 +138,7 @@ def strongest_token(material: QueryMaterial, subject: EffectQuery) -> str:
     Measured in the run's last model on the first ``max_datums`` datums of the split. A token must
     come next at ``LEAST_POSITIONS`` positions, or as often as the most frequent one.
     """
-    mask, weights = weight_mask(material, subject), dict(material.run.network().named_parameters())
+    mask, weights = weight_mask(material, subject), dict(material.model.named_parameters())
     text = material.text(chosen_split(material, subject.split))
     token_NT = as_tokens(text.token_NT[: subject.max_datums])
     target_NT = as_tokens(text.target_NT[: subject.max_datums])

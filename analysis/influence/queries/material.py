@@ -33,11 +33,11 @@ class QueryMaterial:
 
     @cached_property
     def model(self) -> AnyModel:
-        """The model for evaluation; its own weights do not matter.
+        """The last model, for evaluation; parameters that a query is not given keep its values.
 
         Raises ``RunError`` for a run of a custom loop, whose model is not known.
         """
-        return self.run.blank_model().eval().requires_grad_(False)
+        return self.run.network()
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

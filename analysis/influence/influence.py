@@ -1,0 +1,130 @@
+"""The influence of training datums on queries, by the method that was chosen.
+
+- *unrolled*: the derivative of the query by the weight of each datum's loss, through all later
+  training (``capture.unrolled``): leaving the datum out changes the query by about minus that.
+- *path*: the datum's part in the change of the query as it happened (``analysis.influence.path``).
+- baselines (``analysis.influence.baselines``).
+
+Memory: 8 bytes for each query, training datum and position, beside the needs of the method.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from analysis.influence.baselines.methods import BASELINES
+from analysis.influence.config import SWEEPS, InfluenceConfig
+from analysis.influence.finished_segments import FinishedSegments
+from analysis.influence.queries.query import Query
+from analysis.influence.sums import InfluenceSums, SumShape, windows_of
+from analysis.influence.sweeps import PathMethod, UnrolledMethod
+from analysis.influence.tables import JOB, Influence
+from analysis.influence.tabulation import scored_tables, swept_tables
+from analysis.jobs.tables import table_set
+from analysis.run.run import Run
+from capture.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Counting = Callable[[int, int], None]
+
+
+def compute_influence(
+    run: Run,
+    queries: Sequence[Query],
+    config: InfluenceConfig,
+    report: Counting = lambda done, wanted: None,
+    *,
+    name: str = "",
+    resumable: bool = True,
+) -> Influence:
+    """Return the influence of every training datum on every query.
+
+    Args:
+        run: A run that can be replayed; some baselines work with any.
+        queries: From ``build_queries``.
+        config: The method and its settings.
+        report: Called with steps done and in all.
+        name: Name of the set of tables beside which unfinished segments are kept.
+        resumable: Keep finished segments, so that a job that was killed resumes. They are deleted
+            by ``discard_unfinished``.
+
+    Raises:
+        RunError: The run cannot be replayed or lacks the steps; a query is not finite.
+        ConfigError: A query does not depend on the weights; a bound on memory is too low.
+        InfluenceError: The adjoint is not finite: training is chaotic.
+        ReplayError: Replay on this machine does not arrive at the stored checkpoints.
+    """
+    if config.method not in SWEEPS:
+        found = scored_tables(run, queries, config, BASELINES[config.method](run, queries))
+        report(1, 1)
+        return found
+    from capture.unrolled.states import MAX_BYTES  # loads the training engine
+
+    steps = wanted_steps(run, config)
+    units = tuple(run.layout.names) if config.units else ()
+    sweep, norm_at_end_Q = begin(run, queries, config, units)
+    positions = run.config.corpus.window
+    windows = windows_of(steps, config.windows)
+    shape = SumShape(len(queries), run.num_datums, positions, len(units), windows)
+    sums = InfluenceSums(shape, norm_at_end_Q)
+    max_bytes = config.max_bytes or MAX_BYTES
+    if resumable:
+        finished = finished_segments(run, queries, config, name)
+        found_steps = finished.run(sweep, segments_within(run, steps), max_bytes)
+    else:
+        found_steps = sweep.steps(steps, max_bytes)
+    for done, found in enumerate(found_steps, 1):
+        sums.add(found)
+        report(done, len(steps))
+    return swept_tables(run, queries, config, steps, sums)
+
+
+def report_steps(report: Counting, total: int, done: int) -> None:
+    report(done, total)
+
+
+def wanted_steps(run: Run, config: InfluenceConfig) -> range:
+    """Return the steps asked for; raise ``RunError`` if the run lacks them."""
+    end = run.steps_done if config.end_step is None else config.end_step
+    if not 0 <= config.first_step < end <= run.steps_done:
+        problem = f"has no steps {config.first_step} to {end - 1}"
+        raise RunError(run.uri, problem, f"Its steps are 0 to {run.steps_done - 1}")
+    return range(config.first_step, end)
+
+
+def begin(
+    run: Run, queries: Sequence[Query], config: InfluenceConfig, units: Sequence[str]
+) -> "tuple[PathMethod | UnrolledMethod, np.ndarray | None]":
+    """Return the sweep, and the norm of its adjoint at the end if it has one."""
+    if config.method == "path":
+        return PathMethod.begin(run, queries, units), None
+    end = run.steps_done if config.end_step is None else config.end_step
+    weights = {n: own.detach() for n, own in run.network(end).named_parameters()}
+    method = UnrolledMethod.begin(run, queries, weights)
+    return method, method.norm_at_end_Q
+
+
+def segments_within(run: Run, steps: range) -> list[range]:
+    """Return the steps of each segment that are asked for, in order."""
+    found = []
+    for segment in run.segments:
+        own = range(max(steps.start, segment.first_step), min(steps.stop, segment.end_step))
+        found += [own] if own else []
+    return found
+
+
+def finished_segments(
+    run: Run, queries: Sequence[Query], config: InfluenceConfig, name: str
+) -> FinishedSegments:
+    """Return what is stored of this question's sweep."""
+    asked = {"queries": [dict(query.description) for query in queries], **asdict(config)}
+    for key in ("windows", "positions_of", "max_bytes"):
+        del asked[key]  # these do not change what is found in a step
+    return FinishedSegments.of(run, table_set(JOB, name), asked)
+
+
+def discard_unfinished(run: Run, name: str = "") -> None:
+    """Delete the segments that were kept for a job that was killed."""
+    FinishedSegments.of(run, table_set(JOB, name), {}).delete()
