@@ -21,8 +21,8 @@ model before and after: which next-token predictions flip, and how far the log-p
 true next token falls. By default it ablates the neurons that attribution named, each on the datums
 that moved it most. Run ontogeny attribute first. Tables go to RUN/analysis/ablate/.
 
-  ontogeny ablate runs/demo --only layers.2.linear2.weight:17,80
-  ontogeny ablate runs/demo --level head --all --value mean --split validation"""
+  ontogeny ablate runs/demo --name two --only layers.2.linear2.weight:17,80
+  ontogeny ablate runs/demo --name heads --level head --all --value mean --split validation"""
 
 
 def add(commands: "Commands") -> None:

@@ -23,7 +23,7 @@ step, and says how much of each came from which datum. It replays steps from che
 will do; over a range, --datums 0 needs only the two ends. Tables go to RUN/analysis/bigrams/.
 
   ontogeny bigrams runs/demo --token python
-  ontogeny bigrams runs/demo --steps 200:300 --each-step --top 5"""
+  ontogeny bigrams runs/demo --name late --steps 200:300 --each-step --top 5"""
 
 
 def add(commands: "Commands") -> None:

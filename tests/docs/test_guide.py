@@ -13,6 +13,7 @@ import pytest
 from matplotlib import pyplot
 from tiny import make_run, tiny_config
 
+import ontogeny
 from analysis.ablation import replacement
 from analysis.ablation import tables as ablation_tables
 from analysis.activations import tables as activation_tables
@@ -70,14 +71,28 @@ def pasted(tmp_path_factory) -> Iterator[dict[str, Any]]:
         "training.learning_rate=1",
     )  # high rates leave few active neurons
     make_run(tiny_config(folder / "runs", "model.layers=3", *slowly, name="demo"))
+    run = ontogeny.open_run(folder / "runs" / "demo")
+    ontogeny.attribute(run, save=True)
+    ontogeny.ablate(run, ontogeny.AblationConfig(max_neurons=2, max_datums=9), save=True)
+    kept = tables_of(folder)
     namespace: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patched, mpl.rc_context({"backend": "Agg"}):
         patched.chdir(folder)
         pyplot.switch_backend("Agg")
         for number, (code, _) in enumerate(blocks()):
             exec(compile(code, f"tutorial.md, block {number}", "exec"), namespace)
-        yield namespace | {"folder": folder}
+        yield namespace | {"folder": folder, "kept": kept}
         pyplot.close("all")
+
+
+def tables_of(folder: Path) -> dict[str, bytes]:
+    """Return the tables without a name, as ``ontogeny demo`` leaves them; key → bytes."""
+    found = (folder / "runs" / "demo" / "analysis").glob("*/*.parquet")
+    return {str(path): path.read_bytes() for path in found}
+
+
+def test_the_tutorial_keeps_the_tables_of_the_demo(pasted):
+    assert pasted["kept"].items() <= tables_of(pasted["folder"]).items()
 
 
 def test_every_block_is_followed_by_an_explanation():
