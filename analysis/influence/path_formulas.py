@@ -78,7 +78,7 @@ class StepParts:
     decay: float
     """Influence of weight decay in this step."""
     moment: Vectors
-    """r before the step."""
+    """r before the step; empty without momentum."""
 
 
 def share_step(
@@ -97,7 +97,8 @@ def share_step(
         after = Persistence(gradient[name], moment.get(name, 0.0))
         along[name] = after.of_gradient(config, update)
         own = after.before(config, update)
-        before[name] = own.moment
+        if first_moment_weight(config):
+            before[name] = own.moment
         if config.weight_decay:
             decay += inner(own.weight - gradient[name], weights[name])
     return StepParts(along, decay, before)
