@@ -32,7 +32,6 @@ import pyarrow as pa
 
 from analysis.ablation.log_probability import TokenChanges
 from analysis.ablation.subjects import Subject
-from analysis.faithfulness.auc import affected, auc, interval, precision
 from analysis.faithfulness.ground_truth import (
     AblationEffects,
     FaithfulnessConfig,
@@ -45,6 +44,7 @@ from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, table_set, write_tables
+from analysis.measures.ranking import affected, auc, interval, precision
 from analysis.run.run import Run
 
 JOB = "faithfulness"

@@ -13,7 +13,6 @@ from scipy.stats import bootstrap, sem
 from tiny_run import copied, make_run, tiny_run
 
 from analysis.ablation.log_probability import TokenChanges, log_probability_changes
-from analysis.faithfulness.auc import affected, auc, interval, precision
 from analysis.faithfulness.faithfulness import (
     SCORES,
     SPLIT_HALF,
@@ -35,6 +34,7 @@ from analysis.faithfulness.ground_truth import (
 from analysis.faithfulness.methods import ScoringMethod, group_indices, scoring_methods
 from analysis.jobs.tables import read_table
 from analysis.levels import groups_at
+from analysis.measures.ranking import affected, auc, interval, precision
 from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
 from cluster.cli import main
