@@ -36,7 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.commands.influence import lds, smoothness
+from cluster.commands.influence import lds, retrain, smoothness
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
@@ -49,7 +49,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(lds, smoothness),
+    *(lds, smoothness, retrain),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
