@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from analysis.jobs.question import Question
-from analysis.jobs.tables import check_set_name, marker_key, table_set, table_sets
+from analysis.jobs.tables import check_set_name, marker_key, read_question, table_set, table_sets
 from analysis.run.run import Run
 from capture.errors import RunError, ShardError, StoreAwayError, StoreError
 from capture.format import markers
@@ -48,6 +48,15 @@ def claim(run: Run, question: Question, name: str, *, replace: bool = False) -> 
         remedy = f"{error.remedy}. " if error.remedy else ""
         remedy += "Or keep the tables elsewhere: --to PLACE"
         raise StoreError(error.where, error.problem, remedy) from error
+
+
+def is_answered(run: Run, question: Question) -> bool:
+    """Whether the unnamed tables answer a question and, in their options, ask more than it does."""
+    try:
+        stored = read_question(run, question.command)
+    except (RunError, ShardError):
+        return False
+    return stored.options != question.options and extends(stored, question)
 
 
 # --- the question ---------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.commands.ablate import ablation
 from cluster.commands.attribute import attribution
 from cluster.commands.capture import record
 from cluster.commands.report import report
-from cluster.options.analysis import perform
+from cluster.options.analysis import Analysis, perform
 from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray
 
 if TYPE_CHECKING:
@@ -58,16 +59,31 @@ def run_demo(config: "Config", console: "Console", *, quiet: bool, on: "Machines
     record(config, console, quiet=quiet, resume=True)
     found = open_run(config.run.uri, config.store)
     say("\n[bold]2. Ask the record: which tokens moved which neurons?[/]")
-    perform(attribution(best_config, Focus(rows=8)), found, console, quiet=quiet, on=on)
+    ask = partial(perform_once, run=found, console=console, quiet=quiet, on=on)
+    ask(attribution(best_config, Focus(rows=8)))
     say("\n[bold]3. Ask the model: does ablating these neurons agree?[/]")
     strongest = AblationConfig(max_neurons=30, max_datums=1000)
-    perform(ablation(strongest, rows=8), found, console, quiet=quiet, on=on)
+    ask(ablation(strongest, rows=8))
     say("\n[bold]4. Read the report: a page for every neuron and token[/]")
     report(found, ReportConfig(), console, quiet=quiet, on=on)
     if not quiet:
         uri = shlex.quote(found.uri)
         own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"
         next_commands(console, [f"info {uri}", f"verify {uri}", own])
+
+
+def perform_once(
+    analysis: "Analysis[Any]", run: "Run", console: "Console", *, quiet: bool, on: "Machines"
+) -> None:
+    """Perform an analysis, unless you have asked for more than its tables since (``--confirm``)."""
+    from analysis.jobs.claims import is_answered
+
+    question = analysis.question(run)
+    if not is_answered(run, question):
+        perform(analysis, run, console, quiet=quiet, on=on)
+    elif not quiet:
+        place = f"{run.uri}/analysis/{question.command}/"
+        console.print(f"Kept, as they answer more: the tables in {place}", markup=False)
 
 
 def best_config(run: "Run") -> "AttributionConfig":

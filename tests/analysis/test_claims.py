@@ -10,7 +10,7 @@ import pytest
 from refusals import snapshot
 from tiny_run import copied, tiny_run
 
-from analysis.jobs.claims import claim, extends, suggested_name
+from analysis.jobs.claims import claim, extends, is_answered, suggested_name
 from analysis.jobs.question import Question
 from analysis.jobs.tables import read_question, read_table, table_set, table_sets, write_tables
 from analysis.run.run import open_run
@@ -68,6 +68,15 @@ def test_a_question_that_only_asks_more_may_replace_the_tables(uri) -> None:
     assert not extends(question(a=1), question())  # an earlier version did not record it
     assert extends(question(), question())
     assert not extends(Question("other", {"a": 1}, {}), question(a=1))
+
+
+def test_tables_that_answer_more_than_a_question_are_known(uri) -> None:
+    run = open_run(uri)
+    assert not is_answered(run, question(top=5))  # asked again, it is computed again
+    assert not is_answered(run, question(top=7))
+    write_tables(run, "job", frames(1), SCHEMAS, question(top=5, confirm=1))
+    assert is_answered(run, question(top=5))
+    assert not is_answered(run, Question("other", {}, {}))
 
 
 def test_other_versions_of_packages_ask_the_same_question(uri) -> None:
