@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from analysis.activations.config import ComparisonChoice
 from analysis.activations.histograms import activations_at, bin_bounds, bins_of, histogram
-from analysis.activations.scores import Report, mlp_units
+from analysis.activations.quantities import Quantity, Report, units_of
 from analysis.jobs.sweep import Sweep, in_turn
 from capture.models.transformer import LanguageModel
 
@@ -27,7 +27,7 @@ COMPARISONS = pa.schema(
     [
         pa.field("figure", pa.int32()),  # 1: one token and others; 2: neurons; 3: tokens, others
         pa.field("unit", pa.string()),
-        pa.field("neuron", pa.int32()),  # column of the unit
+        pa.field("neuron", pa.int32()),  # number of the neuron (row, head) in the unit
         pa.field("token", pa.string()),
         pa.field("token_id", pa.int32()),
         pa.field("focus", pa.bool_()),  # subject of the figure, not what it is compared with
@@ -64,6 +64,7 @@ def compare(
     seed: int,
     report: Report | None,
     sweep: Sweep = in_turn,
+    quantity: Quantity = "inputs",
 ) -> Iterator[Distribution]:
     """Yield the distributions of the three figures, in order.
 
@@ -73,9 +74,10 @@ def compare(
     shown = [*choice.tokens, *choice.others]
     rng = np.random.default_rng(seed)
     indices = [draw_positions(label_NT.ravel(), token, rng) for token in shown]
-    columns = neighbours(choice.neuron, mlp_units(model)[choice.unit])
+    columns = neighbours(choice.neuron, units_of(model, quantity)[choice.unit])
     index_M = np.concatenate(indices)
-    x_MC = activations_at(model, token_NT, index_M, choice.unit, columns, report, sweep)
+    where = (index_M, choice.unit, columns, quantity)
+    x_MC = activations_at(model, token_NT, *where, report, sweep)
     ends = np.cumsum([len(index_M) for index_M in indices])[:-1]
     by_token = dict(zip(shown, np.split(x_MC, ends), strict=True))
     own, first = columns.index(choice.neuron), choice.tokens[0]

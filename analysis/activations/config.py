@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.scores import By, require_neuron
+from analysis.activations.quantities import LEVELS, QUANTITIES, Quantity, require_entry
+from analysis.activations.scores import By
 from analysis.jobs.tables import (
     check_set_name,
     marker_key,
@@ -56,10 +57,14 @@ class ActivationConfig:
 
     tokens: tuple[str, ...] = ()
     """Tokens; by default those of attribution, of the given neuron first and then of the strongest
-    neurons, or else the most frequent words."""
+    neurons (rows, heads), or else the most frequent words."""
     neuron: str | None = None
-    """Compared neuron, as UNIT:N; by default the strongest attributed neuron that has one of the
-    tokens, or else the neuron most active on the first token."""
+    """Compared neuron (row, entry or head, by ``quantity``), as UNIT:N; by default the strongest
+    attributed one that has one of the tokens, or else the one most active on the first token."""
+    quantity: Quantity = "inputs"
+    """What is measured (``analysis.activations.quantities``): inputs of MLP units, the neurons;
+    outputs, their rows before any nonlinearity; head-entries and head-norm, what heads pass on;
+    attention-entropy, -largest, -self, -previous and -distance, where heads attend to."""
     by: By = "target"
     """Whether a token's positions are those that predict it (target) or read it (input)."""
     step: int | None = None
@@ -72,6 +77,9 @@ class ActivationConfig:
     def __post_init__(self) -> None:
         if self.by not in ("target", "input"):
             raise ConfigError("activations.by", f"got {self.by!r}, must be target or input")
+        if self.quantity not in QUANTITIES:
+            problem = f"got {self.quantity!r}, must be one of {', '.join(QUANTITIES)}"
+            raise ConfigError("activations.quantity", problem)
         if self.attribution:
             check_set_name("--attribution", self.attribution)
         if self.neuron is not None and not self.neuron.rpartition(":")[2].isdecimal():
@@ -108,13 +116,13 @@ class ComparisonChoice:
 def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> None:
     """Raise ``UnitError`` or ``ConfigError`` for an unknown neuron or token."""
     if config.unit_and_column:
-        require_neuron(model, *config.unit_and_column)
+        require_entry(model, *config.unit_and_column, config.quantity)
     for token in config.tokens:
         token_id(run.tokens, token)
 
 
 def attributed_tokens(run: Run, name: str = "") -> pd.DataFrame | None:
-    """Read ``ATTRIBUTED`` of all neurons; return None if the run has no attribution.
+    """Read ``ATTRIBUTED`` of all levels; return None if the run has no attribution.
 
     ``name``: that of the attribution. Raises ``RunError`` if there is none of this name, or if it
     covers fewer steps than the run has.
@@ -123,7 +131,15 @@ def attributed_tokens(run: Run, name: str = "") -> pd.DataFrame | None:
     keys = marker_key(job), table_key(job, "tokens")
     if not name and not all(map(place_of(run, job).exists, keys)):
         return None
-    return read_table(run, job, "tokens", ATTRIBUTED, {"level": ["neuron"]})
+    return read_table(run, job, "tokens", ATTRIBUTED)
+
+
+def of_level(attributed: pd.DataFrame | None, quantity: Quantity) -> pd.DataFrame | None:
+    """Return the tokens attributed to the entries that are measured; None if there are none."""
+    if attributed is None:
+        return None
+    own = attributed[attributed["level"] == LEVELS[quantity]]
+    return own if len(own) else None
 
 
 def choose_tokens(

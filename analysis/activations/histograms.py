@@ -11,16 +11,17 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.scores import (
-    By,
+from analysis.activations.quantities import (
+    Quantity,
     Report,
     activation_blocks,
     blocks_of,
-    mlp_units,
-    require_neuron,
-    unit_inputs,
+    measure,
+    require_entry,
+    units_of,
     with_progress,
 )
+from analysis.activations.scores import By
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames
 from analysis.run.run import Run
@@ -34,7 +35,7 @@ HISTOGRAMS = pa.schema(
     [
         pa.field("figure", pa.int32()),  # see comparisons; 0: attributed tokens and others
         pa.field("unit", pa.string()),
-        pa.field("neuron", pa.int32()),  # column of the unit
+        pa.field("neuron", pa.int32()),  # number of the neuron (row, head) in the unit
         pa.field("group", pa.string()),  # a token; in figure 0 "taught" (attributed) or "other"
         pa.field("low", pa.float64()),  # the bin's bounds: low ≤ activation < high,
         pa.field("high", pa.float64()),  # the last bin includes its high
@@ -56,10 +57,11 @@ def activations_at(
     index_M: np.ndarray,
     unit: str,
     column_C: Sequence[int],
+    quantity: Quantity = "inputs",
     report: Report | None = None,
     sweep: Sweep = in_turn,
 ) -> np.ndarray:
-    """Return activations of neurons of one unit at flat indices, float32 [M, C].
+    """Return a quantity of some entries of one unit at flat indices, float32 [M, C].
 
     A flat index is datum · T + position. Only the datums of these positions take a forward pass.
     ``report`` is called with the number of those datums done and their total.
@@ -67,25 +69,27 @@ def activations_at(
     datum_M, position_M = np.divmod(index_M, token_NT.shape[1])
     datum_N, row_M = np.unique(datum_M, return_inverse=True)
     blocks = blocks_of(len(datum_N))
-    found = sweep(ReadActivations(model, token_NT[datum_N], unit, tuple(column_C)), blocks)
+    work = ReadActivations(model, token_NT[datum_N], unit, tuple(column_C), quantity)
+    found = sweep(work, blocks)
     return np.concatenate(list(with_progress(found, blocks, report)))[row_M, position_M]
 
 
 @dataclass(frozen=True, eq=False)
 class ReadActivations:
-    """Sweep work over blocks of datums: return activations of some neurons, [N, T, C]."""
+    """Sweep work over blocks of datums: return a quantity of some entries, [N, T, C]."""
 
     model: LanguageModel
     token_NT: np.ndarray
     unit: str
     column_C: tuple[int, ...]
+    quantity: Quantity = "inputs"
 
     def to(self, device: str) -> "ReadActivations":
         return replace(self, model=self.model.to(device))
 
     def __call__(self, block: slice) -> np.ndarray:
-        inputs = unit_inputs(self.model, self.token_NT[block], [self.unit])
-        return inputs[self.unit][:, :, list(self.column_C)]
+        found = measure(self.model, self.token_NT[block], [self.unit], self.quantity)
+        return found[self.unit][:, :, list(self.column_C)]
 
 
 # --- bins -----------------------------------------------------------------------------------------
@@ -135,13 +139,14 @@ def neuron_histograms(
         return concat_frames([], HISTOGRAMS)
     model = run.model()
     for unit, neuron in attributed:
-        require_neuron(model, unit, neuron)
+        require_entry(model, unit, neuron)
     sample_N = np.random.default_rng(seed).permutation(run.num_datums)[:max_datums]
     label_M = label_tokens(run, by)[sample_N].ravel()
-    blocks = [x for _, x in activation_blocks(model, run.token_NT[sample_N], units, report)]
+    measured = activation_blocks(model, run.token_NT[sample_N], units, report=report)
+    blocks = [x for _, x in measured]
     frames = []
     for unit in units:
-        x_IM = np.concatenate([x.pop(unit).reshape(-1, mlp_units(model)[unit]) for x in blocks]).T
+        x_IM = np.concatenate([x.pop(unit).reshape(-1, units_of(model)[unit]) for x in blocks]).T
         own = {neuron: tokens for (other, neuron), tokens in attributed.items() if other == unit}
         for neuron, tokens in own.items():
             is_attributed_V = np.zeros(run.num_tokens, bool)

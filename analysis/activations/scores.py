@@ -1,9 +1,8 @@
 """Statistics of every neuron's activations, by token.
 
-The activation of neuron n of an MLP unit is the n-th input of that unit at a position, without
-dropout. For ``linear1`` this is the residual stream after the norm, for ``linear2`` the hidden
-layer after the ReLU. Positions are grouped by a label, usually their target token or their input
-token. Each datum takes one forward pass. The four sums kept for each label and neuron merge over
+What is measured, as a rule the inputs of the MLP units, is in ``analysis.activations.quantities``.
+Positions are grouped by a label, usually their target token or their input token. Each datum takes
+one forward pass. The four sums kept for each label and neuron merge over
 blocks of datums in any split and order (law 6). ``map_block``, ``merge`` and ``finish`` are the
 three functions of the job over such blocks.
 
@@ -15,99 +14,17 @@ Shapes: N datum, T position, M position of any datum, V label (token), K label t
 I neuron of a unit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from analysis.run.names import nearest
-from capture.errors import UnitError
-from capture.models.dropout import Masks
+from analysis.activations.quantities import Quantity, Report, activation_blocks, units_of
 from capture.models.transformer import LanguageModel
 
-Done = TypeVar("Done")
-DATUMS_AT_ONCE = 256
 By = Literal["target", "input"]
 """A position's label: its target token, or its input token."""
-Report = Callable[[int, int], None]
-"""Called after every block with the number of datums done and their total."""
-
-
-# --- neurons and their activations ----------------------------------------------------------------
-
-
-def mlp_units(model: LanguageModel) -> dict[str, int]:
-    """Return unit → number of neurons (columns), for every MLP unit in the model's order."""
-    return {
-        f"layers.{layer}.{name}.weight": neurons
-        for layer in range(model.config.layers)
-        for name, neurons in (("linear1", model.config.width), ("linear2", model.config.hidden))
-    }
-
-
-def require_neuron(model: LanguageModel, unit: str, neuron: int) -> None:
-    """Raise ``UnitError`` if the model does not have the neuron."""
-    units = mlp_units(model)
-    if unit not in units:
-        raise UnitError(unit, "has no neurons", nearest(unit, list(units)))
-    if not 0 <= neuron < units[unit]:
-        problem = f"does not exist: the unit's neurons are 0 to {units[unit] - 1}"
-        raise UnitError(f"{unit} neuron {neuron}", problem)
-
-
-def unit_inputs(
-    model: LanguageModel, token_NT: np.ndarray, units: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return the activations of all neurons of some units, each float32 [N, T, I]."""
-    found: dict[str, np.ndarray] = {}
-
-    def store(unit: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, args: found.update({unit: args[0].cpu().numpy()})
-
-    modules = [model.get_submodule(unit.removesuffix(".weight")) for unit in units]
-    hooks = [
-        module.register_forward_pre_hook(store(unit))
-        for unit, module in zip(units, modules, strict=True)
-    ]
-    try:
-        with torch.inference_mode():
-            tokens = torch.from_numpy(token_NT).long().to(model.decoder.weight.device)
-            model.hidden(tokens, Masks.none())
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def activation_blocks(
-    model: LanguageModel,
-    token_NT: np.ndarray,
-    units: Sequence[str],
-    report: Report | None = None,
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Yield blocks of datums and their activations, in order, ``DATUMS_AT_ONCE`` at a time."""
-    for block in blocks_of(len(token_NT)):
-        yield block, unit_inputs(model, token_NT[block], units)
-        if report:
-            report(block.stop, len(token_NT))
-
-
-def blocks_of(num_datums: int) -> list[slice]:
-    starts = range(0, num_datums, DATUMS_AT_ONCE)
-    return [slice(start, min(start + DATUMS_AT_ONCE, num_datums)) for start in starts]
-
-
-def with_progress(
-    results: Iterable[Done], blocks: Sequence[slice], report: Report | None
-) -> Iterator[Done]:
-    """Pass on the results of blocks; call ``report`` after the caller has used each."""
-    for block, result in zip(blocks, results, strict=True):
-        yield result
-        if report:
-            report(block.stop, blocks[-1].stop)
 
 
 # --- statistics by label --------------------------------------------------------------------------
@@ -210,16 +127,18 @@ class MeasureActivations:
     model: LanguageModel
     units: tuple[str, ...]
     num_labels: int
+    quantity: Quantity = "inputs"
 
     def map_block(
         self, token_NT: np.ndarray, label_NT: np.ndarray, report: Report | None = None
     ) -> PartialSums:
         """Sum over a block of datums; a label is below ``num_labels``, or -1 for none."""
         assert token_NT.shape == label_NT.shape
-        sizes = mlp_units(self.model)
+        sizes = units_of(self.model, self.quantity)
         count_V = np.zeros(self.num_labels, np.int64)
         sums = {unit: ActivationSums.none(self.num_labels, sizes[unit]) for unit in self.units}
-        for block, inputs in activation_blocks(self.model, token_NT, self.units, report):
+        measured = (self.model, token_NT, self.units, self.quantity)
+        for block, inputs in activation_blocks(*measured, report):
             rows = LabelGroups.of(label_NT[block].ravel())
             count_V[rows.label_K] += rows.count_K
             if len(rows.label_K):
@@ -261,7 +180,7 @@ def activation_statistics(
     units: Sequence[str] | None = None,
 ) -> dict[str, Statistics]:
     """Return unit → statistics by token of the vocabulary; by default of all MLP units."""
-    job = MeasureActivations(model, tuple(units or mlp_units(model)), num_tokens)
+    job = MeasureActivations(model, tuple(units or units_of(model)), num_tokens)
     label_NT = target_NT if by == "target" else token_NT
     return job.finish(job.map_block(token_NT, label_NT, report))
 

@@ -26,18 +26,22 @@ from analysis.activations.config import (
     attributed_tokens,
     choose_comparison,
     choose_tokens,
+    of_level,
     require_known,
 )
 from analysis.activations.histograms import HISTOGRAMS, label_tokens
+from analysis.activations.quantities import (
+    Quantity,
+    Report,
+    blocks_of,
+    units_of,
+    with_progress,
+)
 from analysis.activations.scores import (
     MeasureActivations,
     MeasureBlock,
-    Report,
     Statistics,
     activation_scores,
-    blocks_of,
-    mlp_units,
-    with_progress,
 )
 from analysis.jobs.job import merge_all
 from analysis.jobs.question import Question
@@ -51,7 +55,8 @@ NUM_RANKS = 10
 """Number of neurons listed at each end."""
 
 TOKEN = [pa.field("token", pa.string()), pa.field("token_id", pa.int32())]
-NEURON = [pa.field("unit", pa.string()), pa.field("neuron", pa.int32())]  # column of the unit
+NEURON = [pa.field("unit", pa.string()), pa.field("neuron", pa.int32())]
+"""The unit, and the number in it of the neuron, or of the row, entry or head that is measured."""
 
 RANKS = pa.schema(
     [
@@ -83,6 +88,7 @@ STATISTICS = pa.schema(
 
 ABOUT = pa.schema(
     [
+        pa.field("quantity", pa.string()),  # what is measured: inputs, outputs, head-norm, …
         pa.field("by", pa.string()),  # label of a position: target or input token
         pa.field("step", pa.int32()),  # number of updates behind the model
         pa.field("datums", pa.int64()),
@@ -140,15 +146,19 @@ def activations(
     step = run.steps_done if config.step is None else config.step
     model, label_NT = run.model(step), label_tokens(run, config.by)
     require_known(run, model, config)
-    attributed = attributed_tokens(run, config.attribution) if config.wants_attribution else None
+    every = attributed_tokens(run, config.attribution) if config.wants_attribution else None
+    attributed = of_level(every, config.quantity)
     count_V = np.bincount(label_NT.ravel(), minlength=run.num_tokens)
-    token_K, tokens_from = choose_tokens(run.tokens, count_V, config, attributed)
-    found = statistics_of(model, run.token_NT, label_NT, token_K, report, sweep)
+    any_level = every if attributed is None else attributed
+    token_K, tokens_from = choose_tokens(run.tokens, count_V, config, any_level)
+    found = statistics_of(model, run.token_NT, label_NT, token_K, config.quantity, report, sweep)
     statistics = statistics_table(found, token_K, run.tokens)
     ranks = rank_table(found, token_K, run.tokens)
     choice = choose_comparison(run.tokens, count_V, token_K, config, attributed, ranks)
-    compared = list(compare(model, run.token_NT, label_NT, choice, config.seed, report, sweep))
+    drawn = (choice, config.seed, report, sweep, config.quantity)
+    compared = list(compare(model, run.token_NT, label_NT, *drawn))
     about = {
+        "quantity": config.quantity,
         "by": config.by,
         "step": step,
         "datums": run.num_datums,
@@ -183,13 +193,15 @@ def statistics_of(
     token_NT: np.ndarray,
     label_NT: np.ndarray,
     token_K: np.ndarray,
+    quantity: Quantity,
     report: Report | None,
     sweep: Sweep,
 ) -> dict[str, Statistics]:
     """Return unit → statistics by label; label K stands for all other tokens, [K + 1]."""
     label_V = np.full(max(token_K.max(), label_NT.max()) + 1, len(token_K))
     label_V[token_K] = np.arange(len(token_K))
-    job = MeasureActivations(model, tuple(mlp_units(model)), len(token_K) + 1)
+    units = tuple(units_of(model, quantity))
+    job = MeasureActivations(model, units, len(token_K) + 1, quantity)
     blocks = blocks_of(len(token_NT))
     partials = sweep(MeasureBlock(job, token_NT, label_V[label_NT]), blocks)
     return job.finish(merge_all(with_progress(partials, blocks, report), job.merge))

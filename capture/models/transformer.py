@@ -89,15 +89,19 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
         """Return the attention output, [N, T, D]."""
+        weight_NHTS, v_NHSE = self.weights_and_values(x_NTD)
+        mixed_NHTE = masks.drop(weight_NHTS) @ v_NHSE
+        return self.out_proj(mixed_NHTE.transpose(1, 2).flatten(2))
+
+    def weights_and_values(self, x_NTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the attention weights, [N, H, T, S], and the values that they mix."""
         N, T, D = x_NTD.shape
         qkv = F.linear(x_NTD, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.view(N, T, 3, self.heads, D // self.heads)
         q_NHTE, k_NHSE, v_NHSE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         score_NHTS = q_NHTE @ k_NHSE.transpose(2, 3) / math.sqrt(D // self.heads)
         future_TS = torch.ones(T, T, dtype=torch.bool, device=x_NTD.device).triu(1)
-        weight_NHTS = score_NHTS.masked_fill(future_TS, -math.inf).softmax(3)
-        mixed_NHTE = masks.drop(weight_NHTS) @ v_NHSE
-        return self.out_proj(mixed_NHTE.transpose(1, 2).reshape(N, T, D))
+        return score_NHTS.masked_fill(future_TS, -math.inf).softmax(3), v_NHSE
 
 
 class Layer(nn.Module):

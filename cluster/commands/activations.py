@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from capture.errors import at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.options.choices import ACTIVATION_QUANTITIES as QUANTITIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,15 +21,25 @@ The baseline: how active every neuron is at the positions of some tokens, over a
 and without dropout. Shows the neurons with the least and the greatest mean activation on a token,
 and compares one neuron with others. By default the tokens and the neuron are the ones with the most
 evidence in ontogeny attribute, if it was run. The positions of a token are those that predict it
-(or, with --by input, those that read it). Tables go to RUN/analysis/activations/."""
+(or, with --by input, those that read it). Tables go to RUN/analysis/activations/.
+
+  of   inputs              what a neuron is given: the inputs of linear1 and linear2 (default)
+       outputs             rows: the outputs of linear1 (before the ReLU) and linear2
+       head-entries        the mixed values that enter out_proj, entry by entry
+       head-norm           norm of what a head adds to the residual stream
+       attention-entropy, attention-largest, attention-self, attention-previous,
+       attention-distance  of a head's attention weights: entropy in nats, the largest, that of the
+                           position itself, that of the position before, mean distance"""
 
 
 def add(commands: "Commands") -> None:
     made = add_command(commands, "activations", run, "What activations alone show.", TEXT)
     add_run(made)
     made.add_argument("--tokens", metavar="A,B,…", help="as in war,season; default: see above")
-    text = "the neuron to compare, as in layers.2.linear2.weight:96"
+    text = "the neuron (row, head) to compare, as in layers.2.linear2.weight:96"
     made.add_argument("--neuron", metavar="UNIT:N", help=text)
+    text = "what is measured, see above; default inputs"
+    made.add_argument("--of", choices=QUANTITIES, default="inputs", metavar="OF", help=text)
     made.add_argument("--by", choices=("target", "input"), default="target", help="default target")
     text = "step of the checkpoint, default the last"
     made.add_argument("--step", type=int, metavar="N", help=text)
@@ -50,6 +61,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     config = ActivationConfig(
         tokens=tuple(arguments.tokens.split(",")) if arguments.tokens is not None else (),
         neuron=arguments.neuron,
+        quantity=arguments.of,
         by=arguments.by,
         step=arguments.step,
         attribution=arguments.attribution,

@@ -4,6 +4,11 @@ The modules that define them import torch, pandas or pyarrow, which takes second
 not. A test compares each literal with the definition that it repeats.
 """
 
+ACTIVATION_QUANTITIES = (
+    *("inputs", "outputs", "head-entries", "head-norm", "attention-entropy", "attention-largest"),
+    *("attention-self", "attention-previous", "attention-distance"),
+)
+
 ABLATION_LEVELS = ("neuron", "row", "head")
 ABLATION_SPLITS = ("train", "validation", "test")
 ABLATION_VALUES = ("zero", "mean", "resample")
@@ -38,3 +43,4 @@ JUDGE_METHODS = (
 RECORD_KINDS = ("outliers", "tallies", "factors")
 REPLAY_TOLERANCE = 1e-4
 REPORT_NEURONS = 1200
+UNEXPECTED_EVIDENCE = ("excess", "loss", "self-influence")

@@ -4,6 +4,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from analysis.activations.quantities import MEANINGS, Quantity, noun, nouns
 from analysis.activations.tables import Activations
 from cluster.terminal.tables import data_table, print_table
 
@@ -19,20 +20,21 @@ def show_activations(console: Console, found: Activations, *, rows: int) -> None
     about = found.about.iloc[0]
     where = "predict" if about["by"] == "target" else "read"
     console.print(
-        f"Mean activation over the positions that {where} a token, among {about['positions']:,} "
-        f"of {about['datums']:,} datums."
+        f"Mean {MEANINGS[about['quantity']]} over the positions that {where} a token, among "
+        f"{about['positions']:,} of {about['datums']:,} datums."
     )
     tokens = list(found.ranks.groupby("token_id", sort=False))
     for _, ranks in tokens[:rows]:
-        show_ranks(console, ranks)
+        show_ranks(console, ranks, about["quantity"])
     if len(tokens) > rows:
         console.print(f"{len(tokens) - rows} more tokens are in the tables; see --rows.")
     show_neuron(console, found)
 
 
-def show_ranks(console: Console, ranks: pd.DataFrame) -> None:
+def show_ranks(console: Console, ranks: pd.DataFrame, quantity: Quantity) -> None:
     """Print the neurons of least and greatest mean activation on one token, as the study does."""
-    table = data_table("rank", "least active", "mean", "most active", "mean")
+    least, most = ("least active", "most active") if quantity == "inputs" else ("least", "greatest")
+    table = data_table("rank", least, "mean", most, "mean")
     for row in ranks.to_dict("records"):
         ends = [
             cell
@@ -43,27 +45,28 @@ def show_ranks(console: Console, ranks: pd.DataFrame) -> None:
             )
         ]
         table.add_row(str(row["rank"]), *ends)
-    print_table(console, f"Neurons on “{ranks['token'].iloc[0]}”", table)
+    print_table(console, f"{nouns(quantity).capitalize()} on “{ranks['token'].iloc[0]}”", table)
 
 
 def show_neuron(console: Console, found: Activations) -> None:
     """Print statistics of the compared neuron, and its rank among all on its first token."""
     about = found.about.iloc[0]
     unit, neuron, token = about["unit"], about["neuron"], f"“{about['tokens'][0]}”"
+    what = noun(about["quantity"])
     for figure, words in FIGURES.items():
         table = data_table("", "positions", "mean", "std", "25 %", "median", "75 %")
         rows = found.comparisons[found.comparisons["figure"] == figure]
         for row in rows.to_dict("records"):
-            name = f"neuron {row['neuron']}" if figure == 2 else str(row["token"])
+            name = f"{what} {row['neuron']}" if figure == 2 else str(row["token"])
             style = "bold" if row["focus"] else None
             values = [f"{row[x]:.3f}" for x in ("mean", "std", "q25", "median", "q75")]
             table.add_row(escape(name), f"{row['count']:,}", *values, style=style)
-        title = f"{unit}, neuron {neuron} {words.format(token=token)}"
+        title = f"{unit}, {what} {neuron} {words.format(token=token)}"
         print_table(console, title, table)
     own = found.statistics[found.statistics["token"] == about["tokens"][0]]
     it = own[(own["unit"] == unit) & (own["neuron"] == neuron)]
     higher, clearer = (int((own[name] > it[name].item()).sum()) for name in ("mean", "score"))
     console.print(
-        f"On {escape(token)}, {higher:,} of {len(own):,} neurons have a higher mean, and "
-        f"{clearer:,} are further from their own overall mean in standard deviations."
+        f"On {escape(token)}, {higher:,} of {len(own):,} {nouns(about['quantity'])} have a higher "
+        f"mean, and {clearer:,} are further from their own overall mean in standard deviations."
     )

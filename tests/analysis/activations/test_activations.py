@@ -7,16 +7,14 @@ from hypothesis import given, settings
 from merge_law import Split, check_merge_law, splits
 from torch.nn import functional as F
 
-from analysis.activations import scores as activations
+from analysis.activations import quantities
+from analysis.activations.quantities import measure, require_entry, units_of
 from analysis.activations.scores import (
     By,
     MeasureActivations,
     Statistics,
     activation_scores,
     activation_statistics,
-    mlp_units,
-    require_neuron,
-    unit_inputs,
 )
 from capture.errors import UnitError
 from capture.models.dropout import Masks
@@ -34,7 +32,7 @@ TARGET_NT = RNG.integers(VOCABULARY - 1, size=(DATUMS, WINDOW)).astype(np.int32)
 @torch.no_grad()
 def slow_inputs(model: LanguageModel, token_NT: np.ndarray) -> dict[str, np.ndarray]:
     """Return the inputs of every unit, by the layers' arithmetic written out datum by datum."""
-    found: dict[str, list[np.ndarray]] = {unit: [] for unit in mlp_units(model)}
+    found: dict[str, list[np.ndarray]] = {unit: [] for unit in units_of(model)}
     for token_T in token_NT:
         token_1T = torch.from_numpy(token_T).long()[None]
         x_1TD = model.encoder(token_1T) * model.config.width**0.5 + model.positions_TD
@@ -85,7 +83,7 @@ def test_merging_leaves_both_partials_unchanged() -> None:
 
 def test_the_number_of_datums_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = activation_statistics(MODEL, TOKEN_NT, TARGET_NT, VOCABULARY)
-    monkeypatch.setattr(activations, "DATUMS_AT_ONCE", 7)
+    monkeypatch.setattr(quantities, "DATUMS_AT_ONCE", 7)
     for unit, stats in activation_statistics(MODEL, TOKEN_NT, TARGET_NT, VOCABULARY).items():
         assert_alike(stats, whole[unit], rtol=1e-4, atol=1e-5)
 
@@ -94,7 +92,7 @@ def test_the_number_of_datums_at_once_changes_nothing(monkeypatch: pytest.Monkey
 
 
 def test_activations_equal_the_layers_arithmetic() -> None:
-    found = unit_inputs(MODEL, TOKEN_NT, list(UNITS))
+    found = measure(MODEL, TOKEN_NT, list(UNITS))
     for unit, wanted_NTI in slow_inputs(MODEL, TOKEN_NT).items():
         assert found[unit].dtype == np.float32
         np.testing.assert_allclose(found[unit], wanted_NTI, atol=1e-5)
@@ -105,7 +103,7 @@ def test_statistics_equal_those_of_each_tokens_positions(by: By) -> None:
     found = activation_statistics(MODEL, TOKEN_NT, TARGET_NT, VOCABULARY, by)
     label_NT = TARGET_NT if by == "target" else TOKEN_NT
     assert list(found) == list(UNITS)
-    for unit, x_NTI in unit_inputs(MODEL, TOKEN_NT, list(UNITS)).items():
+    for unit, x_NTI in measure(MODEL, TOKEN_NT, list(UNITS)).items():
         stats, size = found[unit], UNITS[unit]
         assert stats.count_V.dtype == np.int64
         assert stats.count_V.sum() == label_NT.size
@@ -153,7 +151,7 @@ def test_a_constant_neuron_has_a_deviation_of_exactly_zero() -> None:
 
 def test_scores_are_distances_from_the_overall_mean_in_overall_deviations() -> None:
     found = activation_statistics(MODEL, TOKEN_NT, TARGET_NT, VOCABULARY)
-    for unit, x_NTI in unit_inputs(MODEL, TOKEN_NT, list(UNITS)).items():
+    for unit, x_NTI in measure(MODEL, TOKEN_NT, list(UNITS)).items():
         x_MI = x_NTI.reshape(-1, UNITS[unit]).astype(np.float64)
         score_VI = activation_scores(found[unit])
         assert score_VI.shape == (VOCABULARY, UNITS[unit])
@@ -165,7 +163,7 @@ def test_scores_are_distances_from_the_overall_mean_in_overall_deviations() -> N
 
 
 def test_progress_is_reported_in_datums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "DATUMS_AT_ONCE", 12)
+    monkeypatch.setattr(quantities, "DATUMS_AT_ONCE", 12)
     reports: list[tuple[int, int]] = []
     activation_statistics(
         MODEL, TOKEN_NT, TARGET_NT, VOCABULARY, report=lambda *seen: reports.append(seen)
@@ -177,7 +175,7 @@ def test_progress_is_reported_in_datums(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_units_are_those_of_the_model() -> None:
-    assert mlp_units(MODEL) == UNITS
+    assert units_of(MODEL) == UNITS
     for unit, size in UNITS.items():
         assert MODEL.get_parameter(unit).shape[1] == size
 
@@ -199,5 +197,5 @@ def test_the_units_are_those_of_the_model() -> None:
 )
 def test_an_unknown_neuron_is_named(unit: str, neuron: int, text: str) -> None:
     with pytest.raises(UnitError) as caught:
-        require_neuron(MODEL, unit, neuron)
+        require_entry(MODEL, unit, neuron)
     assert str(caught.value) == text

@@ -127,7 +127,8 @@ def test_the_command_shows_ranks_and_the_neuron(capsys: pytest.CaptureFixture[st
     assert f"{UNIT}, neuron 4 on “w3”, and its neighbours there" in out
     assert "of 56 neurons have a higher mean," in out
     assert read_table(open_run(uri), JOB, "about", TABLES["about"])["neuron"].item() == 4
-    assert cli.main(["activations", uri, *asked, "--by", "input", "--step", "7", "--quiet"]) == 0
+    again = ["--by", "input", "--step", "7", "--quiet", "--replace"]
+    assert cli.main(["activations", uri, *asked, *again]) == 0
     assert capsys.readouterr().out == ""
     table = read_table(open_run(uri), JOB, "about", TABLES["about"])
     assert (table["by"].item(), table["step"].item()) == ("input", 7)

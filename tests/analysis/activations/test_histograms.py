@@ -15,10 +15,7 @@ from analysis.activations.histograms import (
     bins_of,
     neuron_histograms,
 )
-from analysis.activations.scores import (
-    mlp_units,
-    unit_inputs,
-)
+from analysis.activations.quantities import measure, units_of
 from analysis.run.run import open_run
 from capture.errors import RunError, UnitError
 from capture.format.markers import START
@@ -35,7 +32,7 @@ TOKEN_NT = RNG.integers(VOCABULARY - 2, size=(DATUMS, WINDOW)).astype(np.int32)
 def test_activations_at_positions_come_in_the_given_order() -> None:
     index_M = np.array([100, 3, 3, 179, 0])
     unit, columns = "layers.1.linear2.weight", [7, 2]
-    x_MI = unit_inputs(MODEL, TOKEN_NT, [unit])[unit].reshape(-1, 10)
+    x_MI = measure(MODEL, TOKEN_NT, [unit])[unit].reshape(-1, 10)
     found_MC = activations_at(MODEL, TOKEN_NT, index_M, unit, columns)
     np.testing.assert_allclose(found_MC, x_MI[index_M][:, columns], atol=1e-5)
 
@@ -55,7 +52,7 @@ def test_every_value_is_in_its_bin(values: list[float]) -> None:
 def expected_histograms(attributed: dict[tuple[str, int], list[int]]) -> pd.DataFrame:
     """Build the histograms over all datums with ``numpy.histogram``."""
     run, frames = open_run(tiny_run()), []
-    inputs = unit_inputs(run.model(), run.token_NT, list(mlp_units(run.model())))
+    inputs = measure(run.model(), run.token_NT, list(units_of(run.model())))
     for (unit, neuron), tokens in attributed.items():
         x_NT = inputs[unit][:, :, neuron].astype(np.float64)
         own_NT = np.isin(run.target_NT, tokens)
@@ -71,7 +68,7 @@ def expected_histograms(attributed: dict[tuple[str, int], list[int]]) -> pd.Data
 
 def test_histograms_of_many_neurons_equal_numpys() -> None:
     run = open_run(tiny_run())
-    units = {unit: size for unit, size in mlp_units(run.model()).items() if "linear1" in unit}
+    units = {unit: size for unit, size in units_of(run.model()).items() if "linear1" in unit}
     attributed = {
         (unit, n): [n % 5, 3, 4] for unit, size in units.items() for n in range(0, size, 3)
     }

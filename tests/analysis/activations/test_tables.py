@@ -12,7 +12,7 @@ from tiny_run import copied, tiny_run
 from analysis.activations import comparison as activation_comparison
 from analysis.activations.comparison import neighbours
 from analysis.activations.config import ActivationConfig
-from analysis.activations.scores import mlp_units, unit_inputs
+from analysis.activations.quantities import measure, units_of
 from analysis.activations.tables import JOB, TABLES, Activations, activations, write_activations
 from analysis.jobs.tables import read_table, write_tables
 from analysis.run.run import Run, open_run
@@ -31,7 +31,7 @@ def found() -> Activations:
 @functools.cache
 def inputs() -> dict[str, np.ndarray]:
     run = open_run(tiny_run())
-    return unit_inputs(run.model(), run.token_NT, list(mlp_units(run.model())))
+    return measure(run.model(), run.token_NT, list(units_of(run.model())))
 
 
 def records(frame: pd.DataFrame) -> list[Any]:
@@ -63,7 +63,7 @@ def about(run: Run, **settings: Any) -> dict[str, Any]:
 def test_statistics_are_those_of_the_tokens_positions() -> None:
     run, statistics = open_run(tiny_run()), found().statistics
     assert statistics["token"].drop_duplicates().tolist() == ["w3", "w7", "."]
-    assert len(statistics) == 3 * sum(mlp_units(run.model()).values())
+    assert len(statistics) == 3 * sum(units_of(run.model()).values())
     for row in records(statistics):
         x_M = values(run, row)
         assert (row.count, row.token) == (len(x_M), run.tokens[row.token_id])

@@ -75,7 +75,7 @@ def test_ablation_is_the_same(run: Run) -> None:
 
 
 def test_activations_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.activations.scores.DATUMS_AT_ONCE", 7)
+    monkeypatch.setattr("analysis.activations.quantities.DATUMS_AT_ONCE", 7)
     reported: list[tuple[int, int]] = []
     here = activations(run, ActivationConfig())
     there = activations(run, ActivationConfig(), lambda *done: reported.append(done), sweep)
