@@ -19,19 +19,26 @@ def window_file(step: int, rank: int) -> str:
     return f"{FOLDER}/window-{step:06d}-w{rank:02d}.safetensors"
 
 
-def read_window_marker(store: Store, markers: Mapping[str, Marker]) -> tuple[Marker | None, str]:
-    """Return the marker, if there is a readable one, and its problem, if it has one.
-
-    ``markers``: of the start and of all segments.
-    """
+def read_window(store: Store) -> tuple[Marker | None, str]:
+    """Return the marker, if there is a readable one, and its problem, if it cannot be read."""
     if not store.exists(KEY):
         return None, ""
     try:
-        found = read_marker(store, KEY)
+        return read_marker(store, KEY), ""
     except ShardError as error:
         return None, error.problem
-    if found.previous not in {marker.checksum for marker in markers.values()}:
-        return None, "is of another run or an older state. Delete it"
-    if any(file.kind != KIND for file in found.files):
-        return None, f"lists files that are not {KIND}"
-    return found, ""
+
+
+def window_problem(window: Marker | None, markers: Mapping[str, Marker]) -> str:
+    """Say why the marker cannot belong to this run; empty if it can, or if there is none.
+
+    ``markers``: of the start and of all segments. Read them after ``window``: a running capture
+    commits the segment first.
+    """
+    if window is None:
+        return ""
+    if window.previous not in {marker.checksum for marker in markers.values()}:
+        return "is of another run or an older state. Delete it"
+    if any(file.kind != KIND for file in window.files):
+        return f"lists files that are not {KIND}"
+    return ""

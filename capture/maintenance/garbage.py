@@ -26,7 +26,7 @@ from capture.format.markers import (
     segment_key,
 )
 from capture.format.replay_markers import read_replays
-from capture.format.window_markers import read_window_marker
+from capture.format.window_markers import read_window, window_problem
 from capture.maintenance.unmarked import lost_records
 from capture.maintenance.verify import marker_of, read_derived
 from capture.store import Store, lease
@@ -129,15 +129,15 @@ def listed_keys(store: Store) -> tuple[set[str], dict[str, str]]:
 
     The first are markers and the files that they list; the second have the reason to keep them.
     """
+    window, problem = read_window(store)
     start, segments = require_start(store), read_segments(store)
     chain = {segment_key(number): marker for number, marker in enumerate(segments)}
     keys = store.keys()
     derived, findings = read_derived(store, keys, {START: start, **chain})
     added, problems = read_replays(store, keys, chain)
-    window, problem = read_window_marker(store, {START: start, **chain})
     if window:
         added[window_markers.KEY] = window
-    if problem:
+    if problem := problem or window_problem(window, {START: start, **chain}):
         problems[window_markers.KEY] = problem
     damaged = [(f.key, f.detail) for f in findings if f.state == "damaged"] + [*problems.items()]
     for key, problem in damaged:

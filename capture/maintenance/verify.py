@@ -30,7 +30,7 @@ from capture.format.markers import (
     segment_of,
 )
 from capture.format.replay_markers import parse_replay_key, read_replays
-from capture.format.window_markers import read_window_marker
+from capture.format.window_markers import read_window, window_problem
 from capture.maintenance.unmarked import lost_records
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store, lease
@@ -76,17 +76,17 @@ def survey(store: Store, check: Callable[[File], list[Finding]]) -> list[Finding
     keys = store.keys()
     if START not in keys and segment_key(0) not in keys:
         require_start(store)
+    window, problem = read_window(store)  # before the chain: a capture commits the segment first
     markers, more = read_chain(store, keys)
     findings += more
     derived, more = read_derived(store, keys, markers)
     findings += more
     added, problems = read_replays(store, keys, markers)
     findings += [Finding(key, "damaged", problem) for key, problem in problems.items()]
-    window, problem = read_window_marker(store, markers)
-    if problem:
+    if problem := problem or window_problem(window, markers):
         findings.append(Finding(window_markers.KEY, "damaged", problem))
     listed = {START, lease.KEY, *(key for key in keys if is_marker(key))}
-    others = [window] if window else []
+    others = [window] if window and not problem else []
     for marker in [*markers.values(), *derived.values(), *added.values(), *others]:
         for file in marker.files:
             listed.add(file.key)

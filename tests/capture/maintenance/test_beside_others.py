@@ -14,7 +14,8 @@ from tiny_run import copied, tiny_run
 from tiny_run import make_run as tiny_run_with
 
 from capture.errors import RunError
-from capture.format.markers import segment_key
+from capture.format import window_markers
+from capture.format.markers import Marker, read_marker, segment_key, segment_of, write_marker
 from capture.format.replay_markers import replay_key
 from capture.maintenance import garbage, verify
 from capture.maintenance.garbage import remove_garbage
@@ -144,6 +145,32 @@ def test_verify_beside_a_capture_finds_no_damage(tmp_path):
     thread.join()
     assert found == {}
     assert times > 3
+
+
+def test_a_window_marker_that_is_replaced_between_two_reads_is_not_damaged(monkeypatch):
+    """A fast capture replaces it with each segment, so a second look can meet a newer one, too."""
+    hidden = [segment_key(2), segment_key(3)]
+    gone = {*hidden, "analysis/attribute/tables.json", TABLE}
+    with (
+        damaged({window_markers.KEY: b""}, gone) as store,
+        lease.hold_lease(store, lambda event: None),
+    ):
+
+        def store_window(segment: int) -> None:
+            own = read_marker(store, segment_key(segment))
+            write_marker(store, window_markers.KEY, Marker(0, own.end_step, ()), after=own)
+
+        def commit_then_return(found: object) -> object:
+            if hidden:
+                key = hidden.pop(0)
+                store.put(key, intact()[key])
+                store_window(segment_of(key) or 0)
+            return found
+
+        store_window(1)
+        read_chain = verify.read_chain
+        monkeypatch.setattr(verify, "read_chain", lambda *a: commit_then_return(read_chain(*a)))
+        assert bad(store) == {}
 
 
 def test_a_table_that_is_replaced_while_it_is_verified_is_not_damaged(monkeypatch):
