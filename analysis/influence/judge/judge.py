@@ -12,6 +12,7 @@ Four tests, each against the same retrainings for all methods:
 Shapes: Q query, D datum, M retraining.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from analysis.influence.judge import designs
 from analysis.influence.judge.correlations import datamodeling_scores, spearman
 from analysis.influence.judge.designs import Removal, Variation
 from analysis.influence.judge.retrainings import query_values, require_kept, values
-from analysis.influence.judge.scores import Scores, method_scores, require_methods
+from analysis.influence.judge.scores import Scores, method_scores, num_reports, require_methods
 from analysis.influence.judge.tables import SCHEMAS, Judged
 from analysis.influence.queries.query import Query
 from analysis.jobs.question import Question
@@ -97,13 +98,17 @@ def score_methods(
     methods: Sequence[str],
     report: Counting = lambda done, wanted: None,
 ) -> dict[str, Scores]:
-    """Return the scores of each method; ``report`` is called with the methods done and wanted."""
-    found: dict[str, Scores] = {}
-    for method in methods:
-        report(len(found), len(methods))
-        found[method] = method_scores(run, queries, method)
-    report(len(methods), len(methods))
-    return found
+    """Return the scores of each method.
+
+    ``report`` is called with what is done and wanted: steps of training for methods that go through
+    them, 1 for each other one.
+    """
+    counts = [num_reports(run, method) for method in methods]
+    done = itertools.count(1)
+    return {
+        method: method_scores(run, queries, method, lambda: report(next(done), sum(counts)))
+        for method in methods
+    }
 
 
 def judge(

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from analysis.influence.baselines.methods import BASELINES
-from analysis.influence.path import path_steps
+from analysis.influence.config import METHODS, SWEEPS
 from analysis.influence.queries.query import Query
+from analysis.influence.sweeps import PathMethod, SweepStep, UnrolledMethod
 from analysis.run.run import Run
 from capture.errors import ConfigError
 
-StepScores = Iterator[tuple[int, np.ndarray, np.ndarray]]
-"""Step, datums by slot [N], scores [Q, N]."""
 Report = Callable[[], None]
 
 
@@ -34,29 +33,16 @@ class Scores:
         return self.total_QD[:, datum]
 
 
-def unrolled_scores(run: Run, queries: Sequence[Query], report: Report) -> StepScores:
-    """Yield the derivative of each query by each datum's weight in each step, last step first."""
-    from capture.unrolled.adjoint import Adjoint  # these load the training engine
-    from capture.unrolled.reverse import unroll
+def sweep_steps(run: Run, queries: Sequence[Query], method: str) -> Iterator[SweepStep]:
+    """Yield what a method that goes through training finds in each step, last step first."""
+    from capture.unrolled.states import MAX_BYTES  # loads the training engine
 
-    weights = {name: own.detach() for name, own in run.network().named_parameters()}
-    gradients = [query.gradient(weights)[1] for query in queries]
-    past = run.gradients.replayable
-    adjoint = Adjoint.at_end(gradients, past.plan.config.training.optimizer)
-    steps, markers = range(run.steps_done), [run.start, *run.segments]
-    for found in unroll(past, markers, adjoint, steps, report=report):
-        yield found.step, found.datum_N, found.influence_QNT.sum(2)
-
-
-def path_scores(run: Run, queries: Sequence[Query], report: Report) -> StepScores:
-    """Yield each datum's part in the change of each query in each step, last step first."""
-    for found in path_steps(run, queries, range(run.steps_done), report=report):
-        yield found.step, found.datum_N, found.influence_QNT.sum(2)
-
-
-SWEEPS = {"unrolled": unrolled_scores, "path": path_scores}
-"""Methods that go through the steps of training."""
-METHODS = (*SWEEPS, *BASELINES)
+    if method == "path":
+        sweep = PathMethod.begin(run, queries, ())
+    else:
+        weights = {name: own.detach() for name, own in run.network().named_parameters()}
+        sweep = UnrolledMethod.begin(run, queries, weights)
+    yield from sweep.steps(range(run.steps_done), MAX_BYTES)
 
 
 def require_methods(names: Sequence[str]) -> None:
@@ -70,11 +56,19 @@ def require_methods(names: Sequence[str]) -> None:
 def method_scores(
     run: Run, queries: Sequence[Query], method: str, report: Report = lambda: None
 ) -> Scores:
-    """Return the scores of a method; ``report`` is called after every step of a sweep."""
+    """Return the scores of a method; ``report`` is called ``num_reports`` times."""
     if method in BASELINES:
-        return Scores(BASELINES[method](run, queries))
+        found = Scores(BASELINES[method](run, queries))
+        report()
+        return found
     total_QD, by_step = np.zeros((len(queries), run.num_datums)), {}
-    for step, datum_N, score_QN in SWEEPS[method](run, queries, report):
-        by_step[step] = score_QN
-        np.add.at(total_QD.T, datum_N, score_QN.T)
+    for step in sweep_steps(run, queries, method):
+        by_step[step.step] = score_QN = step.influence_QNT.sum(2)
+        np.add.at(total_QD.T, step.datum_N, score_QN.T)
+        report()
     return Scores(total_QD, by_step)
+
+
+def num_reports(run: Run, method: str) -> int:
+    """Return how often ``method_scores`` reports: once, or after every step of a sweep."""
+    return run.steps_done if method in SWEEPS else 1

@@ -6,6 +6,7 @@ without the first suspects, and without as many random datums, says whether they
 Shapes: D datum.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -14,7 +15,7 @@ import pandas as pd
 
 from analysis.influence.judge import designs
 from analysis.influence.judge.retrainings import query_values, require_kept, values
-from analysis.influence.judge.scores import METHODS, method_scores
+from analysis.influence.judge.scores import METHODS, method_scores, num_reports
 from analysis.influence.queries.query import Query
 from analysis.influence.suspects.detection import detect
 from analysis.influence.suspects.tables import SCHEMAS, Suspects
@@ -79,7 +80,9 @@ def suspicion(run: Run, query: Query, evidence: str, report: Report) -> np.ndarr
     """Return the score of each datum, [D]; the higher, the more suspect."""
     if evidence in UNEXPECTED:
         return UNEXPECTED[evidence](run, report)
-    return method_scores(run, [query], evidence).total_QD[0]
+    done, wanted = itertools.count(1), num_reports(run, evidence)
+    found = method_scores(run, [query], evidence, lambda: report(next(done), wanted))
+    return found.total_QD[0]
 
 
 def planted_kinds(run: Run) -> np.ndarray:

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Judged":
         sweep = in_processes(arguments.workers, run.uri) if on is HERE else on.sweep
-        with counting("scoring datums", "methods") as report:
+        with counting("scoring datums", "steps") as report:
             scores = score_methods(run, queries(run), config.methods, report)
         with counting("training again", "retrainings") as report:
             return judge(run, queries(run), scores, config, report, sweep)

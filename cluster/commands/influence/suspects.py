@@ -94,7 +94,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return made
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Suspects":
-        with counting("scoring datums", "checkpoints") as report:
+        unit = "checkpoints" if arguments.unexpected else "steps"
+        with counting("scoring datums", unit) as report:
             found = rank_suspects(run, query(run), config, report)
         if not config.remove:
             return found
