@@ -28,8 +28,7 @@ from analysis.faithfulness.ground_truth import FaithfulnessConfig
 from analysis.jobs.question import Question
 from analysis.run.run import Run
 from cluster.local.threads import run_job
-from ontogeny.answers import Keep, Progress
-from ontogeny.answers import opened_run as opened_run
+from ontogeny.answers import Keep, Progress, opened_run
 
 
 def attribute(
@@ -140,11 +139,12 @@ def activations(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Activations:
-    """Measure the inputs and outputs of MLP neurons at every position of the training datums.
+    """Measure neurons, or what rows and attention heads do, at every position of training.
 
     Args:
         run: A run, or the folder or prefix where it is.
-        config: Which tokens, which neuron is compared, at which checkpoint.
+        config: What is measured (``quantity``), on which tokens, which neuron (row, head) is
+            compared, at which checkpoint.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/activations/NAME/``.
         replace: Replace tables of another question that have the same name.
@@ -159,6 +159,9 @@ def activations(
 
     Example:
         >>> measured = ontogeny.activations("runs/demo")
+        >>> heads = ontogeny.ActivationConfig(quantity="attention-entropy")
+        >>> ontogeny.activations("runs/demo", heads).ranks["max_unit"].iloc[0].endswith("self_attn")
+        True
     """
     opened, chosen = opened_run(run), config or ActivationConfig()
     return Keep(save, name, replace).answer(

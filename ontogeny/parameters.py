@@ -7,7 +7,7 @@ from analysis.parameters.config import ParameterConfig
 from analysis.parameters.tables import ParameterTokens
 from analysis.parameters.tokens import parameter_tokens, write_parameter
 from analysis.run.run import Run
-from ontogeny.analyses import opened_run
+from ontogeny.answers import Keep, opened_run
 
 
 def parameter(
@@ -16,6 +16,7 @@ def parameter(
     *,
     save: bool = False,
     name: str = "",
+    replace: bool = False,
 ) -> ParameterTokens:
     """Rank the tokens of the datums that have one parameter among their outliers.
 
@@ -27,6 +28,7 @@ def parameter(
         config: The parameter, which of its datums' tokens count, and how tokens are chosen.
         save: Also write the tables to the run, under ``analysis/parameter/``.
         name: Keep the tables beside others, under ``analysis/parameter/NAME/``.
+        replace: Replace tables of another question that have the same name.
 
     Returns:
         DataFrames ``tokens`` (one row a token: count, relative frequency, rank by each, whether it
@@ -46,7 +48,9 @@ def parameter(
         True
     """
     opened = opened_run(run)
-    found = parameter_tokens(opened, config)
-    if save:
-        write_parameter(opened, found, Question.of("parameter", config), name)
-    return found
+    return Keep(save, name, replace).answer(
+        opened,
+        Question.of("parameter", config),
+        lambda: parameter_tokens(opened, config),
+        write_parameter,
+    )

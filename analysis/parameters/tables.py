@@ -51,7 +51,7 @@ TABLES = {"tokens": TOKENS, "about": ABOUT}
 class ParameterTokens:
     """Result of ``parameter_tokens``: DataFrames."""
 
-    about: pd.DataFrame
-    """``ABOUT``"""
     tokens: pd.DataFrame
     """``TOKENS``"""
+    about: pd.DataFrame
+    """``ABOUT``"""

@@ -11,6 +11,8 @@ Shapes: N datum, M outlier row, S site (a datum, or a position of one), K site w
 a site, V token of the vocabulary.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -28,6 +30,39 @@ LEVEL = 0.95
 """Share of the draws that stay at or below ``chance``."""
 
 
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """What the rows of a run can count for: datums, or positions of datums."""
+
+    token_SU: np.ndarray
+    """Tokens of each site; the sites of a datum stand side by side."""
+    trained_S: np.ndarray
+    """Whether the site's datum was trained on in the steps, and the site has a token, bool."""
+    train_V: np.ndarray
+    """Occurrences of each token in these sites, float64; 0 for padding."""
+    by_position: bool
+    """Whether a site is a position, not a whole datum."""
+
+    @classmethod
+    def of(cls, run: Run, config: ParameterConfig, steps: range) -> "Sites":
+        token_NT = run.target_NT if config.evidence == "target" else run.token_NT
+        by_position = config.evidence != "window"
+        token_SU = token_NT.reshape(-1, 1) if by_position else token_NT
+        trained_S = np.repeat(datums_of_steps(run, steps), len(token_SU) // len(token_NT))
+        train_V = np.bincount(token_SU[trained_S].ravel(), minlength=run.num_tokens)
+        if run.length_N is not None:  # the last token of the vocabulary is padding
+            trained_S &= (token_SU != run.num_tokens - 1).any(1)
+            train_V[-1] = 0
+        return cls(token_SU, trained_S, train_V.astype(float), by_position)
+
+    def rows_at(self, rows: pd.DataFrame, window: int) -> np.ndarray:
+        """Return the number of these rows at each site, float64 [S]."""
+        site_M = rows["datum_id"].to_numpy(np.int64)
+        if self.by_position:
+            site_M = site_M * window + rows["position"].to_numpy()
+        return np.bincount(site_M, minlength=len(self.token_SU)).astype(float)
+
+
 def parameter_tokens(run: Run, config: ParameterConfig) -> ParameterTokens:
     """Rank the tokens of the datums that have the parameter among their outliers.
 
@@ -36,28 +71,22 @@ def parameter_tokens(run: Run, config: ParameterConfig) -> ParameterTokens:
     """
     end = run.steps_done if config.end_step is None else config.end_step
     steps = range(config.first_step, end)
-    rows = run.shifts(unit=config.unit, index=config.index, steps=steps)
-    if not len(rows):
-        problem = f"has no recorded outliers in steps {steps.start} to {steps.stop - 1}"
-        remedy = "Ask for another one; capture.outliers.scope=unit gives every unit its share"
-        raise RunError(f"{config.unit}:{config.index}", problem, remedy)
-    seen_N = datums_of_steps(run, steps)
-    site_M, token_SU = sites_of_rows(run, rows, config)
-    rows_S = np.bincount(site_M, minlength=len(token_SU)).astype(float)
-    trained_S = np.repeat(seen_N, len(token_SU) // len(seen_N))
-    count_V, train_V = (
-        count_tokens(token_SU, weight_S, run.num_tokens) for weight_S in (rows_S, trained_S * 1.0)
-    )
-    tokens = token_frame(
-        run, count_V, train_V, chosen_tokens(rows_S, token_SU, count_V, train_V, config)
-    )
+    rows = rows_of(run, config, steps)
+    sites = Sites.of(run, config, steps)
+    rows_S = sites.rows_at(rows, run.token_NT.shape[1])
+    count_V = count_tokens(sites.token_SU, rows_S, sites.train_V)
+    tokens = token_frame(run, count_V, sites.train_V)
+    chosen_V = np.full(run.num_tokens, -1)
+    chosen = chosen_tokens(rows_S, count_V, sites, config)
+    chosen_V[chosen] = np.arange(len(chosen))
     least = config.selection.min_count
-    chance = chance_of(rows_S[rows_S > 0], token_SU[trained_S], train_V, least, config.seed)
-    enough = tokens["count"] >= least
-    tokens["beyond_chance"] = enough & (tokens["relative_frequency"] > chance)
+    token_SU = sites.token_SU[sites.trained_S]
+    chance = chance_of(rows_S[rows_S > 0], token_SU, sites.train_V, least, config.seed)
+    beyond = (tokens["count"] >= least) & (tokens["relative_frequency"] > chance)
+    tokens = tokens.assign(chosen_rank=chosen_V[tokens["token_id"]], beyond_chance=beyond)
     about = about_frame(run, rows, config)
     about = about.assign(tokens=int(count_V.sum()), least_count=least, chance=chance)
-    return ParameterTokens(concat_frames([about], ABOUT), concat_frames([tokens], TOKENS))
+    return ParameterTokens(concat_frames([tokens], TOKENS), concat_frames([about], ABOUT))
 
 
 def write_parameter(
@@ -70,6 +99,21 @@ def write_parameter(
 # --- counts ---------------------------------------------------------------------------------------
 
 
+def rows_of(run: Run, config: ParameterConfig, steps: range) -> pd.DataFrame:
+    """Return the parameter's outliers in these steps, without those at padding.
+
+    Raises what ``parameter_tokens`` raises.
+    """
+    rows = run.shifts(unit=config.unit, index=config.index, steps=steps)
+    if run.length_N is not None:
+        rows = rows[rows["position"] < run.length_N[rows["datum_id"]]]
+    if not len(rows):
+        problem = f"has no recorded outliers in steps {steps.start} to {steps.stop - 1}"
+        remedy = "Ask for another one; capture.outliers.scope=unit gives every unit its share"
+        raise RunError(f"{config.unit}:{config.index}", problem, remedy)
+    return rows
+
+
 def datums_of_steps(run: Run, steps: range) -> np.ndarray:
     """Return whether each datum was trained on in these steps, bool [N]."""
     table = run.steps()
@@ -79,41 +123,28 @@ def datums_of_steps(run: Run, steps: range) -> np.ndarray:
     return seen_N
 
 
-def sites_of_rows(
-    run: Run, rows: pd.DataFrame, config: ParameterConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the site of each row, [M], and the tokens of every site, [S, U].
+def count_tokens(token_SU: np.ndarray, weight_S: np.ndarray, train_V: np.ndarray) -> np.ndarray:
+    """Return the occurrences of each token, each site counted ``weight_S`` times, [V].
 
-    The sites of a datum stand side by side.
+    Tokens that the training text lacks (padding) count 0.
     """
-    datum_M = rows["datum_id"].to_numpy(np.int64)
-    if config.evidence == "window":
-        return datum_M, run.token_NT
-    token_NT = run.target_NT if config.evidence == "target" else run.token_NT
-    return datum_M * token_NT.shape[1] + rows["position"].to_numpy(), token_NT.reshape(-1, 1)
-
-
-def count_tokens(token_SU: np.ndarray, weight_S: np.ndarray, num_tokens: int) -> np.ndarray:
-    """Return the occurrences of each token, each site counted ``weight_S`` times, [V]."""
     weight_SU = np.broadcast_to(weight_S[:, None], token_SU.shape)
-    return np.bincount(token_SU.ravel(), weight_SU.ravel(), num_tokens)
+    count_V = np.bincount(token_SU.ravel(), weight_SU.ravel(), len(train_V))
+    return np.where(train_V > 0, count_V, 0)
 
 
 def chosen_tokens(
-    rows_S: np.ndarray,
-    token_SU: np.ndarray,
-    count_V: np.ndarray,
-    train_V: np.ndarray,
-    config: ParameterConfig,
+    rows_S: np.ndarray, count_V: np.ndarray, sites: Sites, config: ParameterConfig
 ) -> np.ndarray:
     """Return the tokens that ``config.select`` chooses, strongest first.
 
     Other methods than the study's test Kish's effective number of observations: rows of one site
     depend on each other.
     """
-    effective = rows_S.sum() ** 2 / (rows_S**2).sum() * token_SU.shape[1]
+    each = count_V.sum() / rows_S.sum()
+    effective = rows_S.sum() ** 2 / (rows_S**2).sum() * each
     observed_G = None if config.select == "study" else np.array([effective])
-    found = choose(config.select, count_V[None], train_V, config.selection, observed_G)
+    found = choose(config.select, count_V[None], sites.train_V, config.selection, observed_G)
     return found["token_id"].to_numpy()
 
 
@@ -130,7 +161,7 @@ def chance_of(
     share_V = train_V / train_V.sum()
     for _ in range(DRAWS):
         site_K = rng.choice(len(token_SU), len(rows_K), replace=False)
-        count_V = count_tokens(token_SU[site_K], rows_K, len(train_V))
+        count_V = count_tokens(token_SU[site_K], rows_K, train_V)
         often_V = count_V >= least
         ratio = count_V[often_V] / count_V.sum() / share_V[often_V]
         highest.append(ratio.max(initial=0))
@@ -140,16 +171,12 @@ def chance_of(
 # --- frames ---------------------------------------------------------------------------------------
 
 
-def token_frame(
-    run: Run, count_V: np.ndarray, train_V: np.ndarray, chosen: np.ndarray
-) -> pd.DataFrame:
-    """Return ``TOKENS`` without its last column; ties go to the lowest id."""
+def token_frame(run: Run, count_V: np.ndarray, train_V: np.ndarray) -> pd.DataFrame:
+    """Return ``TOKENS`` without its last two columns; ties go to the lowest id."""
     token_U = np.flatnonzero(count_V)
     count_U, frequency_U = count_V[token_U], count_V[token_U] / count_V.sum()
     train_U = train_V[token_U] / train_V.sum()
     relative_U = frequency_U / train_U
-    chosen_V = np.full(len(count_V), -1)
-    chosen_V[chosen] = np.arange(len(chosen))
     frame = pd.DataFrame(
         {
             "token_id": token_U,
@@ -160,7 +187,6 @@ def token_frame(
             "relative_frequency": relative_U,
             "frequency_rank": ranks(-relative_U, -count_U),
             "count_rank": ranks(-count_U, -relative_U),
-            "chosen_rank": chosen_V[token_U],
         }
     )
     return frame.sort_values("frequency_rank", ignore_index=True)

@@ -7,8 +7,11 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from custom_loops import Small, uri
 from reference_analysis import read_everything, records
 from tiny_run import tiny_run
+from torch.nn import functional as F
 
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
@@ -20,7 +23,9 @@ from analysis.parameters.config import ParameterConfig
 from analysis.parameters.tables import TOKENS, ParameterTokens
 from analysis.parameters.tokens import chance_of, parameter_tokens, write_parameter
 from analysis.run.run import Run, open_run
+from capture.custom_loop.record import record
 from capture.errors import CaptureError, ConfigError
+from capture.shifts.outliers import OutlierConfig
 from cluster.local.threads import run_job
 
 SELECTION = SelectionConfig(min_count=8)
@@ -182,3 +187,41 @@ def test_tables_are_written_and_read_back(tmp_path):
     question = Question.of("parameter", ParameterConfig(unit="a", index=1))
     write_parameter(opened, found, question, "one")
     assert read_table(opened, "parameter/one", "tokens", TOKENS).equals(found.tokens)
+
+
+# --- datums of different length -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evidence", ["window", "target", "input"])
+def test_padding_of_shorter_datums_is_no_token(tmp_path, evidence: RowEvidence):
+    datums = [[1, 2, 3], [4, 5], [1, 2, 3, 6, 7, 8], [9, 8, 7, 6]]
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    outliers = OutlierConfig(k=30, scope="unit")
+    with record(model, optimizer, run=uri(tmp_path), datums=datums, outliers=outliers) as recorder:
+        recorder.datums(range(4))
+        token_NT, target_NT = torch.zeros(4, 5, dtype=torch.int64), torch.full((4, 5), -100)
+        for row, datum in enumerate(datums):
+            token_NT[row, : len(datum) - 1] = torch.tensor(datum[:-1])
+            target_NT[row, : len(datum) - 1] = torch.tensor(datum[1:])
+        F.cross_entropy(model(token_NT).flatten(0, 1), target_NT.flatten()).backward()
+        optimizer.step()
+    opened = open_run(uri(tmp_path))
+    config = ParameterConfig(unit="layer.bias", index=0, evidence=evidence)
+    found = parameter_tokens(opened, config)
+    rows = opened.shifts(unit="layer.bias", index=0)
+    assert len(rows) == 4
+    wanted = Counter()
+    for row in records(rows):
+        own = datums[row.datum_id]
+        sides = {
+            "window": own[:-1],
+            "target": [own[row.position + 1]],
+            "input": [own[row.position]],
+        }
+        wanted.update(sides[evidence])
+    tokens = found.tokens
+    assert dict(zip(tokens["token_id"], tokens["count"], strict=True)) == wanted
+    assert tokens["train_frequency"].sum() <= 1 + 1e-9
+    if evidence == "window":
+        assert tokens["relative_frequency"].tolist() == pytest.approx([1.0] * len(tokens))
