@@ -36,7 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.commands.influence import lds, retrain, smoothness
+from cluster.commands.influence import influence, lds, retrain, smoothness, suspects
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
@@ -49,7 +49,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(lds, smoothness, retrain),
+    *(influence, suspects, lds, smoothness, retrain),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
@@ -69,6 +69,7 @@ and further:
   ontogeny neurons runs/wikitext2            clusters of neurons that the same data moved
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which bigrams shifted, and which data shifted them
+  ontogeny influence runs/demo loss          which data made the model do this
   ontogeny replay runs/wikitext2             add missing records from checkpoints
   ontogeny activations runs/wikitext2        the baseline: what activations alone show
   ontogeny faithfulness runs/wikitext2       which attribution method to trust, and where

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.bigrams.bigrams import BigramConfig
     from analysis.faithfulness.confirm import ConfirmConfig
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
+    from analysis.influence.config import InfluenceConfig
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.parameters.config import ParameterConfig
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         faithfulness,
     )
     from ontogeny.data import behaviour, bigrams, neurons
+    from ontogeny.influence import influence
     from ontogeny.neuron import Neuron
     from ontogeny.pages import report
     from ontogeny.parameters import parameter
@@ -60,6 +62,7 @@ __all__ = [
     "ConfirmConfig",
     "FactorConfig",
     "FaithfulnessConfig",
+    "InfluenceConfig",
     "Neuron",
     "NeuronsConfig",
     "OutlierConfig",
@@ -76,6 +79,7 @@ __all__ = [
     "bigrams",
     "capture",
     "faithfulness",
+    "influence",
     "neuron_history",
     "neurons",
     "open_run",
@@ -99,6 +103,7 @@ _HOMES = {
     "analysis.bigrams.bigrams": ("BigramConfig",),
     "analysis.faithfulness.confirm": ("ConfirmConfig",),
     "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
+    "analysis.influence.config": ("InfluenceConfig",),
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.parameters.config": ("ParameterConfig",),
@@ -113,6 +118,7 @@ _HOMES = {
     "capture.store.config": ("StoreConfig",),
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
     "ontogeny.data": ("behaviour", "bigrams", "neurons"),
+    "ontogeny.influence": ("influence",),
     "ontogeny.neuron": ("Neuron",),
     "ontogeny.pages": ("report",),
     "ontogeny.run": ("Run", "open_run"),

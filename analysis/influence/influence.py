@@ -20,6 +20,7 @@ from analysis.influence.sums import InfluenceSums, SumShape, windows_of
 from analysis.influence.sweeps import PathMethod, UnrolledMethod
 from analysis.influence.tables import JOB, Influence
 from analysis.influence.tabulation import scored_tables, swept_tables
+from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set
 from analysis.run.run import Run
 from capture.errors import RunError
@@ -123,6 +124,14 @@ def finished_segments(
     for key in ("windows", "positions_of", "max_bytes"):
         del asked[key]  # these do not change what is found in a step
     return FinishedSegments.of(run, table_set(JOB, name), asked)
+
+
+def influence_question(queries: Sequence[Query], config: InfluenceConfig) -> Question:
+    """Return what the tables answer; the bound on memory changes no number."""
+    asked = Question.of(JOB, config)
+    del asked.options["max_bytes"]
+    asked.options["queries"] = [dict(query.description) for query in queries]
+    return asked
 
 
 def discard_unfinished(run: Run, name: str = "") -> None:

@@ -1,0 +1,102 @@
+"""``ontogeny influence``: what it prints and writes, and one-line errors."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_run import copied, make_run
+
+from analysis.influence.config import METHODS
+from analysis.run.run import open_run
+from capture.store import Store
+from cluster.cli import main
+from cluster.options.choices import JUDGE_METHODS
+from cluster.terminal.influence.influence import marked_text, strongest_words
+
+RUN = "memory://influence-command"
+SHORT = ("training.epochs=1", "training.batch=8", "capture.segment_steps=3")
+COMPLETION = ("--prompt", "w1 w3", "--completion", "w4")
+
+
+@pytest.fixture(scope="module")
+def run() -> str:
+    return make_run(RUN, *SHORT)
+
+
+def test_help_lists_the_methods():
+    assert JUDGE_METHODS == METHODS
+
+
+def test_path_says_that_its_books_close(run: str, capsys: pytest.CaptureFixture[str]):
+    words = ["influence", run, "datum:validation:0", "--method", "path", "--rows", "2", "--units"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "Books: complete" in out
+    assert "Datums that lowered it most (helpful)" in out
+    assert "Through which captured units" in out
+    assert "[w" in out  # marked words
+    assert Store(run).exists("analysis/influence/tables.json")
+    assert not Store(run).keys("analysis/influence/unfinished")
+
+
+def test_unrolled_says_how_far_back_it_reaches(run: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["influence", run, *COMPLETION, "--rival", "w5", "--name", "fact"]) == 0
+    out = capsys.readouterr().out
+    assert "w1 w3 → w4 rather than w5" in out
+    assert "Horizon: going back 6 steps" in out
+    assert "All steps are within the horizon" in out
+
+
+def test_beyond_the_horizon_nothing_is_shown(run: str, capsys: pytest.CaptureFixture[str]):
+    with (
+        mock.patch("analysis.influence.sums.LIMIT", 1e-9),
+        mock.patch("capture.unrolled.horizon.LIMIT", 1e-9),
+    ):
+        assert main(["influence", run, "loss", "--name", "chaotic"]) == 0
+    out = capsys.readouterr().out
+    assert "No step is within the horizon: training is chaotic" in out
+    assert out.count("  none") == 2
+
+
+def test_json_holds_every_table(run: str, capsys: pytest.CaptureFixture[str]):
+    words = ["influence", run, "loss", "--method", "bm25", "--name", "words", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) >= {"queries", "datums", "positions", "windows", "units", "steps"}
+    assert len(found["datums"]) == open_run(run).num_datums
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], "QUERY: is missing"),
+        (["--prompt", "w1"], "--completion: is missing"),
+        (["token:w77"], "is not in the vocabulary"),
+        (["loss", "--steps", "4:99"], "Its steps are 0 to 5"),
+        (["loss", "--memory", "0"], "--memory: got 0.0"),
+        (["loss", "--memory", "1e-9"], "max_bytes"),
+        (["loss", "--method", "unroled"], "Did you mean unrolled"),
+        (["loss", "--units"], "is for method path"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], wanted: str, run: str, capsys: pytest.CaptureFixture[str]
+):
+    place = copied(run, "memory://influence-command-bad")
+    assert main(["influence", place.uri, *words, "--name", "bad"]) == 2
+    err = capsys.readouterr().err
+    assert wanted in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_words_that_carry_half_of_the_influence_are_marked(run: str):
+    assert strongest_words(np.array([0.0, 1, 5, -3, 2])) == {2}
+    assert strongest_words(np.array([0.0, -1, -1, 3, -2])) == {4}
+    assert strongest_words(np.array([0.0, -2, -1, 3, -2])) == {1, 4}
+    assert strongest_words(np.zeros(4)) == set()
+    opened = open_run(run)
+    positions = pd.DataFrame({"position": [0, 1], "influence": [0.0, 2.0]})
+    words = [opened.tokens[token] for token in opened.target_NT[3]]
+    assert f"{words[0]} [{words[1]}] {words[2]}" in marked_text(opened, 3, positions).plain
