@@ -23,6 +23,8 @@ from analysis.attribution import tables as attribution_tables
 from analysis.behaviour import behaviour, predicates
 from analysis.bigrams import tables as bigram_tables
 from analysis.faithfulness import faithfulness
+from analysis.influence.judge import tables as judge_tables
+from analysis.influence.suspects import tables as suspect_tables
 from analysis.measures import selection
 from analysis.neurons import tables as neuron_tables
 from analysis.parameters import tables as parameter_tables
@@ -39,6 +41,8 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "behaviour": behaviour.TABLES,
     "bigrams": bigram_tables.TABLES,
     "faithfulness": faithfulness.TABLES,
+    "suspects": suspect_tables.SCHEMAS,
+    "lds": judge_tables.SCHEMAS,
     "report": {"timeline": timeline.TIMELINE},
 }
 """Job → table → schema, for all tables under ``analysis/``."""
