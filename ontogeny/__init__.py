@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ontogeny.neuron import Neuron
     from ontogeny.pages import report
     from ontogeny.parameters import parameter
+    from ontogeny.retraining import retrain, smoothness
     from ontogeny.run import Run, open_run
     from ontogeny.training import capture, replay, selfcheck, verify
 
@@ -88,7 +89,9 @@ __all__ = [
     "record",
     "replay",
     "report",
+    "retrain",
     "selfcheck",
+    "smoothness",
     "tally_windows",
     "token_history",
     "verify",
@@ -121,8 +124,9 @@ _HOMES = {
     "ontogeny.influence": ("influence",),
     "ontogeny.neuron": ("Neuron",),
     "ontogeny.pages": ("report",),
-    "ontogeny.run": ("Run", "open_run"),
     "ontogeny.parameters": ("parameter",),
+    "ontogeny.retraining": ("retrain", "smoothness"),
+    "ontogeny.run": ("Run", "open_run"),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
 }
 """Module → the public names that it defines."""
