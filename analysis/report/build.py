@@ -83,6 +83,8 @@ class WrittenReport:
     num_files: int
     missing: dict[str, str]
     """Analyses that the report lacks, each with the command that computes it."""
+    used: dict[str, str]
+    """Other analyses, each with the place of its tables and the question that they answer."""
 
 
 def report_store(run: Run, to: str | None = None) -> Store:
@@ -113,7 +115,8 @@ def write_report(
         store.delete(key)
     store.put(MANIFEST, manifest(data.run, keys))
     store.put(INDEX, render_page(overview(data), data.run.uri))
-    return WrittenReport(f"{store.uri}/{INDEX}", len(keys), dict(data.sources.missing))
+    found = {"missing": dict(data.sources.missing), "used": dict(data.sources.used)}
+    return WrittenReport(f"{store.uri}/{INDEX}", len(keys), **found)
 
 
 def planned_files(data: ReportData) -> set[str]:

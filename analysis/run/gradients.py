@@ -127,10 +127,10 @@ class Gradients:
 
         try:
             return read_replayable_run(self.store)
-        except ConfigError as error:
+        except ConfigError:
             problem = "was recorded in a custom training loop, whose steps cannot be replayed"
             remedy = "Record factors while it trains: ontogeny.record(…, factors=…)"
-            raise RunError(self.uri, problem, remedy) from error
+            raise RunError(self.uri, problem, remedy) from None  # says the same
 
     def replay(self, step: int, lacking: str) -> "ReplayedStep":
         """Return a replayed step, for records that the run lacks; logs a warning."""

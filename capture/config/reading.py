@@ -62,8 +62,12 @@ def read_source(source: str) -> str:
             return bundled.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(source, f"cannot be read: {error}") from error
-    names = ", ".join(sorted(entry.stem for entry in BUNDLED.glob("*.yaml")))
-    raise ConfigError(source, "no such file", f"Give a YAML file or one of: {names}")
+    names = sorted(entry.stem for entry in BUNDLED.glob("*.yaml"))
+    beside = [str(found) for found in path.parent.glob("*.y*ml")]
+    near = difflib.get_close_matches(source, [*names, *beside], n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    remedy = f"{meant}Give a YAML file or one of: {', '.join(names)}"
+    raise ConfigError(source, "no such file", remedy)
 
 
 def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
@@ -196,12 +200,29 @@ def check_key(key: str) -> None:
             return
         names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
         if part not in names:
-            near = difflib.get_close_matches(part, names, n=1)
-            hint = f"Perhaps {path}{near[0]} is meant" if near else ""
+            near = similar_keys(key)
+            hint = f"Perhaps {' or '.join(near)} is meant" if near else ""
             allowed = f"allowed here: {', '.join(names)}" if names else f"{path[:-1]} has no keys"
             raise ConfigError(key, f"unknown key; {allowed}", hint)
         kind = typing.get_type_hints(kind)[part]
         path += f"{part}."
+
+
+def similar_keys(key: str) -> list[str]:
+    """Return up to two known dotted keys that may be meant by an unknown one."""
+    known = [name for name in every_key(Config) if not key.startswith(name)]
+    last = key.rpartition(".")[2]
+    if same := [name for name in known if name.rpartition(".")[2] == last]:
+        return difflib.get_close_matches(key, same, n=2, cutoff=0)
+    return difflib.get_close_matches(key, known, n=1)
+
+
+def every_key(kind: Any, prefix: str = "") -> Iterable[str]:
+    """Yield the dotted names of all fields of a dataclass and of those within."""
+    for name, wanted in typing.get_type_hints(kind).items():
+        yield f"{prefix}{name}"
+        if is_dataclass(wanted):
+            yield from every_key(wanted, f"{prefix}{name}.")
 
 
 def wanted_type(key: str) -> Any:

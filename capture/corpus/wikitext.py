@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from capture.corpus.text import Text, list_names, read_file
 from capture.errors import CorpusError
+from capture.models.hub import ANSWER_TIMEOUT_SECONDS, first_line, hub_problem, quiet_libraries
 
 Split = Literal["train", "validation", "test"]
 
@@ -23,8 +24,6 @@ HUB_FILES: dict[Split, str] = {
     "validation": "wikitext-2-v1/validation-00000-of-00001.parquet",
     "test": "wikitext-2-v1/test-00000-of-00001.parquet",
 }
-ANSWER_TIMEOUT_SECONDS = 5
-"""Timeout of one request to the hub. huggingface_hub repeats a request a few times."""
 REMEDY = (
     f"Either set corpus.path to a folder with {' or '.join(FILE_NAMES['train'])}, "
     "or download with a network and: pip install 'ontogeny[hf]'"
@@ -66,18 +65,19 @@ def download(filename: str) -> Path:
         cached = hub.try_to_load_from_cache(REPOSITORY, filename, repo_type="dataset")
         if isinstance(cached, str):
             return Path(cached)
+        if problem := hub_problem():
+            raise CorpusError(where, f"{filename} cannot be fetched ({problem})", REMEDY)
         timeout = ANSWER_TIMEOUT_SECONDS
-        return Path(
-            hub.hf_hub_download(REPOSITORY, filename, repo_type="dataset", etag_timeout=timeout)
-        )
+        with quiet_libraries():
+            return Path(
+                hub.hf_hub_download(REPOSITORY, filename, repo_type="dataset", etag_timeout=timeout)
+            )
+    except CorpusError:
+        raise
     except Exception as error:  # the hub, its HTTP client and its transfer library share no base
         cause = error.__cause__ or error
         problem = f"{filename} could not be fetched ({type(cause).__name__}: {first_line(cause)})"
         raise CorpusError(where, problem, REMEDY) from error
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def read_parquet(path: Path) -> Text:

@@ -21,6 +21,7 @@ from typing import Any
 from capture.errors import RunError, ShardError, StoreError
 from capture.shards.column_chunks import footer_sha256
 from capture.shards.schema import SCHEMA_VERSION
+from capture.store.access import require_folder
 from capture.store.parallel import map_in_parallel
 from capture.store.store import Store, checked_key
 
@@ -299,6 +300,7 @@ def require_start(store: Store) -> Marker:
     if store.exists(segment_key(0)):
         problem = f"is missing although {segment_key(0)} exists"
         raise ShardError(f"{store.uri}/{START}", problem, "Restore it from a copy")
+    require_folder(store)
     raise RunError(store.uri, "holds no run", "Make one with: ontogeny capture CONFIG run.uri=…")
 
 

@@ -15,6 +15,7 @@ Shapes: N datum, T entry of a datum (all axes between datum and features, flatte
 first), I input width, O output width. An entry is a position, unless axes lie beside the window.
 """
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -85,7 +86,9 @@ def choose_units(model: nn.Module, patterns: Iterable[str]) -> dict[str, nn.Para
         if not matches:
             some = ", ".join(list(parameters)[:4])
             problem = f"{pattern!r} matches no parameter of the model ({some}, …)"
-            raise ConfigError("capture.units", problem)
+            near = difflib.get_close_matches(pattern, parameters, n=1)
+            hint = f"Did you mean {near[0]}" if near else ""
+            raise ConfigError("capture.units", problem, hint)
         chosen |= matches
     for name in chosen:
         require_size(name, parameters[name])

@@ -34,6 +34,7 @@ from capture.format.window_markers import read_window, window_problem
 from capture.maintenance.unmarked import lost_records
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store, lease
+from capture.store.access import require_folder
 
 DERIVED = {"analysis": "tables.json", "report": "pages.json"}
 """Folders of files that are derived from the run, and the names of their markers."""
@@ -56,6 +57,8 @@ def verify(store: Store, report: Callable[[File], None] = lambda file: None) -> 
     ``report`` is called with each file before the file is read. Raises ``RunError`` if there is no
     run, or if its schema is newer.
     """
+
+    require_folder(store)
 
     def reported(file: File) -> list[Finding]:
         report(file)

@@ -19,6 +19,24 @@ BUILT_IN = (
 )
 
 
+ANSWER_TIMEOUT_SECONDS = 5
+"""How long one request to the hub may take."""
+
+
+def hub_problem() -> str:
+    """Return why the hub cannot be reached; empty if it answers.
+
+    The library itself repeats a request for half a minute; this is a single one.
+    """
+    library = import_module("huggingface_hub")
+    try:
+        library.get_session().head(library.constants.ENDPOINT, timeout=ANSWER_TIMEOUT_SECONDS)
+    except Exception as error:  # the library and its HTTP client share no base
+        cause = error.__cause__ or error
+        return f"{type(cause).__name__}: {first_line(cause)}"
+    return ""
+
+
 def library_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that the libraries raise for settings or files they cannot use."""
     return (*BUILT_IN, import_module("huggingface_hub.errors").StrictDataclassError)
@@ -37,14 +55,16 @@ def load_transformers(where: str) -> Any:
 def pretrained_arguments(where: str, path: str) -> dict[str, Any]:
     """Return arguments for ``from_pretrained``: ``path`` is a folder or an id on the hub.
 
-    Raises ``ConfigError`` if it looks like a folder that does not exist.
+    Where the hub cannot be reached, only files that were fetched earlier are read. Raises
+    ``ConfigError`` if it looks like a folder that does not exist.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     if path.startswith(("/", ".", "~")):
         raise ConfigError(where, f"got {path!r}, which is not a folder")
-    return {"pretrained_model_name_or_path": path}
+    load_transformers(where)
+    return {"pretrained_model_name_or_path": path, "local_files_only": bool(hub_problem())}
 
 
 def unreadable_error(where: str, path: str, error: Exception) -> ConfigError:
@@ -53,7 +73,7 @@ def unreadable_error(where: str, path: str, error: Exception) -> ConfigError:
     return ConfigError(where, problem, "Give a folder, or a hub id with network access")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return an error's text up to its first line that does not end in a colon."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     last = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))

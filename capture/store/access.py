@@ -4,7 +4,7 @@ import os
 import uuid
 from pathlib import Path
 
-from capture.errors import StoreAwayError, StoreError
+from capture.errors import RunError, StoreAwayError, StoreError
 from capture.store.local import LocalBackend
 from capture.store.store import Store
 
@@ -27,6 +27,13 @@ def require_writable(store: Store, folder: str) -> None:
         raise
     except StoreError as error:
         raise StoreError(f"{store.uri}/{folder}", error.problem, error.remedy) from error
+
+
+def require_folder(store: Store) -> None:
+    """Raise ``RunError`` if the place of a run is a file."""
+    if isinstance(store.backend, LocalBackend) and store.backend.root.is_file():
+        remedy = "Name the folder of a run, as in runs/demo"
+        raise RunError(store.uri, "is a file, and a run is a folder", remedy)
 
 
 def require_local(store: Store, folder: str, path: Path) -> None:

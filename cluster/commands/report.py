@@ -50,7 +50,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--tables", metavar="PLACE", help=text)
     add_skip_damaged(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def named_set(text: str) -> tuple[str, str]:
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.run.run import open_run
     from cluster.on_ray.job import require_persistent
     from cluster.options.machines import machines
+    from cluster.terminal.as_json import print_as_json
+    from cluster.terminal.console import make_console
     from cluster.terminal.tables import print_skipped
 
     config = ReportConfig(
@@ -77,9 +79,12 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         require_persistent("--to", arguments.to)
     skip_damaged = arguments.skip_damaged
     opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.tables)
+    quiet = arguments.quiet or arguments.json
     with machines(arguments) as on:
-        report(opened, config, console, to=arguments.to, quiet=arguments.quiet, on=on)
-    print_skipped(console, opened.skipped)
+        built = report(opened, config, console, to=arguments.to, quiet=quiet, on=on)
+    if arguments.json:
+        print_as_json(built)
+    print_skipped(make_console(stderr=True) if arguments.json else console, opened.skipped)
     return 0
 
 
@@ -91,7 +96,7 @@ def report(
     to: str | None = None,
     quiet: bool,
     on: "Machines",
-) -> None:
+) -> "WrittenReport":
     """Write the pages and print where they are."""
     from analysis.report.build import gather_report_data, report_store, write_report
     from cluster.terminal.progress import counting
@@ -103,13 +108,14 @@ def report(
     with counting(console, "writing pages", "neurons", quiet=quiet) as progress:
         built = write_report(data, store, progress)
     if not quiet:
-        for job, place in data.sources.used.items():
-            name = "Attribution" if job == "attribute" else f"Tables of {job}"
-            console.print(f"{name}: {place}", markup=False)
         show(console, built)
+    return built
 
 
 def show(console: "Console", built: "WrittenReport") -> None:
+    for job, place in built.used.items():
+        name = "Attribution" if job == "attribute" else f"Tables of {job}"
+        console.print(f"{name}: {place}", markup=False)
     for job, command in built.missing.items():
         console.print(f"Not in the report, because it was not run: {job} ({command})", markup=False)
     console.print(f"{built.num_files:,} files", highlight=False)

@@ -2,9 +2,10 @@
 
 import argparse
 import math
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from cluster.options.arguments import add_command, add_config, add_overrides
+from cluster.options.arguments import add_command, add_config, add_overrides, add_quiet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,16 +27,27 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "selfcheck", run, summary, TEXT)
     add_config(made, "YAML file, or demo, gpt2-tiny, …")
     add_overrides(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.config.reading import read_config
     from capture.maintenance.selfcheck import self_check
+    from cluster.terminal.as_json import print_as_json
 
     checks = list(self_check(read_config(arguments.config, arguments.overrides)))
-    show(console, checks)
-    console.print(verdict(arguments.config, checks), markup=False)
-    return 0 if all(check.holds for check in checks) else DIFFERS
+    holds = all(check.holds for check in checks)
+    if arguments.json:
+        print_as_json({"config": arguments.config, "agrees": holds, "checks": rows_of(checks)})
+    elif not (arguments.quiet and holds):
+        show(console, checks)
+        console.print(verdict(arguments.config, checks), markup=False)
+    return 0 if holds else DIFFERS
+
+
+def rows_of(checks: "list[Check]") -> "list[dict[str, Any]]":
+    """Return the checks as ``--json`` prints them; ``found`` is null if none was made."""
+    return [asdict(check) | {"made": check.made, "holds": check.holds} for check in checks]
 
 
 def show(console: "Console", checks: "list[Check]") -> None:

@@ -33,6 +33,17 @@ def test_every_command_is_covered_by_this_file(capsys):
 
 
 @pytest.mark.parametrize("command", READING_COMMANDS)
+def test_a_file_is_not_a_run(command, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("# Title\n")
+    options = READING_COMMANDS[command].split()
+    assert main([command, f"{tmp_path}/README.md", *options]) == 2
+    assert capsys.readouterr().err == (
+        f"ontogeny: {tmp_path}/README.md: is a file, and a run is a folder. "
+        "Name the folder of a run, as in runs/demo.\n"
+    )
+
+
+@pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_run_that_does_not_exist(command, runs, capsys):
     said = refusal(f"{command} {{nowhere}} {READING_COMMANDS[command]}", runs, capsys)
     assert "memory://bad-input/nowhere: holds no run. Make one with: ontogeny capture" in said

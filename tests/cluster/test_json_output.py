@@ -10,6 +10,7 @@ import pytest
 from tiny import make_run, tiny_config
 
 from analysis.run.run import open_run
+from capture.maintenance.selfcheck import Check
 from cluster.cli import main
 from cluster.terminal.as_json import plain
 
@@ -54,6 +55,32 @@ def test_an_analysis_prints_the_tables_that_it_stores(command: str, run: Path, c
         assert len(found[path.stem]) == len(table)
         for row in found[path.stem][:1]:
             assert list(row) == list(table.columns)
+
+
+def test_a_report_says_where_it_is_and_what_it_shows(run: Path, tmp_path: Path, capsys) -> None:
+    found = printed(f"report {run} --neurons 2 --to {tmp_path}/pages --json", capsys)
+    assert found["index"] == f"{tmp_path}/pages/index.html"
+    assert found["num_files"] > 5
+    assert found["used"]["attribute"].startswith("analysis/attribute (attribute level=")
+    assert found["missing"]["faithfulness"] == f"ontogeny faithfulness {run}"
+
+
+def test_selfcheck_is_json(monkeypatch, capsys) -> None:
+    checks = [
+        Check("vmap", 1e-7, 1e-5, "layers.0.weight", "trust nothing"),
+        Check("sort", float("nan"), 0.0, "not possible", "trust nothing"),
+    ]
+    monkeypatch.setattr("capture.maintenance.selfcheck.self_check", lambda config: iter(checks))
+    found = printed("selfcheck demo --json", capsys)
+    assert (found["config"], found["agrees"]) == ("demo", True)
+    assert found["checks"][0] | {"what": "vmap", "found": 1e-7} == found["checks"][0]
+    assert found["checks"][1] | {"made": False, "holds": True, "found": None} == found["checks"][1]
+    assert main(["selfcheck", "demo", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    checks[0] = Check("vmap", 1.0, 1e-5, "layers.0.weight", "trust nothing")
+    assert not printed("selfcheck demo --json", capsys, code=1)["agrees"]
+    assert main(["selfcheck", "demo", "--quiet"]) == 1
+    assert "checks failed" in capsys.readouterr().out
 
 
 def test_numbers_keep_every_digit(run: Path, capsys) -> None:

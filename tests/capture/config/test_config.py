@@ -176,6 +176,19 @@ def test_a_wrong_override_is_explained(override, text):
 
 
 @pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=2", "Perhaps training.epochs is meant."),
+        ("trainning.epochs=2", "Perhaps training.epochs is meant."),
+        ("capture.outlier.k=2", "Perhaps capture.outliers.k is meant."),
+        ("kind=text", "Perhaps model.kind or corpus.kind is meant."),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_whole_name_of_one(override, meant):
+    assert message(override).endswith(meant)
+
+
+@pytest.mark.parametrize(
     ("values", "text"),
     [
         ({"modle": {"layers": 3}}, "modle: unknown key; allowed here: run, corpus, model, "),
@@ -233,12 +246,13 @@ def test_a_user_s_own_configs_beside_a_script_does_not_hide_the_bundled_ones(tmp
     )
     uri, problem = found.stdout.splitlines()
     assert uri == "runs/demo"
-    assert problem.startswith("dmeo: no such file. Give a YAML file or one of: demo, gpt2-tiny, ")
+    assert problem.startswith("dmeo: no such file. Did you mean demo? Give a YAML file or one of: ")
 
 
 def test_a_missing_file_lists_the_bundled_configurations():
     with pytest.raises(
-        ConfigError, match=r"dmeo: no such file\. Give a YAML file or one of: .*demo"
+        ConfigError,
+        match=r"dmeo: no such file\. Did you mean demo\? Give a YAML file or one of: .*demo",
     ):
         read_config("dmeo")
 

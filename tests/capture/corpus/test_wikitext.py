@@ -3,6 +3,7 @@
 import pickle
 import sys
 import types
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import pytest
 from capture.corpus import wikitext
 from capture.corpus.datums import CorpusConfig, load_corpus, read_streams
 from capture.errors import CorpusError
+from capture.models import hub as hub_access
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -52,8 +54,10 @@ def test_without_a_folder_wikitext_comes_from_the_hub(hub_file, monkeypatch):
 @pytest.fixture
 def hub(monkeypatch):
     """Replace huggingface_hub by a module that has the two given functions."""
-    module = types.ModuleType("huggingface_hub")
+    module: Any = types.ModuleType("huggingface_hub")
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    module.constants = types.SimpleNamespace(ENDPOINT="https://hub")
+    module.get_session = lambda: types.SimpleNamespace(head=lambda url, timeout: None)
     return module
 
 
@@ -95,6 +99,29 @@ def test_without_network_the_message_names_both_remedies(hub):
     message = failure(CorpusConfig(kind="wikitext2"))
     assert "train-00000-of-00001.parquet could not be fetched (OSError: no route)" in message
     assert all(way in message for way in WAYS_OUT)
+
+
+def test_without_network_one_request_is_made_and_nothing_is_fetched(hub):
+    asked = []
+
+    def head(url, timeout):
+        asked.append((url, timeout))
+        raise OSError("name or service not known")
+
+    hub.try_to_load_from_cache = lambda *_, **__: None
+    hub.hf_hub_download = lambda *_, **__: pytest.fail("the hub is asked again")
+    hub.get_session = lambda: types.SimpleNamespace(head=head)
+    message = failure(CorpusConfig(kind="wikitext2"))
+    assert "parquet cannot be fetched (OSError: name or service not known)" in message
+    assert all(way in message for way in WAYS_OUT)
+    assert asked == [("https://hub", 5)]
+
+
+@pytest.mark.parametrize(("problem", "local"), [("", False), ("OSError: no route", True)])
+def test_an_id_on_the_hub_is_read_from_the_cache_without_network(monkeypatch, problem, local):
+    monkeypatch.setattr(hub_access, "hub_problem", lambda: problem)
+    found = hub_access.pretrained_arguments("model.hf.path", "gpt2")
+    assert found == {"pretrained_model_name_or_path": "gpt2", "local_files_only": local}
 
 
 def test_without_the_hub_library_the_message_names_both_remedies(monkeypatch):

@@ -1,5 +1,7 @@
 """Laws 1 to 3: factors give each datum's gradient, whatever else is in its batch."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,6 +182,12 @@ def test_a_captured_parameter_that_is_never_used_is_named():
 def test_a_pattern_that_matches_nothing_is_named():
     with pytest.raises(ConfigError, match=r"capture\.units: 'layer\.\*' matches no parameter"):
         choose_units(tiny_model(), ["layers.*", "layer.*"])
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one():
+    name = next(name for name, _ in tiny_model().named_parameters() if "weight" in name)
+    with pytest.raises(ConfigError, match=rf"Did you mean {re.escape(name)}\."):
+        choose_units(tiny_model(), [name + "s"])
 
 
 def test_recording_leaves_gradients_bit_identical():
