@@ -7,6 +7,7 @@ Shapes: P all captured parameters.
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from capture.custom_loop.forward_passes import LEAVE_OUT
@@ -67,6 +68,17 @@ def require_unchanged(layout: Layout, after_P: Tensor | None, before_P: Tensor, 
         f"was changed after step {step - 1}, not by the optimizer, so that no datum accounts for it"
     )
     raise UnitError(name, problem, f"{LEAVE_OUT}, or leave it to the optimizer; {DROPPED.lower()}")
+
+
+def require_resumed(
+    units: Mapping[str, nn.Parameter], stored: Mapping[str, Tensor], step: int, uri: str
+) -> None:
+    """Raise ``RunError`` unless the units equal the checkpoint from which a run continues."""
+    for name, unit in units.items():
+        if name not in stored or not torch.equal(stored[name], unit.detach().cpu()):
+            problem = f"continues after step {step - 1}, but {name} differs from its checkpoint"
+            remedy = "Call recorder.restore(), or load your own state of that step"
+            raise RunError(uri, problem, remedy)
 
 
 def unexplained_change(error: float, allowed: float) -> tuple[str, str]:

@@ -30,12 +30,12 @@ class ForwardPass:
     """The datum in each slot, if the loop gave it."""
     uses: dict[int, ParameterUse] = field(default_factory=dict)
     """Parameter uses whose δ has arrived, by their number in forward order."""
+    inside: set[int] = field(default_factory=set)
+    """Numbers of the uses within calls of the model; the loop itself has made the others."""
     unsplit: dict[str, str] = field(default_factory=dict)
     """Units that were reached and cannot be captured → the function that uses them."""
     losses: list[Tensor] = field(default_factory=list)
     """Scalars that ``backward`` was called on."""
-    loss_tensors: list[Tensor] = field(default_factory=list)
-    """The same, as parts of their graphs."""
     backward: int = NO_BACKWARD
     """Autograd's number of the backward pass whose δ came first."""
     has_loss: bool = False

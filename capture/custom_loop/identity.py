@@ -7,7 +7,6 @@ tokens of a datum, or all but the last target. Behind them, it may repeat one to
 Shapes: N datum of a batch, M datum of the run, T position of the window, W width of an input.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,19 +14,11 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from capture.custom_loop.checks.unchecked import AMBIGUOUS, Unchecked
 from capture.custom_loop.model_inputs import is_tokens
 from capture.errors import ConfigError
 from capture.format.extent import DATUMS
 
-LOG = logging.getLogger(__name__)
-NUMBERED = (
-    "%s: %d rows were numbered in the order in which they came, so a datum that came twice has two "
-    "numbers. Pass datums=tokens, or call recorder.datums(ids)"
-)
-AMBIGUOUS = (
-    "%s: %d rows hold tokens with which several datums begin, and were taken for one of them. Call "
-    "recorder.datums(ids) to tell them apart"
-)
 NUM_WIDTHS = 8
 """Widths of inputs for which tables of the beginnings of datums are kept."""
 
@@ -38,8 +29,12 @@ Candidates = list[dict[int, int]]
 class DatumIdentity:
     """The tokens of a run's datums, to be looked up."""
 
-    def __init__(self, tables: Mapping[str, pa.Table]) -> None:
-        """``tables``: of the run's corpus; without tokens of several positions nothing is known."""
+    def __init__(self, tables: Mapping[str, pa.Table], unchecked: Unchecked) -> None:
+        """``tables``: of the run's corpus; without tokens of several positions nothing is known.
+
+        ``unchecked`` takes the rows whose datum is not certain.
+        """
+        self.unchecked = unchecked
         self.tokens = all_tokens(tables[DATUMS]) if tables else []
         """All tokens of each datum, the last target included."""
         self.whole = by_bytes(enumerate(self.tokens))
@@ -48,10 +43,6 @@ class DatumIdentity:
         """All tokens but the last target, as bytes → the datums."""
         self.by_width: dict[int, dict[bytes, list[int]]] = {}
         """Width → so many tokens, as bytes → the datums that begin with them and are longer."""
-        self.num_numbered = 0
-        """Rows that could not be looked up and were numbered in the order in which they came."""
-        self.num_ambiguous = 0
-        """Rows that may hold several datums that are not equal."""
 
     def of_batch(self, inputs: Sequence[Tensor], given_N: np.ndarray | None) -> np.ndarray | None:
         """Return the datum in each row of a batch, int64 [N].
@@ -67,7 +58,7 @@ class DatumIdentity:
         if given_N is None:
             if found is None or not all(found):
                 return None
-            self.num_ambiguous += sum(map(self.differ, map(list, found)))
+            self.unchecked.add(AMBIGUOUS, sum(map(self.differ, map(list, found))))
             return one_of_each([longest(candidates) for candidates in found])
         for row, (candidates, given) in enumerate(zip(found or (), given_N, strict=False)):
             if candidates and int(given) not in candidates:
@@ -78,13 +69,6 @@ class DatumIdentity:
                 remedy = "Give ids in the order of the batch, or none: they are found by the tokens"
                 raise ConfigError("recorder.datums", problem, remedy)
         return given_N
-
-    def warn_of_numbers(self, uri: str) -> None:
-        """Say at the end of a recording how many rows could not be looked up."""
-        if self.num_numbered:
-            LOG.warning(NUMBERED, uri, self.num_numbered)
-        if self.num_ambiguous:
-            LOG.warning(AMBIGUOUS, uri, self.num_ambiguous)
 
     def differ(self, datums: Sequence[int]) -> bool:
         """Return whether the datums do not all have the same tokens."""

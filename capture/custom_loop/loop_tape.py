@@ -20,28 +20,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capture.custom_loop.counting import Counting
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis
 from capture.errors import ConfigError, UnitError
+from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape, flatten_arguments
-from capture.gradients.torch_functions import NotSplittable, TorchCall
+from capture.gradients.torch_functions import TorchCall
 from capture.gradients.vmap_fallback import unsplit_error
 from capture.gradients.window_axis import Axis
 
 UNSCALE = torch._amp_foreach_non_finite_check_and_unscale_  # pyright: ignore
 """What a ``GradScaler`` divides gradients with."""
-COUNTING = (
-    "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "
-    "[N, 1])"
-)
+AfterOperation = Callable[[Any], None]
+OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], AfterOperation | None]
+"""Called before a torch function of the loop; what it returns is called with the result."""
 
 
-OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], None]
+def ignore_operation(func: object, args: object, kwargs: object) -> None:
+    """Do nothing; the default callback of a tape."""
 
 
-def ignore_operation(func: object, args: object, kwargs: object, out: object) -> None:
+def ignore_backward(root: Tensor, gradient: Tensor | None) -> None:
     """Do nothing; the default callback of a tape."""
 
 
@@ -67,13 +69,14 @@ class LoopTape(Tape):
         has given the datums of the next pass."""
         self.inputs: list[Tensor] = []
         """Inputs of the forward pass that is running."""
-        self.counted: dict[int, Tensor] = {}
-        """Results of ``torch.arange`` in the forward pass that is running, and what was computed
-        from them alone: positions, which have nothing to do with the batch. By id."""
+        self.counting = Counting(model)
+        self.is_inside = False
+        """Whether a module of the model with units is running."""
         self.paused = False
         """Whether calls are let through unseen, because the model is run again for a check."""
         self.on_operation: OnOperation = ignore_operation
-        """Called with every torch function of the loop and its result."""
+        self.on_backward: Callable[[Tensor, Tensor | None], None] = ignore_backward
+        """Called with the tensor and the gradient that ``backward`` is called with."""
         self.replaced_datums = False
         """Whether the loop gave the datums of the next pass twice, and not the same."""
         self.runs_from_loss = False
@@ -90,29 +93,35 @@ class LoopTape(Tape):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        kwargs = kwargs or {}
         if self.paused:
-            return func(*args, **(kwargs or {}))
-        if func is torch.Tensor.backward and args[0].numel() == 1:
-            self.passes[-1].losses.append(args[0].detach())
-            self.passes[-1].loss_tensors.append(args[0])
-            with self.from_one_loss():
-                return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
+        if func is torch.Tensor.backward:
+            return self.run_backward(*args, **kwargs)
         if func is UNSCALE:
             self.note_unscaling(*args)
+        after = self.on_operation(func, args, kwargs)
         if func is torch.arange or not torch.is_grad_enabled():
-            out = func(*args, **(kwargs or {}))
+            out = func(*args, **kwargs)
         else:
             out = super().__torch_function__(func, types, args, kwargs)
-            self.on_operation(func, args, kwargs or {}, out)
-        if self.inputs and (self.counted or func is torch.arange):
-            self.note_counted(func, (*args, *(kwargs or {}).values()), out)
+        if after is not None:
+            after(out)
+        if self.inputs:
+            self.counting.note(func, (*args, *kwargs.values()), out)
         return out
 
-    def note_counted(self, func: Callable[..., Any], given: tuple[Any, ...], out: Any) -> None:
-        """Note a result that was computed from positions alone: see ``is_shared``."""
-        tensors = [x for x in flatten_arguments(given) if isinstance(x, Tensor) and x.dim()]
-        if func is torch.arange or (tensors and all(id(x) in self.counted for x in tensors)):
-            self.counted |= {id(x): x for x in flatten_arguments((out,)) if isinstance(x, Tensor)}
+    def run_backward(
+        self, root: Tensor, gradient: Tensor | None = None, *args: Any, **kw: Any
+    ) -> None:
+        """Run ``root.backward(…)``; note the loss if it is one scalar."""
+        self.on_backward(root, gradient)
+        if root.numel() != 1:
+            root.backward(gradient, *args, **kw)
+            return
+        self.passes[-1].losses.append(root.detach())
+        with self.from_one_loss():
+            root.backward(gradient, *args, **kw)
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
@@ -154,7 +163,8 @@ class LoopTape(Tape):
 
     def end_forward(self) -> None:
         """Note that the model's forward is over."""
-        self.inputs, self.counted, self.knows_num_datums = [], {}, False
+        self.inputs, self.knows_num_datums = [], False
+        self.counting.clear()
 
     def find_window(self, units: Sequence[str], middle: Sequence[int]) -> Axis:
         """Return the axis of the window in a call; see ``loop_window_axis``."""
@@ -166,37 +176,23 @@ class LoopTape(Tape):
         Raises ``NotSplittable`` for an embedding of 0, 1, 2, … that may be of positions or of
         datums.
         """
-        if call.a is not None and self.knows_num_datums and id(call.a) in self.counted:
+        if call.a is not None and self.knows_num_datums and call.a in self.counting:
             return True
         if not call.shared or call.a is None:
             return self.knows_num_datums and out.shape[0] == 1
-        # The ids are 0, 1, 2, … in one axis. They number datums if they are an input of the model.
-        # If its first input has more axes, other inputs of one axis may be positions.
-        ids, of_datums = call.a, self.inputs[:1]
-        if self.inputs and self.inputs[0].dim() == 1:
-            of_datums = self.inputs
-        if any(shares_memory(ids, x) for x in of_datums):
-            return False
-        # Not as many ids as datums: these must be positions. As many: they are positions if the
-        # model has counted them itself or holds them in a buffer.
-        if self.knows_num_datums and len(ids) != self.num_datums:
-            return True
-        if self.inputs and any(shares_memory(ids, x) for x in self.model_counters()):
-            return True
-        raise NotSplittable(COUNTING)
-
-    def model_counters(self) -> Iterator[Tensor]:
-        """Yield the tensors that may hold the model's own positions."""
-        yield from self.counted.values()
-        yield from self.model.buffers()
+        N = self.num_datums if self.knows_num_datums else None
+        return self.counting.are_positions(call.a, self.inputs, N)
 
     def watch_delta(self, use: ParameterUse, out: Tensor) -> None:
         """Add the use to the open pass as soon as its δ arrives."""
-        out.register_hook(partial(self.keep_delta, self.open_pass(), next(self.numbers), use))
+        on_delta(out, self.receiver(use))
 
     def receiver(self, use: ParameterUse) -> Receive:
         """Add the use to the open pass as soon as a part of its δ arrives."""
-        return partial(self.keep_delta, self.open_pass(), next(self.numbers), use)
+        forward, number = self.open_pass(), next(self.numbers)
+        if self.is_inside:
+            forward.inside.add(number)
+        return partial(self.keep_delta, forward, number, use)
 
     def keep_delta(
         self, forward: ForwardPass, number: int, use: ParameterUse, delta: Tensor
@@ -295,7 +291,3 @@ class LoopTape(Tape):
 def values_of(grad: Tensor) -> Tensor:
     """Return the numbers of a gradient, which may be sparse."""
     return grad._values() if grad.is_sparse else grad
-
-
-def shares_memory(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import Config
-from capture.custom_loop.causes import DROPPED, require_unchanged
+from capture.custom_loop.causes import DROPPED, require_resumed, require_unchanged
+from capture.custom_loop.checks.custom_functions import watching_functions
+from capture.custom_loop.checks.split_guard import SplitGuard
+from capture.custom_loop.checks.unchecked import NUMBERED, Unchecked
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
 from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
-from capture.custom_loop.split_guard import SplitGuard
 from capture.custom_loop.steps import (
     LastWeights,
     StepInputs,
@@ -78,8 +80,9 @@ class Recording:
         self._window = tokens_per_datum(tables)
         self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
         self._tape = LoopTape(units, model, self._window)
-        self._identity = DatumIdentity(tables)
-        self._guard = SplitGuard(model, units, self._tape, seed=config.run.seed)
+        self._unchecked = Unchecked()
+        self._identity = DatumIdentity(tables, self._unchecked)
+        self._guard = SplitGuard(model, units, self._tape, self._unchecked, seed=config.run.seed)
         self._position = StepPosition(last.end_step, 0, 0)
         """Position of the next step."""
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
@@ -163,6 +166,7 @@ class Recording:
         for hook in (*hooks, *self._guard.hooks()):
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)
+        self._active.enter_context(watching_functions(self._tape))
         return self
 
     def __exit__(
@@ -175,8 +179,7 @@ class Recording:
             raise self._error
         if error is None and self._recorder.open.steps:
             self._commit(self._snapshot())
-        self._identity.warn_of_numbers(self._recorder.store.uri)
-        self._guard.warn_of_unchecked(self._recorder.store.uri)
+        self._unchecked.warn(self._recorder.store.uri)
         return False
 
     def _before_forward(
@@ -212,7 +215,8 @@ class Recording:
             self._position = StepPosition(self._position.step, self.epoch, 0)
         with self._ends_on_error(), self._tape.pausing():
             if self._position.step == self._last.end_step > 0:
-                self._require_resumed_weights()
+                uri = self._recorder.store.uri
+                require_resumed(self.units, self.checkpoint(), self._last.end_step, uri)
             taken = self._tape.take_passes()
             if skips_step(optimizer):
                 return
@@ -259,7 +263,7 @@ class Recording:
             if datum_N is None:
                 datum_N = np.arange(self._next_datum, self._next_datum + count)
                 self._next_datum += count
-                self._identity.num_numbered += count
+                self._unchecked.add(NUMBERED, count)
                 self._require_known(datum_N)
             if len(datum_N) != count:
                 problem = f"got {len(datum_N)} datums for a backward pass of {count}"
@@ -280,16 +284,6 @@ class Recording:
             remedy = "Call recorder.datums(ids) before each forward pass"
             raise ConfigError("recorder.datums", problem, remedy)
 
-    def _require_resumed_weights(self) -> None:
-        """Raise ``RunError`` unless the units equal the checkpoint from which the run continues."""
-        stored = self.checkpoint()
-        for name, unit in self.units.items():
-            if name not in stored or not torch.equal(stored[name], unit.detach().cpu()):
-                step = self._last.end_step
-                problem = f"continues after step {step - 1}, but {name} differs from its checkpoint"
-                remedy = "Call recorder.restore(), or load your own state of that step"
-                raise RunError(self._recorder.store.uri, problem, remedy)
-
     def _snapshot(self) -> dict[str, Tensor]:
         weights_P, step = self._layout.flatten(self.units), self._position.step
         require_unchanged(self._layout, self._weights.after_P, weights_P, step)
@@ -298,4 +292,5 @@ class Recording:
 
     def _commit(self, tensors: dict[str, Tensor]) -> None:
         self._full_segment = None
+        self._recorder.open.unchecked = self._unchecked.take()
         self._recorder.commit(tensors)

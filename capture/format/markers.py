@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,8 @@ MAX_BYTES = 4 * 2**20
 """A marker takes about 300 bytes per file, so this is enough for more than 10,000 files."""
 MAX_COUNT = 2**53
 """Upper limit of numbers of rows, bytes and steps."""
+MAX_REASONS, REASON_LENGTH = 16, 300
+"""Limits of what a marker says was not checked."""
 CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
@@ -74,6 +76,9 @@ class Marker:
     """Seconds that training waited for the store during this segment."""
     pending_bytes: int = 0
     """Bytes of closed segments, including this one, held in memory when this one was closed."""
+    unchecked: dict[str, int] = field(default_factory=dict)
+    """What could not be checked in a custom loop → in how many steps, or for how many rows; not
+    written if empty."""
     checksum: str = ""
     """Checksum of all fields above; set when the marker is written."""
 
@@ -106,6 +111,8 @@ def write_marker(store: Store, key: str, marker: Marker, *, after: Marker | None
     previous = after.checksum if after else ""
     values = asdict(replace(marker, written_at=now, previous=previous))
     del values["checksum"]
+    if not marker.unchecked:
+        del values["unchecked"]
     data = encode(values | {"checksum": checksum(values)})
     if len(data) > MAX_BYTES:  # readers would refuse it, and the run with it
         problem = f"would list {len(marker.files):,} files, more than fit into {MAX_BYTES:,} bytes"
@@ -194,7 +201,18 @@ def marker_of(values: dict[str, Any]) -> Marker:
     texts = (marker.written_at, marker.previous, marker.checksum)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("its time and checksums must be text")
+    require_reasons(marker.unchecked)
     return marker
+
+
+def require_reasons(unchecked: Any) -> None:
+    """Raise ``ValueError`` unless it is a short table from texts to counts."""
+    if type(unchecked) is not dict or len(unchecked) > MAX_REASONS:
+        raise ValueError("what was not checked is no table, or too long")
+    for reason, count in unchecked.items():
+        require_count(count)
+        if len(reason) > REASON_LENGTH:
+            raise ValueError("a reason is too long")
 
 
 def file_of(values: dict[str, Any]) -> File:

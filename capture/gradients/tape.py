@@ -22,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from capture.errors import UnitError
 from capture.gradients.factors import Factors
 from capture.gradients.memo import Memo
+from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse, middle_axes
 from capture.gradients.shared_outputs import Receive, SharedOutputs
 from capture.gradients.torch_functions import (
@@ -224,7 +225,7 @@ class Tape(TorchFunctionMode):
 
     def watch_delta(self, use: ParameterUse, out: Tensor) -> None:
         """Register the use, so that the backward pass gives it its δ."""
-        out.register_hook(use.keep_delta)
+        on_delta(out, use.keep_delta)
         self.uses.append(use)
 
     def receiver(self, use: ParameterUse) -> Receive:

@@ -274,4 +274,5 @@ def marker_of(done: OpenSegment, workers: list[WorkerFiles]) -> Marker:
         retries=sum(worker.retries for worker in workers),
         waited_seconds=round(max(worker.waited_seconds for worker in workers), 3),
         pending_bytes=sum(worker.pending_bytes for worker in workers),
+        unchecked=done.unchecked,
     )

@@ -42,6 +42,8 @@ class OpenSegment:
     """Rows of factors that do not fill a table yet."""
     factors: list[File] = field(default_factory=list)
     """Tables of factors that are stored."""
+    unchecked: dict[str, int] = field(default_factory=dict)
+    """What could not be checked → how often; see ``Marker``."""
 
     @property
     def end_step(self) -> int:

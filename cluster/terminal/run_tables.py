@@ -1,5 +1,6 @@
 """Tables of ``ontogeny info``: settings, progress, sizes and losses of a run."""
 
+from collections import Counter
 from contextlib import suppress
 
 from rich.console import Console
@@ -74,7 +75,14 @@ def provenance(run: Run) -> dict[str, str]:
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
         "retries": retries(run),
         "waiting": waiting(run),
-    }
+    } | unchecked(run)
+
+
+def unchecked(run: Run) -> dict[str, str]:
+    """What could not be checked while a custom loop was recorded; nothing if all was."""
+    total = sum((Counter(marker.unchecked) for marker in run.segments), Counter())
+    lines = [f"{count:,} {reason}" for reason, count in total.items()]
+    return {"not checked": "; ".join(lines)} if lines else {}
 
 
 def retries(run: Run) -> str:

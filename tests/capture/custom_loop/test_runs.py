@@ -94,7 +94,7 @@ ANY = ("--level", "row", "--min-count", "1", "--select", "study", "--most-freque
 
 @pytest.mark.parametrize("options", [["--evidence", "target"], ["--evidence", "window"]])
 def test_tokens_are_attributed(run, options, capsys):
-    assert main(["attribute", run, *ANY, *options]) == 0
+    assert main(["attribute", run, *ANY, *options, "--replace"]) == 0
     assert "layer.weight" in (found := capsys.readouterr().out), found
 
 

@@ -231,7 +231,9 @@ def test_the_audit_alone_would_accept_them(
 ) -> None:
     """The check is what finds these: without it they are recorded with a green audit."""
     make, loss, _ = REFUSED[kind]
-    monkeypatch.setattr("capture.custom_loop.split_guard.SplitGuard.check", lambda *given: None)
+    monkeypatch.setattr(
+        "capture.custom_loop.checks.split_guard.SplitGuard.check", lambda *given: None
+    )
     run_one_step(tmp_path, make().train(), loss, UNITS)
     assert open_run(uri(tmp_path)).steps()["audit_error"].max() < 1e-5
 
@@ -267,4 +269,7 @@ def test_steps_that_could_not_be_checked_are_counted_at_the_end(
         scale_N11.zero_()
         optimizer.step()
     said = [entry.getMessage() for entry in caplog.records]
-    assert any("the split by datum could not be checked in 1 step" in text for text in said), said
+    assert any(
+        "1 steps in which the split by datum could not be checked: an input" in text
+        for text in said
+    ), said

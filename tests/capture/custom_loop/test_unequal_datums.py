@@ -16,6 +16,7 @@ from analysis.attribution.row_evidence import evidence_from_rows
 from analysis.attribution.row_passes import OutlierRows
 from analysis.run.run import Run, open_run
 from capture.config.records import FactorConfig
+from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.datums import datum_tables
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.record import record
@@ -146,7 +147,8 @@ class Named:
     """Looks rows of one batch up."""
 
     def __init__(self, datums: list[list[int]]) -> None:
-        self.identity = DatumIdentity(datum_tables(datums, None))
+        self.unchecked = Unchecked()
+        self.identity = DatumIdentity(datum_tables(datums, None), self.unchecked)
 
     def __call__(self, *rows: list[int]) -> list[int] | None:
         found = self.identity.of_batch([torch.tensor(rows)], None)
@@ -157,9 +159,9 @@ def test_rows_may_hold_all_tokens_or_all_but_the_last_target() -> None:
     named = Named(DATUMS)
     assert named([1, 2, 3, 0], [4, 5, 0, 0], [9, 8, 7, 6]) == [0, 1, 3]
     assert named([1, 2, 0], [4, 0, 0], [9, 8, 7]) == [0, 1, 3]
-    assert named.identity.num_ambiguous == 0
+    assert not named.unchecked.total
     assert named([1, 2, 3, 6]) == [2]  # its beginning, or datum 0 padded with 6
-    assert named.identity.num_ambiguous == 1
+    assert list(named.unchecked.total.values()) == [1]
 
 
 def test_rows_that_may_hold_several_datums_are_counted_and_said(
@@ -167,7 +169,7 @@ def test_rows_that_may_hold_several_datums_are_counted_and_said(
 ) -> None:
     named = Named([[1, 2, 3], [1, 2, 4], [5, 6, 7], [5, 6, 7]])
     assert named([1, 2], [5, 6]) == [0, 2]
-    named.identity.warn_of_numbers("run")
+    named.unchecked.warn("run")
     assert "run: 1 rows hold tokens with which several datums begin" in caplog.text
 
 

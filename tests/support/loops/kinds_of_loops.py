@@ -1,6 +1,7 @@
 """All kinds of custom training loops that are tested, in the order of the table in the docs."""
 
 import exact_gradients
+import exact_losses
 import exact_models
 import exact_optimizers
 import exact_passes
@@ -8,5 +9,12 @@ import refused_models
 from exact_loops import EXACT as EXACT
 from refused_loops import REFUSED as REFUSED
 
-MODULES = (exact_optimizers, exact_gradients, exact_passes, exact_models, refused_models)
+MODULES = (
+    exact_optimizers,
+    exact_gradients,
+    exact_losses,
+    exact_passes,
+    exact_models,
+    refused_models,
+)
 """Each adds its kinds when it is imported."""

@@ -1,11 +1,13 @@
 """Losses, models and optimizers with which custom loops are refused."""
 
+from typing import Any
+
 import torch
 from custom_loops import D, Small, V, loss_of
 from exact_loops import ADAMW, SGD
 from exact_models import Encoder, Experts
 from loop_session import Session
-from refused_loops import kind, train
+from refused_loops import TOKENS, kind, train
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,6 +52,91 @@ def balanced(session: Session) -> None:
     def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
         used_V = model(token_NT).softmax(-1).mean((0, 1))
         return loss_of(model, token_NT) + used_V.square().sum()
+
+    train(session, Small(), loss=loss)
+
+
+class Contrast(torch.autograd.Function):
+    """Computes a contrastive loss and its gradient where no torch function is seen."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NV: Tensor, y_NV: Tensor) -> Tensor:
+        with torch.enable_grad():
+            pair = [z.detach().requires_grad_() for z in (x_NV, y_NV)]
+            loss = F.cross_entropy(pair[0] @ pair[1].T, torch.arange(len(x_NV)))
+        ctx.grads = torch.autograd.grad(loss, pair)
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grads[0] * own for own in ctx.grads)
+
+
+@kind(
+    "a contrastive loss in a custom autograd.Function",
+    SplitError,
+    "step 0: datums interact in the loss, or between calls of the model: the gradient at",
+)
+def custom_contrast(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        return Contrast.apply(model(token_NT)[:, 0], model(token_NT.flip(1))[:, 0])
+
+    train(session, Small(), loss=loss)
+
+
+@kind(
+    "a contrastive loss started by torch.autograd.backward",
+    SplitError,
+    "step 0: datums interact in the loss, or between",
+)
+def started_otherwise(session: Session) -> None:
+    model = Small()
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer) as recorder:
+        recorder.datums([0, 1, 2, 3])
+        x_NV = model(TOKENS[:4])[:, 0]
+        torch.autograd.backward(F.cross_entropy(x_NV @ x_NV.T, torch.arange(4)))
+        optimizer.step()
+
+
+@kind(
+    "weights of datums that are normalized over the batch without gradients",
+    SplitError,
+    "step 0: datums interact in the loss",
+)
+def detached_weights(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        value_N = model(token_NT)[:, 0, 0]
+        with torch.no_grad():
+            advantage_N = (value_N - value_N.mean()) / value_N.std()
+        return (advantage_N * value_N).sum()
+
+    train(session, Small(), loss=loss)
+
+
+@kind(
+    "normalization over the batch between parts of the model",
+    SplitError,
+    "or between calls of the model: the gradient at the outputs of datum",
+)
+def normalized_between(session: Session) -> None:
+    def loss(model: Any, token_NT: Tensor) -> Tensor:
+        x_NTD = model.embedding(token_NT[:, :-1])
+        logit_NTV = model.out(model.norm(x_NTD / x_NTD.std(0)))
+        return F.cross_entropy(logit_NTV.flatten(0, 1), token_NT[:, 1:].flatten())
+
+    train(session, Small(), loss=loss, units=["!layer.*"])
+
+
+@kind(
+    "outputs with positions first, and a contrastive loss",
+    SplitError,
+    "step 0: datums interact in",
+)
+def contrast_of_positions_first(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        x_TNV = model(token_NT).transpose(0, 1)
+        return F.cross_entropy(x_TNV[0] @ x_TNV[1].T, torch.arange(len(token_NT)))
 
     train(session, Small(), loss=loss)
 
@@ -106,6 +193,32 @@ def chosen_tokens(session: Session) -> None:
 @kind("routed experts among the units", UnitError, "no multiple of 4 datums, which capture cannot")
 def routed(session: Session) -> None:
     train(session, Experts())
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return grads[0] @ weight, grads[0].flatten(0, -2).T @ x.flatten(0, -2)
+
+
+@kind(
+    "a unit used by a custom autograd.Function",
+    UnitError,
+    "out.weight: is used by the custom Product, which capture cannot split per datum",
+)
+def custom_layer(session: Session) -> None:
+    class Custom(Small):
+        def forward(self, token_NT: Tensor) -> Tensor:
+            x_NTD = torch.tanh(self.layer(self.embedding(token_NT)))
+            return Product.apply(self.norm(x_NTD), self.out.weight)
+
+    train(session, Custom())
 
 
 @kind("weights that are not float32", UnitError, "embedding.weight: is bfloat16, must be float32")

@@ -5,7 +5,6 @@ a number of rows that no check has seen. One datum is drawn each time. A failed 
 recording before the open segment is stored.
 """
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,32 +15,39 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from capture.custom_loop.checks.loss_check import interaction
+from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
+from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
+from capture.custom_loop.checks.split_check import check_split, last_outputs
+from capture.custom_loop.checks.split_errors import loss_error, split_error
+from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
-from capture.custom_loop.loss_log import LossLog, interaction
-from capture.custom_loop.model_calls import ModelCall, WithoutDropout, nothing_changes
-from capture.custom_loop.split_check import Mismatch, check_split, last_outputs
-from capture.errors import SplitError
 from capture.gradients.parameter_use import ParameterUse
 
 EVERY = 200
 """One step in so many is checked, on average. A check costs up to two steps: less than 1 %."""
-LOG = logging.getLogger(__name__)
-UNCHECKED = (
-    "%s: the split by datum could not be checked in %d step(s): the inputs were changed before the "
-    "optimizer's step, or no call of the model led to the loss"
-)
-REMEDY = (
-    "Nothing of the open segment is stored. Leave the units concerned out, or see the page on "
-    "custom training loops, section What is checked"
-)
+NO_CALL = "no call of the model led to the loss"
+NOT_FINITE = "the loss gradient was not finite"
+CHANGED = "an input of the model was changed before the optimizer's step"
+LOSS = "whether datums interact in the loss is unknown because of"
+OUTSIDE = "{} is used outside of the calls of the model"
+MOST_TRIES = 10
+"""Steps in a row in which a check that was not possible is tried again."""
 
 
 class SplitGuard:
     """Watches the loop's calls of the model and checks how gradients are split by datum."""
 
     def __init__(
-        self, model: nn.Module, units: Mapping[str, nn.Parameter], tape: LoopTape, *, seed: int
+        self,
+        model: nn.Module,
+        units: Mapping[str, nn.Parameter],
+        tape: LoopTape,
+        unchecked: Unchecked,
+        *,
+        seed: int,
     ) -> None:
+        """``unchecked`` takes the checks that are not possible."""
         self.model = model
         self.units = units
         self.tape = tape
@@ -55,18 +61,26 @@ class SplitGuard:
         """The pass that they belong to."""
         self.verified: set[object] = set()
         """Row counts of parameter uses that a check has found right."""
-        self.num_unchecked = 0
-        """Checks that could not be made."""
+        self.unchecked = unchecked
         self.scheduled = True
+        self.num_tries = 0
+        """Checks in a row that were not possible."""
         tape.on_operation = self.note_operation
-        self.log = LossLog()
+        tape.on_backward = self.note_backward
+        self.log = LossLog(self.device)
 
     def hooks(self) -> Iterator[Any]:
-        """Register hooks on the model and its modules; yields their handles."""
+        """Register hooks on the model and its modules with units; yields their handles.
+
+        Modules without units (a loss function) count as operations of the loop.
+        """
         names = dict(self.model.named_modules())
         if hasattr(self.model, "_orig_mod"):  # compiled: hooks inside would break the graph
             names = {"": self.model}
+        units = {id(unit) for unit in self.units.values()}
         for name, module in names.items():
+            if units.isdisjoint(map(id, module.parameters())):
+                continue
             yield module.register_forward_pre_hook(partial(self.enter, name), with_kwargs=True)
             yield module.register_forward_hook(self.leave, always_call=True)
 
@@ -77,19 +91,20 @@ class SplitGuard:
     ) -> None:
         if self.tape.paused:  # the model is run again for a check
             return
-        if self.tape.paused:  # the model is run again, for a check
-            return
         self.depth += 1
+        self.tape.is_inside = True
         inside_backward = torch._C._current_graph_task_id() != -1  # a checkpointed block, again
         if self.depth == 1 and torch.is_grad_enabled() and not inside_backward:
-            self.call = ModelCall.begin(name, module, args, kwargs, self.device)
+            with self.tape.pausing():
+                self.call = ModelCall.begin(name, module, args, kwargs, self.device)
+                if self.scheduled and self.forward is self.tape.passes[-1]:
+                    self.log.add_inputs(self.call.inputs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.tape.paused:
             return
-        if self.tape.paused:
-            return
         self.depth -= 1
+        self.tape.is_inside = self.depth > 0
         if self.depth or self.call is None:
             return
         call, self.call = self.call, None
@@ -97,23 +112,25 @@ class SplitGuard:
         if forward.uses:  # of an earlier pass: this call has used no unit
             return
         if forward is not self.forward:
-            self.forward, self.calls, self.log = forward, [], LossLog()
-        call.end(output)
-        self.calls.append(call)
-        if self.scheduled:
-            self.log.add_outputs(call.outputs)
+            self.forward, self.calls, self.log = forward, [], LossLog(self.device)
+        with self.tape.pausing():
+            call.end(output)
+            self.calls.append(call)
+            if self.scheduled:
+                self.log.add_outputs(call.outputs)
 
     def note_operation(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """Note an operation of the loop; the tape calls this."""
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Callable[[Any], None] | None:
+        """Note an operation of the loop; the tape calls this before it is made."""
         if self.scheduled and not self.depth and self.log.outputs:
-            self.log.add_operation(func, args, kwargs, out)
+            return self.log.begin_operation(func, args, kwargs)
+        return None
 
-    def warn_of_unchecked(self, uri: str) -> None:
-        """Say at the end of a recording in how many steps a check was due and not possible."""
-        if self.num_unchecked:
-            LOG.warning(UNCHECKED, uri, self.num_unchecked)
+    def note_backward(self, root: Tensor, gradient: Tensor | None) -> None:
+        """Note that the loop calls ``root.backward(gradient)``."""
+        if self.scheduled:
+            self.log.roots.append((root, gradient))
 
     # --- checks -----------------------------------------------------------------------------------
 
@@ -125,43 +142,70 @@ class SplitGuard:
         forward = passes[-1]
         windows = {x.shape[1] for call in self.calls for x in call.inputs if x.dim() in (2, 3)}
         rows = {use_rows(use, windows) for use in forward.uses.values()}
+        failed = ""
         if self.scheduled or not rows <= self.verified:
             num_datums = forward.num_datums()
             drawn = int(np.random.default_rng((self.seed, step)).integers(num_datums))
             # Rows that were selected may be as many as N datums would have, and right for some of
             # them by chance: then every datum is checked.
             slots = [drawn] if all(row[-1] for row in rows) else list(range(num_datums))
-            if forward is self.forward and self.check_pass(forward, slots, step):
-                self.verified |= rows
+            failed = self.check_pass(forward, slots, step)
+            if failed:
+                self.unchecked.add_step(failed)
             else:
-                self.num_unchecked += 1
-        self.forward, self.calls, self.log = None, [], LossLog()
-        self.scheduled = bool(np.random.default_rng((self.seed, step, 1)).integers(EVERY) == 0)
+                self.verified |= rows
+        self.num_tries = self.num_tries + 1 if failed else 0
+        self.forward, self.calls, self.log = None, [], LossLog(self.device)
+        again = 0 < self.num_tries < MOST_TRIES
+        drawn = np.random.default_rng((self.seed, step, 1)).integers(EVERY) == 0
+        self.scheduled = again or bool(drawn)
 
-    def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> bool:
-        """Return whether the pass could be checked; raises ``SplitError`` if the split is wrong."""
-        calls = [call for call in self.calls if call.deltas]
+    def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> str:
+        """Check a pass; return why it could not be checked as a whole, "" if it could.
+
+        Raises ``SplitError`` if the split is wrong.
+        """
+        calls = [call for call in self.calls if call.deltas] if forward is self.forward else []
         deltas = [delta for call in calls for delta in call.deltas.values()]
-        if not all(call.is_intact for call in calls) or not all(map(is_finite, deltas)):
-            return False
         if not calls:
-            return False
-        uses = [use for _, use in sorted(forward.uses.items())]
-        self.tape.paused = True
-        try:
-            with nothing_changes(self.model):
-                with WithoutDropout() if any(call.is_random for call in calls) else nullcontext():
-                    if any(call.is_random for call in calls):
-                        calls, uses = self.without_dropout(calls, uses[0].num_datums)
-                    for slot in slots:
-                        if found := check_split(self.units, calls, uses, slot):
-                            raise split_error(found, slot, step, self.model, uses)
-                mixed = interaction(self.log, self.calls, forward.loss_tensors, slots[0])
-        finally:
-            self.tape.paused = False
+            return NO_CALL
+        if not all(map(is_finite, deltas)):
+            return NOT_FINITE
+        if not all(call.is_intact for call in calls):
+            return CHANGED
+        inside = [use for number, use in sorted(forward.uses.items()) if number in forward.inside]
+        if not inside:
+            return NO_CALL
+        with self.tape.pausing(), nothing_changes(self.model):
+            self.check_slots(calls, inside, slots, step)
+            if not self.scheduled:
+                return ""
+            try:
+                mixed = interaction(self.log, calls, slots[0], inside[0].num_datums)
+            except NotRepeatableError as reason:
+                return f"{LOSS} {reason}"
         if mixed:
             raise loss_error(mixed, slots[0], step)
-        return True
+        beside = {
+            name for n, use in forward.uses.items() if n not in forward.inside for name in use.roles
+        }
+        return OUTSIDE.format(", ".join(sorted(beside))) if beside else ""
+
+    def check_slots(
+        self,
+        calls: list[ModelCall],
+        uses: list[ParameterUse],
+        slots: Sequence[int],
+        step: int,
+    ) -> None:
+        """Compare datums with passes of their own; raises ``SplitError`` if they differ."""
+        is_random = any(call.is_random for call in calls)
+        with WithoutDropout() if is_random else nullcontext():
+            if is_random:
+                calls, uses = self.without_dropout(calls, uses[0].num_datums)
+            for slot in slots:
+                if found := check_split(self.units, calls, uses, slot):
+                    raise split_error(found, slot, step, self.model, uses)
 
     def without_dropout(
         self, calls: Sequence[ModelCall], num_datums: int
@@ -172,6 +216,7 @@ class SplitGuard:
         kept, but where the module computes the loss from another output itself.
         """
         tape = LoopTape(self.units, self.model)
+        tape.is_inside = True
         tape.set_datums(np.arange(num_datums))
         again = []
         with tape:
@@ -225,42 +270,3 @@ def use_rows(use: ParameterUse, windows: Collection[int]) -> tuple[object, ...]:
     if per_datum in (1, 1 / use.num_datums) or per_datum in windows:
         return use.func, len(use.shape), True
     return use.func, len(use.shape), per_datum, False
-
-
-def split_error(
-    found: Mismatch, slot: int, step: int, model: nn.Module, uses: Sequence[ParameterUse]
-) -> SplitError:
-    shapes = {name: use.shape for use in uses for name in use.roles}
-    at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
-    cause = normalizing_module(model)
-    if found.difference >= 0:
-        problem = (
-            f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
-            f"{found.difference:.0%} from that of a pass of this datum alone"
-        )
-        cause = (
-            cause or "the first axis of its input is not the datum, or datums interact in the model"
-        )
-    else:
-        problem = (
-            f"datum {slot} of the batch cannot be compared with a pass of this datum alone, whose "
-            "outputs are not the batch's rows"
-        )
-        cause = cause or "the model selects rows, or cannot take one datum"
-    return SplitError(f"step {step}", f"{problem}; {cause}", REMEDY)
-
-
-def normalizing_module(model: nn.Module) -> str:
-    """Return a clause that names a module with which datums interact, if there is one."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            return f"{name} ({type(module).__name__}) normalizes over the batch"
-    return ""
-
-
-def loss_error(difference: float, slot: int, step: int) -> SplitError:
-    problem = (
-        f"datums interact in the loss: its gradient at the outputs of datum {slot} of the batch "
-        f"changes by {difference:.0%} with the outputs of other datums"
-    )
-    return SplitError(f"step {step}", problem, REMEDY)

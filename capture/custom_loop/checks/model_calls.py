@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from capture.gradients.output_hooks import on_delta
+
 DROPOUTS = {
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
     *(F.alpha_dropout, F.feature_alpha_dropout, torch.dropout, torch.alpha_dropout),
@@ -49,6 +51,8 @@ class ModelCall:
     """All tensors of the result that have a gradient, flattened."""
     deltas: dict[int, Tensor] = field(default_factory=dict)
     """Number of an output → loss gradient at it, summed if ``backward`` came through twice."""
+    datum_axes: dict[int, int] = field(default_factory=dict)
+    """Number of an output → its axis of datums, once a pass of one datum has shown it."""
 
     @classmethod
     def begin(
@@ -70,7 +74,7 @@ class ModelCall:
         self.random_state = None
         self.outputs = [x for x in tensors_of(output) if x.requires_grad]
         for number, x in enumerate(self.outputs):
-            x.register_hook(partial(self.add_delta, number))
+            on_delta(x, partial(self.add_delta, number))
 
     def add_delta(self, number: int, delta: Tensor) -> None:
         before = self.deltas.get(number)
@@ -97,8 +101,9 @@ class ModelCall:
             random.seed(0)
             np.random.seed(0)
         device, enabled, dtype = self.autocast
+        # Inputs are detached, because a call that they come from is run again by itself.
         args, kwargs = tree_map(
-            lambda x: change(x) if isinstance(x, Tensor) else x, (self.args, self.kwargs)
+            lambda x: change(x).detach() if isinstance(x, Tensor) else x, (self.args, self.kwargs)
         )
         with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
             return [x for x in tensors_of(self.module(*args, **kwargs)) if x.requires_grad]

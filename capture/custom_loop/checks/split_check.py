@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from capture.custom_loop.model_calls import ModelCall
+from capture.custom_loop.checks.model_calls import ModelCall
 from capture.gradients.factored_algebra import dense
 from capture.gradients.parameter_use import ParameterUse
 
@@ -134,6 +134,11 @@ def gradients_alone(
         outputs = call.run_again(cut)
         if len(outputs) != len(call.outputs):
             raise NotComparableError
+        axes = {
+            number: datum_axis(batch.shape, own.shape, num_datums)
+            for number, (batch, own) in enumerate(zip(call.outputs, outputs, strict=True))
+        }
+        call.datum_axes |= {number: axis for number, axis in axes.items() if axis is not None}
         deltas = {
             number: cut_delta(delta, outputs[number].shape, slot, num_datums)
             for number, delta in call.deltas.items()
@@ -161,18 +166,22 @@ def gradients_alone(
 def cut_delta(delta: Tensor, alone: torch.Size, slot: int, num_datums: int) -> Tensor:
     """Return the rows of one datum of a loss gradient [.., N or N · rows, ..] at an output.
 
-    The axis is the one in which the datum's own output is N times as short. Raises
-    ``NotComparableError`` if there is no such axis, or several.
+    Raises ``NotComparableError`` if the axis of datums is unknown.
     """
-    if num_datums == 1 and delta.shape == alone:
-        return delta
-    axes = [axis for axis, (n, one) in enumerate(zip(delta.shape, alone, strict=False)) if n != one]
-    if delta.dim() != len(alone) or len(axes) != 1:
-        raise NotComparableError
-    (axis,) = axes
-    if delta.shape[axis] != num_datums * alone[axis]:
+    axis = datum_axis(delta.shape, alone, num_datums)
+    if axis is None:
         raise NotComparableError
     return delta.unflatten(axis, (num_datums, alone[axis])).select(axis, slot)
+
+
+def datum_axis(batch: torch.Size, alone: torch.Size, num_datums: int) -> int | None:
+    """Return the axis in which a datum's own output is N times as short, if it is the only one."""
+    if num_datums == 1 and batch == alone:
+        return 0 if batch else None
+    axes = [axis for axis, (n, one) in enumerate(zip(batch, alone, strict=False)) if n != one]
+    if len(batch) != len(alone) or len(axes) != 1:
+        return None
+    return axes[0] if batch[axes[0]] == num_datums * alone[axes[0]] else None
 
 
 def last_outputs(outputs: Sequence[Tensor], numbers: Iterable[int]) -> list[int]:

@@ -1,0 +1,65 @@
+"""Calls of a custom ``torch.autograd.Function``, which no torch function mode sees.
+
+Every such call passes through ``apply`` of a base class of torch. Within ``watching_functions``,
+that class has an ``apply`` of its own, which tells the tape of the call, and makes it as before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch.autograd.function import _SingleLevelFunction  # pyright: ignore
+
+from capture.custom_loop.loop_tape import LoopTape
+from capture.gradients.tape import flatten_arguments
+
+
+@contextmanager
+def watching_functions(tape: LoopTape) -> Iterator[None]:
+    """Within the block, the tape sees all calls of custom functions."""
+
+    # Another recording may be watching as well.
+    before = vars(_SingleLevelFunction).get("apply")
+
+    def call(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        outer = before.__get__(None, cls) if before else super(_SingleLevelFunction, cls).apply  # pyright: ignore
+        return outer(*args, **kwargs)
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        func = partial(call, cls)
+        if tape.paused or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        return observed(tape, cls.__name__, func, args, kwargs)
+
+    _SingleLevelFunction.apply = classmethod(apply)  # pyright: ignore
+    try:
+        yield
+    finally:
+        if before is None:
+            del _SingleLevelFunction.apply  # pyright: ignore
+        else:
+            _SingleLevelFunction.apply = before  # pyright: ignore
+
+
+def observed(
+    tape: LoopTape,
+    name: str,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Call a custom function.
+
+    What it computes inside is not seen, so a unit among its arguments cannot be captured.
+    """
+    after = tape.on_operation(func, args, kwargs)
+    out = func(*args, **kwargs)
+    if after is not None:
+        after(out)
+    given = flatten_arguments((*args, *kwargs.values()))
+    names = {tape.names[id(x)] for x in given if id(x) in tape.names}
+    if names:
+        tape.mark_unsplit(dict.fromkeys(names, f"the custom {name}"), out)
+    return out

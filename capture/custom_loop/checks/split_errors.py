@@ -1,0 +1,53 @@
+"""What is said if a datum's captured gradient is not its own, or if datums interact."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from capture.custom_loop.checks.split_check import Mismatch
+from capture.errors import SplitError
+from capture.gradients.parameter_use import ParameterUse
+
+REMEDY = (
+    "Nothing of the open segment is stored. Leave the units concerned out, or see the page on "
+    "custom training loops, section What is checked"
+)
+
+
+def split_error(
+    found: Mismatch, slot: int, step: int, model: nn.Module, uses: Sequence[ParameterUse]
+) -> SplitError:
+    shapes = {name: use.shape for use in uses for name in use.roles}
+    at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
+    cause = normalizing_module(model)
+    if found.difference >= 0:
+        problem = (
+            f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
+            f"{found.difference:.0%} from that of a pass of this datum alone"
+        )
+        cause = (
+            cause or "the first axis of its input is not the datum, or datums interact in the model"
+        )
+    else:
+        problem = (
+            f"datum {slot} of the batch cannot be compared with a pass of this datum alone, whose "
+            "outputs are not the batch's rows"
+        )
+        cause = cause or "the model selects rows, or cannot take one datum"
+    return SplitError(f"step {step}", f"{problem}; {cause}", REMEDY)
+
+
+def normalizing_module(model: nn.Module) -> str:
+    """Return a clause that names a module with which datums interact, if there is one."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            return f"{name} ({type(module).__name__}) normalizes over the batch"
+    return ""
+
+
+def loss_error(difference: float, slot: int, step: int) -> SplitError:
+    problem = (
+        "datums interact in the loss, or between calls of the model: the gradient at the outputs "
+        f"of datum {slot} of the batch changes by {difference:.1%} with the outputs of other datums"
+    )
+    return SplitError(f"step {step}", problem, REMEDY)
