@@ -12,21 +12,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 
-import pandas as pd
-
-from analysis.activations.histograms import neuron_histograms
 from analysis.jobs.job import Runner
-from analysis.jobs.tables import check_set_name
+from analysis.jobs.tables import check_set_name, read_question, table_set
+from analysis.report.measured.neurons import measure_neurons
 from analysis.report.pages.chapters import chapters
-from analysis.report.pages.neuron_page import neuron_page
+from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
-from analysis.report.pages.report_data import ReportData, by_neuron
+from analysis.report.pages.report_data import ReportData
 from analysis.report.pages.sources import WANTED, read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.pages.website import (
     CHAPTERS,
-    Neuron,
     ReportPage,
     neuron_key,
     render_page,
@@ -161,22 +158,11 @@ def gather_report_data(
     if not len(groups):
         problem = "has attributions, but none of neurons"
         raise RunError(run.uri, problem, f"Run: ontogeny attribute {run.uri} --level neuron")
-    tokens = evidence_tokens(sources["attribute", "tokens"], groups)
-    if run.config.model.kind == "hf":  # activations of these models are not read: no histograms
-        tokens = {}
-    histograms = neuron_histograms(run, tokens)
+    neurons = list(zip(groups["unit"], groups["group"].tolist(), strict=True))
+    question = read_question(run, table_set("attribute", config.attribution))
+    measured = measure_neurons(run, neurons, sources["attribute", "tokens"], question)
     timeline = read_timeline(run, run_job, keep=keep)
-    return ReportData(run, sources, timeline, histograms, groups)
-
-
-def evidence_tokens(tokens: pd.DataFrame, groups: pd.DataFrame) -> dict[Neuron, list[int]]:
-    """Ids of the tokens in the evidence of each of the report's neurons."""
-    known = set(zip(groups["unit"], groups["group"].tolist(), strict=True))
-    return {
-        neuron: table["token_id"].tolist()
-        for neuron, table in by_neuron(tokens).items()
-        if neuron in known
-    }
+    return ReportData(run, sources, timeline, measured, groups)
 
 
 def report_pages(data: ReportData, report: ProgressReport | None) -> Iterator[ReportPage]:

@@ -23,6 +23,31 @@ NEIGHBOURS_SHOWN = 6
 
 
 @dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured for the report on the run's text and checkpoints.
+
+    Empty for models that are missing or not read (custom loops, Hugging Face).
+    """
+
+    histograms: pd.DataFrame
+    """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
+    passages: pd.DataFrame
+    """``analysis.report.measured.passages.PASSAGES``"""
+    activation_datums: int
+    """Number of datums on which activations were measured."""
+    logits: pd.DataFrame
+    """``analysis.report.measured.direct_logits.LOGITS``"""
+    datums: pd.DataFrame
+    """``analysis.report.measured.update_norms.DATUMS``; empty unless tallies chose the tokens."""
+    searched: int
+    """Number of datums that ``datums`` was chosen from."""
+    steps: tuple[int, ...]
+    """Steps of the checkpoints that update norms were computed with."""
+    by_input: bool
+    """Whether tokens are those of inputs, not of targets."""
+
+
+@dataclass(frozen=True, eq=False)
 class ReportData:
     """A run, its tables, and the neurons that have a page.
 
@@ -33,8 +58,7 @@ class ReportData:
     sources: Sources
     timeline: pd.DataFrame
     """``analysis.report.timeline.TIMELINE``"""
-    histograms: pd.DataFrame
-    """``analysis.activations.histograms.HISTOGRAMS`` of the report's neurons."""
+    measured: Measured
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
 
@@ -138,7 +162,20 @@ class ReportData:
 
     @cached_property
     def histograms_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return by_neuron(self.histograms)
+        return by_neuron(self.measured.histograms)
+
+    @cached_property
+    def passages_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return by_neuron(self.measured.passages)
+
+    @cached_property
+    def logits_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return by_neuron(self.measured.logits)
+
+    @cached_property
+    def named_datums_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        """The datums in which the update norm of the named tokens arises, most first."""
+        return by_neuron(self.measured.datums)
 
     @cached_property
     def nearest_neurons(self) -> Mapping[Neuron, list[Neuron]]:

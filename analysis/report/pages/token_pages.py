@@ -8,7 +8,7 @@ from markupsafe import Markup
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.pages import definitions
-from analysis.report.pages.neuron_page import token_columns, windows_section
+from analysis.report.pages.neuron.neuron_page import token_columns, windows_section
 from analysis.report.pages.neuron_table import search_box
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, ReportPage, token_key

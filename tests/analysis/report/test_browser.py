@@ -139,7 +139,7 @@ def test_the_field_of_every_page_leads_to_the_neurons(visit: Open) -> None:
     page = visit(neuron_key(NEURONS[3]))
     page.get_by_label("Find").fill("neuron 0")
     page.keyboard.press("Enter")
-    assert page.url.endswith("/report/neurons.html#q=neuron+0")
+    page.wait_for_url("**/report/neurons.html#q=neuron+0")
     assert len(first_cells(page)) == len(NEURONS) // 2
 
 

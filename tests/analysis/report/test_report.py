@@ -25,7 +25,7 @@ from analysis.report.build import (
     MANIFEST,
 )
 from analysis.report.drawing import markup
-from analysis.report.pages import neuron_effects, neuron_page
+from analysis.report.pages.neuron import neuron_effects, passages
 from analysis.report.pages.report_data import ReportData
 from analysis.report.pages.sources import OPTIONAL, WANTED
 from analysis.report.pages.website import CHAPTERS, ReportPage, neuron_key, render_page, token_key
@@ -112,7 +112,8 @@ def test_text_is_never_interpreted_as_markup(text: str) -> None:
 
 def test_a_neuron_page_has_all_sections_and_figures() -> None:
     page = read(neuron_key(NEURONS[3]))
-    headings = ["Token evidence", "Token evidence over training", "Datums that moved it most"]
+    headings = ["Token evidence", "Token evidence over training", "Passages of largest activation"]
+    headings += ["Datums with the largest single shifts", "Tokens that it writes"]
     headings += ["Effect of ablating the neuron", "Activations", "Related neurons"]
     assert all(heading in page.text for heading in headings)
     assert f"Neuron 3 of {NEURONS[3][0]}" in page.text
@@ -159,7 +160,7 @@ def test_the_position_of_the_largest_shift_is_marked() -> None:
     run = open_run(tiny_run())
     row = SimpleNamespace(datum=2, rows=7, step=1, position=3, shift=-0.5)
     words = [run.tokens[token] for token in run.token_NT[2]]
-    item = neuron_page.passage(data_of(run), row)
+    item = passages.passage(data_of(run), row)
     marks = [f"<mark>{words[3]}</mark>", f'<mark class="target">{words[4]}</mark>']
     assert " ".join(marks) in item
     assert "largest shift −0.500 at step 1" in Reader(item).text
@@ -169,7 +170,7 @@ def test_the_target_of_the_last_position_is_shown() -> None:
     run = open_run(tiny_run())
     row = SimpleNamespace(datum=2, rows=7, step=1, position=7, shift=0.5)
     target = run.tokens[run.target_NT[2, 7]]
-    item = neuron_page.passage(data_of(run), row)
+    item = passages.passage(data_of(run), row)
     assert item.endswith(f'<mark class="target">{target}</mark></blockquote></li>')
 
 
@@ -177,7 +178,7 @@ def test_tokens_of_the_corpus_are_escaped() -> None:
     run = open_run(tiny_run())
     vars(run)["tokens"] = [NASTY] * run.num_tokens
     row = SimpleNamespace(datum=0, rows=1, step=1, position=0, shift=0.5)
-    page = Reader(neuron_page.passage(data_of(run), row))
+    page = Reader(passages.passage(data_of(run), row))
     assert {tag for tag, _ in page.elements} == {"li", "div", "blockquote", "mark"}
     assert page.text.count(NASTY) == 9
     context = SimpleNamespace(before="<b>", after=NASTY, context=f"… {NASTY} (<b> {NASTY}) & …")

@@ -1,9 +1,6 @@
 """The parts of a neuron's page that compare its evidence with the trained model.
 
-They show what changes when the neuron is ablated, how active it is, and how well each kind of
-evidence predicts the ablation effect.
-
-Shapes: B bin of activations.
+They show what changes when the neuron is ablated, and how well each kind of evidence predicts it.
 """
 
 import math
@@ -15,7 +12,7 @@ from analysis.measures.agreement import MIN_POSITIONS, NEARLY_DEAD_NATS
 from analysis.report.drawing import markup, plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
-from analysis.report.drawing.plots import Interval, Series
+from analysis.report.drawing.plots import Interval
 from analysis.report.pages import definitions
 from analysis.report.pages.report_data import CONTEXTS_SHOWN, ReportData, rows_of
 from analysis.report.pages.website import Links, Neuron, command_note, token_text
@@ -230,31 +227,7 @@ def legend(evidence: str, other: str) -> Markup:
     return markup.paragraph(fragment(*parts, separator="\u2003"), kind="soft")
 
 
-# --- activations and faithfulness -----------------------------------------------------------------
-
-
-def activations(data: ReportData, neuron: Neuron) -> Markup | None:
-    """Histograms of the activation where the target is in the neuron's evidence, and elsewhere."""
-    table = data.histograms_by_neuron.get(neuron)
-    if table is None:
-        return None
-    groups = dict(list(table.sort_values("low").groupby("group", sort=False)))
-    low_B, high_B = (next(iter(groups.values()))[end].to_numpy() for end in ("low", "high"))
-    names = {"other": "before other tokens", "taught": "before tokens in the evidence"}
-    colours = {"other": OTHER, "taught": EVIDENCE}
-    series = [
-        Series(names[name], low_B, 100 * groups[name]["share"].to_numpy(), colours[name])
-        for name in names
-        if name in groups and groups[name]["count"].sum() > 0
-    ]
-    axes = Axes(
-        title="Activation where the next token is in the evidence, and elsewhere",
-        x="activation",
-        y="share of positions, % (log scale)",
-        log_y=True,
-        description="Two histograms of the neuron's activation on training text.",
-    )
-    return section("Activations", plots.histogram(axes, low_B, high_B, series))
+# --- faithfulness ---------------------------------------------------------------------------------
 
 
 def faithfulness(data: ReportData, neuron: Neuron) -> Markup | None:

@@ -1,12 +1,12 @@
 """The page of a neuron: its token evidence, when it arose, the datums behind it, similar neurons.
 
-Its sections on ablation, activations and faithfulness are in ``neuron_effects``.
+Its sections on datums are in ``passages``, on activations in ``activity``, on ablation and
+faithfulness in ``neuron_effects``.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -15,9 +15,11 @@ from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.pages import definitions
 from analysis.report.pages.confirmation import confirmation, short_verdict
-from analysis.report.pages.neuron_effects import ablation, activations, faithfulness
+from analysis.report.pages.neuron.activity import activity
+from analysis.report.pages.neuron.neuron_effects import ablation, faithfulness
+from analysis.report.pages.neuron.passages import evidence_datums
+from analysis.report.pages.neuron.related_neurons import related_neurons
 from analysis.report.pages.neuron_table import cluster_number, top_tokens
-from analysis.report.pages.related_neurons import related_neurons
 from analysis.report.pages.report_data import ReportData, WindowEvidence, rows_of
 from analysis.report.pages.website import Links, Neuron, ReportPage, neuron_key
 
@@ -38,9 +40,9 @@ def neuron_page(data: ReportData, index: int) -> ReportPage:
         token_evidence(data, neuron, links),
         confirmation(data, neuron, links),
         evidence_over_time(data, neuron),
-        strongest_datums(data, neuron),
+        evidence_datums(data, neuron),
         ablation(data, neuron, links),
-        activations(data, neuron),
+        activity(data, neuron, links),
         related_neurons(data, neuron, links),
         faithfulness(data, neuron),
     )
@@ -220,63 +222,3 @@ def window_plot(title: str, windows: WindowEvidence) -> Markup:
         right=4,
     )
     return plots.window_chart(axes, windows.edge_B1, windows.weight_B, windows.expected_B)
-
-
-# --- datums ---------------------------------------------------------------------------------------
-
-
-def strongest_datums(data: ReportData, neuron: Neuron) -> Markup | None:
-    """The datums with the most evidence, each with the position of its largest shift marked."""
-    table = data.datums_by_neuron.get(neuron)
-    if table is None:
-        return None
-    legend = markup.paragraph(
-        "Marks show the position of the datum's largest shift: ",
-        element("mark", "input token"),
-        " and ",
-        element("mark", "target token", class_="target"),
-        ".",
-        kind="soft",
-    )
-    items = [passage(data, row) for row in rows_of(table)]
-    return section(
-        "Datums that moved it most",
-        markup.paragraph(how_chosen(data, neuron, table), kind="soft"),
-        legend,
-        element("ol", *items, class_="passages"),
-    )
-
-
-def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
-    """How far the datums agree with the tokens, and why they need not."""
-    tokens = data.tokens_by_neuron.get(neuron)
-    named = [] if tokens is None else tokens["token_id"].tolist()
-    target_K = data.run.target_NT[table["datum"].to_numpy(), table["position"].to_numpy()]
-    hits = int(np.isin(target_K, named).sum())
-    words = f"{hits} of the {len(table)} marked targets are tokens of its evidence. "
-    if tokens is not None and tokens["up"].isna().all():
-        return words + (
-            "The tokens were chosen by tallies, sums over all positions. Tallies do not keep "
-            "datums, so these datums were chosen by outliers, the largest single shifts."
-        )
-    return words + "Datums and tokens were chosen by the same evidence, outliers."
-
-
-def passage(data: ReportData, row) -> Markup:
-    """The text of a datum and its figures, as a list item."""
-    run = data.run
-    # The target of position t is word t + 1.
-    words = [run.tokens[token] for token in run.datum_tokens(row.datum)]
-    parts: list[object] = list(words)
-    parts[row.position] = element("mark", words[row.position])
-    parts[row.position + 1] = element("mark", words[row.position + 1], class_="target")
-    sign = "+" if row.shift > 0 else ""
-    caption = (
-        f"datum {row.datum:,} · {row.rows:,} outliers · largest shift "
-        f"{sign}{markup.significant(row.shift)} at step {row.step:,}"
-    )
-    return element(
-        "li",
-        element("div", caption, class_="caption"),
-        element("blockquote", fragment(*parts, separator=" ")),
-    )

@@ -1,0 +1,73 @@
+"""Measure what the pages of neurons show of the trained model and of the datums behind tokens."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.activations.histograms import HISTOGRAMS, MAX_DATUMS, neuron_histograms
+from analysis.jobs.question import Question
+from analysis.report.measured.direct_logits import LOGITS, direct_logits
+from analysis.report.measured.passages import PASSAGES, activating_passages
+from analysis.report.measured.update_norms import DATUMS, NamedDatums, named_datums
+from analysis.report.pages.report_data import Measured, by_neuron
+from analysis.report.pages.website import Neuron
+from analysis.run.run import Run
+
+MAX_SEARCHED = 4000
+"""Datums searched for the update norm of named tokens, drawn at random if there are more."""
+DATUMS_SHOWN, PASSAGES_SHOWN, LOGITS_SHOWN = 8, 6, 8
+"""Rows on the page of a neuron."""
+TALLIES = ("update-norm", "ablation-estimate", "geometric-mean")
+"""Kinds of evidence that come from tallies, less the prefix ``input-``."""
+
+
+def measure_neurons(
+    run: Run, neurons: Sequence[Neuron], tokens: pd.DataFrame, question: Question
+) -> Measured:
+    """Measure the given neurons. ``tokens`` and ``question`` are those of the attribution.
+
+    Nothing is measured if the run's model is missing (custom loop) or of Hugging Face.
+    """
+    if run.from_custom_loop or run.config.model.kind == "hf":
+        return nothing()
+    named = named_tokens(tokens, neurons)
+    model, drawn_N = run.model(), sample(run.num_datums, MAX_DATUMS)
+    evidence = str(question.options.get("evidence", ""))
+    by_input = evidence.startswith("input-")
+    found = NamedDatums(DATUMS.empty_table().to_pandas(), 0, ())
+    if evidence.removeprefix("input-") in TALLIES:
+        searched_N = sample(run.num_datums, MAX_SEARCHED)
+        found = named_datums(run, named, searched_N, by_input=by_input, most=DATUMS_SHOWN)
+    return Measured(
+        histograms=neuron_histograms(run, named),
+        passages=activating_passages(run, neurons, drawn_N, PASSAGES_SHOWN),
+        activation_datums=len(drawn_N),
+        logits=direct_logits(model, neurons, LOGITS_SHOWN),
+        datums=found.table,
+        searched=found.searched,
+        steps=found.steps,
+        by_input=by_input,
+    )
+
+
+def nothing() -> Measured:
+    """Return what is measured of a run whose model is not read: nothing."""
+    empty = [schema.empty_table().to_pandas() for schema in (HISTOGRAMS, PASSAGES, LOGITS, DATUMS)]
+    histograms, passages, logits, datums = empty
+    return Measured(histograms, passages, 0, logits, datums, 0, (), by_input=False)
+
+
+def sample(number: int, most: int) -> np.ndarray:
+    """Return ``most`` of ``number`` datums, ascending; the same ones in every report."""
+    return np.sort(np.random.default_rng(0).permutation(number)[:most])
+
+
+def named_tokens(tokens: pd.DataFrame, neurons: Sequence[Neuron]) -> Mapping[Neuron, Sequence[int]]:
+    """Return the ids of the tokens in the evidence of each of the neurons that have some."""
+    known = set(neurons)
+    return {
+        neuron: table["token_id"].tolist()
+        for neuron, table in by_neuron(tokens).items()
+        if neuron in known
+    }

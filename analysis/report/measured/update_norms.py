@@ -1,0 +1,205 @@
+"""Find the datums in which the update norm of a neuron's named tokens arises.
+
+Tallies add the update norm of every position to its token and keep no datums. Here the norm is
+computed again, position by position, with the weights of some of the run's checkpoints:
+lr · clip · ‖δ_t‖ · |a_tn|, as in ``capture.shifts.tallies``. A datum's weight for a neuron is the
+sum over its positions whose token is named for the neuron. Three things differ from training:
+weights are those of the nearest earlier checkpoint, nothing is dropped out, and lr · clip is a mean
+over the steps until the next checkpoint.
+
+Shapes: N datum, T position, I neuron (input of a unit), O output of a unit, K shown datum.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch.nn import functional as F
+
+from analysis.report.measured.unit_states import unit_states
+from analysis.run.run import Run
+from capture.models.transformer import LanguageModel
+
+MAX_CHECKPOINTS = 5
+"""Checkpoints that norms are computed at, spread over training."""
+DATUMS_AT_ONCE = 64
+DATUMS = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("group", pa.int32()),  # the neuron, a column of the unit
+        pa.field("datum", pa.int32()),
+        pa.field("weight", pa.float64()),  # update norm per pass over the text, units of the weight
+        pa.field("position", pa.int16()),  # with the largest norm among those of named tokens
+        pa.field("step", pa.int32()),  # of the checkpoint where it is largest
+    ]
+)
+"""One row per neuron and datum, most weight first."""
+
+Neuron = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class NamedDatums:
+    """The datums of named tokens, and the text and checkpoints that were searched."""
+
+    table: pd.DataFrame
+    """``DATUMS``"""
+    searched: int
+    """Number of datums that were searched."""
+    steps: tuple[int, ...]
+    """Steps of the checkpoints."""
+
+
+def named_datums(
+    run: Run,
+    named: Mapping[Neuron, Sequence[int]],
+    datum_N: np.ndarray,
+    *,
+    by_input: bool,
+    most: int,
+) -> NamedDatums:
+    """Search some datums for the update norm of each neuron's named tokens.
+
+    ``named`` maps neurons to token ids, which are those of targets or, with ``by_input``, of
+    inputs. Returns at most ``most`` datums of each neuron. The run must have a ``LanguageModel``.
+    """
+    scales = checkpoint_scales(run)
+    units = list(dict.fromkeys(unit for unit, _ in named))
+    label_NT = (run.token_NT if by_input else run.target_NT)[datum_N]
+    sums = {unit: Sums.of(unit, named, len(datum_N), run.num_tokens) for unit in units}
+    last_only = run.config.capture.loss_positions == "last"
+    for step, scale in scales.items():
+        model = run.model(step)
+        text = run.token_NT[datum_N], run.target_NT[datum_N]
+        for block, norms in norm_blocks(model, *text, units, last_only=last_only):
+            for unit, (delta_NT, input_NTI) in norms.items():
+                sums[unit].add(block, scale * delta_NT, input_NTI, label_NT[block], step)
+    frames = [own.frame(datum_N, most) for own in sums.values()]
+    empty = DATUMS.empty_table().to_pandas()
+    return NamedDatums(pd.concat([empty, *frames]), len(datum_N), tuple(scales))
+
+
+def checkpoint_scales(run: Run) -> dict[int, float]:
+    """Return checkpoint → mean lr · clip / batch of the steps until the next one that is used."""
+    stored = [0, *(marker.end_step for marker in run.segments)][:-1] or [0]
+    chosen = np.linspace(0, len(stored) - 1, min(MAX_CHECKPOINTS, len(stored))).round().astype(int)
+    first = [stored[index] for index in np.unique(chosen)]
+    steps = run.steps()
+    size = (steps["learning_rate"] * steps["clip"]).to_numpy()
+    ends = [*first[1:], len(steps)]
+    batch = run.config.training.batch * run.config.training.accumulate
+    pairs = zip(first, ends, strict=True)
+    return {start: float(size[start:end].mean()) / batch for start, end in pairs}
+
+
+def norm_blocks(
+    model: LanguageModel,
+    token_NT: np.ndarray,
+    target_NT: np.ndarray,
+    units: Sequence[str],
+    *,
+    last_only: bool,
+) -> Iterator[tuple[slice, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """Yield blocks of datums with ‖δ_t‖, [N, T], and the inputs a, [N, T, I], of each unit.
+
+    δ is the gradient of the datum's own loss, the mean over its positions; with ``last_only``, of
+    the last position's part of it (``capture.loss_positions=last``).
+    """
+    for start in range(0, len(token_NT), DATUMS_AT_ONCE):
+        block = slice(start, start + DATUMS_AT_ONCE)
+        yield block, position_norms(model, token_NT[block], target_NT[block], units, last_only)
+
+
+def position_norms(
+    model: LanguageModel,
+    token_NT: np.ndarray,
+    target_NT: np.ndarray,
+    units: Sequence[str],
+    last_only: bool = False,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return ‖δ_t‖ and the inputs of each unit; see ``norm_blocks``."""
+    token, target = (torch.from_numpy(each_NT).long() for each_NT in (token_NT, target_NT))
+    kept = slice(-1, None) if last_only else slice(None)
+    with unit_states(model, units) as states, torch.enable_grad():
+        # One leaf at the bottom is enough for gradients to reach the outputs of all units.
+        model.encoder.weight.requires_grad_(True)
+        logits = model(token)[:, kept].flatten(0, 1)
+        loss = F.cross_entropy(logits, target[:, kept].flatten(), reduction="sum")
+        outputs = [states[unit][1] for unit in units]
+        deltas = torch.autograd.grad(loss / target.shape[1], outputs)
+        model.encoder.weight.requires_grad_(False)
+    return {
+        unit: (delta_NTO.norm(dim=2).numpy(), states[unit][0].detach().numpy())
+        for unit, delta_NTO in zip(units, deltas, strict=True)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Norms of one unit's neurons that have named tokens, added up by datum."""
+
+    unit: str
+    neuron_I: np.ndarray
+    """Numbers of the neurons, ascending."""
+    named_VI: np.ndarray
+    """Whether a token is named for a neuron."""
+    weight_NI: np.ndarray
+    largest_NI: np.ndarray
+    """Largest norm of one position, and where it is."""
+    position_NI: np.ndarray
+    step_NI: np.ndarray
+
+    @classmethod
+    def of(
+        cls, unit: str, named: Mapping[Neuron, Sequence[int]], num_datums: int, num_tokens: int
+    ) -> "Sums":
+        neuron_I = np.array(sorted(number for other, number in named if other == unit))
+        named_VI = np.zeros((num_tokens, len(neuron_I)), bool)
+        for column, number in enumerate(neuron_I.tolist()):
+            named_VI[np.asarray(named[unit, number], np.int64), column] = True
+        shape = num_datums, len(neuron_I)
+        zeros = [np.zeros(shape, kind) for kind in (np.float64, np.float32, np.int16, np.int32)]
+        return cls(unit, neuron_I, named_VI, *zeros)
+
+    def add(
+        self,
+        block: slice,
+        delta_NT: np.ndarray,
+        input_NTI: np.ndarray,
+        label_NT: np.ndarray,
+        step: int,
+    ) -> None:
+        """Add the norms of a block of datums, in place."""
+        norm_NTI = delta_NT[:, :, None] * np.abs(input_NTI[:, :, self.neuron_I])
+        norm_NTI *= self.named_VI[label_NT]
+        self.weight_NI[block] += norm_NTI.sum(1)
+        position_NI = norm_NTI.argmax(1)
+        found_NI = np.take_along_axis(norm_NTI, position_NI[:, None], 1)[:, 0]
+        larger_NI = found_NI > self.largest_NI[block]
+        for kept_NI, new_NI in (
+            (self.largest_NI, found_NI),
+            (self.position_NI, position_NI),
+            (self.step_NI, np.full_like(position_NI, step)),
+        ):
+            kept_NI[block][larger_NI] = new_NI[larger_NI]
+
+    def frame(self, datum_N: np.ndarray, most: int) -> pd.DataFrame:
+        """Return ``DATUMS`` of the unit: the datums of most weight, none of weight 0."""
+        order_KI = np.argsort(-self.weight_NI, axis=0, kind="stable")[:most]
+        weight_KI = np.take_along_axis(self.weight_NI, order_KI, 0)
+        column = np.broadcast_to(np.arange(len(self.neuron_I)), order_KI.shape)
+        kept = weight_KI.T > 0
+        row_J, column_J = order_KI.T[kept], column.T[kept]
+        return pd.DataFrame(
+            {
+                "unit": self.unit,
+                "group": self.neuron_I[column_J],
+                "datum": datum_N[row_J],
+                "weight": weight_KI.T[kept],
+                "position": self.position_NI[row_J, column_J],
+                "step": self.step_NI[row_J, column_J],
+            }
+        )

@@ -1,0 +1,129 @@
+"""The sections of a neuron's page with passages of the training text: the datums behind it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from analysis.report.drawing import markup
+from analysis.report.drawing.markup import element, fragment, section
+from analysis.report.pages.report_data import ReportData, rows_of
+from analysis.report.pages.website import Neuron
+
+
+def evidence_datums(data: ReportData, neuron: Neuron) -> Markup:
+    """The datums behind the tokens, and those with the largest recorded shifts.
+
+    If tokens were chosen by tallies, which keep no datums, the update norm of these tokens was
+    computed again by datum (``analysis.report.measured.update_norms``).
+    """
+    return fragment(named_datums(data, neuron), strongest_datums(data, neuron))
+
+
+# --- by the evidence of the tokens ----------------------------------------------------------------
+
+
+def named_datums(data: ReportData, neuron: Neuron) -> Markup | None:
+    """The datums in which the update norm of the named tokens arises; None without tallies."""
+    table = data.named_datums_by_neuron.get(neuron)
+    if table is None:
+        return None
+    measured = data.measured
+    steps = ", ".join(f"{step:,}" for step in measured.steps)
+    words = (
+        "Tokens were chosen by tallies, which keep no datums. So the update norm of the tokens "
+        "above was computed again for each position of "
+        f"{measured.searched:,} of {data.run.num_datums:,} training datums, with the weights after "
+        f"{steps} steps and without dropout. These datums have the largest sums."
+    )
+    which = "input" if measured.by_input else "target"
+    items = [element("li", *named_passage(data, row)) for row in rows_of(table)]
+    return section(
+        "Datums behind these tokens",
+        markup.paragraph(words, kind="soft"),
+        legend(f"Marks show the position with the largest update norm whose {which} is named: "),
+        element("ol", *items, class_="passages"),
+    )
+
+
+def named_passage(data: ReportData, row: Any) -> list[Markup]:
+    caption = (
+        f"datum {row.datum:,} · update norm {markup.significant(row.weight)} per pass over the "
+        f"text (units of the weight) · largest with the weights after {row.step:,} steps"
+    )
+    return [element("div", caption, class_="caption"), marked_text(data, row.datum, row.position)]
+
+
+# --- by outliers ----------------------------------------------------------------------------------
+
+
+def strongest_datums(data: ReportData, neuron: Neuron) -> Markup | None:
+    """The datums with the most outliers, each with the position of its largest shift marked."""
+    table = data.datums_by_neuron.get(neuron)
+    if table is None:
+        return None
+    items = [passage(data, row) for row in rows_of(table)]
+    return section(
+        "Datums with the largest single shifts",
+        markup.paragraph(how_chosen(data, neuron, table), kind="soft"),
+        legend("Marks show the position of the datum's largest shift: "),
+        element("ol", *items, class_="passages"),
+    )
+
+
+def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
+    """How far the datums agree with the tokens, and why they need not."""
+    tokens = data.tokens_by_neuron.get(neuron)
+    named = [] if tokens is None else tokens["token_id"].tolist()
+    target_K = data.run.target_NT[table["datum"].to_numpy(), table["position"].to_numpy()]
+    hits = int(np.isin(target_K, named).sum())
+    words = f"{hits} of the {len(table)} marked targets are tokens of its evidence. "
+    if tokens is None or tokens["up"].notna().any():
+        return words + "Datums and tokens were chosen by the same evidence, outliers."
+    words += "This is other evidence than that of the tokens: outliers, the largest single shifts. "
+    if data.named_datums_by_neuron:
+        return words + "The tokens were chosen by tallies, sums over all positions; see above."
+    return words + (
+        "The tokens were chosen by tallies, sums over all positions, which keep no datums. The "
+        "datums behind the tokens cannot be found for this run: its model "
+        f"{'is missing' if data.run.from_custom_loop else 'is one of transformers'}."
+    )
+
+
+def passage(data: ReportData, row: Any) -> Markup:
+    """The text of a datum and its figures, as a list item."""
+    sign = "+" if row.shift > 0 else ""
+    caption = (
+        f"datum {row.datum:,} · {row.rows:,} outliers · largest shift "
+        f"{sign}{markup.significant(row.shift)} at step {row.step:,}"
+    )
+    text = marked_text(data, row.datum, row.position)
+    return element("li", element("div", caption, class_="caption"), text)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def legend(words: str) -> Markup:
+    """What the two marks of a passage are."""
+    return markup.paragraph(
+        words,
+        element("mark", "input token"),
+        " and ",
+        element("mark", "target token", class_="target"),
+        ".",
+        kind="soft",
+    )
+
+
+def marked_text(data: ReportData, datum: int, position: int) -> Markup:
+    """The words of a training datum, with the input and the target of one position marked."""
+    run = data.run
+    words = [run.tokens[token] for token in run.token_NT[datum]]
+    # The inputs lack the last target: with it, the target of position t is word t + 1.
+    words.append(run.tokens[run.target_NT[datum, -1]])
+    parts: list[object] = list(words)
+    parts[position] = element("mark", words[position])
+    parts[position + 1] = element("mark", words[position + 1], class_="target")
+    return element("blockquote", fragment(*parts, separator=" "))
