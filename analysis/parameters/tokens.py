@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
@@ -22,12 +23,16 @@ from analysis.measures.selection import choose
 from analysis.parameters.config import ParameterConfig
 from analysis.parameters.tables import ABOUT, JOB, TABLES, TOKENS, ParameterTokens
 from analysis.run.run import Run
+from analysis.run.scan import read_all
 from capture.errors import RunError
+from capture.shards.schema import OUTLIERS
 
 DRAWS = 100
 """Number of random draws."""
 LEVEL = 0.95
 """Share of the draws that stay at or below ``chance``."""
+WHICH = pa.schema([OUTLIERS.field(name) for name in ("step", "unit", "index")])
+"""Columns of the outlier record that the rows of a unit are counted by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +114,18 @@ def rows_of(run: Run, config: ParameterConfig, steps: range) -> pd.DataFrame:
         rows = rows[rows["position"] < run.length_N[rows["datum_id"]]]
     if not len(rows):
         problem = f"has no recorded outliers in steps {steps.start} to {steps.stop - 1}"
-        remedy = "Ask for another one; capture.outliers.scope=unit gives every unit its share"
+        remedy = most_outliers(run, config.unit, steps)
         raise RunError(f"{config.unit}:{config.index}", problem, remedy)
     return rows
+
+
+def most_outliers(run: Run, unit: str, steps: range) -> str:
+    """Return a hint that names the parameter of a unit with the most outliers."""
+    table = read_all(run.shards("outliers", steps), WHICH, {"unit": [unit], "step": steps})
+    if not len(table):
+        return "The whole unit has none; capture.outliers.scope=unit gives every unit its share"
+    rows_P = np.bincount(table["index"].to_numpy())
+    return f"The one with the most in this unit is {rows_P.argmax()}, with {rows_P.max():,}"
 
 
 def datums_of_steps(run: Run, steps: range) -> np.ndarray:

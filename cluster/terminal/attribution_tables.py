@@ -205,6 +205,9 @@ def show_parameter(console: Console, found: ParameterTokens, select: str, *, row
             ratio = f"{token['relative_frequency']:.2f}"
             table.add_row(escape(token["token"]), f"{token['count']:,}", *shares, ratio)
         print_table(console, f"Tokens of {name}, {order}", table)
+    if not (tokens["count"] >= least).any():
+        console.print(f"No token occurs {least:,} times or more, so none is compared with chance.")
+        return
     console.print(
         f"By chance, with as many outliers at datums drawn at random, tokens with {least:,} "
         f"occurrences or more reach {about['chance']:.2f} × training (95 % of draws)."

@@ -132,9 +132,9 @@ def strongest_parameter(run: Path) -> tuple[str, int]:
 
 def test_one_parameter_is_asked_by_its_name(run: Path, capsys) -> None:
     unit, index = strongest_parameter(run)
-    printed = []
+    printed, shown = [], ["--rows", "3", "--min-count", "2"]
     for options in (["--neuron", f"{unit}:{index}"], ["--unit", unit, "--number", str(index)]):
-        assert main(["attribute", str(run), "--level", "parameter", *options, "--rows", "3"]) == 0
+        assert main(["attribute", str(run), "--level", "parameter", *options, *shown]) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     for order in ("by relative frequency", "by count", "chosen by study"):
@@ -143,8 +143,19 @@ def test_one_parameter_is_asked_by_its_name(run: Path, capsys) -> None:
     assert "By chance, with as many outliers at datums drawn at random" in printed[0]
     folder = run / f"analysis/parameter/{unit.replace('.', '-')}-{index}"
     tokens = pd.read_parquet(folder / "tokens.parquet")
-    wanted = parameter_tokens(open_run(str(run)), ParameterConfig(unit=unit, index=index))
+    selection = SelectionConfig(min_count=2)
+    config = ParameterConfig(unit=unit, index=index, selection=selection)
+    wanted = parameter_tokens(open_run(str(run)), config)
     assert tokens.equals(wanted.tokens)
+
+
+def test_without_frequent_tokens_nothing_is_compared_with_chance(run: Path, capsys) -> None:
+    unit, index = strongest_parameter(run)
+    options = ["--level", "parameter", "--neuron", f"{unit}:{index}", "--min-count", "99999"]
+    assert main(["attribute", str(run), *options, "--name", "rare"]) == 0
+    printed = capsys.readouterr().out
+    assert "No token occurs 99,999 times or more, so none is compared with chance." in printed
+    assert "By chance" not in printed
 
 
 def test_options_of_one_parameter_change_the_answer(run: Path, capsys) -> None:

@@ -163,9 +163,18 @@ def test_a_parameter_without_outliers_is_refused():
     unit = "layers.0.linear1.weight"
     has = set(run().shifts(unit=unit)["index"])
     index = next(i for i in range(12 * 16) if i not in has)
-    message = re.escape(f"{unit}:{index}: has no recorded outliers in steps 0 to 23. Ask for")
+    counts = run().shifts(unit=unit).groupby("index").size()
+    most = f"The one with the most in this unit is {counts.idxmax()}, with {counts.max()}."
+    message = re.escape(f"{unit}:{index}: has no recorded outliers in steps 0 to 23. {most}")
     with pytest.raises(CaptureError, match=message):
         parameter_tokens(run(), ParameterConfig(unit=unit, index=index))
+
+
+def test_a_unit_without_outliers_is_said_to_have_none():
+    has = set(run().shifts(steps=range(1))["unit"])
+    unit = next(name for name in run().layout.names if name not in has)
+    with pytest.raises(CaptureError, match=r"The whole unit has none; capture\.outliers\.scope"):
+        parameter_tokens(run(), ParameterConfig(unit=unit, index=0, end_step=1))
 
 
 @pytest.mark.parametrize(
