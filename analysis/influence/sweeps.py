@@ -102,7 +102,9 @@ class UnrolledMethod:
         """``weights``: after the last step, as training has them."""
         from capture.unrolled.adjoint import Adjoint  # loads the training engine
 
-        gradients = [query.gradient(weights)[1] for query in queries]
+        device = choose_device(run.config.training.device)
+        there = {name: own.to(device) for name, own in weights.items()}
+        gradients = [query.gradient(there)[1] for query in queries]
         optimizer = run.gradients.replayable.plan.config.training.optimizer
         return cls(run, Adjoint.at_end(gradients, optimizer))
 
