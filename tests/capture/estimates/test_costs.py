@@ -35,9 +35,10 @@ from capture.store.config import PART_BYTES
 
 EVERYTHING = ("capture.factors.enabled=true", "capture.segment_steps=6", "training.epochs=3")
 ADAMW = ("training.learning_rate=0.01", "training.optimizer.kind=adamw")
+BY_UNIT = ("capture.outliers.scope=unit", "capture.outliers.k=15")
 OPTIMIZERS = {
     "sgd": (),
-    "momentum": ("training.learning_rate=0.3", "training.optimizer.momentum=0.9"),
+    "momentum": ("training.learning_rate=0.3", "training.optimizer.momentum=0.9", *BY_UNIT),
     "adamw": (*ADAMW, "training.optimizer.weight_decay=0.1"),
 }
 
