@@ -116,7 +116,7 @@ def differing(new: Question, old: Question) -> Iterator[str]:
 
 def suggested_name(new: Question, old: Question, taken: Sequence[str]) -> str:
     """Return a free name for the new set, from the first option whose value is another one."""
-    changed = ((name, new.options.get(name)) for name in differing(new, old))
+    changed = ((name, new.options.get(name)) for name in differing(new, old) if old.options)
     option, value = next(((name, value) for name, value in changed if value), ("other", ""))
     name = as_name(f"{option} {words_of(value)}")
     numbers = range(2, len(taken) + 3)

@@ -27,13 +27,11 @@ from capture.format.markers import (
 )
 from capture.format.replay_markers import read_replays
 from capture.format.window_markers import read_window, window_problem
-from capture.maintenance.unmarked import lost_records
+from capture.maintenance.unmarked import GRACE, lost_records
 from capture.maintenance.verify import marker_of, read_derived
 from capture.store import Store, lease
 from capture.training.run_start import TOP_LEVEL_NAMES
 
-GRACE = timedelta(minutes=10)
-"""Default age below which files are kept, because their marker may be written soon."""
 PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 """Name of a file that was being written to a folder."""
 

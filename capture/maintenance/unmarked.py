@@ -1,13 +1,14 @@
 """Records of committed segments whose marker is missing, although their files exist.
 
 A replay writes the files of a record first and its marker last. If all files of a record are there,
-then either the marker was lost, or the replay ended just before it. A record that is not complete
-was left by a replay that was interrupted.
+then the marker was lost, or the replay ended just before it, or it has yet to write it. A record
+that is not complete was left by a replay that was interrupted.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from capture.config.records import RecordKind
 from capture.errors import CaptureError, StoreAwayError
@@ -18,6 +19,8 @@ from capture.format.tally_tables import parse_key
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store
 
+GRACE = timedelta(minutes=10)
+"""A file that no marker lists may be part of something that is being written, below this age."""
 IN_SEGMENT = re.compile(r"(outliers|factors)/segment-(\d{6,9})-w\d{2,}.*\.parquet")
 
 
@@ -33,6 +36,11 @@ class UnmarkedRecord:
     def marker(self) -> str:
         """Key of the marker that should list the files."""
         return replay_key(self.segment, self.kind)
+
+    def age(self, store: Store) -> timedelta:
+        """Return the time since the last file was written, by this machine's clock."""
+        written = [store.modified(key) for key in self.keys]
+        return datetime.now(UTC) - max(written)
 
     @property
     def remedy(self) -> str:

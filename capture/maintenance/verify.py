@@ -6,7 +6,8 @@ that was cut back to an earlier state with markers and files, or a copy of the l
 lists the same bytes.
 
 A capture, an analysis or a replay may write to the run meanwhile. Whatever seems damaged or missing
-is therefore looked at twice, and a running capture may have an open segment.
+is therefore looked at twice, and a running capture may have an open segment. A replay leaves no
+sign that it runs, so a record without a marker is missing only when its files are ``GRACE`` old.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from capture.format.markers import (
 )
 from capture.format.replay_markers import parse_replay_key, read_replays
 from capture.format.window_markers import read_window, window_problem
-from capture.maintenance.unmarked import lost_records
+from capture.maintenance.unmarked import GRACE, lost_records
 from capture.shards.verified_parquet import open_parquet
 from capture.store import Store, lease
 from capture.store.access import require_folder
@@ -96,10 +97,15 @@ def survey(store: Store, check: Callable[[File], list[Finding]]) -> list[Finding
             findings += check(file)
     unlisted = [key for key in keys if key not in listed and not in_unmarked_report(key, listed)]
     detail = "no marker lists it; a capture is running" if running else "no marker lists it"
-    findings += [Finding(key, "unlisted", detail) for key in unlisted]
+    details = dict.fromkeys(unlisted, detail)
     for record in lost_records(store, unlisted, markers):
+        if record.age(store) < GRACE:
+            young = f"no marker lists it yet; a replay may be running, or has lost {record.marker}"
+            details |= dict.fromkeys(record.keys, young)
+            continue
         problem = f"its files exist: it was lost, or a replay ended before it. {record.remedy}"
         findings.append(Finding(record.marker, "missing", problem))
+    findings += [Finding(key, "unlisted", text) for key, text in details.items()]
     return findings if running else findings + list(check_next(unlisted, markers))
 
 

@@ -103,6 +103,10 @@ def test_a_name_is_suggested_from_the_first_difference(options, wanted) -> None:
     assert suggested_name(question(**options), question(top=5), taken=[]) == wanted
 
 
+def test_beside_tables_without_a_question_any_name_will_do() -> None:
+    assert suggested_name(question(top=7), question(), taken=["", "other"]) == "other-2"
+
+
 def test_a_suggested_name_is_not_taken() -> None:
     taken = ["top-7", "top-7-2"]
     assert suggested_name(question(top=7), question(top=5), taken=taken) == "top-7-3"

@@ -19,6 +19,7 @@ from capture.format.markers import Marker, read_marker, segment_key, segment_of,
 from capture.format.replay_markers import replay_key
 from capture.maintenance import garbage, verify
 from capture.maintenance.garbage import remove_garbage
+from capture.replay import segments
 from capture.replay.segments import read_replayable_run, replay_segment
 from capture.store import Store, lease
 
@@ -208,11 +209,11 @@ def test_a_lease_that_capture_refuses_is_found(data):
 # --- a lost marker --------------------------------------------------------------------------------
 
 
-def replayed(uri: str, kind: str, *, segments: range = range(1)) -> Store:
+def replayed(uri: str, kind: str, *, numbers: range = range(1)) -> Store:
     """Return a copy of a run without a record, which a replay has added to some segments."""
     store = copied(without(kind), uri)
     run = read_replayable_run(store)
-    for segment in segments:
+    for segment in numbers:
         replay_segment(run, segment, [kind])  # pyright: ignore[reportArgumentType]
     return store
 
@@ -228,8 +229,28 @@ def without(kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["factors", "outliers", "tallies"])
-def test_a_lost_marker_of_a_replayed_record_is_missing_and_gc_keeps_the_record(kind):
-    store = replayed(f"memory://lost-{kind}", kind, segments=range(2))
+def test_a_record_whose_marker_a_running_replay_has_yet_to_write_is_not_damaged(kind, monkeypatch):
+    found: list[dict[str, str]] = []
+    details: set[str] = set()
+
+    def look(store: Store, *arguments: object) -> None:
+        found.append(bad(store))
+        details.update(finding.detail for finding in verify.verify(store))
+        write_replay(store, *arguments)
+
+    write_replay: Callable[..., None] = segments.write_replay
+    monkeypatch.setattr(segments, "write_replay", look)
+    store = replayed(f"memory://half-way-{kind}", kind, numbers=range(2))
+    assert found
+    assert set(map(str, found)) == {"{}"}
+    assert all(detail.startswith("no marker lists it yet; a replay may be") for detail in details)
+    assert bad(store) == {}
+
+
+@pytest.mark.parametrize("kind", ["factors", "outliers", "tallies"])
+def test_a_lost_marker_of_a_replayed_record_is_missing_and_gc_keeps_the_record(kind, monkeypatch):
+    monkeypatch.setattr(verify, "GRACE", NOW)
+    store = replayed(f"memory://lost-{kind}", kind, numbers=range(2))
     key = replay_key(1, kind)
     whole = {each: store.get(each) for each in store.keys()}
     assert bad(store) == {}
