@@ -36,7 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.commands.influence import influence, lds, retrain, smoothness, suspects
+from cluster.commands.influence import drift, influence, lds, retrain, smoothness, suspects
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
@@ -49,7 +49,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(influence, suspects, lds, smoothness, retrain),
+    *(influence, suspects, lds, smoothness, retrain, drift),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""

@@ -23,6 +23,8 @@ from analysis.attribution import tables as attribution_tables
 from analysis.behaviour import behaviour, predicates
 from analysis.bigrams import tables as bigram_tables
 from analysis.faithfulness import faithfulness
+from analysis.influence import tables as influence_tables
+from analysis.influence.drift import along
 from analysis.influence.judge import tables as judge_tables
 from analysis.influence.suspects import tables as suspect_tables
 from analysis.measures import selection
@@ -41,8 +43,10 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "behaviour": behaviour.TABLES,
     "bigrams": bigram_tables.TABLES,
     "faithfulness": faithfulness.TABLES,
+    "influence": influence_tables.SCHEMAS,
     "suspects": suspect_tables.SCHEMAS,
     "lds": judge_tables.SCHEMAS,
+    "drift": along.SCHEMAS,
     "report": {"timeline": timeline.TIMELINE},
 }
 """Job → table → schema, for all tables under ``analysis/``."""

@@ -1,0 +1,154 @@
+"""Drift along directions: how far all shifts together went, relative to a random walk of them.
+
+drift = ‖Σ s_i b‖ / √(Σ ‖s_i b‖²). Shifts with independent signs give about 1 (its square has mean
+1); shifts that all agree give √n. A bias of the same sign in every shift is what learning is.
+
+Shapes: K direction, C input, R output, D random walk.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from analysis.influence.drift.moments import Moments, require_matrix, run_moments
+from analysis.influence.drift.moments import Report as Report
+from analysis.jobs.question import Question
+from analysis.jobs.tables import table_set, write_tables
+from analysis.run.run import Run
+from capture.errors import ConfigError, at_least
+
+DRIFT = pa.schema(
+    [
+        pa.field("direction", pa.int32()),  # neuron, principal component or row of the file
+        pa.field("moved", pa.float64()),  # norm of the sum of all shifts, units of the weight
+        pa.field("walked", pa.float64()),  # root of the sum of their squared norms
+        pa.field("drift", pa.float64()),  # moved / walked
+        pa.field("null_mean", pa.float64()),  # of random walks of the same shifts
+        pa.field("null_high", pa.float64()),  # 95 % of the random walks stay below
+        pa.field("p", pa.float64()),  # share of walks that drift as far, this one included
+    ]
+)
+SCHEMAS = {"drift": DRIFT}
+NEURONS, PCA = "neurons", "pca"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """Which unit, along which directions, against how many random walks."""
+
+    unit: str
+    basis: str = NEURONS
+    """neurons: each input of the weight; pca: principal components of the unit's inputs; or a .npy
+    file of directions, [K, inputs]."""
+    walks: int = 99
+    """Random walks of the null."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("drift.walks", self.walks, 19)
+        at_least("drift.seed", self.seed, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """What ``measure_drift`` found."""
+
+    drift: pd.DataFrame
+    shifts: int
+    """Shifts that were added up: datums times steps."""
+
+    @property
+    def clear(self) -> int:
+        """Directions that drift further than 95 % of the random walks; chance gives 5 %."""
+        return int((self.drift["drift"] > self.drift["null_high"]).sum())
+
+
+def measure_drift(
+    run: Run, config: DriftConfig, report: Report = lambda done, wanted: None
+) -> Drift:
+    """Return the drift of a unit along the directions of a basis, largest first.
+
+    Raises what ``run_moments`` raises, and ``ConfigError`` for a file without such directions.
+    """
+    _, columns = require_matrix(run, config.unit)
+    given_KC = read_basis(config.basis, columns)
+    moments = run_moments(run, config.unit, walks=config.walks, seed=config.seed, report=report)
+    basis_KC = given_KC if given_KC is not None else own_basis(moments, config.basis)
+    found = drift_along(moments, basis_KC)
+    return Drift(found.sort_values("drift", ascending=False, kind="stable"), moments.count)
+
+
+def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:
+    """Return ``DRIFT`` for directions [K, C] of any length, in their order."""
+    basis_KC = torch.from_numpy(np.asarray(directions, np.float64))
+    moved_K = (moments.sum_RC @ basis_KC.T).norm(dim=0)
+    walked_K = torch.einsum("kc,cd,kd->k", basis_KC, moments.gram_CC, basis_KC).clamp(min=0).sqrt()
+    # A direction that nothing moved along has drifted nowhere.
+    scale_K = torch.where(walked_K > 0, walked_K, torch.inf)
+    null_DK = torch.stack([(walk_RC @ basis_KC.T).norm(dim=0) for walk_RC in moments.walk_DRC])
+    null_DK = null_DK / scale_K
+    drift_K = moved_K / scale_K
+    beyond_K = (null_DK >= drift_K).sum(0)
+    return pd.DataFrame(
+        {
+            "direction": np.arange(len(basis_KC)),
+            "moved": moved_K.numpy(),
+            "walked": walked_K.numpy(),
+            "drift": drift_K.numpy(),
+            "null_mean": null_DK.mean(0).numpy(),
+            "null_high": np.quantile(null_DK.numpy(), 0.95, axis=0),
+            "p": (beyond_K.numpy() + 1) / (len(null_DK) + 1),
+        }
+    )
+
+
+def entry_drift(moments: Moments) -> np.ndarray:
+    """Return |Σ s| / √(Σ s²) of every weight, [R, C]; 0 for a weight that nothing moved."""
+    walked_RC = moments.square_RC.sqrt()
+    return (moments.sum_RC.abs() / torch.where(walked_RC > 0, walked_RC, torch.inf)).numpy()
+
+
+def own_basis(moments: Moments, name: str) -> np.ndarray:
+    """Return the basis of a name: the inputs, or the principal components of the inputs, [K, C].
+
+    Components come largest variance first. Raises ``ConfigError`` for a unit without inputs.
+    """
+    columns = len(moments.gram_CC)
+    if name == NEURONS:
+        return np.eye(columns)
+    if not moments.input_CC.any():
+        raise ConfigError("drift.basis", "is pca, but the unit has no inputs that vary")
+    _, vectors_CK = torch.linalg.eigh(moments.input_CC)
+    return vectors_CK.flip(1).T.numpy()
+
+
+def read_basis(name: str, columns: int) -> np.ndarray | None:
+    """Return the directions of a file, [K, C]; None for the name of a basis.
+
+    Raises ``ConfigError`` for a file that does not hold directions of the unit's inputs.
+    """
+    if name in (NEURONS, PCA):
+        return None
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        remedy = f"Wanted {NEURONS}, {PCA} or a .npy file"
+        raise ConfigError("drift.basis", f"got {name!r}, which cannot be read", remedy) from error
+    found = np.atleast_2d(found)
+    if found.ndim != 2 or found.shape[1] != columns or found.dtype.kind not in "fiu":
+        size = " × ".join(map(str, found.shape))
+        problem = f"{name} holds {found.dtype} of {size}, wanted numbers, K × {columns}"
+        raise ConfigError("drift.basis", problem)
+    if not np.isfinite(found).all():
+        raise ConfigError("drift.basis", f"{name} holds numbers that are not finite")
+    return found.astype(np.float64)
+
+
+def write_drift(run: Run, found: Drift, question: Question, name: str = "") -> None:
+    """Write the table to ``RUN/analysis/drift/``, or to its folder ``name``."""
+    write_tables(run, table_set("drift", name), {"drift": found.drift}, SCHEMAS, question)
