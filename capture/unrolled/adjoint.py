@@ -54,10 +54,6 @@ class Adjoint:
         ]
         return torch.stack(norms).norm(dim=0)
 
-    def is_finite(self) -> bool:
-        tensors = (*self.weights.values(), *self.moments.values())
-        return all(bool(tensor.isfinite().all()) for tensor in tensors)
-
     def encode(self) -> bytes:
         """Return the adjoint as a safetensors file."""
         tensors = {f"{WEIGHTS}{name}": own for name, own in self.weights.items()}

@@ -80,7 +80,9 @@ def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInflu
     for step in steps:
         with deterministic():
             influence_QNT, adjoint = pull_back_step(step, adjoint)
-        if not adjoint.is_finite():
+        # An infinite adjoint of a moment makes those of the step before it infinite or NaN.
+        norm_Q = adjoint.norm()
+        if not bool(norm_Q.isfinite().all() and influence_QNT.isfinite().all()):
             problem = "the derivative of the query by the weights before this step is not finite"
             remedy = "Ask about later steps only, or check the run with: ontogeny smoothness"
             raise InfluenceError(f"step {step.step}", problem, remedy)
@@ -88,7 +90,7 @@ def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInflu
             step.step,
             step.planned.datum_N,
             influence_QNT.cpu().double().numpy(),
-            adjoint.norm().cpu().numpy(),
+            norm_Q.cpu().numpy(),
             adjoint,
         )
 

@@ -104,16 +104,20 @@ def test_the_given_adjoint_stays_unchanged(run: ReplayableRun) -> None:
         assert torch.equal(own, same.weights[name])
 
 
-def test_the_last_influences_sum_to_the_change_of_a_linear_query() -> None:
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-3), ("bfloat16", 0.05)])
+def test_the_last_influences_sum_to_the_change_of_a_linear_query(
+    precision: str, error: float
+) -> None:
     """One step of plain SGD, not clipped: −lr Σ ⟨direction, gradient⟩ is the query's change."""
-    settings = ("training.clip=1e9", "training.epochs=1", "capture.segment_steps=1")
-    run = read_replayable_run(Store(make_run("memory://reverse/sgd", *settings)))
-    (direction,) = random_directions(run, 1)
-    adjoint = Adjoint.at_end([direction], run.plan.config.training.optimizer)
+    settings = ("training.clip=1e9", "training.learning_rate=0.1", "capture.segment_steps=1")
+    uri = make_run(f"memory://reverse/{precision}", *settings, f"training.precision={precision}")
+    run = read_replayable_run(Store(uri))
     before, after = (read_weights(run, step) for step in (5, 6))
-    moved = sum(float((direction[n] * (after[n] - before[n])).double().sum()) for n in direction)
+    direction = {name: after[name] - before[name] for name in before}
+    adjoint = Adjoint.at_end([direction], run.plan.config.training.optimizer)
+    moved = sum(float(own.double().square().sum()) for own in direction.values())
     (found,) = swept(run, adjoint, range(5, 6))
-    assert found.influence_QNT.sum() == pytest.approx(moved, rel=1e-3)
+    assert found.influence_QNT.sum() == pytest.approx(moved, rel=error)
 
 
 def read_weights(run: ReplayableRun, step: int) -> Tensors:

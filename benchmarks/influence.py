@@ -1,0 +1,156 @@
+"""Time unrolled influence against plain training: ``python -m benchmarks.influence``.
+
+A block of plain steps and a sweep over the same steps for each number of queries take turns. A
+sweep includes the replay of the steps forward. The queries are the losses of validation datums;
+their gradients, one small backward pass each, are not timed. Times are CPU seconds of this process
+with one thread, so that other work on the machine matters less.
+
+Counted in matrix products, a plain step has 3 for each linear layer. A sweep takes them again to
+replay the step, again to build the graph of the gradient, and 6 more for each query: 4 plain
+trainings for one query and 34 for 16. Only work other than products can change the ratio.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness.report import machine
+from capture.config.reading import read_config
+from capture.config.settings import Config
+from capture.engine.build import restore
+from capture.engine.observer import to_device
+from capture.engine.step_plan import PlannedStep
+from capture.format.markers import Marker, read_segments, require_start
+from capture.optim.optimizer import Tensors
+from capture.replay.segments import ReplayableRun, read_replayable_run
+from capture.retraining.weighted_engine import WeightedEngine
+from capture.store import Store
+from capture.training.loop import capture_run
+from capture.unrolled.adjoint import Adjoint
+from capture.unrolled.reverse import unroll
+from capture.unrolled.states import BackwardWalker
+from capture.unrolled.step_loss import token_losses
+
+AIMS = {1: 3.0, 16: 10.0}
+"""Number of queries → aim for the time of a sweep, in plain trainings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """A recorded run and the queries about it."""
+
+    run: ReplayableRun
+    markers: list[Marker]
+    adjoint: Adjoint
+    """Of as many queries as are asked at most."""
+
+    def plain(self) -> None:
+        """Take all steps from the start without recording anything."""
+        engine = WeightedEngine.of(self.run.plan)
+        walker = BackwardWalker(self.run, engine, 0, {})
+        walker.take(self.planned())
+
+    def planned(self) -> list[PlannedStep]:
+        return list(itertools.islice(self.run.plan.planned_steps(0), self.markers[-1].end_step))
+
+    def sweep(self, queries: int) -> None:
+        """Sweep over all steps for the first queries."""
+        own = Adjoint(
+            {name: weight[:queries] for name, weight in self.adjoint.weights.items()},
+            {name: moment[:queries] for name, moment in self.adjoint.moments.items()},
+        )
+        for _ in unroll(self.run, self.markers, own, range(self.markers[-1].end_step)):
+            pass
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [f"run.uri={folder}/run", "capture.record=checkpoints", *arguments.overrides]
+        config = read_config(arguments.config, overrides)
+        bench = make_bench(config, max(AIMS))
+        seconds = measure(bench, arguments.rounds)
+    found = {
+        "machine": machine(),
+        "config": arguments.config,
+        "overrides": arguments.overrides,
+        "steps": len(bench.planned()),
+        "parameters": sum(own[0].numel() for own in bench.adjoint.weights.values()),
+        "rounds": arguments.rounds,
+        "plain_seconds": seconds[0],
+        "sweep_seconds": {queries: seconds[queries] for queries in AIMS},
+    }
+    print(json.dumps({k: v for k, v in found.items() if not k.endswith("_seconds")}, indent=1))
+    for queries, aim in AIMS.items():
+        ratios = [own / plain for own, plain in zip(seconds[queries], seconds[0], strict=True)]
+        print(
+            f"{queries:>3} queries: {statistics.median(ratios):.2f} plain trainings "
+            f"({min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)}); aim {aim:g}"
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.influence", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("config", nargs="?", default="demo")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results to PATH")
+    return parser.parse_args()
+
+
+def make_bench(config: Config, queries: int) -> Bench:
+    """Train the run, and return it with queries about its last model."""
+    capture_run(config, lambda event: None)
+    run = read_replayable_run(Store(config.run.uri))
+    markers = [require_start(run.store), *read_segments(run.store)]
+    engine = WeightedEngine.of(run.plan)
+    restore(engine, run.store, markers[-1])
+    return Bench(run, markers, at_end(run, engine, queries))
+
+
+def at_end(run: ReplayableRun, engine: WeightedEngine, queries: int) -> Adjoint:
+    """Return the adjoint of the losses of the first validation datums."""
+    datums = run.plan.corpus.validation
+    assert datums is not None
+    token_NT, target_NT = to_device(datums, engine.device)
+    parameters = dict(engine.model.named_parameters())
+    gradients: list[Tensors] = []
+    for datum in range(queries):
+        own = slice(datum, datum + 1)
+        loss = token_losses(engine.model(token_NT[own]), target_NT[own]).mean()
+        found = torch.autograd.grad(loss, list(parameters.values()))
+        gradients.append(dict(zip(parameters, found, strict=True)))
+    return Adjoint.at_end(gradients, run.plan.config.training.optimizer)
+
+
+def measure(bench: Bench, rounds: int) -> dict[int, list[float]]:
+    """Return the seconds of each round by the number of queries; 0 stands for plain training."""
+    seconds: dict[int, list[float]] = {queries: [] for queries in (0, *AIMS)}
+    bench.plain()
+    for _ in range(rounds):
+        seconds[0].append(timed(bench.plain))
+        for queries in AIMS:
+            seconds[queries].append(timed(lambda count=queries: bench.sweep(count)))
+    return seconds
+
+
+def timed(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
