@@ -18,6 +18,7 @@ def report(
     max_neurons: int | None = None,
     attribution: str = "",
     sets: Mapping[str, str] | None = None,
+    compare: Run | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> str:
     """Write static HTML pages of a run and of the tables that its analyses left there.
@@ -28,13 +29,15 @@ def report(
         max_neurons: Pages for so many neurons, those with most evidence first; all by default.
         attribution: Name of the attribution that is shown; by default the one without a name.
         sets: Analysis → name of its tables that are shown, as in ``{"ablate": "heads"}``; likewise.
+        compare: Another run to compare with: figures, losses, and tokens of neurons.
         progress: Called with rows read and rows in all.
 
     Returns:
         Where the first page is: ``…/index.html``.
 
     Raises:
-        RunError: ``attribute`` has not been saved for neurons, or ``to`` holds something else.
+        RunError: ``attribute`` has not been saved for neurons of the run, or of the one to compare
+            with, or ``to`` holds something else.
 
     Example:
         >>> ontogeny.report("runs/demo", to="report")
@@ -46,5 +49,6 @@ def report(
     if max_neurons is not None:
         config = replace(config, max_neurons=max_neurons)
     job = partial(run_job, report=progress)
-    material = gather_report_data(opened, job, config, keep=to is None)
+    other = None if compare is None else opened_run(compare)
+    material = gather_report_data(opened, job, config, keep=to is None, other=other)
     return write_report(material, store).index

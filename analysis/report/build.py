@@ -16,6 +16,8 @@ from analysis.jobs.job import Runner
 from analysis.jobs.tables import check_set_name, read_question, table_set
 from analysis.report.measured.neurons import measure_neurons
 from analysis.report.pages.chapters import chapters
+from analysis.report.pages.compared_runs import compare_runs
+from analysis.report.pages.data_page import data_files
 from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
@@ -107,7 +109,7 @@ def write_report(
     # removes all that is left over.
     store.put(MANIFEST, manifest(data.run, before | keys))
     store.delete(INDEX)
-    write_files(store, report_pages(data, report), data.run.uri)
+    write_files(store, report_pages(data, report), data)
     for key in sorted(before - keys):
         store.delete(key)
     store.put(MANIFEST, manifest(data.run, keys))
@@ -120,7 +122,8 @@ def planned_files(data: ReportData) -> set[str]:
     """Keys of all files of the report except its list of files."""
     neurons = {neuron_key(neuron) for neuron in data.neurons}
     tokens = {token_key(token_id) for token_id in data.neurons_by_token}
-    return neurons | tokens | set(CHAPTERS) | set(ASSETS)
+    raw = {file.key for file in data.files}
+    return neurons | tokens | raw | set(CHAPTERS) | set(ASSETS)
 
 
 def manifest(run: Run, keys: set[str]) -> bytes:
@@ -146,12 +149,19 @@ def earlier_files(store: Store) -> set[str]:
 
 
 def gather_report_data(
-    run: Run, run_job: Runner, config: ReportConfig, *, keep: bool = True
+    run: Run,
+    run_job: Runner,
+    config: ReportConfig,
+    *,
+    keep: bool = True,
+    other: Run | None = None,
+    report: ProgressReport | None = None,
 ) -> ReportData:
     """Read the tables and compute the counts that the pages show.
 
-    With ``keep``, the counts are written to ``run.tables`` for the next report. Raises ``RunError``
-    if there is no attribution of neurons, ``ShardError`` if tables are damaged.
+    With ``keep``, the counts are written to ``run.tables`` for the next report. ``other`` is a run
+    to compare with. ``report`` is called with datums measured and their number. Raises ``RunError``
+    if one of the runs has no attribution of neurons, ``ShardError`` if tables are damaged.
     """
     sources = read_sources(run, config.names)
     groups = sources["attribute", "groups"].head(config.max_neurons)
@@ -160,9 +170,11 @@ def gather_report_data(
         raise RunError(run.uri, problem, f"Run: ontogeny attribute {run.uri} --level neuron")
     neurons = list(zip(groups["unit"], groups["group"].tolist(), strict=True))
     question = read_question(run, table_set("attribute", config.attribution))
-    measured = measure_neurons(run, neurons, sources["attribute", "tokens"], question)
+    compared = None if other is None else compare_runs(run, sources, other)
     timeline = read_timeline(run, run_job, keep=keep)
-    return ReportData(run, sources, timeline, measured, groups)
+    measured = measure_neurons(run, neurons, sources["attribute", "tokens"], question, report)
+    files = data_files(run, config.names, sources.missing, list(WANTED))
+    return ReportData(run, sources, timeline, measured, groups, files, compared)
 
 
 def report_pages(data: ReportData, report: ProgressReport | None) -> Iterator[ReportPage]:
@@ -180,15 +192,16 @@ def report_pages(data: ReportData, report: ProgressReport | None) -> Iterator[Re
             report(index + 1, total)
 
 
-def write_files(store: Store, pages: Iterator[ReportPage], run_uri: str) -> None:
-    """Write assets and pages in parallel, with a bounded number of pages in memory."""
+def write_files(store: Store, pages: Iterator[ReportPage], data: ReportData) -> None:
+    """Write assets, raw data and pages in parallel, with a bounded number of pages in memory."""
     folder = resources.files("analysis.report")
     with ThreadPoolExecutor(NUM_WRITERS) as pool:
         pending: deque[Future[None]] = deque(
             pool.submit(store.put, name, (folder / name).read_bytes()) for name in ASSETS
         )
+        pending += [pool.submit(store.put, file.key, file.data) for file in data.files]
         for page in pages:
-            pending.append(pool.submit(store.put, page.key, render_page(page, run_uri)))
+            pending.append(pool.submit(store.put, page.key, render_page(page, data.run.uri)))
             if len(pending) > 2 * NUM_WRITERS:
                 pending.popleft().result()
         for future in pending:

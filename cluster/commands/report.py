@@ -48,6 +48,8 @@ def add(commands: "Commands") -> None:
     )
     text = "where analyses wrote their tables with --to, looked at before RUN"
     made.add_argument("--tables", metavar="PLACE", help=text)
+    text = "another run to compare with: figures, losses, and tokens of neurons"
+    made.add_argument("--compare", metavar="OTHER", help=text)
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made, json=True)
@@ -79,9 +81,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         require_persistent("--to", arguments.to)
     skip_damaged = arguments.skip_damaged
     opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.tables)
+    other = open_run(arguments.compare) if arguments.compare else None
     quiet = arguments.quiet or arguments.json
     with machines(arguments) as on:
-        built = report(opened, config, console, to=arguments.to, quiet=quiet, on=on)
+        to = arguments.to
+        built = report(opened, config, console, to=to, other=other, quiet=quiet, on=on)
     if arguments.json:
         print_as_json(built)
     print_skipped(make_console(stderr=True) if arguments.json else console, opened.skipped)
@@ -94,17 +98,19 @@ def report(
     console: "Console",
     *,
     to: str | None = None,
+    other: "Run | None" = None,
     quiet: bool,
     on: "Machines",
 ) -> "WrittenReport":
-    """Write the pages and print where they are."""
+    """Write the pages and print where they are; ``other`` is a run to compare with."""
     from analysis.report.build import gather_report_data, report_store, write_report
     from cluster.terminal.progress import counting
 
     store = report_store(opened, to)
-    with counting(console, "reading outliers", "rows", quiet=quiet) as progress:
+    with counting(console, "reading the run", "rows or datums", quiet=quiet) as progress:
         run_job = partial(on.run_job, report=progress)
-        data = gather_report_data(opened, run_job, config, keep=to is None)
+        keep = to is None
+        data = gather_report_data(opened, run_job, config, keep=keep, other=other, report=progress)
     with counting(console, "writing pages", "neurons", quiet=quiet) as progress:
         built = write_report(data, store, progress)
     if not quiet:

@@ -9,12 +9,12 @@ from analysis.activations.histograms import HISTOGRAMS, MAX_DATUMS, neuron_histo
 from analysis.jobs.question import Question
 from analysis.report.measured.direct_logits import LOGITS, direct_logits
 from analysis.report.measured.passages import PASSAGES, activating_passages
-from analysis.report.measured.update_norms import DATUMS, NamedDatums, named_datums
+from analysis.report.measured.update_norms import DATUMS, NamedDatums, Report, named_datums
 from analysis.report.pages.report_data import Measured, by_neuron
 from analysis.report.pages.website import Neuron
 from analysis.run.run import Run
 
-MAX_SEARCHED = 4000
+MAX_SEARCHED = 2000
 """Datums searched for the update norm of named tokens, drawn at random if there are more."""
 DATUMS_SHOWN, PASSAGES_SHOWN, LOGITS_SHOWN = 8, 6, 8
 """Rows on the page of a neuron."""
@@ -23,7 +23,11 @@ TALLIES = ("update-norm", "ablation-estimate", "geometric-mean")
 
 
 def measure_neurons(
-    run: Run, neurons: Sequence[Neuron], tokens: pd.DataFrame, question: Question
+    run: Run,
+    neurons: Sequence[Neuron],
+    tokens: pd.DataFrame,
+    question: Question,
+    report: Report | None = None,
 ) -> Measured:
     """Measure the given neurons. ``tokens`` and ``question`` are those of the attribution.
 
@@ -38,7 +42,8 @@ def measure_neurons(
     found = NamedDatums(DATUMS.empty_table().to_pandas(), 0, ())
     if evidence.removeprefix("input-") in TALLIES:
         searched_N = sample(run.num_datums, MAX_SEARCHED)
-        found = named_datums(run, named, searched_N, by_input=by_input, most=DATUMS_SHOWN)
+        options = {"by_input": by_input, "most": DATUMS_SHOWN, "report": report}
+        found = named_datums(run, named, searched_N, **options)
     return Measured(
         histograms=neuron_histograms(run, named),
         passages=activating_passages(run, neurons, drawn_N, PASSAGES_SHOWN),

@@ -10,7 +10,7 @@ over the steps until the next checkpoint.
 Shapes: N datum, T position, I neuron (input of a unit), O output of a unit, K shown datum.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from analysis.report.measured.unit_states import unit_states
 from analysis.run.run import Run
 from capture.models.transformer import LanguageModel
 
-MAX_CHECKPOINTS = 5
+MAX_CHECKPOINTS = 3
 """Checkpoints that norms are computed at, spread over training."""
 DATUMS_AT_ONCE = 64
 DATUMS = pa.schema(
@@ -39,6 +39,7 @@ DATUMS = pa.schema(
 """One row per neuron and datum, most weight first."""
 
 Neuron = tuple[str, int]
+Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +61,28 @@ def named_datums(
     *,
     by_input: bool,
     most: int,
+    report: Report | None = None,
 ) -> NamedDatums:
     """Search some datums for the update norm of each neuron's named tokens.
 
     ``named`` maps neurons to token ids, which are those of targets or, with ``by_input``, of
-    inputs. Returns at most ``most`` datums of each neuron. The run must have a ``LanguageModel``.
+    inputs. Returns at most ``most`` datums of each neuron. ``report`` is called with the number of
+    (checkpoint, datum) pairs done and their total. The run must have a ``LanguageModel``.
     """
     scales = checkpoint_scales(run)
     units = list(dict.fromkeys(unit for unit, _ in named))
     label_NT = (run.token_NT if by_input else run.target_NT)[datum_N]
     sums = {unit: Sums.of(unit, named, len(datum_N), run.num_tokens) for unit in units}
     last_only = run.config.capture.loss_positions == "last"
-    for step, scale in scales.items():
+    for number, (step, scale) in enumerate(scales.items()):
         model = run.model(step)
         text = run.token_NT[datum_N], run.target_NT[datum_N]
         for block, norms in norm_blocks(model, *text, units, last_only=last_only):
             for unit, (delta_NT, input_NTI) in norms.items():
                 sums[unit].add(block, scale * delta_NT, input_NTI, label_NT[block], step)
+            if report:
+                done = number * len(datum_N) + min(block.stop, len(datum_N))
+                report(done, len(scales) * len(datum_N))
     frames = [own.frame(datum_N, most) for own in sums.values()]
     empty = DATUMS.empty_table().to_pandas()
     return NamedDatums(pd.concat([empty, *frames]), len(datum_N), tuple(scales))

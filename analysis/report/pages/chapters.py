@@ -8,9 +8,11 @@ from analysis.report.drawing.markup import element, fragment
 from analysis.report.pages.ablation_page import ablation
 from analysis.report.pages.activations_page import activations
 from analysis.report.pages.clusters_page import clusters
+from analysis.report.pages.comparison_page import comparison
+from analysis.report.pages.data_page import data_page
 from analysis.report.pages.faithfulness_page import faithfulness
 from analysis.report.pages.report_data import ReportData
-from analysis.report.pages.website import ReportPage, command_note
+from analysis.report.pages.website import ReportPage, command_note, data_note
 
 
 def chapters(data: ReportData) -> list[ReportPage]:
@@ -19,6 +21,8 @@ def chapters(data: ReportData) -> list[ReportPage]:
         chapter(data, "ablation.html", "Ablation of neurons", "ablate", ablation),
         chapter(data, "faithfulness.html", "Faithfulness", "faithfulness", faithfulness),
         chapter(data, "activations.html", "Activations", "activations", activations),
+        comparison(data),
+        data_page(data),
     ]
 
 
@@ -27,5 +31,8 @@ def chapter(
 ) -> ReportPage:
     """A page with the content of one job's tables, or with the command that computes them."""
     missing = data.sources.missing.get(job)
-    body = command_note("Not computed. Run:", missing) if missing else content(data)
+    if missing:
+        body = command_note("Not computed. Run:", missing)
+    else:
+        body = fragment(content(data), data_note([job]))
     return ReportPage(key, title, fragment(element("h1", title), body), key)

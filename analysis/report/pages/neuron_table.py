@@ -11,7 +11,7 @@ from analysis.report.drawing.markup import Column, element, fragment
 from analysis.report.pages import definitions
 from analysis.report.pages.confirmation import short_verdict
 from analysis.report.pages.report_data import ReportData, rows_of
-from analysis.report.pages.website import Links, Neuron, ReportPage, token_text
+from analysis.report.pages.website import Links, Neuron, ReportPage, data_note, token_text
 
 TABLE_ID = "all-neurons"
 """The table's id, by which its search box finds it."""
@@ -31,6 +31,7 @@ def neurons_page(data: ReportData) -> ReportPage:
         lead,
         search_box(TABLE_ID, "Search by unit, neuron or token"),
         neuron_table(data, data.neurons, caption, identity=TABLE_ID),
+        data_note(["attribute"]),
     )
     return ReportPage("neurons.html", "Neurons", body, "neurons.html")
 

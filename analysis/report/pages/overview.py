@@ -16,7 +16,7 @@ from analysis.report.drawing.plots import Series
 from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
-from analysis.report.pages.website import ReportPage
+from analysis.report.pages.website import ReportPage, data_note
 from analysis.run.run import Run
 from capture.models import transformer as model
 from capture.optim import schedule
@@ -49,6 +49,7 @@ def overview(data: ReportData) -> ReportPage:
         outliers_by_unit(data.timeline),
         audit(run),
         storage(run),
+        data_note(["training", "attribute"]),
     )
     return ReportPage("index.html", "Overview", body, "index.html")
 

@@ -1,9 +1,9 @@
 """The data behind the pages: the tables of a run, grouped once by neuron and by token."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,10 @@ import pandas as pd
 from analysis.report.pages.sources import Sources
 from analysis.report.pages.website import Links, Neuron
 from analysis.run.run import Run
+
+if TYPE_CHECKING:
+    from analysis.report.pages.compared_runs import Comparison
+    from analysis.report.pages.data_page import DataFile
 
 DATUMS_SHOWN = 8
 """Datums on a neuron's page."""
@@ -61,6 +65,10 @@ class ReportData:
     measured: Measured
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
+    files: "Sequence[DataFile]" = ()
+    """Raw data that is written beside the pages."""
+    comparison: "Comparison | None" = None
+    """Another run and what is compared with it."""
 
     @property
     def attribution(self) -> str:

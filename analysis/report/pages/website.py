@@ -24,6 +24,8 @@ CHAPTERS = {
     "ablation.html": "Ablation",
     "faithfulness.html": "Faithfulness",
     "activations.html": "Activations",
+    "compare.html": "Comparison",
+    "data.html": "Data",
 }
 """Key of a chapter's first page → its name in the navigation bar."""
 
@@ -88,6 +90,13 @@ class Links:
 
 def token_text(token: str) -> Markup:
     return element("span", token, class_="token")
+
+
+def data_note(jobs: Sequence[str], root: str = "") -> Markup:
+    """Links to the raw data of some analyses."""
+    links = [element("a", job, href=f"{root}data.html#{job}") for job in jobs]
+    words = fragment(*links, separator=", ")
+    return element("p", "Data of this page: ", words, ".", class_="soft")
 
 
 def command_note(what: str, command: str) -> Markup:

@@ -41,9 +41,10 @@ def test_every_link_leads_to_a_file_of_the_report() -> None:
         addresses += [script["src"] for script in page.of("script")]
         for address in addresses:
             assert address is not None
-            assert address.startswith("#") or normpath(join(dirname(key), address)) in whole(), (
-                address
-            )
+            path, _, name = address.partition("#")
+            target = normpath(join(dirname(key), path)) if path else key
+            assert target in whole(), address
+            assert f' id="{name}"' in pages()[target] if name else True, address
 
 
 def test_the_list_of_files_is_complete() -> None:

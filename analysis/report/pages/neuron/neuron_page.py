@@ -21,8 +21,10 @@ from analysis.report.pages.neuron.passages import evidence_datums
 from analysis.report.pages.neuron.related_neurons import related_neurons
 from analysis.report.pages.neuron_table import cluster_number, top_tokens
 from analysis.report.pages.report_data import ReportData, WindowEvidence, rows_of
-from analysis.report.pages.website import Links, Neuron, ReportPage, neuron_key
+from analysis.report.pages.website import Links, Neuron, ReportPage, data_note, neuron_key
 
+JOBS = ("attribute", "ablate", "neurons", "faithfulness")
+"""Analyses whose tables the page shows."""
 TOKENS_SHOWN = 40
 PLOTTED_TOKENS = 6
 """Tokens whose evidence over training is plotted."""
@@ -45,6 +47,7 @@ def neuron_page(data: ReportData, index: int) -> ReportPage:
         activity(data, neuron, links),
         related_neurons(data, neuron, links),
         faithfulness(data, neuron),
+        data_note([job for job in JOBS if job not in data.sources.missing], links.root),
     )
     return ReportPage(neuron_key(neuron), f"Neuron {number} of {unit}", body, "neurons.html")
 
