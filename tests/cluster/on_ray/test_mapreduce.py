@@ -95,7 +95,7 @@ def assert_alike(here: dict[str, pd.DataFrame], there: dict[str, pd.DataFrame]) 
 
 def test_the_command_gives_the_same_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(*options: str) -> dict[str, bytes]:
-        assert main(["attribute", run.uri, "--quiet", *options]) == 0
+        assert main(["attribute", run.uri, "--quiet", "--replace", *options]) == 0
         keys = run.store.keys("analysis/attribute")
         return {key: run.store.get(key) for key in keys if key.endswith(".parquet")}
 
