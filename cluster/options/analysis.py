@@ -93,12 +93,14 @@ def perform(
 ) -> Found:
     """Compute on the machines chosen, write the tables, then print them unless ``quiet``.
 
-    Raises what ``claim`` raises, before anything is computed.
+    Raises ``RunError`` without a committed step, and what ``claim`` raises, before anything is
+    computed.
     """
     from analysis.jobs.claims import claim
     from analysis.jobs.tables import table_set
     from cluster.terminal.progress import counting
 
+    run.require_shards("steps")
     question = analysis.question(run)
     claim(run, question, name, replace=replace)
     found = analysis.compute(run, on, partial(counting, console, quiet=quiet))

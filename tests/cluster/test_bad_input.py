@@ -28,7 +28,7 @@ def test_every_command_is_covered_by_this_file(capsys):
         main(["--help"])
     listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
     assert set(listed) == READING_COMMANDS.keys() | {
-        *("capture", "demo", "plan", "config", "runs", "selfcheck")
+        *("capture", "demo", "plan", "config", "runs", "selfcheck", "smoothness")
     }
 
 

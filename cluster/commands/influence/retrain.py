@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     if arguments.to:
         require_persistent("--to", arguments.to)
     opened = open_run(arguments.run, tables=arguments.to)
+    opened.require_shards("steps")
     wanted = requests(opened, arguments)
     queries = build_queries(opened, arguments.queries or ["loss"])
     silent = arguments.quiet or arguments.json
