@@ -47,6 +47,26 @@ def test_ablate_and_report_use_the_attribution_named_and_say_so(run: str, capsys
     assert "analysis/attribute/late (attribute level=" in page
 
 
+def test_a_report_shows_the_named_tables_of_other_analyses(run: str, capsys) -> None:
+    assert main(["attribute", run, "--max-q", "1", "--quiet"]) == 0
+    few = ["--neurons", "2", "--datums", "9", "--quiet"]
+    assert main(["ablate", run, *few]) == 0
+    heads = ["--level", "head", "--all", "--name", "heads"]
+    assert main(["ablate", run, *few, *heads]) == 0
+    assert main(["report", run, "--neurons", "2", "--set", "ablate=heads"]) == 0
+    assert "Tables of ablate: analysis/ablate/heads (ablate level=" in capsys.readouterr().out
+    page = Store(run).get("report/index.html").decode()
+    assert "analysis/ablate/heads (ablate level=" in page
+    for wrong, text in (
+        ("ablate=absent", "has no tables of ablate/absent. Run: ontogeny ablate"),
+        ("bigram=x", "--set: got 'bigram', must be one of attribute, ablate, activations"),
+        ("ablate", "got 'ablate', must be ANALYSIS=NAME, as in ablate=heads"),
+        ("ablate=../x", "--set: got '../x', wanted up to 64 letters"),
+    ):
+        assert main(["report", run, "--set", wrong]) == 2
+        assert text in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command", ["attribute --name", "ablate --attribution", "report --attribution"]
 )

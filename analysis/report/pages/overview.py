@@ -42,7 +42,7 @@ def overview(data: ReportData) -> ReportPage:
     body = fragment(
         element("h1", "Training run"),
         lead,
-        run_settings(run, data.attribution),
+        run_settings(run, data.sources.used),
         confirmed_neurons(data),
         strongest_neurons(data),
         loss_curves(run),
@@ -54,8 +54,8 @@ def overview(data: ReportData) -> ReportPage:
     return ReportPage("index.html", "Overview", body, "index.html")
 
 
-def run_settings(run: Run, attribution: str) -> Markup:
-    """The figures and settings of the run."""
+def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
+    """The figures and settings of the run; ``used``: analysis → its tables and their question."""
     config, made = run.config, run.provenance
     training, outliers = config.training, config.capture.outliers
     decline = schedule.describe_schedule(training.schedule, training.decay)
@@ -82,7 +82,7 @@ def run_settings(run: Run, attribution: str) -> Markup:
                 f"{run.layout.size:,} parameters "
                 f"in {len(run.layout.names)} units",
             ),
-            ("Attribution", markup.code(attribution) if attribution else None),
+            *((f"Tables of {job}", markup.code(place)) for job, place in used.items()),
             ("Started", f"{made['started_at'][:10]} on {made['device']}, seed {config.run.seed}"),
         ]
     )

@@ -70,11 +70,6 @@ class ReportData:
     comparison: "Comparison | None" = None
     """Another run and what is compared with it."""
 
-    @property
-    def attribution(self) -> str:
-        """Where the attribution lies in the run, and the question that it answers."""
-        return self.sources.used["attribute"]
-
     @cached_property
     def neurons(self) -> list[Neuron]:
         return list(zip(self.groups["unit"], self.groups["group"].tolist(), strict=True))
