@@ -252,6 +252,7 @@ def test_workers_that_are_lost_too_often_end_the_capture(nodes: Cluster, tmp_pat
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # by default test_room and test_workers_rules refuse the same without a cluster
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

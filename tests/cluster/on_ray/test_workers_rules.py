@@ -17,7 +17,7 @@ from capture.config.reading import make_config
 from capture.errors import AuditError, StoreError
 from capture.store import Store, lease
 from cluster.on_ray.driver_mailbox import Task
-from cluster.on_ray.network import require_mark
+from cluster.on_ray.network import require_mark, require_reachable
 from cluster.on_ray.workers import explain_failure, stop_workers, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")  # in Ray itself
@@ -54,6 +54,11 @@ def test_an_unavailable_store_does_not_hide_the_error_of_the_capture(
 
 
 # --- reaching the run, the end of a group ---------------------------------------------------------
+
+
+def test_a_run_in_the_memory_of_one_process_is_refused_before_any_node_is_asked():
+    with pytest.raises(StoreError, match=r"^memory://x: lies in the memory .* s3://"):
+        require_reachable(Store("memory://x"), {"id": "a node"})
 
 
 def test_an_unreachable_run_is_refused_with_the_name_of_the_node():
