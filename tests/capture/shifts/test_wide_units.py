@@ -213,16 +213,17 @@ def test_a_unit_is_wide_if_it_is_large_and_has_far_more_rows_than_columns(monkey
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_outliers_are_the_same():
+@pytest.mark.parametrize("scope", ["datum", "step", "unit"])
+def test_on_a_gpu_the_outliers_are_the_same(scope):
     factors = make_factors(5, 4, levels=2)
     there = {
         name: [use.map_tensors(lambda x: x.cuda()) for use in uses]
         for name, uses in factors.items()
     }
-    config, cuda = OutlierConfig(k=40), torch.device("cuda")
+    config, cuda = OutlierConfig(k=40, scope=scope), torch.device("cuda")
     with deterministic():
         found, _ = find_outliers(ShiftBuffer(layout_of(factors), 4, cuda), there, SCALE, config)
-    wanted, _ = find(factors, 40)
+    wanted, _ = find(factors, 40, scope)
     assert pairs(found) == pairs(wanted)
     assert torch.equal(found.shift_M.cpu(), wanted.shift_M)
     assert torch.equal(found.position_M.cpu(), wanted.position_M)
