@@ -121,7 +121,9 @@ def loading_stays_light(sources: Sources) -> list[str]:
     return complaints
 
 
-def reached_from(module: str, loads: dict[str, set[str]], paths: dict[str, str]) -> dict[str, str]:
+def reached_from(
+    module: str, loads: dict[str, frozenset[str]], paths: dict[str, str]
+) -> dict[str, str]:
     """Everything that loading a module loads: "importer → name" → name."""
     found, waiting, seen = {}, [module], set()
     while waiting:

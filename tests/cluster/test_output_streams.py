@@ -38,7 +38,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("arguments", "closed"),
-    [("info RUN", ">&-"), ("--help", ">&-"), ("verify RUN", "<&- >&- 2>&-")],
+    [("--help", ">&-"), ("info RUN", ">&-"), ("verify RUN", "<&- >&- 2>&-")],
 )
 def test_without_stdout_it_works_and_says_nothing(run: Path, arguments: str, closed: str) -> None:
     done = shell(f"ontogeny {arguments.replace('RUN', str(run))} {closed}")
@@ -89,15 +89,14 @@ def test_a_reader_of_the_first_line_gets_it(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("arguments", "environment"),
     [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        ("attribute RUN --no-ray", {"PYTHONIOENCODING": "ascii"}),
+        ("info RUN", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
     ],
 )
-@pytest.mark.parametrize("arguments", ["attribute RUN --no-ray", "info RUN"])
 def test_characters_that_a_terminal_lacks_are_replaced(
-    run: Path, environment: dict[str, str], arguments: str
+    run: Path, arguments: str, environment: dict[str, str]
 ) -> None:
     done = shell(f"ontogeny {arguments.replace('RUN', str(run))}", **environment)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,7 +1,9 @@
 """Law 3: the number of workers does not change a run, except for the order of sums."""
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +15,10 @@ from spawned import (
     SETTINGS,
     capture_all,
     capture_twice,
+    everything,
     exercise,
     on_workers,
     resume_later,
-    stop_and_resume,
 )
 from tiny import contents, make_run, tiny_config
 
@@ -43,15 +45,40 @@ def test_slots_of_all_workers_are_those_of_the_batch_in_order(size: int, share: 
     assert {len(group.slots(size * share)) for group in groups} == {share}
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What two workers have done."""
+
+    folder: Path
+    """Holds their runs."""
+    results: list[dict[str, Any]]
+    """By rank."""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("pair")
+    return Pair(folder, on_workers(2, everything, folder))
+
+
+@pytest.mark.slow
 def test_operations_over_three_workers_give_every_one_the_same(tmp_path: Path):
-    first, *others = on_workers(3, exercise, tmp_path)
-    assert first["apart"] == [0, 3, [0, 1, 2]]
-    assert [other["apart"][0] for other in others] == [1, 2]
-    assert all(other | {"apart": first["apart"]} == first for other in others)
-    assert first["floats"] == [[4.5, 3.0]]
-    assert first["numbers"] == 3 * 10**12 + 3
-    assert first["joined"] == [[], [1, 2], [2, 3, 4, 5]]
-    assert first["gathered"] == [{"rank": rank, "text": "é" * rank} for rank in range(3)]
+    same_on_all(on_workers(3, exercise, tmp_path))
+
+
+def test_operations_over_two_workers_give_both_the_same(pair: Pair):
+    same_on_all([result["operations"] for result in pair.results])
+
+
+def same_on_all(results: list[dict[str, Any]]) -> None:
+    first, size = results[0], len(results)
+    ranks = [*range(size)]
+    assert [found["apart"] for found in results] == [[rank, size, ranks] for rank in ranks]
+    assert all(other | {"apart": first["apart"]} == first for other in results)
+    assert first["floats"] == [[1.5 * size, sum(ranks)]]
+    assert first["numbers"] == size * 10**12 + sum(ranks)
+    assert first["joined"] == [[], [1, 2], [2, 3, 4, 5]][:size]
+    assert first["gathered"] == [{"rank": rank, "text": "é" * rank} for rank in ranks]
     assert first["same"] == ""
     assert first["other"].startswith("step 7: the workers' copies of the weights differ")
     assert first["waited"] is True
@@ -97,15 +124,23 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_workers_record_what_one_process_records(alone: Path, tmp_path: Path, size: int):
-    steps = on_workers(size, capture_all, tmp_path)
+def test_two_workers_record_what_one_process_records(alone: Path, pair: Pair):
+    same_as_alone(alone, pair.folder, [result["steps"] for result in pair.results])
+
+
+@pytest.mark.slow
+def test_four_workers_record_what_one_process_records(alone: Path, tmp_path: Path):
+    same_as_alone(alone, tmp_path, on_workers(4, capture_all, tmp_path))
+
+
+def same_as_alone(alone: Path, folder: Path, steps: list[list[int]]) -> None:
+    """Compare the runs of one process and of several; ``steps``: those that each reported."""
     assert steps[0] == [*range(1, 15)] * len(SETTINGS)
     assert all(reported == [] for reported in steps[1:])
     for name in SETTINGS.keys() - {"rounded"}:
-        same_run(str(alone / name), str(tmp_path / name), size)
-    same_gradients(open_run(str(alone / "datum")), open_run(str(tmp_path / "datum")))
-    same_rounded_run(str(alone / "rounded"), str(tmp_path / "rounded"))
+        same_run(str(alone / name), str(folder / name), len(steps))
+    same_gradients(open_run(str(alone / "datum")), open_run(str(folder / "datum")))
+    same_rounded_run(str(alone / "rounded"), str(folder / "rounded"))
 
 
 def same_gradients(wanted: Run, found: Run) -> None:
@@ -147,11 +182,11 @@ def test_a_run_of_one_process_is_resumed_by_two_workers(tmp_path: Path):
     assert open_run(store.uri).steps_done == 28
 
 
-def test_stopped_workers_resume_with_the_sums_of_the_open_tally_window(tmp_path: Path):
+def test_stopped_workers_resume_with_the_sums_of_the_open_tally_window(pair: Pair):
     """Each worker stores its own sums: added up before the window ends, they would round
     otherwise."""
-    assert on_workers(2, stop_and_resume, tmp_path) == [0, 0]
-    assert contents(str(tmp_path / "stopped")) == contents(str(tmp_path / "whole"))
+    assert [result["steps taken again"] for result in pair.results] == [0, 0]
+    assert contents(str(pair.folder / "stopped")) == contents(str(pair.folder / "whole"))
 
 
 # --- the lease of a group -------------------------------------------------------------------------

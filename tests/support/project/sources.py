@@ -6,6 +6,7 @@ module is loaded.
 """
 
 import ast
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
@@ -47,18 +48,19 @@ def absolute(node: ast.ImportFrom, path: str) -> str:
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-def imports(path: str, text: str) -> set[str]:
+@functools.cache
+def imports(path: str, text: str) -> frozenset[str]:
     """All that is imported, dotted; ``from a import b`` counts as a.b, for b may be a module."""
     return imported(path, ast.walk(ast.parse(text)))
 
 
-def imports_at_load(path: str, text: str) -> set[str]:
+def imports_at_load(path: str, text: str) -> frozenset[str]:
     """What is imported when the module is loaded: not inside functions or ``TYPE_CHECKING``."""
     return imported(path, at_import(ast.parse(text)))
 
 
-def imported(path: str, nodes: Iterable[ast.AST]) -> set[str]:
-    found = set()
+def imported(path: str, nodes: Iterable[ast.AST]) -> frozenset[str]:
+    found: set[str] = set()
     for node in nodes:
         match node:
             case ast.Import():
@@ -70,7 +72,7 @@ def imported(path: str, nodes: Iterable[ast.AST]) -> set[str]:
                 args=[ast.Constant(value=str(name)), *_],
             ) if function in ("import_module", "__import__"):
                 found.add(name)
-    return found
+    return frozenset(found)
 
 
 def origins(tree: ast.Module) -> dict[str, str]:

@@ -155,6 +155,15 @@ class Stopped(Exception):
     """Stops all workers at the same step."""
 
 
+def everything(group: Group, folder: Path) -> dict[str, Any]:
+    """Do all that two workers are tested for, because starting processes takes seconds."""
+    return {
+        "operations": exercise(group, folder),
+        "steps": capture_all(group, folder),
+        "steps taken again": stop_and_resume(group, folder),
+    }
+
+
 def stop_and_resume(group: Group, folder: Path) -> int:
     """Capture a run to its end, and another one that stops within a tally window and is resumed.
 
