@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from analysis.jobs.claims import claim
 from analysis.jobs.question import Question
-from analysis.run.run import Run
+from analysis.run.run import Run, open_run
 from capture.errors import ConfigError
-from ontogeny.run import open_run
 
 Found = TypeVar("Found")
 Progress = Callable[[int, int], None]

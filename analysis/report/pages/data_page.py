@@ -1,7 +1,6 @@
 """The chapter with the raw data: every table that the report shows, as a file beside the pages."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 from markupsafe import Markup
@@ -10,34 +9,14 @@ from analysis.jobs.tables import encode_frame, marker_key, place_of, require_tab
 from analysis.report.drawing import markup
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.pages.overview import format_bytes
-from analysis.report.pages.report_data import ReportData
+from analysis.report.pages.report_data import TRAINING, DataFile, ReportData
 from analysis.report.pages.website import ReportPage
 from analysis.run.run import Run
 from capture.shards.schema import EVALUATIONS, STEPS
 
 KEY, TITLE = "data.html", "Data of this report"
-FOLDER = "data"
-TRAINING = "training"
-"""Stands for the run itself beside the names of analyses."""
 CURVES = pa.schema([field for field in STEPS if field.name != "datums"])
 """Columns of the table of steps; the datums of each step stay in the run."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file of raw data in the report's folder."""
-
-    source: str
-    """The analysis that made it, or ``TRAINING``."""
-    name: str
-    """Its name in ``data/SOURCE/``."""
-    rows: int | None
-    """Number of rows; None for the list of tables, which is JSON."""
-    data: bytes | memoryview
-
-    @property
-    def key(self) -> str:
-        return f"{FOLDER}/{self.source}/{self.name}"
 
 
 def data_files(

@@ -14,7 +14,6 @@ from analysis.run.run import Run
 
 if TYPE_CHECKING:
     from analysis.report.pages.compared_runs import Comparison
-    from analysis.report.pages.data_page import DataFile
 
 DATUMS_SHOWN = 8
 """Datums on a neuron's page."""
@@ -24,6 +23,28 @@ TOP_TOKENS_SHOWN = 8
 """Tokens that describe a neuron in a table."""
 NEIGHBOURS_SHOWN = 6
 """Nearest neurons on a neuron's page."""
+
+
+DATA_FOLDER = "data"
+TRAINING = "training"
+"""Stands for the run itself beside the names of analyses."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of raw data in the report's folder."""
+
+    source: str
+    """The analysis that made it, or ``TRAINING``."""
+    name: str
+    """Its name in ``data/SOURCE/``."""
+    rows: int | None
+    """Number of rows; None for the list of tables, which is JSON."""
+    data: bytes | memoryview
+
+    @property
+    def key(self) -> str:
+        return f"{DATA_FOLDER}/{self.source}/{self.name}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +86,7 @@ class ReportData:
     measured: Measured
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
-    files: "Sequence[DataFile]" = ()
+    files: Sequence[DataFile] = ()
     """Raw data that is written beside the pages."""
     comparison: "Comparison | None" = None
     """Another run and what is compared with it."""

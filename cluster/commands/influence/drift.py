@@ -22,7 +22,7 @@ root of the sum of their squares: about 1 for noise, the root of their number if
 is replayed once. Tables go to RUN/analysis/drift/.
 
   ontogeny drift runs/demo layers.1.linear2.weight
-  ontogeny drift runs/demo layers.1.linear2.weight --basis pca"""
+  ontogeny drift runs/demo layers.1.linear2.weight --name pca --basis pca"""
 
 
 def add(commands: "Commands") -> None:

@@ -26,7 +26,7 @@ score (LDS). Random scores are the null. Retrainings are kept in RUN/analysis/re
 again. Tables go to RUN/analysis/lds/. Methods: {", ".join(JUDGE_METHODS)}.
 
   ontogeny lds runs/smooth datum:validation:0 datum:validation:1 --workers 4
-  ontogeny lds runs/smooth neuron:layers.1.linear2.weight:3 --name three --keep 0.9 --top 0.05"""
+  ontogeny lds runs/smooth neuron:layers.1.linear2.weight:3 --name neuron --keep 0.9 --top 0.05"""
 
 
 def add(commands: "Commands") -> None:

@@ -27,7 +27,7 @@ training text, the ranking is compared with that truth. --remove N trains again 
 and without N random ones, and shows what happens to the query. Tables go to RUN/analysis/suspects/.
 
   ontogeny suspects runs/mine --prompt "zebra crossing" --completion "xyzzy" --remove 20
-  ontogeny suspects runs/mine --unexpected"""
+  ontogeny suspects runs/mine --name unexpected --unexpected"""
 DEFAULT_METHOD, DEFAULT_EVIDENCE = "unrolled", "excess"
 
 
