@@ -39,10 +39,33 @@ def open_run(
     skip_damaged: bool = False,
     tables: str | os.PathLike[str] | None = None,
 ) -> "Run":
+    """Open a run for reading, as it stands now, also while it is trained.
+
+    Tables are read when a query needs them. ``IncompleteRunWarning`` says that the run holds fewer
+    steps than it should and is not being captured.
+
+    Args:
+        uri: Folder or prefix of the run: a path, ``file://…``, ``s3://bucket/prefix`` or
+            ``memory://…``.
+        store: Settings for object stores, such as the endpoint.
+        skip_damaged: Leave out shards that differ from what their markers say, and list them in
+            ``Run.skipped``. Each shard is read whole once for this check.
+        tables: Folder or prefix for the tables of analyses, as for a run that you may only read:
+            they are written to ``TABLES/analysis/`` and looked for there first.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: There is no run at ``uri``, or a newer version of Ontogeny made it.
+        ShardError: A marker or ``run.yaml`` is damaged.
+
+    Example:
+        >>> run = ontogeny.open_run("runs/demo")
+        >>> run.steps_done == run.num_steps
+        True
+    """
     return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables)
-
-
-open_run.__doc__ = stored.open_run.__doc__
 
 
 class Run(stored.Run):
