@@ -148,9 +148,11 @@ def test_every_command_is_offered(tmp_path: Path) -> None:
 
 def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() -> None:
     from analysis.ablation import config, replacement, subjects
+    from analysis.activations import quantities
     from analysis.attribution.config import CHOICES, FORMER_EVIDENCE
     from analysis.influence.judge.judge import DEFAULT_METHODS
     from analysis.influence.judge.scores import METHODS
+    from analysis.influence.suspects.unexpected import UNEXPECTED
     from analysis.neurons import clustering, grouping
     from analysis.report.build import ReportConfig
     from capture.config import reading, records
@@ -161,6 +163,7 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
 
     assert {name: allowed for name, (allowed, _) in attribute.CHOICES.items()} == CHOICES
     assert choices.ABLATION_LEVELS == subjects.LEVELS
+    assert choices.ACTIVATION_QUANTITIES == quantities.QUANTITIES
     assert choices.ABLATION_SPLITS == config.SPLITS
     assert choices.ABLATION_VALUES == replacement.VALUES
     assert choices.ATTRIBUTION_FORMER_EVIDENCE == FORMER_EVIDENCE
@@ -169,6 +172,7 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     assert GRACE.total_seconds() == choices.GARBAGE_AGE_MINUTES * 60
     assert choices.JUDGE_DEFAULTS == DEFAULT_METHODS
     assert choices.JUDGE_METHODS == METHODS
+    assert tuple(UNEXPECTED) == choices.UNEXPECTED_EVIDENCE
     assert choices.RECORD_KINDS == records.KINDS
     assert choices.REPLAY_TOLERANCE == TOLERANCE
     assert ReportConfig.max_neurons == choices.REPORT_NEURONS
