@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capture.gradients.tape import flatten_arguments
-from capture.gradients.torch_functions import NotSplittable
+from capture.gradients.torch_functions import NotSplittable, flatten_arguments
 
 AMBIGUOUS = (
     "embedding of 0, 1, 2, …, which may be positions (look them up as [1, T]) or one a datum (as "

@@ -27,8 +27,8 @@ from capture.errors import ConfigError, UnitError
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
-from capture.gradients.tape import Tape, flatten_arguments
-from capture.gradients.torch_functions import TorchCall
+from capture.gradients.tape import Tape
+from capture.gradients.torch_functions import TorchCall, flatten_arguments
 from capture.gradients.vmap_fallback import unsplit_error
 from capture.gradients.window_axis import Axis
 
@@ -283,6 +283,7 @@ class LoopTape(Tape):
         self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
         self.names = dict(self.unit_names)
         self.derived.clear()
+        self.parts.clear()
         self.roundings.clear()
         self.shared.clear()
         return taken

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from capture.gradients.attention import datums_first
 from capture.gradients.factors import Factor
 from capture.gradients.torch_functions import ParameterRole, TorchCall
 from capture.gradients.window_axis import Axis
@@ -33,6 +35,8 @@ class ParameterUse:
     device: torch.device
     axis: Axis = None
     """The window among ``middle``; None if unknown or if a datum has one entry."""
+    positions_first: bool = False
+    """Whether the output is [L, N, E] or [L · N, E] in the model; its shape has datums first."""
     is_shared: bool = False
     """Whether all datums use the same output; its shape has an axis N all the same."""
     delta: Tensor | None = None
@@ -50,7 +54,8 @@ class ParameterUse:
         return 1 if axis is None else math.prod(middle) // middle[axis]
 
     def keep_delta(self, delta: Tensor) -> None:
-        self.delta = delta.movedim(self.call.feature_axis, -1)
+        delta = delta.movedim(self.call.feature_axis, -1)
+        self.delta = datums_first(delta, self.num_datums) if self.positions_first else delta
 
     def add_delta(self, delta: Tensor) -> None:
         """Add a part of δ; an output that all datums share may meet the batch in several places."""
@@ -64,6 +69,8 @@ class ParameterUse:
         # Without δ the loss does not depend on the output, so the gradient is 0.
         delta = torch.zeros(self.shape, device=self.device) if self.delta is None else self.delta
         delta_NTO, a = self.by_datum(cast(delta)), self.call.a
+        if any(role.absent):  # the gradient of rows that were not passed is 0
+            delta_NTO = F.pad(delta_NTO, role.absent)
         if role.kind == "rows":
             assert a is not None
             token_NT = self.by_datum(a.expand(self.shape[:-1])[..., None]).squeeze(-1)

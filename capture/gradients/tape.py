@@ -11,24 +11,33 @@ first), I input width, O output width.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from capture.errors import UnitError
+from capture.gradients.attention import (
+    ATTENTION,
+    datums_first,
+    has_datums,
+    num_datums_of,
+    run_visibly,
+)
 from capture.gradients.factors import Factors
-from capture.gradients.memo import Memo
+from capture.gradients.memo import Memo, Roundings
 from capture.gradients.output_hooks import on_delta
+from capture.gradients.parameter_parts import Absent, parts_of, roles_of
 from capture.gradients.parameter_use import ParameterUse, middle_axes
 from capture.gradients.shared_outputs import Receive, SharedOutputs
 from capture.gradients.torch_functions import (
-    READERS,
     NotSplittable,
     TorchCall,
+    flatten_arguments,
+    function_name,
+    read_call,
     same_gradient,
 )
 from capture.gradients.window_axis import Axis
@@ -69,10 +78,13 @@ class Tape(TorchFunctionMode):
         self.dtype = torch.float64 if doubles else torch.float32
         self.names = {id(parameter): name for name, parameter in units.items()}
         self.derived: list[Tensor] = []
-        """Casts of parameters. They must stay alive, for ``names`` knows them by their id."""
+        """Casts and parts of parameters. They must stay alive: ``names`` has them by their id."""
+        self.parts: dict[int, Absent] = {}
+        """Id of a part of a parameter → the rows that it lacks."""
+        self.attention_datums: int | None = None
+        """Datums of the attention that is running, in which positions come first; None outside."""
         self.uses: list[ParameterUse] = []
-        self.roundings: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
-        """Activation → its version when it was rounded, and the rounded copy."""
+        self.roundings = Roundings()
         self.shared = SharedOutputs()
         self.unsplit: dict[str, str] = {}
         """Units that cannot be captured → the call that uses them."""
@@ -85,21 +97,31 @@ class Tape(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func is ATTENTION and self.units_among(args, kwargs) and has_datums(*args, **kwargs):
+            return self.run_attention(args, kwargs)
         if self.shared.reached:
             out = self.call_with_shared(func, args, kwargs)
         else:
             out = func(*args, **kwargs)
-        names = self.names
-        found = {
-            names[id(arg)]: arg
-            for arg in flatten_arguments((*args, *kwargs.values()) if kwargs else args)
-            if id(arg) in names
-        }
+        found = self.units_among(args, kwargs)
         if found and any(
             isinstance(o, Tensor) and o.requires_grad for o in flatten_arguments((out,))
         ):
             return self.record_call(func, found, args, kwargs, out)
         return out
+
+    def units_among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the units among the arguments of a call, by name."""
+        given = flatten_arguments((*args, *kwargs.values()) if kwargs else args)
+        return {self.names[id(arg)]: arg for arg in given if id(arg) in self.names}
+
+    def run_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an attention whose parts are seen one by one, with positions first."""
+        self.attention_datums = num_datums_of(*args, **kwargs)
+        try:
+            return run_visibly(self, args, kwargs)
+        finally:
+            self.attention_datums = None
 
     def call_with_shared(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,8 +158,12 @@ class Tape(TorchFunctionMode):
             return out  # a cast to the type that the parameter has already
         (name, parameter), *others = found.items()
         if not others and same_gradient(func, args) and out.shape == parameter.shape:
-            self.names[id(out)] = name
-            self.derived.append(out)
+            self.add_derived(name, out, self.parts.get(id(parameter)))
+            return out
+        whole = self.parts.get(id(parameter), (0, 0))
+        if not others and (parts := parts_of(func, parameter, out, whole)):
+            for part, absent in parts:
+                self.add_derived(name, part, absent)
             return out
         try:
             return self.record_use(func, found, read_call(func, args, kwargs), out)
@@ -145,30 +171,42 @@ class Tape(TorchFunctionMode):
             self.mark_unsplit(dict.fromkeys(found, str(reason)), out)
             return out
 
+    def add_derived(self, unit: str, x: Tensor, absent: Absent | None) -> None:
+        """Note that a tensor is a unit, cast to another type, or a part of one."""
+        self.names[id(x)] = unit
+        self.derived.append(x)
+        if absent is not None:
+            self.parts[id(x)] = absent
+
     def record_use(
         self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor
     ) -> Tensor:
         """Record a call that can be split, and return its output."""
-        roles = {self.names[id(p)]: role for p, role in call.roles if id(p) in self.names}
+        roles = roles_of(call.roles, self.names, self.parts)
         if set(found) - set(roles):
             raise NotSplittable(f"{function_name(func)} as an activation")
-        N, first_axis = self.num_datums or out.shape[0], out.shape[0]
-        shared = N > 1 and (out in self.shared or self.is_shared(call, out))
-        shape = torch.Size(out.movedim(call.feature_axis, -1).shape)
+        moved = out.movedim(call.feature_axis, -1)
+        in_attention = self.attention_datums
+        if in_attention is not None:
+            moved = datums_first(moved, in_attention)
+        shape, first_axis = torch.Size(moved.shape), moved.shape[0]
+        N = self.num_datums or first_axis
+        shared = N > 1 and (
+            out in self.shared or (in_attention is None and self.is_shared(call, out))
+        )
         if shared:
             shape = torch.Size((N, *(shape[1:] if shape[0] == 1 else shape)))
         if len(shape) < 2 or shape[0] % N:
-            raise NotSplittable(
-                f"{function_name(func)} on {tuple(shape)}, no multiple of {N} datums"
-            )
+            raise NotSplittable(f"{function_name(func)} {no_datums_in(shape, N)}")
         middle = middle_axes(shape, N)
         axis = self.find_window(list(roles), middle)
         positions = math.prod(middle) if axis is None else middle[axis]
         if positions > MAX_POSITIONS:
             raise NotSplittable(f"{function_name(func)} at {positions:,} positions")
         kept = self.detach_activation(call, out)
+        first = in_attention is not None
         use = ParameterUse(
-            function_name(func), roles, kept, N, first_axis, shape, out.device, axis, shared
+            function_name(func), roles, kept, N, first_axis, shape, out.device, axis, first, shared
         )
         if shared:
             receive, rows = self.receiver(use), (N, *out.shape[out.shape[0] == 1 :])
@@ -197,23 +235,10 @@ class Tape(TorchFunctionMode):
         if a is None:
             return call
         if a.is_floating_point() and any(role.kind == "outer" for _, role in call.roles):
-            a = self.round_activation(a, out.dtype)
+            a = self.roundings.of(a, out.dtype)
+        if self.attention_datums is not None:
+            a = datums_first(a, self.attention_datums)
         return TorchCall(call.roles, a.detach(), call.feature_axis, call.shared, call.padding)
-
-    def round_activation(self, a: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return ``a`` in the type in which autocast multiplies it.
-
-        All calls that read the same activation share one copy, unless it was changed in place
-        between them, which raises torch's version counter.
-        """
-        if a.dtype == dtype:
-            return a
-        now = 0 if a.is_inference() else a._version  # inference tensors have no version counter
-        version, kept = self.roundings.get(a, (None, None))
-        if kept is None or (version, kept.dtype) != (now, dtype):
-            kept = a.detach().to(dtype)
-            self.roundings[a] = now, kept
-        return kept
 
     def make_cast(self) -> Memo:
         """Return a cast to the factors' type that keeps shared tensors shared."""
@@ -263,32 +288,17 @@ class Tape(TorchFunctionMode):
         return found
 
 
-def flatten_arguments(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the values, replacing each list or tuple by its items."""
-    for value in values:
-        if type(value) in (list, tuple):
-            yield from value
-        else:
-            yield value
-
-
-def read_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchCall:
-    """Return what a call does; raises ``NotSplittable`` for unknown functions or arguments."""
-    if func not in READERS:
-        raise NotSplittable(function_name(func))
-    try:
-        return READERS[func](*args, **kwargs)
-    except TypeError as error:
-        raise NotSplittable(f"{function_name(func)} with unusual arguments") from error
-
-
-def function_name(func: Callable[..., Any]) -> str:
-    return getattr(func, "__name__", str(func))
-
-
 def unsupported_unit(unit: str, use: str) -> UnitError:
     return UnitError(
         unit,
         f"is used by {use}, {CANNOT}",
         "Leave it out with capture.units, or set capture.fallback=vmap",
     )
+
+
+def no_datums_in(shape: torch.Size, num_datums: int) -> str:
+    """Say that the first axis of an output is not the datum."""
+    if len(shape) > 2 and shape[1] == num_datums:
+        where = f"on {tuple(shape)}, with positions before the {num_datums} datums"
+        return f"{where} (its module may take batch_first=True)"
+    return f"on {tuple(shape)}, no multiple of {num_datums} datums"

@@ -7,7 +7,7 @@ each parameter the form of its gradient, and the activation that enters it. It r
 Shapes: N datum, L position in an image, I input channels times kernel positions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class ParameterRole:
 
     kind: Kind
     transposed: bool = False
+    absent: tuple[int, int] = (0, 0)
+    """Rows of the parameter before and after those that were passed, if only a part was."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,9 @@ READERS: dict[Callable[..., Any], Callable[..., TorchCall]] = {
 }
 """Torch function → its reader."""
 
+PARTING = {torch.Tensor.split, torch.split, torch.Tensor.chunk, torch.chunk}
+"""Functions that return parts of a tensor."""
+
 CASTS = {
     *(torch.Tensor.to, torch.Tensor.type_as, torch.Tensor.float, torch.Tensor.half),
     *(torch.Tensor.bfloat16, torch.Tensor.double),
@@ -197,3 +202,26 @@ def same_gradient(func: Callable[..., Any], args: Sequence[Any]) -> bool:
         return True
     numbers = sum(isinstance(arg, int | float) for arg in args)
     return func in (torch.add, torch.Tensor.add) and len(args) == 2 and numbers == 1
+
+
+def flatten_arguments(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the values, replacing each list or tuple by its items."""
+    for value in values:
+        if type(value) in (list, tuple):
+            yield from value
+        else:
+            yield value
+
+
+def read_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TorchCall:
+    """Return what a call does; raises ``NotSplittable`` for unknown functions or arguments."""
+    if func not in READERS:
+        raise NotSplittable(function_name(func))
+    try:
+        return READERS[func](*args, **kwargs)
+    except TypeError as error:
+        raise NotSplittable(f"{function_name(func)} with unusual arguments") from error
+
+
+def function_name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import _SingleLevelFunction  # pyright: ignore
 
 from capture.custom_loop.loop_tape import LoopTape
-from capture.gradients.tape import flatten_arguments
+from capture.gradients.torch_functions import flatten_arguments
 
 
 @contextmanager

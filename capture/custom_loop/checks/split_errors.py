@@ -25,9 +25,7 @@ def split_error(
             f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
             f"{found.difference:.0%} from that of a pass of this datum alone"
         )
-        cause = (
-            cause or "the first axis of its input is not the datum, or datums interact in the model"
-        )
+        cause = cause or first_axis_cause(shapes.get(found.what, ()), uses[0].num_datums)
     else:
         problem = (
             f"datum {slot} of the batch cannot be compared with a pass of this datum alone, whose "
@@ -35,6 +33,14 @@ def split_error(
         )
         cause = cause or "the model selects rows, or cannot take one datum"
     return SplitError(f"step {step}", f"{problem}; {cause}", REMEDY)
+
+
+def first_axis_cause(shape: Sequence[int], num_datums: int) -> str:
+    """Return why a split may be wrong at an output of this shape, features last."""
+    cause = "the first axis of its input is not the datum, or datums interact in the model"
+    if len(shape) > 2 and shape[1] == num_datums:
+        cause += " (if positions come first: say batch_first=True where its module takes it)"
+    return cause
 
 
 def normalizing_module(model: nn.Module) -> str:

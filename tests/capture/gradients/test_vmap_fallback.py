@@ -44,13 +44,17 @@ def test_gradients_equal_one_backward_pass_per_datum(monkeypatch):
         torch.testing.assert_close(dense(found[name], parameter.shape), wanted)
 
 
-def test_attention_in_one_function_has_no_factors():
-    """The function returns several tensors, and the tape cannot tell which uses the parameters."""
-    model = attention()
-    with Tape(dict(model.named_parameters()), N) as tape:
-        model(torch.randn(N, T, D))
-    attends = {name for name in dict(model.named_parameters()) if name.startswith("self_attn")}
-    assert tape.unsplit == dict.fromkeys(sorted(attends), "multi_head_attention_forward")
+def test_attention_in_one_function_has_the_factors_of_its_parts():
+    model, x_NTD, weight_TD = attention(), torch.randn(N, T, D), torch.randn(T, D)
+    units = dict(model.named_parameters())
+    with Tape(units, N) as tape:
+        loss = (model(x_NTD) * weight_TD).sum()
+    loss.backward()
+    found = tape.factors()
+    alone = [gradients_of((model(x_NTD[[n]]) * weight_TD).sum(), model) for n in range(N)]
+    for name, parameter in units.items():
+        wanted = torch.stack([gradient[name] for gradient in alone])
+        torch.testing.assert_close(dense(found[name], parameter.shape), wanted)
 
 
 def test_an_error_of_vmap_names_the_unit():

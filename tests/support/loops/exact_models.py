@@ -84,29 +84,6 @@ def recurrent(session: Session) -> None:
     train(session, model, ADAMW(model.parameters(), 0.01), units=["!rnn.*"])
 
 
-class Encoder(nn.Module):
-    """An encoder layer of ``torch.nn``, with the batch or the positions first inside."""
-
-    def __init__(self, *, batch_first: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding, self.out = nn.Embedding(V, 8), nn.Linear(8, V)
-        self.layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=batch_first)
-        self.batch_first = batch_first
-
-    def forward(self, token_NT: Tensor) -> Tensor:
-        x = self.embedding(token_NT)
-        if self.batch_first:
-            return self.out(self.layer(x))
-        return self.out(self.layer(x.transpose(0, 1)).transpose(0, 1))
-
-
-@kind("nn.TransformerEncoderLayer(batch_first=True) without its attention weights")
-def encoder_layer(session: Session) -> None:
-    model = Encoder(batch_first=True)
-    train(session, model, ADAMW(model.parameters(), 0.01), units=["!*self_attn*"])
-
-
 class Experts(Small):
     """A mixture of two experts, each of which gets the tokens that a router sends to it."""
 

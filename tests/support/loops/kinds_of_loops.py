@@ -1,5 +1,6 @@
 """All kinds of custom training loops that are tested, in the order of the table in the docs."""
 
+import exact_attention
 import exact_gradients
 import exact_losses
 import exact_models
@@ -10,6 +11,7 @@ from exact_loops import EXACT as EXACT
 from refused_loops import REFUSED as REFUSED
 
 MODULES = (
+    exact_attention,
     exact_optimizers,
     exact_gradients,
     exact_losses,

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from custom_loops import D, Small, V, loss_of
+from exact_attention import Attending, Encoder
 from exact_loops import ADAMW, SGD
-from exact_models import Encoder, Experts
+from exact_models import Experts
 from loop_session import Session
 from refused_loops import TOKENS, kind, train
 from torch import Tensor, nn
@@ -161,21 +162,33 @@ def recurrent(session: Session) -> None:
 
 
 @kind(
-    "nn.MultiheadAttention among the units",
+    "nn.MultiheadAttention with bias_k and bias_v",
     UnitError,
-    "layer.self_attn.in_proj_weight: is used by multi_head_attention_forward, which capture cannot",
+    "bias_v: is used by repeat, which capture cannot split",
 )
-def attention_of_torch(session: Session) -> None:
-    train(session, Encoder(batch_first=True))
+def attention_with_key_biases(session: Session) -> None:
+    train(session, Attending(add_bias_kv=True))
 
 
 @kind(
     "positions before the batch inside the model (nn.TransformerEncoderLayer by default)",
     UnitError,
-    "no multiple of 4 datums, which capture cannot split per datum",
+    "with positions before the 4 datums (its module may take batch_first=True), which",
 )
 def time_first(session: Session) -> None:
-    train(session, Encoder(batch_first=False), units=["!*self_attn*"])
+    train(session, Encoder(batch_first=False))
+
+
+@kind(
+    "positions before the batch, as many as two a datum",
+    SplitError,
+    "(if positions come first: say batch_first=True where its module takes it)",
+)
+def time_first_by_chance(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        return loss_of(model, token_NT.repeat(1, 2)[:, :9])
+
+    train(session, Encoder(batch_first=False), loss=loss)
 
 
 @kind("a head on chosen tokens, h[mask]", SplitError, "the model selects rows")
