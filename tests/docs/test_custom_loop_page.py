@@ -53,5 +53,5 @@ def test_the_table_of_kinds_has_a_row_for_each_test():
         name: f"`{error.__name__}`: {message}" for name, (_, error, message) in REFUSED.items()
     }
     assert rows == dict.fromkeys(EXACT, "exact") | refused
-    assert list(rows) == [*EXACT, *REFUSED]
+    assert set(list(rows)[: len(EXACT)]) == set(EXACT)  # those that are exact come first
     assert len(rows) >= 60
