@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from analysis.faithfulness.confirm import ConfirmConfig
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
     from analysis.influence.config import InfluenceConfig
+    from analysis.influence.drift.along import DriftConfig
+    from analysis.influence.judge.judge import JudgeConfig
+    from analysis.influence.suspects.suspects import SuspectsConfig
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.parameters.config import ParameterConfig
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     )
     from ontogeny.data import behaviour, bigrams, neurons
     from ontogeny.influence import influence
+    from ontogeny.judging import drift, lds, suspects
     from ontogeny.neuron import Neuron
     from ontogeny.pages import report
     from ontogeny.parameters import parameter
@@ -61,9 +65,11 @@ __all__ = [
     "CaptureError",
     "Config",
     "ConfirmConfig",
+    "DriftConfig",
     "FactorConfig",
     "FaithfulnessConfig",
     "InfluenceConfig",
+    "JudgeConfig",
     "Neuron",
     "NeuronsConfig",
     "OutlierConfig",
@@ -72,6 +78,7 @@ __all__ = [
     "Run",
     "SelectionConfig",
     "StoreConfig",
+    "SuspectsConfig",
     "__version__",
     "ablate",
     "activations",
@@ -79,8 +86,10 @@ __all__ = [
     "behaviour",
     "bigrams",
     "capture",
+    "drift",
     "faithfulness",
     "influence",
+    "lds",
     "neuron_history",
     "neurons",
     "open_run",
@@ -92,6 +101,7 @@ __all__ = [
     "retrain",
     "selfcheck",
     "smoothness",
+    "suspects",
     "tally_windows",
     "token_history",
     "verify",
@@ -107,6 +117,9 @@ _HOMES = {
     "analysis.faithfulness.confirm": ("ConfirmConfig",),
     "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
     "analysis.influence.config": ("InfluenceConfig",),
+    "analysis.influence.drift.along": ("DriftConfig",),
+    "analysis.influence.judge.judge": ("JudgeConfig",),
+    "analysis.influence.suspects.suspects": ("SuspectsConfig",),
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.parameters.config": ("ParameterConfig",),
@@ -122,6 +135,7 @@ _HOMES = {
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
     "ontogeny.data": ("behaviour", "bigrams", "neurons"),
     "ontogeny.influence": ("influence",),
+    "ontogeny.judging": ("drift", "lds", "suspects"),
     "ontogeny.neuron": ("Neuron",),
     "ontogeny.pages": ("report",),
     "ontogeny.parameters": ("parameter",),

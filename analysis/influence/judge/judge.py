@@ -251,6 +251,13 @@ def score_table(queries: Sequence[Query], scores: Mapping[str, Scores]) -> pd.Da
     return pd.concat(frames, ignore_index=True)
 
 
+def judge_question(queries: Sequence[Query], config: JudgeConfig) -> Question:
+    """Return what the tables answer."""
+    question = Question.of("lds", config)
+    question.options["queries"] = [dict(query.description) for query in queries]
+    return question
+
+
 def write_judged(run: Run, found: Judged, question: Question, name: str = "") -> None:
     """Write the tables to ``RUN/analysis/lds/``, or to its folder ``name``."""
     frames = {table: getattr(found, table) for table in SCHEMAS}

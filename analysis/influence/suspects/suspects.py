@@ -148,6 +148,13 @@ def row_of(removed: str, count: int, query: Query, value: list[float]) -> dict[s
     }
 
 
+def suspects_question(query: Query, config: SuspectsConfig) -> Question:
+    """Return what the tables answer."""
+    question = Question.of("suspects", config)
+    question.options["query"] = dict(query.description)
+    return question
+
+
 def write_suspects(run: Run, found: Suspects, question: Question, name: str = "") -> None:
     """Write the tables to ``RUN/analysis/suspects/``, or to its folder ``name``."""
     frames = {

@@ -55,9 +55,14 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.influence.judge.judge import JudgeConfig, judge, score_methods, write_judged
+    from analysis.influence.judge.judge import (
+        JudgeConfig,
+        judge,
+        judge_question,
+        score_methods,
+        write_judged,
+    )
     from analysis.influence.queries.parsing import build_queries
-    from analysis.jobs.question import Question
     from cluster.local.work_pool import in_processes
     from cluster.options.machines import HERE
     from cluster.terminal.influence.lds import show_judged
@@ -78,9 +83,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return build_queries(run, arguments.queries)
 
     def question(run: "Run") -> "Question":
-        asked = Question.of("lds", config)
-        asked.options["queries"] = [dict(query.description) for query in queries(run)]
-        return asked
+        return judge_question(queries(run), config)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Judged":
         sweep = in_processes(arguments.workers, run.uri) if on is HERE else on.sweep

@@ -66,10 +66,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.influence.suspects.suspects import (
         SuspectsConfig,
         rank_suspects,
+        suspects_question,
         train_without,
         write_suspects,
     )
-    from analysis.jobs.question import Question
     from cluster.local.work_pool import in_processes
     from cluster.options.machines import HERE
     from cluster.terminal.influence.suspects import show_suspects
@@ -89,9 +89,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return build_queries(run, [asked])[0]
 
     def question(run: "Run") -> "Question":
-        made = Question.of("suspects", config)
-        made.options["query"] = dict(query(run).description)
-        return made
+        return suspects_question(query(run), config)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Suspects":
         unit = "checkpoints" if arguments.unexpected else "steps"
