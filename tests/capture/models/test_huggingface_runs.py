@@ -156,7 +156,9 @@ def test_a_neuron_s_outlying_weights_are_those_of_its_input(tmp_path):
     assert list(parameters_of(run, unit, 3)) == list(range(3 * 32, 4 * 32))
     datum = int(run.steps()["datums"][5][1])
     dense = run.gradient(5, datum, unit)
-    np.testing.assert_allclose(run.neuron_gradient(5, datum, unit, 3), dense[3], rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        run.neuron_gradient(5, datum, unit, 3), dense[3], rtol=1e-5, atol=1e-9
+    )
     np.testing.assert_allclose(run.column(5, datum, unit, 3), dense[:, 3], rtol=1e-5, atol=1e-9)
     with pytest.raises(
         UnitError, match=r"c_fc\.weight\[8, :\]: does not exist: the unit is 8 × 32"
