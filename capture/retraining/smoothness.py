@@ -71,6 +71,10 @@ class Smoothness:
     """‖θ of float32 − θ of float64‖ / ‖θ‖ after the last step that was taken."""
     run_steps: int
     """Number of steps of the whole run."""
+    equal_steps: float
+    """Number of steps at the learning rate of the measured ones that move the weights as far as the
+    whole run: Σ learning rate / mean learning rate measured. Growth is taken to be proportional to
+    the learning rate, as it is where training follows the gradient's flow."""
 
     @property
     def growth(self) -> float:
@@ -84,11 +88,11 @@ class Smoothness:
 
     @property
     def verdict(self) -> Verdict:
-        return verdict(self.exponent, self.run_steps)
+        return verdict(self.exponent, self.equal_steps)
 
 
-def verdict(exponent: Exponent, run_steps: int) -> Verdict:
-    """Return whether changes stay below a growth of ``LIMIT`` over a whole run.
+def verdict(exponent: Exponent, run_steps: float) -> Verdict:
+    """Return whether changes stay below a growth of ``LIMIT`` over so many steps.
 
     chaotic: they surely do not; smooth: they surely do; unclear: the interval allows both.
     """
@@ -136,6 +140,8 @@ def compare(plan: StepPlan, how: SmoothnessConfig, report: Report) -> Smoothness
         if max(distances[-1]) > SATURATED:
             break
     distance_KS = np.array(distances).T
+    rates = np.array([base.learning_rate(one.step, one.epoch) for one in plan.planned_steps(0)])
+    measured = rates[settled(len(distances)) : len(distances)].mean()
     return Smoothness(
         growth_exponent(distance_KS, how.size),
         distance_KS,
@@ -143,6 +149,7 @@ def compare(plan: StepPlan, how: SmoothnessConfig, report: Report) -> Smoothness
         clipped / len(distances),
         distance(rounded, base),
         plan.num_steps,
+        float(rates.sum() / measured),
     )
 
 
@@ -151,7 +158,12 @@ def growth_exponent(distance_KS: np.ndarray, size: float) -> Exponent:
     start_K1 = np.full((len(distance_KS), 1), size)
     logarithm = np.log(np.maximum(np.hstack([start_K1, distance_KS]), np.finfo(float).tiny))
     growth_S = np.diff(logarithm, axis=1).mean(0)
-    return exponent_of(growth_S[int(len(growth_S) * SETTLING) :])
+    return exponent_of(growth_S[settled(len(growth_S)) :])
+
+
+def settled(num_steps: int) -> int:
+    """Return how many of the first steps are left out of the exponent."""
+    return int(num_steps * SETTLING)
 
 
 @torch.no_grad()

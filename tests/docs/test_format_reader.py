@@ -49,7 +49,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         settings = ["capture.factors.enabled=true", "capture.factors.precision=float16"]
         make_run(folder, units, *settings)
     else:
-        make_run(folder, units, "capture.record=checkpoints", "corpus.test_share=0.1")
+        more = ["corpus.test_share=0.1", "corpus.scramble.share=0.2"]
+        make_run(folder, units, "capture.record=checkpoints", *more)
         for segment in range(len(open_run(folder).segments)):
             replay_segment(read_replayable_run(Store(folder)), segment, KINDS)
     run = open_run(folder)
@@ -98,7 +99,7 @@ def test_every_key_of_a_run_is_on_the_page_and_every_key_of_the_page_occurs(run,
     if any(re.search(r"-factors\.json", key) for key in keys):
         assert unused == set()
     else:
-        assert unused == replayed | {"corpus/test.parquet"}
+        assert unused == replayed | {"corpus/test.parquet", "corpus/planted.parquet"}
 
 
 def test_steps_evaluations_and_corpus_are_read(run, parts):

@@ -30,6 +30,8 @@ def show_smoothness(console: Console, config: Config, found: Smoothness, *, as_j
     exponent, taken = found.exponent, found.distance_KS.shape[1]
     table = data_table("measure", "value")
     table.add_row("steps taken", f"{taken:,} of {found.run_steps:,}")
+    equal = f"{found.equal_steps:,.0f} at the learning rate measured"
+    table.add_row("the run's steps are equal to", equal)
     table.add_row("growth of a change of the weights", f"{found.growth:,.4g} ×")
     interval = f"({exponent.low:+.4f} to {exponent.high:+.4f}, n = {exponent.num_steps} steps)"
     table.add_row("growth exponent per step", f"{exponent.per_step:+.4f} {interval}")
@@ -43,7 +45,7 @@ def show_smoothness(console: Console, config: Config, found: Smoothness, *, as_j
         )
     console.print(f"Training is {SAYS[found.verdict]}.")
     if found.verdict == "chaotic":
-        console.print(f"They reach back about {found.reach:,.0f} steps from the end.")
+        console.print(f"They reach back about {found.reach:,.0f} steps at this learning rate.")
     if found.verdict != "smooth":
         console.print(ADVICE)
 
@@ -58,6 +60,7 @@ def values_of(found: Smoothness) -> dict[str, Any]:
         "verdict": found.verdict,
         "steps": found.distance_KS.shape[1],
         "run_steps": found.run_steps,
+        "equal_steps": found.equal_steps,
         "growth": found.growth,
         "exponent": found.exponent,
         "reach_steps": found.reach,

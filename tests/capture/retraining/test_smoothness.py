@@ -62,6 +62,16 @@ def test_slow_training_is_smooth(smooth: Smoothness) -> None:
     assert smooth.run_steps == 28
 
 
+def test_a_schedule_that_decays_makes_the_run_shorter(tmp_path: Path, smooth: Smoothness) -> None:
+    """Steps at a lower learning rate count for less; a cosine halves the mean rate."""
+    constant = tiny_config(tmp_path, "training.schedule.kind=constant", name="constant")
+    assert measured(constant).equal_steps == pytest.approx(28)
+    cosine = tiny_config(tmp_path, "training.schedule.kind=cosine", name="cosine")
+    found = measure_smoothness(cosine, SmoothnessConfig(steps=8, directions=1)).equal_steps
+    factors = (1 + np.cos(np.pi * np.arange(28) / 28)) / 2
+    assert found == pytest.approx(factors.sum() / factors[2:8].mean())
+
+
 def test_training_at_a_learning_rate_far_too_large_is_chaotic(tmp_path: Path) -> None:
     found = measured(tiny_config(tmp_path, "training.learning_rate=20", "training.clip=1"))
     assert found.verdict == "chaotic"
