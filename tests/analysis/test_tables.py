@@ -105,7 +105,7 @@ def test_a_command_that_cannot_write_exits_with_2(tabled, monkeypatch, capsys):
     before = snapshot(tabled)
     assert main(["attribute", tabled, "--quiet"]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith(f"ontogeny: {tabled}/analysis/attribute/")
+    assert printed.startswith(f"ontogeny: {tabled}/analysis/attribute: cannot be written: no space")
     assert printed.count("\n") == 1
     assert snapshot(tabled) == before
 

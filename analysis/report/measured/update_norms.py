@@ -96,7 +96,7 @@ def checkpoint_scales(run: Run) -> dict[int, float]:
     steps = run.steps()
     size = (steps["learning_rate"] * steps["clip"]).to_numpy()
     ends = [*first[1:], len(steps)]
-    batch = run.config.training.batch * run.config.training.accumulate
+    batch = run.config.training.batch  # micro-batches are parts of it
     pairs = zip(first, ends, strict=True)
     return {start: float(size[start:end].mean()) / batch for start, end in pairs}
 

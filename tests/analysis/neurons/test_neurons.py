@@ -261,7 +261,7 @@ def test_the_command_prints_clusters_and_writes_tables() -> None:
     assert "agree with this one to " in text
     assert "neurons are polysemantic" in text
     assert len(read_table(open_run(uri), "neurons", "clusters", TABLES["clusters"])) == 4
-    assert printed(uri, "--min-cluster", "3", *settings, "--quiet") == ""
+    assert printed(uri, "--min-cluster", "3", *settings, "--quiet", "--name", "small") == ""
 
 
 def test_the_command_prints_topics_without_clusters() -> None:

@@ -88,7 +88,7 @@ def test_the_datums_of_named_tokens_equal_a_slow_search(by_input: bool) -> None:
 def test_scales_of_checkpoints_cover_all_steps() -> None:
     run = open_run(tiny_run())
     scales = checkpoint_scales(run)
-    assert list(scales) == [0, 7, 14, 21]
+    assert list(scales) == [0, 14, 21]
     steps = run.steps()
     size = steps["learning_rate"] * steps["clip"]
     assert scales[21] == pytest.approx(size[21:].mean() / run.config.training.batch)

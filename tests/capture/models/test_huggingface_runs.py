@@ -128,8 +128,8 @@ def test_analyses_work_or_say_that_they_do_not_support_the_model(tmp_path, capsy
     commands = (
         ["info"],
         ["attribute"],
-        ["attribute", "--level", "row"],
-        ["attribute", "--evidence", "geometric-mean"],
+        ["attribute", "--level", "row", "--name", "rows"],
+        ["attribute", "--evidence", "geometric-mean", "--name", "means"],
         ["behaviour", "--target", "."],
         ["attribute"],
         ["report"],
