@@ -48,12 +48,16 @@ def visit(browser: Browser, folder: Path) -> Iterator[Open]:
     complaints: list[str] = []
     contexts = []
 
+    def note_failure(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # leaving a page aborts what it still loads
+            complaints.append(f"{request.url}: {request.failure}")
+
     def open_page(key: str, **settings: object) -> Page:
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.on("requestfailed", note_failure)
         page.goto((folder / key).as_uri())
         return page
 
