@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrom
 PAGES = [*CHAPTERS, neuron_key(NEURONS[3]), token_key(3)]
 Browser = Any
 Page = Any
+Request = Any
 """Types of Playwright, which may not be installed."""
 Open = Callable[..., Page]
 
