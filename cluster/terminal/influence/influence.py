@@ -96,6 +96,10 @@ def path_lines(query: Row) -> list[str]:
     ]
 
 
+NOT_ENOUGH = "This alone proves nothing: confirm with ontogeny smoothness, or lds."
+"""The derivative of one query can stay small in training that is unstable in other directions."""
+
+
 def unrolled_lines(query: Row) -> list[str]:
     first, end, reliable = query["first_step"], query["end_step"], query["reliable_from"]
     low, high = query["exponent_low"], query["exponent_high"]
@@ -106,7 +110,7 @@ def unrolled_lines(query: Row) -> list[str]:
     )
     lines = ["Influence: without a datum the query would change by about minus this.", growth]
     if reliable <= first:
-        return [*lines, "All steps are within the horizon."]
+        return [*lines, f"All steps are within the horizon. {NOT_ENOUGH}"]
     if reliable >= end:
         return [*lines, "No step is within the horizon: training is chaotic, nothing is shown."]
     note = (
