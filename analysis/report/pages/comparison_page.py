@@ -103,7 +103,7 @@ def facts(run: Run, sources: Sources) -> dict[str, str]:
             "model": model.describe_model(run.config.model),
             "optimizer": describe_optimizer(training.optimizer),
             "learning rate": f"{training.learning_rate:g}",
-            "batch": f"{training.batch * training.accumulate:,} datums",
+            "batch": f"{training.batch:,} datums",
         }
     last = steps["loss"].tail(max(1, len(steps) // 20))
     found["training loss, mean of the last 5 % of steps, nats"] = markup.decimals(last.mean(), 3)
@@ -169,8 +169,7 @@ def losses(found: Comparison) -> Markup:
 
 def datums_per_step(run: Run) -> int | None:
     """The size of a batch; None for custom loops, whose batches may differ."""
-    training = run.config.training
-    return None if run.from_custom_loop else training.batch * training.accumulate
+    return None if run.from_custom_loop else run.config.training.batch
 
 
 def loss_series(name: str, run: Run, factor: int, colour: int) -> list[Series]:

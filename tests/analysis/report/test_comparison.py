@@ -12,7 +12,7 @@ import ontogeny
 from analysis.jobs.tables import write_tables
 from analysis.report.build import ReportConfig, gather_report_data, report_store, write_report
 from analysis.report.pages.compared_runs import ALL, compare_runs, paired_neurons
-from analysis.report.pages.comparison_page import KEY
+from analysis.report.pages.comparison_page import KEY, datums_per_step, facts
 from analysis.report.pages.sources import WANTED, read_sources
 from analysis.run.run import Run, open_run
 from capture.errors import RunError
@@ -86,6 +86,13 @@ def test_neurons_of_different_seeds_do_not_correspond() -> None:
     page = compared("memory://compare-seed-pages", other, run)
     assert "neurons of different seeds do not correspond" in page.text.lower()
     assert "training datums seen" in page.text  # batches differ in size
+
+
+def test_micro_batches_are_parts_of_a_batch() -> None:
+    run = open_run(make_run("memory://compare-micro", "training.batch=8", "training.accumulate=2"))
+    write_attribution(run)
+    assert facts(run, read_sources(run, {}))["batch"] == "8 datums"
+    assert datums_per_step(run) == len(run.steps()["datums"][0]) == 8
 
 
 def write_attribution(run: Run) -> None:
