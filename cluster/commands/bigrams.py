@@ -1,12 +1,11 @@
 """``ontogeny bigrams``: which bigram logits training shifted, and which datums shifted them."""
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
-from capture.errors import ConfigError
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_run
+from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,17 +67,3 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     question = Question.of("bigrams", config)
     found = Analysis(lambda run: question, compute, write_bigrams, show)
     return run_analysis(arguments, console, found)
-
-
-def parse_steps(text: str) -> tuple[int, int | None]:
-    """Parse A:B into the first step and the one after the last (None: the end of the run).
-
-    Raises ``ConfigError`` for anything else.
-    """
-    found = re.fullmatch(r"(\d{1,9})?(:(\d{1,9})?)?", text, re.ASCII)
-    if not found or not text:
-        raise ConfigError("--steps", f"got {text!r}, must be like 0:100, 100: or 7")
-    first = int(found[1] or 0)
-    if not found[2]:
-        return first, first + 1
-    return first, int(found[3]) if found[3] else None

@@ -1,12 +1,12 @@
 """``ontogeny replay``: add records to a run by replaying its steps from checkpoints."""
 
 import argparse
-import re
 from typing import TYPE_CHECKING, cast
 
 from capture.errors import ConfigError, RunError
 from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray, add_run
 from cluster.options.choices import RECORD_KINDS, REPLAY_TOLERANCE
+from cluster.options.ranges import parse_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,17 +96,7 @@ def chosen_segments(text: str | None, committed: int, uri: str) -> list[int]:
         )
     if text is None:
         return list(range(committed))
-    chosen: set[int] = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
-        if not found:
-            raise ConfigError("--segments", f"got {text!r}", "Write numbers and ranges: 0-9,12")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < committed:
-            problem = f"got {part.strip()!r}, the run has segments 0 to {committed - 1}"
-            raise ConfigError("--segments", problem)
-        chosen |= set(range(first, last + 1))
-    return sorted(chosen)
+    return parse_numbers("--segments", text, committed, "segments")
 
 
 def show(console: "Console", uri: str, found: "list[ReplayResult]") -> None:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from capture.errors import ConfigError
+from capture.errors import ConfigError, at_least
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -113,6 +113,18 @@ def add_ray(made: argparse.ArgumentParser) -> None:
     where.add_argument("--ray", nargs="?", const="", type=ray_address, metavar="ADDRESS", help=text)
     text = "work on this machine only, even within a Ray job"
     where.add_argument("--no-ray", action="store_true", help=text)
+
+
+def add_workers(made: argparse.ArgumentParser) -> None:
+    """Option of commands that train again."""
+    text = "retrainings at once on this machine, default 1"
+    made.add_argument("--workers", type=num_workers, default=1, metavar="N", help=text)
+
+
+def num_workers(text: str) -> int:
+    """Parse ``--workers``; raises ``ConfigError`` below 1."""
+    at_least("--workers", int(text), 1)
+    return int(text)
 
 
 def ray_address(text: str) -> str:

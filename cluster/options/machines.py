@@ -16,6 +16,7 @@ from analysis.jobs.sweep import Sweep, in_turn
 from analysis.run.scan import Shard
 from cluster.local import threads as local
 from cluster.local.threads import Report
+from cluster.local.work_pool import in_processes
 from cluster.on_ray.session import connect
 
 Partial = TypeVar("Partial")
@@ -57,6 +58,14 @@ def machines(arguments: argparse.Namespace) -> Iterator[Machines]:
 
         wait_for_cores()
         yield Machines(mapreduce.run_job, model_actors.sweep)
+
+
+def retraining_sweep(arguments: argparse.Namespace, on: Machines, where: str) -> Sweep:
+    """Return what trains again: processes of ``--workers`` on this machine, or the cluster.
+
+    ``where`` names the run in errors.
+    """
+    return in_processes(arguments.workers, where) if on is HERE else on.sweep
 
 
 def cluster_address(asked: str | None, no_ray: bool, environment: str) -> str | None:

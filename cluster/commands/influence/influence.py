@@ -5,10 +5,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, at_least
-from cluster.commands.bigrams import parse_steps
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_run
 from cluster.options.choices import JUDGE_METHODS
+from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
     from rich.console import Console

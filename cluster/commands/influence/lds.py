@@ -4,9 +4,9 @@ import argparse
 from functools import cache
 from typing import TYPE_CHECKING
 
-from capture.errors import ConfigError, at_least
+from capture.errors import ConfigError
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
 from cluster.options.choices import JUDGE_DEFAULTS, JUDGE_METHODS
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def add(commands: "Commands") -> None:
     text = "random sets of datums beside the named ones, default 5"
     made.add_argument("--controls", type=int, default=5, metavar="N", help=text)
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    text = "retrainings at once on this machine, default 1"
-    made.add_argument("--workers", type=int, default=1, metavar="N", help=text)
+    add_workers(made)
     add_ray(made)
     add_tables(made)
     add_quiet(made, json=True)
@@ -63,11 +62,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         write_judged,
     )
     from analysis.influence.queries.parsing import build_queries
-    from cluster.local.work_pool import in_processes
-    from cluster.options.machines import HERE
+    from cluster.options.machines import retraining_sweep
     from cluster.terminal.influence.lds import show_judged
 
-    at_least("--workers", arguments.workers, 1)
     config = JudgeConfig(
         methods=tuple(arguments.methods.split(",")),
         keep=shares(arguments.keep),
@@ -86,7 +83,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return judge_question(queries(run), config)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Judged":
-        sweep = in_processes(arguments.workers, run.uri) if on is HERE else on.sweep
+        sweep = retraining_sweep(arguments, on, run.uri)
         with counting("scoring datums", "steps") as report:
             scores = score_methods(run, queries(run), config.methods, report)
         with counting("training again", "retrainings") as report:

@@ -1,11 +1,11 @@
 """``ontogeny retrain``: what would the model be without these data?"""
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
-from capture.errors import ConfigError, at_least
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from capture.errors import ConfigError
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
+from cluster.options.ranges import parse_numbers, parse_steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,10 +38,9 @@ def add(commands: "Commands") -> None:
         made.add_argument(name, action="append", default=[], metavar="IDS", help=text)
     text = "CSV or Parquet file of weights; 1 is as trained"
     made.add_argument("--weights", action="append", default=[], metavar="FILE", help=text)
-    text = "change the weights in these steps only, as in 100-199; default all"
-    made.add_argument("--steps", metavar="FIRST-LAST", help=text)
-    text = "retrainings at once on this machine, default 1"
-    made.add_argument("--workers", type=int, default=1, metavar="N", help=text)
+    text = "change the weights in steps A to B - 1 only; default all"
+    made.add_argument("--steps", metavar="A:B", default=":", help=text)
+    add_workers(made)
     text = "keep retrainings in PLACE/analysis/retrain/, for a run that you may only read"
     made.add_argument("--to", metavar="PLACE", help=text)
     add_ray(made)
@@ -52,14 +51,12 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.influence.counterfactuals import compare_retrained
     from analysis.influence.queries.parsing import build_queries
     from analysis.run.run import open_run
-    from cluster.local.work_pool import in_processes
     from cluster.on_ray.job import require_persistent
-    from cluster.options.machines import HERE, machines
+    from cluster.options.machines import machines, retraining_sweep
     from cluster.terminal.as_json import print_as_json
     from cluster.terminal.influence.retrain import show_retrained
     from cluster.terminal.progress import counting
 
-    at_least("--workers", arguments.workers, 1)
     if arguments.to:
         require_persistent("--to", arguments.to)
     opened = open_run(arguments.run, tables=arguments.to)
@@ -68,7 +65,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     queries = build_queries(opened, arguments.queries or ["loss"])
     silent = arguments.quiet or arguments.json
     with machines(arguments) as on:
-        sweep = in_processes(arguments.workers, opened.uri) if on is HERE else on.sweep
+        sweep = retraining_sweep(arguments, on, opened.uri)
         with counting(console, "training again", "retrainings", quiet=silent) as report:
             found = compare_retrained(opened, queries, wanted, report, sweep)
     if arguments.json:
@@ -82,11 +79,11 @@ def requests(run: "Run", arguments: argparse.Namespace) -> "list[Request]":
     """The retrainings that the options ask for; raises ``ConfigError`` if there is none."""
     from analysis.influence.counterfactuals import requests_of_file, reweighted
 
-    steps = chosen_steps(arguments.steps, run.steps_done)
+    steps, count = chosen_steps(arguments.steps, run.steps_done), run.num_datums
     found = []
     for option, weight in (("--without", 0.0), ("--twice", 2.0)):
         for text in vars(arguments)[option.removeprefix("--")]:
-            changed = dict.fromkeys(numbers(option, text, run.num_datums), weight)
+            changed = dict.fromkeys(parse_numbers(option, text, count, "training datums"), weight)
             found.append(reweighted(run, f"{option} {text}", changed, steps))
     for path in arguments.weights:
         found += requests_of_file(run, path, steps)
@@ -96,29 +93,10 @@ def requests(run: "Run", arguments: argparse.Namespace) -> "list[Request]":
     return found
 
 
-def numbers(option: str, text: str, count: int) -> list[int]:
-    """The numbers of a list such as 0-9,12, each below ``count``; raises ``ConfigError``."""
-    chosen: list[int] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", part.strip())
-        if not found:
-            raise ConfigError(option, f"got {text!r}", "Write numbers and ranges: 0-9,12")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < count:
-            problem = f"got {part.strip()!r}, the run has training datums 0 to {count - 1}"
-            raise ConfigError(option, problem)
-        chosen += range(first, last + 1)
-    return chosen
-
-
-def chosen_steps(text: str | None, steps_done: int) -> range | None:
-    """The steps of FIRST-LAST; raises ``ConfigError`` for steps that the run has not taken."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", text.strip())
-    if not found:
-        raise ConfigError("--steps", f"got {text!r}", "Write FIRST-LAST, as in 100-199")
-    first, last = int(found[1]), int(found[2] or found[1])
-    if not first <= last < steps_done:
+def chosen_steps(text: str, steps_done: int) -> range | None:
+    """The steps of A:B, None for all; raises ``ConfigError`` for steps that were not taken."""
+    first, end = parse_steps(text)
+    end = steps_done if end is None else end
+    if not first < end <= steps_done:
         raise ConfigError("--steps", f"got {text}, the run has steps 0 to {steps_done - 1}")
-    return range(first, last + 1)
+    return None if (first, end) == (0, steps_done) else range(first, end)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
 from cluster.options.choices import JUDGE_METHODS, UNEXPECTED_EVIDENCE
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def add(commands: "Commands") -> None:
     text = "random sets of N datums to train again without, default 3"
     made.add_argument("--controls", type=int, default=3, metavar="N", help=text)
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of these sets, default 0")
-    text = "retrainings at once on this machine, default 1"
-    made.add_argument("--workers", type=int, default=1, metavar="N", help=text)
+    add_workers(made)
     text = "suspects shown, default 10"
     made.add_argument("--rows", type=int, default=10, metavar="N", help=text)
     add_ray(made)
@@ -70,11 +69,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         train_without,
         write_suspects,
     )
-    from cluster.local.work_pool import in_processes
-    from cluster.options.machines import HERE
+    from cluster.options.machines import retraining_sweep
     from cluster.terminal.influence.suspects import show_suspects
 
-    at_least("--workers", arguments.workers, 1)
     at_least("--rows", arguments.rows, 1)
     asked = wanted_query(arguments)
     config = SuspectsConfig(
@@ -97,7 +94,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
             found = rank_suspects(run, query(run), config, report)
         if not config.remove:
             return found
-        sweep = in_processes(arguments.workers, run.uri) if on is HERE else on.sweep
+        sweep = retraining_sweep(arguments, on, run.uri)
         with counting("training again", "retrainings") as report:
             return train_without(run, query(run), found, config, report, sweep)
 

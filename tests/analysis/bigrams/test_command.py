@@ -8,7 +8,7 @@ from tiny_run import copied, make_run, tiny_run
 from analysis.run.run import open_run
 from capture.store import Store
 from cluster.cli import main
-from cluster.commands.bigrams import parse_steps
+from cluster.options.ranges import parse_steps
 from cluster.terminal.bigram_tables import excerpt
 
 

@@ -45,7 +45,7 @@ def test_a_run_is_trained_again_once(capsys: pytest.CaptureFixture, uri: str) ->
 
 
 def test_the_kept_model_is_that_of_retraining(capsys: pytest.CaptureFixture, uri: str) -> None:
-    (row,) = rows(capsys, uri, "--twice", "4", "--steps", "2-9")
+    (row,) = rows(capsys, uri, "--twice", "4", "--steps", "2:10")
     run = read_replayable_run(Store(uri))
     weighting = Weighting(Weighting.of(len(run.plan.corpus.train), {4: 2.0}).weight_D, range(2, 10))
     wanted = retrain(run, weighting)
@@ -73,7 +73,8 @@ def test_a_file_holds_several_retrainings(
         ([], "ontogeny retrain: is not told which datums to change. Give --without"),
         (["--without", "9999"], "--without: got '9999', the run has training datums 0 to"),
         (["--without", "x"], "--without: got 'x'. Write numbers and ranges: 0-9,12"),
-        (["--without", "1", "--steps", "5-9999"], "--steps: got 5-9999, the run has steps 0 to"),
+        (["--without", "1", "--steps", "5:9999"], "--steps: got 5:9999, the run has steps 0 to"),
+        (["--without", "1", "--steps", "5-9"], "--steps: got '5-9', must be like 0:100"),
         (["--without", "1", "--workers", "0"], "--workers: got 0, must be at least 1"),
         (["--weights", "absent.csv"], "absent.csv: cannot be read"),
     ],
