@@ -50,7 +50,7 @@ class Bench:
     run: ReplayableRun
     markers: list[Marker]
     adjoint: Adjoint
-    """Of as many queries as are asked at most."""
+    """Adjoint of the largest number of queries that is timed, at the end of training."""
 
     def plain(self) -> None:
         """Take all steps from the start without recording anything."""

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from analysis.influence.sweeps import Sweep, SweepStep
+from analysis.influence.sweeps import BackwardSweep, SweepStep
 from analysis.run.run import Run
 from capture.errors import ShardError
 from capture.store import Store
@@ -43,7 +43,9 @@ class FinishedSegments:
         digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
         return cls(run.tables, f"analysis/{job}/{FOLDER}", digest)
 
-    def run(self, sweep: Sweep, segments: list[range], max_bytes: int) -> Iterator[SweepStep]:
+    def run(
+        self, sweep: BackwardSweep, segments: list[range], max_bytes: int
+    ) -> Iterator[SweepStep]:
         """Yield the steps of all segments, last first: stored ones first, then those computed."""
         pending = list(segments)
         yield from self.resume(sweep, pending)
@@ -56,7 +58,7 @@ class FinishedSegments:
             if pending:
                 self.keep(sweep, done)
 
-    def resume(self, sweep: Sweep, pending: list[range]) -> Iterator[SweepStep]:
+    def resume(self, sweep: BackwardSweep, pending: list[range]) -> Iterator[SweepStep]:
         """Yield stored steps, and take their segments out of ``pending``."""
         if not self.store.exists(self.key("state")):
             return
@@ -70,7 +72,7 @@ class FinishedSegments:
             pending.remove(steps)
             yield from self.stored_steps(steps.start)
 
-    def keep(self, sweep: Sweep, done: list[SweepStep]) -> None:
+    def keep(self, sweep: BackwardSweep, done: list[SweepStep]) -> None:
         """Store the steps of a segment, and then the state before it."""
         first_step = done[-1].step
         arrays = {

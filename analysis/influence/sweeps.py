@@ -32,7 +32,7 @@ class SweepStep:
     """Further numbers of the step, [Q] each."""
 
 
-class Sweep(Protocol):
+class BackwardSweep(Protocol):
     """A method's way through some steps, from the last to the first."""
 
     def steps(self, steps: range, max_bytes: int) -> Iterator[SweepStep]:

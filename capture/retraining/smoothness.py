@@ -64,7 +64,7 @@ class Smoothness:
     distance_KS: np.ndarray
     """‖θ_changed − θ‖ / ‖θ‖ after each step; ends where the first direction is saturated."""
     size: float
-    """The same before the first step."""
+    """‖θ_changed − θ‖ / ‖θ‖ before the first step."""
     clipped: float
     """Share of the steps whose gradient was clipped."""
     rounding: float

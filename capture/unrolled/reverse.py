@@ -50,7 +50,7 @@ class StepInfluence:
     adjoint_norm_Q: np.ndarray
     """‖∂query/∂weights before the step‖, float64."""
     adjoint: Adjoint
-    """Of the state before the step. A sweep can begin here again."""
+    """Adjoint of the state before the step, from which a sweep can begin again."""
 
 
 def unroll(

@@ -55,7 +55,7 @@ class JudgeConfig:
     controls: int = 5
     """Random sets of datums beside the named ones."""
     seed: int = 0
-    """Of subsets, removals and controls."""
+    """Seed of subsets, removals and controls."""
 
     def __post_init__(self) -> None:
         require_methods(self.methods)

@@ -42,7 +42,7 @@ class SuspectsConfig:
     controls: int = 3
     """Random sets of as many datums to train again without."""
     seed: int = 0
-    """Of the random sets."""
+    """Seed of the random sets."""
 
     def __post_init__(self) -> None:
         known = (*METHODS, *UNEXPECTED)

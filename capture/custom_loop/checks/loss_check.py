@@ -21,8 +21,9 @@ from capture.custom_loop.checks.model_calls import ModelCall, tensors_of
 SHRINK = 0.7
 """Factor of the other datums' rows, besides their order."""
 TOLERANCE = 1e-3
+"""Largest relative difference of a datum's δ that counts as rounding."""
 HALF_TOLERANCE = 5e-2
-"""The same under autocast, where a sum over the batch is rounded more coarsely."""
+"""Replaces ``TOLERANCE`` under autocast, where a sum over the batch is rounded more coarsely."""
 REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError)
 
 Grads = list[Tensor]

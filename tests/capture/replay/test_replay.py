@@ -38,7 +38,7 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory) -> Path:
-    """The same run with checkpoints alone; tests must not change it."""
+    """A run of the same settings that stores checkpoints alone; tests must not change it."""
     folder = tmp_path_factory.mktemp("bare")
     make_run(tiny_config(folder, "capture.record=checkpoints", WINDOWS))
     return folder / "run"
