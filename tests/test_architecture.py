@@ -42,7 +42,7 @@ analysis.levels  analysis.measures  analysis.run  analysis.report.drawing
 analysis.jobs
 analysis.attribution  analysis.activations  analysis.behaviour  analysis.bigrams  analysis.report.pages
 analysis.ablation  analysis.neurons  analysis.parameters  analysis.report
-analysis.faithfulness  analysis.influence
+analysis.faithfulness  analysis.influence  analysis.spectra  analysis.trajectory
 cluster.local  cluster.terminal
 cluster.on_ray
 cluster.options

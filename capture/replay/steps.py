@@ -55,12 +55,25 @@ class StepReplayer:
 
     def weights_after(self, steps: int, units: Sequence[str], report: Report) -> Weights:
         """Return copies of these parameters as they were after so many steps."""
-        engine = self.engine(units, kinds=())
-        marker = self.marker_before(steps)
-        restore(engine, self.run.store, marker)
-        for _ in self.advance(engine, marker.end_step, steps):
-            report()
-        return copy_weights(engine, units)
+        return next(self.weights_at([steps], units, report))[1]
+
+    def weights_at(
+        self, steps: Sequence[int], units: Sequence[str], report: Report
+    ) -> Iterator[tuple[int, Weights]]:
+        """Yield these parameters after each of these numbers of steps, which ascend.
+
+        No step is taken twice, and none between a wanted step and the next checkpoint.
+        """
+        engine, here = self.engine(units, kinds=()), -1
+        for step in steps:
+            marker = self.marker_before(step)
+            if marker.end_step > here:
+                restore(engine, self.run.store, marker)
+                here = marker.end_step
+            for _ in self.advance(engine, here, step):
+                report()
+            here = step
+            yield step, copy_weights(engine, units)
 
     def updates(self, steps: range, units: Sequence[str], report: Report) -> Iterator[Update]:
         """Yield the update of each of these steps, in order."""

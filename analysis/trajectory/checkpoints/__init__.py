@@ -1,0 +1,1 @@
+"""Where the models of a trajectory come from: a run, or a folder of checkpoints."""

@@ -1,0 +1,36 @@
+"""Settings of a trajectory."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from capture.errors import ConfigError, at_least
+
+SplitChoice = Literal["", "train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryConfig:
+    """Which metrics to measure, at which checkpoints, on how much text."""
+
+    metrics: tuple[str, ...] = ()
+    """Names of metrics, or ``module:function`` of your own; empty: all that the model can give."""
+    steps: str = "log"
+    """log: the run's own checkpoints, log-spaced; all: all of them; or a list such as 0,10,20:100:5
+    (first, end, spacing), whose steps without a checkpoint are replayed."""
+    checkpoints: int = 12
+    """Number of checkpoints to choose if ``steps`` is log."""
+    split: SplitChoice = ""
+    """Text to predict; by default the validation split, else test, else train."""
+    datums: int = 200
+    """Datums of the split to predict, evenly spread; also the number of random sequences, at most
+    100."""
+    seed: int = 0
+    """Seed of random tokens and permutations."""
+
+    def __post_init__(self) -> None:
+        at_least("--checkpoints", self.checkpoints, 2)
+        at_least("--datums", self.datums, 2)
+        at_least("--seed", self.seed, 0)
+        if self.split not in ("", "train", "validation", "test"):
+            problem = f"got {self.split!r}, must be train, validation or test"
+            raise ConfigError("--split", problem)

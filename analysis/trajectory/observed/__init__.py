@@ -1,0 +1,1 @@
+"""A model and a text as metrics see them, whichever library the model is of."""

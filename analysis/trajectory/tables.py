@@ -1,0 +1,53 @@
+"""Tables of ``ontogeny trajectory``: one row per checkpoint, metric and component."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+JOB = "trajectory"
+TRAJECTORY = pa.schema(
+    [
+        pa.field("step", pa.int64()),  # updates done before the checkpoint
+        pa.field("metric", pa.string()),
+        pa.field("component", pa.string()),  # "" for the whole model; layer 0, L0H2, a unit
+        pa.field("value", pa.float64()),
+        pa.field("n", pa.int64()),  # datums, sequences or entries
+        pa.field("standard_error", pa.float64()),  # of the mean over these; NaN if it is no mean
+        pa.field("null", pa.float64()),  # value to compare with; NaN if there is none
+    ]
+)
+METRICS = pa.schema(
+    [
+        pa.field("metric", pa.string()),
+        pa.field("unit", pa.string()),  # nats, share, …
+        pa.field("meaning", pa.string()),
+        pa.field("null", pa.string()),  # meaning of the column null; empty if there is none
+        pa.field("omitted", pa.string()),  # why it has no rows; empty if it has
+    ]
+)
+CHECKPOINTS = pa.schema(
+    [
+        pa.field("step", pa.int64()),
+        pa.field("source", pa.string()),  # checkpoint, replay, or the name of a folder or file
+    ]
+)
+SCHEMAS = {"trajectory": TRAJECTORY, "metrics": METRICS, "checkpoints": CHECKPOINTS}
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Metrics at the checkpoints of a training."""
+
+    trajectory: pd.DataFrame
+    """``TRAJECTORY``, sorted by step."""
+    metrics: pd.DataFrame
+    """``METRICS``: what each metric measures, and which could not be measured."""
+    checkpoints: pd.DataFrame
+    """``CHECKPOINTS``, sorted by step."""
+
+    def series(self, metric: str, component: str = "") -> pd.DataFrame:
+        """Return the rows of one curve, sorted by step."""
+        rows = self.trajectory
+        chosen = (rows["metric"] == metric) & (rows["component"] == component)
+        return rows[chosen].sort_values("step", ignore_index=True)

@@ -1,0 +1,94 @@
+"""Measure metrics at checkpoints, and write them beside the run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pandas as pd
+
+from analysis.jobs.question import Question
+from analysis.jobs.tables import concat_frames, table_set, write_tables
+from analysis.run.run import Run
+from analysis.trajectory.checkpoints.of_run import RunCheckpoints
+from analysis.trajectory.checkpoints.source import Source, observe
+from analysis.trajectory.checkpoints.spacing import choose_steps
+from analysis.trajectory.config import TrajectoryConfig
+from analysis.trajectory.metrics.catalogue import CATALOGUE, Chosen, choose
+from analysis.trajectory.metrics.row import Row
+from analysis.trajectory.observed.model import Observed
+from analysis.trajectory.observed.text import Text, text_of_run
+from analysis.trajectory.tables import CHECKPOINTS, JOB, METRICS, SCHEMAS, TRAJECTORY, Trajectory
+from capture.errors import ConfigError
+
+Report = Callable[[int, int], None]
+"""Called with the checkpoints done and all of them."""
+
+
+def trajectory_of_run(
+    run: Run, config: TrajectoryConfig, report: Report | None = None
+) -> Trajectory:
+    """Measure a run at its checkpoints; raises what ``measure`` raises, and ``RunError``."""
+    text = text_of_run(run, config.split, datums=config.datums, seed=config.seed)
+    return measure(RunCheckpoints(run), text, config, report)
+
+
+def measure(
+    source: Source, text: Text, config: TrajectoryConfig, report: Report | None = None
+) -> Trajectory:
+    """Measure the chosen metrics at the chosen checkpoints.
+
+    Raises ``ConfigError`` for fewer than two checkpoints, and for a metric that is not known or
+    that the model or the text cannot give.
+    """
+    steps = choose_steps(config.steps, source.available, config.checkpoints, source.where)
+    frames: list[pd.DataFrame] = []
+    chosen: Chosen | None = None
+    for done, model in enumerate(observe(source, steps)):
+        chosen = chosen or choose(config.metrics, model, text)
+        frames.append(measured(model, text, chosen))
+        if report:
+            report(done + 1, len(steps))
+    assert chosen
+    sources = [source.source(step) for step in steps]
+    checkpoints = pd.DataFrame({"step": steps, "source": sources})
+    return Trajectory(
+        concat_frames(frames, TRAJECTORY),
+        concat_frames([describe(chosen, frames)], METRICS),
+        concat_frames([checkpoints], CHECKPOINTS),
+    )
+
+
+def measured(model: Observed, text: Text, chosen: Chosen) -> pd.DataFrame:
+    """Return the rows of one checkpoint, each with the number of its metric in ``by``."""
+    rows: list[tuple[int, int, *tuple[object, ...]]] = []
+    for number, metric in enumerate(chosen.metrics):
+        for row in metric.function(model, text):
+            if not isinstance(row, Row):
+                wanted = "wanted rows of analysis.trajectory.metrics.row.Row"
+                raise ConfigError(metric.names[0], f"returned {type(row).__name__}, {wanted}")
+            if metric.own or row.metric in chosen.names:
+                rows.append((model.step, number, *row))
+    return pd.DataFrame(rows, columns=pd.Index(["step", "by", *Row._fields]))
+
+
+def describe(chosen: Chosen, frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return ``METRICS``: those measured, those of the user's own, and those left out."""
+    known = {each.name: each for metric in CATALOGUE for each in metric.gives}
+    listed = {name: known[name] for name in known if name in chosen.names | chosen.omitted.keys()}
+    own = (frame[["metric", "by"]].drop_duplicates() for frame in frames)
+    for name, number in pd.concat(own).itertuples(index=False):
+        listed.setdefault(name, replace(chosen.metrics[number].gives[0], name=name))
+    rows = [
+        (name, each.unit, each.meaning, each.null, chosen.omitted.get(name, ""))
+        for name, each in listed.items()
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(METRICS.names))
+
+
+def trajectory_question(config: TrajectoryConfig) -> Question:
+    return Question.of(JOB, config)
+
+
+def write_trajectory(run: Run, found: Trajectory, question: Question, name: str = "") -> None:
+    """Write the tables in place of those with the same name."""
+    frames = {table: getattr(found, table) for table in SCHEMAS}
+    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question)
