@@ -28,7 +28,8 @@ from capture.config.settings import Config
 from capture.engine.build import restore
 from capture.engine.observer import to_device
 from capture.engine.step_plan import PlannedStep
-from capture.format.markers import Marker, read_segments, require_start
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import Marker
 from capture.optim.optimizer import Tensors
 from capture.replay.segments import ReplayableRun, read_replayable_run
 from capture.retraining.weighted_engine import WeightedEngine

@@ -16,7 +16,8 @@ from analysis.run.scan import Shard
 from capture.config.reading import make_config
 from capture.config.settings import Config
 from capture.format import checkpoint
-from capture.format.markers import Marker, read_segments, require_start
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import Marker
 from capture.format.replay_markers import add_replayed_files
 from capture.format.run_yaml import KEY, read_run
 from capture.gradients.factors import choose_units

@@ -18,7 +18,8 @@ from capture.config.records import RecordKind
 from capture.device import deterministic, packing_threads
 from capture.engine.observer import Observation
 from capture.engine.step_plan import PlannedStep
-from capture.format.markers import START, Marker, read_segments, write_marker
+from capture.format.chain import read_segments
+from capture.format.markers import START, Marker, write_marker
 from capture.store.store import Store
 from capture.training.recorder import Recorder
 

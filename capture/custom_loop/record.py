@@ -29,7 +29,7 @@ from capture.custom_loop.update import groups_of_units, optimizer_config
 from capture.device import packing_threads
 from capture.errors import ConfigError
 from capture.format import checkpoint
-from capture.format.markers import read_segments, require_start
+from capture.format.chain import read_segments, require_start
 from capture.format.run_yaml import MAX_BYTES, describe_run
 from capture.gradients.layout import Layout
 from capture.models.huggingface import stored_transposed

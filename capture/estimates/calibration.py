@@ -25,7 +25,8 @@ from capture.engine.evaluation import evaluate
 from capture.engine.observer import Observer, to_device
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.format import checkpoint
-from capture.format.markers import START, File, Marker, read_segments, write_marker
+from capture.format.chain import read_segments
+from capture.format.markers import START, File, Marker, write_marker
 from capture.gradients.layout import Layout
 from capture.store import Store
 from capture.training.recorder import Recorder

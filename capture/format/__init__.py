@@ -5,7 +5,7 @@
 because it needs torch.
 """
 
+from capture.format.chain import read_segments as read_segments
+from capture.format.chain import require_start as require_start
 from capture.format.markers import File as File
 from capture.format.markers import Marker as Marker
-from capture.format.markers import read_segments as read_segments
-from capture.format.markers import require_start as require_start

@@ -15,7 +15,8 @@ from capture.config.reading import make_config
 from capture.config.safe_yaml import read_yaml
 from capture.config.settings import Config, to_values
 from capture.errors import RunError, ShardError
-from capture.format.markers import START, File, Marker, read_small, require_start
+from capture.format.chain import require_start
+from capture.format.markers import START, File, Marker, read_small
 from capture.shards.schema import SCHEMA_VERSION
 from capture.store import Store
 

@@ -17,14 +17,8 @@ from pathlib import PurePosixPath
 
 from capture.errors import ShardError
 from capture.format import window_markers
-from capture.format.markers import (
-    FOLDER,
-    START,
-    read_marker,
-    read_segments,
-    require_start,
-    segment_key,
-)
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import FOLDER, START, read_marker, segment_key
 from capture.format.replay_markers import read_replays
 from capture.format.window_markers import read_window, window_problem
 from capture.maintenance.unmarked import GRACE, lost_records

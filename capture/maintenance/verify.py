@@ -19,17 +19,8 @@ from typing import BinaryIO, Literal
 
 from capture.errors import CaptureError, RunError, ShardError, StoreAwayError
 from capture.format import window_markers
-from capture.format.markers import (
-    START,
-    File,
-    Marker,
-    chain_problem,
-    existing_segments,
-    read_marker,
-    require_start,
-    segment_key,
-    segment_of,
-)
+from capture.format.chain import chain_problem, existing_segments, require_start
+from capture.format.markers import START, File, Marker, read_marker, segment_key, segment_of
 from capture.format.replay_markers import parse_replay_key, read_replays
 from capture.format.window_markers import read_window, window_problem
 from capture.maintenance.unmarked import GRACE, lost_records

@@ -27,11 +27,12 @@ from capture.engine.observer import Observer
 from capture.engine.step_plan import StepPlan
 from capture.errors import ReplayError, RunError
 from capture.format import checkpoint
+from capture.format.chain import require_start
 from capture.format.corpus_tables import read_corpus
 from capture.format.factor_layout import FactorLayout
 from capture.format.factor_parts import require_few_tables
 from capture.format.factor_tables import FactorRows
-from capture.format.markers import START, File, Marker, read_marker, require_start, segment_key
+from capture.format.markers import START, File, Marker, read_marker, segment_key
 from capture.format.replay_markers import replay_key, write_replay
 from capture.format.run_yaml import KEY, read_run
 from capture.store import Store

@@ -16,7 +16,7 @@ from capture.engine.build import restore
 from capture.engine.observer import to_device
 from capture.errors import InfluenceError
 from capture.format import checkpoint
-from capture.format.markers import read_segments, require_start
+from capture.format.chain import read_segments, require_start
 from capture.optim.optimizer import Tensors
 from capture.replay.segments import ReplayableRun, as_captured
 from capture.retraining.weighted_engine import WeightedEngine

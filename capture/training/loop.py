@@ -20,7 +20,8 @@ from capture.engine.evaluation import Evaluation, evaluate_splits
 from capture.engine.observer import Observer
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import ConfigError
-from capture.format.markers import Marker, read_segments, require_start
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import Marker
 from capture.format.run_yaml import read_run
 from capture.process_group import (
     SINGLE_PROCESS,

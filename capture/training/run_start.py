@@ -13,15 +13,9 @@ from capture.engine.engine import Engine
 from capture.engine.step_plan import StepPlan
 from capture.errors import RunError
 from capture.format import checkpoint, window_markers
+from capture.format.chain import existing_segments, read_segments
 from capture.format.corpus_tables import corpus_tables
-from capture.format.markers import (
-    START,
-    Marker,
-    existing_segments,
-    read_segments,
-    segment_key,
-    write_marker,
-)
+from capture.format.markers import START, Marker, segment_key, write_marker
 from capture.format.replay_markers import replay_key
 from capture.format.run_yaml import KEY, describe_run, read_run_config
 from capture.shards import encoding as shards

@@ -41,7 +41,7 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.config.records import wanted_kinds
     from capture.device import available_cores
-    from capture.format.markers import read_segments
+    from capture.format.chain import read_segments
     from capture.replay.segments import read_replayable_run
     from capture.store import Store
     from cluster.local.processes import replay_segments

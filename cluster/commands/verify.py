@@ -61,8 +61,8 @@ def show_progress(console: "Console", store: "Store") -> None:
 def progress(store: "Store") -> str:
     """Say that a capture is running, or that the run holds fewer steps than it should; else ""."""
     from capture.errors import RunError, ShardError
+    from capture.format.chain import read_segments, require_start
     from capture.format.extent import read_extent, shortfall
-    from capture.format.markers import read_segments, require_start
     from capture.store.lease import running_capture
 
     try:

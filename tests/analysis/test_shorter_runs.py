@@ -6,8 +6,9 @@ from tiny_run import copied, tiny_run
 
 from analysis.run.run import open_run
 from capture.errors import IncompleteRunWarning
+from capture.format.chain import read_segments, require_start
 from capture.format.extent import read_extent
-from capture.format.markers import read_segments, require_start, segment_key
+from capture.format.markers import segment_key
 from capture.store import Store, lease
 from cluster.cli import main
 

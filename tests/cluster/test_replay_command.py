@@ -14,7 +14,7 @@ from tiny import contents, make_run, tiny_config
 
 from capture.config.records import KINDS
 from capture.errors import ConfigError, RunError
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.format.replay_markers import parse_replay_key, replay_key
 from capture.maintenance.verify import verify
 from capture.store import Store

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import contents, make_run, tiny_config
 
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.maintenance.verify import verify
 from capture.store import Store
 from cluster.cli import main

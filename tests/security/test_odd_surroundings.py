@@ -15,8 +15,9 @@ from tiny_run import copied, tiny_run
 from analysis.run import scan
 from analysis.run.scan import Shard, read_all
 from capture.errors import CaptureError, ShardError
+from capture.format.chain import read_segments
 from capture.format.checkpoint import read_checkpoint
-from capture.format.markers import File, read_segments
+from capture.format.markers import File
 from capture.shards.schema import EVALUATIONS, OUTLIERS
 from capture.store import Store
 from capture.training.loop import Progress, capture_run

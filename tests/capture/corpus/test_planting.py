@@ -13,8 +13,8 @@ from capture.corpus import load_corpus
 from capture.corpus.datums import Corpus, CorpusConfig
 from capture.corpus.planting import PlantConfig, ScrambleConfig
 from capture.errors import CaptureError, ConfigError, RunError
+from capture.format.chain import require_start
 from capture.format.corpus_tables import corpus_tables, read_corpus
-from capture.format.markers import require_start
 from capture.maintenance.verify import verify
 from capture.store import Store
 

@@ -16,15 +16,8 @@ from analysis.jobs.tables import read_table
 from analysis.run.run import Run, open_run
 from analysis.run.tallies import neuron_history, read_tally, token_history
 from capture.errors import CaptureError, IncompleteRunWarning, ShardError
-from capture.format.markers import (
-    START,
-    checksum,
-    encode,
-    read_marker,
-    read_segments,
-    segment_key,
-    write_marker,
-)
+from capture.format.chain import read_segments
+from capture.format.markers import START, checksum, encode, read_marker, segment_key, write_marker
 from capture.maintenance.verify import Finding, verify
 from capture.store import Store
 

@@ -15,8 +15,8 @@ from capture.engine.observer import to_device
 from capture.engine.step_plan import StepPlan
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint
+from capture.format.chain import read_segments
 from capture.format.factor_tables import lay_out
-from capture.format.markers import read_segments
 from capture.gradients.factored_algebra import dense
 from capture.models.transformer import build_model
 from capture.store import Store

@@ -11,8 +11,9 @@ from tiny import contents, make_run, read_outliers, tiny_config
 from analysis.run.run import open_run
 from capture.config.settings import Config
 from capture.errors import AuditError, ConfigError, RunError, ShardError
+from capture.format.chain import read_segments
 from capture.format.checkpoint import encode, read_checkpoint, split_checkpoint
-from capture.format.markers import File, Marker, read_segments, segment_key, write_marker
+from capture.format.markers import File, Marker, segment_key, write_marker
 from capture.maintenance.verify import verify
 from capture.optim import optimizer
 from capture.store import Store

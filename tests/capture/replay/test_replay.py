@@ -15,7 +15,8 @@ from analysis.run.tallies import read_tally, tally_units
 from capture.engine import observer
 from capture.errors import AuditError, ReplayError, RunError, ShardError
 from capture.format import checkpoint
-from capture.format.markers import read_segments, segment_key
+from capture.format.chain import read_segments
+from capture.format.markers import segment_key
 from capture.format.replay_markers import parse_replay_key, replay_key
 from capture.maintenance.garbage import listed_keys
 from capture.maintenance.verify import verify

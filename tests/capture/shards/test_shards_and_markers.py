@@ -16,15 +16,8 @@ from pyarrow import parquet
 from tiny import make_run, tiny_config
 
 from capture.errors import RunError, ShardError, StoreError
-from capture.format.markers import (
-    File,
-    Marker,
-    read_marker,
-    read_segments,
-    require_start,
-    segment_key,
-    write_marker,
-)
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import File, Marker, read_marker, segment_key, write_marker
 from capture.maintenance.verify import Finding, verify
 from capture.shards import encoding as shards
 from capture.shards import schema

@@ -14,7 +14,7 @@ import pytest
 from tiny import contents, make_run, tiny_config
 
 from capture.errors import RunError, StoreError
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.maintenance.verify import verify
 from capture.store import Store, lease
 from capture.store.lease import KEY, Lease, TakenOver, hold_lease, new_lease, stale_lease

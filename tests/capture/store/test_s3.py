@@ -16,7 +16,8 @@ from tiny import contents, make_run, tiny_config
 
 from analysis.run.run import open_run
 from capture.config.settings import Config
-from capture.format.markers import read_segments, segment_key
+from capture.format.chain import read_segments
+from capture.format.markers import segment_key
 from capture.maintenance.verify import verify
 from capture.store import Store
 from cluster.cli import main

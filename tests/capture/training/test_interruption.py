@@ -11,7 +11,7 @@ from s3_server import environment
 from tiny import contents
 
 from analysis.run.run import open_run
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.maintenance.verify import verify
 from capture.store import Store
 

@@ -5,7 +5,8 @@ from tiny import make_run, tiny_config
 
 from capture.errors import CaptureError, ConfigError, StoreError
 from capture.format import factor_parts, markers
-from capture.format.markers import START, File, Marker, max_files, read_segments, write_marker
+from capture.format.chain import read_segments
+from capture.format.markers import START, File, Marker, max_files, write_marker
 from capture.maintenance.verify import verify
 from capture.replay.segments import read_replayable_run, replay_segment
 from capture.store import Store

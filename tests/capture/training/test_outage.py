@@ -19,7 +19,7 @@ from tiny import contents, make_run, tiny_config
 from analysis.run.run import open_run
 from capture.config.settings import Config
 from capture.errors import StoreAwayError, StoreError
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.maintenance.verify import verify
 from capture.store import Store, lease
 from capture.store import local as folder
@@ -95,7 +95,7 @@ import sys
 from pathlib import Path
 from subprocess import run
 from capture.errors import StoreError
-from capture.format.markers import read_segments
+from capture.format.chain import read_segments
 from capture.store import Store
 from tiny import contents, make_run, tiny_config
 

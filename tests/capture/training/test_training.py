@@ -17,8 +17,9 @@ from capture.engine.build import build_engine
 from capture.engine.evaluation import Evaluation
 from capture.engine.observer import to_device
 from capture.errors import AuditError, ConfigError, RunError, StoreError, UnitError
+from capture.format.chain import read_segments
 from capture.format.checkpoint import read_checkpoint
-from capture.format.markers import read_segments, segment_key
+from capture.format.markers import segment_key
 from capture.gradients.layout import Layout
 from capture.gradients.torch_functions import READERS
 from capture.maintenance.verify import verify

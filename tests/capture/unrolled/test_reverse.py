@@ -7,7 +7,8 @@ from tiny_run import make_run
 
 from capture.errors import InfluenceError, ShardError
 from capture.format import checkpoint
-from capture.format.markers import Marker, read_segments, require_start
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import Marker
 from capture.optim.optimizer import Tensors
 from capture.replay.segments import ReplayableRun, read_replayable_run
 from capture.store import Store

@@ -10,7 +10,8 @@ import shlex
 
 from tiny_run import copied, make_run, tiny_run
 
-from capture.format.markers import START, checksum, encode, read_segments, require_start
+from capture.format.chain import read_segments, require_start
+from capture.format.markers import START, checksum, encode
 from capture.store import Store
 from cluster.cli import main
 
