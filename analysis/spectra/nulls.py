@@ -1,0 +1,51 @@
+"""Null models of a matrix parameters × steps: what a spectrum looks like without structure.
+
+- gaussian: independent normal entries of the same shape. Its Gram matrix has a Wishart
+  distribution, drawn by Bartlett's decomposition (Bartlett 1933) without the P × S entries.
+- norms kept: every step keeps its length, and its direction is uniformly random.
+
+The edges of the first are those of Marchenko and Pastur (1967): σ (√P ± √S).
+
+Shapes: P entry of a parameter, S step.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from analysis.spectra.gram import inverse_lengths
+
+Null = Literal["gaussian", "norms kept"]
+NULLS: tuple[Null, ...] = get_args(Null)
+
+
+def null_gram(null: Null, gram_SS: np.ndarray, entries: int, rng: np.random.Generator):
+    """Draw the Gram matrix of a null of a matrix with this Gram matrix, float64 [S, S].
+
+    ``entries``: P, the length of a step. The gaussian null has the same expected square sum.
+    """
+    drawn_SS = wishart(entries, len(gram_SS), rng)
+    if null == "gaussian":
+        return drawn_SS * (np.trace(gram_SS) / (entries * len(gram_SS)))
+    scale_S = inverse_lengths(drawn_SS) * np.sqrt(np.diag(gram_SS).clip(0))
+    return drawn_SS * np.multiply.outer(scale_S, scale_S)
+
+
+def wishart(entries: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw XᵀX for X of ``entries`` × ``steps`` independent standard normal numbers."""
+    if entries < steps:
+        row_SP = rng.normal(size=(steps, entries))
+        return row_SP @ row_SP.T
+    factor_SS = np.tril(rng.normal(size=(steps, steps)), -1)
+    np.fill_diagonal(factor_SS, np.sqrt(rng.chisquare(entries - np.arange(steps))))
+    return factor_SS @ factor_SS.T
+
+
+def gaussian_edges(entries: int, steps: int, mean_square: float) -> tuple[float, float]:
+    """Return the smallest and largest singular value of a large gaussian matrix.
+
+    ``mean_square``: of its entries.
+    """
+    wide, narrow = max(entries, steps) ** 0.5, min(entries, steps) ** 0.5
+    sigma = mean_square**0.5
+    return sigma * (wide - narrow), sigma * (wide + narrow)
