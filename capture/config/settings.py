@@ -23,7 +23,8 @@ class RunConfig:
     uri: str = "runs/run"
     """Where the run is written: a folder, s3://bucket/prefix, or another URI that fsspec knows."""
     seed: int = 0
-    """Seed of the initial weights, the batch order and dropout; at least 0."""
+    """Seed of the initial weights, the batch order and dropout; at least 0. model.seed and
+    training.order_seed vary the first two apart."""
     loop: Literal["capture", "own"] = "capture"
     """capture: ``ontogeny capture`` trains the model. own: a custom training loop trains it under
     ``record``; model, corpus and training then hold only what ``record`` could see."""
@@ -104,6 +105,17 @@ class Config:
             require_captured(self.capture.loss_positions, self.capture.fallback)
         training = self.training
         require_equal_shares(self.workers, batch=training.batch, accumulate=training.accumulate)
+
+    @property
+    def weight_seed(self) -> int:
+        """Seed of the initial weights."""
+        return self.run.seed if self.model.seed is None else self.model.seed
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order in which batches visit the datums."""
+        own = self.training.order_seed
+        return self.run.seed if own is None else own
 
 
 def require_capture_loop(config: Config, problem: str, remedy: str) -> None:

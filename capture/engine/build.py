@@ -102,7 +102,7 @@ def build_engine(
         config.model,
         vocabulary=len(plan.corpus.vocabulary.tokens),
         window=config.corpus.window,
-        seed=config.run.seed,
+        seed=config.weight_seed,
     )
     if beginning and isinstance(model, HFModel):
         load_weights(model, config.model.hf)

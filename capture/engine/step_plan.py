@@ -78,5 +78,5 @@ class StepPlan:
 
     def batches(self, epoch: int) -> np.ndarray:
         """Return an epoch's datum ids by batch and slot, [batches, N]."""
-        order = epoch_order(len(self.corpus.train), seed=self.config.run.seed, epoch=epoch)
+        order = epoch_order(len(self.corpus.train), seed=self.config.order_seed, epoch=epoch)
         return batches(order, self.config.training.batch)

@@ -43,9 +43,12 @@ class ModelConfig:
     """Positional encoding; all_sine is the study's code, with sine in the odd columns too."""
     init_range: float = 0.1
     """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
+    seed: int | None = None
+    """Seed of the initial weights; null: run.seed."""
 
     def __post_init__(self) -> None:
         self.require_own_keys()
+        at_least("model.seed", self.seed or 0, 0)
         for name in ("layers", "width", "hidden", "heads"):
             at_least(f"model.{name}", getattr(self, name), 1)
         if self.width % self.heads:
@@ -70,7 +73,7 @@ class ModelConfig:
             problem = "got null, must name a family (or model.hf.path a model) for model.kind hf"
             raise ConfigError("model.hf.family", problem, "For example model.hf.family=gpt2")
         for key in fields(self):
-            if key.name not in ("kind", "hf") and getattr(self, key.name) != key.default:
+            if key.name not in ("kind", "hf", "seed") and getattr(self, key.name) != key.default:
                 problem = f"got {getattr(self, key.name)}, but model.kind is hf"
                 remedy = "Leave it out and use model.hf.settings"
                 raise ConfigError(f"model.{key.name}", problem, remedy)

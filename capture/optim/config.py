@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from capture.errors import ConfigError
+from capture.errors import ConfigError, at_least
 from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.schedule import ScheduleConfig
 
@@ -30,8 +30,11 @@ class TrainingConfig:
     """Precision of the forward pass; bfloat16 uses autocast and keeps weights in float32."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    order_seed: int | None = None
+    """Seed of the order in which batches visit the datums; null: run.seed."""
 
     def __post_init__(self) -> None:
+        at_least("training.order_seed", self.order_seed or 0, 0)
         for name in ("epochs", "batch", "accumulate"):
             if (found := getattr(self, name)) < 1:
                 raise ConfigError(f"training.{name}", f"got {found}, must be at least 1")
