@@ -12,7 +12,8 @@ from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.checkpoints.source import Source, observe
 from analysis.trajectory.checkpoints.spacing import choose_steps
 from analysis.trajectory.config import TrajectoryConfig
-from analysis.trajectory.metrics.catalogue import CATALOGUE, Chosen, choose
+from analysis.trajectory.metrics.catalogue import CATALOGUE
+from analysis.trajectory.metrics.choosing import Chosen, choose
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, text_of_run
@@ -21,6 +22,7 @@ from capture.errors import ConfigError
 
 Report = Callable[[int, int], None]
 """Called with the checkpoints done and all of them."""
+NO_VALUES = "gives no values at these checkpoints"
 
 
 def trajectory_of_run(
@@ -77,10 +79,9 @@ def describe(chosen: Chosen, frames: list[pd.DataFrame]) -> pd.DataFrame:
     own = (frame[["metric", "by"]].drop_duplicates() for frame in frames)
     for name, number in pd.concat(own).itertuples(index=False):
         listed.setdefault(name, replace(chosen.metrics[number].gives[0], name=name))
-    rows = [
-        (name, each.unit, each.meaning, each.null, chosen.omitted.get(name, ""))
-        for name, each in listed.items()
-    ]
+    found = {name for frame in frames for name in frame["metric"]}
+    why = {name: "" if name in found else NO_VALUES for name in listed} | chosen.omitted
+    rows = [(name, each.unit, each.meaning, each.null, why[name]) for name, each in listed.items()]
     return pd.DataFrame(rows, columns=pd.Index(METRICS.names))
 
 

@@ -1,23 +1,23 @@
-"""The metrics that can be measured, what each needs, and metrics of the user's own.
+"""All metrics: what each measures, and what it needs of the model and the text.
 
-A metric is a function (model, text) → rows. Its docstring says what the values are and what the
-null is. ``module:function`` names one of the user's own.
+A metric is a function (model, text) → rows. Its docstring defines its values and their null.
 """
 
-import importlib
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from analysis.trajectory.metrics.ablations import head_ablation
+from analysis.trajectory.metrics.lens import logit_lens
+from analysis.trajectory.metrics.ngrams import ngram_divergence
+from analysis.trajectory.metrics.noise import gradient_noise
 from analysis.trajectory.metrics.patterns import attention_patterns
 from analysis.trajectory.metrics.prediction import copying, in_context, prediction
 from analysis.trajectory.metrics.row import Row
+from analysis.trajectory.metrics.similarity import representation_similarity
+from analysis.trajectory.metrics.weights import weight_changes, weight_sizes
 from analysis.trajectory.observed.model import Observed, Part
-from analysis.trajectory.observed.text import LEAST_REPEATED_WINDOW, Text
-from capture.errors import ConfigError
+from analysis.trajectory.observed.text import Text
 
 Need = Part | Literal["held-out text", "training text", "repeated tokens", "windows of 20 tokens"]
 Function = Callable[[Observed, Text], Iterable[Row]]
@@ -49,6 +49,8 @@ class Metric:
 
 
 UNIFORM = "uniform attention to all tokens so far"
+UNIFORM_TOKENS = "a uniform prediction"
+PERMUTED = "the same with positions permuted"
 UNIGRAM = "a unigram model of the training text"
 CATALOGUE = (
     Metric(
@@ -79,85 +81,61 @@ CATALOGUE = (
         ),
         frozenset({"attention", "repeated tokens"}),
     ),
+    Metric(
+        ngram_divergence,
+        (
+            Described(
+                "ngram_kl",
+                "nats",
+                "KL divergence from n-grams of the training text",
+                UNIFORM_TOKENS,
+            ),
+        ),
+        frozenset({"held-out text", "training text"}),
+    ),
+    Metric(
+        logit_lens,
+        (
+            Described("logit_lens", "nats", "loss of the prediction read after a layer", UNIGRAM),
+            Described("logit_lens_kl", "nats", "KL divergence of it from the final prediction"),
+        ),
+        frozenset({"held-out text", "layers", "logit lens"}),
+    ),
+    Metric(
+        head_ablation,
+        (Described("head_ablation", "nats", "loss increase with a head set to zero", "0"),),
+        frozenset({"held-out text", "head outputs"}),
+    ),
+    Metric(
+        representation_similarity,
+        (
+            Described("cka_before", "0 to 1", "CKA of a layer with itself before", PERMUTED),
+            Described("cka_layers", "0 to 1", "CKA of two layers", PERMUTED),
+        ),
+        frozenset({"held-out text", "layers"}),
+    ),
+    Metric(
+        weight_sizes,
+        (
+            Described("weight_norm", "weight", "Euclidean norm of a unit"),
+            Described("weight_mean", "weight", "mean of a unit's entries"),
+            Described("weight_variance", "weight²", "variance of a unit's entries"),
+        ),
+    ),
+    Metric(
+        weight_changes,
+        (
+            Described("update_norm", "weight", "norm of the change since the checkpoint before"),
+            Described("update_cosine", "cosine", "of this change and the one before", "0"),
+        ),
+    ),
+    Metric(
+        gradient_noise,
+        (
+            Described("gradient_norm", "nats/weight", "mean norm of a training datum's gradient"),
+            Described("noise_scale", "datums", "batch size at which noise equals signal"),
+        ),
+        frozenset({"training text"}),
+    ),
 )
 """In the order of tables and pages."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Metrics to measure, the names of rows to keep, and what was left out for lack of a need."""
-
-    metrics: tuple[Metric, ...]
-    names: frozenset[str]
-    omitted: dict[str, str]
-    """Name → why it cannot be measured."""
-
-
-def choose(wanted: Sequence[str], model: Observed, text: Text) -> Chosen:
-    """Return the metrics of these names; all that the model and the text can give if empty.
-
-    Raises ``ConfigError`` for an unknown name, and for a named metric that cannot be measured.
-    """
-    own = [own_metric(name) for name in wanted if ":" in name]
-    has = available(model, text)
-    lacking = {
-        name: f"needs {', '.join(sorted(metric.needs - has))}"
-        for metric in CATALOGUE
-        if metric.needs - has
-        for name in metric.names
-    }
-    known = [name for metric in CATALOGUE for name in metric.names]
-    able = [name for name in known if name not in lacking]
-    for name in wanted:
-        require_known(name, known)
-        if name in lacking:
-            problem = f"{lacking[name]}, which this model or text does not have"
-            raise ConfigError(f"metric {name}", problem, f"It can give: {', '.join(able)}")
-    names = {name for name in wanted if ":" not in name} if wanted else set(able)
-    if not names and not own:
-        raise ConfigError("--metrics", "none can be measured on this model without text")
-    metrics = [metric for metric in CATALOGUE if names & set(metric.names)]
-    omitted = {} if wanted else lacking
-    return Chosen((*metrics, *own), frozenset(names), omitted)
-
-
-def available(model: Observed, text: Text) -> frozenset[Need]:
-    """Return what metrics can use."""
-    found: set[Need] = set(model.parts)
-    if text.held_out:
-        found.add("held-out text")
-    if text.training:
-        found.add("training text")
-    if text.window >= LEAST_REPEATED_WINDOW and text.num_tokens >= 4:
-        found.add("repeated tokens")
-    if text.window >= 20:
-        found.add("windows of 20 tokens")
-    return frozenset(found)
-
-
-def require_known(name: str, known: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a name that is neither a metric nor ``module:function``."""
-    if name in known or ":" in name:
-        return
-    close = get_close_matches(name, known, n=1)
-    remedy = f"Did you mean {close[0]}? " if close else ""
-    problem = f"got {name!r}, which is no metric"
-    raise ConfigError("--metrics", problem, f"{remedy}Choose from: {', '.join(known)}")
-
-
-def own_metric(name: str) -> Metric:
-    """Return a metric of the user's own; raises ``ConfigError`` if it cannot be loaded."""
-    module, _, attribute = name.partition(":")
-    here, before = str(Path.cwd()), list(sys.path)
-    sys.path.insert(0, here)
-    try:
-        function: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(name, f"cannot be loaded ({error})", f"Looked from {here}") from error
-    finally:
-        sys.path[:] = before
-    if not callable(function):
-        raise ConfigError(name, f"is no function but {type(function).__name__}")
-    measure: Any = function
-    meaning = (function.__doc__ or attribute).strip().splitlines()[0]
-    return Metric(measure, (Described(name, "", meaning),), own=True)

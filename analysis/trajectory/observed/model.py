@@ -90,12 +90,12 @@ class Observed:
     @contextmanager
     def without_head(self, layer: int, head: int) -> Iterator[None]:
         """Set the output of one head to zero, before the heads are mixed, within the block."""
-        projection = self.out_projections[layer]
+        projection, num_heads = self.out_projections[layer], self.num_heads
         assert projection is not None
 
         def zero(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             mixed_NTC = args[0].clone()
-            width = mixed_NTC.shape[-1] // self.num_heads
+            width = mixed_NTC.shape[-1] // num_heads
             mixed_NTC[..., head * width : (head + 1) * width] = 0
             return (mixed_NTC, *args[1:])
 

@@ -3,8 +3,10 @@
 Shapes: N datum or sequence, T position, V vocabulary, P token of a repeated block.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from analysis.run.stored_run import Split
 from analysis.trajectory.config import SplitChoice
 from capture.errors import ConfigError
 
+Result = TypeVar("Result")
 MOST_SEQUENCES = 100
 LEAST_REPEATED_WINDOW = 8
 """Shortest window in which repeated blocks of random length make sense."""
@@ -60,6 +63,14 @@ class Text:
     """The vocabulary, indexed by token id; empty if it is not known."""
     datums: int = 200
     seed: int = 0
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What metrics compute from the text once for all checkpoints; see ``remember``."""
+
+    def remember(self, name: str, compute: Callable[[], Result]) -> Result:
+        """Return what ``compute`` returned under this name the first time."""
+        if name not in self.memory:
+            self.memory[name] = compute()
+        return self.memory[name]
 
     @cached_property
     def repeated(self) -> Repeated:

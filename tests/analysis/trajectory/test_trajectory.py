@@ -145,6 +145,7 @@ def test_by_default_metrics_that_cannot_be_measured_are_named(run: Run) -> None:
     omitted = found.metrics.set_index("metric")["omitted"]
     assert omitted["in_context"] == "needs windows of 20 tokens"
     assert omitted["loss"] == ""
+    assert omitted["update_cosine"] == "gives no values at these checkpoints"
     assert set(found.trajectory["metric"]) == set(omitted.index[omitted == ""])
     assert found.checkpoints["step"].tolist() == [0, 24]
 
