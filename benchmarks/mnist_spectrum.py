@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.spectra.concentration import CUTOFF, numbers_of
 from analysis.spectra.gram import Treatment, gram_of, singular_values, treated
 from analysis.spectra.nulls import NULLS, null_gram
-from analysis.spectra.numbers import CUTOFF, numbers_of
 from analysis.spectra.samples import sampled_spectra
 
 FOLDER = Path(os.environ.get("ONTOGENY_MNIST", "../shared/data/mnist"))

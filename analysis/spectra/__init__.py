@@ -1,4 +1,4 @@
 """The spectrum of training: in how many directions do the updates of a run point, and when?
 
-``spectrum`` has the whole analysis; ``gram`` and ``numbers`` its pure core.
+``spectrum`` has the whole analysis; ``gram`` and ``concentration`` its pure core.
 """

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from analysis.spectra.concentration import CUTOFF
 from analysis.spectra.gram import Treatment
-from analysis.spectra.numbers import CUTOFF
 from capture.errors import ConfigError, at_least
 
 What = Literal["gradients", "updates", "weights"]
@@ -38,7 +38,7 @@ class SpectrumConfig:
     """Random steps of each sample of the sampled form; at most half of the steps are taken."""
     repeats: int = 10
     """Samples of the sampled form."""
-    draws: int = 10
+    draws: int = 5
     """Draws of each null."""
     low_rank: tuple[int, ...] = ()
     """Train again with updates projected on the first so many directions; one training for each,

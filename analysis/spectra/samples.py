@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.spectra.concentration import NAMES, numbers_of
 from analysis.spectra.gram import coefficients, decompose
-from analysis.spectra.numbers import NAMES, numbers_of
 
 SAMPLES = pa.schema(
     [

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analysis.spectra.concentration import numbers_of
 from analysis.spectra.gram import (
     Treatment,
     coefficients,
@@ -15,7 +16,6 @@ from analysis.spectra.gram import (
     treatment_matrix,
 )
 from analysis.spectra.nulls import NULLS, gaussian_edges, null_gram, wishart
-from analysis.spectra.numbers import numbers_of
 from analysis.spectra.samples import sampled_spectra
 
 TREATMENTS = [

@@ -1,0 +1,210 @@
+"""Spectra of small runs against numpy's SVD of the dense matrix, and what must not change them."""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import make_run
+
+from analysis.jobs.tables import read_question, read_table
+from analysis.run.run import Run, open_run
+from analysis.spectra.config import SpectrumConfig, What
+from analysis.spectra.pieces import pieces_of
+from analysis.spectra.reading import step_source
+from analysis.spectra.spectrum import measure_spectrum, spectrum_question
+from analysis.spectra.tables import SCHEMAS, Spectrum, write_spectrum
+from analysis.spectra.unfinished import UnfinishedGram
+from capture.errors import CaptureError, ShardError
+
+UNITS = ("layers.1.linear1.weight", "layers.1.linear2.*", "layers.1.norm2.weight")
+FEW = SpectrumConfig(units=UNITS, draws=2, repeats=2)
+ADAM = ["training.optimizer.kind=adam", "training.learning_rate=0.01", "training.clip=1"]
+
+
+@functools.cache
+def uri(kind: str) -> str:
+    """A run of 12 steps: sgd, adam, or factors (sgd with stored factors)."""
+    more = {"sgd": [], "adam": ADAM, "factors": ["capture.factors.enabled=true"]}[kind]
+    settings = ["training.epochs=1", "training.learning_rate=0.5", *more]
+    return make_run(f"memory://spectrum-{kind}", *settings)
+
+
+def run(kind: str = "sgd") -> Run:
+    return open_run(uri(kind))
+
+
+@functools.cache
+def found(kind: str = "sgd", what: What = "gradients") -> Spectrum:
+    return measure_spectrum(run(kind), replace(FEW, what=what))
+
+
+def dense(kind: str, what: What) -> np.ndarray:
+    """The matrix of the chosen units, steps as rows, from other queries of the run."""
+    opened = run(kind)
+    names = step_source(opened, replace(FEW, what=what)).layout.names
+    if what == "gradients":
+        batches = opened.steps()["datums"]
+        return np.array(
+            [
+                np.concatenate(
+                    [np.sum([opened.gradient(s, d, u) for d in batch], 0).flatten() for u in names]
+                )
+                for s, batch in enumerate(batches)
+            ]
+        )
+    from capture.replay.steps import StepReplayer
+
+    replayer = StepReplayer(opened.gradients.replayable, [opened.start, *opened.segments])
+    after = [replayer.weights_after(s, names, lambda: None) for s in range(opened.steps_done + 1)]
+    weight_SP = np.array([np.concatenate([w[u].flatten() for u in names]) for w in after])
+    return weight_SP[1:] if what == "weights" else np.diff(weight_SP, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("sgd", "gradients"), ("factors", "gradients"), ("adam", "updates"), ("sgd", "weights")],
+)
+def test_values_are_those_of_the_dense_matrix(kind: str, what: What):
+    row_SP = dense(kind, what).astype(np.float64)
+    left_PK, value_K, right_KS = np.linalg.svd(row_SP.T, full_matrices=False)
+    spectrum = found(kind, what)
+    np.testing.assert_allclose(spectrum.values["value"], value_K, atol=1e-5 * value_K[0])
+    weight_KS = spectrum.steps["weight"].to_numpy().reshape(5, -1)
+    np.testing.assert_allclose(abs((weight_KS * right_KS[:5]).sum(1)), 1, atol=1e-4)
+    (first, *_) = spectrum.spectra.to_dict("records")
+    assert (first["treatment"], first["matrix"], first["draws"]) == ("as recorded", "run", 1)
+    assert first["over_cutoff"] == (value_K > 0.1 * value_K[0]).sum()
+    assert first["stable_rank"] == pytest.approx((value_K**2).sum() / value_K[0] ** 2, rel=1e-4)
+    shares = np.square(left_PK[:, 0])
+    (strongest, *_) = spectrum.neurons.to_dict("records")
+    unit = strongest["unit"]
+    source = step_source(run(kind), replace(FEW, what=what))
+    place = source.layout.names.index(unit)
+    own = shares[source.layout.offsets[place] : source.layout.offsets[place + 1]]
+    if strongest["level"] == "unit":
+        wanted = own.sum()
+    else:  # neurons of MLP weights are inputs, which are columns here
+        wanted = own.reshape(source.layout.shapes[unit])[:, strongest["group"]].sum()
+    assert strongest["share"] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_stored_factors_and_replay_give_the_same():
+    assert step_source(run("factors"), SpectrumConfig()).replayer is None
+    assert step_source(run(), SpectrumConfig()).replayer is not None
+    for name in ("values", "learned", "datums"):
+        one, other = (getattr(found(kind), name) for kind in ("sgd", "factors"))
+        numbers = one.select_dtypes("number")
+        np.testing.assert_allclose(numbers, other[numbers.columns], rtol=1e-3, atol=1e-5)
+
+
+def test_pieces_change_nothing_and_can_be_resumed():
+    opened, config = run(), FEW
+    layout = step_source(opened, config).layout
+    pieces = pieces_of(layout, 12, 12 * 4 * 100)
+    assert len(pieces) == -(-layout.size // 100)
+    assert sum(part.size for piece in pieces for part in piece) == layout.size
+    asked = UnfinishedGram.of(opened, spectrum_question(config), pieces, "")
+    in_pieces = measure_spectrum(opened, config, resumable=True, max_bytes=12 * 4 * 100)
+    for name in ("values", "directions", "neurons", "learned", "datums", "samples"):
+        one, other = getattr(found(), name), getattr(in_pieces, name)
+        numbers = one.select_dtypes("number").drop(columns="direction", errors="ignore")
+        np.testing.assert_allclose(numbers, other[numbers.columns], rtol=1e-3, atol=1e-5)
+    done, _ = asked.read(12)
+    assert done == len(pieces) - 1
+    counts = []
+    measure_spectrum(
+        opened,
+        config,
+        lambda done, wanted: counts.append(done),
+        resumable=True,
+        max_bytes=12 * 4 * 100,
+    )
+    assert counts[-1] == 12 + 12 * len(pieces) + 12  # one piece, left vectors, datums
+    opened.tables.put(asked.key, b"damaged")
+    with pytest.raises(ShardError, match="Delete it; it is computed again"):
+        measure_spectrum(opened, config, resumable=True, max_bytes=12 * 4 * 100)
+    write_spectrum(opened, found(), spectrum_question(config))
+    assert not opened.tables.exists(asked.key)
+    assert read_question(opened, "spectrum").options["what"] == "gradients"
+    for name, schema in SCHEMAS.items():
+        assert len(read_table(opened, "spectrum", name, schema)) == len(getattr(found(), name))
+
+
+@pytest.mark.parametrize(("kind", "what"), [("sgd", "gradients"), ("factors", "gradients")])
+def test_loads_of_the_datums_add_up_to_the_direction(kind: str, what: What):
+    everything = replace(FEW, what=what, datums=10**6)
+    spectrum = measure_spectrum(run(kind), everything)
+    weights = spectrum.steps.groupby("direction")["weight"].sum()
+    loads = spectrum.datums.groupby("direction")["load"].sum()
+    np.testing.assert_allclose(loads, weights * spectrum.directions["value"], rtol=1e-3, atol=1e-4)
+
+
+def test_loads_under_adam_are_those_of_the_dense_shifts():
+    config = replace(FEW, what="updates", datums=100, directions=1)
+    opened = run("adam")
+    spectrum = measure_spectrum(opened, config)
+    source = step_source(opened, config)
+    row_SP = dense("adam", "updates")
+    left_P = np.linalg.svd(row_SP.T, full_matrices=False)[0][:, 0]
+    left_P *= np.sign(row_SP.T @ spectrum.steps["weight"].to_numpy() @ left_P)
+    batches = opened.steps()["datums"]
+    for row in spectrum.datums.head(3).to_dict("records"):
+        wanted = sum(
+            np.concatenate(
+                [opened.shift(s, row["datum"], u).flatten() for u in source.layout.names]
+            )
+            @ left_P
+            for s, batch in enumerate(batches)
+            if row["datum"] in batch
+        )
+        assert row["load"] == pytest.approx(wanted, rel=1e-2)
+
+
+def test_time_and_neurons_account_for_all_squares():
+    row_SP = dense("sgd", "gradients").astype(np.float64)
+    learned = found().learned
+    assert learned["share"].sum() == pytest.approx(1)
+    square_S = np.square(row_SP).sum(1)
+    mean = (square_S @ np.arange(12)) / square_S.sum()
+    assert (learned["share"] * learned["centre"]).sum() == pytest.approx(mean, rel=1e-4)
+    assert learned["null_centre"].iloc[0] == pytest.approx(mean, rel=1e-4)
+    values = found().values
+    assert values["share"].sum() == pytest.approx(1)
+    assert values["value"][0] > 1.2 * values["gaussian"][0]
+    rows = found().spectra.to_dict("records")[:3]
+    assert [row["matrix"] for row in rows] == ["run", "gaussian", "norms kept"]
+    assert rows[0]["stable_rank"] < rows[2]["stable_rank"] < rows[1]["stable_rank"]
+
+
+def test_training_in_all_directions_is_the_run_and_in_few_is_not():
+    table = measure_spectrum(run(), replace(FEW, datums=0, low_rank=(1, 12))).low_rank
+    rows = {(row["directions"], row["basis"]): row for row in table.to_dict("records")}
+    for basis in ("leading", "random"):
+        whole = rows[12, basis]
+        assert whole["projected"] == pytest.approx(whole["end"], abs=2e-4)
+        assert whole["trained"] == pytest.approx(whole["end"], abs=2e-4)
+        assert rows[1, basis]["trained"] != pytest.approx(whole["end"], abs=2e-3)
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"what": "gradient"}, "got 'gradient', wanted gradients, updates, weights"),
+        ({"cutoff": 1.0}, "got 1.0, must be between 0 and 1"),
+        ({"draws": 1}, "spectrum.draws: got 1, must be at least 2"),
+        ({"low_rank": (3,), "what": "weights"}, "needs directions of gradients or updates"),
+        ({"units": ("layer.9",)}, "layer.9: matches no captured unit. Did you mean"),
+        ({"steps": (3, 99)}, "has no steps 3 to 98; it has 12"),
+        ({"steps": (3, 6), "skip": 2}, "has 1 steps for a spectrum, which needs 3"),
+        ({"low_rank": (13,)}, "spectrum.low_rank: got 13, the steps have 12 directions"),
+    ],
+)
+def test_bad_input_is_one_line(settings: dict[str, Any], text: str):
+    with pytest.raises(CaptureError) as caught:
+        measure_spectrum(run(), replace(SpectrumConfig(draws=2, repeats=2), **settings))
+    assert text in str(caught.value)
