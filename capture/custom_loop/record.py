@@ -21,6 +21,7 @@ from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_p
 from capture.custom_loop.recording import Recording
 from capture.custom_loop.units import (
     custom_loop_units,
+    plain_model,
     plain_optimizer,
     require_one_process,
     without_compilation,
@@ -76,7 +77,8 @@ def record(
       backward passes before one ``step`` are micro-batches.
 
     Args:
-        model: any module with float32 parameters; autocast may compute in bfloat16.
+        model: any module with float32 parameters; autocast may compute in bfloat16. A compiled
+            model runs uncompiled while it is recorded, and its parameters have their own names.
         optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups, also in a
             wrapper that keeps it as ``optimizer`` (accelerate, Lightning). ``amsgrad``,
             ``maximize``, ``dampening`` and ``differentiable`` are not supported.
@@ -125,7 +127,7 @@ def record(
         32
     """
     require_one_process(model)
-    optimizer = plain_optimizer(optimizer)
+    model, optimizer = plain_model(model), plain_optimizer(optimizer)
     chosen = custom_loop_units(model, optimizer, units)
     tables = datum_tables(datums, vocabulary)
     capture = CaptureConfig(

@@ -50,8 +50,8 @@ class Recording:
 
     Attributes:
         epoch: the epoch stored with steps and evaluations, from 0. Set it in your loop.
-        model: the model that was given.
-        optimizer: the optimizer that was given.
+        model: the model that was given, without the wrapper of ``torch.compile``.
+        optimizer: the optimizer that was given, without wrappers.
         units: the captured parameters by name.
     """
 

@@ -21,6 +21,13 @@ ONE_PROCESS = (
 )
 
 
+def plain_model(model: nn.Module) -> nn.Module:
+    """Return the model inside the wrapper of ``torch.compile``, with its own parameter names."""
+    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        model = inner
+    return model
+
+
 def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Return the optimizer of ``torch.optim`` inside the wrappers of accelerate, Lightning, Fabric.
 

@@ -74,11 +74,8 @@ class SplitGuard:
 
         Modules without units (a loss function) count as operations of the loop.
         """
-        names = dict(self.model.named_modules())
-        if hasattr(self.model, "_orig_mod"):  # compiled: hooks inside would break the graph
-            names = {"": self.model}
         units = {id(unit) for unit in self.units.values()}
-        for name, module in names.items():
+        for name, module in self.model.named_modules():
             if units.isdisjoint(map(id, module.parameters())):
                 continue
             yield module.register_forward_pre_hook(partial(self.enter, name), with_kwargs=True)

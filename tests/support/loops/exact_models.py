@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from custom_loops import D, Small, V, loss_of
-from exact_loops import ADAMW, TOKENS, kind, shares_of, train
+from exact_loops import ADAMW, TOKENS, kind, train
 from loop_session import Session
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,28 +142,54 @@ def random_layers(session: Session) -> None:
             optimizer.zero_grad()
 
 
+def fast(part: Any) -> Any:
+    return torch.compile(part, backend="eager")
+
+
+def compiled_loop(session: Session, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+    """Record a model of which a part is compiled, also before the recording begins."""
+    optimizer = ADAMW(model.parameters(), 0.01)
+    loss(TOKENS).backward()
+    optimizer.zero_grad()
+    with session.record(model, optimizer, datums=12, units=["layer.*", "*.bias"]) as recorder:
+        for ids in ([0, 1], [2, 3]):
+            recorder.datums(ids)
+            loss(TOKENS[ids]).backward()
+            session.expect({i: lambda i=i: loss(TOKENS[[i]]) / 2 for i in ids})
+            optimizer.step()
+            optimizer.zero_grad()
+
+
 @kind("torch.compile, the compiled model recorded")
 def compiled(session: Session) -> None:
-    model = torch.compile(Small(), backend="aot_eager")
-    assert isinstance(model, nn.Module)
-    train(session, model, ADAMW(model.parameters(), 0.01))
+    model = fast(Small())
+    compiled_loop(session, model, partial(loss_of, model))
 
 
 @kind("torch.compile, the model inside recorded")
 def compiled_inside(session: Session) -> None:
     model = Small()
-    fast = torch.compile(model, backend="aot_eager")
-    assert isinstance(fast, nn.Module)
-    optimizer = ADAMW(model.parameters(), 0.01)
-    loss_of(fast, TOKENS).backward()  # it is compiled before the recording
-    optimizer.zero_grad()
-    with session.record(model, optimizer, datums=12) as recorder:
-        for ids in ([0, 1], [2, 3]):
-            recorder.datums(ids)
-            loss_of(fast, TOKENS[ids]).backward()
-            session.expect(shares_of(model, ids))
-            optimizer.step()
-            optimizer.zero_grad()
+    compiled_loop(session, model, partial(loss_of, fast(model)))
+
+
+@kind("model.compile()")
+def compiled_in_place(session: Session) -> None:
+    model = Small()
+    model.compile(backend="eager")
+    compiled_loop(session, model, partial(loss_of, model))
+
+
+@kind("torch.compile of the function that computes the loss")
+def compiled_loss(session: Session) -> None:
+    model = Small()
+    compiled_loop(session, model, fast(partial(loss_of, model)))
+
+
+@kind("torch.compile of one layer")
+def compiled_layer(session: Session) -> None:
+    model = Small()
+    model.layer.compile(backend="eager")
+    compiled_loop(session, model, partial(loss_of, model))
 
 
 # --- Hugging Face ---------------------------------------------------------------------------------

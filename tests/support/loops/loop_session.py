@@ -35,7 +35,7 @@ class Session:
     def record(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any
     ) -> Iterator[Recording]:
-        self.model = model
+        self.model = getattr(model, "_orig_mod", model)
         outliers, factors = OutlierConfig(k=5), FactorConfig(enabled=True)
         with record(
             model, optimizer, run=uri(self.folder), outliers=outliers, factors=factors, **more

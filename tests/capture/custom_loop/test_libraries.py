@@ -1,0 +1,179 @@
+"""Loops of other libraries, run by these libraries themselves where they are installed.
+
+The kinds of loops in ``exact_optimizers`` imitate their optimizers, for all other machines.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from custom_loops import Small, V, loss_of, tokens, uri
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from analysis.run.run import Run, open_run
+from capture.config.records import FactorConfig
+from capture.custom_loop.record import record
+from capture.shifts.outliers import OutlierConfig
+
+DATA = tokens()
+OPTIONS: dict[str, Any] = {
+    "datums": DATA,
+    "outliers": OutlierConfig(k=5),
+    "factors": FactorConfig(enabled=True),
+    "segment_steps": 1,
+}
+
+
+def assert_exact(run: Run, model: nn.Module, batch: int, loss: Any = loss_of) -> None:
+    """Check that gradients are those of passes of one datum each, and datums come once an epoch."""
+    steps = run.steps()
+    assert sorted(np.concatenate(list(steps["datums"]))) == sorted([*range(len(DATA))] * 2)
+    parameters = dict(model.named_parameters())
+    for step, ids in enumerate(steps["datums"]):
+        assert len(ids) == batch
+        model.load_state_dict(run.checkpoint(step), strict=False)
+        for datum in ids:
+            units = [parameters[name] for name in run.layout.names]
+            wanted = torch.autograd.grad(loss(model, DATA[[datum]]) / batch, units)
+            for name, gradient in zip(run.layout.names, wanted, strict=True):
+                found = run.gradient(step, int(datum), name)
+                np.testing.assert_allclose(found, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_accelerate(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    plain = Small()
+    model, optimizer, loader = accelerator.prepare(
+        plain,
+        torch.optim.AdamW(plain.parameters(), 0.01),
+        DataLoader(TensorDataset(DATA), batch_size=2, shuffle=True),
+    )
+    with record(model, optimizer, run=uri(tmp_path), **OPTIONS):
+        for _ in range(2):
+            for (token_NT,) in loader:
+                with accelerator.accumulate(model):
+                    accelerator.backward(loss_of(model, token_NT))
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), 0.5)
+                    optimizer.step()
+                    optimizer.zero_grad()
+    assert_exact(open_run(uri(tmp_path)), plain, batch=4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library about itself
+def test_lightning_with_automatic_optimization(tmp_path: Path) -> None:
+    lightning = pytest.importorskip(
+        "pytorch_lightning", reason="pytorch_lightning is not installed"
+    )
+
+    class Language(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = Small()
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return loss_of(self.model, batch[0])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), 0.01)
+
+    class Record(lightning.Callback):
+        def __init__(self) -> None:
+            self.stack = ExitStack()
+
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            optimizer = trainer.optimizers[0]
+            self.stack.enter_context(record(module.model, optimizer, run=uri(tmp_path), **OPTIONS))
+
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            self.stack.close()
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            self.stack.__exit__(type(exception), exception, None)
+
+    torch.manual_seed(0)
+    module = Language()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        gradient_clip_val=0.5,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Record()],
+    )
+    trainer.fit(module, DataLoader(TensorDataset(DATA), batch_size=4, shuffle=True))
+    assert_exact(open_run(uri(tmp_path)), module.model, batch=4)
+
+
+def trainer_loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+    """The loss of Trainer: a sum divided by the labels of a whole batch, here of 4 datums."""
+    labels = 4 * token_NT.shape[1]
+    return 4 * model(input_ids=token_NT, labels=token_NT, num_items_in_batch=labels).loss
+
+
+def test_the_hugging_face_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed, which Trainer needs")
+    hf = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=V, **shape, **off))
+
+    class Record(hf.TrainerCallback):
+        def __init__(self) -> None:
+            self.stack = ExitStack()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            entered = record(given["model"], given["optimizer"], run=uri(tmp_path), **OPTIONS)
+            self.stack.enter_context(entered)
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            self.stack.close()
+
+    rows = [{"input_ids": row, "labels": row} for row in DATA]
+    settings = hf.TrainingArguments(
+        output_dir=str(tmp_path / "trainer"),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        weight_decay=0.1,
+    )
+    hf.Trainer(model=model, args=settings, train_dataset=rows, callbacks=[Record()]).train()
+    assert_exact(open_run(uri(tmp_path)), model, batch=4, loss=trainer_loss)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library about itself
+def test_adapters_of_peft(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    hf = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(vocab_size=V, **shape, **heads))
+    adapters = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(model, adapters)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        return model(input_ids=token_NT, labels=token_NT).loss
+
+    with record(model, optimizer, run=uri(tmp_path), **OPTIONS):
+        for ids in (*torch.randperm(12).split(4), *torch.randperm(12).split(4)):
+            loss(model, DATA[ids]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    run = open_run(uri(tmp_path))
+    assert len(run.layout.names) == 4
+    assert all("lora_" in name for name in run.layout.names)
+    assert_exact(run, model, batch=4, loss=loss)
