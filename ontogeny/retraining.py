@@ -52,11 +52,11 @@ def retrain(
         >>> found["datums"].tolist()
         [2]
     """
-    from analysis.influence.counterfactuals import compare_retrained, reweighted
+    from analysis.influence.counterfactuals import compare_retrained, request_for
     from analysis.influence.queries.parsing import build_queries
 
     opened = opened_run(run)
-    request = reweighted(opened, "weights", dict(weights), steps)
+    request = request_for(opened, "weights", dict(weights), steps)
     return compare_retrained(opened, build_queries(opened, queries), [request], progress)
 
 

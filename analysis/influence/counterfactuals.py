@@ -37,7 +37,7 @@ class Request:
         return int((self.variation.weight_D != 1).sum())
 
 
-def reweighted(run: Run, asked: str, changed: dict[int, float], steps: range | None) -> Request:
+def request_for(run: Run, asked: str, changed: dict[int, float], steps: range | None) -> Request:
     """Return the request for other weights of some datums.
 
     Raises ``ConfigError``, which begins with ``asked``, for a datum that the run does not have, a
@@ -79,7 +79,7 @@ def requests_of_file(run: Run, path: str, steps: range | None) -> list[Request]:
         if len(repeated):
             raise ConfigError(asked, f"names datum {int(repeated.iloc[0])} twice")
         changed = dict(zip(part["datum"].astype(int), part["weight"].astype(float), strict=True))
-        found.append(reweighted(run, asked, changed, steps))
+        found.append(request_for(run, asked, changed, steps))
     return found
 
 

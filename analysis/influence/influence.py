@@ -10,23 +10,19 @@ Memory: 8 bytes for each query, training datum and position, beside the needs of
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from analysis.influence.baselines.methods import BASELINES
 from analysis.influence.config import SWEEPS, InfluenceConfig
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.queries.query import Query
 from analysis.influence.sums import InfluenceSums, SumShape, windows_of
-from analysis.influence.sweeps import PathMethod, UnrolledMethod
+from analysis.influence.sweeps import begin_sweep
 from analysis.influence.tables import JOB, Influence
 from analysis.influence.tabulation import scored_tables, swept_tables
 from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set
 from analysis.run.run import Run
 from capture.errors import RunError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Counting = Callable[[int, int], None]
 
@@ -65,11 +61,11 @@ def compute_influence(
 
     steps = wanted_steps(run, config)
     units = tuple(run.layout.names) if config.units else ()
-    sweep, norm_at_end_Q = begin(run, queries, config, units)
+    sweep = begin_sweep(run, queries, config.method, end_step=config.end_step, units=units)
     positions = run.config.corpus.window
     windows = windows_of(steps, config.windows)
     shape = SumShape(len(queries), run.num_datums, positions, len(units), windows)
-    sums = InfluenceSums(shape, norm_at_end_Q)
+    sums = InfluenceSums(shape, sweep.norm_at_end_Q)
     max_bytes = config.max_bytes or MAX_BYTES
     if resumable:
         finished = finished_segments(run, queries, config, name)
@@ -82,10 +78,6 @@ def compute_influence(
     return swept_tables(run, queries, config, steps, sums)
 
 
-def report_steps(report: Counting, total: int, done: int) -> None:
-    report(done, total)
-
-
 def wanted_steps(run: Run, config: InfluenceConfig) -> range:
     """Return the steps asked for; raise ``RunError`` if the run lacks them."""
     end = run.steps_done if config.end_step is None else config.end_step
@@ -93,18 +85,6 @@ def wanted_steps(run: Run, config: InfluenceConfig) -> range:
         problem = f"has no steps {config.first_step} to {end - 1}"
         raise RunError(run.uri, problem, f"Its steps are 0 to {run.steps_done - 1}")
     return range(config.first_step, end)
-
-
-def begin(
-    run: Run, queries: Sequence[Query], config: InfluenceConfig, units: Sequence[str]
-) -> "tuple[PathMethod | UnrolledMethod, np.ndarray | None]":
-    """Return the sweep, and the norm of its adjoint at the end if it has one."""
-    if config.method == "path":
-        return PathMethod.begin(run, queries, units), None
-    end = run.steps_done if config.end_step is None else config.end_step
-    weights = {n: own.detach() for n, own in run.network(end).named_parameters()}
-    method = UnrolledMethod.begin(run, queries, weights)
-    return method, method.norm_at_end_Q
 
 
 def segments_within(run: Run, steps: range) -> list[range]:

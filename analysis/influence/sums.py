@@ -57,8 +57,11 @@ class InfluenceSums:
         self.window_QDW = shape.zeros(shape.datums, len(shape.windows))
         self.within_Q = np.ones(shape.queries, bool)
 
-    def add(self, found: SweepStep) -> None:
-        """Add a step; steps must come last first, each once."""
+    def add(self, found: SweepStep) -> np.ndarray:
+        """Add a step and return its reliable influence by slot, [Q, N].
+
+        Steps must come last first, each once.
+        """
         if self.norm_at_end_Q is not None:
             growth_Q = found.columns["adjoint_norm"] / np.maximum(self.norm_at_end_Q, 1e-300)
             self.within_Q &= growth_Q <= LIMIT
@@ -77,6 +80,7 @@ class InfluenceSums:
             "reliable": self.within_Q.copy(),
             **found.columns,
         }
+        return self.kept(influence_QN)
 
     def kept(self, own_Q: np.ndarray) -> np.ndarray:
         """Return values with the queries along the first axis, 0 where they are unreliable."""

@@ -35,6 +35,11 @@ class SweepStep:
 class BackwardSweep(Protocol):
     """A method's way through some steps, from the last to the first."""
 
+    @property
+    def norm_at_end_Q(self) -> np.ndarray | None:
+        """Norm of the adjoint at the end of training; None for a method without a horizon."""
+        ...
+
     def steps(self, steps: range, max_bytes: int) -> Iterator[SweepStep]:
         """Yield what is found in each step; the sweep then stands before that step."""
         ...
@@ -54,6 +59,7 @@ class PathMethod:
 
     run: Run
     sweep: PathSweep
+    norm_at_end_Q: None = None
 
     @classmethod
     def begin(cls, run: Run, queries: Sequence[Query], units: Sequence[str]) -> "PathMethod":
@@ -126,3 +132,23 @@ class UnrolledMethod:
     def resume(self, data: bytes, where: str) -> None:
         device = next(iter(self.adjoint.weights.values())).device
         self.adjoint = type(self.adjoint).decode(data, where, device)
+
+
+def begin_sweep(
+    run: Run,
+    queries: Sequence[Query],
+    method: str,
+    *,
+    end_step: int | None = None,
+    units: Sequence[str] = (),
+) -> PathMethod | UnrolledMethod:
+    """Return the sweep of a method, before its first step.
+
+    ``end_step``: the step before which queries are taken; None: the end of the run. ``units``:
+    those among which path influence is shared.
+    """
+    if method == "path":
+        return PathMethod.begin(run, queries, units)
+    end = run.steps_done if end_step is None else end_step
+    weights = {name: own.detach() for name, own in run.network(end).named_parameters()}
+    return UnrolledMethod.begin(run, queries, weights)

@@ -3,15 +3,16 @@
 Shapes: Q query, D datum, N datum of a step (slot), T position.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from analysis.influence.baselines.methods import BASELINES
 from analysis.influence.config import METHODS, SWEEPS
 from analysis.influence.queries.query import Query
-from analysis.influence.sweeps import PathMethod, SweepStep, UnrolledMethod
+from analysis.influence.sums import InfluenceSums, SumShape
+from analysis.influence.sweeps import begin_sweep
 from analysis.run.run import Run
 from capture.errors import ConfigError
 
@@ -33,18 +34,6 @@ class Scores:
         return self.total_QD[:, datum]
 
 
-def sweep_steps(run: Run, queries: Sequence[Query], method: str) -> Iterator[SweepStep]:
-    """Yield what a method that goes through training finds in each step, last step first."""
-    from capture.unrolled.states import MAX_BYTES  # loads the training engine
-
-    if method == "path":
-        sweep = PathMethod.begin(run, queries, ())
-    else:
-        weights = {name: own.detach() for name, own in run.network().named_parameters()}
-        sweep = UnrolledMethod.begin(run, queries, weights)
-    yield from sweep.steps(range(run.steps_done), MAX_BYTES)
-
-
 def require_methods(names: Sequence[str]) -> None:
     """Raise ``ConfigError`` for an unknown method, or for none."""
     unknown = [name for name in names if name not in METHODS]
@@ -56,17 +45,25 @@ def require_methods(names: Sequence[str]) -> None:
 def method_scores(
     run: Run, queries: Sequence[Query], method: str, report: Report = lambda: None
 ) -> Scores:
-    """Return the scores of a method; ``report`` is called ``num_reports`` times."""
+    """Return the scores of a method, as ``ontogeny influence`` reports them.
+
+    Contributions beyond the horizon count 0. ``report`` is called ``num_reports`` times.
+    """
     if method in BASELINES:
         found = Scores(BASELINES[method](run, queries))
         report()
         return found
-    total_QD, by_step = np.zeros((len(queries), run.num_datums)), {}
-    for step in sweep_steps(run, queries, method):
-        by_step[step.step] = score_QN = step.influence_QNT.sum(2)
-        np.add.at(total_QD.T, step.datum_N, score_QN.T)
+    from capture.unrolled.states import MAX_BYTES  # loads the training engine
+
+    steps, by_step = range(run.steps_done), {}
+    sweep = begin_sweep(run, queries, method)
+    shape = SumShape(len(queries), run.num_datums, positions=1, units=0, windows=(steps,))
+    sums = InfluenceSums(shape, sweep.norm_at_end_Q)
+    for step in sweep.steps(steps, MAX_BYTES):
+        whole = replace(step, influence_QNT=step.influence_QNT.sum(2, keepdims=True))
+        by_step[step.step] = sums.add(whole)
         report()
-    return Scores(total_QD, by_step)
+    return Scores(sums.total_QD, by_step)
 
 
 def num_reports(run: Run, method: str) -> int:

@@ -77,14 +77,14 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
 def requests(run: "Run", arguments: argparse.Namespace) -> "list[Request]":
     """The retrainings that the options ask for; raises ``ConfigError`` if there is none."""
-    from analysis.influence.counterfactuals import requests_of_file, reweighted
+    from analysis.influence.counterfactuals import request_for, requests_of_file
 
     steps, count = chosen_steps(arguments.steps, run.steps_done), run.num_datums
     found = []
     for option, weight in (("--without", 0.0), ("--twice", 2.0)):
         for text in vars(arguments)[option.removeprefix("--")]:
             changed = dict.fromkeys(parse_numbers(option, text, count, "training datums"), weight)
-            found.append(reweighted(run, f"{option} {text}", changed, steps))
+            found.append(request_for(run, f"{option} {text}", changed, steps))
     for path in arguments.weights:
         found += requests_of_file(run, path, steps)
     if not found:

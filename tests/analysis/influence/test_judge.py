@@ -1,12 +1,15 @@
 """Judging a small run by real retrainings: they are kept, reused, and what they should be."""
 
 import functools
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from tiny_run import copied, make_run
 
+from analysis.influence.config import InfluenceConfig
+from analysis.influence.influence import compute_influence
 from analysis.influence.judge.designs import Variation
 from analysis.influence.judge.judge import JudgeConfig, judge, score_methods, write_judged
 from analysis.influence.judge.retrainings import query_values, read_kept, require_kept, values
@@ -125,6 +128,21 @@ def test_step_scores_sum_to_the_total():
         for slot, datum in enumerate(datum_N):
             total_D[datum] += found.of_slot(step, slot, datum)[0]
     np.testing.assert_allclose(total_D, found.total_QD[0])
+
+
+def test_what_is_judged_is_what_influence_reports():
+    """Contributions beyond the horizon count in neither."""
+    asked, config = queries()[:1], InfluenceConfig(method="unrolled")
+    whole = method_scores(run(), asked, "unrolled")
+    growth = compute_influence(run(), asked, config, resumable=False).steps["growth"]
+    with mock.patch("analysis.influence.sums.LIMIT", growth.max() * 0.99):
+        judged = method_scores(run(), asked, "unrolled")
+        reported = compute_influence(run(), asked, config, resumable=False)
+    assert not reported.steps["reliable"].all()
+    np.testing.assert_allclose(judged.total_QD[0], reported.datums["influence"], atol=1e-12)
+    assert not np.allclose(judged.total_QD, whole.total_QD)
+    for step in np.flatnonzero(~reported.steps["reliable"]):
+        assert not judged.by_step[int(step)].any()
 
 
 def test_tables_are_written_with_their_question():
