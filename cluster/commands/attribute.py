@@ -24,7 +24,6 @@ from cluster.options.attribution import (
     focused_group,
     parameter_config,
     parameter_set,
-    steps_range,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ def add(commands: "Commands") -> None:
         kind = evidence_name if name == "evidence" else str
         made.add_argument(f"--{name}", type=kind, choices=allowed, metavar=name.upper(), help=text)
     made.add_argument("--keep", type=float, metavar="SHARE", help="see outliers, default 0.25")
-    made.add_argument("--steps", type=steps_range, metavar="A:B", help="only steps A to B - 1")
+    text = "steps A to B - 1, or one step; default all"
+    made.add_argument("--steps", metavar="A:B", default=":", help=text)
     text = "parts of training to report separately, default 5"
     made.add_argument("--windows", type=int, metavar="N", help=text)
     text = "parameters analysed (--level parameter), default 5000"

@@ -14,6 +14,7 @@ from cluster.options.choices import (
     ATTRIBUTION_SELECT,
     ATTRIBUTION_WEIGHTS,
 )
+from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
     from analysis.attribution.config import AttributionConfig
@@ -47,15 +48,6 @@ def evidence_name(text: str) -> str:
     return text
 
 
-def steps_range(text: str) -> tuple[int, int | None]:
-    """``100:200``, ``100:``, ``:200`` → first step and end."""
-    first, _, end = text.partition(":")
-    try:
-        return int(first or 0), int(end) if end else None
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range as in 100:200") from None
-
-
 def focused_group(arguments: argparse.Namespace) -> tuple[str | None, int | None]:
     """Unit and number of ``--neuron``, or of ``--unit`` and ``--number``; None for all."""
     if arguments.neuron is None:
@@ -77,7 +69,7 @@ def config_of(arguments: argparse.Namespace, *, tallies: bool) -> "AttributionCo
         "max_datums": "datums",
     }
     values: dict[str, Any] = {ours: asked[theirs] for ours, theirs in names.items()}
-    values["first_step"], values["end_step"] = asked["steps"] or (None, None)
+    values["first_step"], values["end_step"] = parse_steps(asked["steps"])
     values["selection"] = selection_of(arguments)
     given = {name: value for name, value in values.items() if value is not None}
     if asked["study"]:
@@ -116,7 +108,7 @@ def parameter_config(arguments: argparse.Namespace) -> "ParameterConfig":
         if asked[name] not in (None, False):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(option, "does not go with one parameter", "Leave it out")
-    first, end = asked["steps"] or (0, None)
+    first, end = parse_steps(asked["steps"])
     chosen = {name: asked[name] for name in ("evidence", "select") if asked[name] is not None}
     return ParameterConfig(
         unit=unit,

@@ -66,7 +66,7 @@ def add(commands: "Commands") -> None:
     made.add_argument(
         "--method", choices=JUDGE_METHODS, default="unrolled", metavar="METHOD", help=text
     )
-    text = "steps A to B - 1 whose datums count; default all"
+    text = "steps A to B - 1, or one step, whose datums count; default all"
     made.add_argument("--steps", metavar="A:B", default=":", help=text)
     text = "parts of training to report separately, default 5"
     made.add_argument("--windows", type=int, default=5, metavar="N", help=text)

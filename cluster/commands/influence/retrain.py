@@ -38,7 +38,7 @@ def add(commands: "Commands") -> None:
         made.add_argument(name, action="append", default=[], metavar="IDS", help=text)
     text = "CSV or Parquet file of weights; 1 is as trained"
     made.add_argument("--weights", action="append", default=[], metavar="FILE", help=text)
-    text = "change the weights in steps A to B - 1 only; default all"
+    text = "change the weights in steps A to B - 1, or in one step; default all"
     made.add_argument("--steps", metavar="A:B", default=":", help=text)
     add_workers(made)
     text = "keep retrainings in PLACE/analysis/retrain/, for a run that you may only read"

@@ -49,6 +49,7 @@ def shown(run: Path, focus: Focus, **settings: object) -> str:
         ["--evidence", "ablation-estimate", "--tokens", "3", "--max-q", "1"],
         ["--outliers", "neuron", "--keep", "0.5", "--select", "kl"],
         ["--steps", "4:", "--windows", "2"],
+        ["--steps", "7", "--max-q", "1"],
         ["--level", "parameter", "--parameters", "50", "--datums", "5", "--steps", ":20"],
     ],
 )
@@ -60,7 +61,7 @@ def test_options_change_the_tables(run: Path, options: list[str], capsys) -> Non
     level = options[options.index("--level") + 1] if "--level" in options else "neuron"
     assert level in set(groups["level"])
     if "--steps" in options and len(windows):
-        assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (0, 20)}
+        assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (7, 8), (0, 20)}
 
 
 def test_a_neuron_is_named_by_unit_and_number_in_one_word(run: Path, capsys) -> None:
@@ -112,7 +113,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     ("options", "text"),
     [
         (["--level", "layer"], "ontogeny: --level: invalid choice: 'layer'"),
-        (["--steps", "a:b"], "'a:b' is not a range as in 100:200"),
+        (["--steps", "a:b"], "--steps: got 'a:b', must be like 0:100, 100: or 7"),
     ],
 )
 def test_options_that_cannot_be_parsed_are_refused(
