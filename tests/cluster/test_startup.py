@@ -155,6 +155,7 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     from analysis.influence.suspects.unexpected import UNEXPECTED
     from analysis.neurons import clustering, grouping
     from analysis.report.build import ReportConfig
+    from analysis.spectra.config import WHAT
     from capture.config import reading, records
     from capture.maintenance.garbage import GRACE
     from capture.replay.segments import TOLERANCE
@@ -172,6 +173,7 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     assert GRACE.total_seconds() == choices.GARBAGE_AGE_MINUTES * 60
     assert choices.JUDGE_DEFAULTS == DEFAULT_METHODS
     assert choices.JUDGE_METHODS == METHODS
+    assert choices.SPECTRUM_OF == WHAT
     assert tuple(UNEXPECTED) == choices.UNEXPECTED_EVIDENCE
     assert choices.RECORD_KINDS == records.KINDS
     assert choices.REPLAY_TOLERANCE == TOLERANCE

@@ -31,6 +31,7 @@ from analysis.measures import selection
 from analysis.neurons import tables as neuron_tables
 from analysis.parameters import tables as parameter_tables
 from analysis.report import timeline
+from analysis.spectra import tables as spectrum_tables
 from cluster.cli import parser
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -47,6 +48,7 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "suspects": suspect_tables.SCHEMAS,
     "lds": judge_tables.SCHEMAS,
     "drift": along.SCHEMAS,
+    "spectrum": spectrum_tables.SCHEMAS,
     "report": {"timeline": timeline.TIMELINE},
 }
 """Job → table → schema, for all tables under ``analysis/``."""

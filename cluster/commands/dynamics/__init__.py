@@ -1,0 +1,1 @@
+"""Commands on training itself: spectrum, trajectory, transitions. Imports as ``commands``."""

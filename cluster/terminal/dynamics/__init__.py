@@ -1,0 +1,1 @@
+"""Print the tables of the commands on training itself. Same imports as ``terminal``."""
