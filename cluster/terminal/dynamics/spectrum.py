@@ -56,16 +56,22 @@ def with_deviation(value: float, deviation: float, digits: int) -> str:
 
 
 def show_directions(console: Console, found: Spectrum, rows: int) -> None:
-    table = data_table("direction", "value", "share", "centre", "spread", "neurons (share)")
+    table = data_table(
+        "direction", "value", "share", "centre", "spread", "neurons: share (expected)"
+    )
     for row in found.directions.to_dict("records"):
         own = found.neurons[found.neurons["direction"] == row["direction"]].head(rows)
-        names = [f"{group_name(each)} {each['share']:.1%}" for each in own.to_dict("records")]
+        names = [neuron_line(each) for each in own.to_dict("records")]
         numbers = (f"{row[name]:.0f}" for name in ("centre", "spread"))
         value, share = f"{row['value']:.3g}", f"{row['share']:.1%}"
         table.add_row(str(row["direction"]), value, share, *numbers, "\n".join(names))
     null = found.directions["null_centre"].iloc[0]
     print_table(console, "Directions: when (step), and which neurons", table)
     console.print(f"All steps together have their centre at step {null:.0f}.", soft_wrap=True)
+
+
+def neuron_line(row: dict) -> str:
+    return f"{group_name(row)}: {row['share']:.1%} ({row['expected']:.1%})"
 
 
 def group_name(row: dict) -> str:
@@ -75,6 +81,8 @@ def group_name(row: dict) -> str:
 
 def show_learned(console: Console, found: Spectrum, rows: int) -> None:
     known = found.learned.dropna(subset=["z"])
+    expected = known["entries"] / found.learned["entries"].sum()
+    known = known[known["share"] >= expected]
     if known.empty:
         return
     ordered = known.sort_values("centre", kind="stable")
@@ -83,12 +91,14 @@ def show_learned(console: Console, found: Spectrum, rows: int) -> None:
     for row in chosen.to_dict("records"):
         numbers = (f"{row['centre']:.0f}", f"{row['spread']:.0f}", f"{row['z']:.1f}")
         table.add_row(group_name(row), *numbers, f"{row['share']:.2%}")
-    print_table(console, "When neurons were moved: the first and the last", table)
+    print_table(
+        console, "When neurons were moved: the first and the last of those that moved most", table
+    )
     beyond = (known["z"].abs() > 2).mean()
     console.print(
-        f"{beyond:.0%} of {len(known)} groups lie more than 2 deviations from the centre of all, "
-        f"step {known['null_centre'].iloc[0]:.0f}; about 5 % would if steps had their lengths "
-        "and random directions.",
+        f"{beyond:.0%} of the {len(known)} groups with at least their share lie more than 2 "
+        f"deviations from the centre of all, step {known['null_centre'].iloc[0]:.0f}; about 5 % "
+        "would if steps had their lengths and random directions.",
         soft_wrap=True,
     )
 
@@ -111,4 +121,8 @@ def show_low_rank(console: Console, low_rank: pd.DataFrame) -> None:
         table.add_row(str(row["directions"]), row["basis"], *losses)
     print_table(console, "Held-out loss with updates projected on the first directions", table)
     start, end = low_rank["start"].iloc[0], low_rank["end"].iloc[0]
-    console.print(f"Before the steps {start:.4f}, after them as trained {end:.4f}.")
+    console.print(
+        f"Before the steps {start:.4f}, after them as trained {end:.4f}. Parameters outside the "
+        "chosen units train as before.",
+        soft_wrap=True,
+    )
