@@ -4,20 +4,33 @@ Such a run has no model that this project could build, and its datums may have n
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from analysis.run.scan import REMEDY, Shard, read_all
+from capture.config.reading import make_config
 from capture.config.settings import Config
-from capture.errors import RunError, ShardError
+from capture.errors import ConfigError, RunError, ShardError
 from capture.format import checkpoint
 from capture.format.markers import Marker
+from capture.format.run_yaml import KEY
 from capture.gradients.layout import Layout
+from capture.optim.optimizer_config import OptimizerConfig
 from capture.shards.schema import STEPS
 from capture.store import Store
 
 DATUMS = pa.schema([STEPS.field("datums")])
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """Settings of the optimizer for one unit."""
+
+    optimizer: OptimizerConfig
+    rate: float = 1.0
+    """Learning rate, divided by the one that is recorded, of the first unit."""
 
 
 def read_layout(
@@ -35,6 +48,24 @@ def read_layout(
     transposed = provenance.get("transposed")
     known = map(str, transposed if isinstance(transposed, list) else ())
     return Layout.of({name: weights[name] for name in config.capture.units}, known)
+
+
+def read_settings(uri: str, provenance: Mapping[str, Any]) -> dict[str, UnitSettings]:
+    """Return the settings of units whose parameter group is not that of the first unit.
+
+    Raises ``ShardError`` if ``run.yaml`` does not describe them as it should.
+    """
+    config, found = provenance["config"], {}
+    where = f"{uri}/{KEY}"
+    try:
+        for group in provenance.get("parameter_groups", []):
+            training = config["training"] | {"optimizer": group["optimizer"]}
+            own = make_config(config | {"training": training}, where=where).training.optimizer
+            settings = UnitSettings(own, float(group["rate"]))
+            found |= dict.fromkeys(map(str, group["units"]), settings)
+    except (ConfigError, TypeError, KeyError, ValueError) as error:
+        raise ShardError(where, "is not readable: its parameter_groups", REMEDY) from error
+    return found
 
 
 def count_datums(steps: list[Shard]) -> int:

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from analysis.run.applied_updates import UpdateSource
+from analysis.run.custom_loop import read_settings
 from analysis.run.gradients import Gradients, StepDatum
 from analysis.run.lifetimes import Lifetimes, LifetimeShifts
 from analysis.run.stored_run import StoredRun
@@ -21,7 +22,8 @@ class GradientQueries(StoredRun):
 
     @cached_property
     def _lifetimes(self) -> Lifetimes:
-        return Lifetimes(UpdateSource(self.config, self.committed, self.gradients))
+        settings = read_settings(self.uri, self.provenance)
+        return Lifetimes(UpdateSource(self.config, self.committed, self.gradients, settings))
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Return a datum's gradient of its share of the batch's mean loss, before clipping.
@@ -63,7 +65,8 @@ class GradientQueries(StoredRun):
         Raises:
             UnitError, RunError, ShardError: As ``gradient``. ``RunError`` also for a run of a
                 custom loop without stored factors, or (under Adam or ``lifetime=True``) whose unit
-                does not follow the optimizer's settings in ``run.yaml``.
+                does not follow the settings of its parameter group in ``run.yaml``, because
+                they changed while it trained.
             ReplayError: Replay on this machine does not arrive at the stored checkpoints.
         """
         if lifetime:

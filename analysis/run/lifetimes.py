@@ -69,7 +69,7 @@ class Lifetimes:
             segment = next(each for each in source.committed.segments if step < each.end_step)
             self.followed = {
                 (unit, update.step): Persistence().of_gradient(
-                    source.config.training.optimizer, update.applied
+                    source.settings_of(unit).optimizer, update.applied
                 )
                 for update in source.follow(unit, segment)
             }
@@ -90,7 +90,7 @@ class Lifetimes:
         replay = not stored and source.config.capture.loss_positions == "all"
         for update, after in self.backward(unit, steps.start, replay=replay):
             if update.step in steps:
-                coefficient = after.of_gradient(source.config.training.optimizer, update.applied)
+                coefficient = after.of_gradient(source.settings_of(unit).optimizer, update.applied)
                 yield self.of_step(unit, update, coefficient)
 
     def of_step(self, unit: str, update: StepUpdate, coefficient: Coefficient) -> LifetimeShifts:
@@ -111,9 +111,9 @@ class Lifetimes:
         self.require_unit(unit)
         initial = self.source.committed.checkpoint(0)[unit].double()
         left: Coefficient = 1.0
-        config = self.source.config.training.optimizer
+        config = self.source.settings_of(unit).optimizer
         for update, after in self.backward(unit, 0, moments=config.kind == "adam"):
-            left = after.before(config, update.applied).weight
+            left = after.weight if update.idle else after.before(config, update.applied).weight
         return ((left - 1) * initial).float().numpy()
 
     def coefficient(self, unit: str, step: int) -> Coefficient:
@@ -122,7 +122,7 @@ class Lifetimes:
             self.kept.clear()
             for update, after in self.backward(unit, step):
                 if update.step == step:
-                    config = self.source.config.training.optimizer
+                    config = self.source.settings_of(unit).optimizer
                     self.kept[unit, step] = after.of_gradient(config, update.applied)
         return self.kept[unit, step]
 
@@ -134,17 +134,18 @@ class Lifetimes:
         ``replay``: replay the steps in any case, to get their factors. ``moments``: whether
         preconditioners matter; without L2 decay, the persistence of a weight needs none.
         """
-        source, optimizer = self.source, self.source.config.training.optimizer
+        source, optimizer = self.source, self.source.settings_of(unit).optimizer
         if source.config.run.loop == "own":
             updates = source.followed_updates(unit, first_step)
         elif replay or (optimizer.kind != "sgd" and moments):
             updates = source.replayed_updates(unit, first_step)
         else:
-            updates = source.updates_from_table(first_step)
+            updates = source.updates_from_table(unit, first_step)
         after = Persistence()
         for update in updates:
             yield update, after
-            after = after.before(optimizer, update.applied)
+            if not update.idle:
+                after = after.before(optimizer, update.applied)
 
     def require_unit(self, unit: str) -> None:
         """Raise ``UnitError`` for a unit that was not captured."""

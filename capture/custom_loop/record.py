@@ -26,7 +26,12 @@ from capture.custom_loop.units import (
     require_one_process,
     without_compilation,
 )
-from capture.custom_loop.update import groups_of_units, optimizer_config
+from capture.custom_loop.update import (
+    groups_of_units,
+    initial_learning_rate,
+    optimizer_config,
+    settings_of_groups,
+)
 from capture.device import packing_threads
 from capture.errors import ConfigError
 from capture.format import checkpoint
@@ -141,7 +146,7 @@ def record(
     window = tokens_per_datum(tables) or 1
     config = custom_loop_config(optimizer, chosen, run, store, capture, window=window)
     layout = Layout.of(chosen, stored_transposed(model))
-    description = custom_loop_description(config, chosen, layout)
+    description = custom_loop_description(config, chosen, layout, optimizer)
     target = Store(run, store)
     # Check before taking the lease, so that a refused run stays untouched; then again under it.
     lease.stale_lease(target)
@@ -189,8 +194,7 @@ def custom_loop_config(
     groups = groups_of_units(optimizer, units)
     configs = [optimizer_config(optimizer, group) for group in groups.values()]
     first = next(iter(groups.values()))
-    # A scheduler has changed "lr" already and keeps the initial value beside it.
-    rate = float(first.get("initial_lr", first["lr"]))
+    rate = initial_learning_rate(first)
     training = TrainingConfig(epochs=1, batch=1, optimizer=configs[0], learning_rate=rate)
     return Config(
         run=RunConfig(uri=uri, loop="own"),
@@ -202,11 +206,15 @@ def custom_loop_config(
 
 
 def custom_loop_description(
-    config: Config, units: dict[str, nn.Parameter], layout: Layout
+    config: Config,
+    units: dict[str, nn.Parameter],
+    layout: Layout,
+    optimizer: torch.optim.Optimizer,
 ) -> bytes:
     """Return the text of ``run.yaml``; raises ``ConfigError`` if readers would refuse its size."""
     device = next(iter(units.values())).device
-    description = describe_run(config, device, transposed=layout.transposed)
+    groups = settings_of_groups(optimizer, units)
+    description = describe_run(config, device, transposed=layout.transposed, groups=groups)
     if len(description) > MAX_BYTES:
         problem = f"match {len(units):,} parameters, more than run.yaml can name"
         raise ConfigError("units", problem, "Choose fewer")

@@ -77,6 +77,35 @@ def groups_of_units(
     return {name: groups[id(parameter)] for name, parameter in units.items()}
 
 
+def initial_learning_rate(group: Mapping[str, Any]) -> float:
+    """Return a group's learning rate; a scheduler keeps the initial one beside the current one."""
+    return float(group.get("initial_lr", group["lr"]))
+
+
+def settings_of_groups(
+    optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Return what ``run.yaml`` says of the parameter groups other than the first unit's.
+
+    ``rate`` is the ratio of the group's initial learning rate
+    to the first unit's; it holds as long as schedules multiply all groups by one factor.
+    """
+    groups = groups_of_units(optimizer, units)
+    first = next(iter(groups.values()))
+    if not (divisor := initial_learning_rate(first)):
+        return []
+    found: dict[int, dict[str, Any]] = {}
+    for name, group in groups.items():
+        if group is not first:
+            rate, config = (
+                initial_learning_rate(group) / divisor,
+                optimizer_config(optimizer, group),
+            )
+            settings = {"units": [], "rate": rate, "optimizer": vars(config)}
+            found.setdefault(id(group), settings)["units"].append(name)
+    return list(found.values())
+
+
 @dataclass(frozen=True)
 class ExpectedUpdate:
     """State and settings of the optimizer before an update, from which the update follows."""

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,11 +28,18 @@ FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str,
 PACKAGES = (*("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers"),)
 
 
-def describe_run(config: Config, device: torch.device, *, transposed: Iterable[str] = ()) -> bytes:
+def describe_run(
+    config: Config,
+    device: torch.device,
+    *,
+    transposed: Iterable[str] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
     """Return the text of ``run.yaml`` for a run that starts now on this device.
 
     ``transposed``: names of the weights that are stored [I, O], for a model that readers cannot
-    build from the configuration.
+    build from the configuration. ``groups``: parameter groups whose settings differ from those in
+    the configuration, each with ``units``, ``rate`` and ``optimizer``.
     """
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -45,6 +52,8 @@ def describe_run(config: Config, device: torch.device, *, transposed: Iterable[s
     }
     if found := sorted(transposed):
         values["transposed"] = found
+    if groups:
+        values["parameter_groups"] = list(groups)
     return yaml.safe_dump(values, sort_keys=False).encode()
 
 

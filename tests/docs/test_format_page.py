@@ -118,9 +118,11 @@ def test_every_field_of_a_layout_has_a_row_with_its_type():
 
 
 def test_every_field_of_run_yaml_has_a_row_with_its_type():
-    written = run_yaml.describe_run(Config(), torch.device("cpu"), transposed=["weight"])
+    more = {"transposed": ["weight"], "groups": [{"units": ["weight"]}]}
+    written = run_yaml.describe_run(Config(), torch.device("cpu"), **more)
     values = run_yaml.parse_run_yaml(written, "run.yaml")
-    (fields,) = tables_in(section("`run.yaml`"))
+    fields, groups = tables_in(section("`run.yaml`"))
+    assert [name for name, _ in names_and_types(groups)] == ["units", "rate", "optimizer"]
     wanted = [(name, json_type(type(value))) for name, value in values.items()]
     assert names_and_types(fields) == wanted
 

@@ -61,7 +61,11 @@ def test_options_change_the_tables(run: Path, options: list[str], capsys) -> Non
     level = options[options.index("--level") + 1] if "--level" in options else "neuron"
     assert level in set(groups["level"])
     if "--steps" in options and len(windows):
-        assert (windows["first_step"].min(), windows["end_step"].max()) in {(4, 28), (7, 8), (0, 20)}
+        assert (windows["first_step"].min(), windows["end_step"].max()) in {
+            (4, 28),
+            (7, 8),
+            (0, 20),
+        }
 
 
 def test_a_neuron_is_named_by_unit_and_number_in_one_word(run: Path, capsys) -> None:

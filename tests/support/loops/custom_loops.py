@@ -34,6 +34,16 @@ class Small(nn.Module):
         return self.out(self.norm(x_NTD + torch.tanh(self.layer(x_NTD))))
 
 
+class Sometimes(Small):
+    """Leaves its layer out of every second step; the loop sets ``step``."""
+
+    step = 0
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.embedding(token_NT)
+        return self.out(self.norm(x_NTD if self.step % 2 else self.layer(x_NTD)))
+
+
 def tokens(num_datums: int = 12) -> Tensor:
     """Return random tokens with the target of the last one, int64 [N, T + 1]."""
     return torch.from_numpy(np.random.default_rng(0).integers(0, V, (num_datums, T + 1)))
