@@ -22,8 +22,10 @@ class SpectrumConfig:
     """Glob patterns of captured parameters; empty: all."""
     steps: tuple[int, int | None] = (0, None)
     """First step, and the one after the last; None: the end of the run."""
+    every: int = 1
+    """Take every so many-th step of the range, for a run of more steps than fit in one matrix."""
     skip: int = 0
-    """First steps of the range that are left out of the decomposition."""
+    """First of these steps that are left out of the decomposition."""
     subtract_mean: bool = False
     """Subtract each parameter's mean over the steps."""
     unit_length: bool = False
@@ -49,7 +51,13 @@ class SpectrumConfig:
     def __post_init__(self) -> None:
         if self.what not in WHAT:
             raise ConfigError("spectrum.what", f"got {self.what!r}, wanted {', '.join(WHAT)}")
-        for name, least in (("skip", 0), ("directions", 1), ("datums", 0), ("seed", 0)):
+        for name, least in (
+            ("every", 1),
+            ("skip", 0),
+            ("directions", 1),
+            ("datums", 0),
+            ("seed", 0),
+        ):
             at_least(f"spectrum.{name}", getattr(self, name), least)
         for name in ("sample", "repeats", "draws"):
             at_least(f"spectrum.{name}", getattr(self, name), 2)

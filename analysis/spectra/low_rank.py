@@ -70,7 +70,7 @@ def low_rank_losses(
 
     Raises ``ConfigError`` for a run without held-out text.
     """
-    layout, steps = source.layout, source.steps
+    layout, steps = source.layout, range(source.steps.start, source.steps.stop)
     engine = replayer.engine(layout.names, kinds=())
     go_to(replayer, engine, steps.start, report)
     start_P, start = layout.flatten(own(engine, layout.names)), held_out(replayer, engine)

@@ -39,7 +39,7 @@ def pieces_of(layout: Layout, steps: int, max_bytes: int = MAX_BYTES) -> list[Pi
     """
     if steps > MAX_STEPS:
         problem = f"got {steps:,} steps, more than one Gram matrix takes ({MAX_STEPS:,})"
-        raise ConfigError("spectrum.steps", problem, "Choose fewer: --steps A:B")
+        raise ConfigError("spectrum.steps", problem, "Choose fewer: --every N, or --steps A:B")
     room = max(1, max_bytes // (4 * steps))
     found: list[Piece] = []
     open_piece: list[Part] = []

@@ -92,10 +92,15 @@ class StepSource:
                 write_sum(found.uses, 1.0, out_S, None)
                 yield found.step, found.unit, out_S.numpy()
             return
+        if self.what == "weights":
+            counts = [step + 1 for step in self.steps]
+            for count, weights in self.replayer.weights_at(counts, units, report):
+                for unit in units:
+                    yield count - 1, unit, weights[unit].cpu().flatten().numpy()
+            return
         for update in self.replayed(units, report):
             for unit in units:
-                after = update.after[unit]
-                change = after if self.what == "weights" else after - update.before[unit]
+                change = update.after[unit] - update.before[unit]
                 yield update.step, unit, change.cpu().flatten().numpy()
 
     def gradients(self, units: list[str], report: Report = silent) -> Iterator[UnitGradients]:
@@ -222,8 +227,9 @@ def chosen_steps(run: Run, config: SpectrumConfig) -> range:
     if not 0 <= first < end <= run.steps_done:
         problem = f"has no steps {first} to {end - 1}; it has {run.steps_done}"
         raise RunError(run.uri, problem, "Choose others: --steps A:B")
-    if end - first - config.skip < FEWEST_STEPS:
-        left = max(0, end - first - config.skip)
+    steps = range(first, end, config.every)
+    left = max(0, len(steps) - config.skip)
+    if left < FEWEST_STEPS:
         problem = f"has {left} steps for a spectrum, which needs {FEWEST_STEPS}"
         raise RunError(run.uri, problem, "Leave out fewer steps, or let it train on")
-    return range(first, end)
+    return steps

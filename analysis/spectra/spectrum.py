@@ -95,7 +95,8 @@ def expected_steps(source: StepSource, config: SpectrumConfig, pieces: int, alon
     """Return how many steps are gone through in all passes."""
     each = source.replayer.num_steps(source.steps) if source.replayer else len(source.steps)
     passes = pieces * (1 if alone else 2) + bool(config.datums and config.what != "weights")
-    return passes * each + len(source.steps) * (bool(config.low_rank) + 2 * len(config.low_rank))
+    whole = source.steps.stop - source.steps.start
+    return passes * each + whole * (bool(config.low_rank) + 2 * len(config.low_rank))
 
 
 def whole_gram(

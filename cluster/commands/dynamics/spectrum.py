@@ -41,6 +41,8 @@ def add(commands: "Commands") -> None:
     made.add_argument("--units", action="append", default=[], metavar="PATTERN", help=text)
     text = "steps A to B - 1, default all"
     made.add_argument("--steps", default=":", metavar="A:B", help=text)
+    text = "take every N-th of these steps, default 1"
+    made.add_argument("--every", type=int, default=1, metavar="N", help=text)
     add_treatment(made)
     add_what_is_said(made)
     text = "pieces of parameters at once on this machine, default 1"
@@ -91,6 +93,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         what=arguments.of,
         units=tuple(arguments.units),
         steps=parse_steps(arguments.steps),
+        every=arguments.every,
         skip=arguments.skip,
         subtract_mean=arguments.subtract_mean,
         unit_length=arguments.unit_length,

@@ -40,6 +40,7 @@ def found(kind: str = "sgd", what: What = "gradients") -> Spectrum:
     return measure_spectrum(run(kind), replace(FEW, what=what))
 
 
+@functools.cache
 def dense(kind: str, what: What) -> np.ndarray:
     """The matrix of the chosen units, steps as rows, from other queries of the run."""
     opened = run(kind)
@@ -188,6 +189,17 @@ def test_training_in_all_directions_is_the_run_and_in_few_is_not():
         assert rows[1, basis]["trained"] != pytest.approx(whole["end"], abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "what"), [("sgd", "gradients"), ("factors", "gradients"), ("sgd", "weights")]
+)
+def test_every_other_step_is_a_part_of_the_matrix(kind: str, what: What):
+    config = replace(FEW, what=what, datums=0, every=2, steps=(1, 10))
+    part = measure_spectrum(run(kind), config)
+    value_K = np.linalg.svd(dense(kind, what).astype(np.float64)[1:10:2], compute_uv=False)
+    np.testing.assert_allclose(part.values["value"], value_K, atol=1e-5 * value_K[0])
+    assert part.steps["step"].unique().tolist() == [1, 3, 5, 7, 9]
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -196,6 +208,8 @@ def test_training_in_all_directions_is_the_run_and_in_few_is_not():
     [
         ({"what": "gradient"}, "got 'gradient', wanted gradients, updates, weights"),
         ({"cutoff": 1.0}, "got 1.0, must be between 0 and 1"),
+        ({"every": 0}, "spectrum.every: got 0, must be at least 1"),
+        ({"every": 6}, "has 2 steps for a spectrum, which needs 3"),
         ({"draws": 1}, "spectrum.draws: got 1, must be at least 2"),
         ({"low_rank": (3,), "what": "weights"}, "needs directions of gradients or updates"),
         ({"units": ("layer.9",)}, "layer.9: matches no captured unit. Did you mean"),
