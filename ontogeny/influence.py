@@ -39,15 +39,16 @@ def influence(
         queries: One or several, as on the command line (``"datum:validation:0"``, a ``.jsonl``
             file) or as a dict with ``prompt`` and ``completion`` or ``kind``.
         config: The method, the steps, and how finely influence is told apart.
-        save: Also write the tables to the run; a call that was killed then resumes.
+        save: Also write the tables to the run, and keep the retrainings of the checks; a call that
+            was killed then resumes.
         name: Keep the tables beside others, under ``analysis/influence/NAME/``.
         replace: Replace tables of another question that have the same name.
-        progress: Called with steps done and in all.
+        progress: Called with steps done and in all; a retraining counts as one.
 
     Returns:
         DataFrames ``queries`` (completeness or horizon), ``datums`` (influence of each, in units of
-        the query), ``positions`` (of the strongest datums, by target), ``windows``, ``units`` and
-        ``steps``.
+        the query), ``positions`` (of the strongest datums, by target), ``windows``, ``units``,
+        ``steps``, and ``checks`` (unrolled: predicted and retrained changes without random datums).
 
     Raises:
         ConfigError, UnitError: A query cannot be asked, or does not depend on the weights.

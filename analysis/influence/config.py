@@ -30,6 +30,8 @@ class InfluenceConfig:
     """Datums on each side (most raised, most lowered) whose influence is kept by position."""
     units: bool = False
     """Also share path influence among the captured units; costs about as much again for each."""
+    checks: int = 2
+    """Retrainings without a random tenth of the datums that confirm unrolled influence; 0: none."""
     max_bytes: int | None = None
     """Bound on the memory for states of training; by default 2 GiB."""
 
@@ -40,6 +42,7 @@ class InfluenceConfig:
         at_least("influence.first_step", self.first_step, 0)
         at_least("influence.windows", self.windows, 1)
         at_least("influence.positions_of", self.positions_of, 0)
+        at_least("influence.checks", self.checks, 0)
         if self.end_step is not None:
             at_least("influence.end_step", self.end_step, self.first_step + 1)
         if self.max_bytes is not None:

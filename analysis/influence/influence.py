@@ -8,11 +8,13 @@
 Memory: 8 bytes for each query, training datum and position, beside the needs of the method.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from analysis.influence.baselines.methods import BASELINES
 from analysis.influence.config import SWEEPS, InfluenceConfig
+from analysis.influence.confirmation import confirmed
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.queries.query import Query
 from analysis.influence.sums import InfluenceSums, SumShape, windows_of
@@ -42,10 +44,10 @@ def compute_influence(
         run: A run that can be replayed; some baselines work with any.
         queries: From ``build_queries``.
         config: The method and its settings.
-        report: Called with steps done and in all.
+        report: Called with steps done and in all; a retraining counts as one.
         name: Name of the set of tables beside which unfinished segments are kept.
-        resumable: Keep finished segments, so that a job that was killed resumes. They are deleted
-            by ``discard_unfinished``.
+        resumable: Keep finished segments, so that a job that was killed resumes, and retrainings.
+            Segments are deleted by ``discard_unfinished``.
 
     Raises:
         RunError: The run cannot be replayed or lacks the steps; a query is not finite.
@@ -72,10 +74,19 @@ def compute_influence(
         found_steps = finished.run(sweep, segments_within(run, steps), max_bytes)
     else:
         found_steps = sweep.steps(steps, max_bytes)
-    for done, found in enumerate(found_steps, 1):
+    checks = config.checks if config.method == "unrolled" else 0
+    counted, wanted = itertools.count(1), len(steps) + checks
+    for found in found_steps:
         sums.add(found)
-        report(done, len(steps))
-    return swept_tables(run, queries, config, steps, sums)
+        report(next(counted), wanted)
+    tables = swept_tables(run, queries, config, steps, sums)
+    if not checks:
+        return tables
+
+    def retrained() -> None:
+        report(next(counted), wanted)
+
+    return confirmed(run, queries, tables, sums.total_QD, config, retrained, keep=resumable)
 
 
 def wanted_steps(run: Run, config: InfluenceConfig) -> range:
@@ -101,7 +112,7 @@ def finished_segments(
 ) -> FinishedSegments:
     """Return what is stored of this question's sweep."""
     asked = {"queries": [dict(query.description) for query in queries], **asdict(config)}
-    for key in ("windows", "positions_of", "max_bytes"):
+    for key in ("windows", "positions_of", "checks", "max_bytes"):
         del asked[key]  # these do not change what is found in a step
     return FinishedSegments.of(run, table_set(JOB, name), asked)
 

@@ -39,6 +39,7 @@ QUERIES = pa.schema(
         pa.field("exponent_low", pa.float64()),  # 95 % interval
         pa.field("exponent_high", pa.float64()),
         pa.field("reliable_from", pa.int32()),  # contributions of earlier steps are unreliable
+        pa.field("departure", pa.float64()),  # ‖change − predicted‖ / ‖change‖ of the checks
     ]
 )
 DATUMS = pa.schema(
@@ -85,6 +86,16 @@ STEPS = pa.schema(
         pa.field("reliable", pa.bool_()),
     ]
 )
+CHECKS = pa.schema(
+    [
+        NAME,
+        pa.field("retraining", pa.string()),  # its folder in analysis/retrain
+        pa.field("left_out", pa.int32()),  # number of datums
+        pa.field("predicted", pa.float64()),  # −Σ of their influences
+        pa.field("change", pa.float64()),  # of the query; NaN if training diverged
+    ]
+)
+"""What random removals do to each query, predicted and retrained; unrolled."""
 SCHEMAS = {
     "queries": QUERIES,
     "datums": DATUMS,
@@ -92,6 +103,7 @@ SCHEMAS = {
     "windows": WINDOWS,
     "units": UNITS,
     "steps": STEPS,
+    "checks": CHECKS,
 }
 
 
@@ -105,6 +117,7 @@ class Influence:
     windows: pd.DataFrame
     units: pd.DataFrame
     steps: pd.DataFrame
+    checks: pd.DataFrame
 
     def strongest(self, query: str, most: int, *, raised: bool) -> pd.DataFrame:
         """Return the datums that raised (or lowered) a query most, strongest first."""

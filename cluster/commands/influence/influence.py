@@ -46,7 +46,8 @@ or a completion: --prompt, --completion and --rival. Methods:
   gradient, cosine, tallies, bm25, common-tokens, random: other scores, to compare with
 
 A command that was stopped resumes. Tables go to RUN/analysis/influence/. Judge methods with
-ontogeny lds; whether training is smooth enough for unrolled influence: ontogeny smoothness.
+ontogeny lds. Whether unrolled influence predicts retraining is checked with each answer, by
+retrainings without a random tenth of the datums, which the run keeps.
 
   ontogeny influence runs/demo datum:validation:0 --method path --name datum
   ontogeny influence runs/demo --prompt "the value of" --completion "the object" --name fact
@@ -72,6 +73,9 @@ def add(commands: "Commands") -> None:
     made.add_argument("--windows", type=int, default=5, metavar="N", help=text)
     text = "share path influence among the captured units; takes as long again for each"
     made.add_argument("--units", action="store_true", help=text)
+    text = "retrainings without a random tenth of the datums that confirm unrolled influence, "
+    text += "default 2; 0: none"
+    made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
     text = "memory for states of training in GiB, default 2; less takes longer"
     made.add_argument("--memory", type=float, default=2.0, metavar="GIB", help=text)
     text = "datums shown on each side, default 5"
@@ -94,6 +98,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         windows=arguments.windows,
         positions_of=max(20, arguments.rows),
         units=arguments.units,
+        checks=arguments.checks,
         max_bytes=int(arguments.memory * 2**30),
     )
     asked = asked_queries(arguments)

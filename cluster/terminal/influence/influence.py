@@ -47,7 +47,7 @@ def show_query(console: Console, run: Run, found: Influence, query: Row, rows: i
     name = str(query["query"])
     console.print()
     console.print(Text(printable(name), style="bold"), soft_wrap=True)
-    for line in explanation(query):
+    for line in explanation(query, own_rows(found.checks, name)):
         console.print(line, markup=False, soft_wrap=True)
     helps = HELPS.get(query["better"], ("", ""))
     for raised, title, help in ((True, "raised", helps[0]), (False, "lowered", helps[1])):
@@ -69,12 +69,12 @@ def own_rows(table: pd.DataFrame, query: str) -> pd.DataFrame:
 # --- what the numbers mean ------------------------------------------------------------------------
 
 
-def explanation(query: Row) -> list[str]:
-    """Return what the method says, and how far it can be trusted."""
+def explanation(query: Row, checks: pd.DataFrame) -> list[str]:
+    """Return what the method says, and how far it can be trusted; ``checks``: of this query."""
     if query["method"] == "path":
         return path_lines(query)
     if query["method"] == "unrolled":
-        return unrolled_lines(query)
+        return [*unrolled_lines(query), *check_lines(query, checks)]
     kind = KINDS.get(str(query["method"]), f"Scores of the method {query['method']}")
     return [f"{kind}; no claim about causes. Confirm with --method unrolled or ontogeny lds."]
 
@@ -96,10 +96,6 @@ def path_lines(query: Row) -> list[str]:
     ]
 
 
-NOT_ENOUGH = "This alone proves nothing: confirm with ontogeny smoothness, or lds."
-"""The derivative of one query can stay small in training that is unstable in other directions."""
-
-
 def unrolled_lines(query: Row) -> list[str]:
     first, end, reliable = query["first_step"], query["end_step"], query["reliable_from"]
     low, high = query["exponent_low"], query["exponent_high"]
@@ -110,13 +106,37 @@ def unrolled_lines(query: Row) -> list[str]:
     )
     lines = ["Influence: without a datum the query would change by about minus this.", growth]
     if reliable <= first:
-        return [*lines, f"All steps are within the horizon. {NOT_ENOUGH}"]
+        return [*lines, "All steps are within the horizon."]
     if reliable >= end:
         return [*lines, "No step is within the horizon: training is chaotic, nothing is shown."]
     note = (
         f"Steps before {reliable} are beyond the horizon; what they did is left out as unreliable."
     )
     return [*lines, note]
+
+
+NO_BETTER = 1.0
+"""Departure of a prediction that nothing changes."""
+NOT_CONFIRMED = (
+    "NOT CONFIRMED: predicting no change at all is no worse. Make no causal claim of it."
+)
+NOT_CHECKED = "Not confirmed by retraining: the horizon alone proves nothing. Use --checks, or lds."
+"""The derivative of one query can stay small in training that is unstable in other directions."""
+
+
+def check_lines(query: Row, checks: pd.DataFrame) -> list[str]:
+    """Return what retraining without random datums says about the prediction."""
+    if checks.empty:
+        return [NOT_CHECKED]
+    changed, predicted = (
+        ", ".join(f"{value:+.3g}" for value in checks[column]) for column in ("change", "predicted")
+    )
+    left_out = " and ".join(dict.fromkeys(str(count) for count in checks["left_out"]))
+    line = (
+        f"Check: retraining without {left_out} random datums changed it by {changed}; "
+        f"predicted {predicted}. Off by {query['departure']:.0%} of the change."
+    )
+    return [line, *([] if query["departure"] < NO_BETTER else [NOT_CONFIRMED])]
 
 
 # --- datums ---------------------------------------------------------------------------------------

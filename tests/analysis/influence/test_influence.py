@@ -224,6 +224,7 @@ def test_tables_are_written_and_read():
     [
         ({"method": "dream"}, "influence.method: got 'dream'"),
         ({"windows": 0}, "influence.windows"),
+        ({"checks": -1}, "influence.checks"),
         ({"first_step": 4, "end_step": 4}, "influence.end_step"),
         ({"method": "unrolled", "units": True}, "is for method path"),
         ({"method": "bm25", "first_step": 3}, "Leave out the steps"),

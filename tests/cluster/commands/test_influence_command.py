@@ -47,6 +47,19 @@ def test_unrolled_says_how_far_back_it_reaches(run: str, capsys: pytest.CaptureF
     assert "w1 w3 → w4 rather than w5" in out
     assert "Horizon: going back 6 steps" in out
     assert "All steps are within the horizon" in out
+    assert "Check: retraining without 5 random datums changed it by" in out
+
+
+def test_an_answer_that_retraining_does_not_confirm_says_so(
+    run: str, capsys: pytest.CaptureFixture[str]
+):
+    with mock.patch("analysis.influence.confirmation.departure", return_value=2.6):
+        assert main(["influence", run, "loss", "--checks", "1", "--name", "refuted"]) == 0
+    out = capsys.readouterr().out
+    assert "Off by 260% of the change." in out
+    assert "NOT CONFIRMED" in out
+    assert main(["influence", run, "loss", "--checks", "0", "--name", "unchecked"]) == 0
+    assert "the horizon alone proves nothing. Use --checks" in capsys.readouterr().out
 
 
 def test_beyond_the_horizon_nothing_is_shown(run: str, capsys: pytest.CaptureFixture[str]):
