@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from capture.gradients.attention import datums_first
 from capture.gradients.factors import Factor
-from capture.gradients.torch_functions import ParameterRole, TorchCall
+from capture.gradients.torch_functions import NotSplittable, ParameterRole, TorchCall
 from capture.gradients.window_axis import Axis
 
 
@@ -97,3 +97,18 @@ class ParameterUse:
 def middle_axes(shape: Sequence[int], num_datums: int) -> tuple[int, ...]:
     """Return the lengths of the axes between datum and features of a shape, features last."""
     return shape[0] // num_datums, *shape[1:-1]
+
+
+def require_datums(function: str, shape: torch.Size, num_datums: int) -> None:
+    """Raise ``NotSplittable`` unless the first axis of an output can be the datum.
+
+    ``function``: name of the call; ``shape``: of its output, features last.
+    """
+    if len(shape) > 1 and not shape[0] % num_datums:
+        return
+    found = f"no multiple of {num_datums} datums"
+    if len(shape) > 2 and shape[1] == num_datums:
+        found = (
+            f"with positions before the {num_datums} datums (its module may take batch_first=True)"
+        )
+    raise NotSplittable(f"{function} on {tuple(shape)}, {found}")

@@ -9,7 +9,6 @@ Shapes: N datum, T entry of a datum (all axes between datum and features, flatte
 first), I input width, O output width.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -30,7 +29,7 @@ from capture.gradients.factors import Factors
 from capture.gradients.memo import Memo, Roundings
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_parts import Absent, parts_of, roles_of
-from capture.gradients.parameter_use import ParameterUse, middle_axes
+from capture.gradients.parameter_use import ParameterUse, middle_axes, require_datums
 from capture.gradients.shared_outputs import Receive, SharedOutputs
 from capture.gradients.torch_functions import (
     NotSplittable,
@@ -40,10 +39,8 @@ from capture.gradients.torch_functions import (
     read_call,
     same_gradient,
 )
-from capture.gradients.window_axis import Axis
+from capture.gradients.window_axis import Axis, require_positions
 
-MAX_POSITIONS = 2**15
-"""Largest number of positions per datum: the record stores them as 16-bit integers."""
 CANNOT = "which capture cannot split per datum"
 
 
@@ -196,13 +193,10 @@ class Tape(TorchFunctionMode):
         )
         if shared:
             shape = torch.Size((N, *(shape[1:] if shape[0] == 1 else shape)))
-        if len(shape) < 2 or shape[0] % N:
-            raise NotSplittable(f"{function_name(func)} {no_datums_in(shape, N)}")
+        require_datums(function_name(func), shape, N)
         middle = middle_axes(shape, N)
         axis = self.find_window(list(roles), middle)
-        positions = math.prod(middle) if axis is None else middle[axis]
-        if positions > MAX_POSITIONS:
-            raise NotSplittable(f"{function_name(func)} at {positions:,} positions")
+        require_positions(function_name(func), middle, axis)
         kept = self.detach_activation(call, out)
         first = in_attention is not None
         use = ParameterUse(
@@ -294,11 +288,3 @@ def unsupported_unit(unit: str, use: str) -> UnitError:
         f"is used by {use}, {CANNOT}",
         "Leave it out with capture.units, or set capture.fallback=vmap",
     )
-
-
-def no_datums_in(shape: torch.Size, num_datums: int) -> str:
-    """Say that the first axis of an output is not the datum."""
-    if len(shape) > 2 and shape[1] == num_datums:
-        where = f"on {tuple(shape)}, with positions before the {num_datums} datums"
-        return f"{where} (its module may take batch_first=True)"
-    return f"on {tuple(shape)}, no multiple of {num_datums} datums"

@@ -10,12 +10,15 @@ Middle axes are those between datum and features. Their first length is the numb
 datum of the first axis, so it is 1 for [N, T, features] and T for [N · T, features].
 """
 
+import math
 from collections.abc import Collection, Sequence
 
 from capture.gradients.torch_functions import NotSplittable
 
 Axis = int | None
 """Number of the window among the middle axes; None if a datum has one entry, at position 0."""
+MAX_POSITIONS = 2**15
+"""Largest number of positions per datum: the record stores them as 16-bit integers."""
 
 
 def window_axes(
@@ -74,3 +77,13 @@ def only_axis_of_length(middle: Sequence[int], windows: Collection[int]) -> Axis
         f"a call on {tuple(middle)} entries of a datum, of which {which} may be the window of "
         f"{known} tokens"
     )
+
+
+def require_positions(function: str, middle: Sequence[int], axis: Axis) -> None:
+    """Raise ``NotSplittable`` if a call of this function has more positions than can be stored.
+
+    Without an axis of the window, every entry of a datum is a position.
+    """
+    positions = math.prod(middle) if axis is None else middle[axis]
+    if positions > MAX_POSITIONS:
+        raise NotSplittable(f"{function} at {positions:,} positions")
