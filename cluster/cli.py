@@ -36,6 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
+from cluster.commands.dynamics import trajectory
 from cluster.commands.influence import drift, influence, lds, retrain, smoothness, suspects
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
@@ -50,6 +51,7 @@ COMMANDS = (
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(influence, suspects, lds, smoothness, retrain, drift),
+    trajectory,
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
@@ -73,6 +75,7 @@ and further:
   ontogeny replay runs/wikitext2             add missing records from checkpoints
   ontogeny activations runs/wikitext2        the baseline: what activations alone show
   ontogeny faithfulness runs/wikitext2       which attribution method to trust, and where
+  ontogeny trajectory runs/demo              metrics at the checkpoints of training
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
 Tab completion in bash or zsh: eval "$(register-python-argcomplete ontogeny)"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.parameters.config import ParameterConfig
     from analysis.run.tallies import neuron_history, tally_windows, token_history
+    from analysis.trajectory.config import TrajectoryConfig
     from capture import __version__
     from capture.config.reading import read_config
     from capture.config.records import FactorConfig
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ontogeny.retraining import retrain, smoothness
     from ontogeny.run import Run, open_run
     from ontogeny.training import capture, replay, selfcheck, verify
+    from ontogeny.trajectory import trajectory
 
 __all__ = [
     "AblationConfig",
@@ -79,6 +81,7 @@ __all__ = [
     "SelectionConfig",
     "StoreConfig",
     "SuspectsConfig",
+    "TrajectoryConfig",
     "__version__",
     "ablate",
     "activations",
@@ -104,6 +107,7 @@ __all__ = [
     "suspects",
     "tally_windows",
     "token_history",
+    "trajectory",
     "verify",
 ]
 
@@ -124,6 +128,7 @@ _HOMES = {
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.parameters.config": ("ParameterConfig",),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
+    "analysis.trajectory.config": ("TrajectoryConfig",),
     "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
     "capture.config.records": ("FactorConfig",),
@@ -142,6 +147,7 @@ _HOMES = {
     "ontogeny.retraining": ("retrain", "smoothness"),
     "ontogeny.run": ("Run", "open_run"),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
+    "ontogeny.trajectory": ("trajectory",),
 }
 """Module → the public names that it defines."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

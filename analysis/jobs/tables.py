@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import pandas as pd
 import pyarrow as pa
@@ -92,10 +93,12 @@ def write_tables(
     frames: Mapping[str, pd.DataFrame],
     schemas: Mapping[str, pa.Schema],
     question: Question | None = None,
+    pages: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write a job's tables, one for each schema, in place of those that it wrote before.
 
-    Sets of tables with other names stay. ``question`` is recorded in the marker.
+    Sets of tables with other names stay. ``question`` is recorded in the marker. ``pages`` are
+    files that show the tables, by name (``index.html``), and stand beside them.
 
     If a table cannot be encoded, the former tables stay. Otherwise they are deleted, marker first,
     before any table is written, so tables of two runs of the job are never mixed.
@@ -104,11 +107,14 @@ def write_tables(
     run.tables.delete(marker_key(job))
     for key in run.tables.keys(f"analysis/{job}"):
         inside = key.removeprefix(f"analysis/{job}/")
-        if key.endswith(".parquet") and "/" not in inside:
+        if key.endswith((".parquet", ".html")) and "/" not in inside:
             run.tables.delete(key)
     for key, (data, _) in encoded.items():
         run.tables.put(key, data)
     files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
+    for name, data in pages.items():
+        run.tables.put(f"analysis/{job}/{name}", data)
+        files.append(File.of(f"analysis/{job}/{name}", "analysis", data))
     marker = Marker(0, run.steps_done, tuple(files), retries=run.tables.take_retries())
     asked = replace(question or Question(job.partition("/")[0], {}, {}), steps=run.steps_done)
     put_marker(run, marker_key(job), marker, asked)

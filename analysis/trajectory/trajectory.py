@@ -17,6 +17,7 @@ from analysis.trajectory.metrics.choosing import Chosen, choose
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, text_of_run
+from analysis.trajectory.page.page import trajectory_page
 from analysis.trajectory.tables import CHECKPOINTS, JOB, METRICS, SCHEMAS, TRAJECTORY, Trajectory
 from capture.errors import ConfigError
 
@@ -90,6 +91,7 @@ def trajectory_question(config: TrajectoryConfig) -> Question:
 
 
 def write_trajectory(run: Run, found: Trajectory, question: Question, name: str = "") -> None:
-    """Write the tables in place of those with the same name."""
+    """Write the tables, and ``index.html`` beside them, in place of those with the same name."""
     frames = {table: getattr(found, table) for table in SCHEMAS}
-    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question)
+    pages = {"index.html": trajectory_page(found, question, run.uri)}
+    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question, pages)

@@ -35,6 +35,8 @@ class Axes:
     top: int = 24
     bottom: int = 40
     log_y: bool = False
+    log_x: bool = False
+    """For counts that may be 0, such as steps: the logarithm of 1 + value."""
 
     @property
     def floor(self) -> int:
@@ -47,7 +49,7 @@ class Axes:
         return self.width - self.right
 
     def scale_x(self, low: float, high: float) -> Scale:
-        return Scale(low, high, self.left, self.end)
+        return Scale(low, high, self.left, self.end, counts=self.log_x)
 
     def scale_y(self, low: float, high: float) -> Scale:
         return Scale(low, high, self.floor, self.top, self.log_y)

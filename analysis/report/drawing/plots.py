@@ -49,7 +49,10 @@ class Series:
     x_M: np.ndarray
     y_M: np.ndarray
     colour: int = 1
-    kind: Literal["line", "points"] = "line"
+    kind: Literal["line", "points", "rule"] = "line"
+    """A rule is a dashed line, for what to compare with."""
+    error_M: np.ndarray | None = None
+    """Half the length of a whisker at each point; NaN for none."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,22 @@ class Point:
 def line_chart(axes: Axes, series: Sequence[Series], *, zero: bool = False) -> Markup:
     """Lines and points over steps, each labelled at its right end.
 
-    The horizontal axis starts at 0; with ``zero`` the vertical axis includes 0.
+    The horizontal axis starts at 0 unless it is logarithmic; with ``zero`` the vertical axis
+    includes 0.
     """
     drawn = (drawable_points(each, log=axes.log_y) for each in series)
     series = [each for each in drawn if len(each.y_M)]
-    x = axes.scale_x(*data_bounds(*(each.x_M for each in series), zero=True))
+    x = axes.scale_x(*data_bounds(*(each.x_M for each in series), zero=not axes.log_x))
     y_bounds = data_bounds(*(each.y_M for each in series), zero=zero, log=axes.log_y)
     y = axes.scale_y(*y_bounds)
     marks: list[Markup] = []
     for each in series:
         x_M, y_M = x(each.x_M), y(each.y_M)
+        marks += whiskers(x, y, each)
         if each.kind == "line":
             marks.append(element("path", d=path_data(x_M, y_M), class_=f"line s{each.colour}"))
+        elif each.kind == "rule":
+            marks.append(element("path", d=path_data(x_M, y_M), class_="rule", fill="none"))
         else:
             pairs = zip(x_M.tolist(), y_M.tolist(), strict=True)
             marks += [circle(px, py, each.colour, each.name) for px, py in pairs]
@@ -98,7 +105,19 @@ def line_chart(axes: Axes, series: Sequence[Series], *, zero: bool = False) -> M
 def drawable_points(series: Series, *, log: bool) -> Series:
     """The series without values that are not finite or, with ``log``, not positive."""
     kept_M = np.isfinite(series.y_M) & ((series.y_M > 0) | (not log))
-    return replace(series, x_M=series.x_M[kept_M], y_M=series.y_M[kept_M])
+    error_M = None if series.error_M is None else series.error_M[kept_M]
+    return replace(series, x_M=series.x_M[kept_M], y_M=series.y_M[kept_M], error_M=error_M)
+
+
+def whiskers(x: Scale, y: Scale, series: Series) -> list[Markup]:
+    """Vertical lines from value − error to value + error, within the axis."""
+    if series.error_M is None:
+        return []
+    low_M = y(np.clip(series.y_M - series.error_M, y.low, y.high))
+    high_M = y(np.clip(series.y_M + series.error_M, y.low, y.high))
+    ends = zip(x(series.x_M).tolist(), low_M.tolist(), high_M.tolist(), strict=True)
+    kind = f"whisker s{series.colour}"
+    return [line(at, low, at, high, kind) for at, low, high in ends if math.isfinite(low + high)]
 
 
 def end_labels(axes: Axes, y: Scale, series: Sequence[Series]) -> list[Markup]:

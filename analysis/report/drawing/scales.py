@@ -20,6 +20,8 @@ class Scale:
     end: float
     """Pixel of ``high``."""
     log: bool = False
+    counts: bool = False
+    """Logarithm of 1 + value, for counts that include 0 (steps of training)."""
 
     def __call__(self, values: np.ndarray | float) -> np.ndarray:
         """Pixels of the values, in their shape."""
@@ -28,14 +30,20 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def transform(self, values: np.ndarray | float) -> np.ndarray:
+        if self.counts:
+            return np.log10(1 + np.asarray(values, np.float64))
         return np.log10(values) if self.log else np.asarray(values, np.float64)
 
     @property
     def ticks(self) -> list[float]:
+        if self.counts:
+            return count_ticks(self.low, self.high)
         return (power_ticks if self.log else round_ticks)(self.low, self.high)
 
     def label(self, value: float) -> str:
         """The text beside a tick."""
+        if self.counts:
+            return f"{value:,.0f}"
         if self.log:
             return f"10{str(round(math.log10(value))).translate(SUPERSCRIPTS)}"
         return tick_label(value, tick_spacing(self.low, self.high))
@@ -63,6 +71,13 @@ def power_ticks(low: float, high: float) -> list[float]:
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     every = max(1, math.ceil((last - first + 1) / 6))
     return [10.0**exponent for exponent in range(first, last + 1, every)]
+
+
+def count_ticks(low: float, high: float) -> list[float]:
+    """0 and powers of ten within the bounds; round values where fewer than three of these are."""
+    powers = [0.0, *(10.0**exponent for exponent in range(16))]
+    ticks = [tick for tick in powers if low <= tick <= high]
+    return ticks if len(ticks) > 2 else round_ticks(low, high)
 
 
 def tick_label(value: float, step: float) -> str:

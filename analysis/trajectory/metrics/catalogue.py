@@ -65,12 +65,12 @@ CATALOGUE = (
     Metric(
         in_context,
         (Described("in_context", "nats", "loss late in a window minus loss early in it", "0"),),
-        frozenset({"held-out text", "windows of 20 tokens"}),
+        frozenset({"held-out text", "logits at all positions", "windows of 20 tokens"}),
     ),
     Metric(
         copying,
         (Described("copying", "nats", "loss on a repeated random block minus its first", "0"),),
-        frozenset({"repeated tokens"}),
+        frozenset({"logits at all positions", "repeated tokens"}),
     ),
     Metric(
         attention_patterns,
@@ -91,7 +91,7 @@ CATALOGUE = (
                 UNIFORM_TOKENS,
             ),
         ),
-        frozenset({"held-out text", "training text"}),
+        frozenset({"held-out text", "training text", "logits at all positions"}),
     ),
     Metric(
         logit_lens,
@@ -99,7 +99,7 @@ CATALOGUE = (
             Described("logit_lens", "nats", "loss of the prediction read after a layer", UNIGRAM),
             Described("logit_lens_kl", "nats", "KL divergence of it from the final prediction"),
         ),
-        frozenset({"held-out text", "layers", "logit lens"}),
+        frozenset({"held-out text", "logits at all positions", "logit lens"}),
     ),
     Metric(
         head_ablation,
@@ -109,30 +109,30 @@ CATALOGUE = (
     Metric(
         representation_similarity,
         (
-            Described("cka_before", "0 to 1", "CKA of a layer with itself before", PERMUTED),
-            Described("cka_layers", "0 to 1", "CKA of two layers", PERMUTED),
+            Described("cka_before", "", "CKA of a layer with itself before", PERMUTED),
+            Described("cka_layers", "", "CKA of two layers", PERMUTED),
         ),
         frozenset({"held-out text", "layers"}),
     ),
     Metric(
         weight_sizes,
         (
-            Described("weight_norm", "weight", "Euclidean norm of a unit"),
-            Described("weight_mean", "weight", "mean of a unit's entries"),
-            Described("weight_variance", "weight²", "variance of a unit's entries"),
+            Described("weight_norm", "", "Euclidean norm of a unit"),
+            Described("weight_mean", "", "mean of a unit's entries"),
+            Described("weight_variance", "", "variance of a unit's entries"),
         ),
     ),
     Metric(
         weight_changes,
         (
-            Described("update_norm", "weight", "norm of the change since the checkpoint before"),
-            Described("update_cosine", "cosine", "of this change and the one before", "0"),
+            Described("update_norm", "", "norm of the change since the checkpoint before"),
+            Described("update_cosine", "", "cosine of this change with the one before", "0"),
         ),
     ),
     Metric(
         gradient_noise,
         (
-            Described("gradient_norm", "nats/weight", "mean norm of a training datum's gradient"),
+            Described("gradient_norm", "", "mean norm of a training datum's gradient"),
             Described("noise_scale", "datums", "batch size at which noise equals signal"),
         ),
         frozenset({"training text"}),

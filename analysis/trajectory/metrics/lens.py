@@ -33,7 +33,7 @@ def logit_lens(model: Observed, text: Text) -> Iterator[Row]:
             logits_NTV = model.read(state_NTD)
             losses[number].append(cross_entropy(logits_NTV, torch.from_numpy(batch.target_NT)))
             distances[number].append(divergence(final_NTV, logits_NTV.log_softmax(2)))
-    null = unigram_nulls(text)["loss"]
+    null = unigram_nulls(text, text.window)["loss"]
     for number, loss in enumerate(losses):
         yield mean_row("logit_lens", state_name(number), np.concatenate(loss).mean(1), null)
     for number, distance in enumerate(distances):

@@ -90,8 +90,9 @@ def ngram_divergence(model: Observed, text: Text) -> Iterator[Row]:
         log_p_NTV = logits_NTV.double().log_softmax(2).cpu().numpy()
         for name, gram in grams.items():
             for log_p_TV, token_T in zip(log_p_NTV, batch.token_NT, strict=True):
-                row_M = gram.rows(context_codes(token_T[None], gram.order, text.num_tokens)[0])
-                known_M, log_p_MV = row_M >= 0, log_p_TV[len(token_T) - len(row_M) :]
+                codes = context_codes(token_T[None], gram.order, text.num_tokens)[0]
+                row_M = gram.rows(codes[-len(log_p_TV) :])
+                known_M, log_p_MV = row_M >= 0, log_p_TV[len(log_p_TV) - len(row_M) :]
                 if known_M.any():
                     row_M = row_M[known_M]
                     sums[name].append(gram.divergence(log_p_MV[known_M], row_M).mean())

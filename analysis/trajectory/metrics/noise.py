@@ -53,7 +53,8 @@ def gradient_squares(
     try:
         for token_T, target_T in zip(windows.token_NT, windows.target_NT, strict=True):
             logits_TV = network(torch.from_numpy(token_T[None]).to(device))[0]
-            loss = F.cross_entropy(logits_TV, torch.from_numpy(target_T).to(device))
+            wanted_T = torch.from_numpy(target_T[-len(logits_TV) :]).to(device)
+            loss = F.cross_entropy(logits_TV, wanted_T)
             own = torch.autograd.grad(loss, parameters, allow_unused=True)
             gradients = [
                 torch.zeros_like(t) if g is None else g for g, t in zip(own, total, strict=True)

@@ -22,30 +22,33 @@ def prediction(model: Observed, text: Text) -> Iterator[Row]:
     Null: what the frequencies of tokens in the training text give (a unigram model).
     """
     assert text.held_out
-    loss, first, among = [], [], []
+    loss, first, among, scored = [], [], [], 0
     for batch in batches(text.held_out, text.num_tokens):
         logits_NTV = model.logits(torch.from_numpy(batch.token_NT))
-        target_NT = torch.from_numpy(batch.target_NT).to(logits_NTV.device)
+        target_NT = torch.from_numpy(batch.target_NT)[:, -logits_NTV.shape[1] :]
+        target_NT = target_NT.to(logits_NTV.device)
         loss.append(cross_entropy(logits_NTV, target_NT))
-        best_NTK = logits_NTV.topk(min(TOP, text.num_tokens), dim=2).indices
+        best_NTK = logits_NTV.topk(min(TOP, logits_NTV.shape[2]), dim=2).indices
         hit_NTK = (best_NTK == target_NT[:, :, None]).double().cpu().numpy()
         first.append(hit_NTK[:, :, 0])
         among.append(hit_NTK.sum(2))
-    nulls = unigram_nulls(text)
+        scored = logits_NTV.shape[1]
+    nulls = unigram_nulls(text, scored)
     for name, values in (("loss", loss), ("accuracy", first), ("top5", among)):
         yield mean_row(name, "", np.concatenate(values).mean(1), nulls[name])
 
 
-def unigram_nulls(text: Text) -> dict[str, float]:
+def unigram_nulls(text: Text, scored: int) -> dict[str, float]:
     """Return loss, accuracy and top-5 of the training text's token frequencies, add-one smoothed.
 
-    NaN without a training text.
+    Only the last ``scored`` positions count. NaN without a training text.
     """
     if text.training is None or text.held_out is None:
         return dict.fromkeys(("loss", "accuracy", "top5"), float("nan"))
-    count_V = np.bincount(text.training.target_NT.ravel(), minlength=text.num_tokens) + 1.0
+    seen_M = text.training.target_NT[:, -scored:].ravel()
+    count_V = np.bincount(seen_M, minlength=text.num_tokens) + 1.0
     log_V = np.log(count_V / count_V.sum())
-    target_M = text.held_out.target_NT.ravel()
+    target_M = text.held_out.target_NT[:, -scored:].ravel()
     best_K = np.argsort(-count_V, kind="stable")[:TOP]
     return {
         "loss": float(-log_V[target_M].mean()),

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from capture.errors import ConfigError
 from capture.models.huggingface import HFModel, layers_pattern
-from capture.models.transformer import AnyModel, LanguageModel
+from capture.models.transformer import AnyModel, LanguageModel, SelfAttention
 
-Part = Literal["layers", "attention", "head outputs", "logit lens"]
+Part = Literal["logits at all positions", "layers", "attention", "head outputs", "logit lens"]
 OUT_PROJECTIONS = ("out_proj", "c_proj", "o_proj", "dense")
 """Names that libraries give to the weight that mixes the heads' outputs."""
 
@@ -75,8 +75,9 @@ class Observed:
         token_NT = token_NT.to(self.device)
         if isinstance(self.network, LanguageModel):
             states = self.states(token_NT)[:-1]
-            layers = zip(self.network.layers, states, strict=True)
-            return [layer.self_attn.weights_and_values(x_NTD)[0] for layer, x_NTD in layers]  # pyright: ignore
+            found = zip(self.blocks, states, strict=True)
+            return [attention_of(layer).weights_and_values(x_NTD)[0] for layer, x_NTD in found]
+        assert isinstance(self.network, HFModel)
         given = {"input_ids": token_NT, "use_cache": False, "output_attentions": True}
         return list(self.network.whole(**given).attentions)
 
@@ -109,8 +110,12 @@ class Observed:
 
     @cached_property
     def parts(self) -> frozenset[Part]:
-        """Return what this model has for metrics to measure."""
+        """Return what this model has for metrics to measure; a perceptron has none of it."""
         found: set[Part] = set()
+        if not isinstance(self.network, LanguageModel | HFModel):
+            return frozenset()
+        if self.logits(self.two_tokens).shape[1] == self.two_tokens.shape[1]:
+            found.add("logits at all positions")
         if self.blocks:
             found.add("layers")
         if self.num_heads:
@@ -186,3 +191,9 @@ class Observed:
     @property
     def two_tokens(self) -> Tensor:
         return torch.tensor([[1, 0]], device=self.device)
+
+
+def attention_of(layer: nn.Module) -> SelfAttention:
+    found = layer.self_attn
+    assert isinstance(found, SelfAttention)
+    return found

@@ -35,7 +35,10 @@ def losses(model: Observed, windows: Windows, num_tokens: int) -> np.ndarray:
 
 
 def cross_entropy(logits_NTV: Tensor, target_NT: Tensor) -> np.ndarray:
-    """Return the cross-entropy of every target, nats, float64 [N, T]."""
-    target_NT = target_NT.to(logits_NTV.device)
+    """Return the cross-entropy of every target that the logits are for, nats, float64 [N, T].
+
+    A model may give logits of the last positions only.
+    """
+    target_NT = target_NT[:, -logits_NTV.shape[1] :].to(logits_NTV.device)
     loss_NT = F.cross_entropy(logits_NTV.transpose(1, 2), target_NT, reduction="none")
     return loss_NT.double().cpu().numpy()

@@ -1,5 +1,6 @@
 """Plots: ticks are round and within bounds; every drawing is well formed and described."""
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -55,6 +56,30 @@ def test_a_logarithmic_axis_has_powers_of_ten(first: int, decades: int) -> None:
     ticks = power_ticks(10.0**first, 10.0 ** (first + decades))
     assert 2 <= len(ticks) <= 6
     assert ticks[0] == pytest.approx(10.0**first)
+
+
+@given(last=st.integers(1, 10**7))
+def test_an_axis_of_counts_begins_at_zero_and_has_few_ticks(last: int) -> None:
+    scale = Scale(0, last, 50, 500, counts=True)
+    assert (float(scale(0)), float(scale(last))) == pytest.approx((50, 500))
+    assert scale.ticks[0] == 0
+    assert 2 <= len(scale.ticks) <= 9
+    assert all(0 <= tick <= last for tick in scale.ticks)
+    assert float(scale(1)) - float(scale(0)) > float(scale(last)) - float(scale(last - 1)) - 1e-9
+
+
+def test_whiskers_and_rules_are_drawn_within_the_axes() -> None:
+    steps, values = np.array([0.0, 10, 100]), np.array([3.0, 2, 1])
+    errors = np.array([0.5, np.nan, 99])
+    series = [
+        Series("loss", steps, values, 1, "line", errors),
+        Series("null", steps, values, 0, "rule"),
+    ]
+    drawing = plots.line_chart(replace(AXES, log_x=True), series)
+    marks = [mark.get("class", "") for mark in parsed(drawing).iter()]
+    assert marks.count("whisker s1") == 2
+    assert marks.count("rule") == 1
+    assert all(0 <= number <= 640 for number in numbers_in(drawing))
 
 
 @given(values=NUMBERS, zero=st.booleans())

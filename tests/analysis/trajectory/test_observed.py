@@ -62,7 +62,8 @@ def some_text() -> Text:
 
 
 def test_every_family_has_all_parts(model: Observed) -> None:
-    assert model.parts == {"layers", "attention", "head outputs", "logit lens"}
+    every = {"logits at all positions", "layers", "attention", "head outputs", "logit lens"}
+    assert model.parts == every
     assert len(model.blocks) == model.num_heads == 2
 
 

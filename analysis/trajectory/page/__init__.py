@@ -1,0 +1,1 @@
+"""What a trajectory says: a short text, and a page with its plots."""

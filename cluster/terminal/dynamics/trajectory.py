@@ -1,0 +1,30 @@
+"""What ``ontogeny trajectory`` prints: curves at a few checkpoints, and the text."""
+
+from rich.console import Console
+
+from analysis.report.drawing.markup import significant
+from analysis.trajectory.checkpoints.spacing import log_spaced
+from analysis.trajectory.page.summary import curves, most_changed, omitted, summarise
+from analysis.trajectory.tables import Trajectory
+from cluster.terminal.tables import data_table, print_table
+
+COLUMNS = 7
+"""Checkpoints shown."""
+
+
+def show_trajectory(console: Console, found: Trajectory, *, rows: int) -> None:
+    """Print at most ``rows`` components of each metric at a few checkpoints, then the text."""
+    steps = log_spaced(found.checkpoints["step"].tolist(), COLUMNS)
+    table = data_table("metric", *(f"{step:,}" for step in steps), "null")
+    for metric in found.metrics["metric"]:
+        for curve in most_changed(curves(found, metric), rows):
+            values = dict(zip(curve.step_M.tolist(), curve.value_M.tolist(), strict=True))
+            cells = [significant(values[step]) if step in values else "" for step in steps]
+            null = significant(curve.null) if curve.null == curve.null else ""
+            table.add_row(f"{metric} {curve.component}".strip(), *cells, null)
+    print_table(console, "Metrics by steps of training", table)
+    for line in summarise(found):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if left_out := omitted(found.metrics):
+        text = f"Not measured: {'; '.join(left_out)}."
+        console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
