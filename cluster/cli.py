@@ -37,7 +37,7 @@ from cluster.commands import (
     verify,
 )
 from cluster.commands.dynamics import trajectory
-from cluster.commands.influence import drift, influence, lds, retrain, smoothness, suspects
+from cluster.commands.influence import drift, influence, lds, retrain, silence, smoothness, suspects
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
@@ -50,7 +50,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(influence, suspects, lds, smoothness, retrain, drift),
+    *(influence, suspects, silence, lds, smoothness, retrain, drift),
     trajectory,
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from analysis.influence.config import InfluenceConfig
     from analysis.influence.drift.along import DriftConfig
     from analysis.influence.judge.judge import JudgeConfig
+    from analysis.influence.silencing.silencing import SilenceConfig
     from analysis.influence.suspects.suspects import SuspectsConfig
     from analysis.measures.selection import SelectionConfig
     from analysis.neurons.grouping import NeuronsConfig
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from ontogeny.parameters import parameter
     from ontogeny.retraining import retrain, smoothness
     from ontogeny.run import Run, open_run
+    from ontogeny.silencing import silence
     from ontogeny.training import capture, replay, selfcheck, verify
     from ontogeny.trajectory import trajectory
 
@@ -79,6 +81,7 @@ __all__ = [
     "Predicate",
     "Run",
     "SelectionConfig",
+    "SilenceConfig",
     "StoreConfig",
     "SuspectsConfig",
     "TrajectoryConfig",
@@ -103,6 +106,7 @@ __all__ = [
     "report",
     "retrain",
     "selfcheck",
+    "silence",
     "smoothness",
     "suspects",
     "tally_windows",
@@ -123,6 +127,7 @@ _HOMES = {
     "analysis.influence.config": ("InfluenceConfig",),
     "analysis.influence.drift.along": ("DriftConfig",),
     "analysis.influence.judge.judge": ("JudgeConfig",),
+    "analysis.influence.silencing.silencing": ("SilenceConfig",),
     "analysis.influence.suspects.suspects": ("SuspectsConfig",),
     "analysis.measures.selection": ("SelectionConfig",),
     "analysis.neurons.grouping": ("NeuronsConfig",),
@@ -146,6 +151,7 @@ _HOMES = {
     "ontogeny.parameters": ("parameter",),
     "ontogeny.retraining": ("retrain", "smoothness"),
     "ontogeny.run": ("Run", "open_run"),
+    "ontogeny.silencing": ("silence",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
     "ontogeny.trajectory": ("trajectory",),
 }

@@ -94,7 +94,7 @@ def suspects(
     Args:
         run: A run, or where it is.
         query: One query, as in ``ontogeny.influence``; None for unexpected datums.
-        config: The evidence (a method of influence for a query; excess, loss or self-influence
+        config: The evidence (a method of influence for a query; residual, excess, loss or self-influence
             without one), and how many suspects to train again without.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/suspects/NAME/``.
@@ -115,7 +115,7 @@ def suspects(
         [0, 1, 2]
     """
     opened = opened_run(run)
-    chosen = config or SuspectsConfig(evidence="excess" if query is None else "unrolled")
+    chosen = config or SuspectsConfig(evidence="residual" if query is None else "unrolled")
     if (chosen.evidence in UNEXPECTED) != (query is None):
         problem = f"is {chosen.evidence!r}, which {'needs' if query is None else 'takes no'} query"
         raise ConfigError("suspects.evidence", problem)

@@ -26,6 +26,7 @@ from analysis.faithfulness import faithfulness
 from analysis.influence import tables as influence_tables
 from analysis.influence.drift import along
 from analysis.influence.judge import tables as judge_tables
+from analysis.influence.silencing import tables as silence_tables
 from analysis.influence.suspects import tables as suspect_tables
 from analysis.measures import selection
 from analysis.neurons import tables as neuron_tables
@@ -46,6 +47,7 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "faithfulness": faithfulness.TABLES,
     "influence": influence_tables.SCHEMAS,
     "suspects": suspect_tables.SCHEMAS,
+    "silence": silence_tables.SCHEMAS,
     "lds": judge_tables.SCHEMAS,
     "drift": along.SCHEMAS,
     "spectrum": spectrum_tables.SCHEMAS,

@@ -87,9 +87,16 @@ def model_and_weights(run: Run) -> tuple[AnyModel, Weights]:
 
 def datum_losses(model: AnyModel, weights: Weights, token_NT: Tensor, target_NT: Tensor) -> Tensor:
     """Return the mean cross-entropy of every datum, nats per token, without dropout, [N]."""
+    return position_losses(model, weights, token_NT, target_NT).mean(1)
+
+
+def position_losses(
+    model: AnyModel, weights: Weights, token_NT: Tensor, target_NT: Tensor
+) -> Tensor:
+    """Return the cross-entropy at every position, nats, without dropout, [N, T]."""
     logit_NTV = functional_call(model, weights, (token_NT,)).float()
     lost_M = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten(), reduction="none")
-    return lost_M.view(target_NT.shape).mean(1)
+    return lost_M.view(target_NT.shape)
 
 
 def chunks(run: Run, at_once: int) -> Iterator[tuple[int, Tensor, Tensor]]:

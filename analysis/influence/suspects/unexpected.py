@@ -7,6 +7,9 @@ heart at last was still unexpected before. No step is replayed.
   2017: mislabelled data are learned late);
 - excess: the loss less that under the frequencies of single tokens, so that rare words alone make
   no datum suspect;
+- residual: the loss less the mean loss of the same target tokens in the whole training text, under
+  the same weights. So neither rare words nor words that are hard anywhere make a datum suspect;
+  what is left is that they do not fit here;
 - self-influence: the squared norm of the gradient of the datum's loss, the influence of a step on
   the datum on its own loss (Pruthi et al. 2020, "TracIn", section 4.1).
 
@@ -20,7 +23,12 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from analysis.influence.baselines.gradients import GRADIENT_BYTES, chunks, datum_losses
+from analysis.influence.baselines.gradients import (
+    GRADIENT_BYTES,
+    chunks,
+    datum_losses,
+    position_losses,
+)
 from analysis.run.run import Run
 
 DATUMS_AT_ONCE = 64
@@ -51,6 +59,25 @@ def token_loss(run: Run) -> np.ndarray:
     """Return the mean of −log(frequency of the target in the training text) of each datum, [D]."""
     count_V = np.bincount(run.target_NT.ravel(), minlength=run.num_tokens)
     return -np.log(count_V[run.target_NT] / run.target_NT.size).mean(1)
+
+
+def residual_loss(run: Run, report: Report = lambda done, wanted: None) -> np.ndarray:
+    """Return the mean loss of each datum less that of the same targets in all datums, [D]."""
+    found, steps = np.zeros(run.num_datums), checkpoint_steps(run)
+    target_DT = run.target_NT
+    count_V = np.bincount(target_DT.ravel(), minlength=run.num_tokens)
+    for done, (model, weights) in enumerate(models(run, steps)):
+        with torch.no_grad():
+            losses = [
+                position_losses(model, weights, token_NT, target_NT).double().numpy()
+                for _, token_NT, target_NT in chunks(run, DATUMS_AT_ONCE)
+            ]
+        loss_DT = np.concatenate(losses)
+        total_V = np.bincount(target_DT.ravel(), loss_DT.ravel(), minlength=run.num_tokens)
+        mean_V = total_V / np.maximum(count_V, 1)
+        found += (loss_DT - mean_V[target_DT]).mean(1) / len(steps)
+        report(done + 1, len(steps))
+    return found
 
 
 def self_influence(run: Run, report: Report = lambda done, wanted: None) -> np.ndarray:
@@ -90,6 +117,7 @@ def models(run: Run, steps: list[int]) -> Iterator[tuple]:
 
 
 UNEXPECTED: dict[str, Callable[[Run, Report], np.ndarray]] = {
+    "residual": residual_loss,
     "excess": excess_loss,
     "loss": mean_loss,
     "self-influence": self_influence,

@@ -114,13 +114,30 @@ def test_unexpected_evidence_is_a_mean_over_checkpoints():
     for wanted_D, evidence in ((loss_D, "loss"), (norm_D, "self-influence")):
         found_D = unexpected.UNEXPECTED[evidence](run(), nothing)
         np.testing.assert_allclose(found_D[[0, 3, 17]], wanted_D[[0, 3, 17]], rtol=1e-3)
+    check_residual(steps)
     counts = np.bincount(run().target_NT.ravel())
     wanted = -np.log(counts[run().target_NT[3]] / run().target_NT.size).mean()
     assert unexpected.token_loss(run())[3] == pytest.approx(wanted)
 
 
-def test_scrambled_datums_are_unexpected():
-    found = rank_suspects(run(), backdoor(), SuspectsConfig(evidence="excess")).detection
+def check_residual(steps: list[int]) -> None:
+    """The residual of one datum, by a loop over all positions with the same target."""
+    tokens, targets = (torch.from_numpy(x).long() for x in (run().token_NT, run().target_NT))
+    wanted = 0.0
+    for step in steps:
+        with torch.no_grad():
+            logits = run().network(step)(tokens).transpose(1, 2)
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        for place, target in enumerate(targets[3].tolist()):
+            same = losses[targets == target].mean()
+            wanted += float(losses[3, place] - same) / len(steps) / targets.shape[1]
+    found_D = unexpected.UNEXPECTED["residual"](run(), lambda done, wanted: None)
+    assert found_D[3] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("evidence", ["excess", "residual"])
+def test_scrambled_datums_are_unexpected(evidence: str):
+    found = rank_suspects(run(), backdoor(), SuspectsConfig(evidence=evidence)).detection
     row = found[found["kind"] == "scramble"].iloc[0]
     assert row["auc"] > 0.9
     assert row["planted"] == (planted_kinds(run()) == "scramble").sum()
@@ -159,7 +176,7 @@ def test_the_command_prints_suspects_beside_the_truth():
     assert "Planted datums among the ranked (kind: planted, of all)" in out
     assert "chance" in out
     out = printed(uri(), "--unexpected", "--remove", "4", "--controls", "1", "--name", "odd")
-    assert "excess" in out
+    assert "residual" in out
     assert "Trained again without" in out
     assert printed(uri(), "--unexpected", "--quiet", "--name", "quiet") == ""
 

@@ -27,6 +27,7 @@ READING_COMMANDS = {
     "retrain": "--without 1",
     "lds": "loss",
     "suspects": "--unexpected",
+    "silence": "--datums 1",
     "drift": "layers.1.linear2.weight",
     "replay": "--record factors",
     "report": "",

@@ -1,0 +1,5 @@
+"""Take out of the last weights what some datums moved, without training again.
+
+``contributions`` adds up what the datums' gradients still contribute to the last weights;
+``silencing`` subtracts it, and compares queries before and after with random datums as the null.
+"""
