@@ -37,6 +37,7 @@ from cluster.commands import (
     verify,
 )
 from cluster.commands.dynamics import trajectory
+from cluster.commands.dynamics import spectrum
 from cluster.commands.influence import drift, influence, lds, retrain, silence, smoothness, suspects
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
@@ -52,6 +53,7 @@ COMMANDS = (
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(influence, suspects, silence, lds, smoothness, retrain, drift),
     trajectory,
+    *(spectrum,),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
@@ -72,6 +74,7 @@ and further:
   ontogeny behaviour runs/demo --target ")"  which heads and neurons such data moved
   ontogeny bigrams runs/demo --token python  which bigrams shifted, and which data shifted them
   ontogeny influence runs/demo loss          which data made the model do this
+  ontogeny spectrum runs/demo                in how many directions training went, and when
   ontogeny replay runs/wikitext2             add missing records from checkpoints
   ontogeny activations runs/wikitext2        the baseline: what activations alone show
   ontogeny faithfulness runs/wikitext2       which attribution method to trust, and where

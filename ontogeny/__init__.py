@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from analysis.parameters.config import ParameterConfig
     from analysis.run.tallies import neuron_history, tally_windows, token_history
     from analysis.trajectory.config import TrajectoryConfig
+    from analysis.spectra.config import SpectrumConfig
     from capture import __version__
     from capture.config.reading import read_config
     from capture.config.records import FactorConfig
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from ontogeny.retraining import retrain, smoothness
     from ontogeny.run import Run, open_run
     from ontogeny.silencing import silence
+    from ontogeny.spectrum import spectrum
     from ontogeny.training import capture, replay, selfcheck, verify
     from ontogeny.trajectory import trajectory
 
@@ -82,6 +84,7 @@ __all__ = [
     "Run",
     "SelectionConfig",
     "SilenceConfig",
+    "SpectrumConfig",
     "StoreConfig",
     "SuspectsConfig",
     "TrajectoryConfig",
@@ -108,6 +111,7 @@ __all__ = [
     "selfcheck",
     "silence",
     "smoothness",
+    "spectrum",
     "suspects",
     "tally_windows",
     "token_history",
@@ -134,6 +138,7 @@ _HOMES = {
     "analysis.parameters.config": ("ParameterConfig",),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
     "analysis.trajectory.config": ("TrajectoryConfig",),
+    "analysis.spectra.config": ("SpectrumConfig",),
     "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
     "capture.config.records": ("FactorConfig",),
@@ -151,6 +156,7 @@ _HOMES = {
     "ontogeny.parameters": ("parameter",),
     "ontogeny.retraining": ("retrain", "smoothness"),
     "ontogeny.run": ("Run", "open_run"),
+    "ontogeny.spectrum": ("spectrum",),
     "ontogeny.silencing": ("silence",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
     "ontogeny.trajectory": ("trajectory",),
