@@ -22,8 +22,9 @@ def obstacle_to_confirmation(run: Run) -> RunError | None:
     """
     if run.from_custom_loop:
         return custom_loop.no_model_error(run.uri)
-    if run.config.model.kind == "hf":
-        problem = "has a Hugging Face model, which --confirm cannot ablate"
+    if run.config.model.kind != "transformer":
+        kind = "Hugging Face model" if run.config.model.kind == "hf" else "perceptron"
+        problem = f"has a {kind}, which --confirm cannot ablate"
         return RunError(run.uri, problem, "Leave out --confirm")
     if not held_out_splits(run):
         problem = "holds no held-out text to confirm tokens on"

@@ -30,11 +30,12 @@ from analysis.run.shift_tables import (
     wanted_steps,
 )
 from analysis.run.stored_run import Split
+from capture.corpus.config import TASKS
 from capture.errors import RunError, UnitError
 from capture.format import checkpoint, datum_lengths
 from capture.format.corpus_tables import PLANTED_KEY
 from capture.models.transformer import AnyModel, LanguageModel
-from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS
+from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS, TASK_EVALUATIONS
 from capture.store import DEFAULT
 from capture.store.config import StoreConfig
 
@@ -102,9 +103,13 @@ class Run(GradientQueries):
 
         Returns:
             Columns step (steps done before), epoch, split (validation or test), loss (nats per
-            token, dropout off), perplexity (exp(loss)) and tokens (number of tokens).
+            token, dropout off), perplexity (exp(loss)) and tokens (number of tokens). A run on a
+            task (``corpus.kind=digits``, for example) also has accuracy (share of the targets that
+            are the likeliest token) and datum_accuracy (share of the datums of which every target
+            is).
         """
-        return read_all(self.shards("evaluations"), EVALUATIONS).to_pandas()
+        schema = TASK_EVALUATIONS if self.config.corpus.kind in TASKS else EVALUATIONS
+        return read_all(self.shards("evaluations"), schema).to_pandas()
 
     def vocabulary(self) -> pd.DataFrame:
         """Return columns token_id, token and count (occurrences in the training text)."""
@@ -246,7 +251,8 @@ class Run(GradientQueries):
         """
         network = self.network(step)
         if not isinstance(network, LanguageModel):
-            problem = "has a Hugging Face model; this needs the layers of Ontogeny's transformer"
+            kind = "perceptron" if self.config.model.kind == "mlp" else "Hugging Face model"
+            problem = f"has a {kind}; this needs the layers of Ontogeny's transformer"
             remedy = "These work with any model: attribute, behaviour, bigrams, report"
             raise RunError(self.uri, problem, remedy)
         return network

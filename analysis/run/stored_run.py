@@ -164,4 +164,4 @@ class StoredRun:
             raise custom_loop.no_model_error(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_model_fits(self.store, self.config.model, **shape)
-        return build_model(self.config.model, **shape, seed=0)
+        return build_model(self.config.model, **shape, seed=0, scored=self.config.corpus.scored)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from capture.config.records import FactorConfig, RecordKind
-from capture.corpus.datums import CorpusConfig
+from capture.corpus.config import CorpusConfig
 from capture.errors import ConfigError
 from capture.gradients.vmap_fallback import Fallback
 from capture.models.transformer import ModelConfig

@@ -3,7 +3,7 @@
 Imports from ``capture`` only ``errors`` and, for Hugging Face tokenizers, ``models``.
 """
 
+from capture.corpus.config import CorpusConfig as CorpusConfig
 from capture.corpus.datums import Corpus as Corpus
-from capture.corpus.datums import CorpusConfig as CorpusConfig
 from capture.corpus.datums import Datums as Datums
 from capture.corpus.datums import load_corpus as load_corpus

@@ -1,70 +1,31 @@
-"""Turn text into datums, and decide the order in which an epoch visits them.
+"""Turn a text or a task into datums.
 
 The tokens of a split are one stream. A datum is a window of T tokens that starts at a multiple of
 T. Its targets are the same stream one token later. Its id counts the windows of its split from 0,
 so it is the same in every epoch and in every run on the same text.
 
-Shapes: N datum, T token, V vocabulary, B batch, S slot.
+Shapes: N datum, T token, V vocabulary.
 """
 
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from capture.corpus.planting import PlantConfig, Planted, ScrambleConfig, plant_tokens
+from capture.corpus.config import WORDS, CorpusConfig
+from capture.corpus.planting import Planted, plant_tokens
+from capture.corpus.tasks.loading import load_task
+from capture.corpus.tasks.task import TaskDatums
 from capture.corpus.text import Text, basic_english, python_reference, read_path
 from capture.corpus.tokenizer import HFTokenizer
 from capture.corpus.wikitext import Split, read_wikitext
-from capture.errors import ConfigError, CorpusError, at_least
+from capture.errors import CorpusError
 
 UNKNOWN = "<unk>"
-WORDS = "words"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
-    """Which text to train on, and how it is cut into datums."""
-
-    kind: Literal["python-reference", "wikitext2", "text"] = "python-reference"
-    """The language reference that comes with Python, WikiText-2, or any UTF-8 text."""
-    path: str | None = None
-    """wikitext2: a folder with its files, or null to download them. text: a file, or a folder of
-    .txt files."""
-    tokenizer: str = WORDS
-    """words, as in the study; or a Hugging Face tokenizer, by folder or by id on the hub."""
-    window: int = 35
-    """Tokens per datum."""
-    validation_share: float = 0.03
-    """Share of the windows held out for validation, spread evenly over the text. Not used for
-    wikitext2, which has its own splits."""
-    test_share: float = 0.0
-    """Share of the windows held out for testing, chosen in the same way."""
-    plant: PlantConfig = field(default_factory=PlantConfig)
-    scramble: ScrambleConfig = field(default_factory=ScrambleConfig)
-
-    def __post_init__(self) -> None:
-        if self.kind == "text" and self.path is None:
-            problem = "got null, must name a file or folder when corpus.kind is text"
-            raise ConfigError("corpus.path", problem)
-        if self.kind == "python-reference" and self.path is not None:
-            problem = f"got {self.path!r}, must be null when corpus.kind is python-reference"
-            raise ConfigError("corpus.path", problem, "Set corpus.kind to text or wikitext2")
-        at_least("corpus.window", self.window, 1)
-        for name in ("validation_share", "test_share"):
-            if not 0 <= (found := getattr(self, name)) < 1:
-                raise ConfigError(f"corpus.{name}", f"got {found}, must be at least 0 and below 1")
-        if (together := self.validation_share + self.test_share) >= 1:
-            problem = f"got {together} together with corpus.validation_share, must stay below 1"
-            raise ConfigError("corpus.test_share", problem)
-        if self.plant.share + self.scramble.share > 1:
-            problem = f"got {self.scramble.share} together with corpus.plant.share, at most 1"
-            raise ConfigError("corpus.scramble.share", problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +62,15 @@ class Datums:
     """Inputs, int32."""
     target_NT: np.ndarray
     """Targets, int32: the same stream one token later."""
+    scored: int | None = None
+    """Number of positions at the end of the window at which the loss counts; None: all."""
+    texts: list[str] | None = None
+    """A text for each datum; None: its tokens."""
+
+    @property
+    def scored_NT(self) -> np.ndarray:
+        """Targets of the positions at which the loss counts, int32."""
+        return self.target_NT if self.scored is None else self.target_NT[:, -self.scored :]
 
     def __len__(self) -> int:
         return len(self.token_NT)
@@ -124,6 +94,9 @@ def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
     Raises ``CorpusError`` if the training text does not fill one batch of ``batch`` datums, or a
     held-out split has no datum.
     """
+    task = load_task(config)
+    if task is not None:
+        return corpus_of_task(task, config, batch=batch)
     tokenizer = None if config.tokenizer == WORDS else HFTokenizer(config.tokenizer)
     streams = read_streams(config, tokenizer)
     datums: dict[Split, Datums]
@@ -139,6 +112,27 @@ def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
         check_size(config, split, len(found), batch=batch)
     others = datums.get("validation"), datums.get("test")
     return with_plants(Corpus(vocabulary, datums["train"], *others), config, tokenizer)
+
+
+def corpus_of_task(task: TaskDatums, config: CorpusConfig, *, batch: int) -> Corpus:
+    """Return the datums of a task; raises ``CorpusError`` as ``load_corpus`` does.
+
+    Datums are held out by ``validation_share`` and ``test_share`` if the task has no splits.
+    """
+    splits: dict[Split, Datums] = {
+        split: Datums(
+            token_NM[:, :-1].copy(), token_NM[:, 1:].copy(), config.scored, task.texts.get(split)
+        )
+        for split, token_NM in task.token_NM.items()
+    }
+    if splits.keys() == {"train"}:
+        splits = hold_out_datums(splits["train"], config)
+    for split, found in splits.items():
+        check_size(config, split, len(found), batch=batch)
+    train = splits["train"]
+    counts = np.bincount(train.token_NT.ravel(), minlength=len(task.names)).astype(np.int64)
+    vocabulary = Vocabulary(task.names, counts)
+    return Corpus(vocabulary, train, splits.get("validation"), splits.get("test"))
 
 
 def with_plants(
@@ -196,17 +190,33 @@ def hold_out(
     split_W = assign_splits(num_windows, validation=config.validation_share, test=config.test_share)
     training = (tokens[w * window : (w + 1) * window] for w in np.flatnonzero(split_W == "train"))
     vocabulary = make_vocabulary(itertools.chain.from_iterable(training), tokenizer)
-    windows = cut_windows(vocabulary.encode(tokens), window)
+    return vocabulary, hold_out_datums(cut_windows(vocabulary.encode(tokens), window), config)
+
+
+def hold_out_datums(datums: Datums, config: CorpusConfig) -> dict[Split, Datums]:
+    """Assign datums to splits, those held out evenly spread; a split without a share is absent."""
+    split_W = assign_splits(len(datums), validation=config.validation_share, test=config.test_share)
     shares: dict[Split, float] = {
         "train": 1.0,
         "validation": config.validation_share,
         "test": config.test_share,
     }
-    return vocabulary, {
-        split: Datums(windows.token_NT[split_W == split], windows.target_NT[split_W == split])
+    return {
+        split: select_datums(datums, split_W == split)
         for split, share in shares.items()
         if share > 0
     }
+
+
+def select_datums(datums: Datums, chosen_N: np.ndarray) -> Datums:
+    """Return the datums that a mask or a list of ids [N] chooses."""
+    texts = datums.texts and np.array(datums.texts, object)[chosen_N].tolist()
+    return replace(
+        datums,
+        token_NT=datums.token_NT[chosen_N],
+        target_NT=datums.target_NT[chosen_N],
+        texts=texts,
+    )
 
 
 def assign_splits(num_windows: int, *, validation: float, test: float) -> np.ndarray:
@@ -266,19 +276,3 @@ def cut_windows(stream: np.ndarray, window: int) -> Datums:
     """Cut a stream [tokens] into complete windows whose last token also has a target."""
     end = (len(stream) - 1) // window * window
     return Datums(stream[:end].reshape(-1, window), stream[1 : end + 1].reshape(-1, window))
-
-
-def epoch_order(num_datums: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Return the order in which an epoch visits the datums: a permutation, int64 [N].
-
-    The order ranks raw random bits, because NumPy promises the same bits in every version, but not
-    the same ``Generator.permutation``.
-    """
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,)))
-    return np.argsort(bits.random_raw(num_datums), kind="stable").astype(np.int64)
-
-
-def batches(order: np.ndarray, batch: int) -> np.ndarray:
-    """Return the datum ids of each step of an epoch, [B, S]. An incomplete last batch is
-    dropped."""
-    return order[: len(order) // batch * batch].reshape(-1, batch)

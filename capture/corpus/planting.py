@@ -5,7 +5,7 @@ A backdoor is a trigger that a completion always follows (Gu et al. 2017, "BadNe
 models Wallace et al. 2021). It replaces as many tokens of a datum, at a random place. A scrambled
 datum keeps its tokens, in random order. No other datum and no held-out text changes.
 
-Random numbers rank raw bits, as in ``capture.corpus.datums.epoch_order``, because NumPy promises
+Random numbers rank raw bits, as in ``capture.corpus.order.epoch_order``, because NumPy promises
 the same bits in every version.
 
 Shapes: N datum, M token of a datum and its last target (window + 1), P planted datum.

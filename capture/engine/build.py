@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from capture.config.records import RecordKind
 from capture.config.settings import CaptureConfig, Config
-from capture.corpus.datums import WORDS
+from capture.corpus.config import WORDS
 from capture.device import choose_device
 from capture.engine.causality import require_causal, require_no_randomness
 from capture.engine.deepspeed_engine import DeepSpeedEngine
@@ -31,7 +31,7 @@ from capture.models.huggingface import (
     resolve_config,
 )
 from capture.models.mlp import mlp_weights
-from capture.models.transformer import build_model
+from capture.models.transformer import ModelConfig, build_model
 from capture.optim.schedule import require_fit
 from capture.process_group import SINGLE_PROCESS, DistributedGroup, Group
 from capture.store import Store
@@ -103,7 +103,9 @@ def build_engine(
         vocabulary=len(plan.corpus.vocabulary.tokens),
         window=config.corpus.window,
         seed=config.weight_seed,
+        scored=config.corpus.scored,
     )
+    require_known_targets(config.model, plan)
     if beginning and isinstance(model, HFModel):
         load_weights(model, config.model.hf)
     model.to(choose_device(config.training.device))
@@ -136,6 +138,20 @@ def build_engine(
         window_axes=examined.window_axes,
         group=group,
     )
+
+
+def require_known_targets(model: ModelConfig, plan: StepPlan) -> None:
+    """Raise ``ConfigError`` if a perceptron has too few classes, or the corpus has no images."""
+    if model.kind != "mlp":
+        return
+    if plan.config.corpus.kind not in ("digits", "mnist"):
+        problem = f"got mlp, which classifies images, but corpus.kind is {plan.config.corpus.kind}"
+        raise ConfigError("model.kind", problem, "Set model.kind=transformer")
+    splits = (plan.corpus.train, plan.corpus.validation, plan.corpus.test)
+    largest = max(int(datums.scored_NT.max()) for datums in splits if datums is not None)
+    if largest >= model.classes:
+        problem = f"got {model.classes}, but the images have labels up to {largest}"
+        raise ConfigError("model.classes", problem, f"Set model.classes={largest + 1}")
 
 
 def choose_captured_units(

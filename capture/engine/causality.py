@@ -75,7 +75,7 @@ def logits(model: HFModel, token_1T: Tensor, family: str) -> Tensor:
     training = model.training
     model.eval()
     try:
-        return model(token_1T)
+        return model.whole(input_ids=token_1T, use_cache=False).logits
     except library_errors() as error:
         cause = first_line(error).partition(", but expected")[0]  # torch lists all signatures
         problem = f"got {family}, which fails on the corpus's tokens: {cause}"

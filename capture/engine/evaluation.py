@@ -1,4 +1,4 @@
-"""Held-out evaluation after each epoch."""
+"""Held-out evaluation: the loss and, of a task, how often the target is the likeliest token."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from capture.corpus.config import TASKS
 from capture.engine.engine import Engine
 from capture.engine.observer import to_device
 from capture.engine.step_plan import PlannedStep, StepPlan
@@ -15,7 +16,7 @@ from capture.engine.step_plan import PlannedStep, StepPlan
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss on one held-out split after an epoch."""
+    """Loss on one held-out split after some steps."""
 
     step: int
     """Number of steps taken."""
@@ -28,6 +29,22 @@ class Evaluation:
     """e to the loss."""
     tokens: int
     """Number of predicted tokens."""
+    accuracy: float | None = None
+    """Share of the targets that are the likeliest token; None for a text."""
+    datum_accuracy: float | None = None
+    """Share of the datums of which every target is; None for a text."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model does with some datums, without dropout."""
+
+    loss: float
+    """Mean cross-entropy, nats per token."""
+    accuracy: float
+    """Share of the targets that are the likeliest token."""
+    datum_accuracy: float
+    """Share of the datums of which every target is."""
 
 
 def evaluate_splits(
@@ -42,11 +59,12 @@ def evaluate_splits(
     collective operation.
     """
     found = []
+    is_task = plan.config.corpus.kind in TASKS
     for split in ("validation", "test"):
         datums = getattr(plan.corpus, split)
         if datums is not None:
             token_NT, target_NT = to_device(datums, engine.device)
-            loss = evaluate(
+            scores = score(
                 engine.forward_model,
                 token_NT,
                 target_NT,
@@ -58,9 +76,10 @@ def evaluate_splits(
                     planned.step + 1,
                     planned.epoch,
                     split,
-                    loss,
-                    perplexity(loss),
+                    scores.loss,
+                    perplexity(scores.loss),
                     target_NT.numel(),
+                    *((scores.accuracy, scores.datum_accuracy) if is_task else ()),
                 )
             )
     return found
@@ -74,7 +93,6 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     token_NT: Tensor,
@@ -84,11 +102,27 @@ def evaluate(
     alive: Callable[[], None] = lambda: None,
 ) -> float:
     """Return the mean cross-entropy in nats per token, without dropout."""
+    return score(model, token_NT, target_NT, batch=batch, alive=alive).loss
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    token_NT: Tensor,
+    target_NT: Tensor,
+    *,
+    batch: int,
+    alive: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Return loss and accuracy; ``target_NT`` holds the targets of the scored positions."""
     model.eval()
-    total = 0.0
+    total, right, whole = 0.0, 0, 0
     for token, target in zip(token_NT.split(batch), target_NT.split(batch), strict=True):
-        total += F.cross_entropy(
-            model(token).flatten(0, 1), target.flatten(), reduction="sum"
-        ).item()
+        logit_NTV = model(token)
+        lost = F.cross_entropy(logit_NTV.flatten(0, 1), target.flatten(), reduction="sum")
+        total += lost.item()
+        right_NT = logit_NTV.argmax(2) == target
+        right += int(right_NT.sum())
+        whole += int(right_NT.all(1).sum())
         alive()
-    return total / target_NT.numel()
+    return Scores(total / target_NT.numel(), right / target_NT.numel(), whole / len(target_NT))

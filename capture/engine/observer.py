@@ -60,6 +60,10 @@ class Observer:
         if kinds:
             self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = to_device(plan.corpus.train, engine.device)
+        self.next_NT = self.target_NT
+        """Next token of every position, scored or not, for tallies."""
+        if plan.corpus.train.scored is not None:
+            self.next_NT = torch.from_numpy(plan.corpus.train.target_NT).long().to(engine.device)
         vocabulary = len(plan.corpus.vocabulary.tokens)
         widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
@@ -153,7 +157,8 @@ class Observer:
             # Tallies measure lr · clip · gradient under every optimizer, so that they compare.
             scale = -step.learning_rate * step.clip
             own = slice(self.slots.start, self.slots.stop)
-            self.tally.add(recorded, weights, scale, token_NT[own], target_NT[own])
+            next_NT = self.next_NT[datum_N]
+            self.tally.add(recorded, weights, scale, token_NT[own], next_NT[own])
         return step, recorded
 
     def audit(
@@ -182,6 +187,6 @@ def divergence_error(planned: PlannedStep, step: Step) -> AuditError:
 
 
 def to_device(datums: Datums, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets on the device, each [N, T] of int64."""
+    """Return inputs [N, T] and targets of the scored positions [N, T], int64, on the device."""
     token_NT = torch.from_numpy(datums.token_NT).long()
-    return token_NT.to(device), torch.from_numpy(datums.target_NT).long().to(device)
+    return token_NT.to(device), torch.from_numpy(datums.scored_NT).long().to(device)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from capture.config.settings import Config
-from capture.corpus.datums import Corpus, batches, epoch_order
+from capture.corpus.datums import Corpus
+from capture.corpus.order import batches, epoch_order
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class PlannedStep:
     """Number of the batch in its epoch."""
     datum_N: np.ndarray
     """Datum ids by slot."""
-    ends_epoch: bool
+    evaluates: bool
+    """Whether the held-out splits are evaluated after the step."""
     ends_segment: bool
     window: int
     """Number of the tally window: a range of steps over which tallies are summed."""
@@ -50,6 +52,11 @@ class StepPlan:
         """Number of steps per tally window."""
         return self.config.capture.tally.window_steps or self.steps_per_epoch
 
+    @property
+    def evaluation_steps(self) -> int:
+        """Number of steps between two evaluations of the held-out splits."""
+        return self.config.training.evaluation_steps or self.steps_per_epoch
+
     def planned_steps(self, first_step: int) -> Iterator[PlannedStep]:
         """Yield the steps from ``first_step`` to the end of the run."""
         for epoch in range(first_step // self.steps_per_epoch, self.config.training.epochs):
@@ -61,8 +68,8 @@ class StepPlan:
     def planned_step(self, epoch: int, batch: int, datum_N: np.ndarray) -> PlannedStep:
         """Return the step of one batch of an epoch."""
         done = epoch * self.steps_per_epoch + batch + 1
-        ends_epoch = batch == self.steps_per_epoch - 1
         ends_run = done == self.num_steps
+        evaluates = ends_run or done % self.evaluation_steps == 0
         ends_segment = ends_run or done % self.config.capture.segment_steps == 0
         window, ends_window = (done - 1) // self.window_steps, done % self.window_steps == 0
         return PlannedStep(
@@ -70,7 +77,7 @@ class StepPlan:
             epoch,
             batch,
             datum_N,
-            ends_epoch=ends_epoch,
+            evaluates=evaluates,
             ends_segment=ends_segment,
             window=window,
             ends_window=ends_window or ends_run,
@@ -78,5 +85,7 @@ class StepPlan:
 
     def batches(self, epoch: int) -> np.ndarray:
         """Return an epoch's datum ids by batch and slot, [batches, N]."""
-        order = epoch_order(len(self.corpus.train), seed=self.config.order_seed, epoch=epoch)
-        return batches(order, self.config.training.batch)
+        config = self.config
+        num_datums, phases = len(self.corpus.train), config.corpus.phases
+        order = epoch_order(num_datums, seed=config.order_seed, epoch=epoch, phases=phases)
+        return batches(order, config.training.batch)

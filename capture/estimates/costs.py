@@ -65,7 +65,7 @@ class RunCounts:
     evaluations: int
     """Number of segments in which a held-out split is evaluated."""
     evaluated: int
-    """Held-out datums that are evaluated, summed over all epochs."""
+    """Held-out datums that are evaluated, summed over all evaluations."""
     windows: tuple[tuple[int, int], ...]
     """Distinct target tokens and distinct input tokens of each window of tallies."""
 
@@ -74,21 +74,22 @@ def count_run(plan: StepPlan) -> RunCounts:
     """Count steps, datums, segments, evaluations and tokens of a planned run."""
     training, capture = plan.config.training, plan.config.capture
     held_out = [datums for datums in (plan.corpus.validation, plan.corpus.test) if datums]
-    ends = {step // capture.segment_steps for step in epoch_ends(plan)} if held_out else set()
+    taken = evaluated_steps(plan) if held_out else []
+    ends = {step // capture.segment_steps for step in taken}
     return RunCounts(
         plan.num_steps,
         plan.num_steps * training.batch,
         len(segment_lengths(plan)),
         len(ends),
-        training.epochs * sum(map(len, held_out)),
+        len(taken) * sum(map(len, held_out)),
         tuple(tokens_by_window(plan)),
     )
 
 
-def epoch_ends(plan: StepPlan) -> Iterable[int]:
-    """Return the last step of each epoch."""
-    per_epoch = plan.steps_per_epoch
-    return range(per_epoch - 1, plan.num_steps, per_epoch)
+def evaluated_steps(plan: StepPlan) -> list[int]:
+    """Return the steps after which the held-out splits are evaluated."""
+    last, each = plan.num_steps - 1, plan.evaluation_steps
+    return sorted({*range(each - 1, plan.num_steps, each), last})
 
 
 def tokens_by_window(plan: StepPlan) -> Iterator[tuple[int, int]]:

@@ -161,7 +161,10 @@ def require_model_fits(store: Store, config: ModelConfig, *, vocabulary: int, wi
             found = source.seek(0, 2)
     except FileNotFoundError as error:
         raise ShardError(key, "is missing", REMEDY) from error
-    if config.kind == "hf":
+    if config.kind == "mlp":
+        deeper = (config.layers - 1) * config.hidden**2
+        wanted = 4 * ((window + config.classes) * config.hidden + deeper)
+    elif config.kind == "hf":
         wanted = weight_bytes(config.hf, vocabulary=vocabulary, window=window, most=found)
     else:
         # A lower bound: biases, LayerNorms and the output bias are left out.

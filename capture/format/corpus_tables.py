@@ -3,6 +3,8 @@
 Shapes: N datum, T token.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute
@@ -19,8 +21,10 @@ REMEDY = "Run: ontogeny verify"
 PLANTED_KEY = "corpus/planted.parquet"
 
 
-def read_corpus(store: Store, start: Marker, *, window: int) -> Corpus:
+def read_corpus(store: Store, start: Marker, *, window: int, scored: int | None = None) -> Corpus:
     """Read the corpus that the marker ``start`` lists.
+
+    ``scored``: number of positions at the end of the window at which the loss counts; None: all.
 
     Raises ``ShardError`` for a table that is missing, damaged or not the one that ``start`` lists.
     """
@@ -28,7 +32,7 @@ def read_corpus(store: Store, start: Marker, *, window: int) -> Corpus:
     rows = read_table(store, files, "vocab", VOCABULARY)
     tokens, counts = rows["token"].to_pylist(), rows["count"].to_numpy()
     splits = {
-        name: read_datums(store, files, name, len(tokens), window)
+        name: replace(read_datums(store, files, name, len(tokens), window), scored=scored)
         for name in ("datums", "validation", "test")
         if f"corpus/{name}.parquet" in files or name == "datums"
     }
@@ -98,6 +102,7 @@ def datum_table(datums: Datums, vocabulary: Vocabulary) -> pa.Table:
         "datum": np.arange(len(datums)),
         "tokens": list(datums.token_NT),
         "last_target": datums.target_NT[:, -1],
-        "text": [vocabulary.joined(names[token_T].tolist()) for token_T in datums.token_NT],
+        "text": datums.texts
+        or [vocabulary.joined(names[token_T].tolist()) for token_T in datums.token_NT],
     }
     return pa.table(columns).cast(DATUMS)

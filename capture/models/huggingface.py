@@ -62,6 +62,8 @@ class HFModel(nn.Module):
 
     whole: Any
     """The library's model object."""
+    scored: int | None = None
+    """Number of positions at the end whose logits count; None: all."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
@@ -73,9 +75,10 @@ class HFModel(nn.Module):
             raise ConfigError("model.hf.family", problem, "Choose another family")
 
     def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
-        """Return logits, [N, T, V]; ``masks`` must drop nothing."""
+        """Return logits of the scored positions, [N, T, V]; ``masks`` must drop nothing."""
         assert masks is None or masks.pool_NK is None
-        return self.whole(input_ids=token_NT, use_cache=False).logits
+        logit_NTV = self.whole(input_ids=token_NT, use_cache=False).logits
+        return logit_NTV if self.scored is None else logit_NTV[:, -self.scored :]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.whole.get_input_embeddings()

@@ -1,5 +1,8 @@
 """The study's language model: a small post-norm transformer, with the parameter names of torch.
 
+Variants leave out LayerNorm (``model.norm=none``) or the MLPs (``model.hidden=0``), as in studies
+of modular addition and of induction heads.
+
 The parameters ``layers.*`` have the names and shapes of ``torch.nn.TransformerEncoder``, so that
 weights can be copied both ways. The mathematics is the same. The implementation differs in two
 points: attention is written out, because dropout inside fused attention cannot be split among
@@ -20,21 +23,32 @@ from torch.nn import functional as F
 from capture.errors import ConfigError, at_least
 from capture.models.dropout import Masks
 from capture.models.huggingface import HFConfig, HFModel, build_hf_model
+from capture.models.perceptron import Perceptron, fresh_perceptron
+
+SIZES = ("layers", "width", "hidden", "heads")
+OWN_KEYS = {
+    "transformer": (*SIZES, "dropout", "positions", "init_range", "norm", "seed"),
+    "mlp": ("layers", "hidden", "classes", "seed"),
+    "hf": ("seed",),
+}
+"""Keys that have an effect, by kind of model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The study's transformer (its values are the defaults) or a Hugging Face model."""
+    """The study's transformer (its values are the defaults), a perceptron for images, or a Hugging
+    Face model."""
 
-    kind: Literal["transformer", "hf"] = "transformer"
-    """transformer: the study's, described by the keys below; hf: a Hugging Face model (hf)."""
+    kind: Literal["transformer", "mlp", "hf"] = "transformer"
+    """transformer: the study's, described by the keys below; mlp: a perceptron that classifies
+    images, of layers, hidden and classes; hf: a Hugging Face model (hf)."""
     hf: HFConfig = field(default_factory=HFConfig)
     layers: int = 3
-    """Number of transformer layers."""
+    """Number of transformer layers, or of hidden layers of the perceptron."""
     width: int = 200
     """Width of the residual stream (embedding dimension)."""
     hidden: int = 200
-    """Width of the hidden layer of each MLP."""
+    """Width of the hidden layer of each MLP; 0 leaves the MLPs out of the transformer."""
     heads: int = 4
     """Attention heads per layer; must divide width."""
     dropout: float = 0.2
@@ -43,14 +57,19 @@ class ModelConfig:
     """Positional encoding; all_sine is the study's code, with sine in the odd columns too."""
     init_range: float = 0.1
     """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
+    norm: Literal["post", "none"] = "post"
+    """post: a LayerNorm after each residual connection; none: no LayerNorm."""
+    classes: int = 10
+    """Number of classes of the perceptron."""
     seed: int | None = None
     """Seed of the initial weights; null: run.seed."""
 
     def __post_init__(self) -> None:
         self.require_own_keys()
         at_least("model.seed", self.seed or 0, 0)
-        for name in ("layers", "width", "hidden", "heads"):
+        for name in ("layers", "width", "heads", "classes"):
             at_least(f"model.{name}", getattr(self, name), 1)
+        at_least("model.hidden", self.hidden, 1 if self.kind == "mlp" else 0)
         if self.width % self.heads:
             problem = f"got {self.heads}, must divide model.width = {self.width}"
             raise ConfigError("model.heads", problem)
@@ -63,19 +82,19 @@ class ModelConfig:
             raise ConfigError("model.init_range", f"got {self.init_range}, must be above 0")
 
     def require_own_keys(self) -> None:
-        """Raise ``ConfigError`` for settings of the other kind of model, which have no effect."""
-        if self.kind == "transformer":
-            if self.hf != HFConfig():
-                problem = "is set, but model.kind is transformer"
-                raise ConfigError("model.hf", problem, "Set model.kind=hf")
-            return
-        if self.hf.path is None and self.hf.family is None:
+        """Raise ``ConfigError`` for settings of another kind of model, which have no effect."""
+        if self.kind == "hf" and self.hf.path is None and self.hf.family is None:
             problem = "got null, must name a family (or model.hf.path a model) for model.kind hf"
             raise ConfigError("model.hf.family", problem, "For example model.hf.family=gpt2")
+        if self.kind != "hf" and self.hf != HFConfig():
+            problem = f"is set, but model.kind is {self.kind}"
+            raise ConfigError("model.hf", problem, "Set model.kind=hf")
         for key in fields(self):
-            if key.name not in ("kind", "hf", "seed") and getattr(self, key.name) != key.default:
-                problem = f"got {getattr(self, key.name)}, but model.kind is hf"
-                remedy = "Leave it out and use model.hf.settings"
+            found = getattr(self, key.name)
+            if key.name not in ("kind", "hf", *OWN_KEYS[self.kind]) and found != key.default:
+                problem = f"got {found}, but model.kind is {self.kind}"
+                remedy = "Leave it out"
+                remedy += " and use model.hf.settings" if self.kind == "hf" else ""
                 raise ConfigError(f"model.{key.name}", problem, remedy)
 
 
@@ -108,20 +127,34 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then MLP; each is followed by dropout, a residual connection and a LayerNorm."""
+    """Attention, then MLP; each is followed by dropout, a residual connection and a LayerNorm.
+
+    ``norm1`` and ``norm2`` are the identity if the model has no LayerNorm. ``has_mlp`` is False for
+    a model of attention alone, whose layers end after ``norm1``.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.self_attn = SelfAttention(config)
-        self.linear1 = nn.Linear(config.width, config.hidden)
-        self.linear2 = nn.Linear(config.hidden, config.width)
-        self.norm1 = nn.LayerNorm(config.width)
-        self.norm2 = nn.LayerNorm(config.width)
+        self.has_mlp = config.hidden > 0
+        if self.has_mlp:
+            self.linear1 = nn.Linear(config.width, config.hidden)
+            self.linear2 = nn.Linear(config.hidden, config.width)
+        self.norm1 = residual_norm(config)
+        if self.has_mlp:
+            self.norm2 = residual_norm(config)
 
     def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
         x_NTD = self.norm1(x_NTD + masks.drop(self.self_attn(x_NTD, masks)))
+        if not self.has_mlp:
+            return x_NTD
         hidden = masks.drop(F.relu(self.linear1(x_NTD)))
         return self.norm2(x_NTD + masks.drop(self.linear2(hidden)))
+
+
+def residual_norm(config: ModelConfig) -> nn.Module:
+    """Return what follows a residual connection."""
+    return nn.LayerNorm(config.width) if config.norm == "post" else nn.Identity()
 
 
 class LanguageModel(nn.Module):
@@ -129,9 +162,13 @@ class LanguageModel(nn.Module):
 
     positions_TD: Tensor
 
-    def __init__(self, config: ModelConfig, *, vocabulary: int, window: int) -> None:
+    def __init__(
+        self, config: ModelConfig, *, vocabulary: int, window: int, scored: int | None = None
+    ) -> None:
+        """``scored``: number of positions at the end whose logits count; None: all."""
         super().__init__()
         self.config = config
+        self.scored = scored
         self.encoder = nn.Embedding(vocabulary, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.decoder = nn.Linear(config.width, vocabulary)
@@ -147,11 +184,15 @@ class LanguageModel(nn.Module):
         return x_NTD
 
     def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
-        """Return logits, [N, T, V]; without masks nothing is dropped, as in evaluation."""
-        return self.decoder(self.hidden(token_NT, masks or Masks.none()))
+        """Return logits of the scored positions, [N, T, V] if all are.
+
+        Without masks nothing is dropped, as in evaluation.
+        """
+        logit_NTV = self.decoder(self.hidden(token_NT, masks or Masks.none()))
+        return logit_NTV if self.scored is None else logit_NTV[:, -self.scored :]
 
 
-AnyModel = LanguageModel | HFModel
+AnyModel = LanguageModel | Perceptron | HFModel
 
 
 def encode_positions(config: ModelConfig, window: int) -> Tensor:
@@ -168,29 +209,45 @@ def encode_positions(config: ModelConfig, window: int) -> Tensor:
 def dropout_entries(config: ModelConfig, window: int) -> int:
     """Return the number of dropout mask entries in one datum's forward pass."""
     # Per layer: attention weights, both residual branches, and the MLP's hidden layer.
-    per_layer = config.heads * window * window + (2 * config.width + config.hidden) * window
+    branches = 2 if config.hidden else 1
+    widths = branches * config.width + config.hidden
+    per_layer = config.heads * window * window + widths * window
     return config.width * window + config.layers * per_layer
 
 
-def fresh_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> LanguageModel:
+def fresh_model(
+    config: ModelConfig, *, vocabulary: int, window: int, seed: int, scored: int | None = None
+) -> LanguageModel:
     """Return a model with initial weights of this seed; torch's global generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(config, vocabulary=vocabulary, window=window)
+        model = LanguageModel(config, vocabulary=vocabulary, window=window, scored=scored)
     initialise_weights(model, torch.Generator().manual_seed(seed))
     return model
 
 
-def build_model(config: ModelConfig, *, vocabulary: int, window: int, seed: int) -> AnyModel:
-    """Return a model of the configured kind with random weights of this seed."""
+def build_model(
+    config: ModelConfig, *, vocabulary: int, window: int, seed: int, scored: int | None = None
+) -> AnyModel:
+    """Return a model of the configured kind with random weights of this seed.
+
+    ``scored``: number of positions at the end whose logits the model returns; None: all.
+    """
     if config.kind == "hf":
-        return build_hf_model(config.hf, vocabulary=vocabulary, window=window, seed=seed)
-    return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed)
+        model = build_hf_model(config.hf, vocabulary=vocabulary, window=window, seed=seed)
+        model.scored = scored
+        return model
+    if config.kind == "mlp":
+        sizes = {"hidden": config.hidden, "layers": config.layers, "classes": config.classes}
+        return fresh_perceptron(pixels=window, levels=vocabulary, seed=seed, **sizes)
+    return fresh_model(config, vocabulary=vocabulary, window=window, seed=seed, scored=scored)
 
 
 def model_label(config: ModelConfig) -> str:
     """Return a noun phrase that begins a sentence, such as "A model of 3 layers"."""
     if config.kind == "hf":
         return f"A {config.hf.family}"
+    if config.kind == "mlp":
+        return f"A perceptron of {config.layers} hidden layers"
     return f"A model of {config.layers} layers"
 
 
@@ -200,9 +257,13 @@ def describe_model(config: ModelConfig) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in config.hf.settings.items())
         origin = config.hf.path or "random weights"
         return f"{config.hf.family} of transformers ({origin}): {settings or 'its defaults'}"
+    if config.kind == "mlp":
+        hidden = f"{config.layers} hidden layers of {config.hidden}"
+        return f"perceptron, {hidden}, {config.classes} classes"
+    unnormed = "" if config.norm == "post" else ", no LayerNorm"
     return (
         f"{config.layers} layers, width {config.width}, hidden {config.hidden}, "
-        f"{config.heads} heads, dropout {config.dropout:g}"
+        f"{config.heads} heads, dropout {config.dropout:g}{unnormed}"
     )
 
 
@@ -221,8 +282,9 @@ def initialise_weights(model: LanguageModel, generator: torch.Generator) -> None
         nn.init.zeros_(attention.in_proj_bias)
         init_linear(attention.out_proj, generator)
         nn.init.zeros_(attention.out_proj.bias)
-        init_linear(layer.linear1, generator)
-        init_linear(layer.linear2, generator)
+        if layer.has_mlp:
+            init_linear(layer.linear1, generator)
+            init_linear(layer.linear2, generator)
     nn.init.uniform_(model.decoder.weight, -embedding_range, embedding_range, generator)
     nn.init.zeros_(model.decoder.bias)
 

@@ -30,11 +30,16 @@ class TrainingConfig:
     """Precision of the forward pass; bfloat16 uses autocast and keeps weights in float32."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    evaluation_steps: int | None = None
+    """Steps between two evaluations of the held-out splits; null: an epoch. The last step of the
+    run is always followed by one."""
     order_seed: int | None = None
     """Seed of the order in which batches visit the datums; null: run.seed."""
 
     def __post_init__(self) -> None:
         at_least("training.order_seed", self.order_seed or 0, 0)
+        if self.evaluation_steps is not None:
+            at_least("training.evaluation_steps", self.evaluation_steps, 1)
         for name in ("epochs", "batch", "accumulate"):
             if (found := getattr(self, name)) < 1:
                 raise ConfigError(f"training.{name}", f"got {found}, must be at least 1")

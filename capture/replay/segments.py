@@ -83,8 +83,9 @@ def read_replayable_run(store: Store, precision: Precision | None = None) -> Rep
     threads = values.get("threads")
     if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
         threads = torch.get_num_threads()
-    corpus = read_corpus(store, start, window=config.corpus.window)
-    shape = {"vocabulary": len(corpus.vocabulary.tokens), "window": config.corpus.window}
+    own = config.corpus
+    corpus = read_corpus(store, start, window=own.window, scored=own.scored)
+    shape = {"vocabulary": len(corpus.vocabulary.tokens), "window": own.window}
     checkpoint.require_model_fits(store, config.model, **shape)
     return ReplayableRun(
         store, StepPlan(replay_config(config, precision), corpus), threads, str(values["device"])

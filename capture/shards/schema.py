@@ -48,6 +48,15 @@ EVALUATIONS = pa.schema(
     ]
 )
 
+TASK_EVALUATIONS = pa.schema(
+    [
+        *EVALUATIONS,
+        pa.field("accuracy", pa.float64()),  # share of the targets that are the likeliest token
+        pa.field("datum_accuracy", pa.float64()),  # share of the datums of which every target is
+    ]
+)
+"""Evaluations of a run on a task, as opposed to a text."""
+
 VOCABULARY = pa.schema(
     [
         pa.field("token_id", pa.int32()),

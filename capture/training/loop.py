@@ -172,7 +172,7 @@ def train(
     with recorder:
         for planned in plan.planned_steps(first_step):
             loss = record_step(observer, planned, recorder)
-            for evaluation in evaluate_epoch(plan, engine, planned) if planned.ends_epoch else ():
+            for evaluation in evaluate_held_out(plan, engine, planned) if planned.evaluates else ():
                 recorder.add_evaluation(vars(evaluation))
                 report(evaluation)
             if planned.ends_segment:
@@ -184,8 +184,8 @@ def train(
             report(progress(plan, planned, loss, recorder))
 
 
-def evaluate_epoch(plan: StepPlan, engine: Engine, planned: PlannedStep) -> list[Evaluation]:
-    """Evaluate the held-out splits after an epoch; the result is empty on all but the first worker.
+def evaluate_held_out(plan: StepPlan, engine: Engine, planned: PlannedStep) -> list[Evaluation]:
+    """Evaluate the held-out splits; the result is empty on all but the first worker.
 
     The others wait for the first one, or take part if the engine partitions the model.
     """

@@ -19,7 +19,7 @@ from capture.format.markers import File
 from capture.format.tally_tables import encode_window
 from capture.gradients.layout import Layout
 from capture.shards import encoding as shards
-from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS
+from capture.shards.schema import EVALUATIONS, OUTLIERS, STEPS, TASK_EVALUATIONS
 from capture.shifts.outliers import Outliers
 from capture.shifts.tallies import TallySums
 from capture.store import Store
@@ -94,7 +94,8 @@ def put_shared(
         ),
     ]
     if done.evaluations:
-        rows = table(done.evaluations, EVALUATIONS)
+        text = any(row.get("accuracy") is None for row in done.evaluations)
+        rows = table(done.evaluations, EVALUATIONS if text else TASK_EVALUATIONS)
         files.append(put_table(store, f"evaluations/{name}.parquet", "evaluations", rows))
     return files + put_tallies(store, done.tallies)
 

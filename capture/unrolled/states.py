@@ -15,6 +15,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from capture.corpus.datums import select_datums
 from capture.engine.build import build_engine, restore
 from capture.engine.engine import Engine
 from capture.engine.observer import to_device
@@ -189,8 +190,7 @@ class BackwardWalker:
     def batch(self, planned: PlannedStep) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step's batch, each [N, T]."""
         train = self.run.plan.corpus.train
-        chosen = type(train)(train.token_NT[planned.datum_N], train.target_NT[planned.datum_N])
-        return to_device(chosen, self.engine.device)
+        return to_device(select_datums(train, planned.datum_N), self.engine.device)
 
     def require_arrived(self, step: int) -> None:
         """Raise ``ReplayError`` unless the engine has arrived at the checkpoint of a step."""

@@ -113,7 +113,7 @@ def head_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
     """Return the columns of ``out_proj`` that read a head."""
     model = material.model
     if not isinstance(model, LanguageModel):
-        problem = "has a Hugging Face model; heads are known only of Ontogeny's transformer"
+        problem = "has another model; heads are known only of Ontogeny's transformer"
         raise RunError(material.run.uri, problem, "Ask for a neuron or a row of a weight")
     known = [f"layers.{layer}.{ATTENTION}" for layer in range(len(model.layers))]
     if subject.unit not in known:

@@ -22,6 +22,7 @@ from capture.corpus.text import basic_english
 from capture.corpus.tokenizer import HFTokenizer
 from capture.errors import ConfigError
 from capture.models.huggingface import stored_transposed
+from capture.models.perceptron import Perceptron
 from capture.models.transformer import AnyModel, LanguageModel
 
 
@@ -59,6 +60,8 @@ class QueryMaterial:
         """Largest number of input tokens that the model takes; None if nothing limits it."""
         if isinstance(self.model, LanguageModel):
             return len(self.model.positions_TD)
+        if isinstance(self.model, Perceptron):
+            return self.model.pixels
         return getattr(self.model.whole.config, "max_position_embeddings", None)
 
     def logits(self, weights: Weights, token_NT: Tensor) -> Tensor:

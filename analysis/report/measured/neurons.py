@@ -31,9 +31,9 @@ def measure_neurons(
 ) -> Measured:
     """Measure the given neurons. ``tokens`` and ``question`` are those of the attribution.
 
-    Nothing is measured if the run's model is missing (custom loop) or of Hugging Face.
+    Nothing is measured if the run's model is missing (custom loop) or has other layers.
     """
-    if run.from_custom_loop or run.config.model.kind == "hf":
+    if run.from_custom_loop or run.config.model.kind != "transformer":
         return nothing()
     named = named_tokens(tokens, neurons)
     model, drawn_N = run.model(), sample(run.num_datums, MAX_DATUMS)

@@ -9,17 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capture.corpus.config import CorpusConfig
 from capture.corpus.datums import (
-    CorpusConfig,
     assign_splits,
-    batches,
     build_vocabulary,
     cut_windows,
-    epoch_order,
     hold_out,
     load_corpus,
     read_streams,
 )
+from capture.corpus.order import batches, epoch_order
 from capture.corpus.text import basic_english, read_path
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from capture.corpus.datums import CorpusConfig, load_corpus
+from capture.corpus.config import CorpusConfig
+from capture.corpus.datums import load_corpus
 from capture.errors import ConfigError, CorpusError
 
 

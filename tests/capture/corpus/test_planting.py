@@ -10,7 +10,8 @@ from tiny import TEXT, make_run, tiny_config
 from analysis.run.run import open_run
 from capture.config.reading import make_config
 from capture.corpus import load_corpus
-from capture.corpus.datums import Corpus, CorpusConfig
+from capture.corpus.config import CorpusConfig
+from capture.corpus.datums import Corpus
 from capture.corpus.planting import PlantConfig, ScrambleConfig
 from capture.errors import CaptureError, ConfigError, RunError
 from capture.format.chain import require_start

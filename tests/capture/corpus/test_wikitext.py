@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from capture.corpus import wikitext
-from capture.corpus.datums import CorpusConfig, load_corpus, read_streams
+from capture.corpus.config import CorpusConfig
+from capture.corpus.datums import load_corpus, read_streams
 from capture.errors import CorpusError
 from capture.models import hub as hub_access
 

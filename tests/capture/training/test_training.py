@@ -271,7 +271,8 @@ def test_progress_and_held_out_loss_are_reported(tmp_path):
 
 
 def test_a_loss_with_infinite_perplexity_is_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **options: 800.0)
+    scores = evaluation.Scores(800.0, accuracy=0.0, datum_accuracy=0.0)
+    monkeypatch.setattr(evaluation, "score", lambda *_, **options: scores)
     reports = make_run(tiny_config(tmp_path, "training.epochs=1"))
     assert [r.perplexity for r in reports if isinstance(r, Evaluation)] == [np.inf]
     stored = parquet.read_table(str(tmp_path / "run" / "evaluations")).to_pandas()
