@@ -27,6 +27,7 @@ from capture.models.huggingface import (
     HFModel,
     build_hf_model,
     layers_pattern,
+    least_vocabulary,
     load_weights,
     resolve_config,
 )
@@ -50,7 +51,8 @@ def complete_config(config: Config) -> Config:
         raise ConfigError("corpus.tokenizer", problem, f"Set corpus.tokenizer={hf.path}")
     config = replace(config, model=replace(config.model, hf=hf))
     capture, plain = config.capture, CaptureConfig()
-    model = build_hf_model(hf, vocabulary=1, window=config.corpus.window, seed=0, device="meta")
+    least = least_vocabulary(hf)
+    model = build_hf_model(hf, vocabulary=least, window=config.corpus.window, seed=0, device="meta")
     units = [layers_pattern(model)] if capture.units == plain.units else capture.units
     capture = replace(capture, units=without_frozen(model, units))
     if capture.tally.units == plain.tally.units:

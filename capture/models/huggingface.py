@@ -184,6 +184,12 @@ def library_config(config: HFConfig, vocabulary: int) -> Any:
     return made
 
 
+def least_vocabulary(config: HFConfig) -> int:
+    """Return the smallest number of tokens of which the library builds such a model."""
+    padding = config.settings.get("pad_token_id")
+    return 1 + padding if isinstance(padding, int) and padding > 0 else 1
+
+
 def settings_error(config: HFConfig, error: Exception) -> ConfigError:
     """Return the error for settings from which the library cannot build a model."""
     problem = f"do not describe a model of the family {config.family}: {first_line(error)}"

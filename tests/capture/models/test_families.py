@@ -102,11 +102,14 @@ def test_every_gradient_is_that_of_the_datum_alone_at_positions_of_the_window(fa
     assert sorted(set(found.position_M.tolist())) == list(range(T))
 
 
-@pytest.mark.parametrize("family", ["qwen3", "opt"])
+@pytest.mark.parametrize("family", ["qwen3", "opt", "roberta"])
 def test_a_captured_run_can_be_attributed(tmp_path: Path, family: str, capsys):
     """Qwen3's norms of queries and keys have T · H entries per datum; OPT's MLP has no name."""
-    units = ["model.*norm.weight", "*.mlp.*", "*.fc?.weight"]
-    units = units[:2] if family == "qwen3" else units[2:]
+    units = {
+        "qwen3": ["model.*norm.weight", "*.mlp.*"],
+        "opt": ["*.fc?.weight"],
+        "roberta": ["*dense.weight"],
+    }[family]
     config = hf_config(
         tmp_path,
         {"family": family, "settings": FAMILIES[family]},
@@ -116,19 +119,33 @@ def test_a_captured_run_can_be_attributed(tmp_path: Path, family: str, capsys):
     )
     make_run(config)
     rows = read_outliers(config.run.uri)
+    assert len(tally_units(open_run(config.run.uri))) in (4, 6)
     assert max(rows["position"].to_pylist()) == 7
     assert any("q_norm" in unit for unit in rows["unit"].to_pylist()) == (family == "qwen3")
     assert main(["attribute", config.run.uri]) == 0
     assert "neurons" in capsys.readouterr().out
 
 
-def test_mlps_without_a_name_have_tallies(tmp_path: Path):
-    config = hf_config(tmp_path, {"family": "opt", "settings": FAMILIES["opt"]})
-    found = complete_config(config).capture.tally.units
-    names = [f"model.decoder.layers.{i}.fc{j}.weight" for i in (0, 1) for j in (1, 2)]
-    assert found == names
-    make_run(config)
-    assert list(tally_units(open_run(config.run.uri))) == names
+NEURONS = {
+    "opt": ("fc1", "fc2"),
+    "bert": ("intermediate.dense", "output.dense"),
+    "roberta": ("intermediate.dense", "output.dense"),
+}
+"""Weights of an MLP that has no such name; those of other families have ``.mlp.`` in theirs."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_weights_of_the_mlps_have_tallies(tmp_path: Path, family: str):
+    config = hf_config(tmp_path, {"family": family, "settings": FAMILIES[family]})
+    patterns, model = complete_config(config).capture.tally.units, tiny(family)
+    found = [name for name, unit in choose_units(model, patterns).items() if unit.dim() == 2]
+    assert len(found) in (4, 6)  # two layers, with or without a gate
+    if family in NEURONS:
+        ends = [f"{part}.weight" for part in NEURONS[family]] * 2
+        assert all(name.endswith(end) for name, end in zip(found, ends, strict=True))
+        assert not any(".attention." in name for name in found)
+    else:
+        assert all(".mlp." in name for name in found)
 
 
 WITHOUT_FACTORS = {
