@@ -67,10 +67,11 @@ def smoothness(
     directions: int = 3,
     progress: Progress = lambda done, wanted: None,
 ) -> "Smoothness":
-    """Say before training whether counterfactuals about a run will hold; stores nothing.
+    """Say before training whether counterfactuals about a run can hold; stores nothing.
 
     Takes the first steps several times in float64, from initial weights that differ by a tiny
-    random change, and measures how fast the change grows.
+    random change, and measures how fast the change grows. Smooth training is necessary for
+    counterfactuals, but not sufficient: ``ontogeny.influence`` checks its answers by retraining.
 
     Args:
         config: A bundled configuration, a YAML file, or a ``Config``.

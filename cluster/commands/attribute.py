@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 TEXT = """\
 Adds up the evidence that each neuron (or head, row, unit, parameter) has for each token, and names
-the tokens that stand out, with when they moved it. The defaults are the settings that agreed best
+the tokens that stand out, with when they moved it. What moved a neuron is not what it depends on:
+without the datums that tallies name, retraining left its effect unchanged. For that, ask
+ontogeny influence RUN neuron:UNIT:N. The defaults are the settings that agreed best
 with ablation on the study's text (ontogeny faithfulness): geometric-mean · train · rate for neurons
 of runs with tallies, else target · train · rate.
 

@@ -1,4 +1,4 @@
-"""``ontogeny smoothness``: will counterfactuals about a run hold? Asked before training."""
+"""``ontogeny smoothness``: can counterfactuals about a run hold? Asked before training."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -15,13 +15,14 @@ Takes the first steps of the run in memory several times: in float64 as they are
 initial weights with a tiny random change, and in float32. Writes nothing. If the change grows by a
 constant factor per step, training is chaotic: no method can say what the model would be with other
 data, and unrolled influence is wrong beyond some steps. Also prints what makes training smooth.
+Counterfactuals need smooth training, and more: each answer of ontogeny influence checks itself.
 
   ontogeny smoothness demo
   ontogeny smoothness smooth --steps 200"""
 
 
 def add(commands: "Commands") -> None:
-    summary = "Say before training whether counterfactuals will hold."
+    summary = "Say before training whether counterfactuals can hold."
     made = add_command(commands, "smoothness", run, summary, TEXT)
     add_config(made, "YAML file, demo, smooth, or wikitext2")
     add_overrides(made)

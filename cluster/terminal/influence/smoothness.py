@@ -12,7 +12,7 @@ from cluster.terminal.as_json import print_as_json
 from cluster.terminal.tables import data_table, print_table
 
 SAYS = {
-    "smooth": "[bold green]smooth[/]: counterfactuals hold over the whole run",
+    "smooth": "[bold green]smooth[/]: small random changes do not grow over the whole run",
     "chaotic": "[bold red]chaotic[/]: counterfactuals do not hold over the whole run",
     "unclear": "[bold yellow]unclear[/]: take more steps (--steps) to decide",
 }
@@ -20,6 +20,10 @@ ADVICE = """\
 What makes training smooth: a smaller learning rate (or AdamW at about 1e-3 in place of SGD at a
 large one), warm-up, a schedule that decays to 0, and a clipping norm that few gradients exceed. The
 bundled configuration smooth is an example."""
+
+NOT_SUFFICIENT = """\
+Counterfactuals need this, and more: leaving out data moves the weights further, and along less
+stable directions. The check of ontogeny influence, or ontogeny lds, confirms them afterwards."""
 
 
 def show_smoothness(console: Console, config: Config, found: Smoothness, *, as_json: bool) -> None:
@@ -46,8 +50,7 @@ def show_smoothness(console: Console, config: Config, found: Smoothness, *, as_j
     console.print(f"Training is {SAYS[found.verdict]}.")
     if found.verdict == "chaotic":
         console.print(f"They reach back about {found.reach:,.0f} steps at this learning rate.")
-    if found.verdict != "smooth":
-        console.print(ADVICE)
+    console.print(NOT_SUFFICIENT if found.verdict == "smooth" else ADVICE)
 
 
 def reach_text(steps: float) -> str:

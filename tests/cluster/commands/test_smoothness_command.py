@@ -42,6 +42,14 @@ def test_json_holds_all_values(capsys: pytest.CaptureFixture) -> None:
     assert found["exponent"]["low"] <= found["exponent"]["high"]
 
 
+def test_smooth_is_not_said_to_be_sufficient(capsys: pytest.CaptureFixture) -> None:
+    assert main(["smoothness", "demo", *SETTINGS, "training.learning_rate=0.001", *FEW]) == 0
+    said = capsys.readouterr().out
+    assert "Training is smooth: small random changes do not grow" in said
+    assert "The check of ontogeny influence, or ontogeny lds, confirms them afterwards" in said
+    assert "What makes training smooth" not in said
+
+
 def test_too_few_steps_are_refused(capsys: pytest.CaptureFixture) -> None:
     assert main(["smoothness", "demo", *SETTINGS, "--steps", "2"]) == 2
     assert "steps: got 2, must be at least 8" in capsys.readouterr().err

@@ -103,7 +103,8 @@ def token_evidence(data: ReportData, neuron: Neuron, links: Links) -> Markup:
     columns = token_columns(shown, lambda row: links.token(row.token_id, row.token))
     note = (
         "The evidence shows which training data moved the weights of this neuron. It does not "
-        "show what the neuron would be without them."
+        "show what the neuron would be without them: ontogeny influence answers that, where "
+        "retraining confirms it."
     )
     return section(
         heading,
