@@ -19,22 +19,20 @@ training with metagradient descent", MAGIC of Ilyas & Engstrom 2025).
 Shapes: Q query, N slot, T token.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from capture.device import deterministic
 from capture.errors import InfluenceError
 from capture.format.markers import Marker
-from capture.optim.optimizer import Tensors
 from capture.replay.segments import ReplayableRun
 from capture.unrolled.adjoint import Adjoint
+from capture.unrolled.gradient_graph import GradientGraphs
 from capture.unrolled.pullback import UpdateSettings, pull_back
 from capture.unrolled.states import MAX_BYTES, BackwardStep, Report, backward_steps
-from capture.unrolled.step_loss import StepLoss
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +64,12 @@ def unroll(
 
     ``adjoint``: of the state after the last of these steps; ``Adjoint.at_end`` for the end of
     training, or that of an earlier ``StepInfluence`` to go on from there. It stays unchanged.
-    ``max_bytes``: bound on the memory for replayed states.
+    ``max_bytes``: bound on the memory for replayed states and kept graphs.
 
     Raises ``InfluenceError``, naming the step, if the adjoint is no longer finite, and what
     ``backward_steps`` raises.
     """
-    passed = backward_steps(run, markers, steps, max_bytes=max_bytes, report=report)
+    passed = backward_steps(run, markers, steps, graphs=True, max_bytes=max_bytes, report=report)
     yield from sweep(passed, adjoint)
 
 
@@ -99,94 +97,8 @@ def pull_back_step(step: BackwardStep, adjoint: Adjoint) -> tuple[Tensor, Adjoin
     """Return the influences of a step's batch, [Q, N, T], and the adjoint before the step."""
     training = step.loss.engine.config
     settings = UpdateSettings(training.optimizer, step.step, step.learning_rate, training.clip)
-    graphs = GradientGraphs.of(step.loss, step.before.weights)
+    graphs = GradientGraphs.of(step.loss, step.before.weights, step.graph)
     gradient = graphs.gradient()
     of_gradient, before = pull_back(settings, step.before, step.after, gradient, adjoint)
     # pull_back has made the weights of these parameters anew, so that they can be added to.
     return graphs.pull_back(of_gradient, before.weights), before
-
-
-@dataclass(frozen=True, eq=False)
-class GradientGraph:
-    """The gradient of one micro-batch's loss, with the graph that leads to it."""
-
-    leaves: Tensors
-    weight_NT: Tensor
-    """The weights of the losses, all 1."""
-    gradient: Tensors
-    """By the parameters that the loss depends on."""
-
-    @classmethod
-    def of(
-        cls, loss: StepLoss, weights: Mapping[str, Tensor], slots: range, *, keep: bool = True
-    ) -> "GradientGraph":
-        """Build it; ``keep=False`` keeps the gradient alone."""
-        leaves = {name: own.detach().requires_grad_() for name, own in weights.items()}
-        share_NT = loss.shares(leaves, slots)
-        weight_NT = torch.ones_like(share_NT, requires_grad=True)
-        total = (share_NT * weight_NT).sum()
-        found = torch.autograd.grad(
-            total, list(leaves.values()), create_graph=keep, allow_unused=True
-        )
-        used = zip(leaves, found, strict=True)
-        return cls(leaves, weight_NT, {name: own for name, own in used if own is not None})
-
-    def pull_back(self, of_gradient: Mapping[str, Tensor], into: Tensors) -> Tensor:
-        """Add H u to ``into`` for each query; return ⟨∇ℓ_it, u⟩, [Q, N, T].
-
-        ``of_gradient``: u by parameter, [Q, …].
-        """
-        names = list(self.gradient)
-        outputs = [self.gradient[name] for name in names]
-        inputs = [*(self.leaves[name] for name in names), self.weight_NT]
-        count = len(next(iter(of_gradient.values())))
-        found = []
-        for query in range(count):
-            *products, by_NT = torch.autograd.grad(
-                outputs,
-                inputs,
-                [of_gradient[name][query] for name in names],
-                retain_graph=query + 1 < count,
-                allow_unused=True,
-            )
-            for name, product in zip(names, products, strict=True):
-                if product is not None:
-                    into[name][query].add_(product)
-            found.append(by_NT)
-        return torch.stack(found)
-
-
-@dataclass(frozen=True, eq=False)
-class GradientGraphs:
-    """The gradient of a step's loss over its micro-batches."""
-
-    loss: StepLoss
-    weights: Tensors
-    whole: GradientGraph | None
-    """The graph of the whole batch, if it is one micro-batch."""
-
-    @classmethod
-    def of(cls, loss: StepLoss, weights: Tensors) -> "GradientGraphs":
-        first, *others = loss.micro_batches
-        return cls(loss, weights, None if others else GradientGraph.of(loss, weights, first))
-
-    def gradient(self) -> Tensors:
-        """Return the gradient of the step's loss, detached."""
-        if self.whole:
-            return {name: own.detach() for name, own in self.whole.gradient.items()}
-        total: Tensors = {}
-        for slots in self.loss.micro_batches:
-            part = GradientGraph.of(self.loss, self.weights, slots, keep=False)
-            for name, own in part.gradient.items():
-                total[name] = total[name] + own if name in total else own
-        return total
-
-    def pull_back(self, of_gradient: Mapping[str, Tensor], into: Tensors) -> Tensor:
-        """Like ``GradientGraph.pull_back``, for the whole batch."""
-        if self.whole:
-            return self.whole.pull_back(of_gradient, into)
-        parts = [
-            GradientGraph.of(self.loss, self.weights, slots).pull_back(of_gradient, into)
-            for slots in self.loss.micro_batches
-        ]
-        return torch.cat(parts, 1)

@@ -6,10 +6,13 @@ the bits that it had. The states of a segment are held in memory. If they need m
 the segment is halved: the state at its middle is kept, the second half is processed, and then the
 first. Each halving costs one more replay of the segment (Griewank 1992, "Achieving logarithmic
 growth of temporal and spatial complexity in reverse automatic differentiation").
+
+A sweep that differentiates the gradients of the steps can keep the graphs from which replay
+computes them, as far as the bound allows, so that it need not build them again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -25,11 +28,13 @@ from capture.format import checkpoint
 from capture.format.markers import Marker
 from capture.optim import optimizer
 from capture.optim.optimizer import Tensors
+from capture.optim.update import clip_factor
 from capture.replay.segments import ReplayableRun, as_captured, checkpoint_difference
+from capture.unrolled.gradient_graph import GradientGraph, counted_bytes
 from capture.unrolled.step_loss import StepLoss
 
 MAX_BYTES = 2 * 2**30
-"""Default bound on the memory for states."""
+"""Default bound on the memory for states and graphs."""
 OTHERS = 3
 """States that are held besides those of the steps: the first one, and the two of the step that the
 caller still has while an earlier part is replayed."""
@@ -68,6 +73,8 @@ class BackwardStep:
     """Factor by which clipping multiplied the gradient."""
     loss: StepLoss
     """The batch and its loss as a function of the weights."""
+    graph: GradientGraph | None = None
+    """The gradient with its graph, if replay kept it."""
 
     @property
     def step(self) -> int:
@@ -79,13 +86,14 @@ def backward_steps(
     markers: Sequence[Marker],
     steps: range,
     *,
+    graphs: bool = False,
     max_bytes: int = MAX_BYTES,
     report: Report = lambda: None,
 ) -> Iterator[BackwardStep]:
     """Yield the given steps of a run, last to first.
 
-    ``markers``: of the start and of all committed segments, in order. ``max_bytes``: bound on the
-    memory that states take.
+    ``markers``: of the start and of all committed segments, in order. ``graphs``: keep those that
+    there is room for. ``max_bytes``: bound on the memory that states and kept graphs take.
 
     Raises ``RunError`` for steps that the run has not taken, ``ConfigError`` for a bound that is
     too low, ``ShardError`` for a missing checkpoint and ``ReplayError`` if the replayed weights
@@ -95,7 +103,8 @@ def backward_steps(
         problem = f"has no steps {steps.start}..{steps.stop - 1}; it has {markers[-1].end_step}"
         raise RunError(run.store.uri, problem)
     engine = build_engine(run.plan, ())
-    walker = BackwardWalker(run, engine, max_bytes, {marker.end_step: marker for marker in markers})
+    checkpoints = {marker.end_step: marker for marker in markers}
+    walker = BackwardWalker(run, engine, max_bytes, checkpoints, graphs)
     end = steps.stop
     while end > steps.start:
         marker = [marker for marker in markers if marker.end_step < end][-1]
@@ -109,7 +118,7 @@ def backward_steps(
         end = first_step
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class BackwardWalker:
     """Takes steps forward with an engine and yields them backward."""
 
@@ -118,6 +127,10 @@ class BackwardWalker:
     max_bytes: int
     checkpoints: Mapping[int, Marker]
     """By number of updates: where the engine must arrive at the stored weights."""
+    graphs: bool = False
+    """Keep the graphs of the steps' gradients as far as ``max_bytes`` allows."""
+    graph_bytes: int | None = None
+    """Memory of one graph; None before one was built."""
 
     def walk(self, first: TrainingState, end_step: int) -> Iterator[BackwardStep]:
         """Yield the steps from a state to ``end_step``, last to first.
@@ -148,7 +161,7 @@ class BackwardWalker:
         """Like ``walk``; ``room``: how many states may be held besides ``first``."""
         restore_state(self.engine, first)
         if len(planned) <= room:
-            yield from self.leaf(first, planned)
+            yield from self.leaf(first, planned, (room - len(planned)) * self.full_bytes)
             return
         middle = len(planned) // 2
         self.take(planned[:middle])
@@ -157,35 +170,75 @@ class BackwardWalker:
         del kept
         yield from self.halve(first, planned[:middle], room)
 
-    def leaf(self, first: TrainingState, planned: list[PlannedStep]) -> Iterator[BackwardStep]:
-        """Take the steps, keep all states, and yield them backward; states are freed on the way."""
+    def leaf(
+        self, first: TrainingState, planned: list[PlannedStep], spare_bytes: int
+    ) -> Iterator[BackwardStep]:
+        """Take the steps, keep all states, and yield them backward; states are freed on the way.
+
+        ``spare_bytes``: for graphs. That of the last step is needed next, so it is always kept.
+        """
         found, before = [], first
-        for one in planned:
-            step = self.take_one(one)
-            after = state_of(self.engine, one.step + 1)
-            found.append(step(before, after))
-            before = after
+        for number, one in enumerate(planned):
+            later = len(planned) - 1 - number
+            with_graph = self.graphs and later * (self.graph_bytes or 0) <= spare_bytes
+            found.append(self.pass_step(before, one, with_graph=with_graph))
+            if later * (self.graph_bytes or 0) > spare_bytes:  # known after the first graph
+                found[-1] = replace(found[-1], graph=None)
+            before = found[-1].after
         if before.step in self.checkpoints:
             self.require_arrived(before.step)
         del before
         while found:
             yield found.pop()
 
+    def pass_step(
+        self, before: TrainingState, planned: PlannedStep, *, with_graph: bool
+    ) -> BackwardStep:
+        """Take a step from the engine's state, which is ``before``."""
+        step = self.take_one(planned, before if with_graph else None)
+        return step(before, state_of(self.engine, planned.step + 1))
+
     def take(self, planned: Sequence[PlannedStep]) -> None:
         for one in planned:
             self.take_one(one)
 
     def take_one(
-        self, planned: PlannedStep
+        self, planned: PlannedStep, before: TrainingState | None = None
     ) -> Callable[[TrainingState, TrainingState], BackwardStep]:
-        """Take a step; returns what makes a ``BackwardStep`` of the states around it."""
+        """Take a step; returns what makes a ``BackwardStep`` of the states around it.
+
+        ``before``: the engine's state, if the graph of the gradient is to be kept.
+        """
         token_NT, target_NT = self.batch(planned)
-        with as_captured(self.run):
-            step = self.engine.step(token_NT, target_NT, step=planned.step, epoch=planned.epoch)
         loss = StepLoss(self.engine, planned.step, token_NT, target_NT)
+        with as_captured(self.run):
+            if before and len(loss.micro_batches) == 1:
+                return self.take_with_graph(planned, loss, before)
+            step = self.engine.step(token_NT, target_NT, step=planned.step, epoch=planned.epoch)
         return lambda before, after: BackwardStep(
             planned, before, after, step.learning_rate, step.clip, loss
         )
+
+    def take_with_graph(
+        self, planned: PlannedStep, loss: StepLoss, before: TrainingState
+    ) -> Callable[[TrainingState, TrainingState], BackwardStep]:
+        """Take a step, as ``Engine.step`` does, and keep the graph of its gradient."""
+        engine, (slots,) = self.engine, loss.micro_batches
+        if self.graph_bytes is None:
+            with counted_bytes(before.weights) as counts:
+                graph = GradientGraph.of(loss, before.weights, slots)
+            # The gradient itself has the size of the weights.
+            self.graph_bytes = sum(counts) + sum(x.nbytes for x in before.weights.values())
+        else:
+            graph = GradientGraph.of(loss, before.weights, slots)
+        for name, parameter in trained_parameters(engine).items():
+            own = graph.gradient.get(name)
+            parameter.grad = None if own is None else own.detach().clone()  # clipping changes it
+        rate = engine.learning_rate(planned.step, planned.epoch)
+        engine.optimizer.param_groups[0]["lr"] = rate
+        norm, _, _ = engine.update(rate, planned.step)
+        clip = clip_factor(norm, engine.config.clip)
+        return lambda before, after: BackwardStep(planned, before, after, rate, clip, loss, graph)
 
     def batch(self, planned: PlannedStep) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step's batch, each [N, T]."""

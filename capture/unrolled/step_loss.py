@@ -37,13 +37,18 @@ class StepLoss:
         computed in float64. ``slots``: consecutive slots, None for all.
         """
         slots = range(len(self.token_NT)) if slots is None else slots
+        target_NT = self.target_NT[slots.start : slots.stop]
+        return token_losses(self.logits(weights, slots), target_NT) / self.target_NT.numel()
+
+    def logits(self, weights: Mapping[str, Tensor], slots: range) -> Tensor:
+        """Return the logits of consecutive slots, [N, T, V]; at least float32."""
         own = slice(slots.start, slots.stop)
         pool_NK = None if self.pool_NK is None else self.pool_NK[own]
         model = self.engine.model.train()
         with self.engine.autocast():
             given = self.token_NT[own], Masks(pool_NK)
             logit_NTV = functional_call(model, dict(weights), given)
-        return token_losses(logit_NTV, self.target_NT[own]) / self.target_NT.numel()
+        return logit_NTV if logit_NTV.dtype == torch.float64 else logit_NTV.float()
 
     @cached_property
     def pool_NK(self) -> Tensor | None:

@@ -155,9 +155,9 @@ def test_a_killed_sweep_resumes_with_the_same_numbers(method: str):
     replayed: list[int] = []
     take = BackwardWalker.take_one
 
-    def watched(walker: BackwardWalker, planned: Any) -> Any:
+    def watched(walker: BackwardWalker, planned: Any, *given: Any) -> Any:
         replayed.append(planned.step)
-        return take(walker, planned)
+        return take(walker, planned, *given)
 
     with mock.patch.object(BackwardWalker, "take_one", watched):
         found = compute_influence(opened, queries, config)
