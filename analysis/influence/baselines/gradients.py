@@ -95,6 +95,7 @@ def position_losses(
 ) -> Tensor:
     """Return the cross-entropy at every position, nats, without dropout, [N, T]."""
     logit_NTV = functional_call(model, weights, (token_NT,)).float()
+    target_NT = target_NT[:, -logit_NTV.shape[1] :]  # those of the scored positions
     lost_M = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten(), reduction="none")
     return lost_M.view(target_NT.shape)
 

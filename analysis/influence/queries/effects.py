@@ -83,7 +83,7 @@ class EffectQuery(Specification):
         if token is None:
             token = strongest_token(material, self)
         wanted, text = material.token(token), material.text(split)
-        scored_NT = text.target_NT == wanted
+        scored_NT = material.scored_NT(text.target_NT) & (text.target_NT == wanted)
         scored_NT[np.flatnonzero(scored_NT.any(1))[self.max_datums :]] = False
         require_positions(material, token, split, scored_NT)
         clean = ScoredText.mean(text.token_NT, text.target_NT, scored_NT)
@@ -141,7 +141,8 @@ def strongest_token(material: QueryMaterial, subject: EffectQuery) -> str:
     mask, weights = weight_mask(material, subject), dict(material.model.named_parameters())
     text = material.text(chosen_split(material, subject.split))
     token_NT = as_tokens(text.token_NT[: subject.max_datums])
-    target_NT = as_tokens(text.target_NT[: subject.max_datums])
+    num_scored = int(material.scored_NT(text.target_NT[:1]).sum())
+    target_NT = as_tokens(text.target_NT[: subject.max_datums, -num_scored:])
     ablated = mask.ablate(weights)
     sum_V = torch.zeros(len(material.run.tokens), dtype=torch.float64)
     for token, target in zip(

@@ -70,6 +70,12 @@ class QueryMaterial:
         model = self.model.to(device)
         return functional_call(model, dict(weights), (token_NT.to(device),))
 
+    def scored_NT(self, target_NT: np.ndarray) -> np.ndarray:
+        """Return at which positions of these windows the loss counts, bool [N, T]."""
+        scored = self.run.config.corpus.scored
+        first = 0 if scored is None else target_NT.shape[1] - scored
+        return np.broadcast_to(np.arange(target_NT.shape[1]) >= first, target_NT.shape)
+
     def encode(self, text: str, where: str) -> list[int]:
         """Return the token ids of a text; ``where`` names it in errors.
 

@@ -75,11 +75,15 @@ def weighted_log_probability(
 ) -> Tensor:
     """Return Σ weight · log p(target) over all positions, in nats."""
     log_p_NT = log_probabilities(logits(weights, token_NT), target_NT)
-    return (weight_NT.to(log_p_NT) * log_p_NT).sum()
+    return (weight_NT[:, -log_p_NT.shape[1] :].to(log_p_NT) * log_p_NT).sum()
 
 
 def log_probabilities(logits_NTV: Tensor, target_NT: Tensor) -> Tensor:
-    """Return log p(target) at every position, nats, [N, T]; at least float32."""
+    """Return log p(target) at every position with logits, nats, [N, T]; at least float32.
+
+    The model of a task returns logits of the last positions of a window alone.
+    """
+    target_NT = target_NT[:, -logits_NTV.shape[1] :]
     if logits_NTV.dtype in (torch.float16, torch.bfloat16):
         logits_NTV = logits_NTV.float()
     target_M = target_NT.to(logits_NTV.device).flatten()

@@ -61,6 +61,10 @@ class CompletionQuery(Specification):
         if most is not None and num_inputs > most:
             problem = f"has {num_inputs} tokens before its last one, but the model takes {most}"
             raise ConfigError(f"completion.{field}", problem, "Shorten the prompt")
+        scored = material.run.config.corpus.scored
+        if scored is not None and len(tokens) > scored:
+            problem = f"has {len(tokens)} tokens, but the run's model predicts the last {scored}"
+            raise ConfigError(f"completion.{field}", problem)
         return ScoredText.ending(prompt, tokens)
 
 
@@ -147,7 +151,7 @@ class TokenQuery(Specification):
         """Raises ``ConfigError`` for an unknown token, ``RunError`` if it never comes next."""
         split = chosen_split(material, self.split)
         text, wanted = material.text(split), material.token(self.token)
-        scored_NT = text.target_NT == wanted
+        scored_NT = material.scored_NT(text.target_NT) & (text.target_NT == wanted)
         require_positions(material, self.token, split, scored_NT)
         own = ScoredText.mean(text.token_NT, text.target_NT, scored_NT)
         return self.query(own.parts(material), "higher")
@@ -155,8 +159,8 @@ class TokenQuery(Specification):
 
 def mean_loss(material: QueryMaterial, token_NT: np.ndarray, target_NT: np.ndarray) -> list:
     """Return the parts of a text's mean cross-entropy, nats per token."""
-    everywhere_NT = np.ones(token_NT.shape, bool)
-    return ScoredText.mean(token_NT, target_NT, everywhere_NT, -1.0).parts(material)
+    scored_NT = material.scored_NT(target_NT)
+    return ScoredText.mean(token_NT, target_NT, scored_NT, -1.0).parts(material)
 
 
 def require_positions(

@@ -1,0 +1,78 @@
+"""Influence and queries on tasks, whose loss counts at the last positions of a window alone."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from tiny_tasks import EVERYTHING, SMALL, tiny_task
+from torch.nn import functional as F
+
+from analysis.influence.baselines.gradients import datum_losses, model_and_weights
+from analysis.influence.config import InfluenceConfig
+from analysis.influence.influence import compute_influence
+from analysis.influence.path import path_steps
+from analysis.influence.queries.parsing import build_queries
+from analysis.run.run import Run, open_run
+from capture.errors import ConfigError
+from capture.training.loop import capture_run
+
+NAMES = sorted(SMALL)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    @functools.cache
+    def make(name: str) -> Run:
+        config = tiny_task(tmp_path_factory.mktemp(name), name, *EVERYTHING)
+        capture_run(config, lambda event: None)
+        return open_run(config.run.uri)
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_a_datum_is_that_of_its_scored_positions(run_of, name):
+    run = run_of(name)
+    tokens = torch.tensor(run.datum_tokens(3)).long()
+    (query,) = build_queries(run, ["datum:train:3"])
+    model, weights = model_and_weights(run)
+    logit_PV = model.eval()(tokens[None, :-1])[0]
+    wanted = F.cross_entropy(logit_PV, tokens[-len(logit_PV) :]).item()
+    assert query.value(weights) == pytest.approx(wanted, rel=1e-5)
+    found = datum_losses(model, weights, tokens[None, :-1], tokens[None, 1:])
+    assert found.tolist() == pytest.approx([wanted], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_path_influences_and_decay_sum_to_the_change(run_of, name):
+    """Law 12."""
+    run = run_of(name)
+    queries = build_queries(run, ["datum:test:0" if name != "induction" else "datum:train:0"])
+    change, entries = 0.0, 0.0
+    for step in path_steps(run, queries, range(run.steps_done)):
+        parts = np.append(step.influence_QNT.sum(2), step.decay_Q)
+        change, entries = change + parts.sum(), entries + np.abs(parts).sum()
+    names = run.network().state_dict()
+    ends = (run.checkpoint(0), run.checkpoint())
+    start, end = (queries[0].value({n: own[n].double() for n in names}) for own in ends)
+    assert change == pytest.approx(end - start, abs=1e-3 * entries)
+
+
+@pytest.mark.parametrize("name", ["digits", "modular-addition"])
+def test_unrolled_influence_names_every_trained_datum(run_of, name):
+    run = run_of(name)
+    queries = build_queries(run, ["datum:test:0"])
+    found = compute_influence(run, queries, InfluenceConfig(), resumable=False).datums
+    trained = set(np.concatenate(run.steps()["datums"].to_list()).tolist())
+    assert set(found.loc[found["influence"] != 0, "datum"]) == trained
+
+
+def test_a_completion_longer_than_what_the_model_predicts_is_refused(run_of):
+    run = run_of("modular-addition")
+    (query,) = build_queries(run, [{"prompt": "3 2 =", "completion": "5"}])
+    token_NT = torch.tensor([[3, 2, 7]])
+    log_p = run.network()(token_NT)[0, -1].log_softmax(0)[5].item()
+    assert query.value(model_and_weights(run)[1]) == pytest.approx(log_p, rel=1e-5)
+    with pytest.raises(ConfigError, match="has 2 tokens, but the run's model predicts the last 1"):
+        build_queries(run, [{"prompt": "3 2", "completion": "= 5"}])
