@@ -8,11 +8,14 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from analysis.jobs.neuron_influence import NeuronInfluence, neuron_influences
 from analysis.run.run import Run
 from analysis.run.tallies import neuron_history
 
 TOKENS = ["token", "weight", "relative_frequency", "expected", "q", "count", "up", "down"]
 DATUMS = ["datum", "weight", "rows", "step", "position", "shift", "text"]
+WITHOUT = ["query", "datum", "influence", "text"]
+LEFT = ["query", "share", "left", "random", "random_sets", "mean", "low", "high", "queries"]
 WINDOWS = ["window", "first_step", "end_step", "token", "weight", "expected"]
 SHOWN = 10
 """Tokens in the summary."""
@@ -74,6 +77,36 @@ class Neuron:
         return neuron_history(self.run, self.unit, self.number)
 
     @cached_property
+    def without(self) -> pd.DataFrame:
+        """What it would be without: the datums by unrolled influence on its effect, largest first.
+
+        Columns query, datum, influence (nats; without the datum, the effect would be smaller by
+        about that) and text. From the run's tables of ``influence``; empty if none has a query
+        ``neuron:UNIT:N``.
+        """
+        frames = [own.datums.assign(query=own.query) for own in self._influences]
+        if not frames:
+            return pd.DataFrame(columns=WITHOUT)
+        whole = pd.concat(frames, ignore_index=True)
+        texts = np.array(self.run.texts, object)[whole["datum"].to_numpy()]
+        return whole.assign(text=texts)[WITHOUT]
+
+    @cached_property
+    def effect_left(self) -> pd.DataFrame:
+        """The effect left after training without the datums that unrolled influence names.
+
+        Columns query, share (of the datums), left (1: unchanged), random (the same for random
+        datums), random_sets, and mean, low, high and queries: over all queries judged together,
+        with a 95 % interval. From the run's tables of ``lds`` with ``top``; else empty.
+        """
+        rows = [{"query": own.query, **vars(own.left)} for own in self._influences if own.left]
+        return pd.DataFrame(rows, columns=LEFT)
+
+    @cached_property
+    def _influences(self) -> list[NeuronInfluence]:
+        return neuron_influences(self.run).get((self.unit, self.number), [])
+
+    @cached_property
     def ablation(self) -> pd.Series:
         """What ablating it does: its row of the table ``neurons`` of ``ablate``, computed once.
 
@@ -102,6 +135,17 @@ class Neuron:
             "when": self.parts_of_training() or ["no evidence for these tokens"],
             "datums": datums or ["none has a recorded shift of it"],
         }
+        without = [
+            f"{row.datum} ({row.influence:+.2g} nats of {row.query}): {shortened(str(row.text))}"
+            for row in self.without.head(DATUMS_SHOWN).itertuples()
+        ]
+        without += [
+            f"{row.left:.2f} of {row.query} is left after training without {row.share:.1%} of the "
+            f"datums; {row.random:.2f} without random ones"
+            for row in self.effect_left.itertuples()
+        ]
+        if without:
+            found["without"] = without
         if "ablation" in vars(self):
             change = self.ablation
             share = f"{change['change']:+.4f} nats ({change['change_low']:+.4f} to "

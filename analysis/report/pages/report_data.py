@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analysis.jobs.neuron_influence import NeuronInfluence, neuron_influences
 from analysis.report.pages.sources import Sources
 from analysis.report.pages.website import Links, Neuron
 from analysis.run.run import Run
@@ -107,6 +108,11 @@ class ReportData:
             for token_id in table["token_id"]
         }
         return Links(frozenset(known), frozenset(ids))
+
+    @cached_property
+    def influences_by_neuron(self) -> Mapping[Neuron, Sequence[NeuronInfluence]]:
+        """What unrolled influence says of a neuron's effect, from all sets of tables in the run."""
+        return neuron_influences(self.run)
 
     @cached_property
     def tokens_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:

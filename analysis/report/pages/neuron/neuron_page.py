@@ -1,7 +1,7 @@
 """The page of a neuron: its token evidence, when it arose, the datums behind it, similar neurons.
 
-Its sections on datums are in ``passages``, on activations in ``activity``, on ablation and
-faithfulness in ``neuron_effects``.
+Its sections on datums are in ``passages`` and ``without``, on activations in ``activity``, on
+ablation and faithfulness in ``neuron_effects``.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from analysis.report.pages.neuron.activity import activity
 from analysis.report.pages.neuron.neuron_effects import ablation, faithfulness
 from analysis.report.pages.neuron.passages import evidence_datums
 from analysis.report.pages.neuron.related_neurons import related_neurons
+from analysis.report.pages.neuron.without import without_data
 from analysis.report.pages.neuron_table import cluster_number, top_tokens
 from analysis.report.pages.report_data import ReportData, WindowEvidence, rows_of
 from analysis.report.pages.website import Links, Neuron, ReportPage, data_note, neuron_key
@@ -43,6 +44,7 @@ def neuron_page(data: ReportData, index: int) -> ReportPage:
         confirmation(data, neuron, links),
         evidence_over_time(data, neuron),
         evidence_datums(data, neuron),
+        without_data(data, neuron),
         ablation(data, neuron, links),
         activity(data, neuron, links),
         related_neurons(data, neuron, links),

@@ -1,0 +1,153 @@
+"""What a neuron would be without some data: read from the tables of ``influence`` and ``lds``.
+
+Unrolled influence on a neuron's effect predicts which datums it depends on. ``lds --top`` trains
+without the datums so named and measures the effect that is left, beside random datums. Both are
+read from every set of tables in the run; nothing is computed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from analysis.jobs.tables import read_table, table_set, table_sets
+from analysis.measures.bootstrap import mean_interval
+from analysis.run.run import Run
+from capture.errors import RunError
+
+Neuron = tuple[str, int]
+METHOD, NULL = "unrolled", "random"
+QUERIES = pa.schema(
+    [
+        pa.field("query", pa.string()),
+        pa.field("method", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("end_step", pa.int32()),
+        pa.field("reliable_from", pa.int32()),
+    ]
+)
+DATUMS = pa.schema(
+    [
+        pa.field("query", pa.string()),
+        pa.field("datum", pa.int32()),
+        pa.field("influence", pa.float64()),
+    ]
+)
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("test", pa.string()),
+        pa.field("setting", pa.float64()),
+        pa.field("method", pa.string()),
+        pa.field("query", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("retrainings", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class EffectLeft:
+    """A neuron's effect after training without the datums that unrolled influence named."""
+
+    share: float
+    """Of the training datums, left out."""
+    left: float
+    """Effect after training without them / effect as trained."""
+    random: float
+    """The same for random datums, mean over sets; NaN without any."""
+    random_sets: int
+    mean: float
+    """Mean of ``left`` over all queries that were judged together."""
+    low: float
+    """95 % bootstrap interval of the mean, over queries; NaN for one query."""
+    high: float
+    queries: int
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronInfluence:
+    """Unrolled influence of the training datums on a neuron's effect on a token."""
+
+    name: str
+    """Name of the set of tables; "" for the unnamed one."""
+    query: str
+    datums: pd.DataFrame
+    """Columns datum and influence (nats), those that raised the effect most first."""
+    end_step: int
+    reliable_from: int
+    """Contributions of earlier steps are left out: training amplified small changes too much."""
+    left: EffectLeft | None
+    """None if no retraining without them is in the run."""
+
+
+def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
+    """Return what the run's tables say, by neuron; neurons without tables are absent.
+
+    Tables of an earlier state of the run are left out. Raises ``ShardError`` for damaged ones.
+    """
+    left = effects_left(run)
+    found: dict[Neuron, list[NeuronInfluence]] = {}
+    for name in table_sets(run, "influence"):
+        job = table_set("influence", name)
+        try:
+            queries = read_table(run, job, "queries", QUERIES, {"method": [METHOD]})
+        except RunError:
+            continue
+        for row in queries.itertuples(index=False):
+            asked = json.loads(str(row.description))
+            if (asked.get("kind"), asked.get("level")) != ("effect", "neuron"):
+                continue
+            datums = read_table(run, job, "datums", DATUMS, {"query": [str(row.query)]})
+            order = ["influence", "datum"]
+            ranked = datums.sort_values(order, ascending=[False, True], ignore_index=True)
+            own = NeuronInfluence(
+                name,
+                str(row.query),
+                ranked[["datum", "influence"]],
+                int(row.end_step),  # pyright: ignore[reportArgumentType]
+                int(row.reliable_from),  # pyright: ignore[reportArgumentType]
+                left.get(str(row.query)),
+            )
+            found.setdefault((asked["unit"], int(asked["number"])), []).append(own)
+    return found
+
+
+def effects_left(run: Run) -> dict[str, EffectLeft]:
+    """Return the effect left of each query that ``lds --top`` judged, the last set's if several."""
+    found: dict[str, EffectLeft] = {}
+    for name in table_sets(run, "lds"):
+        wanted = {"test": ["removal"], "method": [METHOD, NULL]}
+        try:
+            table = read_table(run, table_set("lds", name), "judgements", JUDGEMENTS, wanted)
+        except RunError:
+            continue
+        for share, rows in table.groupby("setting", sort=False):
+            found |= dict(effects_of(float(share), rows))  # pyright: ignore[reportArgumentType]
+    return found
+
+
+def effects_of(share: float, rows: pd.DataFrame) -> Iterator[tuple[str, EffectLeft]]:
+    """Yield each query of ``JUDGEMENTS`` with one share, and what is left of it."""
+    named, null = (rows[rows["method"] == method].set_index("query") for method in (METHOD, NULL))
+    left_Q = named["value"].to_numpy()
+    known_Q = left_Q[np.isfinite(left_Q)]
+    low, high = mean_interval(known_Q) if len(known_Q) > 1 else (np.nan, np.nan)
+    for query, value in named["value"].items():
+        if np.isfinite(value):
+            control = null.loc[str(query)] if query in null.index else None
+            yield (
+                str(query),
+                EffectLeft(
+                    share,
+                    float(value),
+                    np.nan if control is None else float(control["value"]),
+                    0 if control is None else int(control["retrainings"]),
+                    float(known_Q.mean()),
+                    low,
+                    high,
+                    len(known_Q),
+                ),
+            )
