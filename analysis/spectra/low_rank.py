@@ -20,7 +20,8 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from analysis.spectra.reading import Report, StepSource, silent
+from analysis.run.run import Run
+from analysis.spectra.reading import Report, StepSource, replayer_of, silent
 from capture.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ class Basis:
     left_PK: Tensor
 
 
+def trained_again(run: Run) -> "StepReplayer":
+    """Return what trains the run again.
+
+    Raises ``RunError`` for a run of a custom loop, ``ConfigError`` for one without held-out data.
+    """
+    replayer = replayer_of(run)
+    corpus = replayer.run.plan.corpus
+    if corpus.validation is None and corpus.test is None:
+        problem = "needs held-out data, and the run has none"
+        raise ConfigError("spectrum.low_rank", problem, "Capture with corpus.validation_share")
+    return replayer
+
+
 def low_rank_losses(
     source: StepSource,
     replayer: "StepReplayer",
@@ -68,7 +82,7 @@ def low_rank_losses(
 ) -> pd.DataFrame:
     """Return ``LOW_RANK`` for each number of directions and each basis.
 
-    Raises ``ConfigError`` for a run without held-out text.
+    ``replayer``: of a run that ``trained_again`` accepted.
     """
     layout, steps = source.layout, range(source.steps.start, source.steps.stop)
     engine = replayer.engine(layout.names, kinds=())
@@ -138,11 +152,7 @@ def held_out(replayer: "StepReplayer", engine: "Engine") -> float:
     from capture.engine.evaluation import evaluate_splits  # loads the training engine
 
     planned = next(replayer.run.plan.planned_steps(0))
-    found = evaluate_splits(replayer.run.plan, engine, planned)
-    if not found:
-        problem = "needs held-out text, and the run has none"
-        raise ConfigError("spectrum.low_rank", problem, "Capture with corpus.validation_share")
-    return found[0].loss
+    return evaluate_splits(replayer.run.plan, engine, planned)[0].loss
 
 
 def own(engine: "Engine", units: Sequence[str]) -> dict[str, Tensor]:

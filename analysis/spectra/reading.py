@@ -200,10 +200,14 @@ def step_source(run: Run, config: SpectrumConfig) -> StepSource:
             captured=run.layout,
             batches=batches,
         )
+    return StepSource(run.uri, config.what, steps, layout, replayer_of(run))
+
+
+def replayer_of(run: Run) -> "StepReplayer":
+    """Return what takes the run's steps again; raises ``RunError`` for a run of a custom loop."""
     from capture.replay.steps import StepReplayer  # loads the training engine
 
-    replayer = StepReplayer(run.gradients.replayable, [run.start, *run.segments])
-    return StepSource(run.uri, config.what, steps, layout, replayer)
+    return StepReplayer(run.gradients.replayable, [run.start, *run.segments])
 
 
 def chosen_layout(run: Run, patterns: tuple[str, ...]) -> Layout:

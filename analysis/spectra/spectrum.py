@@ -9,6 +9,7 @@ Shapes: P entry of a parameter, S step, R step that is kept, K direction.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,12 @@ from analysis.spectra.config import SpectrumConfig
 from analysis.spectra.directions import Directions, GramPiece, PieceRows, left_vectors
 from analysis.spectra.gram import coefficients, decompose, treated, treatment_matrix
 from analysis.spectra.loads import step_loads, strongest_datums
-from analysis.spectra.low_rank import Basis, low_rank_losses, random_coefficients
+from analysis.spectra.low_rank import (
+    Basis,
+    low_rank_losses,
+    random_coefficients,
+    trained_again,
+)
 from analysis.spectra.neurons import NeuronGroups
 from analysis.spectra.pieces import MAX_BYTES, Piece, pieces_of
 from analysis.spectra.reading import StepSource, silent, step_source
@@ -36,6 +42,9 @@ from analysis.spectra.samples import sampled_spectra
 from analysis.spectra.tables import DATUMS, LOW_RANK, Spectrum
 from analysis.spectra.unfinished import JOB, UnfinishedGram
 from capture.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from capture.replay.steps import StepReplayer
 
 Report = Callable[[int, int], None]
 """Called with the steps that were gone through, and all of them."""
@@ -77,6 +86,7 @@ def measure_spectrum(
     ``ConfigError`` for more directions than the steps have.
     """
     source = step_source(run, config)
+    again = trained_again(run) if config.low_rank else None
     pieces = pieces_of(source.layout, len(source.steps), max_bytes)
     alone = len(pieces) == 1 and sweep is in_turn
     counter = Steps(report, expected_steps(source, config, len(pieces), alone))
@@ -88,7 +98,7 @@ def measure_spectrum(
     if not np.trace(gram_SS) > 0:
         raise RunError(run.uri, f"has {config.what} that are all 0 in these steps")
     found = Analysed(config, np.array(source.steps), gram_SS, source.layout.size)
-    return describe(run, source, found, rows, pieces, sweep, counter)
+    return describe(run, found, rows, pieces, sweep, counter, again)
 
 
 def expected_steps(source: StepSource, config: SpectrumConfig, pieces: int, alone: bool) -> int:
@@ -115,14 +125,15 @@ def whole_gram(
 
 def describe(
     run: Run,
-    source: StepSource,
     found: Analysed,
     rows: PieceRows,
     pieces: Sequence[Piece],
     sweep: Sweep,
     counter: Steps,
+    again: "StepReplayer | None",
 ) -> Spectrum:
     """Return all tables."""
+    source = rows.source
     gram_RR = treated(found.gram_SS, found.config.treatment)
     decomposed = decompose(gram_RR)
     config = replace(found.config, directions=min(found.config.directions, decomposed.rank))
@@ -151,7 +162,7 @@ def describe(
         neurons,
         learned,
         datum_loads(run, source, config, left, counter),
-        projected_losses(source, config, left, leading, counter),
+        projected_losses(source, config, left, leading, counter, again),
     )
 
 
@@ -172,13 +183,16 @@ def datum_loads(
 
 
 def projected_losses(
-    source: StepSource, config: SpectrumConfig, left: Directions, leading: int, counter: Steps
+    source: StepSource,
+    config: SpectrumConfig,
+    left: Directions,
+    leading: int,
+    counter: Steps,
+    again: "StepReplayer | None",
 ) -> pd.DataFrame:
     """Return ``LOW_RANK``; empty if it was not asked for."""
-    if not config.low_rank:
+    if again is None:
         return empty(LOW_RANK)
-    if source.replayer is None:
-        raise ConfigError("spectrum.low_rank", "needs a run that can be trained again")
     left_PK = torch.from_numpy(left.left_PK)
     bases = [Basis("leading", left_PK[:, :leading]), Basis("random", left_PK[:, leading:])]
-    return low_rank_losses(source, source.replayer, bases, config.low_rank, counter)
+    return low_rank_losses(source, again, bases, config.low_rank, counter)

@@ -179,8 +179,10 @@ def test_time_and_neurons_account_for_all_squares():
     assert rows[0]["stable_rank"] < rows[2]["stable_rank"] < rows[1]["stable_rank"]
 
 
-def test_training_in_all_directions_is_the_run_and_in_few_is_not():
-    table = measure_spectrum(run(), replace(FEW, datums=0, low_rank=(1, 12))).low_rank
+@pytest.mark.parametrize("kind", ["sgd", "factors"])
+def test_training_in_all_directions_is_the_run_and_in_few_is_not(kind: str):
+    config = replace(FEW, datums=0, low_rank=(1, 12))
+    table = measure_spectrum(run(kind), config).low_rank
     rows = {(row["directions"], row["basis"]): row for row in table.to_dict("records")}
     for basis in ("leading", "random"):
         whole = rows[12, basis]
@@ -222,3 +224,13 @@ def test_bad_input_is_one_line(settings: dict[str, Any], text: str):
     with pytest.raises(CaptureError) as caught:
         measure_spectrum(run(), replace(SpectrumConfig(draws=2, repeats=2), **settings))
     assert text in str(caught.value)
+
+
+def test_low_rank_training_without_held_out_data_is_refused_before_anything_is_read():
+    place = make_run("memory://spectrum-all", "training.epochs=1", "corpus.validation_share=0")
+    with pytest.raises(CaptureError, match="needs held-out data, and the run has none"):
+        measure_spectrum(
+            open_run(place),
+            SpectrumConfig(low_rank=(1,)),
+            lambda done, wanted: pytest.fail("read a step"),
+        )
