@@ -73,14 +73,18 @@ def layer_states(layer: Layer, x_NTD: Tensor) -> tuple[States, Tensor]:
     heads_out = attend(attention, qkv, 0)
     attention_out = attention.out_proj(heads_out)
     mlp_in = layer.norm1(x_NTD + attention_out)
-    before_relu = layer.linear1(mlp_in)
-    after_relu = F.relu(before_relu)
-    mlp_out = layer.linear2(after_relu)
     states: States = {
         "attention_in": x_NTD,
         "qkv": qkv,
         "heads_out": heads_out,
         "attention_out": attention_out,
+    }
+    if not layer.has_mlp:
+        return states, mlp_in
+    before_relu = layer.linear1(mlp_in)
+    after_relu = F.relu(before_relu)
+    mlp_out = layer.linear2(after_relu)
+    states |= {
         "mlp_in": mlp_in,
         "before_relu": before_relu,
         "after_relu": after_relu,
@@ -104,6 +108,8 @@ def attend(attention: SelfAttention, qkv_NTC: Tensor, start: int) -> Tensor:
 def mlp(layer: Layer, x_MD: Tensor) -> Tensor:
     """Return a layer's output, given the input of its first LayerNorm, [M, D]."""
     x_MD = layer.norm1(x_MD)
+    if not layer.has_mlp:
+        return x_MD
     return layer.norm2(x_MD + layer.linear2(F.relu(layer.linear1(x_MD))))
 
 

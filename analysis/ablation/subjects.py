@@ -91,7 +91,8 @@ def units_of(model: LanguageModel, level: Level) -> dict[str, int]:
     if level == "head":
         return {f"layers.{layer}.{ATTENTION}": model.config.heads for layer in layers}
     axis = 1 if level == "neuron" else 0
-    names = [f"layers.{layer}.{name}" for layer in layers for name in ENDS]
+    ends = [name for name in ENDS if model.config.hidden or name not in MLP]
+    names = [f"layers.{layer}.{name}" for layer in layers for name in ends]
     return {name: model.get_parameter(name).shape[axis] for name in names}
 
 

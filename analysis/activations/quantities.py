@@ -84,6 +84,7 @@ def units_of(model: LanguageModel, quantity: Quantity = "inputs") -> dict[str, i
         f"layers.{layer}.{name}": size
         for layer in range(config.layers)
         for name, size in inside.items()
+        if config.hidden or not name.startswith("linear")
     }
 
 

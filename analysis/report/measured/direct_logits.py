@@ -61,8 +61,10 @@ def logits_of(model: LanguageModel, unit: str, neuron_I: np.ndarray) -> Tensor:
     assert isinstance(layer, Layer)
     index_I = torch.from_numpy(neuron_I).long()
     direction_ID = written(layer, name)[index_I]
-    centred_ID = direction_ID - direction_ID.mean(1, keepdim=True)
-    logit_IV = (centred_ID * layer.norm2.weight) @ model.decoder.weight.T
+    if isinstance(layer.norm2, nn.LayerNorm):
+        direction_ID = direction_ID - direction_ID.mean(1, keepdim=True)
+        direction_ID = direction_ID * layer.norm2.weight
+    logit_IV = direction_ID @ model.decoder.weight.T
     return logit_IV - logit_IV.mean(1, keepdim=True)
 
 

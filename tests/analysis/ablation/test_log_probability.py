@@ -1,11 +1,13 @@
 """Changes of log-probabilities equal those of ordinary forward passes."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from reference_ablation import (
+    TINY,
     UNITS,
     VOCABULARY,
     WINDOW,
@@ -22,7 +24,7 @@ from analysis.ablation import log_probability, propagation, replacement, unembed
 from analysis.ablation.log_probability import log_probability_changes
 from analysis.ablation.propagation import trace
 from analysis.ablation.replacement import VALUES, ResamplingSources, Value
-from analysis.ablation.subjects import Subject
+from analysis.ablation.subjects import LEVELS, Subject, units_of
 from analysis.ablation.unembedding import Unembedding
 from capture.errors import UnitError
 from capture.models.transformer import LanguageModel
@@ -50,6 +52,26 @@ def naive_changes(
     np.add.at(change_V, target_NT.ravel(), change_NT.ravel())
     np.add.at(square_V, target_NT.ravel(), change_NT.ravel() ** 2)
     return change_V, square_V
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize(
+    "changed", [{"norm": "none"}, {"hidden": 0}, {"hidden": 0, "norm": "none"}]
+)
+def test_the_same_holds_without_layernorm_and_without_mlps(value: Value, changed: dict) -> None:
+    model = random_model(1, 1.0, replace(TINY, **changed))
+    token_NT, target_NT = some_text(9), some_text(9, seed=1)
+    known = {level: units_of(model, level) for level in LEVELS}
+    assert ("layers.0.linear1.weight" in known["neuron"]) == ("hidden" not in changed)
+    subjects = [one for one in some_subjects() if one.unit in known[one.level]]
+    change_SV, _, _ = log_probability_changes(
+        model, token_NT, target_NT, subjects, value=value, num_tokens=VOCABULARY
+    )
+    for s, subject in enumerate(subjects):
+        wanted_V, _ = naive_changes(model, token_NT, target_NT, subject, value)
+        np.testing.assert_allclose(
+            change_SV[s], wanted_V, atol=1e-4, rtol=1e-4, err_msg=str(subject)
+        )
 
 
 @pytest.mark.parametrize("value", VALUES)

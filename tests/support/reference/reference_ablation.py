@@ -32,9 +32,9 @@ ATTENTION_UNITS = [
 ]
 
 
-def random_model(seed: int, scale: float) -> LanguageModel:
+def random_model(seed: int, scale: float, config: ModelConfig = TINY) -> LanguageModel:
     """Return a fresh model, layer weights times ``scale``: a larger scale flips more."""
-    model = fresh_model(TINY, vocabulary=VOCABULARY, window=WINDOW, seed=seed).eval()
+    model = fresh_model(config, vocabulary=VOCABULARY, window=WINDOW, seed=seed).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -141,8 +141,8 @@ def replaced(
         with mock.patch.object(F, "linear", linear_with(weight, change, row=row)):
             yield
         return
-    ends = {"linear1": layer.linear1, "linear2": layer.linear2}
-    linear = ends.get(name.removesuffix(".weight"), layer.self_attn.out_proj)
+    of_mlp = name.startswith("linear")
+    linear = getattr(layer, name.removesuffix(".weight")) if of_mlp else layer.self_attn.out_proj
     if subject.level == "row":
         hook = linear.register_forward_hook(on_output)
     else:
