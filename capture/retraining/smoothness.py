@@ -7,8 +7,8 @@ have been. One more training in float32 shows how far rounding alone carries the
 
 Smooth training is necessary for counterfactuals, but not sufficient: the changes here are random,
 and tiny, while the removal of datums moves the weights along gradients, and further. Tiny changes
-of the data are no better measure: one of 1e-7 in the weights of the losses grew 1e4 times within 25
-steps of an AdamW run whose influences retraining confirms. ``analysis.influence.confirmation``
+of the data are no better measure: one of 1e-7 in the weights of the losses grew 4e4 times in steps
+10 to 25 of an AdamW run whose influences retraining confirms. ``analysis.influence.confirmation``
 tests removals themselves.
 
 Shapes: K direction, S step.

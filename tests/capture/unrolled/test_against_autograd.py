@@ -29,6 +29,13 @@ SETTINGS = (
 )
 
 
+def held_out(run: ReplayableRun) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of the held-out datums, each [N, T]."""
+    datums = run.plan.corpus.validation
+    assert datums
+    return torch.as_tensor(datums.token_NT).long(), torch.as_tensor(datums.target_NT).long()
+
+
 def by_autograd(run: ReplayableRun) -> tuple[np.ndarray, dict[str, Tensor]]:
     """Return ∂(held-out loss)/∂(weight of each datum), [D], and the last weights."""
     model = WeightedEngine.of(run.plan, exact=True).model
@@ -50,22 +57,15 @@ def by_autograd(run: ReplayableRun) -> tuple[np.ndarray, dict[str, Tensor]]:
         found = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         pairs = zip(weights.items(), found, strict=True)
         weights = {name: own - rate * gradient for (name, own), gradient in pairs}
-    held_out = (
-        torch.as_tensor(part).long()
-        for part in (corpus.validation.token_NT, corpus.validation.target_NT)
-    )
-    (influence_D,) = torch.autograd.grad(losses(weights, *held_out).mean(), weight_D)
+    (influence_D,) = torch.autograd.grad(losses(weights, *held_out(run)).mean(), weight_D)
     return influence_D.numpy(), {name: own.detach() for name, own in weights.items()}
 
 
 def by_sweep(run: ReplayableRun, last: dict[str, Tensor]) -> tuple[np.ndarray, float]:
     """Return the same derivative by the sweep, and the largest growth of the adjoint."""
     engine = WeightedEngine.of(run.plan, exact=True)
-    validation = run.plan.corpus.validation
     leaves = {name: own.clone().requires_grad_() for name, own in last.items()}
-    token_NT, target_NT = (
-        torch.as_tensor(part).long() for part in (validation.token_NT, validation.target_NT)
-    )
+    token_NT, target_NT = held_out(run)
     logit_NTV = functional_call(engine.model, leaves, (token_NT, Masks.none()))
     loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
     found = torch.autograd.grad(loss, list(leaves.values()))
