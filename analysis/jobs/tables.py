@@ -103,30 +103,48 @@ def write_tables(
     If a table cannot be encoded, the former tables stay. Otherwise they are deleted, marker first,
     before any table is written, so tables of two runs of the job are never mixed.
     """
-    encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
-    run.tables.delete(marker_key(job))
-    for key in run.tables.keys(f"analysis/{job}"):
-        inside = key.removeprefix(f"analysis/{job}/")
-        if key.endswith((".parquet", ".html")) and "/" not in inside:
-            run.tables.delete(key)
-    for key, (data, _) in encoded.items():
-        run.tables.put(key, data)
-    files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
-    for name, data in pages.items():
-        run.tables.put(f"analysis/{job}/{name}", data)
-        files.append(File.of(f"analysis/{job}/{name}", "analysis", data))
-    marker = Marker(0, run.steps_done, tuple(files), retries=run.tables.take_retries())
+    files = put_files(run.tables, job, frames, schemas, pages)
+    marker = Marker(0, run.steps_done, files, retries=run.tables.take_retries())
     asked = replace(question or Question(job.partition("/")[0], {}, {}), steps=run.steps_done)
     put_marker(run, marker_key(job), marker, asked)
 
 
+def put_files(
+    store: Store,
+    job: str,
+    frames: Mapping[str, pd.DataFrame],
+    schemas: Mapping[str, pa.Schema],
+    pages: Mapping[str, bytes],
+) -> tuple[File, ...]:
+    """Write tables and pages in place of the former set and its marker; returns the files."""
+    encoded = {table_key(job, name): encode_frame(frames[name], schemas[name]) for name in schemas}
+    store.delete(marker_key(job))
+    for key in store.keys(f"analysis/{job}"):
+        inside = key.removeprefix(f"analysis/{job}/")
+        if key.endswith((".parquet", ".html")) and "/" not in inside:
+            store.delete(key)
+    for key, (data, _) in encoded.items():
+        store.put(key, data)
+    files = [File.of(key, "analysis", data, rows) for key, (data, rows) in encoded.items()]
+    for name, data in pages.items():
+        store.put(f"analysis/{job}/{name}", data)
+        files.append(File.of(f"analysis/{job}/{name}", "analysis", data))
+    return tuple(files)
+
+
 def put_marker(run: Run, key: str, marker: Marker, question: Question) -> None:
     """Write a marker with the question beside its fields, which readers of markers ignore."""
+    follows = replace(marker, previous=run.committed.last.checksum)
+    run.tables.put(key, encode_marker(follows, question))
+
+
+def encode_marker(marker: Marker, question: Question) -> bytes:
+    """Return a marker, written now, with the question beside its fields."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")
-    values = asdict(replace(marker, written_at=now, previous=run.committed.last.checksum))
+    values = asdict(replace(marker, written_at=now))
     del values["checksum"]
     values["question"] = asdict(question)
-    run.tables.put(key, markers.encode(values | {"checksum": markers.checksum(values)}))
+    return markers.encode(values | {"checksum": markers.checksum(values)})
 
 
 def read_question(run: Run, job: str) -> Question:

@@ -42,7 +42,9 @@ def measure(
     Raises ``ConfigError`` for fewer than two checkpoints, and for a metric that is not known or
     that the model or the text cannot give.
     """
-    steps = choose_steps(config.steps, source.available, config.checkpoints, source.where)
+    steps = choose_steps(
+        config.steps, source.available, config.checkpoints, source.where, replays=source.replays
+    )
     frames: list[pd.DataFrame] = []
     chosen: Chosen | None = None
     for done, model in enumerate(observe(source, steps)):

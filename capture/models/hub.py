@@ -52,8 +52,10 @@ def load_transformers(where: str) -> Any:
     return transformers
 
 
-def pretrained_arguments(where: str, path: str) -> dict[str, Any]:
+def pretrained_arguments(where: str, path: str, revision: str | None = None) -> dict[str, Any]:
     """Return arguments for ``from_pretrained``: ``path`` is a folder or an id on the hub.
+
+    ``revision``: branch, tag or commit of an id; None: its default.
 
     Where the hub cannot be reached, only files that were fetched earlier are read. Raises
     ``ConfigError`` if it looks like a folder that does not exist.
@@ -64,7 +66,12 @@ def pretrained_arguments(where: str, path: str) -> dict[str, Any]:
     if path.startswith(("/", ".", "~")):
         raise ConfigError(where, f"got {path!r}, which is not a folder")
     load_transformers(where)
-    return {"pretrained_model_name_or_path": path, "local_files_only": bool(hub_problem())}
+    chosen = {} if revision is None else {"revision": revision}
+    return {
+        "pretrained_model_name_or_path": path,
+        "local_files_only": bool(hub_problem()),
+        **chosen,
+    }
 
 
 def unreadable_error(where: str, path: str, error: Exception) -> ConfigError:
@@ -78,6 +85,20 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     last = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
     return " ".join(lines[: last + 1]).rstrip(".:") or type(error).__name__
+
+
+@contextmanager
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Suppress the libraries' progress bars unless ``shown``: they are for files to fetch."""
+    library: Any = import_module("transformers.utils.logging")
+    before = library.is_progress_bar_enabled()
+    if not shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            library.enable_progress_bar()
 
 
 @contextmanager

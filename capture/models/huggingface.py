@@ -11,6 +11,7 @@ Shapes: N datum, T token, V vocabulary.
 import difflib
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from capture.models.hub import (
     library_errors,
     load_transformers,
     pretrained_arguments,
+    progress_bars,
     quiet_libraries,
     unreadable_error,
 )
@@ -44,12 +46,17 @@ class HFConfig:
 
     path: str | None = None
     """Folder or Hugging Face hub id whose weights training starts from; null: random weights."""
+    revision: str | None = None
+    """Branch, tag or commit of the path, if it is a hub id; null: its default."""
     family: str | None = None
     """The library's model_type, such as gpt2, gpt_neox or llama; null: that of the path."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of that family by the library's names, such as n_layer: 2; dropout is always 0."""
 
     def __post_init__(self) -> None:
+        if self.revision is not None and (self.path is None or Path(self.path).is_dir()):
+            problem = f"got {self.revision!r}, but model.hf.path is {self.path or 'null'}"
+            raise ConfigError("model.hf.revision", problem, "Only ids on the hub have revisions")
         for name, value in self.settings.items():
             if is_dropout(name) and value:
                 problem = f"got {value}, must be 0: the library's dropout masks depend on the batch"
@@ -114,7 +121,7 @@ def resolve_config(config: HFConfig) -> HFConfig:
     """
     if config.path is None:
         return config
-    found = read_library_config(config.path)
+    found = read_library_config(config.path, config.revision)
     if config.family not in (None, found.model_type):
         problem = f"got {config.family}, but {config.path} holds a {found.model_type}"
         raise ConfigError("model.hf.family", problem, "Leave it out")
@@ -130,9 +137,9 @@ def resolve_config(config: HFConfig) -> HFConfig:
     return replace(config, family=found.model_type, settings=settings)
 
 
-def read_library_config(path: str) -> Any:
+def read_library_config(path: str, revision: str | None = None) -> Any:
     """Return the library's configuration object of a folder or hub id."""
-    source = pretrained_arguments(f"{KEY}.path", path)
+    source = pretrained_arguments(f"{KEY}.path", path, revision)
     try:
         with quiet_libraries():
             return load_transformers(KEY).AutoConfig.from_pretrained(
@@ -256,9 +263,10 @@ def load_weights(model: HFModel, config: HFConfig) -> None:
     """
     if config.path is None:
         return
-    source = pretrained_arguments(f"{KEY}.path", config.path)
+    source = pretrained_arguments(f"{KEY}.path", config.path, config.revision)
     try:
-        with torch.random.fork_rng(devices=[]), quiet_libraries():
+        bars = progress_bars(shown=not source["local_files_only"])
+        with torch.random.fork_rng(devices=[]), quiet_libraries(), bars:
             found, report = load_transformers(KEY).AutoModelForCausalLM.from_pretrained(
                 **source,
                 config=model.whole.config,

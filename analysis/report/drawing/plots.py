@@ -86,7 +86,7 @@ def line_chart(axes: Axes, series: Sequence[Series], *, zero: bool = False) -> M
     drawn = (drawable_points(each, log=axes.log_y) for each in series)
     series = [each for each in drawn if len(each.y_M)]
     x = axes.scale_x(*data_bounds(*(each.x_M for each in series), zero=not axes.log_x))
-    y_bounds = data_bounds(*(each.y_M for each in series), zero=zero, log=axes.log_y)
+    y_bounds = data_bounds(*map(reached, series), zero=zero, log=axes.log_y)
     y = axes.scale_y(*y_bounds)
     marks: list[Markup] = []
     for each in series:
@@ -107,6 +107,13 @@ def drawable_points(series: Series, *, log: bool) -> Series:
     kept_M = np.isfinite(series.y_M) & ((series.y_M > 0) | (not log))
     error_M = None if series.error_M is None else series.error_M[kept_M]
     return replace(series, x_M=series.x_M[kept_M], y_M=series.y_M[kept_M], error_M=error_M)
+
+
+def reached(series: Series) -> np.ndarray:
+    """The values of a series, and the ends of its whiskers."""
+    if series.error_M is None:
+        return series.y_M
+    return np.concatenate([series.y_M, series.y_M - series.error_M, series.y_M + series.error_M])
 
 
 def whiskers(x: Scale, y: Scale, series: Series) -> list[Markup]:

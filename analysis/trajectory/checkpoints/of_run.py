@@ -21,6 +21,10 @@ class RunCheckpoints:
         return self.run.uri
 
     @property
+    def replays(self) -> bool:
+        return True
+
+    @property
     def available(self) -> list[int]:
         """Steps with a checkpoint: 0, and the end of each segment."""
         return [0, *(marker.end_step for marker in self.run.segments)]

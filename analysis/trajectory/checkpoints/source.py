@@ -20,6 +20,11 @@ class Source(Protocol):
         """Steps with a checkpoint, ascending."""
         ...
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps without a checkpoint can be asked for."""
+        ...
+
     def source(self, step: int) -> str:
         """Where the model of a step comes from."""
         ...

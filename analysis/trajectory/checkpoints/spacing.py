@@ -48,10 +48,13 @@ def listed(text: str, last: int) -> list[int]:
     return sorted(chosen)
 
 
-def choose_steps(wanted: str, available: Sequence[int], count: int, where: str) -> list[int]:
+def choose_steps(
+    wanted: str, available: Sequence[int], count: int, where: str, *, replays: bool = True
+) -> list[int]:
     """Return the steps to measure, ascending; raises ``ConfigError`` for fewer than two.
 
-    ``available``: steps with a checkpoint; ``where`` names what holds them.
+    ``available``: steps with a checkpoint; ``where`` names what holds them. Without ``replays`` a
+    step must be one of them.
     """
     if wanted == "log":
         chosen = log_spaced(available, count)
@@ -59,6 +62,10 @@ def choose_steps(wanted: str, available: Sequence[int], count: int, where: str) 
         chosen = sorted(set(available))
     else:
         chosen = listed(wanted, max(available, default=0))
+        if (lacking := sorted(set(chosen) - set(available))) and not replays:
+            near = min(available, key=lambda step: abs(step - lacking[0]))
+            problem = f"got {lacking[0]}, but {where} has no checkpoint there"
+            raise ConfigError("--steps", problem, f"The nearest is at {near}")
     if len(chosen) < 2:
         problem = f"a trajectory needs 2 checkpoints, found {len(chosen)}"
         remedy = "Choose more with --steps, or train with a smaller capture.segment_steps"

@@ -114,7 +114,7 @@ def ends_table(row: dict, every: list[Curve]) -> Markup:
         ),
         Column("null", lambda c: significant(c.null), row["null"] or "there is none", True),
     ]
-    table = data_table(f"{row['metric']}: {len(every)} components", columns, every)
+    table = data_table(f"{row['metric']} over training", columns, every)
     if len(every) <= MOST_NAMED:
         return table
     return element("details", element("summary", f"All {len(every)} components"), table)

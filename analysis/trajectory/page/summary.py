@@ -56,13 +56,20 @@ def summarise(found: Trajectory) -> list[str]:
     sentences = []
     for row in found.metrics.to_dict("records"):
         every = [curve for curve in curves(found, row["metric"]) if curve.range]
-        shown = [curve for curve in every if not curve.component] or every
-        if len(shown) > ALL_COMPONENTS:
-            shown = most_changed(shown, 1)
+        shown = foremost(every, ALL_COMPONENTS, 1)
         sentences += [sentence(row, curve) for curve in shown]
         if others := len(every) - len(shown):
             sentences[-1] += f" {others} components more."
     return sentences
+
+
+def foremost(every: list[Curve], most: int, fewer: int) -> list[Curve]:
+    """Return the curve of the whole model, if there is one, or else all components.
+
+    Of more than ``most`` components, the ``fewer`` that changed most.
+    """
+    whole = [curve for curve in every if not curve.component]
+    return whole or (every if len(every) <= most else most_changed(every, fewer))
 
 
 def most_changed(every: list[Curve], count: int) -> list[Curve]:

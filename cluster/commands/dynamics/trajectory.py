@@ -1,9 +1,10 @@
 """``ontogeny trajectory``: metrics at the checkpoints of training."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.errors import at_least
+from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet
 from cluster.options.choices import ABLATION_SPLITS
@@ -35,12 +36,19 @@ Measures a model at the checkpoints of its training. Metrics:
 Each has a null to compare with. Tables and a page with plots go to RUN/analysis/trajectory/.
 
   ontogeny trajectory runs/demo
-  ontogeny trajectory runs/demo --name start --metrics loss ngram_kl --steps 0:50:5"""
+  ontogeny trajectory runs/demo --name start --metrics loss ngram_kl --steps 0:50:5
+
+Instead of a run, PLACE can be a folder of Hugging Face model folders (checkpoint-500, …), one with
+config.json and a safetensors file for each checkpoint, or revisions on the hub: ID@step1,step1000.
+Say with --to where the tables go, and with --text what to predict.
+
+  ontogeny trajectory checkpoints/ --text held-out.txt --to results/"""
 
 
 def add(commands: "Commands") -> None:
     made = add_command(commands, "trajectory", run, "Metrics at the checkpoints of training.", TEXT)
-    made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
+    text = "folder or prefix of a run, as in runs/demo; or a folder of checkpoints"
+    made.add_argument("run", metavar="PLACE", help=text)
     text = "see above; default: all that the model can give"
     made.add_argument(
         "--metrics", nargs="+", action="extend", default=[], metavar="METRIC", help=text
@@ -58,10 +66,21 @@ def add(commands: "Commands") -> None:
     made.add_argument("--datums", type=int, default=200, metavar="N", help=text)
     text = "seed of random tokens, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
+    add_texts(made)
     text = "components shown of each metric, default 3"
     made.add_argument("--rows", type=int, default=3, metavar="N", help=text)
     add_tables(made)
     add_quiet(made, json=True)
+
+
+def add_texts(made: argparse.ArgumentParser) -> None:
+    """Options for checkpoints that are no run."""
+    text = "without a run: UTF-8 text to predict; without it, metrics of text are left out"
+    made.add_argument("--text", metavar="FILE", help=text)
+    text = "without a run: text that the model was trained on"
+    made.add_argument("--training-text", metavar="FILE", help=text)
+    text = "without a run: tokens of a window; default what the model takes, at most 128"
+    made.add_argument("--window", type=int, metavar="N", help=text)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
@@ -76,7 +95,69 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         datums=arguments.datums,
         seed=arguments.seed,
     )
+    if holds_checkpoints(arguments.run):
+        return measure_checkpoints(arguments, console, config)
+    for option in ("text", "training_text", "window"):
+        if vars(arguments)[option] is not None:
+            problem = f"is given, but {arguments.run} is a run, which has its text"
+            raise ConfigError(f"--{option.replace('_', '-')}", problem, "Leave it out")
     return run_analysis(arguments, console, of_run(config, rows=arguments.rows))
+
+
+def holds_checkpoints(place: str) -> bool:
+    """Whether a place is a folder that is no run, or names revisions on the hub."""
+    from capture.format.markers import START
+    from capture.store import Store
+
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return not Store(str(folder)).exists(START)
+    return "@" in place and "://" not in place
+
+
+def measure_checkpoints(
+    arguments: argparse.Namespace, console: "Console", config: "TrajectoryConfig"
+) -> int:
+    """Measure checkpoints that are no run, write the tables and print them."""
+    from analysis.jobs.loose_tables import claim_place
+    from analysis.jobs.tables import table_set
+    from analysis.trajectory.observed.files import FileTexts
+    from analysis.trajectory.stored import (
+        checkpoints_question,
+        trajectory_of_checkpoints,
+        write_at,
+    )
+    from capture.store import Store
+    from cluster.on_ray.job import require_persistent
+    from cluster.terminal.as_json import print_as_json
+    from cluster.terminal.dynamics.trajectory import show_trajectory
+    from cluster.terminal.progress import counting
+
+    if arguments.split:
+        raise ConfigError("--split", f"is given, but {arguments.run} is no run", "Give --text")
+    if not arguments.to:
+        problem = f"is missing, and {arguments.run} is no run that could hold the tables"
+        raise ConfigError("--to", problem, "Say where they go: --to FOLDER")
+    require_persistent("--to", arguments.to)
+    texts = FileTexts(
+        place=arguments.run,
+        text=arguments.text,
+        training_text=arguments.training_text,
+        window=arguments.window,
+    )
+    store, question = Store(arguments.to), checkpoints_question(texts, config)
+    claim_place(store, question, arguments.name, replace=arguments.replace)
+    quiet = arguments.quiet or arguments.json
+    with counting(console, "measuring", "checkpoints", quiet=quiet) as report:
+        found = trajectory_of_checkpoints(texts, config, report)
+    write_at(store, found, question, arguments.run, arguments.name)
+    if arguments.json:
+        print_as_json(found)
+    if not quiet:
+        show_trajectory(console, found, rows=arguments.rows)
+        place = f"{store.uri}/analysis/{table_set(question.command, arguments.name)}/"
+        console.print(f"Tables: {place}", markup=False, highlight=False, soft_wrap=True)
+    return 0
 
 
 def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from analysis.report.drawing.markup import significant
 from analysis.trajectory.checkpoints.spacing import log_spaced
-from analysis.trajectory.page.summary import curves, most_changed, omitted, summarise
+from analysis.trajectory.page.summary import curves, foremost, omitted, summarise
 from analysis.trajectory.tables import Trajectory
 from cluster.terminal.tables import data_table, print_table
 
@@ -13,11 +13,14 @@ COLUMNS = 7
 
 
 def show_trajectory(console: Console, found: Trajectory, *, rows: int) -> None:
-    """Print at most ``rows`` components of each metric at a few checkpoints, then the text."""
+    """Print each metric at a few checkpoints, then the text.
+
+    Of a metric without a value of the whole model, at most ``rows`` components are shown.
+    """
     steps = log_spaced(found.checkpoints["step"].tolist(), COLUMNS)
     table = data_table("metric", *(f"{step:,}" for step in steps), "null")
     for metric in found.metrics["metric"]:
-        for curve in most_changed(curves(found, metric), rows):
+        for curve in foremost(curves(found, metric), rows, rows):
             values = dict(zip(curve.step_M.tolist(), curve.value_M.tolist(), strict=True))
             cells = [significant(values[step]) if step in values else "" for step in steps]
             null = significant(curve.null) if curve.null == curve.null else ""
