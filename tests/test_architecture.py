@@ -43,6 +43,7 @@ analysis.jobs
 analysis.attribution  analysis.activations  analysis.behaviour  analysis.bigrams  analysis.report.pages
 analysis.ablation  analysis.neurons  analysis.parameters  analysis.report
 analysis.faithfulness  analysis.influence  analysis.spectra  analysis.trajectory
+analysis.transitions
 cluster.local  cluster.terminal
 cluster.on_ray
 cluster.options

@@ -22,15 +22,19 @@ from sources import (
     within,
 )
 
-HOMES = {
+HOMES: dict[str, str | tuple[str, ...]] = {
     "botocore": "capture/store/s3",
     "deepspeed": "capture/engine/deepspeed",
+    "diptest": "analysis/transitions/runs/stability.py",
     "fsspec": "capture/store/filesystem.py",
+    "hmmlearn": "analysis/transitions/timing/states.py",
     "omegaconf": "capture/config/reading.py",
     "ray": "cluster/on_ray/",
     "rich": "cluster/",
+    "ruptures": "analysis/transitions/shape/segments.py",
     "s3fs": "tests/",  # for pandas and DuckDB; the store itself uses botocore
-    "sklearn": "analysis/neurons/clustering.py",
+    # clusters of neurons; mixtures of outcomes
+    "sklearn": ("analysis/neurons/", "analysis/transitions/runs/stability.py"),
     "tokenizers": "capture/corpus/tokenizer.py",
     "transformers": "capture/models/",
 }

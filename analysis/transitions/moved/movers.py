@@ -1,0 +1,87 @@
+"""Ask a run's record which datums and neurons moved more inside a transition's window."""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+import pandas as pd
+
+from analysis.jobs.job import Runner
+from analysis.levels import Groups, groups_at
+from analysis.run.run import Run
+from analysis.transitions.moved.activity import Activity, ActivityJob
+from analysis.transitions.moved.standing_out import Entries, stand_out
+from analysis.transitions.tables import MOVED
+from capture.errors import RunError
+
+KEPT = 200
+"""Rows of each kind that are kept."""
+LONGEST_TEXT = 200
+
+
+def window_of(first: float, end: float, num_steps: int) -> range:
+    """Return the training steps of a window: step s acts between the model after s and s + 1
+    updates."""
+    start = min(int(first), num_steps)
+    return range(start, min(max(ceil(end), start + 1), num_steps))
+
+
+def find_movers(run: Run, window: range, run_job: Runner) -> tuple[pd.DataFrame, list[str]]:
+    """Return ``MOVED`` for the window, and sentences about what could not be compared."""
+    shards = run.shards("outliers")
+    if not shards:
+        return empty(), [
+            f"{run.uri} has no record of shifts, so nothing is said of datums and neurons."
+        ]
+    groups = neurons_of(run)
+    job = ActivityJob(run.layout, run.num_datums, groups, run.steps_done)
+    activity = run_job(job, shards)
+    found, notes = compare_window(activity, window, run.num_datums, groups)
+    datum = found["kind"] == "datum"
+    texts = [str(run.texts[number])[:LONGEST_TEXT] for number in found.loc[datum, "number"]]
+    found.loc[datum, "text"] = texts
+    return found, notes
+
+
+def neurons_of(run: Run) -> Groups | None:
+    """Return the neurons of the captured units; None if there are none."""
+    try:
+        return groups_at("neuron", run.layout, heads=1)
+    except RunError:
+        return None
+
+
+def compare_window(
+    activity: Activity, window: range, num_datums: int, groups: Groups | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return ``MOVED`` without texts, and notes."""
+    kinds = {"datum": Entries(activity.datums, num_datums, activity.steps, dense=False)}
+    if groups is not None:
+        kinds["neuron"] = Entries(activity.neurons, groups.num_named, activity.steps, dense=True)
+    frames, notes = [], []
+    for kind, entries in kinds.items():
+        found = stand_out(entries, window)
+        if found is None:
+            notes.append(
+                f"The window of steps {window.start} to {window.stop - 1} is too long, or too near "
+                f"an end of {activity.steps} steps, to compare {kind}s with other windows."
+            )
+            continue
+        found = found.head(KEPT)
+        units, numbers = names_of(kind, found["number"].to_numpy(), groups)
+        frames.append(found.assign(kind=kind, unit=units, number=numbers, text=""))
+    table = pd.concat([empty(), *frames], ignore_index=True) if frames else empty()
+    return table[MOVED.names], notes
+
+
+def names_of(
+    kind: str, number_N: np.ndarray, groups: Groups | None
+) -> tuple[Sequence[str], np.ndarray]:
+    """Return unit and number of each entity."""
+    if kind == "datum" or groups is None:
+        return [""] * len(number_N), number_N
+    return [groups.units[group] for group in number_N], groups.number_G[number_N]
+
+
+def empty() -> pd.DataFrame:
+    return MOVED.empty_table().to_pandas()

@@ -1,0 +1,1 @@
+"""Compare runs: milestones, stability over seeds, two kinds of outcome, and where runs part."""

@@ -1,0 +1,73 @@
+"""The curves of a run: its steps, its evaluations, and tables of ``ontogeny trajectory``."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.jobs.tables import marker_key, read_table, table_set
+from analysis.run.run import Run
+from analysis.trajectory.tables import JOB, TRAJECTORY
+from analysis.transitions.curves import COLUMNS, Curve
+from capture.errors import ConfigError
+
+TRAINING_LOSS, GRADIENT_NORM = "training loss", "gradient norm"
+TARGETS = ("accuracy", "loss", "validation loss", "test loss", TRAINING_LOSS)
+"""What other curves may foretell: the first that a run has and that changes."""
+LOSSES = ("loss", "validation loss", "test loss", TRAINING_LOSS)
+"""The loss that curves may coincide with, likewise."""
+
+
+def frame_of(run: Run, trajectory: str) -> pd.DataFrame:
+    """Return all curves of a run with ``COLUMNS``; those of ``trajectory`` come first.
+
+    Raises ``RunError`` if a name is given and the run has no such tables.
+    """
+    run.require_shards("steps")
+    parts = [measured(run, trajectory), evaluated(run), stepped(run)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def measured(run: Run, name: str) -> pd.DataFrame:
+    """Return the tables of ``ontogeny trajectory``; empty if there are none without a name."""
+    job = table_set(JOB, name)
+    if not name and not any(store.exists(marker_key(job)) for store in (run.tables, run.store)):
+        return pd.DataFrame(columns=pd.Index(COLUMNS))
+    return read_table(run, job, "trajectory", TRAJECTORY)[COLUMNS]
+
+
+def evaluated(run: Run) -> pd.DataFrame:
+    """Return the losses on held-out text, as recorded while training ran."""
+    rows = run.evaluations()
+    names = rows["split"].astype(str) + " loss"
+    return rows.assign(metric=names, component="", value=rows["loss"], n=rows["tokens"]).assign(
+        standard_error=float("nan")
+    )[COLUMNS]
+
+
+def stepped(run: Run) -> pd.DataFrame:
+    """Return loss and gradient norm of each batch; step s is of the model after s updates."""
+    rows = run.steps()
+    parts = [
+        rows[["step"]].assign(
+            metric=metric, component="", value=rows[column], n=1, standard_error=float("nan")
+        )
+        for metric, column in ((TRAINING_LOSS, "loss"), (GRADIENT_NORM, "gradient_norm"))
+    ]
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def choose_metrics(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> pd.DataFrame:
+    """Return the rows of the wanted metrics (all if none is named); raise ``ConfigError`` for one
+    that the run has not."""
+    known = frame["metric"].unique().tolist()
+    for metric in wanted:
+        if metric not in known:
+            remedy = f"It has: {', '.join(known)}"
+            raise ConfigError("transitions.metrics", f"{where} has no {metric!r}", remedy)
+    return frame[frame["metric"].isin(list(wanted))] if wanted else frame
+
+
+def first_of(names: Sequence[str], curves: Sequence[Curve]) -> Curve | None:
+    """Return the first named curve that changes."""
+    found = {curve.name: curve for curve in curves if curve.changes}
+    return next((found[name] for name in names if name in found), None)

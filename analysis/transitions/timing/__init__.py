@@ -1,0 +1,1 @@
+"""Compare curves: which change first, which change together, and which states they pass."""

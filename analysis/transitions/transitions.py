@@ -1,0 +1,191 @@
+"""Find the transitions of one run or several, and write them beside the first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.jobs.job import Runner
+from analysis.jobs.question import Question
+from analysis.jobs.tables import table_set, write_tables
+from analysis.run.run import Run
+from analysis.transitions.config import TransitionsConfig
+from analysis.transitions.curves import MIN_POINTS, Curve, curves_of
+from analysis.transitions.moved.movers import find_movers, window_of
+from analysis.transitions.shape.half import Half
+from analysis.transitions.shape.shapes import Shapes, shapes_of
+from analysis.transitions.sources import LOSSES, TARGETS, choose_metrics, first_of, frame_of
+from analysis.transitions.tables import JOB, SCHEMAS, SHORT, Transitions
+from analysis.transitions.timing.order import (
+    MOST_CURVES,
+    find_coincidence,
+    find_order,
+    find_warnings,
+)
+from analysis.transitions.timing.state_tables import features_of, state_tables
+from analysis.transitions.timing.states import find_states
+from capture.errors import ConfigError
+
+Report = Callable[[int, int], None]
+"""Called with curves tested and all curves."""
+Frames = Mapping[str, pd.DataFrame]
+"""Curves by run, with the columns of ``analysis.transitions.curves.COLUMNS``."""
+
+
+def find_transitions(
+    runs: Sequence[Run], config: TransitionsConfig, run_job: Runner, report: Report | None = None
+) -> Transitions:
+    """Return the transitions of runs; the record of the first is asked what moved.
+
+    Raises ``ConfigError`` for a metric that a run has not, a run that is named twice, and if no
+    curve has enough points.
+    """
+    frames = {run.uri: frame_of(run, config.trajectory) for run in runs}
+    if len(frames) < len(runs):
+        raise ConfigError("RUN", "names a run twice", "Name each run once")
+    found = transitions_of(frames, config, report)
+    if not config.record:
+        return found
+    around = transition_window(found, runs[0].uri, config.around)
+    if around is None:
+        note = "No curve changes, so the record is not asked what moved."
+        return replace(found, notes=[*found.notes, note])
+    name, first, end = around
+    moved, notes = find_movers(runs[0], window_of(first, end, runs[0].steps_done), run_job)
+    notes = [f"What moved is asked of the window of {name}.", *notes]
+    return replace(found, moved=moved, notes=[*found.notes, *notes])
+
+
+def transitions_of(
+    frames: Frames, config: TransitionsConfig, report: Report | None = None
+) -> Transitions:
+    """Return the transitions of tables of curves; ``moved`` is empty.
+
+    Raises ``ConfigError`` for an unknown metric or target, and if no curve has enough points.
+    """
+    uris = list(frames)
+    runs = [curves_of(choose_metrics(frames[uri], config.metrics, uri)) for uri in uris]
+    require_points(runs)
+    shapes, total, done = [], sum(map(len, runs)), 0
+    for uri, curves in zip(uris, runs, strict=True):
+        shapes.append(shapes_of(uri, curves, draws=config.draws, seed=config.seed))
+        done += len(curves)
+        if report:
+            report(done, total)
+    halves = [each.halves for each in shapes]
+    names = compared(runs, halves)
+    target = choose_target(runs, halves, config.target)
+    notes = skipped(pd.concat([each.curves for each in shapes]))
+    coincidence = coincidences(uris, runs, shapes)
+    empty = {name: schema.empty_table().to_pandas() for name, schema in SCHEMAS.items()}
+    found = {
+        "curves": pd.concat([each.curves for each in shapes], ignore_index=True),
+        "changes": pd.concat([each.changes for each in shapes], ignore_index=True),
+        "order": find_order(halves, names, seed=config.seed),
+        "coincidence": coincidence if coincidence is not None else empty["coincidence"],
+    }
+    if target:
+        found["warnings"] = find_warnings(halves, names, target, seed=config.seed)
+    if config.states and (described := features_of(runs)):
+        half_R = [own[target].step if target in own else np.nan for own in halves]
+        states = find_states(described[0], config.states, seed=config.seed)
+        found |= state_tables(uris, *described, states, np.array(half_R), seed=config.seed)
+    return Transitions(**(empty | found), notes=notes)
+
+
+def require_points(runs: Sequence[Sequence[Curve]]) -> None:
+    """Raise ``ConfigError`` unless a curve has enough points to be tested."""
+    most = max((len(curve.u_K) for curves in runs for curve in curves), default=0)
+    if most < MIN_POINTS:
+        problem = f"has {most} points at most, and a change point needs {MIN_POINTS}"
+        raise ConfigError("transitions", problem, "Measure more checkpoints: ontogeny trajectory")
+
+
+def compared(
+    runs: Sequence[Sequence[Curve]], halves: Sequence[Mapping[str, Half]]
+) -> dict[str, tuple[str, str]]:
+    """Return the names of the curves whose order is asked, the clearest changes first."""
+    clear: dict[str, float] = {}
+    names: dict[str, tuple[str, str]] = {}
+    for curves, own in zip(runs, halves, strict=True):
+        for curve in curves:
+            if curve.name in own:
+                ratio = curve.change / float(np.median(curve.noise_K))
+                clear[curve.name] = max(ratio, clear.get(curve.name, 0.0))
+                names[curve.name] = (curve.metric, curve.component)
+    kept = sorted(clear, key=lambda name: -clear[name])[:MOST_CURVES]
+    return {name: names[name] for name in kept}
+
+
+def choose_target(
+    runs: Sequence[Sequence[Curve]], halves: Sequence[Mapping[str, Half]], wanted: str
+) -> str:
+    """Return the target's name, "" if none changes; raise ``ConfigError`` for one that is wanted
+    and does not change."""
+    if not wanted:
+        found = first_of(TARGETS, [curve for curves in runs for curve in curves])
+        return found.name if found else ""
+    if not any(wanted in own for own in halves):
+        known = {curve.name for curves in runs for curve in curves}
+        problem = (
+            "does not change beyond its noise" if wanted in known else "is not among the curves"
+        )
+        changing = ", ".join(sorted({name for own in halves for name in own})[:8])
+        raise ConfigError(
+            "transitions.target", f"{wanted!r} {problem}", f"These change: {changing}"
+        )
+    return wanted
+
+
+def coincidences(
+    uris: Sequence[str], runs: Sequence[Sequence[Curve]], shapes: Sequence[Shapes]
+) -> pd.DataFrame | None:
+    """Return ``COINCIDENCE`` of all runs in which a loss changes; None without any."""
+    found = []
+    for uri, curves, tested in zip(uris, runs, shapes, strict=True):
+        loss = first_of(LOSSES, curves)
+        if loss:
+            found.append(find_coincidence(uri, curves, tested.halves, tested.curves, loss))
+    return pd.concat(found, ignore_index=True) if found else None
+
+
+def skipped(curves: pd.DataFrame) -> list[str]:
+    """Return a sentence about the curves that have too few points, if there are any."""
+    short = curves[curves["verdict"] == SHORT]
+    if not len(short):
+        return []
+    names = ", ".join(short["metric"].drop_duplicates().head(5))
+    count = f"{len(short)} of {len(curves)} curves"
+    return [f"{count} have fewer than {MIN_POINTS} points and are not tested ({names})."]
+
+
+def transition_window(found: Transitions, uri: str, around: str) -> tuple[str, float, float] | None:
+    """Return name, first and last step of the steepest window of a curve of a run.
+
+    By default that of the first target that changes. Raises ``ConfigError`` for an unknown curve.
+    """
+    own = found.curves[(found.curves["run"] == uri) & found.curves["share"].notna()]
+    named = {
+        f"{row['metric']}:{row['component']}" if row["component"] else row["metric"]: row
+        for row in own.to_dict("records")
+    }
+    if around and around not in named:
+        problem = f"{around!r} is not a curve that changes"
+        raise ConfigError("transitions.around", problem, f"These do: {', '.join([*named][:8])}")
+    if not named:
+        return None
+    name = around or next((target for target in TARGETS if target in named), next(iter(named)))
+    return name, float(named[name]["window_first"]), float(named[name]["window_end"])
+
+
+def transitions_question(config: TransitionsConfig, runs: Sequence[str]) -> Question:
+    """Return the question, with the places of all runs."""
+    asked = Question.of(JOB, config)
+    return replace(asked, options=asked.options | {"runs": list(runs)})
+
+
+def write_transitions(run: Run, found: Transitions, question: Question, name: str = "") -> None:
+    """Write the tables beside the first run, in place of those with the same name."""
+    frames = {table: getattr(found, table) for table in SCHEMAS}
+    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question)

@@ -1,0 +1,72 @@
+"""Train one configuration with several seeds, each run in a process of this machine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from capture.config.reading import make_config
+from capture.config.settings import Config, to_values
+from capture.errors import ConfigError
+from capture.training.loop import capture_run
+from cluster.local.work_pool import in_processes
+
+Vary = Literal["seed", "weights", "order"]
+VARY: tuple[Vary, ...] = get_args(Vary)
+SETTINGS = {"seed": "run.seed", "weights": "model.seed", "order": "training.order_seed"}
+"""The setting that takes the seed. run.seed also is that of dropout."""
+Report = Callable[[int, int], None]
+"""Called with runs finished and all runs."""
+
+
+def seeded_configs(config: Config, seeds: Sequence[int], vary: Vary) -> list[Config]:
+    """Return a configuration for each seed, at ``URI-seeds/VARY-SEED``.
+
+    Raises ``ConfigError`` for no seeds, seeds that are named twice, another kind of variation, and
+    for a configuration that needs several workers.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError("seeds", f"got {list(seeds)}, must be one or more, each once")
+    if vary not in VARY:
+        raise ConfigError("vary", f"got {vary!r}, must be one of {', '.join(VARY)}")
+    if config.workers.count > 1 or config.engine != "plain":
+        problem = "asks for workers, but each seed is trained in one process"
+        raise ConfigError("workers.count", problem, "Set workers.count=1 and engine=plain")
+    values = to_values(config)
+    kept = [] if vary == "seed" else apart(config)
+    return [
+        make_config(
+            values,
+            [*kept, f"{SETTINGS[vary]}={seed}", f"run.uri={config.run.uri}-seeds/{vary}-{seed}"],
+        )
+        for seed in seeds
+    ]
+
+
+def apart(config: Config) -> list[str]:
+    """Return overrides that fix both seeds at what they are."""
+    return [f"model.seed={config.weight_seed}", f"training.order_seed={config.order_seed}"]
+
+
+def train_seeds(configs: Sequence[Config], report: Report, *, workers: int) -> list[str]:
+    """Train each configuration and return where the runs are; raise what ``capture_run`` raises.
+
+    A run that exists is resumed, and a finished one is left as it is.
+    """
+    found: list[str] = []
+    for uri in in_processes(workers, configs[0].run.uri)(Training(), configs):
+        found.append(uri)
+        report(len(found), len(configs))
+    return found
+
+
+@dataclass(frozen=True)
+class Training:
+    """The work on each configuration, as ``Sweep`` takes it."""
+
+    def to(self, device: str) -> "Training":
+        """Ignores the device: the configuration chooses it."""
+        return self
+
+    def __call__(self, config: Config, /) -> str:
+        capture_run(config, lambda event: None, resume=True)
+        return config.run.uri

@@ -1,0 +1,29 @@
+"""What ``ontogeny transitions`` prints: the curves that change, in order, and the text."""
+
+from rich.console import Console
+
+from analysis.transitions.sentences import summarise
+from analysis.transitions.tables import Transitions
+from cluster.terminal.tables import data_table, print_table
+
+MOST_ROWS = 30
+
+
+def show_transitions(console: Console, found: Transitions) -> None:
+    """Print the curves that change, by the step of half their change, then the sentences."""
+    table = data_table("curve", "half at step", "95 % interval", "share in ×1.28", "p", "verdict")
+    changing = found.curves[found.curves["half_step"].notna()].sort_values("half_step")
+    several = found.curves["run"].nunique() > 1
+    for row in changing.head(MOST_ROWS).to_dict("records"):
+        name = f"{row['metric']} {row['component']}".strip()
+        table.add_row(
+            f"{row['run']} {name}" if several else name,
+            f"{row['half_step']:,.0f}",
+            f"{row['half_low']:,.0f} to {row['half_high']:,.0f}",
+            f"{row['share']:.0%}",
+            f"{max(row['p_smooth'], row['p_walk']):.3f}",
+            row["verdict"],
+        )
+    print_table(console, f"Curves that change ({len(changing)}), earliest first", table)
+    for line in summarise(found):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

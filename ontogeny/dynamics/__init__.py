@@ -1,0 +1,1 @@
+"""Public functions about how training goes on: transitions, seeds and the comparison of runs."""

@@ -1,0 +1,137 @@
+"""Comparison of runs: planted outliers and two kinds are found, Gaussian runs have neither."""
+
+import functools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_run import make_run, tiny_run
+
+from analysis.run.run import Run, open_run
+from analysis.transitions.runs.compare import CompareConfig, compare_runs
+from analysis.transitions.runs.sentences import summarise
+from analysis.transitions.runs.stability import find_outcomes, find_outliers, find_stability
+from analysis.transitions.runs.tables import FINAL, SCHEMAS
+from capture.errors import ConfigError
+from cluster.cli import main
+
+
+def values(value_R: np.ndarray, metric: str = "loss") -> pd.DataFrame:
+    runs = [f"run{k}" for k in range(len(value_R))]
+    own = {"group": "", "metric": metric, "component": "", "quantity": FINAL}
+    return pd.DataFrame(own | {"run": runs, "value": value_R})
+
+
+def test_mean_and_deviation_are_numpys_and_the_interval_holds_the_mean():
+    found = find_stability(values(np.array([1.0, 2, 3, 4]))).iloc[0]
+    assert (found["mean"], found["runs"]) == (2.5, 4)
+    assert found["deviation"] == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
+    assert found["low"] < 2.5 < found["high"]
+
+
+def test_a_planted_outlier_is_named_alone():
+    rng = np.random.default_rng(0)
+    value = rng.normal(3, 0.01, 10)
+    value[4] += 0.2
+    found = find_outliers(values(value), seed=0)
+    assert found[found["outlier"]]["run"].tolist() == ["run4"]
+
+
+def test_law_14_gaussian_runs_have_an_outlier_in_about_5_percent_of_samples():
+    named = 0
+    for seed in range(100):
+        found = find_outliers(values(np.random.default_rng(seed).standard_normal(8)), seed=seed)
+        named += int(found["outlier"].any())
+    assert named <= 10
+
+
+def test_two_kinds_are_found_with_their_means_and_one_kind_is_not():
+    rng = np.random.default_rng(0)
+    mixed = np.concatenate([rng.normal(0.1, 0.02, 12), rng.normal(0.9, 0.02, 8)])
+    found = find_outcomes(values(mixed)).iloc[0]
+    assert found["two_kinds"]
+    assert (found["low_mean"], found["high_mean"]) == pytest.approx((0.1, 0.9), abs=0.03)
+    assert found["high_share"] == pytest.approx(0.4, abs=0.02)
+    single = [find_outcomes(values(rng.standard_normal(20)))["two_kinds"].item() for _ in range(20)]
+    assert np.mean(single) <= 0.05
+    assert not len(find_outcomes(values(np.ones(20))))
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def others() -> tuple[str, str, str]:
+    """Runs like ``tiny_run`` with other weights, another order, and another learning rate."""
+    return (
+        make_run("memory://compare-weights", "model.seed=1"),
+        make_run("memory://compare-order", "training.order_seed=1"),
+        make_run("memory://compare-rate", "training.learning_rate=4"),
+    )
+
+
+def opened(*uris: str) -> list[Run]:
+    return [open_run(uri) for uri in (tiny_run(), *uris)]
+
+
+def test_runs_part_at_the_weights_the_order_or_the_update():
+    runs = opened(*others())
+    found = compare_runs(runs, CompareConfig(draws=99))
+    for name, schema in SCHEMAS.items():
+        assert getattr(found, name).columns.tolist() == schema.names, name
+    weights, order, rate = found.parting.to_dict("records")
+    assert (weights["same_weights"], weights["order_step"], weights["step"]) == (False, -1, 0)
+    assert weights["datums"] == weights["other_datums"]
+    assert (order["same_weights"], order["order_step"], order["step"]) == (True, 0, 0)
+    assert order["other_datums"] == list(runs[2].steps()["datums"][0])
+    # The first update differs, so the loss of the next step does.
+    assert (rate["same_weights"], rate["order_step"], rate["loss_step"]) == (True, -1, 1)
+    groups = found.runs["group"].tolist()
+    assert groups == ["training.learning_rate=5.0"] * 3 + ["training.learning_rate=4.0"]
+    text = "\n".join(summarise(found))
+    assert "part in step 1, where the loss differs though the datums of both are" in text
+    assert "Outlier runs are named among 5 runs or more." in text
+
+
+def test_a_run_compared_with_itself_elsewhere_does_not_part():
+    again = make_run("memory://compare-again")
+    found = compare_runs(opened(again), CompareConfig(draws=99, metrics=("training loss",)))
+    assert found.parting["step"].tolist() == [-1]
+    assert "do not part in the steps that both have" in summarise(found)[0]
+
+
+def test_one_run_cannot_be_compared():
+    with pytest.raises(ConfigError, match="two or more, each once"):
+        compare_runs(opened(), CompareConfig())
+    with pytest.raises(ConfigError, match="two or more, each once"):
+        compare_runs(opened(tiny_run()), CompareConfig())
+
+
+def test_the_commands_train_seeds_and_compare_them(tmp_path, capsys: pytest.CaptureFixture[str]):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat . a dog ran in the park , and the cat saw it ! " * 12)
+    settings = [f"run.uri={tmp_path}/run", "corpus.kind=text", f"corpus.path={text}"]
+    settings += ["corpus.window=8", "model.layers=1", "model.width=8", "model.hidden=8"]
+    settings += [
+        "model.heads=2",
+        "corpus.validation_share=0.2",
+        "capture.outliers.k=50",
+        "training.epochs=1",
+        "training.device=cpu",
+    ]
+    words = ["seeds", "demo", *settings, "--seeds", "0:2", "--vary", "order", "--quiet"]
+    assert main(words) == 0
+    made = [tmp_path / "run-seeds" / f"order-{seed}" for seed in (0, 1)]
+    runs = [open_run(path) for path in made]
+    assert [run.config.order_seed for run in runs] == [0, 1]
+    assert [run.config.weight_seed for run in runs] == [0, 0]
+    stamp = (made[0] / "run.yaml").stat().st_mtime_ns
+    assert main(words) == 0  # finished runs are not trained again
+    assert (made[0] / "run.yaml").stat().st_mtime_ns == stamp
+    capsys.readouterr()
+    assert main(["compare", str(made[0]), str(made[1]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parting"][0]["order_step"] == 0
+    assert main(["seeds", "demo", *settings, "--seeds", "5:2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,146 @@
+"""Transitions of tables with planted answers, and of a run through the command line."""
+
+import functools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny_run import copied, tiny_run
+
+from analysis.jobs.tables import read_table
+from analysis.run.run import open_run
+from analysis.transitions.config import TransitionsConfig
+from analysis.transitions.sentences import summarise
+from analysis.transitions.tables import SCHEMAS, Transitions
+from analysis.transitions.transitions import (
+    find_transitions,
+    transition_window,
+    transitions_of,
+    transitions_question,
+    write_transitions,
+)
+from capture.errors import ConfigError
+from cluster.cli import main
+from cluster.local.threads import run_job
+
+U = np.linspace(0, 8, 41)
+FEW = TransitionsConfig(draws=99, states=3)
+
+
+def rows(metric: str, value: np.ndarray, component: str = "") -> pd.DataFrame:
+    own = {"step": np.round(np.expm1(U)), "metric": metric, "component": component, "n": 50}
+    return pd.DataFrame(own | {"value": value, "standard_error": 0.01})
+
+
+def frame(seed: int = 0) -> pd.DataFrame:
+    """A head that jumps before accuracy does, a smooth loss and a constant."""
+    rng = np.random.default_rng(seed)
+
+    def noisy(value: np.ndarray) -> np.ndarray:
+        return value + 0.005 * rng.standard_normal(len(U))
+
+    return pd.concat(
+        [
+            rows("accuracy", noisy(1 / (1 + np.exp(-(U - 6.7) / 0.02)))),
+            rows("induction", noisy(1 / (1 + np.exp(-(U - 5.1) / 0.02))), "L1H0"),
+            rows("loss", noisy(3 * np.exp(-U / 4))),
+            rows("constant", np.ones(len(U))),
+            rows("short", np.ones(len(U))).head(5),
+        ],
+        ignore_index=True,
+    )
+
+
+@functools.cache
+def found() -> Transitions:
+    return transitions_of({f"runs/{seed}": frame(seed) for seed in range(3)}, FEW)
+
+
+def test_planted_transitions_are_found_with_their_order_and_lead():
+    verdicts = found().curves.groupby("metric", sort=False)["verdict"].unique().str.join(",")
+    assert verdicts.to_dict() == {
+        "accuracy": "sudden",
+        "induction": "sudden",
+        "loss": "gradual",
+        "constant": "unchanged",
+        "short": "too few points",
+    }
+    (lead,) = found().warnings.query("metric == 'induction'").to_dict("records")
+    assert lead["earlier"]
+    assert lead["lead_low"] < np.expm1(6.7) - np.expm1(5.1) < lead["lead_high"]
+    chosen = found().order.query("metric == 'induction' and other_metric == 'accuracy'")
+    (pair,) = chosen.to_dict("records")
+    assert (pair["relation"], pair["runs"]) == ("before", 3)
+    name, first, end = transition_window(found(), "runs/1", "")  # pyright: ignore
+    assert name == "accuracy"
+    assert first <= np.expm1(6.7) <= end
+    assert set(found().states["run"]) == {"runs/0", "runs/1", "runs/2"}
+
+
+def test_every_table_has_the_columns_of_its_schema():
+    for name, schema in SCHEMAS.items():
+        assert getattr(found(), name).columns.tolist() == schema.names, name
+
+
+def test_the_text_states_each_claim_with_its_interval_and_null():
+    text = "\n".join(summarise(found()))
+    assert "induction of L1H0 (runs/0) changes suddenly" in text
+    assert "random walks with p =" in text
+    assert "95 % interval" in text
+    assert "3 of 15 curves have fewer than 8 points" in text
+    assert "taught" not in text.replace("Moved is not taught", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"metrics": ("nothing",)}, "has no 'nothing'. It has: accuracy, induction"),
+        ({"target": "constant"}, "'constant' does not change beyond its noise"),
+        ({"target": "nothing"}, "'nothing' is not among the curves"),
+        ({"metrics": ("short",)}, "points at most, and a change point needs 8"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(settings: dict, problem: str):
+    with pytest.raises(ConfigError) as refused:
+        transitions_of({"runs/0": frame()}, TransitionsConfig(draws=99, states=0, **settings))
+    assert problem in str(refused.value)
+
+
+def test_constant_metrics_alone_are_said_to_be_constant():
+    alone = transitions_of({"r": frame()}, TransitionsConfig(metrics=("constant",), draws=99))
+    assert "0 of 1 curves change." in summarise(alone)
+    assert not len(alone.states)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def test_tables_are_written_and_read_again_and_the_record_is_asked():
+    run = open_run(copied(tiny_run(), "memory://transitions").uri)
+    config = TransitionsConfig(draws=99, states=2, around="gradient norm")
+    try:
+        answer = find_transitions([run], config, run_job)
+    except ConfigError:  # no gradient norm that changes: ask about any curve
+        config = TransitionsConfig(draws=99, states=2)
+        answer = find_transitions([run], config, run_job)
+    question = transitions_question(config, [run.uri])
+    write_transitions(run, answer, question)
+    for name, schema in SCHEMAS.items():
+        stored = read_table(run, "transitions", name, schema)
+        assert len(stored) == len(getattr(answer, name)), name
+    with pytest.raises(ConfigError, match="names a run twice"):
+        find_transitions([run, run], config, run_job)
+
+
+def test_the_command_prints_the_text_and_json(capsys: pytest.CaptureFixture[str]):
+    uri = copied(tiny_run(), "memory://transitions-command").uri
+    options = ["--draws", "99", "--states", "0"]
+    assert main(["transitions", uri, *options]) == 0
+    assert "curves change" in capsys.readouterr().out
+    assert main(["transitions", uri, *options, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) >= set(SCHEMAS)
+    assert main(["transitions", uri, "--name", "n", "--metrics", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert "has no 'nothing'" in error
+    assert error.count("\n") == 1
