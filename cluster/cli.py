@@ -36,9 +36,16 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.commands.dynamics import trajectory
-from cluster.commands.dynamics import spectrum
-from cluster.commands.influence import drift, influence, lds, retrain, silence, smoothness, suspects
+from cluster.commands.dynamics import compare, seeds, spectrum, trajectory, transitions
+from cluster.commands.influence import (
+    drift,
+    influence,
+    lds,
+    retrain,
+    silence,
+    smoothness,
+    suspects,
+)
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
@@ -52,8 +59,7 @@ COMMANDS = (
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(influence, suspects, silence, lds, smoothness, retrain, drift),
-    trajectory,
-    *(spectrum,),
+    *(spectrum, trajectory, transitions, seeds, compare),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""
@@ -79,6 +85,8 @@ and further:
   ontogeny activations runs/wikitext2        the baseline: what activations alone show
   ontogeny faithfulness runs/wikitext2       which attribution method to trust, and where
   ontogeny trajectory runs/demo              metrics at the checkpoints of training
+  ontogeny transitions runs/demo             when each metric changed, and whether suddenly
+  ontogeny seeds demo --seeds 0:10           train with ten seeds; how stable is what comes out?
 
 A run is a folder of Parquet, safetensors and JSON: pandas.read_parquet("runs/demo/outliers").
 Tab completion in bash or zsh: eval "$(register-python-argcomplete ontogeny)"

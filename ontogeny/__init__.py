@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from analysis.neurons.grouping import NeuronsConfig
     from analysis.parameters.config import ParameterConfig
     from analysis.run.tallies import neuron_history, tally_windows, token_history
-    from analysis.trajectory.config import TrajectoryConfig
     from analysis.spectra.config import SpectrumConfig
+    from analysis.trajectory.config import TrajectoryConfig
+    from analysis.transitions.config import TransitionsConfig
+    from analysis.transitions.runs.compare import CompareConfig
     from capture import __version__
     from capture.config.reading import read_config
     from capture.config.records import FactorConfig
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
         faithfulness,
     )
     from ontogeny.data import behaviour, bigrams, neurons
+    from ontogeny.dynamics.runs import compare, describe_comparison, seeds
+    from ontogeny.dynamics.transitions import describe_transitions, transitions
     from ontogeny.influence import influence
     from ontogeny.judging import drift, lds, suspects
     from ontogeny.neuron import Neuron
@@ -69,6 +73,7 @@ __all__ = [
     "BehaviourConfig",
     "BigramConfig",
     "CaptureError",
+    "CompareConfig",
     "Config",
     "ConfirmConfig",
     "DriftConfig",
@@ -88,6 +93,7 @@ __all__ = [
     "StoreConfig",
     "SuspectsConfig",
     "TrajectoryConfig",
+    "TransitionsConfig",
     "__version__",
     "ablate",
     "activations",
@@ -95,6 +101,9 @@ __all__ = [
     "behaviour",
     "bigrams",
     "capture",
+    "compare",
+    "describe_comparison",
+    "describe_transitions",
     "drift",
     "faithfulness",
     "influence",
@@ -108,6 +117,7 @@ __all__ = [
     "replay",
     "report",
     "retrain",
+    "seeds",
     "selfcheck",
     "silence",
     "smoothness",
@@ -116,6 +126,7 @@ __all__ = [
     "tally_windows",
     "token_history",
     "trajectory",
+    "transitions",
     "verify",
 ]
 
@@ -137,8 +148,10 @@ _HOMES = {
     "analysis.neurons.grouping": ("NeuronsConfig",),
     "analysis.parameters.config": ("ParameterConfig",),
     "analysis.run.tallies": ("neuron_history", "tally_windows", "token_history"),
-    "analysis.trajectory.config": ("TrajectoryConfig",),
     "analysis.spectra.config": ("SpectrumConfig",),
+    "analysis.trajectory.config": ("TrajectoryConfig",),
+    "analysis.transitions.config": ("TransitionsConfig",),
+    "analysis.transitions.runs.compare": ("CompareConfig",),
     "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
     "capture.config.records": ("FactorConfig",),
@@ -149,6 +162,8 @@ _HOMES = {
     "capture.store.config": ("StoreConfig",),
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
     "ontogeny.data": ("behaviour", "bigrams", "neurons"),
+    "ontogeny.dynamics.runs": ("compare", "describe_comparison", "seeds"),
+    "ontogeny.dynamics.transitions": ("describe_transitions", "transitions"),
     "ontogeny.influence": ("influence",),
     "ontogeny.judging": ("drift", "lds", "suspects"),
     "ontogeny.neuron": ("Neuron",),
@@ -156,8 +171,8 @@ _HOMES = {
     "ontogeny.parameters": ("parameter",),
     "ontogeny.retraining": ("retrain", "smoothness"),
     "ontogeny.run": ("Run", "open_run"),
-    "ontogeny.spectrum": ("spectrum",),
     "ontogeny.silencing": ("silence",),
+    "ontogeny.spectrum": ("spectrum",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
     "ontogeny.trajectory": ("trajectory",),
 }

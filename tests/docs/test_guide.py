@@ -33,6 +33,9 @@ from analysis.neurons import tables as neuron_tables
 from analysis.parameters import tables as parameter_tables
 from analysis.report import timeline
 from analysis.spectra import tables as spectrum_tables
+from analysis.trajectory import tables as trajectory_tables
+from analysis.transitions import tables as transition_tables
+from analysis.transitions.runs import tables as comparison_tables
 from cluster.cli import parser
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -43,6 +46,9 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "activations": activation_tables.TABLES,
     "neurons": neuron_tables.TABLES,
     "behaviour": behaviour.TABLES,
+    "trajectory": trajectory_tables.SCHEMAS,
+    "transitions": transition_tables.SCHEMAS,
+    "compare": comparison_tables.SCHEMAS,
     "bigrams": bigram_tables.TABLES,
     "faithfulness": faithfulness.TABLES,
     "influence": influence_tables.SCHEMAS,
