@@ -2,15 +2,16 @@
 
 After each segment, its steps go to ``analysis/influence/…/unfinished/QUESTION-STEP.safetensors``,
 and then the state of the sweep (the adjoint) to ``…/QUESTION-state.safetensors``, which names the
-step where it stands. A job that asks the same question of the same run takes up what it finds.
-The files are deleted when the tables are written. Each is one object, so it is there or it is not.
+step where it stands. Segments that do not depend on each other need no state. A job that asks the
+same question of the same run takes up what it finds. The files are deleted when the tables are
+written. Each is one object, so it is there or it is not.
 
 Shapes: Q query, S step of a segment, N datum of a step (slot), T position.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,29 @@ class FinishedSegments:
             if pending:
                 self.keep(sweep, done)
 
+    def run_apart(
+        self,
+        compute: Callable[[Sequence[range]], Iterator[list[SweepStep]]],
+        segments: Sequence[range],
+    ) -> Iterator[SweepStep]:
+        """Like ``run``, for segments that do not depend on each other.
+
+        ``compute`` returns the steps of each of some segments, last first, in the order given.
+        """
+        backward = list(reversed(segments))
+        stored = {steps.start for steps in backward if self.is_stored(steps.start)}
+        computed = compute([steps for steps in backward if steps.start not in stored])
+        for steps in backward:
+            if steps.start in stored:
+                yield from self.stored_steps(steps.start)
+                continue
+            done = next(computed)
+            self.keep_steps(done)
+            yield from done
+
+    def is_stored(self, first_step: int) -> bool:
+        return self.store.exists(self.key(str(first_step)))
+
     def resume(self, sweep: BackwardSweep, pending: list[range]) -> Iterator[SweepStep]:
         """Yield stored steps, and take their segments out of ``pending``."""
         if not self.store.exists(self.key("state")):
@@ -74,7 +98,13 @@ class FinishedSegments:
 
     def keep(self, sweep: BackwardSweep, done: list[SweepStep]) -> None:
         """Store the steps of a segment, and then the state before it."""
+        self.keep_steps(done)
         first_step = done[-1].step
+        state = np.frombuffer(sweep.encode(), np.uint8)
+        self.store.put(self.key("state"), save({"step": np.array([first_step]), "state": state}))
+
+    def keep_steps(self, done: list[SweepStep]) -> None:
+        """Store the steps of a segment."""
         arrays = {
             "step": np.array([found.step for found in done]),
             "datum": np.stack([found.datum_N for found in done]),
@@ -83,9 +113,7 @@ class FinishedSegments:
         }
         for name in done[0].columns:
             arrays[f"column/{name}"] = np.stack([found.columns[name] for found in done])
-        self.store.put(self.key(str(first_step)), save(arrays))
-        state = np.frombuffer(sweep.encode(), np.uint8)
-        self.store.put(self.key("state"), save({"step": np.array([first_step]), "state": state}))
+        self.store.put(self.key(str(done[-1].step)), save(arrays))
 
     def stored_steps(self, first_step: int) -> Iterator[SweepStep]:
         """Yield the stored steps of the segment that begins there, last first."""

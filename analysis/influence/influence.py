@@ -9,19 +9,22 @@ Memory: 8 bytes for each query, training datum and position, beside the needs of
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from analysis.influence.baselines.methods import BASELINES
 from analysis.influence.config import SWEEPS, InfluenceConfig
 from analysis.influence.confirmation import confirmed
 from analysis.influence.finished_segments import FinishedSegments
+from analysis.influence.path_segments import is_possible, path_of_segments
 from analysis.influence.queries.query import Query
 from analysis.influence.sums import InfluenceSums, SumShape, windows_of
-from analysis.influence.sweeps import begin_sweep
+from analysis.influence.sweeps import BackwardSweep, SweepStep, begin_sweep
 from analysis.influence.tables import JOB, Influence
 from analysis.influence.tabulation import scored_tables, swept_tables
 from analysis.jobs.question import Question
+from analysis.jobs.sweep import Sweep
 from analysis.jobs.tables import table_set
 from analysis.run.run import Run
 from capture.errors import RunError
@@ -37,6 +40,7 @@ def compute_influence(
     *,
     name: str = "",
     resumable: bool = True,
+    machines: Sweep | None = None,
 ) -> Influence:
     """Return the influence of every training datum on every query.
 
@@ -48,6 +52,8 @@ def compute_influence(
         name: Name of the set of tables beside which unfinished segments are kept.
         resumable: Keep finished segments, so that a job that was killed resumes, and retrainings.
             Segments are deleted by ``discard_unfinished``.
+        machines: What computes the segments where these do not depend on each other: path
+            influence under SGD without momentum. By default this process. Changes no number.
 
     Raises:
         RunError: The run cannot be replayed or lacks the steps; a query is not finite.
@@ -59,8 +65,6 @@ def compute_influence(
         found = scored_tables(run, queries, config, BASELINES[config.method](run, queries))
         report(1, 1)
         return found
-    from capture.unrolled.states import MAX_BYTES  # loads the training engine
-
     steps = wanted_steps(run, config)
     units = tuple(run.layout.names) if config.units else ()
     sweep = begin_sweep(run, queries, config.method, end_step=config.end_step, units=units)
@@ -68,12 +72,8 @@ def compute_influence(
     windows = windows_of(steps, config.windows)
     shape = SumShape(len(queries), run.num_datums, positions, len(units), windows)
     sums = InfluenceSums(shape, sweep.norm_at_end_Q)
-    max_bytes = config.max_bytes or MAX_BYTES
-    if resumable:
-        finished = finished_segments(run, queries, config, name)
-        found_steps = finished.run(sweep, segments_within(run, steps), max_bytes)
-    else:
-        found_steps = sweep.steps(steps, max_bytes)
+    finished = finished_segments(run, queries, config, name) if resumable else None
+    found_steps = steps_backward(run, queries, config, sweep, finished, machines)
     checks = config.checks if config.method == "unrolled" else 0
     counted, wanted = itertools.count(1), len(steps) + checks
     for found in found_steps:
@@ -87,6 +87,33 @@ def compute_influence(
         report(next(counted), wanted)
 
     return confirmed(run, queries, tables, sums.total_QD, config, retrained, keep=resumable)
+
+
+def steps_backward(
+    run: Run,
+    queries: Sequence[Query],
+    config: InfluenceConfig,
+    sweep: BackwardSweep,
+    finished: FinishedSegments | None,
+    machines: Sweep | None,
+) -> Iterator[SweepStep]:
+    """Yield what the method finds in each of the steps, last first.
+
+    ``finished``: where segments are kept; None keeps none. ``machines``: as ``compute_influence``.
+    """
+    from capture.unrolled.states import MAX_BYTES  # loads the training engine
+
+    steps, max_bytes = wanted_steps(run, config), config.max_bytes or MAX_BYTES
+    segments = segments_within(run, steps)
+    if is_possible(run, config.method):
+        units = tuple(run.layout.names) if config.units else ()
+        compute = partial(path_of_segments, run, queries, units, max_bytes, machines)
+        if finished:
+            return finished.run_apart(compute, segments)
+        return itertools.chain.from_iterable(compute(segments[::-1]))
+    if finished:
+        return finished.run(sweep, segments, max_bytes)
+    return sweep.steps(steps, max_bytes)
 
 
 def wanted_steps(run: Run, config: InfluenceConfig) -> range:

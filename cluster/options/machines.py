@@ -68,6 +68,16 @@ def retraining_sweep(arguments: argparse.Namespace, on: Machines, where: str) ->
     return in_processes(arguments.workers, where) if on is HERE else on.sweep
 
 
+def path_sweep(on: Machines, workers: int, where: str) -> Sweep | None:
+    """Return what computes path influence by segment; None: this process.
+
+    ``where`` names the run in errors.
+    """
+    if on is not HERE:
+        return on.sweep
+    return in_processes(workers, where) if workers > 1 else None
+
+
 def cluster_address(asked: str | None, no_ray: bool, environment: str) -> str | None:
     """The address to connect to, "" for any running cluster, None to stay on this machine."""
     if no_ray or (asked is None and not environment):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_run
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, num_workers
 from cluster.options.choices import JUDGE_METHODS
 from cluster.options.ranges import parse_steps
 
@@ -78,6 +78,11 @@ def add(commands: "Commands") -> None:
     made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
     text = "memory for states of training in GiB, default 2; less takes longer"
     made.add_argument("--memory", type=float, default=2.0, metavar="GIB", help=text)
+    text = (
+        "processes for path influence under SGD without momentum, default 1; other sweeps take one"
+    )
+    made.add_argument("--workers", type=num_workers, default=1, metavar="N", help=text)
+    add_ray(made)
     text = "datums shown on each side, default 5"
     made.add_argument("--rows", type=int, default=5, metavar="N", help=text)
     add_tables(made)
@@ -102,7 +107,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         max_bytes=int(arguments.memory * 2**30),
     )
     asked = asked_queries(arguments)
-    found = influence(asked, config, name=arguments.name, rows=arguments.rows)
+    rows, workers = arguments.rows, arguments.workers
+    found = influence(asked, config, name=arguments.name, rows=rows, workers=workers)
     return run_analysis(arguments, console, found)
 
 
@@ -124,7 +130,12 @@ def asked_queries(arguments: argparse.Namespace) -> list[str | dict[str, Any]]:
 
 
 def influence(
-    asked: list[str | dict[str, Any]], config: "InfluenceConfig", *, name: str, rows: int
+    asked: list[str | dict[str, Any]],
+    config: "InfluenceConfig",
+    *,
+    name: str,
+    rows: int,
+    workers: int = 1,
 ) -> "Analysis[Influence]":
     """The influence on queries, of which ``rows`` datums on each side are printed."""
     from analysis.influence.influence import (
@@ -134,6 +145,7 @@ def influence(
     )
     from analysis.influence.queries.parsing import build_queries
     from analysis.influence.tables import write_influence
+    from cluster.options.machines import path_sweep
     from cluster.terminal.influence.influence import show_influence
 
     @cache
@@ -145,7 +157,10 @@ def influence(
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Influence":
         with counting("going back through training", "steps") as report:
-            return compute_influence(run, queries(run), config, report, name=name)
+            machines = path_sweep(on, workers, run.uri)
+            return compute_influence(
+                run, queries(run), config, report, name=name, machines=machines
+            )
 
     def write(run: "Run", found: "Influence", asked: "Question", name: str) -> None:
         write_influence(run, found, asked, name)
