@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from ontogeny.data import behaviour, bigrams, neurons
     from ontogeny.dynamics.runs import compare, describe_comparison, seeds
+    from ontogeny.dynamics.trajectory import trajectory
     from ontogeny.dynamics.transitions import describe_transitions, transitions
     from ontogeny.influence import influence
     from ontogeny.judging import drift, lds, suspects
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from ontogeny.silencing import silence
     from ontogeny.spectrum import spectrum
     from ontogeny.training import capture, replay, selfcheck, verify
-    from ontogeny.trajectory import trajectory
 
 __all__ = [
     "AblationConfig",
@@ -163,6 +163,7 @@ _HOMES = {
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
     "ontogeny.data": ("behaviour", "bigrams", "neurons"),
     "ontogeny.dynamics.runs": ("compare", "describe_comparison", "seeds"),
+    "ontogeny.dynamics.trajectory": ("trajectory",),
     "ontogeny.dynamics.transitions": ("describe_transitions", "transitions"),
     "ontogeny.influence": ("influence",),
     "ontogeny.judging": ("drift", "lds", "suspects"),
@@ -174,7 +175,6 @@ _HOMES = {
     "ontogeny.silencing": ("silence",),
     "ontogeny.spectrum": ("spectrum",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
-    "ontogeny.trajectory": ("trajectory",),
 }
 """Module → the public names that it defines."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
