@@ -33,6 +33,14 @@ CURVES = pa.schema(
         pa.field("verdict", pa.string()),
     ]
 )
+POINTS = pa.schema(
+    [
+        *(*RUN, *CURVE),
+        pa.field("step", pa.float64()),  # mean step of a bin, if there are many
+        pa.field("value", pa.float64()),
+        pa.field("standard_error", pa.float64()),  # over held-out datums; 0 if unknown
+    ]
+)
 CHANGES = pa.schema(
     [
         *(*RUN, *CURVE),
@@ -143,6 +151,7 @@ MOVED = pa.schema(
 )
 SCHEMAS = {
     "curves": CURVES,
+    "points": POINTS,
     "changes": CHANGES,
     "order": ORDER,
     "coincidence": COINCIDENCE,
@@ -161,6 +170,7 @@ class Transitions:
     """What ``find_transitions`` found; each table has the columns of its schema."""
 
     curves: pd.DataFrame
+    points: pd.DataFrame
     changes: pd.DataFrame
     order: pd.DataFrame
     coincidence: pd.DataFrame

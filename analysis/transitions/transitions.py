@@ -13,10 +13,11 @@ from analysis.run.run import Run
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.curves import MIN_POINTS, Curve, curves_of
 from analysis.transitions.moved.movers import find_movers, window_of
+from analysis.transitions.page import transitions_page
 from analysis.transitions.shape.half import Half
 from analysis.transitions.shape.shapes import Shapes, shapes_of
 from analysis.transitions.sources import LOSSES, TARGETS, choose_metrics, first_of, frame_of
-from analysis.transitions.tables import JOB, SCHEMAS, SHORT, Transitions
+from analysis.transitions.tables import JOB, POINTS, SCHEMAS, SHORT, Transitions
 from analysis.transitions.timing.order import (
     MOST_CURVES,
     find_coincidence,
@@ -81,6 +82,10 @@ def transitions_of(
     empty = {name: schema.empty_table().to_pandas() for name, schema in SCHEMAS.items()}
     found = {
         "curves": pd.concat([each.curves for each in shapes], ignore_index=True),
+        "points": pd.concat(
+            [points_of(uri, own) for uri, curves in zip(uris, runs, strict=True) for own in curves],
+            ignore_index=True,
+        ),
         "changes": pd.concat([each.changes for each in shapes], ignore_index=True),
         "order": find_order(halves, names, seed=config.seed),
         "coincidence": coincidence if coincidence is not None else empty["coincidence"],
@@ -92,6 +97,13 @@ def transitions_of(
         states = find_states(described[0], config.states, seed=config.seed)
         found |= state_tables(uris, *described, states, np.array(half_R), seed=config.seed)
     return Transitions(**(empty | found), notes=notes)
+
+
+def points_of(uri: str, curve: Curve) -> pd.DataFrame:
+    """Return ``POINTS`` of one curve."""
+    own = {"run": uri, "metric": curve.metric, "component": curve.component}
+    values = {"step": curve.step_K, "value": curve.value_K, "standard_error": curve.error_K}
+    return pd.DataFrame(own | values, columns=pd.Index(POINTS.names))
 
 
 def require_points(runs: Sequence[Sequence[Curve]]) -> None:
@@ -186,6 +198,7 @@ def transitions_question(config: TransitionsConfig, runs: Sequence[str]) -> Ques
 
 
 def write_transitions(run: Run, found: Transitions, question: Question, name: str = "") -> None:
-    """Write the tables beside the first run, in place of those with the same name."""
+    """Write the tables, and ``index.html`` beside them, in place of those with the same name."""
     frames = {table: getattr(found, table) for table in SCHEMAS}
-    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question)
+    pages = {"index.html": transitions_page(found, question, run.uri)}
+    write_tables(run, table_set(JOB, name), frames, SCHEMAS, question, pages)

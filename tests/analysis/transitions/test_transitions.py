@@ -129,6 +129,9 @@ def test_tables_are_written_and_read_again_and_the_record_is_asked():
     for name, schema in SCHEMAS.items():
         stored = read_table(run, "transitions", name, schema)
         assert len(stored) == len(getattr(answer, name)), name
+    page = run.tables.get("analysis/transitions/index.html").decode()
+    assert "curves change" in page
+    assert page.count("<svg") == min(24, answer.curves["half_step"].notna().sum()) + 1
     with pytest.raises(ConfigError, match="names a run twice"):
         find_transitions([run, run], config, run_job)
 
