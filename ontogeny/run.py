@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SHOWN = (
     *("config", "provenance", "uri", "tables", "steps_done", "num_steps", "num_datums"),
-    *("num_tokens", "layout", "steps", "evaluations", "vocabulary", "datums", "planted"),
-    *("tokens", "texts", "token_NT", "target_NT", "shifts", "gradients", "gradient", "shift"),
-    *("lifetime_shifts", "initial_decay", "column", "neuron_gradient", "inner_products"),
+    *("num_tokens", "layout", "steps", "evaluations", "vocabulary", "datums", "datum"),
+    *("planted", "tokens", "texts", "token_NT", "target_NT", "shifts", "gradients", "gradient"),
+    *("shift", "lifetime_shifts", "initial_decay", "column", "neuron_gradient", "inner_products"),
     *("model", "checkpoint", "attribute", "ablate", "neuron"),
 )
 """What tab completion offers, and the reference documents."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from analysis.run import custom_loop, description, token_windows
+from analysis.run.datums.datum import Datum, read_datum
 from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
@@ -126,6 +127,18 @@ class Run(GradientQueries):
             RunError: The run has no such split.
         """
         return self.datum_table(split).to_pandas()
+
+    def datum(self, number: int, split: Split = "train") -> Datum:
+        """Return one datum, which prints as its text, or as a picture (an image, a maze).
+
+        Raises:
+            RunError: The run has no such split or datum.
+
+        Example:
+            >>> run.datum(3).text == run.texts[3].as_py()
+            True
+        """
+        return read_datum(self, number, split)
 
     def planted(self) -> pd.DataFrame:
         """Return one row per training datum that ``corpus.plant`` or ``corpus.scramble`` changed.

@@ -157,8 +157,10 @@ class Observer:
             # Tallies measure lr · clip · gradient under every optimizer, so that they compare.
             scale = -step.learning_rate * step.clip
             own = slice(self.slots.start, self.slots.stop)
-            next_NT = self.next_NT[datum_N]
-            self.tally.add(recorded, weights, scale, token_NT[own], next_NT[own])
+            # A perceptron has one position, the last, for a whole window of pixels.
+            positions = recorded[next(iter(widths))][0].delta_NTO.shape[1]
+            next_NT = self.next_NT[datum_N][own, -positions:]
+            self.tally.add(recorded, weights, scale, token_NT[own, -positions:], next_NT)
         return step, recorded
 
     def audit(

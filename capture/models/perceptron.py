@@ -16,8 +16,23 @@ from torch.nn import functional as F
 from capture.models.dropout import Masks
 
 
+class Dense(nn.Module):
+    """A linear layer, named so that its inputs are known as neurons of an MLP."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.mlp = nn.Linear(inputs, outputs)
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        return self.mlp(x_NI)
+
+
 class Perceptron(nn.Module):
-    """Linear layers with ReLU between them; ``layers.0`` reads the pixels."""
+    """Linear layers with ReLU between them.
+
+    The inputs of ``layers.0.mlp.weight`` are the pixels, those of ``layers.1.mlp.weight`` the
+    neurons of the first hidden layer, and so on.
+    """
 
     def __init__(self, *, pixels: int, hidden: int, layers: int, classes: int, levels: int) -> None:
         """``layers``: number of hidden layers. ``levels``: number of grey levels of a pixel."""
@@ -25,7 +40,7 @@ class Perceptron(nn.Module):
         self.pixels = pixels
         self.levels = levels
         widths = [pixels, *[hidden] * layers, classes]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.layers = nn.ModuleList(Dense(*pair) for pair in pairwise(widths))
 
     def forward(self, token_NT: Tensor, masks: Masks | None = None) -> Tensor:
         """Return logits, [N, 1, C]; there is no dropout, so ``masks`` must drop nothing.
@@ -55,8 +70,8 @@ def fresh_perceptron(
             pixels=pixels, hidden=hidden, layers=layers, classes=classes, levels=levels
         )
     for layer in model.layers:
-        assert isinstance(layer, nn.Linear)
-        bound = 1 / math.sqrt(layer.in_features)
-        nn.init.uniform_(layer.weight, -bound, bound, generator)
-        nn.init.uniform_(layer.bias, -bound, bound, generator)
+        assert isinstance(layer, Dense)
+        bound = 1 / math.sqrt(layer.mlp.in_features)
+        nn.init.uniform_(layer.mlp.weight, -bound, bound, generator)
+        nn.init.uniform_(layer.mlp.bias, -bound, bound, generator)
     return model

@@ -14,6 +14,7 @@ from tiny_tasks import EVERYTHING, SMALL, tiny_task
 from torch.nn import functional as F
 
 from analysis.run.run import open_run
+from analysis.run.tallies import read_tally
 from capture.config.reading import read_config
 from capture.engine.evaluation import Evaluation
 from capture.errors import ConfigError
@@ -121,6 +122,22 @@ def test_a_perceptron_needs_images_and_a_class_for_each_label(tmp_path):
     )
     with pytest.raises(ConfigError, match="got mlp, which classifies images"):
         make_run(text)
+
+
+def test_tallies_say_which_labels_updated_a_neuron(runs):
+    """Σ lr · ‖δ‖ · |a| by label, from the factors of every step."""
+    run, _ = runs["digits"]
+    unit = "layers.1.mlp.weight"
+    wanted_CI = np.zeros((10, 8))
+    label_N = run.target_NT[:, -1]
+    rate = run.steps()["learning_rate"][0]
+    half = run.num_steps // 2
+    for step in range(half):
+        for datum in run.steps()["datums"][step]:
+            gradient_OI = run.gradient(step, datum, unit)
+            wanted_CI[label_N[datum]] += rate * np.linalg.norm(gradient_OI, axis=0)
+    found = read_tally(run, unit, windows=[0]).update_norm_VI
+    np.testing.assert_allclose(found[:10], wanted_CI, rtol=0.01, atol=1e-4)  # stored rounded
 
 
 @pytest.mark.slow

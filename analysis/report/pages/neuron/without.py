@@ -46,8 +46,10 @@ def of_query(data: ReportData, own: NeuronInfluence) -> Markup:
 def passage(data: ReportData, datum: int, influence: float) -> list[Markup]:
     """The text of a datum with its influence."""
     caption = f"datum {datum:,} · influence {markup.significant(influence)} nats"
+    picture = None if data.run.has_numbered_datums else data.run.datum(datum).picture
+    shown = None if picture is None else Markup(picture.as_svg(f"datum {datum}"))
     text = str(data.run.texts[datum])
-    return [element("div", caption, class_="caption"), element("blockquote", text)]
+    return [element("div", caption, class_="caption"), element("blockquote", text, shown)]
 
 
 def effect_left(own: EffectLeft | None) -> str:
