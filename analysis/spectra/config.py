@@ -5,9 +5,10 @@ from typing import Literal, get_args
 
 from analysis.spectra.concentration import CUTOFF
 from analysis.spectra.gram import Treatment
-from capture.errors import ConfigError, at_least
+from capture.errors import ConfigError, at_least, at_most
 
 What = Literal["gradients", "updates", "weights"]
+MOST_DRAWS = 10_000
 WHAT: tuple[What, ...] = get_args(What)
 
 
@@ -61,6 +62,8 @@ class SpectrumConfig:
             at_least(f"spectrum.{name}", getattr(self, name), least)
         for name in ("sample", "repeats", "draws"):
             at_least(f"spectrum.{name}", getattr(self, name), 2)
+        for name in ("repeats", "draws"):
+            at_most(f"spectrum.{name}", getattr(self, name), MOST_DRAWS)
         if not 0 < self.cutoff < 1:
             raise ConfigError("spectrum.cutoff", f"got {self.cutoff}, must be between 0 and 1")
         for count in self.low_rank:

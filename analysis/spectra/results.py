@@ -54,18 +54,20 @@ def spectra_frames(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the tables of numbers, and of the singular values of the chosen treatment."""
     config = found.config
-    drawn = {
-        null: [null_gram(null, found.gram_SS, found.entries, rng) for _ in range(config.draws)]
-        for null in NULLS
-    }
-    rows = []
-    means: dict[str, np.ndarray] = {}
-    for treatment in treatments(config, len(found.step_S)):
-        for matrix, grams in {"run": [found.gram_SS], **drawn}.items():
-            values = [singular_values(treated(gram_SS, treatment)) for gram_SS in grams]
-            rows.append(number_row(treatment.name, matrix, values, config.cutoff))
-            if treatment == config.treatment:
-                means[matrix] = np.mean(values, 0)
+    asked = treatments(config, len(found.step_S))
+    values = {(one, "run"): [singular_values(treated(found.gram_SS, one))] for one in asked}
+    for null in NULLS:
+        for _ in range(config.draws):  # one draw in memory at a time
+            drawn_SS = null_gram(null, found.gram_SS, found.entries, rng)
+            for one in asked:
+                drawn_K = singular_values(treated(drawn_SS, one))
+                values.setdefault((one, null), []).append(drawn_K)
+    rows = [
+        number_row(one.name, matrix, values[one, matrix], config.cutoff)
+        for one in asked
+        for matrix in ("run", *NULLS)
+    ]
+    means = {null: np.mean(values[config.treatment, null], 0) for null in NULLS}
     square_K = np.square(value_K)
     values_frame = pd.DataFrame(
         {

@@ -95,6 +95,9 @@ def measure_spectrum(
     if resumable and len(pieces) > 1:
         unfinished = UnfinishedGram.of(run, spectrum_question(config), pieces, name)
     gram_SS = whole_gram(rows, pieces, sweep, unfinished)
+    if not np.isfinite(gram_SS).all():
+        problem = f"has {config.what} that are not finite in these steps"
+        raise RunError(run.uri, problem, "Choose steps before training diverged: --steps A:B")
     if not np.trace(gram_SS) > 0:
         raise RunError(run.uri, f"has {config.what} that are all 0 in these steps")
     found = Analysed(config, np.array(source.steps), gram_SS, source.layout.size)

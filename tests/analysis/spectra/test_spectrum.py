@@ -12,7 +12,7 @@ from analysis.jobs.tables import read_question, read_table
 from analysis.run.run import Run, open_run
 from analysis.spectra.config import SpectrumConfig, What
 from analysis.spectra.pieces import pieces_of
-from analysis.spectra.reading import step_source
+from analysis.spectra.reading import StepSource, step_source
 from analysis.spectra.spectrum import measure_spectrum, spectrum_question
 from analysis.spectra.tables import SCHEMAS, Spectrum, write_spectrum
 from analysis.spectra.unfinished import UnfinishedGram
@@ -210,6 +210,7 @@ def test_every_other_step_is_a_part_of_the_matrix(kind: str, what: What):
     [
         ({"what": "gradient"}, "got 'gradient', wanted gradients, updates, weights"),
         ({"cutoff": 1.0}, "got 1.0, must be between 0 and 1"),
+        ({"draws": 10**24}, "must be at most 10000"),
         ({"every": 0}, "spectrum.every: got 0, must be at least 1"),
         ({"every": 6}, "has 2 steps for a spectrum, which needs 3"),
         ({"draws": 1}, "spectrum.draws: got 1, must be at least 2"),
@@ -234,3 +235,17 @@ def test_low_rank_training_without_held_out_data_is_refused_before_anything_is_r
             SpectrumConfig(low_rank=(1,)),
             lambda done, wanted: pytest.fail("read a step"),
         )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(np.nan, "not finite in these steps. Choose steps before"), (0.0, "that are all 0 in these")],
+)
+def test_a_run_that_diverged_or_stood_still_is_refused(
+    value: float, text: str, monkeypatch: pytest.MonkeyPatch
+):
+    row_SP = np.full((12, 300), value, np.float32)
+    monkeypatch.setattr(StepSource, "rows", lambda self, piece, report: row_SP)
+    with pytest.raises(CaptureError) as caught:
+        measure_spectrum(run(), FEW)
+    assert text in str(caught.value)
