@@ -38,6 +38,15 @@ from cluster.commands import (
 )
 from cluster.commands.dynamics import compare, seeds, spectrum, trajectory, transitions
 from cluster.commands.influence import (
+    directions,
+    drift,
+    influence,
+    lds,
+    retrain,
+    silence,
+    smoothness,
+    suspects,
+)
     drift,
     influence,
     lds,
@@ -58,7 +67,7 @@ COMMANDS = (
     capture,
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
-    *(influence, suspects, silence, lds, smoothness, retrain, drift),
+    *(influence, suspects, silence, lds, smoothness, retrain, drift, directions),
     *(spectrum, trajectory, transitions, seeds, compare),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from analysis.faithfulness.confirm import ConfirmConfig
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
     from analysis.influence.config import InfluenceConfig
+    from analysis.influence.directions.along import DirectionsConfig
     from analysis.influence.drift.along import DriftConfig
     from analysis.influence.judge.judge import JudgeConfig
     from analysis.influence.silencing.silencing import SilenceConfig
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         faithfulness,
     )
     from ontogeny.data import behaviour, bigrams, neurons
+    from ontogeny.directions import directions
     from ontogeny.dynamics.runs import compare, describe_comparison, seeds
     from ontogeny.dynamics.trajectory import trajectory
     from ontogeny.dynamics.transitions import describe_transitions, transitions
@@ -76,6 +78,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "ConfirmConfig",
+    "DirectionsConfig",
     "DriftConfig",
     "FactorConfig",
     "FaithfulnessConfig",
@@ -104,6 +107,7 @@ __all__ = [
     "compare",
     "describe_comparison",
     "describe_transitions",
+    "directions",
     "drift",
     "faithfulness",
     "influence",
@@ -140,6 +144,7 @@ _HOMES = {
     "analysis.faithfulness.confirm": ("ConfirmConfig",),
     "analysis.faithfulness.ground_truth": ("FaithfulnessConfig",),
     "analysis.influence.config": ("InfluenceConfig",),
+    "analysis.influence.directions.along": ("DirectionsConfig",),
     "analysis.influence.drift.along": ("DriftConfig",),
     "analysis.influence.judge.judge": ("JudgeConfig",),
     "analysis.influence.silencing.silencing": ("SilenceConfig",),
@@ -165,6 +170,7 @@ _HOMES = {
     "ontogeny.dynamics.runs": ("compare", "describe_comparison", "seeds"),
     "ontogeny.dynamics.trajectory": ("trajectory",),
     "ontogeny.dynamics.transitions": ("describe_transitions", "transitions"),
+    "ontogeny.directions": ("directions",),
     "ontogeny.influence": ("influence",),
     "ontogeny.judging": ("drift", "lds", "suspects"),
     "ontogeny.neuron": ("Neuron",),

@@ -24,6 +24,7 @@ from analysis.behaviour import behaviour, predicates
 from analysis.bigrams import tables as bigram_tables
 from analysis.faithfulness import faithfulness
 from analysis.influence import tables as influence_tables
+from analysis.influence.directions import tables as direction_tables
 from analysis.influence.drift import along
 from analysis.influence.judge import tables as judge_tables
 from analysis.influence.silencing import tables as silence_tables
@@ -56,6 +57,7 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "silence": silence_tables.SCHEMAS,
     "lds": judge_tables.SCHEMAS,
     "drift": along.SCHEMAS,
+    "directions": direction_tables.SCHEMAS,
     "spectrum": spectrum_tables.SCHEMAS,
     "report": {"timeline": timeline.TIMELINE},
 }

@@ -29,6 +29,7 @@ READING_COMMANDS = {
     "suspects": "--unexpected",
     "silence": "--datums 1",
     "drift": "layers.1.linear2.weight",
+    "directions": "layers.1.linear2.weight loss",
     "replay": "--record factors",
     "report": "",
     "info": "",
