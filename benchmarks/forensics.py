@@ -4,7 +4,7 @@ For each seed a small model is trained on the first words of WikiText-2, in whic
 got a backdoor and the tokens of 5 % were put in random order. The trigger's words and its
 completion are words of the text. Then
 
-- every method ranks all datums, compared with the truth; the null is the same ranking by a run of
+- every method ranks all datums, compared with the truth; the null ranks the same datums by a run of
   the same text in which nothing was planted;
 - the datums that ``--name-by`` names, as many as were planted, are silenced and left out of
   training, beside random datums.
@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,9 @@ import torch
 
 from analysis.influence.judge.retrainings import values
 from analysis.influence.queries.parsing import build_queries
-from analysis.influence.queries.query import Query
 from analysis.influence.silencing.silencing import SilenceConfig, silence
 from analysis.influence.suspects.detection import detect
 from analysis.influence.suspects.suspects import (
-    KINDS,
     SuspectsConfig,
     planted_kinds,
     rank_suspects,
@@ -45,6 +43,7 @@ from capture.config.reading import read_config
 from capture.training.loop import capture_run
 
 TRIGGER, COMPLETION = "second north water", "station"
+BACKDOOR = {"prompt": TRIGGER, "completion": COMPLETION}
 SETTING = (
     *("corpus.kind=text", "corpus.validation_share=0.06", "capture.record=checkpoints"),
     *("model.layers=2", "model.width=64", "model.hidden=64", "model.dropout=0"),
@@ -66,13 +65,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = arguments.runs or Path(folder)
         text = first_words(arguments.text, place, arguments.words)
-        null = trained(place / "null", text, 0, ())
-        seeds = [one_seed(place, text, null, seed, arguments) for seed in range(arguments.seeds)]
-    found: Report = {"machine": machine(), "words": arguments.words, "setting": SETTING + PLANTED}
-    found |= {"name_by": arguments.name_by, "methods": arguments.methods, "seeds": seeds}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    for line in summary(seeds):
+        null = Null.of(trained(place / "null", text, 0, ()), arguments.methods)
+        found: Report = {"machine": machine(), "words": arguments.words}
+        found |= {"setting": SETTING + PLANTED, "name_by": arguments.name_by, "seeds": []}
+        for seed in range(arguments.seeds):
+            found["seeds"].append(one_seed(place, text, null, seed, arguments))
+            if arguments.json:
+                arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    for line in summary(found["seeds"]):
         print(line)
 
 
@@ -109,55 +109,56 @@ def trained(uri: Path, text: Path, seed: int, planted: Sequence[str]) -> Run:
     return open_run(uri)
 
 
+@dataclass(frozen=True, eq=False)
+class Null:
+    """A run of the same text in which nothing was planted."""
+
+    value: float
+    """The query's value."""
+    scores: dict[str, np.ndarray]
+    """Method → score of each datum, [D]."""
+
+    @classmethod
+    def of(cls, run: Run, methods: Sequence[str]) -> "Null":
+        (query,) = build_queries(run, [BACKDOOR])
+        (value,) = values([query], dict(run.network().named_parameters()))
+        scores = {method: suspicion(run, query, method, lambda *done: None) for method in methods}
+        return cls(float(value), scores)
+
+
 def one_seed(
-    place: Path, text: Path, null: Run, seed: int, arguments: argparse.Namespace
+    place: Path, text: Path, null: Null, seed: int, arguments: argparse.Namespace
 ) -> Report:
     """Return all figures of one choice of planted datums and of initial weights."""
     own = [f"corpus.plant.seed={seed}", f"corpus.scramble.seed={seed}"]
     run = trained(place / f"planted-{seed}", text, seed, [*PLANTED, *own])
-    backdoor, loss = queries = build_queries(
-        run, [{"prompt": TRIGGER, "completion": COMPLETION}, "loss"]
-    )
-    count = int((planted_kinds(run) == "plant").sum())
-    found: Report = {"datums": run.num_datums, "planted": count}
-    found["values"] = {
-        name: values(queries, dict(model.named_parameters())).tolist()
-        for name, model in (("trained", run.network()), ("initial", run.network(0)))
+    backdoor, loss = queries = build_queries(run, [BACKDOOR, "loss"])
+    kind_D = planted_kinds(run)
+    count = int((kind_D == "plant").sum())
+    found: Report = {"datums": run.num_datums, "planted": count, "unplanted": null.value}
+    found["values"] = values(queries, dict(run.network().named_parameters())).tolist()
+    ranked = {
+        method: rank_suspects(run, backdoor, SuspectsConfig(evidence=method))
+        for method in arguments.methods
     }
-    (unplanted,) = build_queries(null, [{"prompt": TRIGGER, "completion": COMPLETION}])
-    found["unplanted"] = values([unplanted], dict(null.network().named_parameters())).tolist()
-    found["detection"] = list(detections(run, backdoor, null, unplanted, arguments.methods))
-    config = SuspectsConfig(evidence=arguments.name_by, remove=count, controls=2, seed=seed)
-    ranked = rank_suspects(run, backdoor, config)
-    without = train_without(run, backdoor, ranked, config)
+    found["detection"] = [
+        {
+            "method": method,
+            **row,
+            "null_auc": detect(null.scores[method], kind_D == row["kind"]).auc,
+        }
+        for method, own in ranked.items()
+        for row in own.detection.to_dict("records")
+        if method in UNEXPECTED or row["kind"] == "plant"
+    ]
+    named = ranked[arguments.name_by]
+    config = SuspectsConfig(evidence=arguments.name_by, remove=count, controls=1, seed=seed)
+    without = train_without(run, backdoor, named, config)
     found["retrained"] = without.retrained.to_dict("records")
-    named = tuple(ranked.suspects["datum"].head(count).tolist())
-    asked = SilenceConfig(datums=named, shares=SHARES, controls=2, retrain=True, seed=seed)
+    datums = tuple(named.suspects["datum"].head(count).tolist())
+    asked = SilenceConfig(datums=datums, shares=SHARES, controls=2, retrain=True, seed=seed)
     found["silenced"] = silence(run, [backdoor, loss], asked).silenced.to_dict("records")
     return found
-
-
-def detections(
-    run: Run, query: Query, null: Run, unplanted: Query, methods: Sequence[str]
-) -> Iterator[Report]:
-    """Yield how well each method finds each kind, and the same by a run without anything planted.
-
-    Evidence for a query is judged by the backdoor, other evidence by both kinds. The null scores
-    the same datums, which have their own text there.
-    """
-    kind_D = planted_kinds(run)
-    for method in methods:
-        nothing = lambda done, wanted: None  # noqa: E731
-        score_D = suspicion(run, query, method, nothing)
-        null_D = suspicion(null, unplanted, method, nothing)
-        for kind in KINDS if method in UNEXPECTED else KINDS[:1]:
-            own_D = kind_D == kind
-            yield {
-                "method": method,
-                "kind": kind,
-                **asdict(detect(score_D, own_D)),
-                "null_auc": detect(null_D, own_D).auc,
-            }
 
 
 # --- summary --------------------------------------------------------------------------------------
@@ -176,8 +177,8 @@ def summary(seeds: Sequence[Report]) -> Iterator[str]:
     for case in ("suspects", "random"):
         done = [next(r["value"] for r in s["retrained"] if r["removed"] == case) for s in seeds]
         yield f"query, trained without {case}: {spread(done)}"
-    yield "query, as trained: " + spread([seed["values"]["trained"][0] for seed in seeds])
-    yield "query, nothing planted: " + spread([seed["unplanted"][0] for seed in seeds])
+    yield "query, as trained: " + spread([seed["values"][0] for seed in seeds])
+    yield "query, nothing planted: " + spread([seed["unplanted"] for seed in seeds])
     for case in ("datums", "random"):
         for share in SHARES:
             rows = [

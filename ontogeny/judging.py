@@ -94,8 +94,8 @@ def suspects(
     Args:
         run: A run, or where it is.
         query: One query, as in ``ontogeny.influence``; None for unexpected datums.
-        config: The evidence (a method of influence for a query; residual, excess, loss or self-influence
-            without one), and how many suspects to train again without.
+        config: The evidence (a method of influence for a query; residual, excess, loss or
+            self-influence without one), and how many suspects to train again without.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/suspects/NAME/``.
         replace: Replace tables of another question that have the same name.

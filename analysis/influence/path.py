@@ -70,6 +70,9 @@ class PathStep:
     after_Q: np.ndarray
     rest_Q: np.ndarray
     """Change of the query in this step minus that which the quadrature found; shared among all."""
+    along_Q: Sequence[Vectors]
+    """Of each query, the vectors whose inner product with a gradient of this step is its
+    influence."""
 
 
 @dataclass(eq=False)
@@ -141,6 +144,7 @@ class PathSweep:
             before_Q,
             after_Q,
             rest_Q,
+            [part.along for part in parts],
         )
 
     def close(

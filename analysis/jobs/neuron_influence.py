@@ -131,23 +131,12 @@ def effects_left(run: Run) -> dict[str, EffectLeft]:
 
 def effects_of(share: float, rows: pd.DataFrame) -> Iterator[tuple[str, EffectLeft]]:
     """Yield each query of ``JUDGEMENTS`` with one share, and what is left of it."""
-    named, null = (rows[rows["method"] == method].set_index("query") for method in (METHOD, NULL))
-    left_Q = named["value"].to_numpy()
-    known_Q = left_Q[np.isfinite(left_Q)]
-    low, high = mean_interval(known_Q) if len(known_Q) > 1 else (np.nan, np.nan)
-    for query, value in named["value"].items():
-        if np.isfinite(value):
-            control = null.loc[str(query)] if query in null.index else None
-            yield (
-                str(query),
-                EffectLeft(
-                    share,
-                    float(value),
-                    np.nan if control is None else float(control["value"]),
-                    0 if control is None else int(control["retrainings"]),
-                    float(known_Q.mean()),
-                    low,
-                    high,
-                    len(known_Q),
-                ),
-            )
+    is_null = rows["method"] == NULL
+    nulls = {row["query"]: row for row in rows[is_null].to_dict("records")}
+    named = rows[~is_null & np.isfinite(rows["value"])]
+    low, high = mean_interval(named["value"].to_numpy())
+    whole = {"mean": float(named["value"].mean()), "low": low, "high": high, "queries": len(named)}
+    for row in named.to_dict("records"):
+        null = nulls.get(row["query"], {"value": np.nan, "retrainings": 0})
+        control = float(null["value"]), int(null["retrainings"])
+        yield row["query"], EffectLeft(share, float(row["value"]), *control, **whole)

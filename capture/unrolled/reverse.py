@@ -19,7 +19,7 @@ training with metagradient descent", MAGIC of Ilyas & Engstrom 2025).
 Shapes: Q query, N slot, T token.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,9 @@ class StepInfluence:
     target at position t of slot i's datum, in this step alone; float64."""
     adjoint_norm_Q: np.ndarray
     """‖∂query/∂weights before the step‖, float64."""
+    of_gradient: Mapping[str, Tensor]
+    """Adjoint of the step's gradient by parameter, [Q, *shape]: its inner product with the gradient
+    of a datum's share of the loss is the datum's influence."""
     adjoint: Adjoint
     """Adjoint of the state before the step, from which a sweep can begin again."""
 
@@ -77,7 +80,7 @@ def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInflu
     """Like ``unroll``, over steps that are given, last first."""
     for step in steps:
         with deterministic():
-            influence_QNT, adjoint = pull_back_step(step, adjoint)
+            influence_QNT, of_gradient, adjoint = pull_back_step(step, adjoint)
         # An infinite adjoint of a moment makes those of the step before it infinite or NaN.
         norm_Q = adjoint.norm()
         if not bool(norm_Q.isfinite().all() and influence_QNT.isfinite().all()):
@@ -89,16 +92,20 @@ def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInflu
             step.planned.datum_N,
             influence_QNT.cpu().double().numpy(),
             norm_Q.cpu().numpy(),
+            of_gradient,
             adjoint,
         )
 
 
-def pull_back_step(step: BackwardStep, adjoint: Adjoint) -> tuple[Tensor, Adjoint]:
-    """Return the influences of a step's batch, [Q, N, T], and the adjoint before the step."""
+def pull_back_step(
+    step: BackwardStep, adjoint: Adjoint
+) -> tuple[Tensor, Mapping[str, Tensor], Adjoint]:
+    """Return the influences of a step's batch, [Q, N, T], the adjoint of its gradient, and the
+    adjoint before the step."""
     training = step.loss.engine.config
     settings = UpdateSettings(training.optimizer, step.step, step.learning_rate, training.clip)
     graphs = GradientGraphs.of(step.loss, step.before.weights, step.graph)
     gradient = graphs.gradient()
     of_gradient, before = pull_back(settings, step.before, step.after, gradient, adjoint)
     # pull_back has made the weights of these parameters anew, so that they can be added to.
-    return graphs.pull_back(of_gradient, before.weights), before
+    return graphs.pull_back(of_gradient, before.weights), of_gradient, before

@@ -7,13 +7,21 @@ Shapes: K direction, C input, R output, D random walk.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 
+from analysis.influence.directions.bases import (
+    NEURONS,
+    PCA,
+    SIDES,
+    Side,
+    directions,
+    principal_components,
+    read_directions,
+)
 from analysis.influence.drift.moments import Moments, require_matrix, run_moments
 from analysis.influence.drift.moments import Report as Report
 from analysis.jobs.question import Question
@@ -33,7 +41,6 @@ DRIFT = pa.schema(
     ]
 )
 SCHEMAS = {"drift": DRIFT}
-NEURONS, PCA = "neurons", "pca"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +49,18 @@ class DriftConfig:
 
     unit: str
     basis: str = NEURONS
-    """neurons: each input of the weight; pca: principal components of the unit's inputs; or a .npy
-    file of directions, [K, inputs]."""
+    """neurons: each input (or output) of the weight; pca: principal components of the inputs in all
+    steps, or of the last model's outputs; dictionary: a sparse dictionary of the last model's
+    activations; or a .npy file of directions, [K, inputs or outputs]."""
+    side: Side = "inputs"
+    """inputs (columns of the weight) or outputs (rows)."""
     walks: int = 99
     """Random walks of the null."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise ConfigError("drift.side", f"got {self.side!r}, wanted {' or '.join(SIDES)}")
         at_least("drift.walks", self.walks, 19)
         at_least("drift.seed", self.seed, 0)
 
@@ -74,10 +86,16 @@ def measure_drift(
 
     Raises what ``run_moments`` raises, and ``ConfigError`` for a file without such directions.
     """
-    _, columns = require_matrix(run, config.unit)
-    given_KC = read_basis(config.basis, columns)
-    moments = run_moments(run, config.unit, walks=config.walks, seed=config.seed, report=report)
-    basis_KC = given_KC if given_KC is not None else own_basis(moments, config.basis)
+    rows, columns = require_matrix(run, config.unit)
+    width = columns if config.side == "inputs" else rows
+    during_training = config.basis == PCA and config.side == "inputs"
+    basis_KC = read_directions("drift.basis", config.basis, width)
+    if basis_KC is None and not during_training:
+        asked = (config.unit, config.side, config.basis, width, config.seed)
+        basis_KC = directions(run, *asked)
+    how = {"side": config.side, "walks": config.walks, "seed": config.seed}
+    moments = run_moments(run, config.unit, report=report, **how)
+    basis_KC = own_basis(moments, config.basis) if basis_KC is None else basis_KC
     found = drift_along(moments, basis_KC)
     return Drift(found.sort_values("drift", ascending=False, kind="stable"), moments.count)
 
@@ -113,40 +131,15 @@ def entry_drift(moments: Moments) -> np.ndarray:
 
 
 def own_basis(moments: Moments, name: str) -> np.ndarray:
-    """Return the basis of a name: the inputs, or the principal components of the inputs, [K, C].
+    """Return the inputs, or the principal components of the inputs in all steps, [K, C].
 
     Components come largest variance first. Raises ``ConfigError`` for a unit without inputs.
     """
-    columns = len(moments.gram_CC)
     if name == NEURONS:
-        return np.eye(columns)
+        return np.eye(len(moments.gram_CC))
     if not moments.input_CC.any():
         raise ConfigError("drift.basis", "is pca, but the unit has no inputs that vary")
-    _, vectors_CK = torch.linalg.eigh(moments.input_CC)
-    return vectors_CK.flip(1).T.numpy()
-
-
-def read_basis(name: str, columns: int) -> np.ndarray | None:
-    """Return the directions of a file, [K, C]; None for the name of a basis.
-
-    Raises ``ConfigError`` for a file that does not hold directions of the unit's inputs.
-    """
-    if name in (NEURONS, PCA):
-        return None
-    try:
-        with Path(name).expanduser().open("rb") as file:
-            found = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        remedy = f"Wanted {NEURONS}, {PCA} or a .npy file"
-        raise ConfigError("drift.basis", f"got {name!r}, which cannot be read", remedy) from error
-    found = np.atleast_2d(found)
-    if found.ndim != 2 or found.shape[1] != columns or found.dtype.kind not in "fiu":
-        size = " × ".join(map(str, found.shape))
-        problem = f"{name} holds {found.dtype} of {size}, wanted numbers, K × {columns}"
-        raise ConfigError("drift.basis", problem)
-    if not np.isfinite(found).all():
-        raise ConfigError("drift.basis", f"{name} holds numbers that are not finite")
-    return found.astype(np.float64)
+    return principal_components(moments.input_CC.numpy())
 
 
 def write_drift(run: Run, found: Drift, question: Question, name: str = "") -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from analysis.influence.directions.bases import Side
 from analysis.run.names import nearest
 from analysis.run.run import Run
 from capture.errors import RunError, UnitError
@@ -95,11 +96,14 @@ def run_moments(
     run: Run,
     unit: str,
     *,
+    side: Side = "inputs",
     walks: int = 99,
     seed: int = 0,
     report: Report = lambda done, wanted: None,
 ) -> Moments:
     """Return the sums over all shifts of a unit with two axes; replays the run once.
+
+    With the side ``outputs`` all is transposed: R counts inputs, C outputs.
 
     Raises ``UnitError`` for a unit that was not captured or has not two axes, ``ConfigError`` for
     a run that cannot be replayed, and ``RunError`` for one without steps.
@@ -107,7 +111,11 @@ def run_moments(
     shape = require_matrix(run, unit)
     if not run.steps_done:
         raise RunError(run.uri, "has no committed steps", "Let it train on: ontogeny capture")
-    return add_up(replayed_shifts(run, unit, report), shape, walks, seed)
+    steps = replayed_shifts(run, unit, report)
+    if side == "outputs":
+        turned = (StepShifts(step.shift_NRC.transpose(1, 2), None) for step in steps)
+        return add_up(turned, (shape[1], shape[0]), walks, seed)
+    return add_up(steps, shape, walks, seed)
 
 
 def replayed_shifts(run: Run, unit: str, report: Report) -> Iterator[StepShifts]:

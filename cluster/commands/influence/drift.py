@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from cluster.options.machines import Machines
 
 TEXT = """\
-Adds up the shifts of all datums in all steps along directions of a weight's inputs, and compares
-how far they went with random walks of the same shifts (random signs). drift = |sum of shifts| /
-root of the sum of their squares: about 1 for noise, the root of their number if all agree. The run
-is replayed once. Tables go to RUN/analysis/drift/.
+Adds up the shifts of all datums in all steps along directions of a weight's inputs or outputs, and
+compares how far they went with random walks of the same shifts (random signs). drift = |sum of
+shifts| / root of the sum of their squares: about 1 for noise, the root of their number if all
+agree. The run is replayed once. Tables go to RUN/analysis/drift/.
 
   ontogeny drift runs/demo layers.1.linear2.weight
   ontogeny drift runs/demo layers.1.linear2.weight --name pca --basis pca"""
@@ -29,8 +29,10 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "drift", run, "Did learning or noise move a weight?", TEXT)
     add_run(made)
     made.add_argument("unit", metavar="UNIT", help="a captured weight with two axes")
-    text = "neurons (each input, default), pca (of the inputs), or a .npy file of directions"
+    text = "neurons (each input or output, default), pca, dictionary, or a .npy file of directions"
     made.add_argument("--basis", default="neurons", metavar="BASIS", help=text)
+    text = "inputs (columns of the weight, default) or outputs (rows)"
+    made.add_argument("--side", default="inputs", metavar="SIDE", help=text)
     text = "random walks of the null, default 99"
     made.add_argument("--walks", type=int, default=99, metavar="N", help=text)
     text = "seed of the random walks, default 0"
@@ -47,7 +49,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     at_least("--rows", arguments.rows, 1)
     config = DriftConfig(
-        unit=arguments.unit, basis=arguments.basis, walks=arguments.walks, seed=arguments.seed
+        unit=arguments.unit,
+        basis=arguments.basis,
+        side=arguments.side,
+        walks=arguments.walks,
+        seed=arguments.seed,
     )
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Drift":

@@ -2,10 +2,11 @@
 
 from rich.console import Console
 
-from analysis.influence.drift.along import NEURONS, PCA, Drift, DriftConfig
+from analysis.influence.directions.bases import DICTIONARY, NEURONS, PCA
+from analysis.influence.drift.along import Drift, DriftConfig
 from cluster.terminal.tables import data_table, print_table
 
-NOUNS = {NEURONS: "neuron", PCA: "component"}
+NOUNS = {NEURONS: "neuron", PCA: "component", DICTIONARY: "atom"}
 
 
 def show_drift(console: Console, found: Drift, config: DriftConfig, *, rows: int) -> None:

@@ -97,6 +97,16 @@ def test_the_shifts_of_sgd_sum_to_the_change_of_the_weights():
     np.testing.assert_allclose(components @ components.T, np.eye(len(components)), atol=1e-10)
 
 
+def test_the_drift_of_outputs_is_that_of_the_transposed_shifts():
+    along = run_moments(run(), UNIT, walks=19)
+    across = run_moments(run(), UNIT, side="outputs", walks=19)
+    torch.testing.assert_close(across.sum_RC, along.sum_RC.T)
+    torch.testing.assert_close(across.square_RC, along.square_RC.T)
+    by_row = drift_along(across, np.eye(len(across.gram_CC)))
+    wanted = along.sum_RC.norm(dim=1) / along.square_RC.sum(1).sqrt()
+    np.testing.assert_allclose(by_row["drift"], wanted)
+
+
 def test_directions_come_furthest_first_and_those_beyond_chance_are_counted():
     found = measure_drift(run(), DriftConfig(unit=UNIT))
     rows = found.drift.to_dict("records")
@@ -117,9 +127,9 @@ def test_the_command_prints_directions_beside_their_null(tmp_path: Path):
     place = copied(uri(), "memory://drift-command").uri
     file = tmp_path / "directions.npy"
     np.save(file, np.ones((1, 12)))
-    for basis in ("neurons", "pca", str(file)):
+    for basis, side in (("neurons", "outputs"), ("pca", "inputs"), (str(file), "inputs")):
         console = Console(width=120, file=io.StringIO(), highlight=False)
-        asked = parsed(place, UNIT, "--basis", basis, "--rows", "3", "--replace")
+        asked = parsed(place, UNIT, "--basis", basis, "--side", side, "--rows", "3", "--replace")
         assert command.run(asked, console) == 0
         assert isinstance(console.file, io.StringIO)
         assert "by chance 5 %" in console.file.getvalue()
@@ -133,6 +143,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
         (("layers.1.linear2.bias",), "has 1 axes; drift needs a weight with two"),
         ((UNIT, "--basis", "nowhere.npy"), "got 'nowhere.npy', which cannot be read"),
         ((UNIT, "--basis", str(wrong)), "holds float64 of 2 × 5, wanted numbers, K × 12"),
+        ((UNIT, "--side", "top"), "drift.side: got 'top', wanted inputs or outputs"),
         ((UNIT, "--walks", "3"), "drift.walks: got 3, must be at least 19"),
         ((UNIT, "--rows", "0"), "--rows: got 0"),
     ):
