@@ -53,8 +53,9 @@ def verdicts(found: Transitions) -> list[str]:
         lines.append(f"{still} do not change beyond their noise.")
     lines += [
         f"{name_of(row)}{where(row, runs)} changes suddenly: {row['share']:.0%} of its change "
-        f"lies in steps {row['window_first']:,.0f} to {row['window_end']:,.0f}. Half of it is "
-        f"made at step {row['half_step']:,.0f} ({steps(row['half_low'], row['half_high'])}). "
+        f"is made while the step doubles, most of it from step {row['window_first']:,.0f} to "
+        f"{row['window_end']:,.0f}. Half of the change is made at step {row['half_step']:,.0f} "
+        f"({steps(row['half_low'], row['half_high'])}). "
         f"Smooth curves with its noise reach this with p = {row['p_smooth']:.3f}, random walks "
         f"with p = {row['p_walk']:.3f}; q = {row['q']:.3f} over the curves of the run."
         for row in tested[tested["verdict"] == SUDDEN].head(MOST_NAMED).to_dict("records")
@@ -65,10 +66,10 @@ def verdicts(found: Transitions) -> list[str]:
 
 VERDICTS = (SUDDEN, STEEP, GRADUAL, UNRESOLVED)
 MEANING = {
-    STEEP: f"Steep: {LEAST:.0%} or more of the change lies within a factor of 1.28 in step, more "
-    "than in smooth curves, but random walks do so too.",
+    STEEP: f"Steep: {LEAST:.0%} or more of the change is made while the step doubles, more than in "
+    "smooth curves, but random walks do so too.",
     UNRESOLVED: "Unresolved: the change lies between checkpoints that are further apart than a "
-    "factor of 1.28 in step.",
+    "doubling of the step.",
 }
 
 

@@ -24,8 +24,8 @@ CURVES = pa.schema(
         pa.field("half_step", pa.float64()),  # half of the change is made; NaN if unchanged
         pa.field("half_low", pa.float64()),  # 95 % interval
         pa.field("half_high", pa.float64()),
-        pa.field("share", pa.float64()),  # largest share of the change within a factor e^0.25
-        pa.field("window_first", pa.float64()),  # that window, in steps
+        pa.field("share", pa.float64()),  # largest share of the change while the step doubles
+        pa.field("window_first", pa.float64()),  # shortest stretch with 80 % of it, in steps
         pa.field("window_end", pa.float64()),
         pa.field("p_smooth", pa.float64()),  # power laws with the same noise reach this share
         pa.field("p_walk", pa.float64()),  # Brownian motion over log steps does
@@ -47,7 +47,7 @@ CHANGES = pa.schema(
         pa.field("step", pa.float64()),  # between the two segments
         pa.field("low", pa.float64()),  # 95 % interval
         pa.field("high", pa.float64()),
-        pa.field("share", pa.float64()),  # of the curve's change, within a factor e^0.25 of it
+        pa.field("share", pa.float64()),  # of the curve's change, while the step doubles around it
         pa.field("gain", pa.float64()),  # share of the residual that the cut explains
         pa.field("p_smooth", pa.float64()),  # of the gain
         pa.field("p_walk", pa.float64()),

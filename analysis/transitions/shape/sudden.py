@@ -1,12 +1,12 @@
-"""Is a change sudden? The share of it within one window of log steps, against two kinds of null.
+"""Is a change sudden? The share of it within one doubling of the step, against two kinds of null.
 
-share = the largest |change| within a factor e^0.25 = 1.28 in step / the range of the curve.
+share = the largest |change| while 1 + step doubles / the range of the curve.
 
-A window on the log axis makes the measure independent of the unit of steps. Its width is a quarter
-of a natural unit. In it, exponential decay makes at most 9 % of its change, t^(-1/2) at most 12 %,
-a stage of a deep linear network that starts from 1e-3 about 41 % (Saxe et al. 2014, logistic in
-step), and a jump all of it. A change is called sudden only if its share is at least a third and
-lies above 95 % of both nulls:
+A window on the log axis makes the measure independent of the unit of steps. While the step doubles,
+exponential decay makes at most 25 % of its change, t^(-1/2) at most 29 %, a stage of a deep linear
+network that starts from 1e-3 about 83 % (Saxe et al. 2014, logistic in step), and a jump all of it.
+Induction heads formed within about one doubling (Olsson et al. 2022). A change is called sudden
+only if its share is at least a half and lies above 95 % of both nulls:
 
 - smooth: the power law a + b (1 + t / c)^(-k) that fits best, with the curve's own noise;
 - walk: Brownian motion over log steps. The share has no scale, so this null has no parameter.
@@ -18,10 +18,11 @@ import numpy as np
 
 from analysis.transitions.curves import Curve
 
-WIDTH = 0.25
-"""Width of a window in natural log of the step."""
-LEAST = 1 / 3
+WIDTH = float(np.log(2))
+"""Width of a window in natural log of 1 + step: a doubling."""
+LEAST = 0.5
 """Smallest share of a sudden change."""
+MOST_OF_IT = 0.8
 POWERS = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 
 
@@ -50,12 +51,14 @@ def shares(u_K: np.ndarray, value_DK: np.ndarray) -> np.ndarray:
 
 
 def steepest(curve: Curve) -> tuple[float, float]:
-    """Return the ends of the window with the largest change, in steps."""
-    place = int(window_changes(curve.u_K, curve.value_K[None])[0].argmax())
-    count = len(curve.u_K)
-    start = curve.u_K[place] if place < count else curve.u_K[place - count] - WIDTH
-    low, high = max(start, curve.u_K[0]), min(start + WIDTH, curve.u_K[-1])
-    return float(np.expm1(low)), float(np.expm1(high))
+    """Return the ends of the shortest stretch between two points with most of the largest change
+    within a window (``MOST_OF_IT``), in steps."""
+    wanted = MOST_OF_IT * window_changes(curve.u_K, curve.value_K[None]).max()
+    length_KK = curve.u_K[None, :] - curve.u_K[:, None]
+    change_KK = np.abs(curve.value_K[None, :] - curve.value_K[:, None])
+    length_KK = np.where((length_KK > 0) & (change_KK >= wanted), length_KK, np.inf)
+    start, end = np.unravel_index(length_KK.argmin(), length_KK.shape)
+    return float(curve.step_K[start]), float(curve.step_K[end])
 
 
 def share_at(curve: Curve, u: float) -> float:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 TEXT = """\
 Tests every curve of a run: loss and gradient norm of each step, evaluations, and the metrics of
 ontogeny trajectory, if it was run. For each it finds change points, the step of half the change,
-and whether the change is sudden: a third of it or more within a factor of 1.28 in step, beyond 95 %
-of smooth curves with the same noise and of random walks. Then it compares curves: which change
+and whether the change is sudden: half of it or more while the step doubles, beyond 95 % of smooth
+curves with the same noise and of random walks. Then it compares curves: which change
 first, which change where the loss does, which lead the target. A hidden Markov model gives states
 of training, and the record names datums and neurons that moved more inside the transition.
 

@@ -103,7 +103,7 @@ def test_a_jump_and_a_steep_logistic_are_called_sudden_and_a_slow_one_is_not():
     rng = np.random.default_rng(0)
     u = np.log1p(STEPS)
     assert called_sudden(jump(300, noise=0.02), rng)
-    for scale, wanted in ((0.05, True), (1.0, False)):
+    for scale, wanted in ((0.08, True), (1.0, False)):
         value = 1 / (1 + np.exp(-(u - 6) / scale)) + 0.01 * rng.standard_normal(len(u))
         assert called_sudden(curve(value), rng) == wanted
     low, high = steepest(jump(300))
