@@ -2,9 +2,11 @@
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_run import make_run
 
@@ -17,6 +19,7 @@ from analysis.spectra.spectrum import measure_spectrum, spectrum_question
 from analysis.spectra.tables import SCHEMAS, Spectrum, write_spectrum
 from analysis.spectra.unfinished import UnfinishedGram
 from capture.errors import CaptureError, ShardError
+from cluster.local.work_pool import in_processes
 
 UNITS = ("layers.1.linear1.weight", "layers.1.linear2.*", "layers.1.norm2.weight")
 FEW = SpectrumConfig(units=UNITS, draws=2, repeats=2)
@@ -249,3 +252,13 @@ def test_a_run_that_diverged_or_stood_still_is_refused(
     with pytest.raises(CaptureError) as caught:
         measure_spectrum(run(), FEW)
     assert text in str(caught.value)
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(tmp_path: Path):
+    place = make_run(str(tmp_path / "run"), "training.epochs=1", "training.learning_rate=0.5")
+    opened, size = open_run(place), 12 * 4 * 200
+    alone = measure_spectrum(opened, FEW, max_bytes=size)
+    beside = measure_spectrum(opened, FEW, sweep=in_processes(2, place), max_bytes=size)
+    for name in SCHEMAS:
+        pd.testing.assert_frame_equal(getattr(alone, name), getattr(beside, name))
