@@ -34,7 +34,11 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "ruptures": "analysis/transitions/shape/segments.py",
     "s3fs": "tests/",  # for pandas and DuckDB; the store itself uses botocore
     # clusters of neurons; mixtures of outcomes
-    "sklearn": ("analysis/neurons/", "analysis/transitions/runs/stability.py"),
+    "sklearn": (
+        "analysis/neurons/",
+        "analysis/trajectory/metrics/concepts.py",
+        "analysis/transitions/runs/stability.py",
+    ),
     "tokenizers": "capture/corpus/tokenizer.py",
     "transformers": "capture/models/",
 }

@@ -26,11 +26,19 @@ class TrajectoryConfig:
     100."""
     seed: int = 0
     """Seed of random tokens and permutations."""
+    concept: str | None = None
+    """JSON lines with prompts and completions, or texts and labels, for ``completion_…`` and
+    ``probe``."""
+    shots: int = 0
+    """Other examples of the concept in front of each prompt."""
 
     def __post_init__(self) -> None:
         at_least("--checkpoints", self.checkpoints, 2)
         at_least("--datums", self.datums, 2)
         at_least("--seed", self.seed, 0)
+        at_least("--shots", self.shots, 0)
+        if self.shots and self.concept is None:
+            raise ConfigError("--shots", "is given without --concept", "Give a file of examples")
         if self.split not in ("", "train", "validation", "test"):
             problem = f"got {self.split!r}, must be train, validation or test"
             raise ConfigError("--split", problem)

@@ -39,8 +39,7 @@ def text_of_checkpoints(
         source.tokenizer,
         num_tokens=last.whole.config.vocab_size,
         longest=longest_window(last),
-        datums=config.datums,
-        seed=config.seed,
+        config=config,
     )
 
 

@@ -30,8 +30,7 @@ def trajectory_of_run(
     run: Run, config: TrajectoryConfig, report: Report | None = None
 ) -> Trajectory:
     """Measure a run at its checkpoints; raises what ``measure`` raises, and ``RunError``."""
-    text = text_of_run(run, config.split, datums=config.datums, seed=config.seed)
-    return measure(RunCheckpoints(run), text, config, report)
+    return measure(RunCheckpoints(run), text_of_run(run, config), config, report)
 
 
 def measure(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.trajectory.metrics.ablations import head_ablation
+from analysis.trajectory.metrics.concepts import completions, probe
 from analysis.trajectory.metrics.lens import logit_lens
 from analysis.trajectory.metrics.ngrams import ngram_divergence
 from analysis.trajectory.metrics.noise import gradient_noise
@@ -19,7 +20,11 @@ from analysis.trajectory.metrics.weights import weight_changes, weight_sizes
 from analysis.trajectory.observed.model import Observed, Part
 from analysis.trajectory.observed.text import Text
 
-Need = Part | Literal["held-out text", "training text", "repeated tokens", "windows of 20 tokens"]
+Need = (
+    Part
+    | Literal["held-out text", "training text", "repeated tokens", "windows of 20 tokens"]
+    | Literal["prompts with completions (--concept)", "texts with labels (--concept)"]
+)
 Function = Callable[[Observed, Text], Iterable[Row]]
 
 
@@ -51,6 +56,8 @@ class Metric:
 UNIFORM = "uniform attention to all tokens so far"
 UNIFORM_TOKENS = "a uniform prediction"
 PERMUTED = "the same with positions permuted"
+OTHER = "the completion after another prompt"
+DEALT = "a probe for labels dealt at random"
 UNIGRAM = "a unigram model of the training text"
 CATALOGUE = (
     Metric(
@@ -136,6 +143,20 @@ CATALOGUE = (
             Described("noise_scale", "datums", "batch size at which noise equals signal"),
         ),
         frozenset({"training text"}),
+    ),
+    Metric(
+        completions,
+        (
+            Described("completion_loss", "nats", "per token of the concept's completions", OTHER),
+            Described("completion_accuracy", "share", "whole completions ranked first", OTHER),
+            Described("completion_top5", "share", "first tokens among the first five", OTHER),
+        ),
+        frozenset({"prompts with completions (--concept)", "logits at all positions"}),
+    ),
+    Metric(
+        probe,
+        (Described("probe", "share", "accuracy of a linear probe for the label", DEALT),),
+        frozenset({"texts with labels (--concept)", "layers"}),
     ),
 )
 """In the order of tables and pages."""

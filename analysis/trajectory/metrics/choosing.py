@@ -64,6 +64,10 @@ def available(model: Observed, text: Text) -> frozenset[Need]:
         found.add("training text")
     if text.window >= LEAST_REPEATED_WINDOW and text.num_tokens >= 4:
         found.add("repeated tokens")
+    if text.concept.completions:
+        found.add("prompts with completions (--concept)")
+    if text.concept.texts:
+        found.add("texts with labels (--concept)")
     if text.window >= 20:
         found.add("windows of 20 tokens")
     return frozenset(found)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.trajectory.config import TrajectoryConfig
+from analysis.trajectory.observed.concept import Concept, library_encoder, read_concept
 from analysis.trajectory.observed.text import Text, Windows
 from capture.corpus.text import read_path
 from capture.corpus.tokenizer import HFTokenizer
@@ -12,6 +14,8 @@ from capture.errors import CorpusError, at_least
 
 LONGEST_DEFAULT = 128
 """Window of a model that takes longer ones."""
+LONGEST_CONCEPT = 4096
+"""Longest example for a model without a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,7 @@ def text_of_files(
     *,
     num_tokens: int,
     longest: int | None,
-    datums: int,
-    seed: int,
+    config: TrajectoryConfig,
 ) -> Text:
     """Read and cut the texts into windows.
 
@@ -52,13 +55,18 @@ def text_of_files(
         problem = f"got {window}, but the model takes {longest} tokens"
         raise CorpusError("--window", problem, "Shorten the window")
     paths = [texts.text, texts.training_text]
-    own = HFTokenizer(tokenizer) if any(paths) else None
+    own = HFTokenizer(tokenizer) if any(paths) or config.concept else None
     held_out, training = (
         cut(own, Path(path).expanduser(), window, num_tokens) if own and path else None
         for path in paths
     )
-    shown = held_out.spread(datums) if held_out else None
-    return Text(num_tokens, window, shown, training, own.names if own else [], datums, seed)
+    shown = held_out.spread(config.datums) if held_out else None
+    names, concept = own.names if own else [], Concept()
+    if own and config.concept:
+        most = longest or LONGEST_CONCEPT
+        concept = read_concept(config.concept, library_encoder(own), most, config.shots)
+    sizes = config.datums, config.seed
+    return Text(num_tokens, window, shown, training, names, *sizes, concept)
 
 
 def cut(tokenizer: HFTokenizer, path: Path, window: int, num_tokens: int) -> Windows:

@@ -12,7 +12,16 @@ import numpy as np
 
 from analysis.run.run import Run
 from analysis.run.stored_run import Split
-from analysis.trajectory.config import SplitChoice
+from analysis.trajectory.config import SplitChoice, TrajectoryConfig
+from analysis.trajectory.observed.concept import (
+    Concept,
+    Encode,
+    library_encoder,
+    read_concept,
+    word_encoder,
+)
+from capture.corpus.datums import WORDS
+from capture.corpus.tokenizer import HFTokenizer
 from capture.errors import ConfigError
 
 Result = TypeVar("Result")
@@ -63,6 +72,8 @@ class Text:
     """The vocabulary, indexed by token id; empty if it is not known."""
     datums: int = 200
     seed: int = 0
+    concept: Concept = field(default_factory=Concept)
+    """Examples of the user's; empty if there are none."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What metrics compute from the text once for all checkpoints; see ``remember``."""
 
@@ -80,18 +91,33 @@ class Text:
         return repeated_tokens(count, window, self.num_tokens, self.seed)
 
 
-def text_of_run(run: Run, split: SplitChoice, *, datums: int, seed: int) -> Text:
-    """Return the text of a run; raises ``RunError`` if it has no such split."""
-    held_out = windows_of(run, held_out_split(run, split))
+def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
+    """Return the text of a run.
+
+    Raises ``ConfigError`` if it has no such split, and what ``read_concept`` raises.
+    """
+    held_out = windows_of(run, held_out_split(run, config.split))
+    window, concept = run.config.corpus.window, Concept()
+    if config.concept is not None:
+        concept = read_concept(config.concept, encoder_of(run), window, config.shots)
     return Text(
         run.num_tokens,
-        run.config.corpus.window,
-        held_out.spread(datums),
+        window,
+        held_out.spread(config.datums),
         windows_of(run, "train"),
         run.tokens,
-        datums,
-        seed,
+        config.datums,
+        config.seed,
+        concept,
     )
+
+
+def encoder_of(run: Run) -> Encode:
+    """Return the encoder of a run's text; raises ``ConfigError`` if the tokenizer is away."""
+    tokenizer = run.config.corpus.tokenizer
+    if tokenizer == WORDS:
+        return word_encoder(run.tokens)
+    return library_encoder(HFTokenizer(tokenizer))
 
 
 def held_out_split(run: Run, wanted: SplitChoice) -> Split:

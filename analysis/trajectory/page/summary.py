@@ -14,6 +14,8 @@ from analysis.trajectory.tables import Trajectory
 
 ALL_COMPONENTS = 4
 """Of a metric with more components the text describes the one that changed most."""
+CROSSINGS = {"probe": (0.7, 0.9)}
+"""Metric → values whose first crossing the text names."""
 Z = 1.96
 """Normal quantile of a 95 % interval."""
 
@@ -91,6 +93,10 @@ def sentence(row: dict, curve: Curve) -> str:
         if beyond > 0.1 * curve.range and 0 < extreme < len(curve.value_M) - 1:
             text += f"; {noun} {significant(inside)} at step {curve.step_M[extreme]:,}"
             turned = True
+    for share in CROSSINGS.get(row["metric"], ()):
+        if (above_M := curve.value_M > share).any():
+            step = curve.step_M[int(above_M.argmax())]
+            text += f"; above {100 * share:.0f} % from step {step:,}"
     if within_error(curve):
         return f"{text}; the ends differ by less than their error."
     before, after = half_way(curve)

@@ -31,6 +31,7 @@ Measures a model at the checkpoints of its training. Metrics:
   cka_before, cka_layers         similarity with the checkpoint before, and of layers
   weight_norm, weight_mean, weight_variance, update_norm, update_cosine    by unit
   gradient_norm, noise_scale     per-sample gradients of training text
+  completion_loss, completion_accuracy, completion_top5, probe    on examples of --concept FILE
   MODULE:FUNCTION                your own function of (model, text), which yields rows
 
 Each has a null to compare with. Tables and a page with plots go to RUN/analysis/trajectory/.
@@ -66,6 +67,10 @@ def add(commands: "Commands") -> None:
     made.add_argument("--datums", type=int, default=200, metavar="N", help=text)
     text = "seed of random tokens, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
+    text = 'examples, one a line: {"prompt": …, "completion": …} or {"text": …, "label": …}'
+    made.add_argument("--concept", metavar="FILE", help=text)
+    text = "other examples in front of each prompt, default 0"
+    made.add_argument("--shots", type=int, default=0, metavar="N", help=text)
     add_texts(made)
     text = "components shown of each metric, default 3"
     made.add_argument("--rows", type=int, default=3, metavar="N", help=text)
@@ -94,6 +99,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         split=arguments.split,
         datums=arguments.datums,
         seed=arguments.seed,
+        concept=arguments.concept,
+        shots=arguments.shots,
     )
     if holds_checkpoints(arguments.run):
         return measure_checkpoints(arguments, console, config)
