@@ -111,9 +111,10 @@ def show_summary(console: "Console", run: "Run") -> None:
         console.print("  checkpoints only; ontogeny replay adds audited records")
     for split, table in evaluations.groupby("split", sort=False):
         last = table.iloc[-1]
-        console.print(
-            f"  {escape(str(split))} loss {last['loss']:.3f}, perplexity {last['perplexity']:.1f}"
-        )
+        measure = f"perplexity {last['perplexity']:.1f}"
+        if "accuracy" in table:
+            measure = f"accuracy {last['accuracy']:.1%}"
+        console.print(f"  {escape(str(split))} loss {last['loss']:.3f}, {measure}")
 
 
 def outlier_size(run: "Run") -> tuple[int, int]:

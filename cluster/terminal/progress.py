@@ -243,10 +243,10 @@ def finished(event: CaptureProgress) -> bool:
 
 
 def evaluation_line(event: Evaluation) -> str:
-    return (
-        f"epoch {event.epoch + 1}: {event.split} loss {event.loss:.3f}, "
-        f"perplexity {event.perplexity:.1f}"
-    )
+    when, measure = f"epoch {event.epoch + 1}", f"perplexity {event.perplexity:.1f}"
+    if event.accuracy is not None:  # a task
+        when, measure = f"step {event.step:,}", f"accuracy {event.accuracy:.1%}"
+    return f"{when}: {event.split} loss {event.loss:.3f}, {measure}"
 
 
 def window_replay_line(event: WindowReplay) -> str:

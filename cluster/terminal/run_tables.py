@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import suppress
 
+import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -17,6 +18,9 @@ from capture.optim.optimizer_config import describe_optimizer
 from cluster.terminal.tables import data_table
 
 KINDS = ("outliers", "factors", "tallies", "checkpoints", "steps", "evaluations", "corpus")
+
+MOST_EPOCHS = 24
+"""Rows of the table of losses."""
 
 
 def show_run(console: Console, run: Run) -> None:
@@ -154,16 +158,28 @@ def sizes(run: Run) -> Table:
 
 
 def losses(run: Run) -> Table:
-    """Losses by epoch: training (mean over its steps, with dropout) and each held-out split."""
+    """Losses by epoch: training (mean over its steps, with dropout) and each held-out split.
+
+    The last column is the last split's perplexity, or its accuracy for a task. Of a run of many
+    epochs some are shown, evenly spread, and the last one.
+    """
     steps, evaluations = run.steps(), run.evaluations()
     splits = list(evaluations["split"].unique())
-    table = data_table(
-        "epoch", "training loss", *(escape(f"{split} loss") for split in splits), "perplexity"
-    )
-    for epoch, loss in steps.groupby("epoch")["loss"].mean().items():
+    accuracy = "accuracy" in evaluations
+    names = (escape(f"{split} loss") for split in splits)
+    measure = "accuracy" if accuracy else "perplexity"
+    table = data_table("epoch", "training loss", *names, measure)
+    means = steps.groupby("epoch")["loss"].mean()
+    shown = np.unique(np.linspace(0, len(means) - 1, min(MOST_EPOCHS, len(means))).astype(int))
+    if len(shown) < len(means):
+        table.caption = f"{len(shown)} of {len(means):,} epochs"
+    for epoch, loss in means.iloc[shown].items():
         here = evaluations[evaluations["epoch"] == epoch]
         here = here.drop_duplicates("split", keep="last").set_index("split")
         held_out = [f"{here.loc[s, 'loss']:.3f}" if s in here.index else "…" for s in splits]
-        perplexity = f"{here['perplexity'].iloc[-1]:.1f}" if len(here) else "…"
-        table.add_row(str(epoch), f"{loss:.3f}", *held_out, perplexity)
+        last = "…"
+        if len(here):
+            found = here[measure].iloc[-1]
+            last = f"{found:.1%}" if accuracy else f"{found:.1f}"
+        table.add_row(str(epoch), f"{loss:.3f}", *held_out, last)
     return table

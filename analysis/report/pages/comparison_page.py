@@ -109,7 +109,11 @@ def facts(run: Run, sources: Sources) -> dict[str, str]:
     found["training loss, mean of the last 5 % of steps, nats"] = markup.decimals(last.mean(), 3)
     for split, table in run.evaluations().groupby("split", sort=False):
         found[f"{split} loss at the end, nats"] = markup.decimals(table["loss"].iloc[-1], 3)
-        found[f"{split} perplexity at the end"] = markup.decimals(table["perplexity"].iloc[-1], 1)
+        last = table.iloc[-1]
+        if "accuracy" in table:
+            found[f"{split} accuracy at the end"] = markup.percent(last["accuracy"])
+        else:
+            found[f"{split} perplexity at the end"] = markup.decimals(last["perplexity"], 1)
     found["largest audit error, relative"] = f"{steps['audit_error'].max():.1e}"
     return found | results(sources)
 
