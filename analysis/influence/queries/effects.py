@@ -2,26 +2,36 @@
 
 The effect is the mean fall of the token's log-probability when the subject is ablated, as
 ``ontogeny ablate`` measures it: its weights are set to zero in the same forward pass (a row keeps
-its bias). It is positive if the subject makes the token more probable. Both log-probabilities
-depend on the weights, and so does the query's gradient.
+its bias), or its entries are replaced by their mean or by resampled values (``replacement``). It is
+positive if the subject makes the token more probable. Both log-probabilities depend on the weights,
+and so does the query's gradient.
 
 Shapes: N datum, T position, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.ablation.subjects import ATTENTION, Level
+from analysis.ablation.replacement import VALUES, Value
+from analysis.ablation.subjects import ATTENTION, Level, Subject
 from analysis.influence.queries.material import QueryMaterial, as_tokens
 from analysis.influence.queries.query import Query, Weights
-from analysis.influence.queries.scored_text import DATUMS_AT_ONCE, ScoredText, log_probabilities
+from analysis.influence.queries.replacement import Replacement
+from analysis.influence.queries.scored_text import (
+    DATUMS_AT_ONCE,
+    Logits,
+    ScoredText,
+    log_probabilities,
+)
 from analysis.influence.queries.specification import Specification, chosen_split
 from analysis.influence.queries.texts import require_positions
 from analysis.run.names import nearest
+from analysis.run.stored_run import Split
 from capture.errors import ConfigError, RunError, UnitError, at_least
 from capture.models.transformer import LanguageModel
 
@@ -29,6 +39,8 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 LEAST_POSITIONS = 10
 """Positions where the strongest token must come next, if any token has as many."""
 MOST_DATUMS = 100
+AblatedModel = Callable[[np.ndarray], Logits]
+"""Datums of a split in, the ablated model as a function of weights and their input tokens out."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,9 @@ class EffectQuery(Specification):
     """neuron (an input of a weight: a column), row (an output) or head."""
     unit: str
     number: int
+    value: str = "zero"
+    """What replaces the subject: zero weights, its mean over the training text, or a resampled
+    value."""
     token: str | None = None
     """By default the token whose log-probability falls most in the run's last model."""
     split: str = ""
@@ -68,30 +83,50 @@ class EffectQuery(Specification):
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ConfigError("effect.level", f"got {self.level!r}, wanted {', '.join(LEVELS)}")
+        if self.value not in VALUES:
+            raise ConfigError("effect.value", f"got {self.value!r}, wanted {', '.join(VALUES)}")
         at_least("effect.max_datums", self.max_datums, 1)
 
     def title(self) -> str:
-        return f"{self.level} {self.unit}:{self.number}" + (
-            f" on {self.token}" if self.token else ""
-        )
+        how = "" if self.value == "zero" else f" ({self.value})"
+        on = f" on {self.token}" if self.token else ""
+        return f"{self.level} {self.unit}:{self.number}{how}{on}"
 
     def build(self, material: QueryMaterial) -> Query:
         """Raises ``UnitError`` or ``ConfigError`` for a subject or token that does not exist."""
-        mask = weight_mask(material, self)
         split = chosen_split(material, self.split)
+        text, ablated = material.text(split), ablated_model(material, self, split)
         token = self.token
         if token is None:
-            token = strongest_token(material, self)
-        wanted, text = material.token(token), material.text(split)
+            token = strongest_token(material, self, ablated)
+        wanted = material.token(token)
         scored_NT = material.scored_NT(text.target_NT) & (text.target_NT == wanted)
         scored_NT[np.flatnonzero(scored_NT.any(1))[self.max_datums :]] = False
         require_positions(material, token, split, scored_NT)
-        clean = ScoredText.mean(text.token_NT, text.target_NT, scored_NT)
-        ablated = clean.times(-1).parts(
-            material, lambda weights, token_NT: material.logits(mask.ablate(weights), token_NT)
-        )
+        parts = ScoredText.mean(text.token_NT, text.target_NT, scored_NT).parts(material)
+        used = np.flatnonzero(scored_NT.any(1))
+        for start in range(0, len(used), DATUMS_AT_ONCE):
+            own = used[start : start + DATUMS_AT_ONCE]
+            weight_NT = torch.from_numpy(-1.0 * scored_NT[own] / scored_NT.sum())
+            piece = as_tokens(text.token_NT[own]), as_tokens(text.target_NT[own])
+            parts += ScoredText(*piece, weight_NT).parts(material, ablated(own))
         named = EffectQuery(**{**vars(self), "token": token, "split": split})
-        return named.query([*clean.parts(material), *ablated], "higher")
+        return named.query(parts, "higher")
+
+
+def ablated_model(material: QueryMaterial, subject: EffectQuery, split: Split) -> AblatedModel:
+    """Return a run's model in which a subject is ablated.
+
+    Raises ``UnitError`` for a subject that does not exist, and what ``Replacement.of`` raises.
+    """
+    mask = weight_mask(material, subject)
+    if subject.value != "zero":
+        # __post_init__ has checked both words.
+        level, value = cast(Level, subject.level), cast(Value, subject.value)
+        token_NT = material.text(split).token_NT
+        own = Subject(subject.unit, subject.number, level)
+        return Replacement.of(material, own, value, token_NT).logits_of
+    return lambda _: lambda weights, token_NT: material.logits(mask.ablate(weights), token_NT)
 
 
 def weight_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
@@ -132,24 +167,23 @@ def require_number(subject: EffectQuery, size: int) -> None:
 
 
 @torch.no_grad()
-def strongest_token(material: QueryMaterial, subject: EffectQuery) -> str:
+def strongest_token(material: QueryMaterial, subject: EffectQuery, ablated: AblatedModel) -> str:
     """Return the token whose mean log-probability falls most when the subject is ablated.
 
     Measured in the run's last model on the first ``max_datums`` datums of the split. A token must
     come next at ``LEAST_POSITIONS`` positions, or as often as the most frequent one.
     """
-    mask, weights = weight_mask(material, subject), dict(material.model.named_parameters())
+    weights = dict(material.model.named_parameters())
     text = material.text(chosen_split(material, subject.split))
     token_NT = as_tokens(text.token_NT[: subject.max_datums])
     num_scored = int(material.scored_NT(text.target_NT[:1]).sum())
     target_NT = as_tokens(text.target_NT[: subject.max_datums, -num_scored:])
-    ablated = mask.ablate(weights)
     sum_V = torch.zeros(len(material.run.tokens), dtype=torch.float64)
-    for token, target in zip(
-        token_NT.split(DATUMS_AT_ONCE), target_NT.split(DATUMS_AT_ONCE), strict=True
-    ):
+    for datum_N in np.array_split(np.arange(len(token_NT)), -(-len(token_NT) // DATUMS_AT_ONCE)):
+        token, target = token_NT[datum_N], target_NT[datum_N]
         clean, changed = (
-            log_probabilities(material.logits(own, token), target) for own in (weights, ablated)
+            log_probabilities(model(weights, token), target)
+            for model in (material.logits, ablated(datum_N))
         )
         sum_V.index_add_(0, target.flatten(), (clean - changed).flatten().double().cpu())
     count_V = torch.bincount(target_NT.flatten(), minlength=len(sum_V))

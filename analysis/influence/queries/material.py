@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from analysis.ablation.config import SplitText
+from analysis.ablation.replacement import mean_states
+from analysis.ablation.subjects import ENDS, SubjectSite
 from analysis.influence.queries.query import Weights
 from analysis.run.names import token_id
 from analysis.run.run import Run
@@ -103,6 +105,15 @@ class QueryMaterial:
     def token(self, token: str) -> int:
         """Return the id of a token; raise ``ConfigError`` for an unknown one."""
         return token_id(self.run.tokens, token)
+
+    @cached_property
+    def means(self) -> dict[SubjectSite, Tensor]:
+        """Mean of each entry of every state over the training text, [C] each, in the last model."""
+        assert isinstance(self.model, LanguageModel)
+        layers = range(len(self.model.layers))
+        sites = [SubjectSite(n, point) for n in layers for ends in ENDS.values() for point in ends]
+        with torch.no_grad():
+            return mean_states(self.model, self.text("train").token_NT, sites)
 
     def text(self, split: Split) -> SplitText:
         """Return inputs and targets of a split; raise ``RunError`` if the run lacks it."""

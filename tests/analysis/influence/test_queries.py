@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny_run import tiny_run
 from torch import Tensor
 
 from analysis.ablation.log_probability import log_probability_changes
+from analysis.ablation.replacement import Value
 from analysis.ablation.subjects import Level, Subject
 from analysis.influence.queries.effects import EffectQuery
 from analysis.influence.queries.parsing import build_queries, read_file
@@ -37,6 +39,12 @@ SUBJECTS: list[tuple[Level, str, int]] = [
     ("head", "layers.0.self_attn", 0),
     ("head", "layers.1.self_attn", 1),
 ]
+ONLY_ZERO = SUBJECTS[5:6]
+"""Rows of ``in_proj``, whose output is no module's."""
+
+
+def effect(level: str, unit: str, number: int = 3, **settings: str) -> dict[str, Any]:
+    return {"kind": "effect", "level": level, "unit": unit, "number": number, **settings}
 
 
 @functools.cache
@@ -58,6 +66,8 @@ def words(folder: Path) -> list[Any]:
         *(f"text:{text}", f"neuron:{UNIT}:3", f"row:{UNIT}:4@w5", "head:layers.0.self_attn:1"),
         *("parameter:decoder.bias:2", f"norm:{UNIT}:1", f"direction:layers.0.linear2:{vector}"),
         {"prompt": "w1 w3", "completion": "w4"},
+        effect("neuron", UNIT, value="mean", token="w5"),
+        effect("row", UNIT, value="resample", token="w5"),
         {"prompt": "w1 w3", "completion": "w4 .", "measure": "loss"},
         {"prompt": "w1 w3", "completion": "w4", "rival": "w5 w6"},
     ]
@@ -95,24 +105,37 @@ def test_a_description_builds_the_query_again(tmp_path: Path):
         assert one.value(own) == other.value(own)
 
 
-@pytest.mark.parametrize(("level", "unit", "number"), SUBJECTS)
-def test_effects_are_those_that_ablation_measures(level: Level, unit: str, number: int):
+@pytest.mark.parametrize(
+    ("level", "unit", "number", "value"),
+    [
+        *((*subject, "zero") for subject in SUBJECTS),
+        *((*subject, "mean") for subject in SUBJECTS if subject not in ONLY_ZERO),
+        *((*subject, "resample") for subject in SUBJECTS[::3]),
+    ],
+)
+def test_effects_are_those_that_ablation_measures(
+    level: Level, unit: str, number: int, value: Value
+):
     text = run().datum_table("validation")
     model, own = run().model(), weights(run(), torch.float32)
     token_NT = np.array(text["tokens"].to_pylist(), np.int32)
     target_NT = np.hstack([token_NT[:, 1:], text["last_target"].to_numpy()[:, None]])
     changes = log_probability_changes(
-        model, token_NT, target_NT, [Subject(unit, number, level)], num_tokens=run().num_tokens
+        model,
+        token_NT,
+        target_NT,
+        [Subject(unit, number, level)],
+        value=value,
+        num_tokens=run().num_tokens,
+        mean_text_NT=np.array(run().datum_table("train")["tokens"].to_pylist(), np.int32),
     )
     mean_V = changes.change_SV[0] / np.maximum(changes.count_V, 1)
     tokens = np.flatnonzero(changes.count_V)
-    asked = [
-        EffectQuery(level=level, unit=unit, number=number, token=run().tokens[token])
-        for token in tokens
-    ]
+    subject = EffectQuery(level=level, unit=unit, number=number, value=value)
+    asked = [replace(subject, token=run().tokens[token]) for token in tokens]
     found = [query.value(own) for query in build_queries(run(), asked)]
     np.testing.assert_allclose(found, -mean_V[tokens], atol=3e-6)
-    (strongest,) = build_queries(run(), [EffectQuery(level=level, unit=unit, number=number)])
+    (strongest,) = build_queries(run(), [subject])
     enough = tokens[changes.count_V[tokens] >= min(10, changes.count_V.max())]
     assert strongest.value(own) == pytest.approx(-mean_V[enough].min(), abs=3e-6)
     assert strongest.description["token"] in [run().tokens[token] for token in enough]
@@ -220,6 +243,8 @@ def test_files_cannot_name_a_function(tmp_path: Path):
         (f"neuron:{UNIT}:99", "neurons are 0 to 11"),
         (f"neuron:{UNIT}:3@w77", "is not in the vocabulary"),
         ("head:layers.0.self_attn:2", "heads are 0 to 1"),
+        (effect("neuron", UNIT, value="median"), "wanted zero, mean, resample"),
+        (effect("row", "layers.0.self_attn.in_proj_weight", value="mean"), "only be set to zero"),
         ("parameter:decoder.bias:99", "indices are 0 to"),
         ("parameter:dream:0", "is no parameter"),
         ("norm:decoder.bias:0", "has no neurons"),
