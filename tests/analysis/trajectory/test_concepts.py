@@ -97,9 +97,8 @@ class Planted:
 def test_a_planted_label_is_read_where_it_lies_and_nowhere_else() -> None:
     labels = ["pun" if n % 3 else "plain" for n in range(90)]
     concept = Concept((), [[n, 1, 2] for n in range(90)], labels)
-    rows = {
-        row.component: row for row in probe(Planted(dict(enumerate(labels))), with_concept(concept))
-    }  # pyright: ignore
+    model: Any = Planted(dict(enumerate(labels)))
+    rows = {row.component: row for row in probe(model, with_concept(concept))}
     assert rows["layer 0"].value > 0.95
     for name in ("embedding", "layer 1"):
         assert abs(rows[name].value - rows[name].null) < 0.2
