@@ -13,7 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.activations.quantities import LEVELS, QUANTITIES, Quantity, require_entry
+from analysis.activations.quantities import (
+    LEVELS,
+    QUANTITIES,
+    Quantity,
+    nouns,
+    require_entry,
+    units_of,
+)
 from analysis.activations.scores import By
 from analysis.jobs.tables import (
     check_set_name,
@@ -26,7 +33,7 @@ from analysis.jobs.tables import (
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.corpus.datums import UNKNOWN
-from capture.errors import ConfigError
+from capture.errors import ConfigError, UnitError
 from capture.models.transformer import LanguageModel
 
 ATTRIBUTION = "attribute"
@@ -115,6 +122,9 @@ class ComparisonChoice:
 
 def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> None:
     """Raise ``UnitError`` or ``ConfigError`` for an unknown neuron or token."""
+    if not units_of(model, config.quantity):
+        problem = f"have no {nouns(config.quantity)}, because they have no MLP"
+        raise UnitError("layers.*", problem, "Choose another --of, such as head-norm")
     if config.unit_and_column:
         require_entry(model, *config.unit_and_column, config.quantity)
     for token in config.tokens:

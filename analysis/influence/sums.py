@@ -66,11 +66,12 @@ class InfluenceSums:
             growth_Q = found.columns["adjoint_norm"] / np.maximum(self.norm_at_end_Q, 1e-300)
             self.within_Q &= growth_Q <= LIMIT
         influence_QN = found.influence_QNT.sum(2)
+        scored = found.influence_QNT.shape[2]  # positions at the end of the window that have a loss
         window = next(w for w, steps in enumerate(self.shape.windows) if found.step in steps)
         for slot, datum in enumerate(found.datum_N.tolist()):
             # One datum may fill several slots, so slots are added one at a time.
             own_Q = influence_QN[:, slot]
-            self.reliable_QDT[:, datum] += self.kept(found.influence_QNT[:, slot])
+            self.reliable_QDT[:, datum, -scored:] += self.kept(found.influence_QNT[:, slot])
             self.unreliable_QD[:, datum] += np.where(self.within_Q, 0.0, own_Q)
             self.window_QDW[:, datum, window] += self.kept(own_Q)
             self.unit_QDU[:, datum] += found.unit_QNU[:, slot]

@@ -132,7 +132,9 @@ def position_norms(
     with unit_states(model, units) as states, torch.enable_grad():
         # One leaf at the bottom is enough for gradients to reach the outputs of all units.
         model.encoder.weight.requires_grad_(True)
-        logits = model(token)[:, kept].flatten(0, 1)
+        logits = model(token)
+        target = target[:, -logits.shape[1] :]  # those of the scored positions
+        logits = logits[:, kept].flatten(0, 1)
         loss = F.cross_entropy(logits, target[:, kept].flatten(), reduction="sum")
         outputs = [states[unit][1] for unit in units]
         deltas = torch.autograd.grad(loss / target.shape[1], outputs)

@@ -59,6 +59,18 @@ def test_path_influences_and_decay_sum_to_the_change(run_of, name):
     assert change == pytest.approx(end - start, abs=1e-3 * entries)
 
 
+@pytest.mark.parametrize("name", ["maze", "modular-addition"])
+def test_the_table_holds_the_sums_over_steps_at_the_scored_positions(run_of, name):
+    run = run_of(name)
+    queries = build_queries(run, ["datum:test:0"])
+    wanted_D = np.zeros(run.num_datums)
+    for step in path_steps(run, queries, range(run.steps_done)):
+        np.add.at(wanted_D, step.datum_N, step.influence_QNT[0].sum(1))
+    found = compute_influence(run, queries, InfluenceConfig(method="path"), resumable=False)
+    influence = found.datums.set_index("datum")["influence"]
+    np.testing.assert_allclose(influence, wanted_D[influence.index], rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["digits", "modular-addition"])
 def test_unrolled_influence_names_every_trained_datum(run_of, name):
     run = run_of(name)
