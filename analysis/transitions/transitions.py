@@ -111,7 +111,11 @@ def require_points(runs: Sequence[Sequence[Curve]]) -> None:
     most = max((len(curve.u_K) for curves in runs for curve in curves), default=0)
     if most < MIN_POINTS:
         problem = f"has {most} points at most, and a change point needs {MIN_POINTS}"
-        raise ConfigError("transitions", problem, "Measure more checkpoints: ontogeny trajectory")
+        raise ConfigError(
+            "transitions",
+            problem,
+            "Measure more steps: ontogeny trajectory RUN --steps 0,1,2,4,8,…",
+        )
 
 
 def compared(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.transitions.curves import Curve
+from analysis.transitions.curves import MIN_POINTS, Curve
 from analysis.transitions.shape.shapes import ALPHA, adjusted
 from analysis.transitions.tables import (
     STATE_CHANGES,
@@ -34,7 +34,7 @@ def features_of(runs: Sequence[Sequence[Curve]]) -> tuple[Features, list[tuple[s
 
     All are interpolated at the steps of the curve with the fewest points.
     """
-    names = [{curve.name: curve for curve in curves if curve.changes} for curves in runs]
+    names = [{curve.name: curve for curve in curves if tested(curve)} for curves in runs]
     shared = [name for name in names[0] if all(name in own for own in names)]
     whole = [name for name in shared if not names[0][name].component]
     shared = whole if len(whole) >= FEWEST_METRICS else shared
@@ -49,6 +49,10 @@ def features_of(runs: Sequence[Sequence[Curve]]) -> tuple[Features, list[tuple[s
         lengths.append(len(grid.u_K))
     found = Features(standardise(np.concatenate(parts)), np.concatenate(steps), lengths)
     return found, [(names[0][name].metric, names[0][name].component) for name in shared]
+
+
+def tested(curve: Curve) -> bool:
+    return curve.changes and len(curve.u_K) >= MIN_POINTS
 
 
 def state_tables(
