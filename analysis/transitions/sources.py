@@ -11,10 +11,10 @@ from analysis.transitions.curves import COLUMNS, Curve
 from capture.errors import ConfigError
 
 TRAINING_LOSS, GRADIENT_NORM = "training loss", "gradient norm"
-TARGETS = ("accuracy", "loss", "validation loss", "test loss", TRAINING_LOSS)
-"""What other curves may foretell: the first that a run has and that changes."""
 LOSSES = ("loss", "validation loss", "test loss", TRAINING_LOSS)
-"""The loss that curves may coincide with, likewise."""
+"""The loss that curves may coincide with: the first that a run has and that changes."""
+TARGETS = ("accuracy", "validation accuracy", "test accuracy", *LOSSES)
+"""What other curves may foretell, likewise."""
 
 
 def frame_of(run: Run, trajectory: str) -> pd.DataFrame:
@@ -36,12 +36,20 @@ def measured(run: Run, name: str) -> pd.DataFrame:
 
 
 def evaluated(run: Run) -> pd.DataFrame:
-    """Return the losses on held-out text, as recorded while training ran."""
+    """Return loss on held-out text, and accuracy on held-out tasks, as recorded in training.
+
+    The standard error of an accuracy is binomial; that of a loss was not recorded.
+    """
     rows = run.evaluations()
-    names = rows["split"].astype(str) + " loss"
-    return rows.assign(metric=names, component="", value=rows["loss"], n=rows["tokens"]).assign(
-        standard_error=float("nan")
-    )[COLUMNS]
+    parts = []
+    for column in ("accuracy", "loss"):
+        if column in rows:
+            value, count = rows[column], rows["tokens"]
+            error = (value * (1 - value) / count) ** 0.5 if column == "accuracy" else float("nan")
+            metric = rows["split"].astype(str) + f" {column}"
+            own = {"metric": metric, "component": "", "value": value, "n": count}
+            parts.append(rows[["step"]].assign(**own, standard_error=error))
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def stepped(run: Run) -> pd.DataFrame:

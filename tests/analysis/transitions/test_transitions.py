@@ -12,6 +12,7 @@ from analysis.jobs.tables import read_table
 from analysis.run.run import open_run
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.sentences import summarise
+from analysis.transitions.sources import evaluated
 from analysis.transitions.tables import SCHEMAS, Transitions
 from analysis.transitions.transitions import (
     find_transitions,
@@ -114,6 +115,21 @@ def test_constant_metrics_alone_are_said_to_be_constant():
 
 
 # --- a run ----------------------------------------------------------------------------------------
+
+
+class EvaluatedTask:
+    """A run of which only the evaluations are read."""
+
+    def evaluations(self) -> pd.DataFrame:
+        own = {"step": [0, 50], "split": "test", "tokens": 100, "loss": [4.0, 0.1]}
+        return pd.DataFrame(own | {"accuracy": [0.2, 1.0]})
+
+
+def test_accuracy_of_a_task_is_a_curve_with_a_binomial_error():
+    table = evaluated(EvaluatedTask())  # pyright: ignore[reportArgumentType]
+    assert table["metric"].tolist() == ["test accuracy"] * 2 + ["test loss"] * 2
+    assert table["value"].tolist() == [0.2, 1.0, 4.0, 0.1]
+    np.testing.assert_allclose(table["standard_error"], [0.04, 0, np.nan, np.nan])
 
 
 def test_tables_are_written_and_read_again_and_the_record_is_asked():
