@@ -4,8 +4,8 @@ from os import PathLike
 
 from analysis.run.run import Run
 from analysis.spectra.config import SpectrumConfig
-from analysis.spectra.spectrum import measure_spectrum, spectrum_question
-from analysis.spectra.tables import Spectrum, write_spectrum
+from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
+from analysis.spectra.tables import Spectrum
 from ontogeny.answers import Keep, Progress, opened_run
 
 

@@ -17,6 +17,7 @@ import torch
 
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
+from analysis.jobs.tables import table_set, write_tables
 from analysis.run.run import Run
 from analysis.spectra.config import SpectrumConfig
 from analysis.spectra.directions import Directions, GramPiece, PieceRows, left_vectors
@@ -29,6 +30,7 @@ from analysis.spectra.low_rank import (
     trained_again,
 )
 from analysis.spectra.neurons import NeuronGroups
+from analysis.spectra.page import spectrum_page
 from analysis.spectra.pieces import MAX_BYTES, Piece, pieces_of
 from analysis.spectra.reading import StepSource, silent, step_source
 from analysis.spectra.results import (
@@ -39,8 +41,8 @@ from analysis.spectra.results import (
     spectra_frames,
 )
 from analysis.spectra.samples import sampled_spectra
-from analysis.spectra.tables import DATUMS, LOW_RANK, Spectrum
-from analysis.spectra.unfinished import JOB, UnfinishedGram
+from analysis.spectra.tables import DATUMS, LOW_RANK, SCHEMAS, Spectrum
+from analysis.spectra.unfinished import JOB, UnfinishedGram, discard_unfinished
 from capture.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -52,6 +54,13 @@ Report = Callable[[int, int], None]
 
 def spectrum_question(config: SpectrumConfig) -> Question:
     return Question.of(JOB, config)
+
+
+def write_spectrum(run: Run, found: Spectrum, question: Question, name: str = "") -> None:
+    """Write tables and ``index.html`` to ``RUN/analysis/spectrum/``, or to its folder ``name``."""
+    pages = {"index.html": spectrum_page(found, question, run.uri)}
+    write_tables(run, table_set(JOB, name), vars(found), SCHEMAS, question, pages)
+    discard_unfinished(run, name)
 
 
 @dataclass(eq=False)

@@ -1,17 +1,13 @@
-"""The tables of a spectrum, and their storage."""
+"""The tables of a spectrum."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
 
-from analysis.jobs.question import Question
-from analysis.jobs.tables import table_set, write_tables
-from analysis.run.run import Run
 from analysis.spectra.concentration import NAMES
 from analysis.spectra.low_rank import LOW_RANK
 from analysis.spectra.samples import SAMPLES
-from analysis.spectra.unfinished import JOB, discard_unfinished
 
 SPECTRA = pa.schema(
     [
@@ -112,9 +108,3 @@ class Spectrum:
     learned: pd.DataFrame
     datums: pd.DataFrame
     low_rank: pd.DataFrame
-
-
-def write_spectrum(run: Run, found: Spectrum, question: Question, name: str = "") -> None:
-    """Write the tables to ``RUN/analysis/spectrum/``, or to its folder ``name``."""
-    write_tables(run, table_set(JOB, name), vars(found), SCHEMAS, question)
-    discard_unfinished(run, name)

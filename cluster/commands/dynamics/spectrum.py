@@ -24,7 +24,7 @@ beside random matrices of the same shape and of the same lengths; how each direc
 steps; which neurons and datums it consists of; and when each neuron was moved. The spectrum is
 exact over all steps; the sampled form (random steps, ten times) stands beside it. Gradients come
 from stored factors where the run has them, all else is replayed, in pieces of parameters that fit
-in memory. Tables go to RUN/analysis/spectrum/.
+in memory. Tables and a page with plots go to RUN/analysis/spectrum/.
 
   ontogeny spectrum runs/demo
   ontogeny spectrum runs/demo --of updates --subtract-mean --name updates
@@ -83,8 +83,7 @@ def add_what_is_said(made: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.spectra.config import SpectrumConfig
-    from analysis.spectra.spectrum import measure_spectrum, spectrum_question
-    from analysis.spectra.tables import write_spectrum
+    from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
     from cluster.options.machines import retraining_sweep
     from cluster.terminal.dynamics.spectrum import show_spectrum
 

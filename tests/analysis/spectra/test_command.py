@@ -32,6 +32,10 @@ def test_the_command_prints_numbers_beside_nulls_and_keeps_the_tables(capsys):
         "analysis/spectrum/",
     ):
         assert wanted in text
+    page = open_run(place).store.get("analysis/spectrum/index.html").decode()
+    assert page.count("<svg") == 2
+    for wanted in ("Singular values", "Datums of the directions", "Training in few directions"):
+        assert wanted in page
     table = spectrum(place, SpectrumConfig(units=("layers.1.linear2.weight",), draws=2, repeats=2))
     assert main([*asked.split(), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -15,8 +15,8 @@ from analysis.run.run import Run, open_run
 from analysis.spectra.config import SpectrumConfig, What
 from analysis.spectra.pieces import pieces_of
 from analysis.spectra.reading import StepSource, step_source
-from analysis.spectra.spectrum import measure_spectrum, spectrum_question
-from analysis.spectra.tables import SCHEMAS, Spectrum, write_spectrum
+from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
+from analysis.spectra.tables import SCHEMAS, Spectrum
 from analysis.spectra.unfinished import UnfinishedGram
 from capture.errors import CaptureError, ShardError
 from cluster.local.work_pool import in_processes
