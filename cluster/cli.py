@@ -47,14 +47,6 @@ from cluster.commands.influence import (
     smoothness,
     suspects,
 )
-    drift,
-    influence,
-    lds,
-    retrain,
-    silence,
-    smoothness,
-    suspects,
-)
 from cluster.commands.listings import config, runs
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
