@@ -12,6 +12,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from capture.errors import ConfigError
+
 MIN_POINTS = 8
 """A curve with fewer points is not tested for change points."""
 MAX_POINTS = 120
@@ -84,6 +86,15 @@ def jitter(u_K: np.ndarray, value_K: np.ndarray, count_K: np.ndarray) -> float:
     away = value_K[1:-1] - left * value_K[:-2] - (1 - left) * value_K[2:]
     variance = 1 / count_K[1:-1] + left**2 / count_K[:-2] + (1 - left) ** 2 / count_K[2:]
     return float(1.4826 * np.median(np.abs(away) / np.sqrt(variance)))
+
+
+def require_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of curves; raise ``ConfigError`` if it lacks one of ``COLUMNS``."""
+    lacking = [name for name in COLUMNS if name not in frame]
+    if lacking:
+        problem = f"have no column {lacking[0]}"
+        raise ConfigError("curves", problem, f"Wanted: {', '.join(COLUMNS)}")
+    return frame[COLUMNS]
 
 
 def curves_of(frame: pd.DataFrame) -> list[Curve]:

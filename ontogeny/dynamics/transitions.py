@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from os import PathLike
 
+import pandas as pd
+
 from analysis.run.run import Run
 from analysis.transitions import sentences
 from analysis.transitions.config import TransitionsConfig
+from analysis.transitions.curves import require_columns
 from analysis.transitions.tables import Transitions
 from analysis.transitions.transitions import (
     find_transitions,
+    transitions_of,
     transitions_question,
     write_transitions,
 )
+from capture.errors import ConfigError
 from cluster.local.threads import run_job
 from ontogeny.answers import Keep, Progress, opened_run
 
@@ -19,7 +24,7 @@ Place = Run | str | PathLike[str]
 
 
 def transitions(
-    runs: Place | Sequence[Place],
+    runs: Place | Sequence[Place] | pd.DataFrame,
     config: TransitionsConfig | None = None,
     *,
     save: bool = False,
@@ -33,9 +38,11 @@ def transitions(
     ``ontogeny.trajectory`` saved.
 
     Args:
-        runs: A run, or several of the same training with other seeds.
+        runs: A run, several of the same training with other seeds, or a table of curves with the
+            columns step, metric, component, value, n and standard_error, such as
+            ``ontogeny.trajectory(…).trajectory`` of other people's checkpoints.
         config: Which curves, how many null curves, the target, and whether to ask the record.
-        save: Also write the tables to the first run.
+        save: Also write the tables to the first run; not for a table of curves.
         name: Keep the tables beside others, under ``analysis/transitions/NAME/``.
         replace: Replace tables of another question that have the same name.
         progress: Called with the number of curves tested and in all.
@@ -56,9 +63,13 @@ def transitions(
         >>> found.curves["metric"].tolist()
         ['training loss']
     """
+    chosen, report = config or TransitionsConfig(), progress or (lambda done, wanted: None)
+    if isinstance(runs, pd.DataFrame):
+        if save:
+            raise ConfigError("save", "is set, but a table of curves has no place", "Give a run")
+        return transitions_of({"curves": require_columns(runs)}, chosen, report)
     single = isinstance(runs, Run | str | PathLike)
     opened = [opened_run(run) for run in ([runs] if single else runs)]  # pyright: ignore
-    chosen, report = config or TransitionsConfig(), progress or (lambda done, wanted: None)
     return Keep(save, name, replace).answer(
         opened[0],
         transitions_question(chosen, [run.uri for run in opened]),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tiny_run import copied, tiny_run
 
+import ontogeny
 from analysis.jobs.tables import read_table
 from analysis.run.run import open_run
 from analysis.transitions.config import TransitionsConfig
@@ -112,6 +113,16 @@ def test_constant_metrics_alone_are_said_to_be_constant():
     alone = transitions_of({"r": frame()}, TransitionsConfig(metrics=("constant",), draws=99))
     assert "0 of 1 curves change." in summarise(alone)
     assert not len(alone.states)
+
+
+def test_a_table_of_curves_is_answered_as_a_run_is():
+    config = TransitionsConfig(draws=99, states=0, metrics=("accuracy",))
+    answer = ontogeny.transitions(frame(), config)
+    assert answer.curves["verdict"].tolist() == ["sudden"]
+    with pytest.raises(ConfigError, match="have no column standard_error"):
+        ontogeny.transitions(frame().drop(columns="standard_error"))
+    with pytest.raises(ConfigError, match="has no place"):
+        ontogeny.transitions(frame(), save=True)
 
 
 # --- a run ----------------------------------------------------------------------------------------
