@@ -106,7 +106,7 @@ CATALOGUE = (
             Described("logit_lens", "nats", "loss of the prediction read after a layer", UNIGRAM),
             Described("logit_lens_kl", "nats", "KL divergence of it from the final prediction"),
         ),
-        frozenset({"held-out text", "logits at all positions", "logit lens"}),
+        frozenset({"held-out text", "logit lens"}),
     ),
     Metric(
         head_ablation,

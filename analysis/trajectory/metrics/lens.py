@@ -24,16 +24,21 @@ def logit_lens(model: Observed, text: Text) -> Iterator[Row]:
     ``logit_lens_kl``: KL(final prediction ‖ prediction read there), nats; 0 after the last layer.
     """
     assert text.held_out
+    scored = 0
     losses: list[list[np.ndarray]] = [[] for _ in range(len(model.blocks) + 1)]
     distances: list[list[np.ndarray]] = [[] for _ in losses]
     for batch in batches(text.held_out, text.num_tokens):
-        states = model.states(torch.from_numpy(batch.token_NT))
+        states = [
+            state_NTD[:, model.scored]
+            for state_NTD in model.states(torch.from_numpy(batch.token_NT))
+        ]
+        scored = states[-1].shape[1]
         final_NTV = model.read(states[-1]).log_softmax(2)
         for number, state_NTD in enumerate(states):
             logits_NTV = model.read(state_NTD)
             losses[number].append(cross_entropy(logits_NTV, torch.from_numpy(batch.target_NT)))
             distances[number].append(divergence(final_NTV, logits_NTV.log_softmax(2)))
-    null = unigram_nulls(text, text.window)["loss"]
+    null = unigram_nulls(text, scored)["loss"]
     for number, loss in enumerate(losses):
         yield mean_row("logit_lens", state_name(number), np.concatenate(loss).mean(1), null)
     for number, distance in enumerate(distances):

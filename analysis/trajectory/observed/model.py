@@ -42,6 +42,12 @@ class Observed:
         """Parameters by name; tied ones once."""
         return dict(self.network.named_parameters())
 
+    @property
+    def scored(self) -> slice:
+        """The positions whose logits the network returns: all, or some at the end."""
+        last = getattr(self.network, "scored", None)
+        return slice(None) if last is None else slice(-last, None)
+
     # --- forward passes ---------------------------------------------------------------------------
 
     @torch.inference_mode()
@@ -114,7 +120,7 @@ class Observed:
         found: set[Part] = set()
         if not isinstance(self.network, LanguageModel | HFModel):
             return frozenset()
-        if self.logits(self.two_tokens).shape[1] == self.two_tokens.shape[1]:
+        if self.network.scored is None:
             found.add("logits at all positions")
         if self.blocks:
             found.add("layers")
@@ -175,7 +181,8 @@ class Observed:
         head = self.network.get_output_embeddings() if isinstance(self.network, HFModel) else None
         if head is None or not self.blocks:
             return None
-        last_NTD, wanted_NTV = self.states(self.two_tokens)[-1], self.logits(self.two_tokens)
+        last_NTD = self.states(self.two_tokens)[-1][:, self.scored]
+        wanted_NTV = self.logits(self.two_tokens)
         for norm in self.outer_norms():
             with torch.inference_mode():
                 if torch.allclose(head(norm(last_NTD)), wanted_NTV, rtol=1e-3, atol=1e-4):

@@ -36,6 +36,11 @@ class Curve:
     def range(self) -> float:
         return float(self.value_M.max() - self.value_M.min())
 
+    @property
+    def moves(self) -> bool:
+        """Whether it changes by more than rounding does."""
+        return self.range > 1e-6 * float(np.abs(self.value_M).max())
+
 
 def curves(found: Trajectory, metric: str) -> list[Curve]:
     """Return the curves of a metric in the order of the table; values that are finite."""
@@ -57,7 +62,7 @@ def summarise(found: Trajectory) -> list[str]:
     """Return sentences on each metric: of the whole model, or else of its components."""
     sentences = []
     for row in found.metrics.to_dict("records"):
-        every = [curve for curve in curves(found, row["metric"]) if curve.range]
+        every = [curve for curve in curves(found, row["metric"]) if curve.moves]
         shown = foremost(every, ALL_COMPONENTS, 1)
         sentences += [sentence(row, curve) for curve in shown]
         if others := len(every) - len(shown):

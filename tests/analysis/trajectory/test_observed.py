@@ -131,6 +131,23 @@ def test_the_lens_after_the_last_layer_is_the_loss(model: Observed) -> None:
     assert rows["logit_lens_kl", "embedding"].value > 1e-3
 
 
+def test_only_scored_positions_count(kind: str) -> None:
+    whole, last = network(kind), network(kind)
+    vars(last)["scored"] = 1
+    text, cut = some_text(), some_text()
+    assert text.held_out
+    model = Observed(0, last)
+    assert "logits at all positions" not in model.parts
+    assert "logit lens" in model.parts
+    (loss,) = (row for row in prediction(model, cut) if row.metric == "loss")
+    logits_NTV = Observed(0, whole).logits(torch.from_numpy(text.held_out.token_NT))[:, -1:]
+    target_NT = torch.from_numpy(text.held_out.target_NT)[:, -1:]
+    wanted = torch.nn.functional.cross_entropy(logits_NTV.transpose(1, 2), target_NT)
+    assert loss.value == pytest.approx(float(wanted), rel=1e-5)
+    rows = {(row.metric, row.component): row for row in logit_lens(model, cut)}
+    assert rows["logit_lens", "layer 1"].value == pytest.approx(loss.value, rel=1e-5)
+
+
 def test_a_head_whose_values_are_zero_has_no_effect() -> None:
     made = network("transformer")
     with torch.no_grad():
