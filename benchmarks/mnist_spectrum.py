@@ -213,7 +213,10 @@ def numbers(gram_SS: np.ndarray) -> dict:
 
 
 def spectrum(gram_SS: np.ndarray, entries: int, seed: int) -> dict:
-    """Return numbers of each treatment and null, of the sampled form, and of other cutoffs."""
+    """Return numbers of each treatment and null, of the sampled form, and of other cutoffs.
+
+    ``gap``: how many values stand before the largest relative gap among the first 31.
+    """
     rng = np.random.default_rng(seed)
     value_K = singular_values(gram_SS)
     samples = sampled_spectra(gram_SS, SAMPLED_STEPS, SAMPLES, rng, CUTOFF)
@@ -224,6 +227,7 @@ def spectrum(gram_SS: np.ndarray, entries: int, seed: int) -> dict:
         **{treatment.name: numbers(treated(gram_SS, treatment)) for treatment in TREATMENTS},
         **{null: [numbers(drawn_SS) for drawn_SS in drawn] for null, drawn in nulls.items()},
         "samples": samples.to_dict("list"),
+        "gap": int((value_K[:30] / value_K[1:31]).argmax()) + 1,
         "cutoffs": {
             str(share): int((value_K > share * value_K[0]).sum()) for share in (0.05, 0.15)
         },
