@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.run.run import Run
+    from analysis.transitions.config import TransitionsConfig
     from analysis.transitions.tables import Transitions
     from cluster.options.arguments import Commands
     from cluster.options.machines import Machines
@@ -23,7 +24,8 @@ first, which change where the loss does, which lead the target. A hidden Markov 
 of training, and the record names datums and neurons that moved more inside the transition.
 
 Several runs are samples of the same training, as with other seeds: order, leads and states are
-those of all of them. Tables go to RUN/analysis/transitions/ of the first run.
+those of all of them. RUN may also be a place to which ontogeny trajectory wrote (--to). Tables go
+to RUN/analysis/transitions/ of the first run.
 
   ontogeny transitions runs/demo
   ontogeny transitions runs/demo --name loss --metrics "training loss" "validation loss" """
@@ -57,11 +59,13 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.run.run import open_run
     from analysis.transitions.config import TransitionsConfig
+    from analysis.transitions.stored import holds_trajectory
     from analysis.transitions.transitions import (
         find_transitions,
         transitions_question,
         write_transitions,
     )
+    from capture.store import Store
     from cluster.terminal.dynamics.transitions import show_transitions
 
     config = TransitionsConfig(
@@ -74,6 +78,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         record=not arguments.no_record,
         seed=arguments.seed,
     )
+    if holds_trajectory(Store(arguments.run), config.trajectory):
+        return answer_places(arguments, console, config)
     others = [open_run(uri) for uri in arguments.others]
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Transitions":
@@ -91,3 +97,33 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show,
     )
     return run_analysis(arguments, console, answer)
+
+
+def answer_places(
+    arguments: argparse.Namespace, console: "Console", config: "TransitionsConfig"
+) -> int:
+    """Test the trajectories at places that are no runs, write the tables and print them."""
+    from analysis.jobs.loose_tables import claim_place
+    from analysis.jobs.tables import table_set
+    from analysis.transitions.stored import transitions_of_places, write_at
+    from analysis.transitions.transitions import transitions_question
+    from capture.store import Store
+    from cluster.terminal.as_json import print_as_json
+    from cluster.terminal.dynamics.transitions import show_transitions
+    from cluster.terminal.progress import counting
+
+    stores = [Store(place) for place in (arguments.run, *arguments.others)]
+    question = transitions_question(config, [store.uri for store in stores])
+    written = Store(arguments.to) if arguments.to else stores[0]
+    claim_place(written, question, arguments.name, replace=arguments.replace)
+    quiet = arguments.quiet or arguments.json
+    with counting(console, "testing", "curves", quiet=quiet) as report:
+        found = transitions_of_places(stores, config, report)
+    write_at(written, found, question, arguments.name)
+    if arguments.json:
+        print_as_json(found)
+    elif not quiet:
+        show_transitions(console, found)
+        place = f"{written.uri}/analysis/{table_set(question.command, arguments.name)}/"
+        console.print(f"Tables: {place}", markup=False, highlight=False, soft_wrap=True)
+    return 0

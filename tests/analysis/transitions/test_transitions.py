@@ -9,8 +9,11 @@ import pytest
 from tiny_run import copied, tiny_run
 
 import ontogeny
-from analysis.jobs.tables import read_table
+from analysis.jobs.loose_tables import read_loose_table, write_loose_tables
+from analysis.jobs.question import Question
+from analysis.jobs.tables import concat_frames, read_table
 from analysis.run.run import open_run
+from analysis.trajectory.tables import SCHEMAS as TRAJECTORIES
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.sentences import summarise
 from analysis.transitions.sources import evaluated
@@ -23,6 +26,7 @@ from analysis.transitions.transitions import (
     write_transitions,
 )
 from capture.errors import ConfigError
+from capture.store import Store
 from cluster.cli import main
 from cluster.local.threads import run_job
 
@@ -174,3 +178,24 @@ def test_the_command_prints_the_text_and_json(capsys: pytest.CaptureFixture[str]
     error = capsys.readouterr().err
     assert "has no 'nothing'" in error
     assert error.count("\n") == 1
+
+
+def test_a_trajectory_of_other_checkpoints_is_answered_where_it_lies(
+    capsys: pytest.CaptureFixture[str],
+):
+    place = Store("memory://others-checkpoints")
+    tables = {
+        "trajectory": concat_frames([frame().assign(null=np.nan)], TRAJECTORIES["trajectory"]),
+        "metrics": TRAJECTORIES["metrics"].empty_table().to_pandas(),
+        "checkpoints": TRAJECTORIES["checkpoints"].empty_table().to_pandas(),
+    }
+    question = Question.of("trajectory")
+    write_loose_tables(place, "trajectory", tables, TRAJECTORIES, question, {})
+    options = ["--draws", "99", "--states", "0"]
+    assert main(["transitions", place.uri, *options]) == 0
+    assert "accuracy changes suddenly" in capsys.readouterr().out
+    curves = read_loose_table(place, "transitions", "curves", SCHEMAS["curves"])
+    assert curves["verdict"].tolist()[0] == "sudden"
+    assert place.exists("analysis/transitions/index.html")
+    assert main(["transitions", "memory://nothing-there", *options]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
