@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from capture.optim.optimizer import Tensors
+from capture.unrolled.layer_norms import ShortLayerNorms
 from capture.unrolled.step_loss import StepLoss
 from capture.unrolled.token_losses import twice_differentiable_losses
 
@@ -38,7 +39,8 @@ class GradientGraph:
         The gradient has the bits of the engine's for the same weights.
         """
         leaves = {name: own.detach().requires_grad_() for name, own in weights.items()}
-        logit_NTV = loss.logits(leaves, slots)
+        with ShortLayerNorms():
+            logit_NTV = loss.logits(leaves, slots)
         target_NT = loss.target_NT[slots.start : slots.stop]
         lost_P = twice_differentiable_losses(logit_NTV.flatten(0, 1), target_NT.flatten())
         del logit_NTV
