@@ -10,13 +10,13 @@ The cheese lies in the top right corner in the first part of training and anywhe
 The held-out mazes have it in the corner (validation) and anywhere (test).
 
 Source: the mazes of Langosco et al. 2022, "Goal misgeneralization in deep reinforcement learning",
-here without reinforcement. The mazes are spanning trees by randomized depth-first search, so any
-two cells have one path.
+here without reinforcement. The mazes are random spanning trees, so any two cells have one path.
+No held-out maze is also a training maze.
 Shapes: N datum, M token of a datum and its last target (size² + moves + 1).
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ WALL, FLOOR, STAR, CHEESE = range(4)
 CELLS = ("wall", "floor", "star", "cheese")
 """Names of the tokens of the maze; those of the visited cells follow."""
 MOST_TRIES = 1000
-"""Mazes to draw at most for one datum whose path is short enough."""
+"""Mazes to draw at most for one datum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,25 +65,17 @@ class MazeConfig:
 def mazes(config: MazeConfig) -> TaskDatums:
     """Return the episodes: first those with the cheese in the corner, then those without.
 
-    Raises ``CorpusError`` if almost no maze has a path that is short enough.
+    Raises ``CorpusError`` if almost no maze has a path that is short enough, or all are held out.
     """
-    parts = {
-        name: episodes(config, number, corner=name.endswith("corner"), stream=stream)
-        for stream, (name, number) in enumerate(
-            {
-                "corner": config.corner,
-                "anywhere": config.anywhere,
-                "held-out corner": config.held_out,
-                "held-out anywhere": config.held_out,
-            }.items()
-        )
-    }
-    splits: dict[Split, np.ndarray] = {
-        "train": np.concatenate([parts["corner"], parts["anywhere"]])
-    }
+    held_out = (config.held_out, frozenset[bytes]())
+    validation_NM = episodes(config, *held_out, corner=True, stream=2)
+    test_NM = episodes(config, *held_out, corner=False, stream=3)
+    seen = frozenset(maze_of(row_M, config) for row_M in [*validation_NM, *test_NM])
+    first_NM = episodes(config, config.corner, seen, corner=True, stream=0)
+    second_NM = episodes(config, config.anywhere, seen, corner=False, stream=1)
+    splits: dict[Split, np.ndarray] = {"train": np.concatenate([first_NM, second_NM])}
     if config.held_out:
-        splits["validation"] = parts["held-out corner"]
-        splits["test"] = parts["held-out anywhere"]
+        splits |= {"validation": validation_NM, "test": test_NM}
     places = [f"r{row}c{column}" for row in range(config.size) for column in range(config.size)]
     names = [*CELLS, *places]
     texts: dict[Split, list[str]] = {
@@ -101,16 +93,23 @@ def path_text(token_M: np.ndarray, names: list[str], size: int) -> str:
     return " ".join(path)
 
 
-def episodes(config: MazeConfig, number: int, *, corner: bool, stream: int) -> np.ndarray:
-    """Return the tokens of so many episodes, int32 [N, M]."""
+def maze_of(token_M: Sequence[int] | np.ndarray, config: MazeConfig) -> bytes:
+    """Return the cells of an episode's maze, for comparison."""
+    return np.asarray(token_M[: config.size**2], np.int32).tobytes()
+
+
+def episodes(
+    config: MazeConfig, number: int, avoided: Set[bytes], *, corner: bool, stream: int
+) -> np.ndarray:
+    """Return the tokens of so many episodes, int32 [N, M], none in one of the avoided mazes."""
     draw = Draws(config.seed, stream)
-    rows = [episode(config, draw, corner=corner) for _ in range(number)]
+    rows = [episode(config, draw, avoided, corner=corner) for _ in range(number)]
     width = config.size**2 + config.moves + 1
     return np.array(rows, np.int32).reshape(number, width)
 
 
-def episode(config: MazeConfig, draw: "Draws", *, corner: bool) -> list[int]:
-    """Return the tokens of one episode, of the first maze drawn whose path is short enough."""
+def episode(config: MazeConfig, draw: "Draws", avoided: Set[bytes], *, corner: bool) -> list[int]:
+    """Return the tokens of one episode, of the first maze drawn that is allowed."""
     size = config.size
     start, top_right = (size - 1) * size, size - 1
     for _ in range(MOST_TRIES):
@@ -124,35 +123,39 @@ def episode(config: MazeConfig, draw: "Draws", *, corner: bool) -> list[int]:
             for at in goals[:-1]:
                 cells[at] = STAR
             cells[goals[-1]] = CHEESE
+            if maze_of(cells, config) in avoided:
+                continue
             path += [path[-1]] * (config.moves + 1 - len(path))
             return [*cells, *(len(CELLS) + at for at in path)]
     problem = f"of {MOST_TRIES:,} mazes of {size} × {size} cells, none has a path of at most "
-    problem += f"{config.moves} moves"
-    raise CorpusError("maze", problem, "Raise corpus.maze.moves")
+    problem += f"{config.moves} moves and is not held out"
+    raise CorpusError("maze", problem, "Raise corpus.maze.moves or corpus.maze.size")
 
 
 def spanning_tree(size: int, draw: "Draws") -> list[int]:
-    """Return a maze, wall or floor by cell: a random depth-first tree over every second cell."""
+    """Return a maze, wall or floor by cell: a random tree over every second cell (Kruskal)."""
     cells = [WALL] * (size * size)
-    stack = [(size - 1, 0)]
-    cells[(size - 1) * size] = FLOOR
-    while stack:
-        row, column = stack[-1]
-        ahead = [
-            (row + down, column + right)
-            for down, right in ((-2, 0), (2, 0), (0, -2), (0, 2))
-            if 0 <= row + down < size
-            and 0 <= column + right < size
-            and cells[(row + down) * size + column + right] == WALL
-        ]
-        if not ahead:
-            stack.pop()
-            continue
-        to_row, to_column = ahead[draw.below(len(ahead))]
-        cells[to_row * size + to_column] = FLOOR
-        cells[(row + to_row) // 2 * size + (column + to_column) // 2] = FLOOR
-        stack.append((to_row, to_column))
+    rooms = [r * size + c for r in range(0, size, 2) for c in range(0, size, 2)]
+    tree = {room: room for room in rooms}
+    doors = [(at, at + step) for at in rooms for step in (2, 2 * size) if at + step in tree]
+    doors = [(one, other) for one, other in doors if other - one != 2 or other % size]
+    for room in rooms:
+        cells[room] = FLOOR
+    while doors:
+        place = draw.below(len(doors))
+        doors[place], doors[-1] = doors[-1], doors[place]
+        one, other = doors.pop()
+        old, new = root_of(tree, one), root_of(tree, other)
+        if old != new:
+            cells[(one + other) // 2] = FLOOR
+            tree[old] = new
     return cells
+
+
+def root_of(tree: dict[int, int], at: int) -> int:
+    while tree[at] != at:
+        at = tree[at]
+    return at
 
 
 def optimal_path(cells: list[int], size: int, start: int, goals: list[int]) -> list[int]:

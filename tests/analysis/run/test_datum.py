@@ -51,8 +51,8 @@ def test_a_maze_shows_walls_the_cheese_and_the_path():
         assert picture
         text = picture.as_text().replace("\n", "")
         cells = [text[at : at + 2] for at in range(0, len(text), 2)]
-        visited = {int(cell) - 4 for cell in token_M[9:]}
-        start = 6
+        visited = {int(cell) - 4 for cell in token_M[25:]}
+        start = 20
         assert cells[start] == "○ "
         for at, cell in enumerate(cells):
             assert (cell == MARKS[WALL]) == (token_M[at] == WALL)
@@ -67,7 +67,7 @@ def test_a_label_is_escaped_and_damaged_datums_have_no_picture():
     assert picture
     assert '<svg aria-label="<' not in picture.as_svg('"><script>')
     assert "<script>" not in picture.as_svg('"><script>')
-    for place, token in ((0, 5), (9, 3), (9, 13)):
+    for place, token in ((0, 5), (25, 3), (25, 29)):
         damaged_M = token_NM[0].copy()
         damaged_M[place] = token
         assert Picture.of(config, damaged_M) is None

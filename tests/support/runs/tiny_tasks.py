@@ -18,7 +18,7 @@ SMALL = {
         *("model.width=16", "training.epochs=1", "training.evaluation_steps=7"),
     ),
     "maze": (
-        *("corpus.maze.size=3", "corpus.maze.moves=8", "corpus.window=17", "training.batch=6"),
+        *("corpus.maze.size=5", "corpus.maze.moves=10", "corpus.window=35", "training.batch=6"),
         *("corpus.maze.corner=60", "corpus.maze.anywhere=60", "corpus.maze.held_out=9"),
         *("model.layers=1", "model.width=16", "model.hidden=24", "training.evaluation_steps=7"),
     ),
