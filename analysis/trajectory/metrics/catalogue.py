@@ -9,6 +9,7 @@ from typing import Literal
 
 from analysis.trajectory.metrics.ablations import head_ablation
 from analysis.trajectory.metrics.concepts import completions, probe
+from analysis.trajectory.metrics.fourier import modular_waves
 from analysis.trajectory.metrics.lens import logit_lens
 from analysis.trajectory.metrics.ngrams import ngram_divergence
 from analysis.trajectory.metrics.noise import gradient_noise
@@ -24,6 +25,7 @@ Need = (
     Part
     | Literal["held-out text", "training text", "repeated tokens", "windows of 20 tokens"]
     | Literal["prompts with completions (--concept)", "texts with labels (--concept)"]
+    | Literal["modular addition"]
 )
 Function = Callable[[Observed, Text], Iterable[Row]]
 
@@ -58,6 +60,7 @@ UNIFORM_TOKENS = "a uniform prediction"
 PERMUTED = "the same with positions permuted"
 OTHER = "the completion after another prompt"
 DEALT = "a probe for labels dealt at random"
+RANDOM, WEAK, SHUFFLED = "random logits", "the 5 weakest instead", "numbers in random order"
 UNIGRAM = "a unigram model of the training text"
 CATALOGUE = (
     Metric(
@@ -157,6 +160,16 @@ CATALOGUE = (
         probe,
         (Described("probe", "share", "accuracy of a linear probe for the label", DEALT),),
         frozenset({"texts with labels (--concept)", "layers"}),
+    ),
+    Metric(
+        modular_waves,
+        (
+            Described("sum_waves", "share", "logits' variance at a frequency of a + b", RANDOM),
+            Described("restricted_loss", "nats", "loss of the 5 strongest frequencies alone", WEAK),
+            Described("excluded_loss", "nats", "training loss without them", WEAK),
+            Described("embedding_gini", "", "inequality of the embedding's frequencies", SHUFFLED),
+        ),
+        frozenset({"modular addition", "training text"}),
     ),
 )
 """In the order of tables and pages."""

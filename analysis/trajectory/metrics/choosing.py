@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.trajectory.metrics.catalogue import CATALOGUE, Described, Metric, Need
+from analysis.trajectory.metrics.fourier import LEAST_MODULUS
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import LEAST_REPEATED_WINDOW, Text
 from capture.errors import ConfigError
@@ -64,6 +65,8 @@ def available(model: Observed, text: Text) -> frozenset[Need]:
         found.add("training text")
     if text.window >= LEAST_REPEATED_WINDOW and text.num_tokens >= 4:
         found.add("repeated tokens")
+    if text.modulus and text.modulus >= LEAST_MODULUS:
+        found.add("modular addition")
     if text.concept.completions:
         found.add("prompts with completions (--concept)")
     if text.concept.texts:

@@ -74,6 +74,8 @@ class Text:
     seed: int = 0
     concept: Concept = field(default_factory=Concept)
     """Examples of the user's; empty if there are none."""
+    modulus: int | None = None
+    """p, if the task is addition modulo p."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What metrics compute from the text once for all checkpoints; see ``remember``."""
 
@@ -97,6 +99,8 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
     Raises ``ConfigError`` if it has no such split, and what ``read_concept`` raises.
     """
     held_out = windows_of(run, held_out_split(run, config.split))
+    corpus = run.config.corpus
+    modulus = corpus.modular.modulus if corpus.kind == "modular-addition" else None
     window, concept = run.config.corpus.window, Concept()
     if config.concept is not None:
         concept = read_concept(config.concept, encoder_of(run), window, config.shots)
@@ -109,6 +113,7 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
         config.datums,
         config.seed,
         concept,
+        modulus,
     )
 
 

@@ -32,6 +32,7 @@ Measures a model at the checkpoints of its training. Metrics:
   weight_norm, weight_mean, weight_variance, update_norm, update_cosine    by unit
   gradient_norm, noise_scale     per-sample gradients of training text
   completion_loss, completion_accuracy, completion_top5, probe    on examples of --concept FILE
+  sum_waves, restricted_loss, excluded_loss, embedding_gini    of modular addition
   MODULE:FUNCTION                your own function of (model, text), which yields rows
 
 Each has a null to compare with. Tables and a page with plots go to RUN/analysis/trajectory/.
