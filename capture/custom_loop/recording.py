@@ -185,7 +185,7 @@ class Recording:
     def _before_forward(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._tape.paused:
+        if self._tape.paused or not torch.is_grad_enabled():
             return
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
         with self._ends_on_error():
@@ -195,7 +195,7 @@ class Recording:
             self._tape.begin_forward(inputs)
 
     def _after_forward(self, *_: object) -> None:
-        if not self._tape.paused:
+        if not self._tape.paused and torch.is_grad_enabled():
             self._tape.end_forward()
 
     def _before_optimizer_step(

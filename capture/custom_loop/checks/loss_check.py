@@ -5,6 +5,10 @@ datum's rows. A contrastive loss or a normalization over the batch does not. Run
 as they were, it must give the gradient that came back in training, or else the operations that were
 noted are not the whole loss, and nothing is known of it.
 
+A model may compute the loss itself, and return it as a number beside its logits. What is inside is
+compared by ``split_check``. Here, only what the loop makes of the number is run again: it must give
+the same gradient at the number for other batches, which the square of a mean loss does not.
+
 Shapes: N datum.
 """
 
@@ -38,27 +42,32 @@ def interaction(
     None if it does not. ``calls``: with the axis of datums of each output, as ``check_split`` has
     found it. Raises ``NotRepeatableError`` if this cannot be found out.
     """
-    deltas = {id(call.outputs[n]): x for call in calls for n, x in call.deltas.items() if x.dim()}
+    known = [call.deltas if call.direct is None else call.direct for call in calls]
+    pairs = zip(calls, known, strict=True)
+    deltas = {id(call.outputs[n]): x for call, found in pairs for n, x in found.items()}
     reached = [x for x in log.outputs if id(x) in deltas]
-    if not reached or num_datums < 2:  # a model that computes its loss: see ``split_check``
+    if not reached or num_datums < 2:
         return None
     log.require_unchanged()
     masks = datum_masks(calls, slot, num_datums)
     if any(id(x) not in masks for x in reached):
         raise NotRepeatableError("outputs whose axis of datums is unknown")
     values = {id(x): log.originals.get(id(x), x.detach()) for x in log.outputs}
-    changed = {
-        key: torch.where(masks[key], x, other_rows(x)) if key in masks else x
-        for key, x in values.items()
-    }
+    changed = {key: in_other_batch(x, masks.get(key)) for key, x in values.items()}
+    mixed = [call for call in calls if call.direct is None and call.has_loss]
+    inner = {id(x) for call in mixed for x in call.outputs if x.dim()}
     own = [masks[id(x)] for x in reached]
     true = [deltas[id(x)] * mask for x, mask in zip(reached, own, strict=True)]
     tolerance = HALF_TOLERANCE if any(call.autocast[1] for call in calls) else TOLERANCE
     for roots in possible_roots(log):
         before, is_random = gradients(log, roots, reached, values)
         before = [x * mask for x, mask in zip(before, own, strict=True)]
-        if not is_random and not difference(scaled_to(before, true), true) <= tolerance:
+        seen = [n for n, x in enumerate(reached) if id(x) not in inner]
+        pair = [before[n] for n in seen], [true[n] for n in seen]
+        if not is_random and not difference(scaled_to(*pair), pair[1]) <= tolerance:
             continue  # the gradient did not come from these
+        if any(bool(before[n].any()) for n in range(len(reached)) if n not in seen):
+            raise NotRepeatableError("a loss of the loop beside that of the model")
         after, _ = gradients(log, roots, reached, changed)
         after = [x * mask for x, mask in zip(after, own, strict=True)]
         worst = difference(before, after)
@@ -71,9 +80,14 @@ def interaction(
 
 
 def datum_masks(calls: Sequence[ModelCall], slot: int, num_datums: int) -> dict[int, Tensor]:
-    """Return by the id of an output which of its entries are the datum's, to be broadcast."""
+    """Return by the id of an output which of its entries are the datum's, to be broadcast.
+
+    A loss, which is one number, is every datum's.
+    """
     masks = {}
     for call in calls:
+        losses = [x for x in call.outputs if not x.dim()]
+        masks |= {id(x): torch.ones_like(x, dtype=torch.bool) for x in losses}
         for number, axis in call.datum_axes.items():
             x = call.outputs[number]
             datum = torch.arange(x.shape[axis], device=x.device) // (x.shape[axis] // num_datums)
@@ -152,9 +166,11 @@ def difference(one: Grads, other: Grads) -> float:
     return worst
 
 
-def other_rows(x: Tensor) -> Tensor:
-    """Return a tensor of the same range, with other values in every row."""
-    if not x.is_floating_point():
+def in_other_batch(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return an output as it may be if all datums but that of ``mask`` are others."""
+    if mask is None or not x.is_floating_point():
         return x
+    if not x.dim():
+        return x * SHRINK
     # In reverse along the last axis as well, because a loss may normalize rows to unit length.
-    return x.flip(-1) * SHRINK
+    return torch.where(mask, x, x.flip(-1) * SHRINK)

@@ -51,6 +51,9 @@ class ModelCall:
     """All tensors of the result that have a gradient, flattened."""
     deltas: dict[int, Tensor] = field(default_factory=dict)
     """Number of an output → loss gradient at it, summed if ``backward`` came through twice."""
+    direct: dict[int, Tensor] | None = None
+    """Number of an output → the part of its δ that came from outside of the module; None if this
+    is unknown."""
     datum_axes: dict[int, int] = field(default_factory=dict)
     """Number of an output → its axis of datums, once a pass of one datum has shown it."""
 
@@ -79,6 +82,11 @@ class ModelCall:
     def add_delta(self, number: int, delta: Tensor) -> None:
         before = self.deltas.get(number)
         self.deltas[number] = delta if before is None else before + delta
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether the module has computed a loss, and gradients came back to it."""
+        return any(not delta.dim() for delta in self.deltas.values())
 
     @property
     def inputs(self) -> list[Tensor]:

@@ -13,14 +13,14 @@ Shapes: N datum.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from capture.custom_loop.checks.model_calls import ModelCall
+from capture.custom_loop.checks.output_gradients import last_outputs
 from capture.gradients.factored_algebra import dense
 from capture.gradients.parameter_use import ParameterUse
 
@@ -66,20 +66,29 @@ def check_split(
     """
     num_datums = uses[0].num_datums
     captured = captured_gradients(uses, units, slot)
-    tolerance = HALF_TOLERANCE if any(call.autocast[1] for call in calls) else TOLERANCE
+    tolerance = tolerance_of(calls, uses)
     worst = Mismatch("the outputs", math.nan)
     for cut in ways_to_cut(calls, slot, num_datums):
         try:
-            alone = gradients_alone(units, calls, cut, slot, num_datums)
+            alone = gradients_alone(units, calls, cut, slot, num_datums, tolerance)
         except (NotComparableError, RuntimeError, ValueError, IndexError, TypeError):
             continue  # the model does not take inputs that are cut like this
-        own = scaled_to(alone.gradients, captured) if alone.is_scaled else alone.gradients
-        found = largest_difference(captured, own, tolerance) or alone.loss_mismatch
+        rest = plus(captured, times(alone.known, -1))
+        own = plus(alone.known, times(alone.scaled, share_of(alone.scaled, rest)))
+        found = alone.loss_mismatch or largest_difference(captured, own, tolerance)
         if found is None:
             return None
         if not worst.difference <= found.difference:
             worst = found
     return worst
+
+
+def tolerance_of(calls: Sequence[ModelCall], uses: Sequence[ParameterUse]) -> float:
+    """Return the largest difference that rounding explains; models may turn autocast on inside."""
+    has_autocast = any(call.autocast[1] for call in calls)
+    deltas = [use.delta for use in uses if use.delta is not None]
+    has_halves = any(delta.dtype.itemsize < 4 for delta in deltas)
+    return HALF_TOLERANCE if has_autocast or has_halves else TOLERANCE
 
 
 def captured_gradients(
@@ -113,10 +122,10 @@ def ways_to_cut(calls: Sequence[ModelCall], slot: int, num_datums: int) -> Itera
 class Alone:
     """What a pass of one datum gives."""
 
-    gradients: Gradients
-    is_scaled: bool
-    """Whether they are known up to one factor only: the loss came out of the model as a number, and
-    the share that the datum's loss has in the batch's is not known."""
+    known: Gradients
+    scaled: Gradients
+    """Gradients to be added that are known up to one factor only: the loss came out of the model as
+    a number, and the share that the datum's loss has in the batch's is not known."""
     loss_mismatch: Mismatch | None
     """How the loss gradient at an output differs, if the model computes the loss itself."""
 
@@ -127,9 +136,9 @@ def gradients_alone(
     cut: Cut,
     slot: int,
     num_datums: int,
+    tolerance: float,
 ) -> Alone:
-    total: Gradients = {}
-    scaled, mismatch = False, None
+    known, scaled, mismatch = Gradients(), Gradients(), None
     for call in calls:
         outputs = call.run_again(cut)
         if len(outputs) != len(call.outputs):
@@ -144,23 +153,41 @@ def gradients_alone(
             for number, delta in call.deltas.items()
             if delta.dim()
         }
+        losses = {n: delta for n, delta in call.deltas.items() if not delta.dim()}
         last = last_outputs(outputs, deltas)
-        numbers = [number for number in call.deltas if number not in deltas]
-        if last and numbers:
-            mismatch = mismatch or compare_losses(outputs, numbers, last, deltas)
-        elif numbers:
-            scaled = True
-            last, deltas = numbers, dict(call.deltas)
-        grads = torch.autograd.grad(
-            [outputs[number] for number in last],
-            list(units.values()),
-            [deltas[number] for number in last],
-            allow_unused=True,
-        )
-        for name, gradient in zip(units, grads, strict=True):
-            if gradient is not None:
-                total[name] = total[name] + gradient if name in total else gradient
-    return Alone(total, scaled, mismatch)
+        sent, share = {n: deltas[n] for n in last}, None
+        if losses and last:
+            direct = {
+                n: cut_delta(x, outputs[n].shape, slot, num_datums)
+                for n, x in (call.direct or {}).items()
+                if n in deltas
+            }
+            inside = {n: deltas[n] - direct.get(n, 0) for n in last}
+            share, found = compare_losses(outputs, losses, inside, tolerance)
+            mismatch, sent = mismatch or found, direct
+        known = plus(known, backward(outputs, sent, units))
+        of_losses = backward(outputs, losses, units)
+        if share is None:
+            scaled = plus(scaled, of_losses)
+        else:
+            known = plus(known, times(of_losses, share))
+    return Alone(known, scaled, mismatch)
+
+
+def backward(
+    outputs: Sequence[Tensor], sent: Mapping[int, Tensor], units: Mapping[str, nn.Parameter]
+) -> Gradients:
+    """Return the gradients of units for these δ at outputs, by number."""
+    if not sent:
+        return {}
+    grads = torch.autograd.grad(
+        [outputs[number] for number in sent],
+        list(units.values()),
+        list(sent.values()),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {name: x for name, x in zip(units, grads, strict=True) if x is not None}
 
 
 def cut_delta(delta: Tensor, alone: torch.Size, slot: int, num_datums: int) -> Tensor:
@@ -184,61 +211,55 @@ def datum_axis(batch: torch.Size, alone: torch.Size, num_datums: int) -> int | N
     return axes[0] if batch[axes[0]] == num_datums * alone[axes[0]] else None
 
 
-def last_outputs(outputs: Sequence[Tensor], numbers: Iterable[int]) -> list[int]:
-    """Return the outputs from which no other is computed.
-
-    A model may return hidden states beside its logits. The loss gradient that came back to a hidden
-    state contains what came through the logits, and must not be counted twice.
-    """
-    numbers = list(numbers)
-    nodes = {outputs[number].grad_fn: number for number in numbers}
-    inner = set()
-    for number in numbers:
-        waiting, seen = [outputs[number].grad_fn], set[Node]()
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            if node in nodes and nodes[node] != number:
-                inner.add(nodes[node])
-            waiting += [before for before, _ in node.next_functions]
-    return [number for number in numbers if number not in inner]
-
-
 def compare_losses(
     outputs: Sequence[Tensor],
-    losses: Sequence[int],
-    last: Sequence[int],
-    deltas: Mapping[int, Tensor],
-) -> Mismatch | None:
+    losses: Mapping[int, Tensor],
+    inside: Mapping[int, Tensor],
+    tolerance: float,
+) -> tuple[float | None, Mismatch | None]:
     """Compare the loss gradient of the datum's own loss with its part of the batch's.
 
-    Both are equal but for one factor, unless the loss of the batch mixes datums.
+    ``losses``: δ at losses that the module computed; ``inside``: what came back from these, at the
+    datum's last outputs. Own and batch's are equal but for one factor, the share of the datum,
+    unless the loss of the batch mixes datums. Returns the factor, and what differs; the factor is
+    None if the losses are computed from none of these outputs.
     """
     grads = torch.autograd.grad(
         [outputs[number] for number in losses],
-        [outputs[number] for number in last],
+        [outputs[number] for number in inside],
+        list(losses.values()),
         retain_graph=True,
         allow_unused=True,
     )
     pairs = {
-        f"the loss gradient at output {n}": (x, deltas[n])
-        for n, x in zip(last, grads, strict=True)
+        f"the loss gradient at output {n}": (x, inside[n])
+        for n, x in zip(inside, grads, strict=True)
         if x is not None
     }
+    if not pairs:
+        return None, None
     own = {name: pair[0] for name, pair in pairs.items()}
     batch = {name: pair[1] for name, pair in pairs.items()}
-    return largest_difference(batch, scaled_to(own, batch), TOLERANCE)
+    factor = share_of(own, batch)
+    return factor, largest_difference(batch, times(own, factor), tolerance)
 
 
-def scaled_to(own: Gradients, wanted: Gradients) -> Gradients:
-    """Return ``own`` times the one factor that brings it closest to ``wanted``."""
+def share_of(own: Gradients, wanted: Gradients) -> float:
+    """Return the one factor that brings ``own`` closest to ``wanted``."""
     shared = [name for name in own if name in wanted]
     product = sum(float((own[name] * wanted[name]).sum()) for name in shared)
     square = sum(float(own[name].square().sum()) for name in shared)
-    factor = product / square if square else 1.0
-    return {name: gradient * factor for name, gradient in own.items()}
+    return product / square if square else 1.0
+
+
+def plus(one: Gradients, other: Gradients) -> Gradients:
+    """Return the sum; a unit that is missing in one has gradient 0 there."""
+    both = {name: one[name] + other[name] for name in one if name in other}
+    return {**one, **other, **both}
+
+
+def times(gradients: Gradients, factor: float) -> Gradients:
+    return {name: gradient * factor for name, gradient in gradients.items()}
 
 
 def largest_difference(captured: Gradients, alone: Gradients, tolerance: float) -> Mismatch | None:

@@ -21,9 +21,10 @@ def split_error(
     at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
     cause = normalizing_module(model)
     if found.difference >= 0:
+        share = f"{found.difference:.0%}" if found.difference >= 0.01 else f"{found.difference:.2%}"
         problem = (
             f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
-            f"{found.difference:.0%} from that of a pass of this datum alone"
+            f"{share} from that of a pass of this datum alone"
         )
         cause = cause or first_axis_cause(shapes.get(found.what, ()), uses[0].num_datums)
     else:

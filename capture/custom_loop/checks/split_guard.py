@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from capture.custom_loop.checks.loss_check import interaction
 from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
 from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
-from capture.custom_loop.checks.split_check import check_split, last_outputs
+from capture.custom_loop.checks.output_gradients import direct_deltas, last_outputs
+from capture.custom_loop.checks.split_check import check_split
 from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
@@ -174,6 +175,8 @@ class SplitGuard:
         if not inside:
             return NO_CALL
         with self.tape.pausing(), nothing_changes(self.model):
+            for call in calls:
+                call.direct = direct_deltas(call)
             self.check_slots(calls, inside, slots, step)
             if not self.scheduled:
                 return ""
@@ -222,10 +225,13 @@ class SplitGuard:
                 outputs = call.run_again(lambda x: x)
                 tape.end_forward()
                 deltas = deltas_again(call, outputs)
-                again.append(replace(call, outputs=outputs, deltas=deltas))
+                # A loss of the loop has no part in these δ where the module computes one.
+                direct = {n: x * 0 for n, x in deltas.items() if x.dim() and call.has_loss}
+                again.append(replace(call, outputs=outputs, deltas=deltas, direct=direct))
             tape.passes[-1].uses.clear()  # the δ of a loss inside the module came by already
             for call in again:
-                numbers = [n for n, delta in call.deltas.items() if delta.dim()]
+                # δ at other outputs came from the losses of the module, if it computes any.
+                numbers = [n for n, delta in call.deltas.items() if not delta.dim()]
                 numbers = numbers or list(call.deltas)
                 torch.autograd.grad(
                     [call.outputs[number] for number in numbers],

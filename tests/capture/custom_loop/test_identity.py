@@ -39,6 +39,23 @@ def after_an_evaluation(recorder: Recording) -> Iterator[tuple[Tensor, list[int]
         yield loss_of(recorder.model, ALL[ids]), ids
 
 
+def around_evaluations(recorder: Recording) -> Iterator[tuple[Tensor, list[int]]]:
+    """As trainers evaluate: batch by batch, without gradients, also of other data."""
+    for ids in ([3, 1], [0, 2]):
+        with torch.no_grad():
+            for batch in (ALL[:5], ALL[5:], ALL.flip(1)):
+                loss_of(recorder.model, batch)
+        yield loss_of(recorder.model, ALL[ids]), ids
+
+
+def told_before_evaluations(recorder: Recording) -> Iterator[tuple[Tensor, list[int]]]:
+    for ids in ([3, 1], [0, 2]):
+        recorder.datums(ids)
+        with torch.inference_mode():
+            loss_of(recorder.model, ALL[4:7])
+        yield loss_of(recorder.model, ALL[ids]), ids
+
+
 def two_batches_in_one_backward(recorder: Recording) -> Iterator[tuple[Tensor, list[int]]]:
     first, second = [5, 4, 3], [9, 8]
     yield loss_of(recorder.model, ALL[first]) + loss_of(recorder.model, ALL[second]), first + second
@@ -68,7 +85,10 @@ def recorded(folder: Path, loop: Loop) -> tuple[Run, list[list[int]], list[dict[
 
 @pytest.mark.parametrize(
     "loop",
-    [shuffled, two_epochs, after_an_evaluation, two_batches_in_one_backward, told_rightly],
+    [
+        *(shuffled, two_epochs, after_an_evaluation, around_evaluations),
+        *(told_before_evaluations, two_batches_in_one_backward, told_rightly),
+    ],
     ids=lambda loop: loop.__name__,
 )
 def test_ids_and_gradients_are_those_of_the_datums_in_the_model(tmp_path: Path, loop: Loop) -> None:

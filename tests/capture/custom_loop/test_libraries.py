@@ -31,6 +31,7 @@ OPTIONS: dict[str, Any] = {
 def assert_exact(run: Run, model: nn.Module, batch: int, loss: Any = loss_of) -> None:
     """Check that gradients are those of passes of one datum each, and datums come once an epoch."""
     steps = run.steps()
+    assert not any(segment.unchecked for segment in run.segments)
     assert sorted(np.concatenate(list(steps["datums"]))) == sorted([*range(len(DATA))] * 2)
     parameters = dict(model.named_parameters())
     for step, ids in enumerate(steps["datums"]):
@@ -148,8 +149,11 @@ def test_the_hugging_face_trainer(tmp_path: Path) -> None:
         save_strategy="no",
         disable_tqdm=True,
         weight_decay=0.1,
+        eval_strategy="steps",
+        eval_steps=2,
     )
-    hf.Trainer(model=model, args=settings, train_dataset=rows, callbacks=[Record()]).train()
+    data = {"train_dataset": rows, "eval_dataset": rows[:5] + rows[7:]}
+    hf.Trainer(model=model, args=settings, callbacks=[Record()], **data).train()
     assert_exact(open_run(uri(tmp_path)), model, batch=4, loss=trainer_loss)
 
 
