@@ -22,6 +22,9 @@ COLUMNS = ["step", "metric", "component", "value", "n", "standard_error"]
 FLAT = 2.0
 """A curve whose variance is below this multiple of its jitter's has not changed: for white noise
 the ratio is 1 (von Neumann 1941)."""
+ERRORS = 3.0
+"""A curve whose range is below this many standard errors over datums has not changed either: with
+other datums it might go another way."""
 FLOOR = 1e-3
 """Smallest noise, relative to the range of a curve: below it, no curve is known to be smooth."""
 
@@ -67,8 +70,8 @@ class Curve:
 
     @property
     def changes(self) -> bool:
-        """Whether the curve varies more than its jitter from point to point does."""
-        if not self.change > 0:
+        """Whether the curve varies more than its jitter, and beyond its error over datums."""
+        if not self.change > 0 or self.change < ERRORS * float(np.median(self.error_K)):
             return False
         mean = np.average(self.value_K, weights=self.noise_K**-2.0)
         return float(np.mean(((self.value_K - mean) / self.noise_K) ** 2)) >= FLAT

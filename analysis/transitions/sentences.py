@@ -50,7 +50,10 @@ def verdicts(found: Transitions) -> list[str]:
     told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
     lines = [f"{len(tested)} of {len(table)} curves change{': ' + told if told else ''}."]
     if still:
-        lines.append(f"{still} do not change beyond their noise.")
+        lines.append(
+            f"{still} {plural('curve', still)} {'stays' if still == 1 else 'stay'} within "
+            "the noise from point to point, or within the error over held-out datums."
+        )
     lines += [
         f"{name_of(row)}{where(row, runs)} changes suddenly: {row['share']:.0%} of its change "
         f"is made while the step doubles, most of it from step {row['window_first']:,.0f} to "
@@ -99,8 +102,9 @@ def order(found: Transitions) -> list[str]:
     ahead = table[table["relation"] == BEFORE].sort_values("factor", ascending=False)
     together = int((table["relation"] == TOGETHER).sum())
     lines = [
-        f"Of {len(table)} pairs of curves, {len(ahead)} make half of their change one after the "
-        f"other and {together} together; of two curves of one law at most 5 % get an order."
+        f"Of {len(table)} {plural('pair', len(table))} of curves, {len(ahead)} make half of "
+        f"their change one after the other and {together} together; of two curves of one law at "
+        "most 5 % get an order."
     ]
     lines += [
         f"{name_of(row)} is before {name_of(row, 'other_')}, by a factor of "
@@ -185,8 +189,7 @@ def moved(found: Transitions) -> list[str]:
         clear = table[table["q"] <= ALPHA]
         lines.append(
             f"{len(clear)} {kind}s moved more inside the window than before and after it, beyond "
-            f"windows of the same length elsewhere (q ≤ {ALPHA}). Moved is not taught: what the "
-            "model would be without them is a question to ontogeny retrain."
+            f"windows of the same length elsewhere (q ≤ {ALPHA})."
         )
         for row in clear.head(MOST_NAMED).to_dict("records"):
             name = f"datum {row['number']}" if kind == "datum" else f"{row['unit']}:{row['number']}"
@@ -195,6 +198,10 @@ def moved(found: Transitions) -> list[str]:
                 f"{name}{text}: {row['inside']:.2%} of a step's recorded shifts inside, "
                 f"{row['before']:.2%} before, {row['after']:.2%} after (q = {row['q']:.3f})."
             )
+    if lines:
+        lines.append(
+            "Moved is not taught: ontogeny retrain says what the model would be without some data."
+        )
     return lines
 
 

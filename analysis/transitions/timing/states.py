@@ -104,14 +104,17 @@ def chosen(models: dict[int, Fitted]) -> int:
 
 
 def fit_all(features: Features, most: int, seed: int) -> dict[int, Fitted]:
-    """Return the best model of several starts for each number of states."""
+    """Return the best model of several starts for each number of states that can be fitted."""
     largest = max(1, min(most, len(features.value_TM) // POINTS_PER_STATE))
     with quiet():
-        return {states: fit(features, states, seed) for states in range(1, largest + 1)}
+        found = {states: fit(features, states, seed) for states in range(1, largest + 1)}
+    return {states: fitted for states, fitted in found.items() if fitted}
 
 
-def fit(features: Features, states: int, seed: int) -> Fitted:
+def fit(features: Features, states: int, seed: int) -> Fitted | None:
     """Return the model with the largest likelihood among ``RESTARTS`` starts.
+
+    A start whose probabilities vanish does not count; None if that happens to all.
 
     Covariances are diagonal, as many metrics on few points allow no more; a variance is at least
     1e-3 of the metric's own.
@@ -131,10 +134,19 @@ def fit(features: Features, states: int, seed: int) -> Fitted:
             random_state=seed + start,
         )
         model.fit(features.value_TM, features.length_R)
-        model.transmat_ = proper(model.transmat_)
-        found.append((model.score(features.value_TM, features.length_R), model))
+        if not vanished(model):
+            model.transmat_ = proper(model.transmat_)
+            found.append((model.score(features.value_TM, features.length_R), model))
+    if not found:
+        return None
     best = max(found, key=lambda pair: pair[0])[1]
     return Fitted(best, float(best.bic(features.value_TM, features.length_R)))
+
+
+def vanished(model: Any) -> bool:
+    """Return whether a fit lost its numbers: every state became impossible at some point."""
+    parts = (model.startprob_, model.transmat_, model.means_, model.covars_)
+    return not all(np.isfinite(part).all() for part in parts)
 
 
 def proper(change_SS: np.ndarray) -> np.ndarray:

@@ -153,3 +153,9 @@ def test_many_points_are_averaged_in_bins_and_their_noise_is_found():
     assert not found.changes
     constant = curves_of(frame.assign(value=1.0)[COLUMNS])[0]
     assert not constant.changes
+
+
+def test_a_change_within_the_error_over_datums_is_none():
+    u = np.log1p(STEPS)
+    assert curve(u / 8, error=0.1).changes
+    assert not curve(u / 8, error=0.5).changes

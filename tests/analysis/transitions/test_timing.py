@@ -1,5 +1,6 @@
 """Order, coincidence, warnings and hidden states of curves whose answers are known."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from analysis.transitions.shape.half import Half, find_half
 from analysis.transitions.shape.shapes import shapes_of
 from analysis.transitions.shape.sudden import walks
 from analysis.transitions.tables import GRADUAL, SUDDEN, UNCHANGED
+from analysis.transitions.timing import states
 from analysis.transitions.timing.order import (
     factor_draws,
     find_coincidence,
@@ -18,7 +20,7 @@ from analysis.transitions.timing.order import (
     find_warnings,
 )
 from analysis.transitions.timing.state_tables import features_of, state_tables, visitors_later
-from analysis.transitions.timing.states import find_states
+from analysis.transitions.timing.states import find_states, fit_all
 
 U = np.linspace(0, 8, 33)
 STEPS = np.expm1(U)
@@ -163,6 +165,15 @@ def test_planted_states_are_found_in_order_with_their_map():
     assert tables["state_choice"].set_index("states")["chosen"].idxmax() == 3
     assert tables["state_choice"]["null_chosen"].sum() == 5
     assert tables["state_summary"]["detour"].tolist() == [False] * 3
+
+
+def test_a_fit_that_lost_its_numbers_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    features, _ = features_of([phases(0, (0, 1, 2))])  # pyright: ignore[reportGeneralTypeIssues]
+    monkeypatch.setattr(states, "vanished", lambda model: model.n_components == 3)
+    assert sorted(fit_all(features, 4, seed=0)) == [1, 2, 4]
+    lost = SimpleNamespace(startprob_=np.array([np.nan]), transmat_=1, means_=0, covars_=1)
+    monkeypatch.undo()
+    assert states.vanished(lost)
 
 
 def test_a_walk_is_cut_into_states_too_and_the_null_says_so():
