@@ -115,7 +115,7 @@ def suspects(
         [0, 1, 2]
     """
     opened = opened_run(run)
-    chosen = config or SuspectsConfig(evidence="residual" if query is None else "unrolled")
+    chosen = config or SuspectsConfig(evidence="residual" if query is None else "path")
     if (chosen.evidence in UNEXPECTED) != (query is None):
         problem = f"is {chosen.evidence!r}, which {'needs' if query is None else 'takes no'} query"
         raise ConfigError("suspects.evidence", problem)

@@ -35,7 +35,7 @@ KINDS = ("plant", "scramble")
 class SuspectsConfig:
     """How datums are ranked, and whether the ranking is tested."""
 
-    evidence: str = "unrolled"
+    evidence: str = "path"
     """For a query, a method of influence; else one of ``UNEXPECTED``."""
     remove: int = 0
     """Train again without so many first suspects; 0: do not."""

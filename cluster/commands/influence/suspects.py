@@ -28,7 +28,7 @@ and without N random ones, and shows what happens to the query. Tables go to RUN
 
   ontogeny suspects runs/mine --prompt "zebra crossing" --completion "xyzzy" --remove 20
   ontogeny suspects runs/mine --name unexpected --unexpected"""
-DEFAULT_METHOD, DEFAULT_EVIDENCE = "unrolled", "residual"
+DEFAULT_METHOD, DEFAULT_EVIDENCE = "path", "residual"
 
 
 def add(commands: "Commands") -> None:
