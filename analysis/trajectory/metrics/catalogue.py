@@ -86,8 +86,10 @@ CATALOGUE = (
         attention_patterns,
         (
             Described("previous_token", "share", "attention to the token before", UNIFORM),
-            Described("duplicate_token", "share", "attention to the same token before", UNIFORM),
-            Described("induction", "share", "attention to what followed it before", UNIFORM),
+            Described("duplicate_token", "share", "attention to the same token earlier", UNIFORM),
+            Described(
+                "induction", "share", "attention to what followed the same token earlier", UNIFORM
+            ),
         ),
         frozenset({"attention", "repeated tokens"}),
     ),
