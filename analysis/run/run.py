@@ -264,9 +264,11 @@ class Run(GradientQueries):
         """
         network = self.network(step)
         if not isinstance(network, LanguageModel):
-            kind = "perceptron" if self.config.model.kind == "mlp" else "Hugging Face model"
+            images = self.config.model.kind == "mlp"
+            kind = "perceptron" if images else "Hugging Face model"
             problem = f"has a {kind}; this needs the layers of Ontogeny's transformer"
-            remedy = "These work with any model: attribute, behaviour, bigrams, report"
+            works = "influence" if images else "bigrams"
+            remedy = f"These work with any model: attribute, behaviour, {works}, report"
             raise RunError(self.uri, problem, remedy)
         return network
 
