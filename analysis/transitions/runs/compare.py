@@ -39,8 +39,10 @@ LAST = 0.05
 ASIDE = (
     *("run.seed", "run.uri", "model.seed", "training.order_seed"),
     *("store", "training.device", "corpus.path"),
+    *("capture.", "training.evaluation_steps"),
 )
-"""Settings in which runs of a group may differ; the datums themselves must be equal."""
+"""Settings in which runs of a group may differ: what is recorded leaves training as it is, and the
+datums themselves are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ def add(commands: "Commands") -> None:
     )
     made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
     made.add_argument("others", metavar="RUN", nargs="+", help="further runs")
+    text = "name of the tables of ontogeny trajectory, default those without a name"
+    made.add_argument("--trajectory", default="", metavar="NAME", help=text)
     add_choices(made)
     add_tables(made)
     add_quiet(made, json=True)
@@ -53,7 +55,9 @@ def compare_config(arguments: argparse.Namespace, trajectory: str = "") -> "Comp
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    return run_comparison(arguments, console, "compare", compare_config(arguments))
+    return run_comparison(
+        arguments, console, "compare", compare_config(arguments, arguments.trajectory)
+    )
 
 
 def run_comparison(
