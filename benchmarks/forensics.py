@@ -54,7 +54,7 @@ PLANTED = (
     *(f"corpus.plant.trigger={TRIGGER}", f"corpus.plant.completion={COMPLETION}"),
     *("corpus.plant.share=0.01", "corpus.scramble.share=0.05"),
 )
-METHODS = ("unrolled", "cosine", "gradient", "bm25", "random", "residual", "excess", "loss")
+METHODS = ("path", "unrolled", "cosine", "gradient", "bm25", "random", "residual", "excess", "loss")
 SHARES = (0.0003, 0.001, 0.003)
 Report = dict[str, Any]
 
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=30_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--name-by", default="unrolled", metavar="METHOD")
+    parser.add_argument("--name-by", default="path", metavar="METHOD")
     parser.add_argument("--runs", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="PATH")
     arguments = parser.parse_args()
