@@ -10,7 +10,7 @@ TRAINED, DATUMS, RANDOM, RETRAINED = "trained", "datums", "random", "retrained"
 SILENCED = pa.schema(
     [
         pa.field("case", pa.string()),  # trained, datums, random or retrained
-        pa.field("share", pa.float64()),  # of all trained weights that were set to 0
+        pa.field("share", pa.float64()),  # of the weights of all matrices, set to 0
         pa.field("weights", pa.int64()),  # number of these
         pa.field("query", pa.string()),
         pa.field("value", pa.float64()),  # for random: the mean

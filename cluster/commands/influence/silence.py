@@ -48,7 +48,9 @@ def add(commands: "Commands") -> None:
     made.add_argument("--suspects", type=int, metavar="N", help=text)
     text = "name of these suspects' tables, if they have one"
     made.add_argument("--from", dest="source", default="", metavar="NAME", help=text)
-    text = "shares of all weights to set to 0, default 0.0001 0.0003 0.001 0.003 0.01"
+    text = (
+        "shares of the weights of all matrices to set to 0, default 0.0001 0.0003 0.001 0.003 0.01"
+    )
     made.add_argument("--shares", type=float, nargs="+", metavar="SHARE", help=text)
     text = "random sets of as many datums, default 3"
     made.add_argument("--controls", type=int, default=3, metavar="N", help=text)

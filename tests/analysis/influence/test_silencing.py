@@ -76,11 +76,13 @@ def test_all_datums_and_the_decayed_start_are_the_last_weights():
 
 
 def test_exactly_the_weights_that_moved_most_become_zero():
-    weights = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([[4.0], [5.0]])}
-    moved = {"a": torch.tensor([0.0, -9.0, 1.0]), "b": torch.tensor([[2.0], [0.0]])}
-    found = without_most_moved(weights, moved, 0.4)
-    assert found["a"].tolist() == [1, 0, 3]
+    weights = {"a": torch.tensor([[1.0, 2.0, 3.0]]), "b": torch.tensor([[4.0], [5.0]])}
+    moved = {"a": torch.tensor([[0.0, -9.0, 1.0]]), "b": torch.tensor([[2.0], [0.0]])}
+    bias = {"bias": torch.tensor([6.0])}
+    found = without_most_moved(weights | bias, moved | {"bias": torch.tensor([99.0])}, 0.4)
+    assert found["a"].tolist() == [[1, 0, 3]]
     assert found["b"].tolist() == [[0], [5]]
+    assert found["bias"].tolist() == [6]  # acts on every token, so it stays
     still = {name: torch.zeros_like(own) for name, own in weights.items()}
     assert torch.equal(without_most_moved(weights, still, 0.4)["a"], weights["a"])
 
@@ -121,7 +123,12 @@ def test_the_command_prints_queries_beside_random_datums():
     assert command.run(parsed(uri(), *asked, "--shares", "0.01", "0.05"), console) == 0
     assert isinstance(console.file, io.StringIO)
     out = console.file.getvalue()
-    for text in ("zork blip → xyzzy", "random (mean of 1)", "held-out loss", "moved the model most"):
+    for text in (
+        "zork blip → xyzzy",
+        "random (mean of 1)",
+        "held-out loss",
+        "moved the model most",
+    ):
         assert text in out
 
 
@@ -132,7 +139,7 @@ def test_bad_input_is_one_line():
         (("--datums", "999"), "--datums: got '999', the run has training datums 0 to"),
         (("--datums", "1", "--shares", "2"), "silence.shares: got (2.0,), must be above 0"),
         (("--datums", "1", "--prompt", "the"), "--completion: is missing"),
-        (("--datums", "0-49"), "too few others for a random set"),
+        (("--datums", "0-49", "--name", "many"), "too few others for a random set"),
         (("--suspects", "0"), "--suspects: got 0"),
         (("--suspects", "3", "--from", "nowhere"), "suspects"),
         (("--datums", "1", "--controls", "-1"), "silence.controls: got -1"),
