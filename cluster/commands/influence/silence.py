@@ -28,7 +28,7 @@ run is also trained again without the datums; then 0 effect left means: as if th
 Tables go to RUN/analysis/silence/.
 
   ontogeny silence runs/mine --planted --prompt "zebra crossing" --completion "xyzzy" --retrain
-  ontogeny silence runs/mine loss --suspects 20 --from backdoor --shares 0.001"""
+  ontogeny silence runs/mine loss --suspects 20 --from backdoor --name found"""
 
 
 def add(commands: "Commands") -> None:
