@@ -74,7 +74,7 @@ def test_quiet_prints_nothing(tmp_path, capsys):
     [
         (
             ["capture", "nosuch"],
-            "nosuch: no such file. Give a YAML file or one of: demo, gpt2-tiny, ",
+            "nosuch: no such file. Give a YAML file or one of: demo, digits, gpt2-tiny, ",
         ),
         (["capture", "demo", "modle.layers=2"], "modle.layers: unknown key; allowed here: run,"),
         (["info", "nowhere"], "nowhere: holds no run. Make one with: ontogeny capture CONFIG"),

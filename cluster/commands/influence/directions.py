@@ -25,7 +25,7 @@ your own. Parts of an orthonormal basis sum to the influence through the weight.
 are the null. The run is replayed once. Tables go to RUN/analysis/directions/.
 
   ontogeny directions runs/demo layers.1.linear2.weight loss --basis pca
-  ontogeny directions runs/demo layers.1.linear2.weight datum:validation:0 --method unrolled --name unrolled"""
+  ontogeny directions runs/demo layers.1.linear2.weight token:the --method unrolled --name the"""
 
 
 def add(commands: "Commands") -> None:

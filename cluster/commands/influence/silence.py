@@ -27,8 +27,8 @@ held-out text. Random sets of as many other datums are silenced in the same way.
 run is also trained again without the datums; then 0 effect left means: as if they had never been.
 Tables go to RUN/analysis/silence/.
 
-  ontogeny silence runs/mine --planted --prompt "zebra crossing" --completion "xyzzy" --retrain
-  ontogeny silence runs/mine loss --suspects 20 --from backdoor --name found"""
+  ontogeny silence runs/mine loss --planted --retrain --name planted
+  ontogeny silence runs/mine loss --suspects 20 --from plugh --name suspects"""
 
 
 def add(commands: "Commands") -> None:

@@ -11,7 +11,9 @@ MOST_ROWS = 30
 
 def show_transitions(console: Console, found: Transitions) -> None:
     """Print the curves that change, by the step of half their change, then the sentences."""
-    table = data_table("curve", "half at step", "95 % interval", "share in a doubling", "p", "verdict")
+    table = data_table(
+        "curve", "half at step", "95 % interval", "share in a doubling", "p", "verdict"
+    )
     changing = found.curves[found.curves["half_step"].notna()].sort_values("half_step")
     several = found.curves["run"].nunique() > 1
     for row in changing.head(MOST_ROWS).to_dict("records"):
