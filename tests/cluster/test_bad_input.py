@@ -28,13 +28,14 @@ def test_every_command_is_covered_by_this_file(capsys):
         main(["--help"])
     listed = re.findall(r"^    (\w+)\s", capsys.readouterr().out, flags=re.MULTILINE)
     assert set(listed) == READING_COMMANDS.keys() | {
-        *("capture", "demo", "plan", "config", "runs", "selfcheck", "smoothness")
+        *("capture", "demo", "plan", "config", "runs", "selfcheck", "smoothness", "seeds")
     }
 
 
 @pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_file_is_not_a_run(command, tmp_path, capsys):
     (tmp_path / "README.md").write_text("# Title\n")
+    refusing_runs()  # compare takes one of them beside the file
     options = READING_COMMANDS[command].split()
     assert main([command, f"{tmp_path}/README.md", *options]) == 2
     assert capsys.readouterr().err == (

@@ -26,12 +26,12 @@ from cluster.cli import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three checkpoints of a GPT-2 whose weights grow by a step of 0.1 each, and a text."""
+    """Three checkpoints of a GPT-2 whose embedding grows by half each time, and a text."""
     here = tmp_path_factory.mktemp("stranger")
     model = save_model(here / "checkpoint-0", "gpt2", vocabulary=290)
     for step in (5, 50):
         with torch.no_grad():
-            model.transformer.wte.weight += 0.1  # pyright: ignore
+            model.transformer.wte.weight *= 1.5  # pyright: ignore
         model.whole.save_pretrained(here / f"checkpoint-{step}")
         save_tokenizer(here / f"checkpoint-{step}")
     (here / "checkpoint-last").mkdir()
