@@ -26,12 +26,13 @@ from cluster.cli import main
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three checkpoints of a GPT-2 whose embedding grows by half each time, and a text."""
+    """Three checkpoints of a GPT-2 whose embedding changes by 0.1 each time, and a text."""
     here = tmp_path_factory.mktemp("stranger")
     model = save_model(here / "checkpoint-0", "gpt2", vocabulary=290)
     for step in (5, 50):
         with torch.no_grad():
-            model.transformer.wte.weight *= 1.5  # pyright: ignore
+            sign_D = 1 - 2 * (torch.arange(8) % 2)  # a constant would change no logit
+            model.transformer.wte.weight += 0.1 * sign_D  # pyright: ignore
         model.whole.save_pretrained(here / f"checkpoint-{step}")
         save_tokenizer(here / f"checkpoint-{step}")
     (here / "checkpoint-last").mkdir()
