@@ -50,7 +50,9 @@ def started(folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_a_signal_stops_a_capture_which_can_be_resumed(tmp_path: Path, number: int) -> None:
     process = started(tmp_path)
     began = time.monotonic()

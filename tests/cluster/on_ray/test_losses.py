@@ -115,6 +115,7 @@ def let_go(folder: Path, done: int) -> None:
     (folder / "go").touch()
 
 
+@pytest.mark.slow
 def test_one_slow_actor_blocks_no_other(ray_nodes: Cluster, tmp_path: Path) -> None:
     """The other actor computes all items that the lead allows; results stay in order."""
     items = ["await", *map(str, range(7))]
@@ -125,6 +126,7 @@ def test_one_slow_actor_blocks_no_other(ray_nodes: Cluster, tmp_path: Path) -> N
     done.join()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_full_cluster_is_logged(
     ray_nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

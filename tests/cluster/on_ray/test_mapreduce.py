@@ -57,7 +57,7 @@ def tables(found: object) -> dict[str, pd.DataFrame]:
 # --- the same answers -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", ["count", "effect"])
+@pytest.mark.parametrize("weight", [pytest.param("count", marks=pytest.mark.slow), "effect"])
 def test_attribution_is_the_same_to_the_last_bit(run: Run, weight: Weight) -> None:
     config = AttributionConfig(evidence="target", weight=weight)
     here, there = (attribute(run, runner, config) for runner in (local.run_job, run_job))
@@ -66,6 +66,7 @@ def test_attribution_is_the_same_to_the_last_bit(run: Run, weight: Weight) -> No
         pd.testing.assert_frame_equal(table, tables(there)[name], check_exact=True)
 
 
+@pytest.mark.slow
 def test_ablation_is_the_same(run: Run) -> None:
     config = AblationConfig(max_neurons=6, max_datums=40, scored_datums=10)
     here, there = (ablate(run, config, sweep=sweep_of) for sweep_of in (in_turn, sweep))
@@ -74,6 +75,7 @@ def test_ablation_is_the_same(run: Run) -> None:
     assert there.certified == here.certified
 
 
+@pytest.mark.slow
 def test_activations_are_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.activations.quantities.DATUMS_AT_ONCE", 7)
     reported: list[tuple[int, int]] = []
