@@ -22,7 +22,7 @@ from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
 from analysis.report.pages.report_data import ReportData
-from analysis.report.pages.sources import WANTED, read_sources
+from analysis.report.pages.sources import WANTED, course_pages, read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.pages.website import (
     CHAPTERS,
@@ -113,7 +113,8 @@ def write_report(
     for key in sorted(before - keys):
         store.delete(key)
     store.put(MANIFEST, manifest(data.run, keys))
-    store.put(INDEX, render_page(overview(data), data.run.uri))
+    first = overview(data, course_pages(data.run, store.uri))
+    store.put(INDEX, render_page(first, data.run.uri))
     found = {"missing": dict(data.sources.missing), "used": dict(data.sources.used)}
     return WrittenReport(f"{store.uri}/{INDEX}", len(keys), **found)
 

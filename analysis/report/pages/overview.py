@@ -3,7 +3,7 @@
 Shapes: M step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from analysis.report.drawing.plots import Series
 from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
-from analysis.report.pages.website import ReportPage, data_note
+from analysis.report.pages.sources import COURSE, CoursePage
+from analysis.report.pages.website import ReportPage, command_note, data_note
 from analysis.run.run import Run
 from capture.models import transformer as model
 from capture.optim import schedule
@@ -29,7 +30,8 @@ MAX_LINES = 5
 BYTE_UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
-def overview(data: ReportData) -> ReportPage:
+def overview(data: ReportData, course: Sequence[CoursePage] = ()) -> ReportPage:
+    """The first page. ``course``: pages on the course of training, to which it leads."""
     run = data.run
     rows = sum(file.rows or 0 for marker in run.segments for file in marker.files_of("outliers"))
     lead = markup.paragraph(
@@ -46,6 +48,7 @@ def overview(data: ReportData) -> ReportPage:
         confirmed_neurons(data),
         strongest_neurons(data),
         loss_curves(run),
+        course_of_training(run, course),
         outliers_by_unit(data.timeline),
         audit(run),
         storage(run),
@@ -124,6 +127,27 @@ def loss_curves(run: Run) -> Markup:
         right=90,
     )
     return section("Loss", plots.line_chart(axes, series))
+
+
+def course_of_training(run: Run, course: Sequence[CoursePage]) -> Markup:
+    """Links to the pages of trajectories, transitions and spectra, or how to make them."""
+    columns = [
+        Column("analysis", lambda page: page.job, "The command that made the page"),
+        Column("question", lambda page: markup.code(page.question), "Command and options"),
+        Column("page", link_of, "A page of its own, beside the tables of the analysis"),
+    ]
+    missing = [job for job in COURSE if job not in {page.job for page in course}]
+    return section(
+        "Course of training",
+        markup.data_table("Metrics, change points and spectra", columns, course)
+        if course
+        else None,
+        *(command_note("Not computed. Run:", f"ontogeny {job} {run.uri}") for job in missing),
+    )
+
+
+def link_of(page: CoursePage) -> Markup:
+    return element("a", "open", href=page.link) if page.link else markup.code(page.uri)
 
 
 def outliers_by_unit(timeline: pd.DataFrame) -> Markup:

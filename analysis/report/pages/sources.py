@@ -18,6 +18,7 @@ from analysis.jobs.tables import (
     require_tables,
     table_key,
     table_set,
+    table_sets,
 )
 from analysis.run.run import Run
 from capture.errors import ColumnError, RunError
@@ -138,6 +139,8 @@ OPTIONAL = {"confirmed", "nulls"}
 """Tables of ``attribute`` that older versions did not write; they count as empty."""
 REQUIRED = "attribute"
 """The job without whose tables there is no report."""
+COURSE = ("trajectory", "transitions", "spectrum")
+"""Jobs about the course of training, which write a page of their own beside their tables."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,3 +201,38 @@ def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
     except ColumnError as error:
         problem = f"has a table {name!r} of {job} made by another version: {error.problem}"
         raise RunError(run.uri, problem, remedy) from error
+
+
+@dataclass(frozen=True)
+class CoursePage:
+    """The page of an analysis of the course of training, which lies beside its tables."""
+
+    job: str
+    question: str
+    """Command and options."""
+    uri: str
+    link: str
+    """Relative to the report's folder; empty where the report lies outside the run."""
+
+
+def course_pages(run: Run, report_uri: str) -> list[CoursePage]:
+    """Return the pages of all sets of tables of ``COURSE``; those of earlier states are left out.
+
+    Raises ``ShardError`` for damaged tables.
+    """
+    found = []
+    for job in COURSE:
+        for name in table_sets(run, job):
+            own = table_set(job, name)
+            key = f"analysis/{own}/index.html"
+            try:
+                marker, question = require_tables(run, own), read_question(run, own)
+            except RunError:
+                continue
+            if key not in {file.key for file in marker.files}:
+                continue
+            store = place_of(run, own)
+            inside = store is run.store and report_uri == f"{run.uri}/report"
+            link = f"../{key}" if inside else ""
+            found.append(CoursePage(job, question.line(), f"{store.uri}/{key}", link))
+    return found
