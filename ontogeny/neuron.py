@@ -14,7 +14,7 @@ from analysis.run.tallies import neuron_history
 
 TOKENS = ["token", "weight", "relative_frequency", "expected", "q", "count", "up", "down"]
 DATUMS = ["datum", "weight", "rows", "step", "position", "shift", "text"]
-WITHOUT = ["query", "datum", "influence", "text"]
+WITHOUT = ["query", "datum", "influence", "departure", "text"]
 LEFT = ["query", "share", "left", "random", "random_sets", "mean", "low", "high", "queries"]
 WINDOWS = ["window", "first_step", "end_step", "token", "weight", "expected"]
 SHOWN = 10
@@ -81,10 +81,12 @@ class Neuron:
         """What it would be without: the datums by unrolled influence on its effect, largest first.
 
         Columns query, datum, influence (nats; without the datum, the effect would be smaller by
-        about that) and text. From the run's tables of ``influence``; empty if none has a query
-        ``neuron:UNIT:N``.
+        about that), departure (from 1 on, retraining refuted the prediction; NaN: not tried) and
+        text. From the run's tables of ``influence``; empty if none has a query ``neuron:UNIT:N``.
         """
-        frames = [own.datums.assign(query=own.query) for own in self._influences]
+        frames = [
+            own.datums.assign(query=own.query, departure=own.departure) for own in self._influences
+        ]
         if not frames:
             return pd.DataFrame(columns=WITHOUT)
         whole = pd.concat(frames, ignore_index=True)
@@ -138,6 +140,11 @@ class Neuron:
         without = [
             f"{row.datum} ({row.influence:+.2g} nats of {row.query}): {shortened(str(row.text))}"
             for row in self.without.head(DATUMS_SHOWN).itertuples()
+        ]
+        without += [
+            f"NOT CONFIRMED by retraining: {own.query} (departure {own.departure:.2f})"
+            for own in self._influences
+            if own.departure >= 1
         ]
         without += [
             f"{row.left:.2f} of {row.query} is left after training without {row.share:.1%} of the "

@@ -16,7 +16,7 @@ import pyarrow as pa
 from analysis.jobs.tables import read_table, table_set, table_sets
 from analysis.measures.bootstrap import mean_interval
 from analysis.run.run import Run
-from capture.errors import RunError
+from capture.errors import ColumnError, RunError
 
 Neuron = tuple[str, int]
 METHOD, NULL = "unrolled", "random"
@@ -27,6 +27,7 @@ QUERIES = pa.schema(
         pa.field("description", pa.string()),
         pa.field("end_step", pa.int32()),
         pa.field("reliable_from", pa.int32()),
+        pa.field("departure", pa.float64()),
     ]
 )
 DATUMS = pa.schema(
@@ -79,6 +80,9 @@ class NeuronInfluence:
     end_step: int
     reliable_from: int
     """Contributions of earlier steps are left out: training amplified small changes too much."""
+    departure: float
+    """‖change − predicted‖ / ‖change‖ when training was repeated without random datums; from 1 on
+    the prediction is refuted. NaN if that was not tried."""
     left: EffectLeft | None
     """None if no retraining without them is in the run."""
 
@@ -86,7 +90,8 @@ class NeuronInfluence:
 def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
     """Return what the run's tables say, by neuron; neurons without tables are absent.
 
-    Tables of an earlier state of the run are left out. Raises ``ShardError`` for damaged ones.
+    Tables of an earlier state of the run, or of an earlier version, are left out. Raises
+    ``ShardError`` for damaged ones.
     """
     left = effects_left(run)
     found: dict[Neuron, list[NeuronInfluence]] = {}
@@ -94,7 +99,7 @@ def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
         job = table_set("influence", name)
         try:
             queries = read_table(run, job, "queries", QUERIES, {"method": [METHOD]})
-        except RunError:
+        except (RunError, ColumnError):
             continue
         for row in queries.itertuples(index=False):
             asked = json.loads(str(row.description))
@@ -109,6 +114,7 @@ def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
                 ranked[["datum", "influence"]],
                 int(row.end_step),  # pyright: ignore[reportArgumentType]
                 int(row.reliable_from),  # pyright: ignore[reportArgumentType]
+                float(row.departure),  # pyright: ignore[reportArgumentType]
                 left.get(str(row.query)),
             )
             found.setdefault((asked["unit"], int(asked["number"])), []).append(own)

@@ -35,9 +35,9 @@ def add_influence(run: Run) -> None:
     asked = {"kind": "effect", "level": "neuron", "unit": UNIT, "number": NUMBER, "token": "w1"}
     queries = [
         {"query": QUERY, "method": "unrolled", "description": json.dumps(asked)}
-        | {"end_step": run.steps_done, "reliable_from": 2},
+        | {"end_step": run.steps_done, "reliable_from": 2, "departure": 1.4},
         {"query": "held-out loss", "method": "unrolled", "description": '{"kind": "split"}'}
-        | {"end_step": run.steps_done, "reliable_from": 0},
+        | {"end_step": run.steps_done, "reliable_from": 0, "departure": 0.2},
     ]
     datums = [
         {"query": row["query"], "datum": datum, "influence": (datum % 5 - 2) / 100}
@@ -96,6 +96,7 @@ def test_the_page_shows_datums_and_what_retraining_left(run: Run):
     for text in (
         "What it would be without some data",
         "Only steps 2 to",
+        "NOT CONFIRMED: training was repeated without random datums",
         "datum 4 · influence 0.02",
         "0.25 of the effect is left",
         "Without as many random datums: 0.90 (mean of 3 sets)",
@@ -120,6 +121,8 @@ def test_a_neuron_in_python_says_the_same(run: Run):
     assert neuron.without["text"].iloc[0] == str(run.texts[4])
     assert neuron.effect_left["left"].tolist() == [0.25]
     assert "0.25 of" in repr(neuron)
+    assert neuron.without["departure"].iloc[0] == 1.4
+    assert f"NOT CONFIRMED by retraining: {QUERY} (departure 1.40)" in repr(neuron)
     other = bare_neuron(run, *OTHER)
     assert other.without.empty
     assert other.effect_left.empty

@@ -31,6 +31,16 @@ def of_query(data: ReportData, own: NeuronInfluence) -> Markup:
             f"Only steps {own.reliable_from:,} to {own.end_step - 1:,} count: before these, "
             "training amplified small changes too much. "
         )
+    if own.departure >= 1:
+        words += (
+            "NOT CONFIRMED: training was repeated without random datums, and the prediction was no "
+            f"better than none (departure {markup.decimals(own.departure, 2)}). "
+        )
+    elif own.departure >= 0:
+        words += (
+            "Training was repeated without random datums: the predicted change departs from the "
+            f"true one by {markup.decimals(own.departure, 2)} of it. "
+        )
     items = [
         element("li", *passage(data, int(datum), float(value)))
         for datum, value in own.datums.head(DATUMS_SHOWN).to_numpy()
