@@ -110,6 +110,13 @@ class Balanced(Parts):
         return self.out(gate_NTD / gate_NTD.sum(0, keepdim=True))
 
 
+class MaskFirst(Parts):
+    """A model whose first argument is a mask of positions, not the batch."""
+
+    def forward(self, mask_TT: Tensor, token_NT: Tensor) -> Tensor:
+        return self.out(mask_TT @ self.body(self.embedding(token_NT)))
+
+
 class Fixed(Normalized):
     """BatchNorm that uses its running statistics: datums do not interact."""
 
@@ -273,3 +280,49 @@ def test_steps_that_could_not_be_checked_are_counted_at_the_end(
         "1 steps in which the split by datum could not be checked: an input" in text
         for text in said
     ), said
+
+
+@pytest.mark.parametrize("length", [2, N, 5])
+def test_a_mask_before_the_tokens_is_not_the_batch(tmp_path: Path, length: int) -> None:
+    token_NT, mask_TT = tokens()[:, : length + 1], torch.ones(length, length).tril()
+
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        logits_NTV = model(mask_TT, token_NT[:, :-1])
+        return F.cross_entropy(logits_NTV.flatten(0, 1), token_NT[:, 1:].flatten())
+
+    model = MaskFirst()
+    loss(model, token_NT[1:2]).backward()
+    alone = {name: p.grad.clone() / N for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"outliers": TOP, "factors": FactorConfig(enabled=True)}
+    with record(model, optimizer, run=uri(tmp_path), units=UNITS, **options):
+        loss(model, token_NT).backward()
+        optimizer.step()
+    run = open_run(uri(tmp_path))
+    assert len(run.steps()["datums"][0]) == N
+    for unit in run.layout.names:
+        np.testing.assert_allclose(run.gradient(0, 1, unit), alone[unit], rtol=1e-4, atol=1e-7)
+
+
+def record_steps(folder: Path, losses: list[Loss]) -> None:
+    """Record one step of each loss."""
+    model = Repeated()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"units": UNITS, "datums": N, "outliers": TOP}
+    with record(model, optimizer, run=uri(folder), **options) as recorder:
+        for loss in losses:
+            recorder.datums(range(N))
+            loss(model, tokens()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_split_that_breaks_later_is_found_at_a_step_drawn_from_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [*[next_token] * 3, *[contrastive] * 30]
+    record_steps(tmp_path / "rarely", losses)  # one step in 200 is drawn: none of these
+    monkeypatch.setattr("capture.custom_loop.checks.split_guard.EVERY", 4)
+    with pytest.raises(SplitError, match="datums interact in the loss"):
+        record_steps(tmp_path / "often", losses)
