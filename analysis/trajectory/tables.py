@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -33,6 +34,16 @@ CHECKPOINTS = pa.schema(
     ]
 )
 SCHEMAS = {"trajectory": TRAJECTORY, "metrics": METRICS, "checkpoints": CHECKPOINTS}
+
+
+ROUNDING = 1e-5
+"""A curve whose range is below this share of its largest absolute value is constant: metrics are
+made of float32 numbers, whose sums are rounded by about as much."""
+
+
+def is_constant(value_K: np.ndarray) -> bool:
+    """Whether the values of a curve, [K], differ by no more than rounding."""
+    return float(np.ptp(value_K)) <= ROUNDING * float(np.abs(value_K).max())
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from analysis.trajectory.tables import is_constant
 from capture.errors import ConfigError
 
 MIN_POINTS = 8
@@ -69,9 +70,14 @@ class Curve:
         return np.maximum(self.noise_K, self.error_K)
 
     @property
+    def constant(self) -> bool:
+        """Whether the values differ by no more than rounding."""
+        return is_constant(self.value_K)
+
+    @property
     def changes(self) -> bool:
         """Whether the curve varies more than its jitter, and beyond its error over datums."""
-        if not self.change > 0 or self.change < ERRORS * float(np.median(self.error_K)):
+        if self.constant or self.change < ERRORS * float(np.median(self.error_K)):
             return False
         mean = np.average(self.value_K, weights=self.noise_K**-2.0)
         return float(np.mean(((self.value_K - mean) / self.noise_K) ** 2)) >= FLAT

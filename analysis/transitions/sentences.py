@@ -6,6 +6,7 @@ from analysis.transitions.shape.shapes import ALPHA
 from analysis.transitions.shape.sudden import LEAST
 from analysis.transitions.tables import (
     BEFORE,
+    CONSTANT,
     GRADUAL,
     SHORT,
     STEEP,
@@ -43,7 +44,7 @@ def steps(low: float, high: float) -> str:
 def verdicts(found: Transitions) -> list[str]:
     """Return how many curves change suddenly, and the halves of those."""
     table = found.curves
-    tested = table[~table["verdict"].isin([SHORT, UNCHANGED])]
+    tested = table[~table["verdict"].isin([SHORT, UNCHANGED, CONSTANT])]
     still = int((table["verdict"] == UNCHANGED).sum())
     runs = table["run"].nunique()
     counts = tested["verdict"].value_counts()
@@ -54,6 +55,9 @@ def verdicts(found: Transitions) -> list[str]:
             f"{still} {plural('curve', still)} {'stays' if still == 1 else 'stay'} within "
             "the noise from point to point, or within the error over held-out datums."
         )
+    if constant := int((table["verdict"] == CONSTANT).sum()):
+        are = "is" if constant == 1 else "are"
+        lines.append(f"{constant} {plural('curve', constant)} {are} constant up to rounding.")
     lines += [
         f"{name_of(row)}{where(row, runs)} changes suddenly: {row['share']:.0%} of its change "
         f"is made while the step doubles, most of it from step {row['window_first']:,.0f} to "

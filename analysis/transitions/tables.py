@@ -10,6 +10,7 @@ RUN = [pa.field("run", pa.string())]
 CURVE = [pa.field("metric", pa.string()), pa.field("component", pa.string())]
 SUDDEN, STEEP, GRADUAL = "sudden", "steep", "gradual"
 UNRESOLVED, UNCHANGED, SHORT = "unresolved", "unchanged", "too few points"
+CONSTANT = "constant"
 """Verdicts of ``CURVES``."""
 BEFORE, AFTER, TOGETHER = "before", "after", "together"
 """Relations of ``ORDER``."""

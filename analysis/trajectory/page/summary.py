@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report.drawing.markup import significant
-from analysis.trajectory.tables import Trajectory
+from analysis.trajectory.tables import Trajectory, is_constant
 
 ALL_COMPONENTS = 4
 """Of a metric with more components the text describes the one that changed most."""
@@ -39,7 +39,7 @@ class Curve:
     @property
     def moves(self) -> bool:
         """Whether it changes by more than rounding does."""
-        return self.range > 1e-6 * float(np.abs(self.value_M).max())
+        return not is_constant(self.value_M)
 
 
 def curves(found: Trajectory, metric: str) -> list[Curve]:
@@ -62,7 +62,10 @@ def summarise(found: Trajectory) -> list[str]:
     """Return sentences on each metric: of the whole model, or else of its components."""
     sentences = []
     for row in found.metrics.to_dict("records"):
-        every = [curve for curve in curves(found, row["metric"]) if curve.moves]
+        measured = curves(found, row["metric"])
+        every = [curve for curve in measured if curve.moves]
+        if measured and not every:
+            sentences.append(f"{row['metric']}: constant.")
         shown = foremost(every, ALL_COMPONENTS, 1)
         sentences += [sentence(row, curve) for curve in shown]
         if others := len(every) - len(shown):
@@ -89,6 +92,10 @@ def sentence(row: dict, curve: Curve) -> str:
     first, last = curve.value_M[0], curve.value_M[-1]
     unit = f" {row['unit']}" if row["unit"] else ""
     text = f"{name}: {significant(first)} to {significant(last)}{unit}"
+    if significant(first) == significant(last):
+        side = "above" if last > first else "below"
+        text = f"{name}: {significant(first)}{unit}"
+        text += f", at the end {significant(abs(last - first))} {side} it" if last != first else ""
     if row["null"] and math.isfinite(curve.null):
         text += f"; null {significant(curve.null)}"
     turned = False

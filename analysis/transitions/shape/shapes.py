@@ -16,6 +16,7 @@ from analysis.transitions.shape import segments, sudden
 from analysis.transitions.shape.half import ENDS, Half, find_half
 from analysis.transitions.tables import (
     CHANGES,
+    CONSTANT,
     CURVES,
     GRADUAL,
     SHORT,
@@ -64,6 +65,8 @@ def verdict_before(curve: Curve) -> str:
     """Return why a curve is not tested; "" if it is."""
     if len(curve.u_K) < MIN_POINTS:
         return SHORT
+    if curve.constant:
+        return CONSTANT
     return "" if curve.changes else UNCHANGED
 
 

@@ -54,6 +54,13 @@ def test_a_change_within_its_error_is_no_change() -> None:
     assert line.endswith("; the ends differ by less than their error.")
 
 
+def test_rounding_is_no_change_and_equal_ends_are_told_once() -> None:
+    (line,) = summarise(made({("weight_mean", ""): [-0.0013, -0.0013 + 6e-9, *[-0.0013] * 3]}))
+    assert line == "weight_mean: constant."
+    (line,) = summarise(made({("loss", ""): [2.0, 2.0, 2.0001, 2.0001, 2.0002]}, error=1e-6))
+    assert line.startswith("loss: 2.00 nats, at the end 0.0002")
+
+
 def test_of_many_components_the_most_changed_is_described() -> None:
     heads = {("induction", f"L0H{n}"): [0.1, 0.1, 0.1, 0.1, 0.1 + n / 10] for n in range(8)}
     (line,) = summarise(made(heads))

@@ -11,7 +11,7 @@ from analysis.transitions.curves import Curve
 from analysis.transitions.shape.half import Half, find_half
 from analysis.transitions.shape.shapes import shapes_of
 from analysis.transitions.shape.sudden import walks
-from analysis.transitions.tables import GRADUAL, SUDDEN, UNCHANGED
+from analysis.transitions.tables import CONSTANT, GRADUAL, SUDDEN, UNCHANGED
 from analysis.transitions.timing import states
 from analysis.transitions.timing.order import (
     factor_draws,
@@ -62,7 +62,7 @@ def test_the_verdicts_of_a_jump_a_slow_curve_and_noise():
         curve(np.ones(len(U)), "constant"),
     ]
     found = shapes_of("runs/a", curves, draws=199, seed=0)
-    assert found.curves["verdict"].tolist() == [SUDDEN, GRADUAL, UNCHANGED, UNCHANGED]
+    assert found.curves["verdict"].tolist() == [SUDDEN, GRADUAL, UNCHANGED, CONSTANT]
     assert set(found.halves) == {"jump", "slow"}
     assert (found.curves["q"].dropna() >= found.curves["p_walk"].dropna()).all()
     again = shapes_of("runs/a", curves[::-1], draws=199, seed=0).curves.iloc[::-1]

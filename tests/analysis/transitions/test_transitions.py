@@ -69,7 +69,7 @@ def test_planted_transitions_are_found_with_their_order_and_lead():
         "accuracy": "sudden",
         "induction": "sudden",
         "loss": "gradual",
-        "constant": "unchanged",
+        "constant": "constant",
         "short": "too few points",
     }
     (lead,) = found().warnings.query("metric == 'induction'").to_dict("records")
@@ -96,6 +96,13 @@ def test_the_text_states_each_claim_with_its_interval_and_null():
     assert "95 % interval" in text
     assert "3 of 15 curves have fewer than 8 points" in text
     assert "taught" not in text.replace("Moved is not taught", "")
+
+
+def test_a_curve_that_moves_by_rounding_alone_is_constant():
+    value = -0.0013 + 6e-9 * (U > 4)
+    answer = transitions_of({"r": rows("weight_mean", value).assign(standard_error=np.nan)}, FEW)
+    assert answer.curves["verdict"].tolist() == ["constant"]
+    assert "1 curve is constant up to rounding." in summarise(answer)
 
 
 @pytest.mark.parametrize(
