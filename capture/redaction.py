@@ -53,6 +53,16 @@ def redact(text: str) -> str:
     return text
 
 
+def shown_cause(error: BaseException) -> BaseException | None:
+    """Return the error as the cause of another; None if a traceback would show credentials."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return None if any(redact(str(link)) != str(link) for link in chain) else error
+
+
 def known_secrets() -> list[str]:
     """Return the credentials in this process's environment, the longest first."""
     found = set[str]()

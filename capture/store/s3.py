@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from capture.errors import StoreAwayError, StoreError
+from capture.redaction import shown_cause
 from capture.store.config import PART_BYTES, StoreConfig
 from capture.store.parallel import map_in_parallel
 from capture.store.range_file import RangeFile
@@ -59,7 +60,7 @@ class S3Backend:
         try:
             connection = connect(config)
         except (BotoCoreError, ValueError) as error:
-            raise translate_error(error, uri) from error
+            raise translate_error(error, uri) from shown_cause(error)
         return cls(uri, bucket, prefix, config, connection.retrier.num_retries)
 
     @property

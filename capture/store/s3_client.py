@@ -11,6 +11,7 @@ from botocore.config import Config as BotoConfig
 from botocore.session import Session
 
 from capture.errors import StoreAwayError
+from capture.redaction import shown_cause
 from capture.store.config import StoreConfig
 from capture.store.retry import Retrier, TransientError
 from capture.store.s3_errors import ENDPOINT_REMEDY, translate_error
@@ -42,7 +43,7 @@ class Connection:
                 reason = translate_error(error, where)
                 if reason is error:
                     raise
-                raise reason from error
+                raise reason from shown_cause(error)
 
         try:
             return self.retrier(attempt)
@@ -50,7 +51,7 @@ class Connection:
             tries = self.retrier.max_retries() + 1
             problem = f"{error.problem} (tried {tries} times)"
             remedy = "Try again later" if self.retrier.answered else ENDPOINT_REMEDY
-            raise StoreAwayError(where, problem, remedy) from error
+            raise StoreAwayError(where, problem, remedy) from shown_cause(error)
 
 
 def keep_secrets_out_of_logs() -> None:
