@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.measures.bootstrap import mean_interval
+from analysis.transitions.runs.student import student_interval
 from analysis.transitions.runs.tables import FINAL, HALF, OUTCOMES, OUTLIERS, STABILITY
 from analysis.transitions.shape.segments import needs
 from analysis.transitions.shape.shapes import ALPHA, adjusted
@@ -39,7 +39,7 @@ def find_stability(values: pd.DataFrame) -> pd.DataFrame:
         value_R = own["value"].to_numpy(np.float64)
         if len(value_R) < 2:
             continue
-        low, high = mean_interval(value_R)
+        low, high = student_interval(value_R)
         row = dict(zip(KEYS, key, strict=True)) | {"runs": len(value_R), "low": low, "high": high}
         rows.append(row | {"mean": value_R.mean(), "deviation": value_R.std(ddof=1)})
     return pd.DataFrame(rows, columns=pd.Index(STABILITY.names))

@@ -38,7 +38,7 @@ STABILITY = pa.schema(
         pa.field("quantity", pa.string()),  # final value, or half step as ln(1 + step)
         pa.field("runs", pa.int32()),
         pa.field("mean", pa.float64()),
-        pa.field("low", pa.float64()),  # 95 % bootstrap interval of the mean over runs
+        pa.field("low", pa.float64()),  # 95 % interval of the mean over runs (Student's t)
         pa.field("high", pa.float64()),
         pa.field("deviation", pa.float64()),  # standard deviation over runs
     ]

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.transitions.curves import Curve
+from analysis.transitions.runs.student import student_interval
 from analysis.transitions.shape.half import ENDS, Half
 from analysis.transitions.shape.shapes import adjusted
 from analysis.transitions.shape.sudden import at_places
@@ -39,19 +40,19 @@ def relation(pairs: Sequence[tuple[Half, Half]]) -> str:
     return AFTER if second.mean() >= SURE else TOGETHER
 
 
-def factor_draws(pairs: Sequence[tuple[Half, Half]], rng: np.random.Generator) -> np.ndarray:
-    """Return draws of the mean over runs of ln(1 + step of second) − ln(1 + step of first), [D].
+def mean_ends(value_R: Sequence[float], draw_RD: np.ndarray) -> tuple[float, float]:
+    """Return a 95 % interval of the mean over runs of values that are known up to brackets.
 
-    Runs are drawn with replacement; within a bracket every place is as likely.
+    It is Student's interval over the runs, and holds the middle 95 % of the mean of the draws: runs
+    with the same checkpoints agree no further than these are apart. One run has the draws alone.
     """
-    draws = len(pairs[0][0].lower_D)
-    each_RD = np.stack([place(b, rng) - place(a, rng) for a, b in pairs])
-    run_RD = rng.integers(len(pairs), size=(len(pairs), draws))
-    return np.take_along_axis(each_RD, run_RD, 0).mean(0)
+    low, high = np.quantile(draw_RD.mean(0), ENDS)
+    least, most = student_interval(value_R)
+    return float(np.fmin(low, least)), float(np.fmax(high, most))
 
 
 def place(half: Half, rng: np.random.Generator) -> np.ndarray:
-    """Return a place in the bracket of each draw, [D] log steps."""
+    """Return a place in the bracket of each draw, [D] log steps; every place is as likely."""
     return half.lower_D + rng.random(len(half.lower_D)) * (half.upper_D - half.lower_D)
 
 
@@ -77,7 +78,7 @@ def find_order(
             first, second = second, first
             pairs = [(b, a) for a, b in pairs]
         logs = [np.log1p(b.step) - np.log1p(a.step) for a, b in pairs]
-        low, high = np.quantile(factor_draws(pairs, rng), ENDS)
+        low, high = mean_ends(logs, np.stack([place(b, rng) - place(a, rng) for a, b in pairs]))
         rows.append(
             {
                 **dict(zip(("metric", "component"), names[first], strict=True)),
@@ -108,10 +109,8 @@ def find_warnings(
         pairs = common(runs, name, target)
         if name == target or not pairs:
             continue
-        draws = len(pairs[0][0].lower_D)
         lead_RD = np.stack([np.expm1(place(b, rng)) - np.expm1(place(a, rng)) for a, b in pairs])
-        run_RD = rng.integers(len(pairs), size=(len(pairs), draws))
-        low, high = np.quantile(np.take_along_axis(lead_RD, run_RD, 0).mean(0), ENDS)
+        low, high = mean_ends([b.step - a.step for a, b in pairs], lead_RD)
         correlation, p = rank_correlation(pairs, rng)
         rows.append(
             {

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from tiny_run import make_run, tiny_run
 
 from analysis.run.run import Run, open_run
 from analysis.transitions.runs.compare import CompareConfig, compare_runs
 from analysis.transitions.runs.sentences import summarise
 from analysis.transitions.runs.stability import find_outcomes, find_outliers, find_stability
+from analysis.transitions.runs.student import student_interval
 from analysis.transitions.runs.tables import FINAL, SCHEMAS
 from capture.errors import ConfigError
 from cluster.cli import main
@@ -28,6 +30,16 @@ def test_mean_and_deviation_are_numpys_and_the_interval_holds_the_mean():
     assert (found["mean"], found["runs"]) == (2.5, 4)
     assert found["deviation"] == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
     assert found["low"] < 2.5 < found["high"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_law_intervals_hold_the_mean_of_gaussian_runs_in_95_percent_of_samples(count: int):
+    sample_NR = np.random.default_rng(count).standard_normal((2000, count))
+    ends_N2 = np.array([student_interval(value_R) for value_R in sample_NR])
+    assert 0.93 <= np.mean((ends_N2[:, 0] <= 0) & (ends_N2[:, 1] >= 0)) <= 0.97
+    low, high = stats.t.interval(0.95, count - 1, sample_NR[0].mean(), stats.sem(sample_NR[0]))
+    np.testing.assert_allclose(ends_N2[0], (low, high))
+    assert np.isnan(student_interval([3.0])).all()
 
 
 def test_a_planted_outlier_is_named_alone():

@@ -14,10 +14,10 @@ from analysis.transitions.shape.sudden import walks
 from analysis.transitions.tables import CONSTANT, GRADUAL, SUDDEN, UNCHANGED
 from analysis.transitions.timing import states
 from analysis.transitions.timing.order import (
-    factor_draws,
     find_coincidence,
     find_order,
     find_warnings,
+    mean_ends,
 )
 from analysis.transitions.timing.state_tables import features_of, state_tables, visitors_later
 from analysis.transitions.timing.states import find_states, fit_all
@@ -95,12 +95,25 @@ def test_runs_widen_the_interval_where_they_disagree():
         found = halves(logistic(4, 0.1, "a"), logistic(4 + gap, 0.1, "b"))
         return found["a"], found["b"]
 
-    rng = np.random.default_rng(0)
-    agree, differ = ([pair(gap) for gap in gaps] for gaps in ([1, 1, 1], [0, 1, 2]))
-    spread = [
-        np.ptp(np.quantile(factor_draws(each, rng), [0.025, 0.975])) for each in (agree, differ)
-    ]
-    assert spread[1] > 2 * spread[0]
+    agree, differ = (
+        find_order(
+            [{"a": a, "b": b} for a, b in map(pair, gaps)], {k: (k, "") for k in "ab"}, seed=0
+        ).iloc[0]
+        for gaps in ([1, 1, 1], [0, 1, 2])
+    )
+    assert np.log(differ["high"] / differ["low"]) > 2 * np.log(agree["high"] / agree["low"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_law_the_interval_of_an_order_over_few_runs_holds_the_mean_in_95_percent(count: int):
+    rng = np.random.default_rng(count)
+    value_NR = rng.standard_normal((2000, count))
+    draw_NRD = value_NR[..., None] + rng.uniform(-0.01, 0.01, (2000, count, 99))
+    ends_N2 = np.array([mean_ends(v, d) for v, d in zip(value_NR, draw_NRD, strict=True)])
+    assert 0.93 <= np.mean((ends_N2[:, 0] <= 0) & (ends_N2[:, 1] >= 0)) <= 0.97
+    wide_RD = rng.uniform(-1, 1, (count, 999))  # runs that agree are known up to their brackets
+    low, high = mean_ends([0.0] * count, wide_RD)
+    assert (low, high) == tuple(np.quantile(wide_RD.mean(0), [0.025, 0.975]))
 
 
 def test_a_warning_leads_the_target_by_the_planted_number_of_steps():
