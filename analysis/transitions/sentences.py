@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.transitions.curves import MIN_POINTS
 from analysis.transitions.shape.shapes import ALPHA
 from analysis.transitions.shape.sudden import LEAST
 from analysis.transitions.tables import (
@@ -49,7 +50,15 @@ def verdicts(found: Transitions) -> list[str]:
     runs = table["run"].nunique()
     counts = tested["verdict"].value_counts()
     told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
-    lines = [f"{len(tested)} of {len(table)} curves change{': ' + told if told else ''}."]
+    short = table[table["verdict"] == SHORT]
+    of = f"{len(table) - len(short)} {'tested ' if len(short) else ''}curves"
+    lines = [f"{len(tested)} of {of} change{': ' + told if told else ''}."]
+    if len(short):
+        names = ", ".join(short["metric"].drop_duplicates().head(5))
+        lines.append(
+            f"{len(short)} of {len(table)} curves have fewer than {MIN_POINTS} points and are not "
+            f"tested ({names})."
+        )
     if still:
         lines.append(
             f"{still} {plural('curve', still)} {'stays' if still == 1 else 'stay'} within "

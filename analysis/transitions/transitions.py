@@ -14,10 +14,11 @@ from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.curves import MIN_POINTS, Curve, curves_of
 from analysis.transitions.moved.movers import find_movers, window_of
 from analysis.transitions.page import transitions_page
+from analysis.transitions.runs.settings import require_same_settings
 from analysis.transitions.shape.half import Half
 from analysis.transitions.shape.shapes import Shapes, shapes_of
 from analysis.transitions.sources import LOSSES, TARGETS, choose_metrics, first_of, frame_of
-from analysis.transitions.tables import JOB, POINTS, SCHEMAS, SHORT, Transitions
+from analysis.transitions.tables import JOB, POINTS, SCHEMAS, Transitions
 from analysis.transitions.timing.order import (
     MOST_CURVES,
     find_coincidence,
@@ -39,12 +40,13 @@ def find_transitions(
 ) -> Transitions:
     """Return the transitions of runs; the record of the first is asked what moved.
 
-    Raises ``ConfigError`` for a metric that a run has not, a run that is named twice, and if no
-    curve has enough points.
+    Raises ``ConfigError`` for a metric that a run has not, a run that is named twice, runs whose
+    settings differ in more than seeds, and if no curve has enough points.
     """
     frames = {run.uri: frame_of(run, config.trajectory) for run in runs}
     if len(frames) < len(runs):
         raise ConfigError("RUN", "names a run twice", "Name each run once")
+    require_same_settings(runs)
     found = transitions_of(frames, config, report)
     if not config.record:
         return found
@@ -77,7 +79,6 @@ def transitions_of(
     halves = [each.halves for each in shapes]
     names = compared(runs, halves)
     target = choose_target(runs, halves, config.target)
-    notes = skipped(pd.concat([each.curves for each in shapes]))
     coincidence = coincidences(uris, runs, shapes)
     empty = {name: schema.empty_table().to_pandas() for name, schema in SCHEMAS.items()}
     found = {
@@ -96,7 +97,7 @@ def transitions_of(
         half_R = [own[target].step if target in own else np.nan for own in halves]
         states = find_states(described[0], config.states, seed=config.seed)
         found |= state_tables(uris, *described, states, np.array(half_R), seed=config.seed)
-    return Transitions(**(empty | found), notes=notes)
+    return Transitions(**(empty | found))
 
 
 def points_of(uri: str, curve: Curve) -> pd.DataFrame:
@@ -164,16 +165,6 @@ def coincidences(
         if loss:
             found.append(find_coincidence(uri, curves, tested.halves, tested.curves, loss))
     return pd.concat(found, ignore_index=True) if found else None
-
-
-def skipped(curves: pd.DataFrame) -> list[str]:
-    """Return a sentence about the curves that have too few points, if there are any."""
-    short = curves[curves["verdict"] == SHORT]
-    if not len(short):
-        return []
-    names = ", ".join(short["metric"].drop_duplicates().head(5))
-    count = f"{len(short)} of {len(curves)} curves"
-    return [f"{count} have fewer than {MIN_POINTS} points and are not tested ({names})."]
 
 
 def transition_window(found: Transitions, uri: str, around: str) -> tuple[str, float, float] | None:

@@ -94,6 +94,7 @@ def test_the_text_states_each_claim_with_its_interval_and_null():
     assert "induction of L1H0 (runs/0) changes suddenly" in text
     assert "random walks with p =" in text
     assert "95 % interval" in text
+    assert "9 of 12 tested curves change: 6 sudden, 3 gradual." in text
     assert "3 of 15 curves have fewer than 8 points" in text
     assert "taught" not in text.replace("Moved is not taught", "")
 
