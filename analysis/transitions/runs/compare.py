@@ -12,6 +12,7 @@ from analysis.jobs.tables import table_set, write_tables
 from analysis.run.run import Run
 from analysis.transitions.curves import MAX_POINTS, Curve, curves_of
 from analysis.transitions.runs.parting import find_parting
+from analysis.transitions.runs.settings import describe
 from analysis.transitions.runs.stability import (
     FEWEST_FOR_OUTLIERS,
     FEWEST_FOR_TWO_KINDS,
@@ -23,26 +24,17 @@ from analysis.transitions.runs.stability import (
 from analysis.transitions.runs.tables import (
     CURVES,
     MILESTONES,
-    RUNS,
     SCHEMAS,
     Comparison,
 )
 from analysis.transitions.shape.half import find_half
 from analysis.transitions.sources import choose_metrics, frame_of
-from capture.config.settings import to_values
 from capture.errors import ConfigError, at_least
 
 Report = Callable[[int, int], None]
 """Called with runs read and all runs."""
 LAST = 0.05
 """Share of a curve's points whose mean is its end, if it has ``MAX_POINTS`` points or nearly."""
-ASIDE = (
-    *("run.seed", "run.uri", "model.seed", "training.order_seed"),
-    *("store", "training.device", "corpus.path"),
-    *("capture.", "training.evaluation_steps"),
-)
-"""Settings in which runs of a group may differ: what is recorded leaves training as it is, and the
-datums themselves are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,43 +106,6 @@ def milestones(uri: str, curves: Sequence[Curve], config: CompareConfig) -> pd.D
     table = pd.DataFrame(rows, columns=pd.Index(MILESTONES.names))
     place = table["half_step"].astype(np.float64).rank(method="first")
     return table.assign(place=place.fillna(0).astype(np.int32))
-
-
-def describe(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return ``RUNS``; runs of a group have equal settings, seeds aside."""
-    settings = [flat(to_values(run.config)) | {"datums": checksum(run)} for run in runs]
-    names = sorted({name for own in settings for name in own})
-    differing = [
-        name
-        for name in names
-        if len({repr(own.get(name)) for own in settings}) > 1 and not name.startswith(ASIDE)
-    ]
-    rows = [
-        {
-            "run": run.uri,
-            "group": ", ".join(f"{name}={own.get(name)}" for name in differing),
-            "weight_seed": run.config.weight_seed,
-            "order_seed": run.config.order_seed,
-            "steps": run.steps_done,
-        }
-        for run, own in zip(runs, settings, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=pd.Index(RUNS.names))
-
-
-def checksum(run: Run) -> str:
-    """Return the first digits of the checksum of the training datums; "" if they are not stored."""
-    files = [file for file in run.start.files_of("corpus") if file.key == "corpus/datums.parquet"]
-    return files[0].sha256[:8] if files else ""
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as dotted names and values."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = isinstance(value, dict)
-        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return found
 
 
 def too_few(described: pd.DataFrame) -> list[str]:

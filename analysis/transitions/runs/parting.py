@@ -29,13 +29,14 @@ def part(run: Run, other: Run, own: pd.DataFrame, others: pd.DataFrame) -> dict[
     same = [list(a) == list(b) for a, b in zip(both["datums"], both["datums_other"], strict=True)]
     order_step = first_step(both, [not each for each in same])
     loss_step = first_step(both, (both["loss"] != both["loss_other"]).tolist())
-    weights = same_weights(run, other)
+    shapes, weights = same_start(run, other)
     found = [step for step in (order_step, loss_step) if step >= 0]
     step = 0 if not weights else min(found, default=-1)
     at = both[both["step"] == step]
     return {
         "run": run.uri,
         "other": other.uri,
+        "same_shapes": shapes,
         "same_weights": weights,
         "order_step": order_step,
         "loss_step": loss_step,
@@ -51,8 +52,12 @@ def first_step(both: pd.DataFrame, differs: list[bool]) -> int:
     return int(found.iloc[0]) if len(found) else -1
 
 
-def same_weights(run: Run, other: Run) -> bool:
-    """Return whether two runs start from the same weights, bit for bit."""
+def same_start(run: Run, other: Run) -> tuple[bool, bool]:
+    """Return whether two runs have parameters of the same names and shapes, and whether these start
+    from the same weights, bit for bit."""
     a, b = run.checkpoint(0), other.checkpoint(0)
-    names, others = ({name for name in c if not name.startswith("optimizer/")} for c in (a, b))
-    return names == others and all(torch.equal(a[name], b[name]) for name in names)
+    shapes, others = (
+        {name: c[name].shape for name in c if not name.startswith("optimizer/")} for c in (a, b)
+    )
+    same = shapes == others
+    return same, same and all(torch.equal(a[name], b[name]) for name in shapes)

@@ -17,9 +17,11 @@ def summarise(found: Comparison) -> list[str]:
 
 
 def groups(found: Comparison) -> list[str]:
-    names = [name for name in found.runs["group"].unique() if name]
-    return [f"Settings differ, so runs are compared within groups: {'; '.join(names)}."] * bool(
-        names
+    names = "; ".join(name for name in found.runs["group"].unique() if name)
+    return (
+        []
+        if not names
+        else [f"Settings differ, so means, outliers and orders are of runs within groups: {names}."]
     )
 
 
@@ -36,6 +38,8 @@ def part_sentence(row: dict) -> str:
     trained = f"the datums are {datums[0]} and {datums[1]}"
     if datums[0] == datums[1]:
         trained = f"the datums of both are {datums[0]}"
+    if not row["same_shapes"]:
+        return f"{pair} have different architectures: parameters differ in names or shapes."
     if not row["same_weights"]:
         return f"{pair} start from different weights. In step 0 {trained}."
     if row["order_step"] == row["step"]:
@@ -103,19 +107,23 @@ def outcomes(found: Comparison) -> list[str]:
 
 
 def same_order(found: Comparison) -> list[str]:
-    """Return in how many runs the whole-model curves pass their halves in the same order."""
+    """Return in how many runs of each group whole-model curves pass halves in the same order."""
     table = found.milestones
     table = table[(table["place"] > 0) & (table["component"] == "")]
-    orders = pd.Series(
-        {
-            run: " → ".join(own.sort_values("place")["metric"])
-            for run, own in table.groupby("run", sort=False)
-        }
-    )
-    if len(orders) < 2 or not orders.str.contains("→").any():
-        return []
-    counts = orders.value_counts()
-    return [
-        f"Halves are passed in {len(counts)} orders over {len(orders)} runs; the most frequent, in "
-        f"{counts.iloc[0]}: {counts.index[0]}."
-    ]
+    orders = {
+        run: " → ".join(own.sort_values("place")["metric"])
+        for run, own in table.groupby("run", sort=False)
+    }
+    lines = []
+    for group, runs in found.runs.groupby("group", sort=False)["run"]:
+        known = pd.Series({run: orders[run] for run in runs if run in orders}, dtype=object)
+        if len(known) < 2 or not known.str.contains("→").any():
+            continue
+        counts = known.value_counts()
+        among = f" ({group})" if group else ""
+        orders_found = f"{len(counts)} {'order' if len(counts) == 1 else 'orders'}"
+        lines.append(
+            f"Halves are passed in {orders_found} over {len(known)} runs{among}; the most "
+            f"frequent, in {counts.iloc[0]}: {counts.index[0]}."
+        )
+    return lines

@@ -75,6 +75,7 @@ PARTING = pa.schema(
     [
         *RUN,
         pa.field("other", pa.string()),
+        pa.field("same_shapes", pa.bool_()),  # parameters have the same names and shapes
         pa.field("same_weights", pa.bool_()),  # at the start
         pa.field("order_step", pa.int32()),  # first step with other datums; -1 if there is none
         pa.field("loss_step", pa.int32()),  # first step with another recorded loss; -1 for none

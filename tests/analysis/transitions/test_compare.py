@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,17 @@ from scipy import stats
 from tiny_run import make_run, tiny_run
 
 from analysis.run.run import Run, open_run
+from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.runs.compare import CompareConfig, compare_runs
-from analysis.transitions.runs.sentences import summarise
+from analysis.transitions.runs.sentences import same_order, summarise
+from analysis.transitions.runs.settings import require_same_settings
 from analysis.transitions.runs.stability import find_outcomes, find_outliers, find_stability
 from analysis.transitions.runs.student import student_interval
 from analysis.transitions.runs.tables import FINAL, SCHEMAS
+from analysis.transitions.transitions import find_transitions
 from capture.errors import ConfigError
 from cluster.cli import main
+from cluster.local.threads import run_job
 
 
 def values(value_R: np.ndarray, metric: str = "loss") -> pd.DataFrame:
@@ -104,6 +109,47 @@ def test_runs_part_at_the_weights_the_order_or_the_update():
     text = "\n".join(summarise(found))
     assert "part in step 1, where the loss differs though the datums of both are" in text
     assert "Outlier runs are named among 5 runs or more." in text
+
+
+def test_orders_are_counted_within_groups():
+    runs = opened(*others())
+    found = compare_runs(runs, CompareConfig(draws=99))
+    uris = found.runs["run"].tolist()
+    place = {uri: (1, 2) if k < 3 else (2, 1) for k, uri in enumerate(uris)}
+    miles = pd.DataFrame(
+        [
+            {"run": uri, "metric": metric, "component": "", "place": place[uri][k]}
+            for uri in uris
+            for k, metric in enumerate(("early", "late"))
+        ]
+    )
+    group = found.runs["group"][0]
+    assert same_order(replace(found, milestones=miles)) == [
+        f"Halves are passed in 1 order over 3 runs ({group}); the most frequent, in 3: "
+        "early → late."
+    ]
+    apart = replace(found, milestones=miles, runs=found.runs.assign(group=list("abcd")))
+    assert same_order(apart) == []
+
+
+def test_other_architectures_are_said_as_such():
+    wider = make_run("memory://compare-wider", "model.hidden=16")
+    found = compare_runs(opened(wider), CompareConfig(draws=99, metrics=("training loss",)))
+    (row,) = found.parting.to_dict("records")
+    assert not row["same_shapes"]
+    assert not row["same_weights"]
+    text = "\n".join(summarise(found))
+    assert "have different architectures" in text
+    assert "start from different weights" not in text
+
+
+def test_transitions_take_other_seeds_and_refuse_other_settings():
+    weights, order, rate = others()
+    require_same_settings(opened(weights, order))
+    with pytest.raises(ConfigError, match="they differ in training") as refused:
+        find_transitions(opened(rate), TransitionsConfig(draws=99, states=0), run_job)
+    assert "\n" not in str(refused.value)
+    assert f"ontogeny compare {tiny_run()} {rate}" in str(refused.value)
 
 
 def test_a_run_compared_with_itself_elsewhere_does_not_part():
