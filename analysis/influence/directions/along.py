@@ -179,4 +179,7 @@ def unit_factors(
         problem = f"belongs to a module that a step calls {len(made)} times, wanted once"
         raise ConfigError(unit, problem, "Name a weight of an MLP")
     (delta_NTR,) = torch.autograd.grad(loss, made)
-    return given[0].detach().double(), delta_NTR.double()
+    # A perceptron's states have no position: its datums have one.
+    found = (given[0].detach(), delta_NTR)
+    a_NTC, delta_NTR = (own.double().reshape(len(slots), -1, own.shape[-1]) for own in found)
+    return a_NTC, delta_NTR

@@ -96,7 +96,7 @@ def activations(run: Run, unit: str, side: Side) -> np.ndarray:
         if not seen:
             problem = "is used by another module, so it has no inputs and outputs of its own"
             raise ConfigError(unit, problem, "Name a weight of an MLP")
-        found.append(seen[0].flatten(0, 1).double().cpu().numpy())
+        found.append(seen[0].flatten(0, -2).double().cpu().numpy())
         count += len(found[-1])
         if count >= MOST_ACTIVATIONS:
             break

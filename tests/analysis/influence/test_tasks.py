@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from analysis.influence.baselines.gradients import datum_losses, model_and_weights
 from analysis.influence.config import InfluenceConfig
+from analysis.influence.directions.along import DirectionsConfig, influence_along, unit_vectors
+from analysis.influence.drift.along import DriftConfig, measure_drift
 from analysis.influence.influence import compute_influence
-from analysis.influence.path import path_steps
+from analysis.influence.path import batch_derivatives, path_steps
 from analysis.influence.queries.parsing import build_queries
 from analysis.run.run import Run, open_run
 from capture.errors import ConfigError
@@ -88,3 +90,31 @@ def test_a_completion_longer_than_what_the_model_predicts_is_refused(run_of):
     assert query.value(model_and_weights(run)[1]) == pytest.approx(log_p, rel=1e-5)
     with pytest.raises(ConfigError, match="has 2 tokens, but the run's model predicts the last 1"):
         build_queries(run, [{"prompt": "3 2", "completion": "= 5"}])
+
+
+# --- a perceptron, whose states have no position --------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_parts_along_a_basis_of_a_perceptron_sum_to_the_influence_through_the_unit(run_of, side):
+    run, unit = run_of("digits"), "layers.1.mlp.weight"
+    queries = build_queries(run, ["loss"])
+    config = DirectionsConfig(unit=unit, side=side, basis="pca", random=19)
+    wanted_D = np.zeros(run.num_datums)
+    for step, vector_QRC in unit_vectors(run, queries, config):
+        own_QNT = batch_derivatives(step, {unit: vector_QRC})
+        np.add.at(wanted_D, step.planned.datum_N, own_QNT[0].sum(1))
+    found_D = influence_along(run, queries, config).influence_QDK[0].sum(1)
+    np.testing.assert_allclose(found_D, wanted_D, atol=1e-5 * np.abs(wanted_D).max())
+
+
+@pytest.mark.parametrize("basis", ["neurons", "pca", "dictionary"])
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_perceptron_has_directions_and_drift(run_of, basis, side):
+    run, unit = run_of("digits"), "layers.1.mlp.weight"
+    config = DirectionsConfig(unit=unit, side=side, basis=basis, random=19)
+    found = influence_along(run, build_queries(run, ["datum:test:0"]), config)
+    assert np.isfinite(found.influence_QDK).all()
+    assert found.influence_QDK.any()
+    drift = measure_drift(run, DriftConfig(unit=unit, side=side, basis=basis, walks=19)).drift
+    assert np.isfinite(drift["drift"]).all()
