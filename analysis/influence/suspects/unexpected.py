@@ -57,14 +57,20 @@ def excess_loss(run: Run, report: Report = lambda done, wanted: None) -> np.ndar
 
 def token_loss(run: Run) -> np.ndarray:
     """Return the mean of −log(frequency of the target in the training text) of each datum, [D]."""
-    count_V = np.bincount(run.target_NT.ravel(), minlength=run.num_tokens)
-    return -np.log(count_V[run.target_NT] / run.target_NT.size).mean(1)
+    target_DP = scored_targets(run)
+    count_V = np.bincount(target_DP.ravel(), minlength=run.num_tokens)
+    return -np.log(count_V[target_DP] / target_DP.size).mean(1)
+
+
+def scored_targets(run: Run) -> np.ndarray:
+    """Return the targets of the positions at which the loss counts, [D, P]."""
+    return run.target_NT[:, -(run.config.corpus.scored or run.target_NT.shape[1]) :]
 
 
 def residual_loss(run: Run, report: Report = lambda done, wanted: None) -> np.ndarray:
     """Return the mean loss of each datum less that of the same targets in all datums, [D]."""
     found, steps = np.zeros(run.num_datums), checkpoint_steps(run)
-    target_DT = run.target_NT
+    target_DT = scored_targets(run)
     count_V = np.bincount(target_DT.ravel(), minlength=run.num_tokens)
     for done, (model, weights) in enumerate(models(run, steps)):
         with torch.no_grad():

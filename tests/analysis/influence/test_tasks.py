@@ -15,6 +15,7 @@ from analysis.influence.drift.along import DriftConfig, measure_drift
 from analysis.influence.influence import compute_influence
 from analysis.influence.path import batch_derivatives, path_steps
 from analysis.influence.queries.parsing import build_queries
+from analysis.influence.suspects.unexpected import UNEXPECTED
 from analysis.run.run import Run, open_run
 from capture.errors import ConfigError
 from capture.training.loop import capture_run
@@ -118,3 +119,19 @@ def test_a_perceptron_has_directions_and_drift(run_of, basis, side):
     assert found.influence_QDK.any()
     drift = measure_drift(run, DriftConfig(unit=unit, side=side, basis=basis, walks=19)).drift
     assert np.isfinite(drift["drift"]).all()
+
+
+# --- datums that do not fit -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "modular-addition", "maze"])
+def test_how_unexpected_a_datum_is_counts_at_scored_positions(run_of, name):
+    run = run_of(name)
+    scored = run.config.corpus.scored
+    target_DP = run.target_NT[:, -scored:]
+    evidence = {kind: of(run, lambda done, all: None) for kind, of in UNEXPECTED.items()}
+    count_V = np.bincount(target_DP.ravel())
+    wanted = -np.log(count_V[target_DP[3]] / target_DP.size).mean()
+    assert (evidence["loss"] - evidence["excess"])[3] == pytest.approx(wanted)
+    assert evidence["residual"].sum() == pytest.approx(0, abs=1e-4)
+    assert np.isfinite(evidence["self-influence"]).all()
