@@ -144,15 +144,22 @@ def choose_target(
         found = first_of(TARGETS, [curve for curves in runs for curve in curves])
         return found.name if found else ""
     if not any(wanted in own for own in halves):
-        known = {curve.name for curves in runs for curve in curves}
-        problem = (
-            "does not change beyond its noise" if wanted in known else "is not among the curves"
-        )
+        problem = why_untimed([curve for curves in runs for curve in curves], wanted)
         changing = ", ".join(sorted({name for own in halves for name in own})[:8])
         raise ConfigError(
-            "transitions.target", f"{wanted!r} {problem}", f"These change: {changing}"
+            "transitions.target", f"{wanted!r} {problem}", f"These change: {changing or 'none'}"
         )
     return wanted
+
+
+def why_untimed(curves: Sequence[Curve], wanted: str) -> str:
+    """Return why no curve of this name has a half."""
+    points = [len(curve.u_K) for curve in curves if curve.name == wanted]
+    if not points:
+        return "is not among the curves"
+    if max(points) < MIN_POINTS:
+        return f"has {max(points)} points and is not tested, which needs {MIN_POINTS}"
+    return "does not change beyond its noise"
 
 
 def coincidences(

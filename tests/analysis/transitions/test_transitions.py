@@ -111,6 +111,7 @@ def test_a_curve_that_moves_by_rounding_alone_is_constant():
     [
         ({"metrics": ("nothing",)}, "has no 'nothing'. It has: accuracy, induction"),
         ({"target": "constant"}, "'constant' does not change beyond its noise"),
+        ({"target": "short"}, "'short' has 2 points and is not tested, which needs 8"),
         ({"target": "nothing"}, "'nothing' is not among the curves"),
         ({"metrics": ("short",)}, "points at most, and a change point needs 8"),
     ],
