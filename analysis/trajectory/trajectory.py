@@ -12,7 +12,7 @@ from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.checkpoints.source import Source, observe
 from analysis.trajectory.checkpoints.spacing import choose_steps
 from analysis.trajectory.config import TrajectoryConfig
-from analysis.trajectory.metrics.catalogue import CATALOGUE
+from analysis.trajectory.metrics.catalogue import CATALOGUE, Metric
 from analysis.trajectory.metrics.choosing import Chosen, choose
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
@@ -65,13 +65,25 @@ def measured(model: Observed, text: Text, chosen: Chosen) -> pd.DataFrame:
     """Return the rows of one checkpoint, each with the number of its metric in ``by``."""
     rows: list[tuple[int, int, *tuple[object, ...]]] = []
     for number, metric in enumerate(chosen.metrics):
-        for row in metric.function(model, text):
+        for row in rows_of(metric, model, text):
             if not isinstance(row, Row):
                 wanted = "wanted rows of analysis.trajectory.metrics.row.Row"
                 raise ConfigError(metric.names[0], f"returned {type(row).__name__}, {wanted}")
             if metric.own or row.metric in chosen.names:
                 rows.append((model.step, number, *row))
     return pd.DataFrame(rows, columns=pd.Index(["step", "by", *Row._fields]))
+
+
+def rows_of(metric: Metric, model: Observed, text: Text) -> list[object]:
+    """Return what a metric gives; raise ``ConfigError`` if one of the user's own fails."""
+    if not metric.own:
+        return list(metric.function(model, text))
+    try:
+        return list(metric.function(model, text))
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        problem = f"failed at step {model.step} with {said}"
+        raise ConfigError(metric.names[0], problem, "Mend this function") from error
 
 
 def describe(chosen: Chosen, frames: list[pd.DataFrame]) -> pd.DataFrame:

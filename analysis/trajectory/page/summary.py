@@ -70,7 +70,18 @@ def summarise(found: Trajectory) -> list[str]:
         sentences += [sentence(row, curve) for curve in shown]
         if others := len(every) - len(shown):
             sentences[-1] += f" {others} components more."
-    return sentences
+    return sentences + not_finite(found)
+
+
+def not_finite(found: Trajectory) -> list[str]:
+    """Return how many values of each metric are not finite, and thus in no curve."""
+    bad = found.trajectory.assign(bad=~np.isfinite(found.trajectory["value"]))
+    counts = bad.groupby("metric", sort=False)["bad"].agg(["sum", "size"])
+    return [
+        f"{metric}: {count} of {size} values are not finite and left out."
+        for metric, count, size in counts.itertuples()
+        if count
+    ]
 
 
 def foremost(every: list[Curve], most: int, fewer: int) -> list[Curve]:

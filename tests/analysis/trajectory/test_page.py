@@ -69,7 +69,9 @@ def test_of_many_components_the_most_changed_is_described() -> None:
 
 
 def test_values_that_are_not_finite_are_left_out() -> None:
-    (curve,) = curves(made({("noise", ""): [np.nan, 1, 2, np.inf, 3]}), "noise")
+    found = made({("noise", ""): [np.nan, 1, 2, np.inf, 3]})
+    (curve,) = curves(found, "noise")
+    assert summarise(found)[-1] == "noise: 2 of 5 values are not finite and left out."
     assert curve.step_M.tolist() == [1, 10, 1000]
 
 

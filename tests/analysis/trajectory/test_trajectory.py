@@ -109,6 +109,9 @@ def size(model, text):
     yield Row("size", "embedding", float(model.weights["encoder.weight"].square().sum()), 1)
 def wrong(model, text):
     yield 3
+def fails(model, text):
+    yield Row("fine", "", 1.0, 1)
+    raise ValueError("no such\\nlayer")
 '''
 
 
@@ -121,6 +124,10 @@ def test_a_metric_of_the_users_own(run: Run, tmp_path: Path, monkeypatch) -> Non
     assert sizes.iloc[-1] == pytest.approx(run.model().encoder.weight.square().sum().item())
     assert set(found.metrics["metric"]) == {"loss", "size"}
     assert "Square of the embedding's norm." in found.metrics["meaning"].tolist()
+    with pytest.raises(ConfigError) as failed:
+        trajectory_of_run(run, TrajectoryConfig(metrics=("my_trajectory_metrics:fails",)))
+    assert "my_trajectory_metrics:fails" in str(failed.value)
+    assert "failed at step 0 with ValueError: no such layer" in str(failed.value)
     with pytest.raises(ConfigError, match="returned int, wanted rows"):
         trajectory_of_run(run, TrajectoryConfig(metrics=("my_trajectory_metrics:wrong",)))
 
