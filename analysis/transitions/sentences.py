@@ -17,6 +17,7 @@ from analysis.transitions.tables import (
     UNRESOLVED,
     Transitions,
 )
+from analysis.transitions.timing.order import MOST_CURVES
 
 MOST_NAMED = 6
 """Curves, pairs or datums that a paragraph names."""
@@ -119,6 +120,12 @@ def order(found: Transitions) -> list[str]:
         f"their change one after the other and {together} together; of two curves of one law at "
         "most 5 % get an order."
     ]
+    changing = found.curves.loc[found.curves["half_step"].notna(), ["metric", "component"]]
+    if (num_changing := len(changing.drop_duplicates())) > MOST_CURVES:
+        lines.append(
+            f"Compared are the {MOST_CURVES} of {num_changing} curves whose change is largest "
+            "relative to their noise."
+        )
     lines += [
         f"{name_of(row)} is before {name_of(row, 'other_')}, by a factor of "
         f"{row['factor']:.2f} in step (95 % interval {row['low']:.2f} to {row['high']:.2f}, "

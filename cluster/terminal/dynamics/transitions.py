@@ -26,6 +26,7 @@ def show_transitions(console: Console, found: Transitions) -> None:
             f"{max(row['p_smooth'], row['p_walk']):.3f}",
             row["verdict"],
         )
-    print_table(console, f"Curves that change ({len(changing)}), earliest first", table)
+    shown = f"first {MOST_ROWS} of {len(changing)}" if len(changing) > MOST_ROWS else len(changing)
+    print_table(console, f"Curves that change ({shown}), earliest first", table)
     for line in summarise(found):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

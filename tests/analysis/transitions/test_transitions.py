@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from tiny_run import copied, tiny_run
 
 import ontogeny
@@ -29,6 +30,7 @@ from capture.errors import ConfigError
 from capture.store import Store
 from cluster.cli import main
 from cluster.local.threads import run_job
+from cluster.terminal.dynamics.transitions import show_transitions
 
 U = np.linspace(0, 8, 41)
 FEW = TransitionsConfig(draws=99, states=3)
@@ -104,6 +106,17 @@ def test_a_curve_that_moves_by_rounding_alone_is_constant():
     answer = transitions_of({"r": rows("weight_mean", value).assign(standard_error=np.nan)}, FEW)
     assert answer.curves["verdict"].tolist() == ["constant"]
     assert "1 curve is constant up to rounding." in summarise(answer)
+
+
+def test_it_is_said_which_curves_are_compared_and_shown():
+    rng = np.random.default_rng(0)
+    value = np.exp(-U / 4)
+    many = [rows("loss", value + rng.normal(0, 0.005, len(U)), f"L{n}") for n in range(42)]
+    answer = transitions_of({"r": pd.concat(many)}, TransitionsConfig(draws=99, states=0))
+    assert "Compared are the 40 of 42 curves" in "\n".join(summarise(answer))
+    console = Console(record=True, width=200)
+    show_transitions(console, answer)
+    assert "Curves that change (first 30 of 42), earliest first" in console.export_text()
 
 
 @pytest.mark.parametrize(
