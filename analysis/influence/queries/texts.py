@@ -18,6 +18,8 @@ from capture.errors import ConfigError, RunError
 LOSS, LOG_PROBABILITY = "loss", "log-probability"
 BETTER: dict[str, Better] = {LOSS: "lower", LOG_PROBABILITY: "higher"}
 
+DATUM_INSTEAD = "Ask for a datum, as in datum:validation:0 or datum:test:0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionQuery(Specification):
@@ -65,6 +67,7 @@ class CompletionQuery(Specification):
         if scored is not None and len(tokens) > scored:
             problem = f"has {len(tokens)} tokens, but the run's model predicts the last {scored}"
             raise ConfigError(f"completion.{field}", problem)
+        require_layout(material, len(prompt))
         return ScoredText.ending(prompt, tokens)
 
 
@@ -86,6 +89,9 @@ class TextQuery(Specification):
         if len(stream) < 2:
             raise ConfigError("text", "has one token, and a loss needs two", "Give a longer text")
         size = material.run.config.corpus.window
+        if material.run.config.corpus.scored is not None:
+            problem = "cannot be asked of a task, whose datums have a fixed layout"
+            raise ConfigError("text", problem, DATUM_INSTEAD)
         parts = []
         for start in range(0, len(stream) - 1, size):
             piece = stream[start : start + size + 1]
@@ -155,6 +161,19 @@ class TokenQuery(Specification):
         require_positions(material, self.token, split, scored_NT)
         own = ScoredText.mean(text.token_NT, text.target_NT, scored_NT)
         return self.query(own.parts(material), "higher")
+
+
+def require_layout(material: QueryMaterial, found: int) -> None:
+    """Raise ``ConfigError`` if a task's model never reads so few tokens before a completion.
+
+    The loss of such a task counts at the last positions of a window of fixed size; a model that
+    reads from the left gives the same predictions from the window's start.
+    """
+    corpus = material.run.config.corpus
+    if corpus.scored is not None and found <= corpus.window - corpus.scored:
+        problem = f"has {found} tokens, but a datum of {corpus.kind} has "
+        problem += f"{corpus.window - corpus.scored + 1} or more"
+        raise ConfigError("completion.prompt", problem, DATUM_INSTEAD)
 
 
 def mean_loss(material: QueryMaterial, token_NT: np.ndarray, target_NT: np.ndarray) -> list:

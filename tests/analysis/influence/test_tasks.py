@@ -135,3 +135,37 @@ def test_how_unexpected_a_datum_is_counts_at_scored_positions(run_of, name):
     assert (evidence["loss"] - evidence["excess"])[3] == pytest.approx(wanted)
     assert evidence["residual"].sum() == pytest.approx(0, abs=1e-4)
     assert np.isfinite(evidence["self-influence"]).all()
+
+
+# --- tasks whose datums have a fixed layout -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "completion"),
+    [("digits", "1 2", "3"), ("modular-addition", "3 2", "5"), ("maze", "wall floor", "r4c0")],
+)
+def test_a_prompt_that_the_model_never_reads_is_refused(run_of, name, prompt, completion):
+    with pytest.raises(
+        ConfigError, match=r"completion\.prompt: has 2 tokens, but a datum of .* as "
+    ):
+        build_queries(run_of(name), [{"prompt": prompt, "completion": completion}])
+    with pytest.raises(ConfigError, match=r"text: cannot be asked of a task.* datum:test:0"):
+        build_queries(run_of(name), [{"kind": "text", "text": f"{prompt} {completion}"}])
+
+
+@pytest.mark.parametrize("name", ["digits", "modular-addition", "maze"])
+def test_the_layout_of_a_datum_is_answered_as_the_datum(run_of, name):
+    run = run_of(name)
+    tokens = [run.tokens[token] for token in run.datum_tokens(3)]
+    scored = run.config.corpus.scored or 0
+    prompt, completion = " ".join(tokens[:-scored]), " ".join(tokens[-scored:])
+    asked = {"prompt": prompt, "completion": completion, "measure": "loss"}
+    weights = model_and_weights(run)[1]
+    one, other = build_queries(run, [asked, "datum:train:3"])
+    assert one.value(weights) == pytest.approx(other.value(weights), rel=1e-5)
+
+
+def test_a_repeated_sequence_may_begin_anywhere(run_of):
+    run = run_of("induction")
+    first, second = run.tokens[:2]
+    assert build_queries(run, [{"prompt": f"{first} {second}", "completion": first}])
