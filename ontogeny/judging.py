@@ -151,7 +151,7 @@ def drift(
 
     Returns:
         An object with the DataFrame ``drift`` (one row per direction, furthest first), ``clear``
-        (number of directions beyond 95 % of the random walks) and ``shifts`` (number added up).
+        (number of directions with q at most 0.05) and ``shifts`` (number added up).
 
     Raises:
         UnitError: The unit was not captured, or has not two axes.

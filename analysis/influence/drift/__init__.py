@@ -1,4 +1,4 @@
-"""Did learning move a weight, a neuron or a direction, or did noise? Drift against a random walk.
+"""Do the shifts of a weight, a neuron or a direction agree more than those of a random walk?
 
 ``moments`` adds up the shifts of all datums; ``along`` evaluates any directions afterwards.
 """

@@ -1,7 +1,8 @@
 """Drift along directions: how far all shifts together went, relative to a random walk of them.
 
 drift = ‖Σ s_i b‖ / √(Σ ‖s_i b‖²). Shifts with independent signs give about 1 (its square has mean
-1); shifts that all agree give √n. A bias of the same sign in every shift is what learning is.
+1); shifts that all agree give √n. The null says how far signs dealt at random go. Shifts that agree
+more are no proof of learning: a constant pull, as of weight decay, agrees too.
 
 Shapes: K direction, C input, R output, D random walk.
 """
@@ -26,6 +27,7 @@ from analysis.influence.drift.moments import Moments, require_matrix, run_moment
 from analysis.influence.drift.moments import Report as Report
 from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set, write_tables
+from analysis.measures.multiple_testing import benjamini_hochberg
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
 
@@ -37,10 +39,14 @@ DRIFT = pa.schema(
         pa.field("drift", pa.float64()),  # moved / walked
         pa.field("null_mean", pa.float64()),  # of random walks of the same shifts
         pa.field("null_high", pa.float64()),  # 95 % of the random walks stay below
-        pa.field("p", pa.float64()),  # share of walks that drift as far, this one included
+        pa.field("p", pa.float64()),  # share of walks that drift as far, this one included: its
+        # floor is 1 / (walks + 1)
+        pa.field("q", pa.float64()),  # p, adjusted for all directions (Benjamini–Hochberg)
     ]
 )
 SCHEMAS = {"drift": DRIFT}
+ALPHA = 0.05
+"""False discovery rate of the directions that drift further than random walks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +81,8 @@ class Drift:
 
     @property
     def clear(self) -> int:
-        """Directions that drift further than 95 % of the random walks; chance gives 5 %."""
-        return int((self.drift["drift"] > self.drift["null_high"]).sum())
+        """Directions that drift further than random walks, with q ≤ ``ALPHA``."""
+        return int((self.drift["q"] <= ALPHA).sum())
 
 
 def measure_drift(
@@ -110,7 +116,7 @@ def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:
     null_DK = torch.stack([(walk_RC @ basis_KC.T).norm(dim=0) for walk_RC in moments.walk_DRC])
     null_DK = null_DK / scale_K
     drift_K = moved_K / scale_K
-    beyond_K = (null_DK >= drift_K).sum(0)
+    p_K = ((null_DK >= drift_K).sum(0).numpy() + 1) / (len(null_DK) + 1)
     return pd.DataFrame(
         {
             "direction": np.arange(len(basis_KC)),
@@ -119,7 +125,8 @@ def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:
             "drift": drift_K.numpy(),
             "null_mean": null_DK.mean(0).numpy(),
             "null_high": np.quantile(null_DK.numpy(), 0.95, axis=0),
-            "p": (beyond_K.numpy() + 1) / (len(null_DK) + 1),
+            "p": p_K,
+            "q": benjamini_hochberg(p_K),
         }
     )
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy import stats
 from tiny_run import copied, make_run
 
 from analysis.influence.drift.along import (
+    Drift,
     DriftConfig,
     drift_along,
     entry_drift,
@@ -22,6 +24,7 @@ from analysis.influence.drift.moments import Moments, StepShifts, add_up, run_mo
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError
 from cluster.commands.influence import drift as command
+from cluster.terminal.influence.drift import floor_sentence
 
 UNIT = "layers.1.linear2.weight"
 
@@ -70,6 +73,23 @@ def test_random_walks_exceed_the_null_as_often_as_they_should():
     assert abs(p_values.mean() - 0.5) < 0.07
 
 
+def test_law_random_walks_are_clear_in_at_most_5_percent_of_samples():
+    rng = np.random.default_rng(3)
+    clear = 0
+    for _ in range(40):
+        found = drift_along(moments_of(rng.normal(size=(40, 3, 5))), np.eye(5))
+        assert found["p"].min() >= 0.01
+        clear += Drift(found, 40).clear > 0
+    assert clear <= 5
+
+
+def test_the_floor_of_p_says_how_many_directions_must_reach_it():
+    assert floor_sentence(99, 5) == "The least p of 99 walks is 0.01."
+    assert floor_sentence(99, 12).endswith(
+        "q ≤ 0.05 needs 3 rows with it, or more walks (--walks)."
+    )
+
+
 def test_a_diffuse_direction_is_found_that_no_single_input_shows():
     rng, size = np.random.default_rng(2), 100
     diffuse = np.ones(size) / np.sqrt(size)
@@ -110,7 +130,8 @@ def test_the_drift_of_outputs_is_that_of_the_transposed_shifts():
 def test_directions_come_furthest_first_and_those_beyond_chance_are_counted():
     found = measure_drift(run(), DriftConfig(unit=UNIT))
     rows = found.drift.to_dict("records")
-    assert found.clear == sum(row["moved"] > row["null_high"] * row["walked"] for row in rows)
+    np.testing.assert_allclose(found.drift["q"], stats.false_discovery_control(found.drift["p"]))
+    assert found.clear == sum(row["q"] <= 0.05 for row in rows)
     assert (np.diff(found.drift["drift"]) <= 0).all()
 
 
@@ -132,7 +153,9 @@ def test_the_command_prints_directions_beside_their_null(tmp_path: Path):
         asked = parsed(place, UNIT, "--basis", basis, "--side", side, "--rows", "3", "--replace")
         assert command.run(asked, console) == 0
         assert isinstance(console.file, io.StringIO)
-        assert "by chance 5 %" in console.file.getvalue()
+        text = " ".join(console.file.getvalue().split())
+        assert "agree more than a random walk (q ≤ 0.05 over" in text
+        assert "The least p of 99 walks is 0.01" in text
 
 
 def test_bad_input_is_one_line(tmp_path: Path):
