@@ -18,7 +18,7 @@ from ontogeny.answers import Keep, Progress, opened_run
 
 def directions(
     run: Run | str | PathLike[str],
-    queries: Sequence[str | Mapping[str, Any]],
+    queries: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
     config: DirectionsConfig,
     *,
     save: bool = False,

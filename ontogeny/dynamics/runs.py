@@ -16,6 +16,7 @@ from analysis.transitions.runs.sentences import summarise
 from analysis.transitions.runs.tables import COMPARE, SEEDS, Comparison
 from capture.config.reading import make_config, read_config
 from capture.config.settings import Config, to_values
+from capture.errors import ConfigError
 from ontogeny.answers import Keep, Progress, opened_run
 from ontogeny.run import open_run
 
@@ -56,6 +57,11 @@ def compare(
         >>> found.parting["same_weights"].tolist()
         [False]
     """
+    if isinstance(runs, Run | str | PathLike):
+        problem = "got one run, must be a list of two or more"
+        raise ConfigError("runs", problem, "As in ontogeny.compare([run, other])")
+    if not runs:
+        raise ConfigError("runs", "got none, must be a list of two or more")
     opened, chosen = [opened_run(run) for run in runs], config or CompareConfig()
     report = progress or (lambda done, wanted: None)
     return Keep(save, name, replace).answer(

@@ -158,3 +158,9 @@ def test_the_example_of_each_method_runs(run: ontogeny.Run, name: str) -> None:
 def test_functions_return_such_runs(run: ontogeny.Run) -> None:
     assert type(run) is ontogeny.Run
     assert "datums" in repr(run)
+
+
+def test_one_run_alone_is_no_comparison(run: ontogeny.Run) -> None:
+    for one in (run, run.uri, [], [run]):
+        with pytest.raises(ConfigError, match=r"must be (a list of )?two or more"):
+            ontogeny.compare(one)  # pyright: ignore[reportArgumentType]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from analysis.influence.queries.effects import LEVELS, EffectQuery
 from analysis.influence.queries.material import QueryMaterial
@@ -51,13 +51,17 @@ Asked = str | Mapping[str, Any] | Specification | Query
 """A query as a word, as JSON, as a specification, or ready."""
 
 
-def build_queries(run: Run, asked: Iterable[Asked]) -> list[Query]:
-    """Return the queries for a run, with distinct names, in order.
+def build_queries(run: Run, asked: Iterable[Asked] | Asked) -> list[Query]:
+    """Return the queries for a run, with distinct names, in order; ``asked`` may be a single one.
 
     Raises ``ConfigError`` if there is none, and a ``CaptureError`` for a query that cannot be asked
     of the run.
     """
     material, found = QueryMaterial(run), []
+    if isinstance(asked, str | Specification | Query):
+        asked = [asked]
+    elif isinstance(asked, Mapping):
+        asked = [cast("Mapping[str, Any]", asked)]
     for one in asked:
         if isinstance(one, Query):
             found.append(one)

@@ -299,3 +299,10 @@ def test_an_effect_falls_to_zero_with_its_weights():
     own[UNIT] = own[UNIT].clone()
     own[UNIT][:, 3] = 0
     assert query.value(own) == 0
+
+
+def test_a_single_query_needs_no_list() -> None:
+    opened = run()
+    for one in ("loss", {"prompt": "w1", "completion": "w2"}):
+        found, (wanted,) = build_queries(opened, one), build_queries(opened, [one])
+        assert [query.name for query in found] == [wanted.name]
