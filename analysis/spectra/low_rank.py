@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOW_RANK = pa.schema(
     [
         pa.field("directions", pa.int32()),  # k
-        pa.field("basis", pa.string()),  # leading or random
+        pa.field("basis", pa.string()),  # leading, or random: one draw
         pa.field("projected", pa.float64()),  # held-out loss, the run's change projected at its end
         pa.field("trained", pa.float64()),  # held-out loss, every update projected
         pa.field("start", pa.float64()),  # held-out loss before the steps

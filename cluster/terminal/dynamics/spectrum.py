@@ -123,6 +123,7 @@ def show_low_rank(console: Console, low_rank: pd.DataFrame) -> None:
     start, end = low_rank["start"].iloc[0], low_rank["end"].iloc[0]
     console.print(
         f"Before the steps {start:.4f}, after them as trained {end:.4f}. Parameters outside the "
-        "chosen units train as before.",
+        "chosen units train as before. The random basis is one draw (--seed): its losses have no "
+        "interval.",
         soft_wrap=True,
     )
