@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capture.corpus.config import WORDS, CorpusConfig
+from capture.corpus.config import TASKS, WORDS, CorpusConfig
 from capture.corpus.planting import Planted, plant_tokens
 from capture.corpus.tasks.loading import load_task
 from capture.corpus.tasks.task import TaskDatums
@@ -246,7 +246,12 @@ def check_size(config: CorpusConfig, split: Split, num_datums: int, *, batch: in
     use = "training" if split == "train" else split
     problem = f"gives {num_datums} datums of {config.window} tokens for {use}, needed: {wanted}"
     remedy = "Give more text, or lower corpus.window"
-    if split == "train":
+    if config.kind in TASKS and split == "train":
+        lower = f"Lower training.batch to {num_datums} at most, or hold fewer datums out"
+        remedy = lower if num_datums else "Hold fewer datums out"
+    elif config.kind in TASKS:
+        remedy = f"Raise corpus.{split}_share, or set it to 0 to hold nothing out"
+    elif split == "train":
         remedy += " or training.batch"
     elif config.kind != "wikitext2":
         remedy += f", or set corpus.{split}_share to 0 to hold nothing out"

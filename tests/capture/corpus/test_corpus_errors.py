@@ -8,6 +8,7 @@ import pytest
 
 from capture.corpus.config import CorpusConfig
 from capture.corpus.datums import load_corpus
+from capture.corpus.tasks.modular_addition import ModularConfig
 from capture.errors import ConfigError, CorpusError
 
 
@@ -107,3 +108,14 @@ def test_a_held_out_split_without_a_datum_is_refused(tmp_path):
 def test_impossible_values_are_refused(values, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         CorpusConfig(**values)
+
+
+def test_a_task_of_less_than_one_batch_is_told_to_lower_the_batch():
+    modular = CorpusConfig(
+        kind="modular-addition", window=3, validation_share=0.0, modular=ModularConfig(modulus=3)
+    )
+    with pytest.raises(CorpusError) as error:
+        load_corpus(modular, batch=20)
+    assert "gives 9 datums of 3 tokens for training, needed: 20" in str(error.value)
+    assert "Lower training.batch to 9 at most" in str(error.value)
+    assert "corpus.window" not in str(error.value)
