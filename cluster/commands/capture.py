@@ -45,8 +45,17 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     )
     if not arguments.quiet and leads():
         uri = shlex.quote(config.run.uri)
-        next_commands(console, [f"{name} {uri}" for name in ("attribute", "info", "verify")])
+        next_commands(
+            console, [f"{name} {uri}" for name in (*first_questions(config), "info", "verify")]
+        )
     return 0
+
+
+def first_questions(config: "Config") -> tuple[str, ...]:
+    """Return commands that can be asked of the run: attribution needs outliers and neurons."""
+    if config.capture.record == "checkpoints" or config.model.hidden == 0:
+        return ("trajectory",)
+    return ("attribute",)
 
 
 def record(

@@ -5,8 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from capture.config.reading import read_config
 from capture.training.loop import Progress
 from cluster.cli import how_to_continue, parse_arguments
+from cluster.commands.capture import first_questions
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
 from cluster.terminal.plain import program
 from cluster.terminal.progress import Lines
@@ -53,3 +55,8 @@ def test_a_stopped_job_advises_its_own_command(monkeypatch) -> None:
     assert how_to_continue(arguments) == f"continue with: {command}"
     monkeypatch.setenv(JOB_CONFIG_VARIABLE, "{}")
     assert how_to_continue(arguments) == f"continue with another job: {command}"
+
+
+def test_a_capture_leads_to_questions_that_its_run_can_answer() -> None:
+    wanted = {"modular-addition": "trajectory", "induction": "trajectory", "digits": "attribute"}
+    assert {name: first_questions(read_config(name, []))[0] for name in wanted} == wanted
