@@ -71,14 +71,25 @@ def verdicts(found: Transitions) -> list[str]:
     lines += [
         f"{name_of(row)}{where(row, runs)} changes suddenly: {row['share']:.0%} of its change "
         f"is made while the step doubles, most of it from step {row['window_first']:,.0f} to "
-        f"{row['window_end']:,.0f}. Half of the change is made at step {row['half_step']:,.0f} "
-        f"({steps(row['half_low'], row['half_high'])}). "
+        f"{row['window_end']:,.0f}. {half(found, row)} "
         f"Smooth curves with its noise reach this with p = {row['p_smooth']:.3f}, random walks "
         f"with p = {row['p_walk']:.3f}; q = {row['q']:.3f} over the curves of the run."
         for row in tested[tested["verdict"] == SUDDEN].head(MOST_NAMED).to_dict("records")
     ]
     lines += [MEANING[name] for name in VERDICTS if name in counts and name in MEANING]
     return lines
+
+
+def half(found: Transitions, row: dict) -> str:
+    """Return where a curve makes half of its change; of one that turns back, that it has none."""
+    points = found.points
+    for name in ("run", "metric", "component"):
+        points = points[points[name] == row[name]]
+    value = points["value"].to_numpy()
+    if abs(value[-1] - value[0]) < row["change"] / 2:
+        return "It turns back by more than half of its range, so no half of its change is stated."
+    interval = steps(row["half_low"], row["half_high"])
+    return f"Half of the change is made at step {row['half_step']:,.0f} ({interval})."
 
 
 VERDICTS = (SUDDEN, STEEP, GRADUAL, UNRESOLVED)

@@ -108,6 +108,16 @@ def test_a_curve_that_moves_by_rounding_alone_is_constant():
     assert "1 curve is constant up to rounding." in summarise(answer)
 
 
+def test_a_curve_that_turns_back_has_no_half_in_the_text():
+    value = ((U > 3) & (U < 6)) + 0.005 * np.random.default_rng(0).standard_normal(len(U))
+    for ends_high in (False, True):
+        end = ends_high * (U >= 6)
+        text = "\n".join(summarise(transitions_of({"r": rows("head", value + end)}, FEW)))
+        assert "head changes suddenly" in text
+        assert ("It turns back" in text) != ends_high
+        assert ("Half of the change is made" in text) == ends_high
+
+
 def test_it_is_said_which_curves_are_compared_and_shown():
     rng = np.random.default_rng(0)
     value = np.exp(-U / 4)
