@@ -77,6 +77,13 @@ def verdicts(found: Transitions) -> list[str]:
         for row in tested[tested["verdict"] == SUDDEN].head(MOST_NAMED).to_dict("records")
     ]
     lines += [MEANING[name] for name in VERDICTS if name in counts and name in MEANING]
+    steep = tested[(tested["verdict"] == STEEP) & (tested["p_walk"] <= ALPHA)]
+    lines += [
+        f"{name_of(row)}{where(row, runs)} is steep and not sudden by its q: p = "
+        f"{max(row['p_smooth'], row['p_walk']):.3f}, but q = {row['q']:.3f} over the curves of "
+        "the run."
+        for row in steep.head(MOST_NAMED).to_dict("records")
+    ]
     return lines
 
 
@@ -95,7 +102,7 @@ def half(found: Transitions, row: dict) -> str:
 VERDICTS = (SUDDEN, STEEP, GRADUAL, UNRESOLVED)
 MEANING = {
     STEEP: f"Steep: {LEAST:.0%} or more of the change is made while the step doubles, more than in "
-    "smooth curves, but random walks do so too.",
+    f"smooth curves, but random walks do so too, or q > {ALPHA} over the curves of the run.",
     UNRESOLVED: "Unresolved: the change lies between checkpoints that are further apart than a "
     "doubling of the step.",
 }

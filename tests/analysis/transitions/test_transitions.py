@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,16 @@ def test_a_curve_that_turns_back_has_no_half_in_the_text():
         assert "head changes suddenly" in text
         assert ("It turns back" in text) != ends_high
         assert ("Half of the change is made" in text) == ends_high
+
+
+def test_a_steep_curve_that_fails_by_q_is_told_its_q():
+    curves = found().curves
+    own = curves["metric"] == "accuracy"
+    steep = replace(
+        found(), curves=curves.assign(q=0.07).assign(verdict=curves["verdict"].mask(own, "steep"))
+    )
+    text = "\n".join(summarise(steep))
+    assert "accuracy (runs/0) is steep and not sudden by its q: p = 0.010, but q = 0.070" in text
 
 
 def test_it_is_said_which_curves_are_compared_and_shown():
