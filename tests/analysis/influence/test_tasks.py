@@ -96,6 +96,7 @@ def test_a_completion_longer_than_what_the_model_predicts_is_refused(run_of):
 # --- a perceptron, whose states have no position --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
 def test_parts_along_a_basis_of_a_perceptron_sum_to_the_influence_through_the_unit(run_of, side):
     run, unit = run_of("digits"), "layers.1.mlp.weight"
