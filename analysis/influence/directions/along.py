@@ -52,7 +52,7 @@ class DirectionsConfig:
     side: Side = "inputs"
     """inputs (columns of the weight) or outputs (rows)."""
     method: str = "path"
-    """path: what the datums did; unrolled: what the query would be without them."""
+    """What the datums did (path), or what the query would be without them (unrolled)."""
     random: int = 99
     """Random directions of the null."""
     datums: int = 10
