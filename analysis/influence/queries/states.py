@@ -116,9 +116,9 @@ class DirectionQuery(Specification):
         vector_C = torch.from_numpy(read_vector(self.vector))
         text = material.text(chosen_split(material, self.split))
         token_NT = as_tokens(text.token_NT[: self.max_datums])
-        total = token_NT.numel()
+        share_C = vector_C / len(token_NT)
         parts = [
-            partial(self.projected, material, vector_C / total, piece)
+            partial(self.projected, material, share_C, piece)
             for piece in token_NT.split(DATUMS_AT_ONCE)
         ]
         return self.query(parts, None)
@@ -126,14 +126,18 @@ class DirectionQuery(Specification):
     def projected(
         self, material: QueryMaterial, vector_C: Tensor, token_NT: Tensor, weights: Weights
     ) -> Tensor:
-        """Return Σ over positions of ⟨activation, vector⟩."""
+        """Return Σ over datums of the mean of ⟨activation, vector⟩ over the datum's positions.
+
+        A perceptron reads a datum at one position, whatever the number of its tokens.
+        """
         with captured_state(material.model.get_submodule(self.module), self.at) as seen:
             material.logits(weights, token_NT)
         (state_NTC,) = seen
         if state_NTC.shape[-1] != len(vector_C):
             problem = f"has {len(vector_C)} entries, but the {self.at} of {self.module} has "
             raise ConfigError(self.vector, problem + f"{state_NTC.shape[-1]}")
-        return (state_NTC @ vector_C.to(state_NTC)).sum()
+        along_N = (state_NTC @ vector_C.to(state_NTC)).reshape(len(token_NT), -1).mean(1)
+        return along_N.sum()
 
 
 @contextmanager

@@ -170,3 +170,20 @@ def test_a_repeated_sequence_may_begin_anywhere(run_of):
     run = run_of("induction")
     first, second = run.tokens[:2]
     assert build_queries(run, [{"prompt": f"{first} {second}", "completion": first}])
+
+
+def test_a_direction_of_a_perceptron_is_a_mean_over_datums(run_of, tmp_path):
+    """A perceptron reads all tokens of a datum at one position."""
+    run = run_of("digits")
+    model, weights = model_and_weights(run)
+    vector_C = np.random.default_rng(0).normal(size=weights["layers.1.mlp.weight"].shape[1])
+    np.save(tmp_path / "v.npy", vector_C)
+    asked = {"kind": "direction", "module": "layers.1.mlp", "split": "train", "max_datums": 9}
+    (query,) = build_queries(run, [asked | {"vector": str(tmp_path / "v.npy")}])
+    token_NT = torch.stack([torch.tensor(run.datum_tokens(n)).long() for n in range(9)])
+    seen = []
+    model.layers[1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(token_NT[:, :-1])
+    (hidden_NC,) = seen
+    wanted = float((hidden_NC.double() @ torch.from_numpy(vector_C)).mean())
+    assert query.value(weights) == pytest.approx(wanted, rel=1e-5)
