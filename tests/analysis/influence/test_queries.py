@@ -19,7 +19,7 @@ from analysis.ablation.log_probability import log_probability_changes
 from analysis.ablation.replacement import Value
 from analysis.ablation.subjects import Level, Subject
 from analysis.influence.queries.effects import EffectQuery
-from analysis.influence.queries.parsing import build_queries, read_file
+from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
 from analysis.influence.queries.states import DirectionQuery
 from analysis.influence.queries.texts import CompletionQuery
@@ -180,43 +180,7 @@ def test_hugging_face_models_have_the_same_queries(tmp_path: Path):
         build_queries(opened, ["head:transformer.h.0.attn:1"])
 
 
-# --- what users write -----------------------------------------------------------------------------
-
-
-def test_many_queries_come_from_one_file(tmp_path: Path):
-    file = tmp_path / "facts.jsonl"
-    lines = [{"prompt": "w1", "completion": "w2"}, {"kind": "token", "token": "w3"}]
-    file.write_text("\n\n".join(map(json.dumps, lines)))
-    queries = build_queries(run(), [str(file), "loss", "loss"])
-    names = [query.name for query in queries]
-    assert names == ["w1 → w2", "log p of w3", "held-out loss", "held-out loss #2"]
-
-
-def test_a_users_function_is_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "mine.py").write_text(
-        "def total(model, weights):\n    return weights['decoder.bias'].sum()\n"
-        "def pair(model, weights):\n    return weights['decoder.bias'][:2]\n"
-        "def fixed(model, weights):\n    return weights['decoder.bias'].sum().detach()\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    own = weights(run())
-    total, pair, fixed = build_queries(
-        run(), [f"function:mine:{n}" for n in ("total", "pair", "fixed")]
-    )
-    assert total.value(own) == float(own["decoder.bias"].sum())
-    with pytest.raises(CaptureError, match="wanted a tensor with one entry"):
-        pair.value(own)
-    with pytest.raises(CaptureError, match="does not depend on the weights"):
-        fixed.gradient(own)
-    with pytest.raises(CaptureError, match="cannot be loaded"):
-        build_queries(run(), ["function:mine:absent"])
-
-
-def test_files_cannot_name_a_function(tmp_path: Path):
-    file = tmp_path / "queries.jsonl"
-    file.write_text('{"kind": "function", "function": "os:getcwd"}')
-    with pytest.raises(CaptureError, match="files do not run code"):
-        read_file(str(file))
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,10 +263,3 @@ def test_an_effect_falls_to_zero_with_its_weights():
     own[UNIT] = own[UNIT].clone()
     own[UNIT][:, 3] = 0
     assert query.value(own) == 0
-
-
-def test_a_single_query_needs_no_list() -> None:
-    opened = run()
-    for one in ("loss", {"prompt": "w1", "completion": "w2"}):
-        found, (wanted,) = build_queries(opened, one), build_queries(opened, [one])
-        assert [query.name for query in found] == [wanted.name]

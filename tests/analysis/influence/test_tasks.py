@@ -182,7 +182,9 @@ def test_a_direction_of_a_perceptron_is_a_mean_over_datums(run_of, tmp_path):
     (query,) = build_queries(run, [asked | {"vector": str(tmp_path / "v.npy")}])
     token_NT = torch.stack([torch.tensor(run.datum_tokens(n)).long() for n in range(9)])
     seen = []
-    model.layers[1].mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.get_submodule("layers.1.mlp").register_forward_pre_hook(
+        lambda _, given: seen.append(given[0])
+    )
     model(token_NT[:, :-1])
     (hidden_NC,) = seen
     wanted = float((hidden_NC.double() @ torch.from_numpy(vector_C)).mean())
