@@ -49,9 +49,9 @@ class Row:
     """Distance of the training without the datums."""
     predicted_removal: float
     cosine: float
-    """Of the change of the weights with the predicted one."""
+    """Cosine between the change of the weights and the predicted one."""
     growth: dict[str, float]
-    """Of random changes of the initial weights, by their relative size."""
+    """Growth of random changes of the initial weights, by their relative size."""
     predicted_growth: float
 
 

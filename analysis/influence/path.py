@@ -71,8 +71,7 @@ class PathStep:
     rest_Q: np.ndarray
     """Change of the query in this step minus that which the quadrature found; shared among all."""
     along_Q: Sequence[Vectors]
-    """Of each query, the vectors whose inner product with a gradient of this step is its
-    influence."""
+    """Vectors of each query; their inner product with a gradient of this step is its influence."""
 
 
 @dataclass(eq=False)

@@ -54,11 +54,11 @@ class EffectLeft:
     """A neuron's effect after training without the datums that unrolled influence named."""
 
     share: float
-    """Of the training datums, left out."""
+    """Share of the training datums that was left out."""
     left: float
     """Effect after training without them / effect as trained."""
     random: float
-    """The same for random datums, mean over sets; NaN without any."""
+    """Effect left after training without random datums, mean over sets; NaN without any."""
     random_sets: int
     mean: float
     """Mean of ``left`` over all queries that were judged together."""

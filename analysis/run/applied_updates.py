@@ -59,7 +59,7 @@ class UpdateSource:
     committed: Committed
     gradients: Gradients
     settings: Mapping[str, UnitSettings] = field(default_factory=dict)
-    """Of the units whose settings are not those of the configuration."""
+    """Settings of the units that differ from the configuration."""
 
     def settings_of(self, unit: str) -> UnitSettings:
         return self.settings.get(unit, UnitSettings(self.config.training.optimizer))

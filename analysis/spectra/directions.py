@@ -43,7 +43,7 @@ class LeftOfPiece:
     square_GK: np.ndarray
     """Sum of their squares in each group of neurons."""
     moment_G3: np.ndarray
-    """Of the matrix itself, as ``neurons.time_moments``, in each group."""
+    """Moments in time of the matrix itself in each group (see ``neurons.time_moments``)."""
 
 
 @dataclass(frozen=True, eq=False)

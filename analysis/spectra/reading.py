@@ -60,12 +60,12 @@ class StepSource:
     what: What
     steps: range
     layout: Layout
-    """Of the chosen units."""
+    """Layout of the chosen units."""
     replayer: "StepReplayer | None" = None
     """None: factors are read instead."""
     factors: tuple[Shard, ...] = ()
     captured: Layout | None = None
-    """Of all captured units, as factors are stored."""
+    """Layout of all captured units, as factors are stored."""
     batches: dict[int, list[int]] = field(default_factory=dict)
     """Datums of each step, by slot."""
 

@@ -14,7 +14,7 @@ TRAINING_LOSS, GRADIENT_NORM = "training loss", "gradient norm"
 LOSSES = ("loss", "validation loss", "test loss", TRAINING_LOSS)
 """The loss that curves may coincide with: the first that a run has and that changes."""
 TARGETS = ("accuracy", "validation accuracy", "test accuracy", *LOSSES)
-"""What other curves may foretell, likewise."""
+"""The target that curves may foretell: the first that a run has and that changes."""
 
 
 def frame_of(run: Run, trajectory: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     n: int
     """Number of independent samples (datums or sequences; entries for weights)."""
     standard_error: float = float("nan")
-    """Of the value as a mean over the samples; NaN if it is no mean."""
+    """Standard error of the value as a mean over the samples; NaN if it is no mean."""
     null: float = float("nan")
     """Value to compare with, as the metric's docstring says; NaN if there is none."""
 

@@ -13,7 +13,7 @@ from analysis.report.drawing.markup import significant
 from analysis.trajectory.tables import Trajectory, is_constant
 
 ALL_COMPONENTS = 4
-"""Of a metric with more components the text describes the one that changed most."""
+"""Most components of a metric that the text describes; of more, only the one that changed most."""
 CROSSINGS = {"probe": (0.7, 0.9)}
 """Metric → values whose first crossing the text names."""
 Z = 1.96
@@ -30,7 +30,7 @@ class Curve:
     error_M: np.ndarray
     """Standard errors; NaN where the value is no mean."""
     null: float
-    """At the last checkpoint."""
+    """Null value at the last checkpoint."""
 
     @property
     def range(self) -> float:

@@ -32,7 +32,7 @@ class Sums:
     """Sums from the first point on of the products that a line's residuals are made of."""
 
     total_DKS: np.ndarray
-    """Of w, wu, wy, wuu, wuy, wyy; [D, K + 1, 6]."""
+    """Cumulative sums of w, wu, wy, wuu, wuy and wyy, [D, K + 1, 6]."""
 
     @classmethod
     def of(cls, u_K: np.ndarray, value_DK: np.ndarray, noise_K: np.ndarray) -> "Sums":
