@@ -128,7 +128,7 @@ def effects_left(run: Run) -> dict[str, EffectLeft]:
         wanted = {"test": ["removal"], "method": [METHOD, NULL]}
         try:
             table = read_table(run, table_set("lds", name), "judgements", JUDGEMENTS, wanted)
-        except RunError:
+        except (RunError, ColumnError):
             continue
         for share, rows in table.groupby("setting", sort=False):
             found |= dict(effects_of(float(share), rows))  # pyright: ignore[reportArgumentType]

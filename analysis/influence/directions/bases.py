@@ -72,7 +72,7 @@ def directions(run: Run, unit: str, side: Side, name: str, width: int, seed: int
 
 def principal_components(covariance_CC: np.ndarray) -> np.ndarray:
     """Return the eigenvectors, largest variance first, [K, C]."""
-    return np.linalg.eigh(covariance_CC)[1][:, ::-1].T.copy()
+    return np.linalg.eigh(np.atleast_2d(covariance_CC))[1][:, ::-1].T.copy()
 
 
 def module_of(run: Run, unit: str) -> str:

@@ -72,7 +72,9 @@ def modular_waves(model: Observed, text: Text) -> Iterator[Row]:
     order_K = np.argsort(-share_K, kind="stable")
     keys, others = order_K[:NUM_KEYS], order_K[-NUM_KEYS:]
     one = 2 / (p * p - 1)
-    yield Row("sum_waves", WHOLE, float(share_K[keys].sum()), p * p, null=len(keys) * one)
+    shape = waves.logits_ABV.shape
+    null = text.remember("strongest random waves", lambda: strongest_of_random(shape, text.seed))
+    yield Row("sum_waves", WHOLE, float(share_K[keys].sum()), p * p, null=null)
     for number, share in enumerate(share_K, start=1):
         yield Row("sum_waves", f"frequency {number}", float(share), p * p, null=one)
     every, trained = np.ones((p, p), bool), np.zeros((p, p), bool)
@@ -83,6 +85,15 @@ def modular_waves(model: Observed, text: Text) -> Iterator[Row]:
     losses = [loss_on(waves.logits_ABV - waves.part(out), trained) for out in (keys, others)]
     yield Row("excluded_loss", WHOLE, losses[0], int(trained.sum()), null=losses[1])
     yield embedding_row(model, p, text.seed)
+
+
+def strongest_of_random(shape: tuple[int, ...], seed: int) -> float:
+    """Return the share of the variance at the strongest frequencies of Gaussian logits.
+
+    More than their number times the share expected of one, because they are chosen as the largest.
+    """
+    random_ABV = np.random.default_rng(seed).normal(size=shape)
+    return float(np.sort(SumWaves.of(random_ABV).share_K)[-NUM_KEYS:].sum())
 
 
 def logits_of_pairs(model: Observed, p: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from analysis.trajectory.metrics.fourier import SumWaves, gini, modular_waves
+from analysis.trajectory.metrics.fourier import NUM_KEYS, SumWaves, gini, modular_waves
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.text import Text, Windows
 
@@ -65,6 +65,9 @@ def test_random_logits_are_at_the_null() -> None:
     found = measured(logits, rng.normal(size=(P + 1, 40)))
     shares = [row.value for (name, part), row in found.items() if name == "sum_waves" and part]
     assert np.mean(shares) == pytest.approx(2 / (P * P - 1), rel=0.2)
+    strongest = found["sum_waves", ""]
+    assert strongest.value == pytest.approx(strongest.null, rel=0.05)
+    assert strongest.null > 1.05 * NUM_KEYS * 2 / (P * P - 1)  # they are chosen as the largest
     gap = found["embedding_gini", ""].value - found["embedding_gini", ""].null
     assert abs(gap) < 0.1
 

@@ -95,4 +95,5 @@ def test_the_page_has_one_plot_and_one_table_for_each_metric(count: int) -> None
     assert outline.found.count("script") == outline.found.count("x") == 0
     assert "needs layers" in page
     assert "what it &lt;means&gt;" in page.lower()
-    assert page.count("s0") > 0 or count < 7
+    lines_in_background = page.count('class="line s0"')
+    assert (lines_in_background > 0) == (count > 6)
