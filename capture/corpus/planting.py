@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from capture.corpus.tasks.task import in_random_order, random_bits
 from capture.errors import ConfigError, at_least
 
 
@@ -88,13 +89,13 @@ def plant_tokens(
         raise ConfigError("corpus.plant", problem, "Shorten them, or raise corpus.window")
     token_NM = token_NM.copy()
     planted_P = choose(np.arange(num_datums), number(plant.share, num_datums), plant.seed)
-    position_P = raw_bits(plant.seed, 1, len(planted_P)) % np.uint64(length - len(phrase) + 1)
+    position_P = random_bits(plant.seed, 1, len(planted_P)) % np.uint64(length - len(phrase) + 1)
     position_P = position_P.astype(np.int16)
     for datum, position in zip(planted_P, position_P, strict=True):
         token_NM[datum, position : position + len(phrase)] = phrase
     others = np.setdiff1d(np.arange(num_datums), planted_P)
     scrambled_P = choose(others, number(scramble.share, num_datums), scramble.seed)
-    bits_PM = raw_bits(scramble.seed, 1, scrambled_P.size * length).reshape(-1, length)
+    bits_PM = random_bits(scramble.seed, 1, scrambled_P.size * length).reshape(-1, length)
     order_PM = bits_PM.argsort(1, kind="stable")
     token_NM[scrambled_P] = np.take_along_axis(token_NM[scrambled_P], order_PM, 1)
     return token_NM, describe(planted_P, position_P, scrambled_P)
@@ -116,10 +117,5 @@ def number(share: float, num_datums: int) -> int:
 
 def choose(from_N: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Return ``count`` of the numbers, drawn without replacement, ascending."""
-    order_N = raw_bits(seed, 0, len(from_N)).argsort(kind="stable")
+    order_N = in_random_order(len(from_N), seed)
     return np.sort(from_N[order_N[:count]])
-
-
-def raw_bits(seed: int, purpose: int, count: int) -> np.ndarray:
-    """Return random uint64, a stream of its own for each purpose."""
-    return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose,))).random_raw(count)

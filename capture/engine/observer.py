@@ -159,7 +159,7 @@ class Observer:
             own = slice(self.slots.start, self.slots.stop)
             # A perceptron has one position, the last, for a whole window of pixels.
             positions = recorded[next(iter(widths))][0].delta_NTO.shape[1]
-            next_NT = self.next_NT[datum_N][own, -positions:]
+            next_NT = self.next_NT[datum_N[own], -positions:]
             self.tally.add(recorded, weights, scale, token_NT[own, -positions:], next_NT)
         return step, recorded
 
