@@ -19,7 +19,7 @@ from analysis.report.drawing.plots import (
     line_chart,
 )
 from analysis.report.standalone import standalone_page
-from analysis.transitions.sentences import summarise
+from analysis.transitions.sentences import summarise, turns_back
 from analysis.transitions.shape.shapes import ALPHA
 from analysis.transitions.tables import SUDDEN, Transitions
 
@@ -49,8 +49,9 @@ def transitions_page(found: Transitions, question: Question, place: str) -> byte
 
 
 LEGEND = (
-    "The vertical line is the step of half the change. Points are change points that explain more "
-    "than 95 % of those of smooth curves and of random walks do."
+    "The vertical line is the step of half the change from the first value to the furthest. "
+    "Points are change points that explain more than 95 % of those of smooth curves and of random "
+    "walks do."
 )
 
 
@@ -101,6 +102,7 @@ def curve_chart(found: Transitions, row: Row) -> Markup:
         series.append(Series(name, np.array([at]), np.array([height]), colour, "points"))
     where = f", {row['run']}" if found.curves["run"].nunique() > 1 else ""
     heading = f"{title(row)}{where}: {row['verdict']}, half at step {row['half_step']:,.0f}"
+    heading += ", then turns back" if turns_back(found, row) else ""
     return line_chart(Axes(title=heading, x="step", y=row["metric"], right=150, log_x=True), series)
 
 

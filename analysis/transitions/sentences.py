@@ -88,15 +88,23 @@ def verdicts(found: Transitions) -> list[str]:
 
 
 def half(found: Transitions, row: dict) -> str:
-    """Return where a curve makes half of its change; of one that turns back, that it has none."""
+    """Return where a curve makes half of its change, and whether it turns back afterwards."""
+    interval = steps(row["half_low"], row["half_high"])
+    if turns_back(found, row):
+        return (
+            f"Half of the way to its furthest value is made at step {row['half_step']:,.0f} "
+            f"({interval}); afterwards it turns back by more than half of its range."
+        )
+    return f"Half of the change is made at step {row['half_step']:,.0f} ({interval})."
+
+
+def turns_back(found: Transitions, row: dict) -> bool:
+    """Whether a curve ends nearer to its first value than half of its range."""
     points = found.points
     for name in ("run", "metric", "component"):
         points = points[points[name] == row[name]]
     value = points["value"].to_numpy()
-    if abs(value[-1] - value[0]) < row["change"] / 2:
-        return "It turns back by more than half of its range, so no half of its change is stated."
-    interval = steps(row["half_low"], row["half_high"])
-    return f"Half of the change is made at step {row['half_step']:,.0f} ({interval})."
+    return bool(abs(value[-1] - value[0]) < row["change"] / 2)
 
 
 VERDICTS = (SUDDEN, STEEP, GRADUAL, UNRESOLVED)

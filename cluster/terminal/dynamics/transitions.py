@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from analysis.transitions.sentences import summarise
+from analysis.transitions.sentences import summarise, turns_back
 from analysis.transitions.tables import Transitions
 from cluster.terminal.tables import data_table, print_table
 
@@ -24,7 +24,7 @@ def show_transitions(console: Console, found: Transitions) -> None:
             f"{row['half_low']:,.0f} to {row['half_high']:,.0f}",
             f"{row['share']:.0%}",
             f"{max(row['p_smooth'], row['p_walk']):.3f}",
-            row["verdict"],
+            row["verdict"] + (", then turns back" if turns_back(found, row) else ""),
         )
     shown = f"first {MOST_ROWS} of {len(changing)}" if len(changing) > MOST_ROWS else len(changing)
     print_table(console, f"Curves that change ({shown}), earliest first", table)

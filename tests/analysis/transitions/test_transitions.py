@@ -17,6 +17,7 @@ from analysis.jobs.tables import concat_frames, read_table
 from analysis.run.run import open_run
 from analysis.trajectory.tables import SCHEMAS as TRAJECTORIES
 from analysis.transitions.config import TransitionsConfig
+from analysis.transitions.page import transitions_page
 from analysis.transitions.sentences import summarise
 from analysis.transitions.sources import evaluated
 from analysis.transitions.tables import SCHEMAS, Transitions
@@ -108,14 +109,17 @@ def test_a_curve_that_moves_by_rounding_alone_is_constant():
     assert "1 curve is constant up to rounding." in summarise(answer)
 
 
-def test_a_curve_that_turns_back_has_no_half_in_the_text():
+def test_a_curve_that_turns_back_is_said_to_do_so_in_text_and_page():
     value = ((U > 3) & (U < 6)) + 0.005 * np.random.default_rng(0).standard_normal(len(U))
     for ends_high in (False, True):
         end = ends_high * (U >= 6)
-        text = "\n".join(summarise(transitions_of({"r": rows("head", value + end)}, FEW)))
+        answer = transitions_of({"r": rows("head", value + end)}, FEW)
+        text = "\n".join(summarise(answer))
         assert "head changes suddenly" in text
-        assert ("It turns back" in text) != ends_high
+        assert ("turns back" in text) != ends_high
         assert ("Half of the change is made" in text) == ends_high
+        page = transitions_page(answer, Question("transitions", {}, {}), "r").decode()
+        assert ("then turns back" in page) != ends_high
 
 
 def test_a_steep_curve_that_fails_by_q_is_told_its_q():
