@@ -3,7 +3,7 @@
 Shapes: N datum of a step, by slot.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -20,17 +20,22 @@ from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.split_guard import SplitGuard
 from capture.custom_loop.checks.unchecked import NUMBERED, Unchecked
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
-from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
+from capture.custom_loop.ranks.recorded_loop import RecordedLoop
+from capture.custom_loop.ranks.step_datums import Claims, StepDatums, claims_of, step_datums
 from capture.custom_loop.steps import (
+    FoundShifts,
     LastWeights,
     StepInputs,
     StepPosition,
     after_step,
     before_step,
     check_positions,
+    find_shifts,
 )
+from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
 from capture.errors import ConfigError, RunError
@@ -40,9 +45,6 @@ from capture.gradients.layout import Layout
 from capture.optim import step_counts
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
-
-MAX_SLOTS = 2**15
-"""Largest number of datums in a step: slots are stored as int16."""
 
 
 class Recording:
@@ -64,6 +66,7 @@ class Recording:
         units: dict[str, nn.Parameter],
         tables: Mapping[str, pa.Table],
         last: Marker,
+        loop: RecordedLoop,
     ) -> None:
         """``tables``: of the corpus; ``last``: marker of the last committed segment, or the start.
 
@@ -76,6 +79,8 @@ class Recording:
         self._recorder = recorder
         self._config = config
         self._last = last
+        self._loop = loop
+        self._ranks = loop.ranks
         self._layout = Layout.of(units)
         self._window = tokens_per_datum(tables)
         self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
@@ -86,7 +91,7 @@ class Recording:
         self._position = StepPosition(last.end_step, 0, 0)
         """Position of the next step."""
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
-        self._inputs: tuple[StepInputs, np.ndarray] | None = None
+        self._inputs: tuple[StepInputs, StepDatums] | None = None
         """Inputs and datums of the step that the optimizer is taking."""
         self._weights = LastWeights(last.end_step)
         self._buffer: ShiftBuffer | None = None
@@ -109,9 +114,13 @@ class Recording:
         Raises:
             ConfigError: if ``ids`` are not integers of one axis, or the run has no such datum.
         """
-        id_N = as_ids(ids)
-        self._require_known(id_N)
-        self._tape.set_datums(id_N)
+
+        def set_datums() -> None:
+            id_N = as_ids(ids)
+            self._require_known(id_N)
+            self._tape.set_datums(id_N)
+
+        self._attempt_unseen(set_datums)
 
     def evaluation(self, split: str, loss: float, tokens: int = 0) -> None:
         """Store the loss on held-out data after the last step.
@@ -175,10 +184,16 @@ class Recording:
         self._active.close()
         if self._full_segment is not None:
             self._commit(self._full_segment)
-        if error is None and self._error:
-            raise self._error
-        if error is None and self._recorder.open.steps:
-            self._commit(self._snapshot())
+        error = error or self._error
+        if error is not None:
+            self._ranks.leave(error)
+            if kind is None:
+                raise error
+        elif self._ranks.size > 1 or self._recorder.open.steps:
+            tensors = self._ranks.attempt(self._snapshot)
+            self._ranks.agree("the end of the loop")
+            if tensors is not None and self._recorder.open.steps:
+                self._commit(tensors)
         self._unchecked.warn(self._recorder.store.uri)
         return False
 
@@ -189,10 +204,20 @@ class Recording:
             return
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
         with self._ends_on_error():
-            known_N = self._identity.of_batch(inputs, self._tape.next_datum_N)
-            if known_N is not None and self._tape.next_datum_N is None:
-                self._tape.set_datums(known_N)
-            self._tape.begin_forward(inputs)
+            self._attempt_unseen(lambda: self._begin_forward(inputs))
+
+    def _begin_forward(self, inputs: list[Tensor]) -> None:
+        self._loop.require_no_join()
+        known_N = self._identity.of_batch(inputs, self._tape.next_datum_N)
+        if known_N is not None and self._tape.next_datum_N is None:
+            self._tape.set_datums(known_N)
+        self._tape.begin_forward(inputs)
+
+    def _attempt_unseen(self, work: Callable[[], None]) -> None:
+        """Do what precedes a forward pass; after an error that all ranks will raise, see nothing."""
+        self._ranks.attempt(work)
+        if self._ranks.error is not None:
+            self._tape.paused = True
 
     def _after_forward(self, *_: object) -> None:
         if not self._tape.paused and torch.is_grad_enabled():
@@ -213,33 +238,58 @@ class Recording:
             self._commit(self._full_segment)
         if self.epoch != self._position.epoch:
             self._position = StepPosition(self._position.step, self.epoch, 0)
+        where = self._position.where
         with self._ends_on_error(), self._tape.pausing():
-            if self._position.step == self._last.end_step > 0:
-                uri = self._recorder.store.uri
-                require_resumed(self.units, self.checkpoint(), self._last.end_step, uri)
-            taken = self._tape.take_passes()
-            if skips_step(optimizer):
+            read = self._ranks.attempt(lambda: self._read_step(optimizer))
+            found = self._ranks.agree(where, read.values if read else None)
+            if read is None or all_skip(found, where):
                 return
-            inputs = before_step(optimizer, self.units, taken, self._position, self._weights)
-            self._guard.check(taken.passes, self._position.step)
-            self._inputs = inputs, self._slot_datums(taken.passes)
+            inputs = join_ranks(read.inputs, found, self._ranks, self._position)
+            self._inputs = inputs, self._step_datums([own["claims"] for own in found])
+
+    def _read_step(self, optimizer: torch.optim.Optimizer) -> ReadStep | None:
+        """Return what this rank sees of a step; None if the optimizer skips it."""
+        position, num_ranks = self._position, self._ranks.size
+        if position.step == self._last.end_step > 0:
+            uri = self._recorder.store.uri
+            require_resumed(self.units, self.checkpoint(), self._last.end_step, uri)
+        taken = self._tape.take_passes()
+        if skips_step(optimizer):
+            return None
+        with without_torch_functions():
+            inputs = before_step(optimizer, self.units, taken, position, self._weights, num_ranks)
+        self._guard.check(taken.passes, position.step)
+        return ReadStep.of(inputs, claims_of(taken.passes), num_ranks)
 
     @torch.no_grad()
     def _after_optimizer_step(self, *_: object) -> None:
         if self._inputs is None:
             return  # the optimizer has skipped the step
-        (inputs, datum_N), self._inputs = self._inputs, None
+        (inputs, datums), self._inputs = self._inputs, None
+        where, ranks = self._position.where, self._ranks
+        with self._ends_on_error(), without_torch_functions():
+            found = ranks.attempt(lambda: self._find_shifts(inputs, len(datums.own_N)))
+            total_P = found.total_P if found else torch.zeros_like(inputs.before_P)
+            ranks.agree_on_success(where, total_P)
+            if found is not None:
+                ranks.attempt(lambda: self._record_step(inputs, found, datums))
+            ranks.agree(where)
+
+    def _find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
+        if self._buffer is None:
+            self._buffer = ShiftBuffer(self._layout, num_datums, inputs.before_P.device)
+        return find_shifts(inputs, self._config.capture, self._buffer)
+
+    def _record_step(self, inputs: StepInputs, found: FoundShifts, datums: StepDatums) -> None:
         capture, position = self._config.capture, self._position
-        with self._ends_on_error():
-            if self._buffer is None:
-                device = inputs.before_P.device
-                self._buffer = ShiftBuffer(self._layout, len(datum_N), device)
-            observed, after_P = after_step(inputs, datum_N, position, capture, self._buffer)
-            self._weights = replace(self._weights, after_P=after_P)
-            assert observed.outliers
-            outliers = check_positions(observed.outliers, self._window, position)
-            self._recorder.add_step(replace(observed, outliers=outliers), datum_N)
-            self._recorder.check()
+        observed, after_P = after_step(
+            inputs, found, datums, position, capture, self._layout, self._ranks.group
+        )
+        self._weights = replace(self._weights, after_P=after_P)
+        assert observed.outliers
+        outliers = check_positions(observed.outliers, self._window, position)
+        self._recorder.add_step(replace(observed, outliers=outliers), datums.all_N)
+        self._recorder.check()
         self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
         if self._position.step % capture.segment_steps == 0:
             self._full_segment = self._snapshot()
@@ -255,25 +305,18 @@ class Recording:
 
     # --- datums and segments --------------------------------------------------------------------
 
-    def _slot_datums(self, passes: list[ForwardPass]) -> np.ndarray:
-        """Return the datum in each slot of a step, int32 [N]: as given, or else by number."""
-        found = []
-        for each in passes:
-            datum_N, count = each.datum_N, each.num_datums()
-            if datum_N is None:
-                datum_N = np.arange(self._next_datum, self._next_datum + count)
-                self._next_datum += count
-                self._unchecked.add(NUMBERED, count)
-                self._require_known(datum_N)
-            if len(datum_N) != count:
-                problem = f"got {len(datum_N)} datums for a backward pass of {count}"
-                raise ConfigError("recorder.datums", problem)
-            found.append(datum_N)
-        all_N = np.concatenate(found)
-        if len(all_N) > MAX_SLOTS:
-            problem = f"has {len(all_N)} datums, must be at most {MAX_SLOTS}"
-            raise RunError(self._position.where, problem)
-        return all_N.astype(np.int32)
+    def _step_datums(self, claims: Sequence[Claims]) -> StepDatums:
+        """Return the datums of a step from what the ranks claim, by rank."""
+        rank, where = self._ranks.rank, self._position.where
+        found = step_datums(claims, rank, self._next_datum, where)
+        if found.num_numbered:
+            self._next_datum += found.num_numbered
+            self._require_known(found.all_N)
+            if rank == 0:
+                self._unchecked.add(NUMBERED, found.num_numbered)
+        if self._position.step == self._last.end_step:
+            self._loop.require_same_batch(len(found.all_N), where)
+        return found
 
     def _require_known(self, datum_N: np.ndarray) -> None:
         """Raise ``ConfigError`` for a datum that the run does not have."""
@@ -287,6 +330,8 @@ class Recording:
     def _snapshot(self) -> dict[str, Tensor]:
         weights_P, step = self._layout.flatten(self.units), self._position.step
         require_unchanged(self._layout, self._weights.after_P, weights_P, step)
+        if self._ranks.rank:
+            return {}  # rank 0 stores the checkpoint
         state = step_counts.snapshot(self.optimizer, self.model, step)
         return checkpoint.snapshot(self.model, state)
 
