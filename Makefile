@@ -72,6 +72,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --quiet torch
 	$(INSTALL) --quiet -e '.[dev]'
+	$(INSTALL) --quiet --no-deps kronfluence einconv  # it names torchvision, which it never imports
 	@touch $@
 
 $(DOCS_READY): $(READY)

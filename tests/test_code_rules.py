@@ -28,6 +28,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "diptest": "analysis/transitions/runs/stability.py",
     "fsspec": "capture/store/filesystem.py",
     "hmmlearn": "analysis/transitions/timing/states.py",
+    "kronfluence": "analysis/influence/baselines/ekfac.py",
     "omegaconf": "capture/config/reading.py",
     "ray": "cluster/on_ray/",
     "rich": "cluster/",

@@ -37,7 +37,7 @@ CLUSTERING_WEIGHTS = ("rows", "shift")
 GARBAGE_AGE_MINUTES = 10
 JUDGE_DEFAULTS = ("unrolled", "path", "gradient", "cosine", "bm25", "random")
 JUDGE_METHODS = (
-    *("unrolled", "path", "gradient", "cosine", "outliers", "tallies"),
+    *("unrolled", "path", "gradient", "cosine", "ekfac", "outliers", "tallies"),
     *("bm25", "common-tokens", "random"),
 )
 RECORD_KINDS = ("outliers", "tallies", "factors")

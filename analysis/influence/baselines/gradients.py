@@ -37,7 +37,21 @@ def final_gradient_dot(
     """
     model, weights = model_and_weights(run)
     directions = [query.gradient(weights)[1] for query in queries]
-    found = np.empty((len(queries), run.num_datums))
+    return dot_with_losses(run, model, weights, directions, report)
+
+
+def dot_with_losses(
+    run: Run,
+    model: AnyModel,
+    weights: Weights,
+    directions: Sequence[Weights],
+    report: Report = lambda done, all: None,
+) -> np.ndarray:
+    """Return −⟨direction, ∇loss of the datum⟩ for each direction and training datum, [Q, D].
+
+    ``weights``: the parameters in which to differentiate; each direction has the same names.
+    """
+    found = np.empty((len(directions), run.num_datums))
     for start, token_NT, target_NT in chunks(run, DATUMS_AT_ONCE):
         leaves = {name: own.detach().requires_grad_() for name, own in weights.items()}
         weight_N = torch.ones(len(token_NT), dtype=torch.float32, requires_grad=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from analysis.influence.baselines.ekfac import ekfac
 from analysis.influence.baselines.gradients import final_gradient_cosine, final_gradient_dot
 from analysis.influence.baselines.record import outlier_record, tallies
 from analysis.influence.baselines.text import bm25, common_tokens
@@ -26,6 +27,7 @@ def random_scores(run: Run, queries: Sequence[Query], seed: int = 0) -> np.ndarr
 BASELINES: dict[str, Method] = {
     "gradient": final_gradient_dot,
     "cosine": final_gradient_cosine,
+    "ekfac": ekfac,
     "outliers": outlier_record,
     "tallies": tallies,
     "bm25": bm25,
