@@ -35,8 +35,6 @@ from capture.process_group import Group
 class DeepSpeedEngine(Engine):
     """Takes the same steps as the plain engine, with DeepSpeed."""
 
-    checks_split = False  # a gradient outside a step would pass DeepSpeed's hooks
-
     def __init__(
         self,
         model: AnyModel,
@@ -65,6 +63,8 @@ class DeepSpeedEngine(Engine):
             group=group,
         )
         self.partitioned = zero.stage == 3
+        if self.partitioned:
+            self.split_unchecked = "DeepSpeed partitions the weights (deepspeed.stage=3)"
         self.zero = zero
         self.meta_tensors = {n: own.to("meta") for n, own in checkpoint.tensors_of(model).items()}
         self.deepspeed: Any = None

@@ -37,8 +37,8 @@ class Engine:
 
     partitioned = False
     """Whether weights are partitioned, so that all workers must take part in a forward pass."""
-    checks_split = True
-    """Whether one datum can go through the model alone, as the check of the split needs."""
+    split_unchecked = ""
+    """Why no datum can go through the model alone, as the check of the split needs; or empty."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from capture.config.records import RecordKind
 from capture.corpus.datums import Datums
 from capture.engine.audit import discrepancies
 from capture.engine.engine import Engine
-from capture.engine.split import DatumAlone, datum_alone, require_split
+from capture.engine.split import UNCHECKED, DatumAlone, datum_alone, is_drawn, require_split
 from capture.engine.step import Step
 from capture.engine.step_plan import PlannedStep, StepPlan
 from capture.errors import AuditError
@@ -23,7 +23,6 @@ from capture.format.factor_layout import FactorLayout
 from capture.format.factor_tables import FactorRows, rows_of_step
 from capture.gradients.dense import sum_shifts
 from capture.gradients.factors import Factors
-from capture.models.huggingface import HFModel
 from capture.optim.optimizer import Tensors
 from capture.shifts.outliers import Outliers, find_outliers, keep_of_worker
 from capture.shifts.shift_buffer import ShiftBuffer
@@ -45,6 +44,8 @@ class Observation:
     """Factors of this worker's slots in stored form, of the loss whose shifts are recorded."""
     preconditioner: Tensors | None = None
     """Preconditioner of the step; see ``Step``."""
+    unchecked: str = ""
+    """What could not be checked at the step; empty if everything was, or nothing was due."""
 
 
 class Observer:
@@ -68,8 +69,8 @@ class Observer:
         widths = tallied_units(self.layout, plan.config.capture.tally)
         tallies = "tallies" in kinds and widths
         self.tally = Tally(widths, vocabulary, engine.device, engine.group) if tallies else None
-        self.checks_split = engine.checks_split and isinstance(engine.model, HFModel)
-        """Whether the next step compares one datum's gradient with a pass of this datum alone."""
+        self.is_first = True
+        """Whether the next step is the first that this observer takes."""
 
     def step(self, planned: PlannedStep) -> Observation:
         """Take one step and return its records; tallies are added to ``self.tally``.
@@ -80,7 +81,7 @@ class Observer:
         if not self.kinds:
             return Observation(self.row(planned, self.update(planned)[0], math.nan))
         before_P = self.layout.flatten(self.engine.weights(self.layout.names))
-        alone, self.checks_split = self.datum_alone(planned), False
+        alone, unchecked = self.datum_alone(planned)
         step, recorded = self.update(planned)
         if alone:
             require_split(self.engine, alone, recorded, self.slots.start, planned.step)
@@ -100,18 +101,26 @@ class Observer:
         error = self.audit(planned, step, total_P, before_P, after_P)
         factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None
         row = self.row(planned, step, error)
-        return Observation(row, outliers, factors, step.preconditioner)
+        return Observation(row, outliers, factors, step.preconditioner, unchecked)
 
-    def datum_alone(self, planned: PlannedStep) -> DatumAlone | None:
-        """Return the gradient of one datum by a pass of its own; None after the first step."""
-        if not self.checks_split:
-            return None
+    def datum_alone(self, planned: PlannedStep) -> tuple[DatumAlone | None, str]:
+        """Return the gradient of one datum by a pass of its own, if the split is checked now.
+
+        Checked are the first step and those that are drawn. The second value says why a check that
+        is due is not possible.
+        """
+        is_due = self.is_first or is_drawn(self.plan.config.run.seed, planned.step)
+        self.is_first = False
+        if not is_due:
+            return None, ""
+        if reason := self.engine.split_unchecked:
+            return None, f"{UNCHECKED}: {reason}"
         # Unlike slot 0, a drawn slot also shows rows that are in the wrong order.
         draw = np.random.default_rng((self.plan.config.run.seed, planned.step))
         slot = int(draw.integers(self.slots.start, self.slots.stop))
         datum_N = torch.from_numpy(planned.datum_N).to(self.engine.device)
         batch = self.token_NT[datum_N], self.target_NT[datum_N]
-        return datum_alone(self.engine, *batch, slot, planned.step)
+        return datum_alone(self.engine, *batch, slot, planned.step), ""
 
     def factors(
         self, planned: PlannedStep, step: Step, recorded: Factors

@@ -1,9 +1,10 @@
-"""Law "split" at the first step: a datum's captured gradient is that of a pass of this datum alone.
+"""Law "split" while a run is captured: a datum's captured gradient is that of this datum alone.
 
-The audit compares sums over datums, and a sum cannot see a wrong split. So before the first step
-one datum goes through the model alone, with the same weights and masks. Its gradient must be the
-one that capture then records of the batch. It is not where datums interact in the model, as through
-BatchNorm or a router that balances its load over the batch.
+The audit compares sums over datums, and a sum cannot see a wrong split. So before the first step,
+and before steps drawn from the seed, one datum of each worker goes through the model alone, with
+the same weights and masks. Its gradient must be the one that capture then records of the batch. It
+is not where datums interact in the model, as through BatchNorm or a router that balances its load
+over the batch.
 
 Shapes: N datum, T token, V vocabulary.
 """
@@ -11,8 +12,10 @@ Shapes: N datum, T token, V vocabulary.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from capture.engine.engine import Engine
@@ -21,6 +24,10 @@ from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import Factors
 from capture.models.hub import first_line
 
+EVERY = 200
+"""One step in so many is checked, on average, besides the first."""
+UNCHECKED = "steps in which the split by datum could not be checked"
+"""What a run says of such steps, followed by the reason; see ``Marker.unchecked``."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest difference by precision, relative to the gradient of a unit. Wrong splits differ by about
 the gradient itself; sums in another order by 1e-6, and by 1e-2 with products in bfloat16."""
@@ -28,6 +35,11 @@ SMALL_SHARE = 2.0**-6
 """Differences are relative to at least this share of the whole gradient: that of a key's bias, for
 example, is 0 but for rounding."""
 REMEDY = "Nothing of the open segment was stored. Run: ontogeny selfcheck CONFIG"
+
+
+def is_drawn(seed: int, step: int) -> bool:
+    """Return whether the split is checked at a step, the same on every worker."""
+    return int(np.random.default_rng((seed, step, 1)).integers(EVERY)) == 0
 
 
 @dataclass(frozen=True)
@@ -47,15 +59,21 @@ def datum_alone(
 
     Raises ``SplitError`` if the model cannot run on one datum.
     """
-    model, units = engine.model, engine.units
+    model = engine.model
+    # Other tensors with the same values: DeepSpeed has hooks on the gradients of the units.
+    units = {name: own.detach().requires_grad_() for name, own in engine.units.items()}
+    precision = torch.autocast(
+        engine.device.type, torch.bfloat16, enabled=engine.config.precision == "bfloat16"
+    )
     token_1T, target_1T = token_NT[slot : slot + 1], target_NT[slot : slot + 1]
     scored = slice(-1, None) if engine.last_only else slice(None)
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = [engine.device] if engine.device.type == "cuda" else []
     model.train()
     try:
-        with torch.random.fork_rng(devices=devices), engine.autocast():
-            logit_1TV = model(token_1T, engine.masks([slot], step, token_NT.shape[1]))
+        with torch.random.fork_rng(devices=devices), precision:
+            masks = engine.masks([slot], step, token_NT.shape[1])
+            logit_1TV = functional_call(model, units, (token_1T, masks))
     except (RuntimeError, ValueError) as error:
         problem = f"the model fails on a batch of one datum: {first_line(error)}"
         raise SplitError(f"step {step}", problem, REMEDY) from error

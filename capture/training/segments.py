@@ -61,6 +61,8 @@ class OpenSegment:
         ``datum_N`` holds the datum of each slot.
         """
         self.steps.append(observed.row)
+        if reason := observed.unchecked:
+            self.unchecked[reason] = self.unchecked.get(reason, 0) + 1
         if observed.outliers:
             rows = outlier_rows(observed.row["step"], observed.outliers, datum_N)
             self.outliers.append(rows)

@@ -105,6 +105,8 @@ def show_summary(console: "Console", run: "Run") -> None:
     from rich.filesize import decimal
     from rich.markup import escape
 
+    from cluster.terminal.run_tables import unchecked
+
     rows, size = outlier_size(run)
     steps, evaluations = run.steps(), run.evaluations()
     per_row = f" ({size / rows:.1f} bytes a row)" if rows else ""
@@ -118,6 +120,8 @@ def show_summary(console: "Console", run: "Run") -> None:
         )
     else:
         console.print("  checkpoints only; ontogeny replay adds audited records")
+    for what, reasons in unchecked(run).items():
+        console.print(f"  {what}: {escape(reasons)}")
     for split, table in evaluations.groupby("split", sort=False):
         last = table.iloc[-1]
         measure = f"perplexity {last['perplexity']:.1f}"

@@ -83,7 +83,7 @@ def provenance(run: Run) -> dict[str, str]:
 
 
 def unchecked(run: Run) -> dict[str, str]:
-    """What could not be checked while a custom loop was recorded; nothing if all was."""
+    """What could not be checked while the run was recorded; nothing if all was."""
     total = sum((Counter(marker.unchecked) for marker in run.segments), Counter())
     lines = [f"{count:,} {reason}" for reason, count in total.items()]
     return {"not checked": "; ".join(lines)} if lines else {}

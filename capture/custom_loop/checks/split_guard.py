@@ -23,10 +23,9 @@ from capture.custom_loop.checks.split_check import check_split
 from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
 
-EVERY = 200
-"""One step in so many is checked, on average. A check costs up to two steps: less than 1 %."""
 NO_CALL = "no call of the model led to the loss"
 NOT_FINITE = "the loss gradient was not finite"
 CHANGED = "an input of the model was changed before the optimizer's step"
@@ -155,8 +154,7 @@ class SplitGuard:
         self.num_tries = self.num_tries + 1 if failed else 0
         self.forward, self.calls, self.log = None, [], LossLog(self.device)
         again = 0 < self.num_tries < MOST_TRIES
-        drawn = np.random.default_rng((self.seed, step, 1)).integers(EVERY) == 0
-        self.scheduled = again or bool(drawn)
+        self.scheduled = again or is_drawn(self.seed, step + 1)
 
     def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> str:
         """Check a pass; return why it could not be checked as a whole, "" if it could.

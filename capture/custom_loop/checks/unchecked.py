@@ -3,10 +3,10 @@
 import logging
 from collections import Counter
 
+from capture.engine.split import UNCHECKED
 from capture.format.markers import MAX_REASONS, REASON_LENGTH
 
 LOG = logging.getLogger(__name__)
-STEPS = "steps in which the split by datum could not be checked"
 NUMBERED = (
     "rows were numbered in the order in which they came, so a datum that came twice has two "
     "numbers. Pass datums=tokens, or call recorder.datums(ids)"
@@ -32,7 +32,7 @@ class Unchecked:
 
     def add_step(self, reason: str) -> None:
         """Count a step whose split could not be checked."""
-        self.add(f"{STEPS}: {reason}")
+        self.add(f"{UNCHECKED}: {reason}")
 
     def take(self) -> dict[str, int]:
         """Return what was counted since the last call."""

@@ -217,6 +217,6 @@ def test_a_split_that_breaks_later_is_found_at_a_step_drawn_from_the_seed(
 ) -> None:
     losses = [*[next_token] * 3, *[contrastive] * 30]
     record_steps(tmp_path / "rarely", losses)  # one step in 200 is drawn: none of these
-    monkeypatch.setattr("capture.custom_loop.checks.split_guard.EVERY", 4)
+    monkeypatch.setattr("capture.engine.split.EVERY", 4)
     with pytest.raises(SplitError, match="datums interact in the loss"):
         record_steps(tmp_path / "often", losses)

@@ -81,7 +81,7 @@ def test_a_model_without_interaction_passes(tmp_path, setting, positions):
 
 def test_the_check_does_not_change_training(tmp_path, monkeypatch):
     make_run(hf_config(tmp_path, "llama"))
-    monkeypatch.setattr("capture.engine.engine.Engine.checks_split", False)
+    monkeypatch.setattr("capture.engine.engine.Engine.split_unchecked", "not wanted here")
     make_run(hf_config(tmp_path, "llama", name="unchecked"))
     one, other = (open_run(str(tmp_path / n)).network().state_dict() for n in ("run", "unchecked"))
     assert all(torch.equal(one[name], other[name]) for name in one)
