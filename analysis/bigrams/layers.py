@@ -3,7 +3,6 @@
 Shapes: V token of the vocabulary, D width.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,7 +56,7 @@ def find_embeddings(model: nn.Module) -> EmbeddingNames:
     """
     if isinstance(model, LanguageModel):
         ends = [model.encoder, model.decoder]
-        factor = math.sqrt(model.config.width)
+        factor = model.embedding_factor
     else:
         named = ("get_input_embeddings", "get_output_embeddings")
         ends = [getattr(model, name, lambda: None)() for name in named]

@@ -73,7 +73,7 @@ def linear_twin(model: LanguageModel) -> LanguageModel:
         twin = LanguageModel(model.config, vocabulary=model.decoder.out_features, window=1)
         for layer in twin.layers:
             layer.self_attn = LinearAttention(model.config)
-    twin.positions_TD = model.positions_TD
+    twin.sinusoid_TD = model.sinusoid_TD
     weights = dict(model.named_parameters())
     share_weights(twin, {name.replace("in_proj_", "in_proj."): weights[name] for name in weights})
     return twin

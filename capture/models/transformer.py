@@ -23,7 +23,9 @@ from torch.nn import functional as F
 from capture.errors import ConfigError, at_least
 from capture.models.dropout import Masks
 from capture.models.huggingface import HFConfig, HFModel, build_hf_model
+from capture.models.initial_weights import initialise_weights
 from capture.models.perceptron import Perceptron, fresh_perceptron
+from capture.models.positions import Positions, sinusoids
 
 SIZES = ("layers", "width", "hidden", "heads")
 OWN_KEYS = {
@@ -53,10 +55,12 @@ class ModelConfig:
     """Attention heads per layer; must divide width."""
     dropout: float = 0.2
     """Probability that dropout zeroes an entry, at least 0 and below 1."""
-    positions: Literal["sine_cosine", "all_sine"] = "sine_cosine"
-    """Positional encoding; all_sine is the study's code, with sine in the odd columns too."""
+    positions: Positions = "sine_cosine"
+    """Positional encoding. sine_cosine: sinusoids, added to the embedding times sqrt(width);
+    all_sine: the study's code, with sine in the odd columns too; learned: a trained vector for each
+    position, added to the embedding itself, as in GPT-2 and in studies of modular addition."""
     init_range: float = 0.1
-    """Embedding and unembedding weights start uniform in [-init_range, init_range]."""
+    """Embedding, unembedding and learned positions start uniform in [-init_range, init_range]."""
     norm: Literal["post", "none"] = "post"
     """post: a LayerNorm after each residual connection; none: no LayerNorm."""
     classes: int = 10
@@ -160,7 +164,7 @@ def residual_norm(config: ModelConfig) -> nn.Module:
 class LanguageModel(nn.Module):
     """The study's model; maps token ids to logits over the vocabulary."""
 
-    positions_TD: Tensor
+    sinusoid_TD: Tensor
 
     def __init__(
         self, config: ModelConfig, *, vocabulary: int, window: int, scored: int | None = None
@@ -170,15 +174,38 @@ class LanguageModel(nn.Module):
         self.config = config
         self.scored = scored
         self.encoder = nn.Embedding(vocabulary, config.width)
+        self.learns_positions = config.positions == "learned"
+        if self.learns_positions:
+            self.positions = nn.Embedding(window, config.width)
+        else:
+            made_TD = sinusoids(config.positions, window=window, width=config.width)
+            self.register_buffer("sinusoid_TD", made_TD, persistent=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.decoder = nn.Linear(config.width, vocabulary)
-        self.register_buffer("positions_TD", encode_positions(config, window), persistent=False)
+
+    @property
+    def positions_TD(self) -> Tensor:
+        """The positional encoding of a whole window."""
+        return self.positions.weight if self.learns_positions else self.sinusoid_TD
+
+    @property
+    def embedding_factor(self) -> float:
+        """Factor on the embedding: sqrt(width) beside sinusoids, whose entries are of size 1."""
+        return 1.0 if self.learns_positions else math.sqrt(self.config.width)
+
+    def embed(self, token_NT: Tensor) -> Tensor:
+        """Return the input of the first layer, before dropout, [N, T, D]."""
+        T = token_NT.shape[1]
+        if self.learns_positions:
+            # A lookup, not a slice of the weight: capture splits lookups by datum.
+            place_TD = self.positions(torch.arange(T, device=token_NT.device))
+        else:
+            place_TD = self.sinusoid_TD[:T]
+        return self.encoder(token_NT) * self.embedding_factor + place_TD
 
     def hidden(self, token_NT: Tensor, masks: Masks) -> Tensor:
         """Return the residual stream after the last layer, [N, T, D]."""
-        T = token_NT.shape[1]
-        x_NTD = self.encoder(token_NT) * math.sqrt(self.config.width) + self.positions_TD[:T]
-        x_NTD = masks.drop(x_NTD)
+        x_NTD = masks.drop(self.embed(token_NT))
         for layer in self.layers:
             x_NTD = layer(x_NTD, masks)
         return x_NTD
@@ -193,17 +220,6 @@ class LanguageModel(nn.Module):
 
 
 AnyModel = LanguageModel | Perceptron | HFModel
-
-
-def encode_positions(config: ModelConfig, window: int) -> Tensor:
-    """Return the sinusoidal encoding, [T, D] (Vaswani et al. 2017, section 3.5)."""
-    t_T1 = torch.arange(window)[:, None]
-    frequency_D = torch.exp(torch.arange(0, config.width, 2) * (-math.log(10000) / config.width))
-    out_TD = torch.empty(window, config.width)
-    out_TD[:, 0::2] = torch.sin(t_T1 * frequency_D)
-    odd = torch.cos if config.positions == "sine_cosine" else torch.sin
-    out_TD[:, 1::2] = odd(t_T1 * frequency_D)
-    return out_TD
 
 
 def dropout_entries(config: ModelConfig, window: int) -> int:
@@ -265,32 +281,3 @@ def describe_model(config: ModelConfig) -> str:
         f"{config.layers} layers, width {config.width}, hidden {config.hidden}, "
         f"{config.heads} heads, dropout {config.dropout:g}{unnormed}"
     )
-
-
-def initialise_weights(model: LanguageModel, generator: torch.Generator) -> None:
-    """Draw initial weights: torch's defaults for the layers, uniform for the (un)embedding.
-
-    Torch's ``TransformerEncoder`` copies one initialized layer; here every layer is drawn
-    separately.
-    """
-    embedding_range = model.config.init_range
-    nn.init.uniform_(model.encoder.weight, -embedding_range, embedding_range, generator)
-    for layer in model.layers:
-        assert isinstance(layer, Layer)
-        attention = layer.self_attn
-        nn.init.xavier_uniform_(attention.in_proj_weight, generator=generator)
-        nn.init.zeros_(attention.in_proj_bias)
-        init_linear(attention.out_proj, generator)
-        nn.init.zeros_(attention.out_proj.bias)
-        if layer.has_mlp:
-            init_linear(layer.linear1, generator)
-            init_linear(layer.linear2, generator)
-    nn.init.uniform_(model.decoder.weight, -embedding_range, embedding_range, generator)
-    nn.init.zeros_(model.decoder.bias)
-
-
-def init_linear(linear: nn.Linear, generator: torch.Generator) -> None:
-    """Apply torch's default for ``nn.Linear``: weight and bias uniform in ±1/sqrt(fan_in)."""
-    bound = 1 / math.sqrt(linear.in_features)
-    nn.init.uniform_(linear.weight, -bound, bound, generator)
-    nn.init.uniform_(linear.bias, -bound, bound, generator)

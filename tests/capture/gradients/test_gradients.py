@@ -1,6 +1,7 @@
 """Laws 1 to 3: factors give each datum's gradient, whatever else is in its batch."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,15 @@ def dense(factors: Factors, layout: Layout, scale: float = 1.0) -> Tensor:
 def test_gradients_equal_one_backward_pass_per_datum(pattern):
     model, batch = tiny_model(), random_batch(5)
     units = choose_units(model, [pattern])
+    found_NP = dense(factors_of(model, units, batch), Layout.of(units))
+    alone = gradients_one_by_one(model, *batch)
+    wanted_NP = each(5, lambda i: dense_like([alone[i][name] for name in units]))
+    torch.testing.assert_close(found_NP, wanted_NP, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_of_learned_positions_equal_one_backward_pass_per_datum():
+    model, batch = tiny_model(replace(TINY, positions="learned")), random_batch(5)
+    units = choose_units(model, ["positions.weight", "encoder.weight"])
     found_NP = dense(factors_of(model, units, batch), Layout.of(units))
     alone = gradients_one_by_one(model, *batch)
     wanted_NP = each(5, lambda i: dense_like([alone[i][name] for name in units]))

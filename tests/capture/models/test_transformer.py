@@ -1,6 +1,7 @@
 """The model equals torch's transformer, and its dropout can be split among workers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from torch import nn
 
 from capture.errors import ConfigError
 from capture.models.dropout import Masks, draw_masks
+from capture.models.positions import sinusoids
 from capture.models.transformer import (
     LanguageModel,
     ModelConfig,
     dropout_entries,
-    encode_positions,
     fresh_model,
 )
 
@@ -64,11 +65,30 @@ def test_a_position_sees_no_later_token():
 def test_positions_are_sine_and_cosine_or_only_sine_as_in_the_study():
     for t, d in [(0, 0), (3, 4), (6, 10)]:
         angle = t / 10000 ** (d / TINY.width)
-        both = encode_positions(TINY, WINDOW)
-        sines = encode_positions(ModelConfig(width=12, heads=3, positions="all_sine"), WINDOW)
+        both = sinusoids("sine_cosine", window=WINDOW, width=TINY.width)
+        sines = sinusoids("all_sine", window=WINDOW, width=TINY.width)
         assert both[t, d].item() == pytest.approx(math.sin(angle), abs=1e-6)
         assert both[t, d + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
         assert sines[t, d + 1].item() == pytest.approx(math.sin(angle), abs=1e-6)
+
+
+def test_learned_positions_are_weights_beside_an_embedding_without_a_factor():
+    config = replace(TINY, positions="learned")
+    model = fresh_model(config, vocabulary=VOCABULARY, window=WINDOW, seed=0)
+    assert model.positions.weight.shape == (WINDOW, TINY.width)
+    assert model.positions.weight.abs().max() <= TINY.init_range
+    token_NT, _ = random_batch(2)
+    token_NT = token_NT[:, :3]
+    wanted = model.encoder.weight[token_NT] + model.positions.weight[:3]
+    torch.testing.assert_close(model.embed(token_NT), wanted)
+    assert "positions.weight" not in dict(tiny_model().named_parameters())
+
+
+def test_learned_positions_leave_the_other_initial_weights_alone():
+    config = replace(TINY, positions="learned")
+    learned = fresh_model(config, vocabulary=VOCABULARY, window=WINDOW, seed=0).state_dict()
+    for name, own in tiny_model().state_dict().items():
+        assert torch.equal(learned[name], own), name
 
 
 def test_initial_weights_depend_on_the_seed_and_lie_in_their_ranges():
