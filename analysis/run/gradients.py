@@ -239,7 +239,7 @@ def read_columns(
         raise ValueError(f"it has no factors of {unit}")
     columns = ["step", "slot", "datum", "scale", *columns_of(stored, unit)]
     precisions = {name: array.precision for name, array in stored.arrays.items()}
-    shard.check_types(file.schema_arrow, columns, factor_schema(precisions))
+    shard.check_types(file.schema_arrow, columns, factor_schema(precisions, stored.packing))
     rows = shard.validated(file.read_row_groups(groups, columns=columns))
     if any(column.null_count for column in rows.columns):
         raise ValueError("it has rows with gaps")

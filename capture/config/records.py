@@ -20,6 +20,9 @@ class FactorConfig:
     """Record factors while training runs."""
     precision: Literal["float32", "float16"] = "float32"
     """float32 as computed, or float16 at half the size, stored with its largest error."""
+    packing: Literal["plain", "planes"] = "plain"
+    """plain: the numbers as they are, which takes no time. planes: signs and exponents compressed
+    apart from the rest, which saves 15 to 30 % of the bytes at 0.1 GB per second and core."""
 
 
 def wanted_kinds(names: Sequence[str], where: str) -> frozenset[RecordKind]:

@@ -126,13 +126,14 @@ class Observer:
         self, planned: PlannedStep, step: Step, recorded: Factors
     ) -> tuple[FactorLayout, FactorRows]:
         """Return the factors of this worker's slots in stored form."""
-        precision = self.plan.config.capture.factors.precision
+        config = self.plan.config.capture.factors
         return rows_of_step(
             planned.step,
             planned.datum_N[self.slots.start : self.slots.stop],
             recorded,
             step.scale,
-            precision,
+            config.precision,
+            packing=config.packing,
             first_slot=self.slots.start,
             preconditioned=step.preconditioner is not None,
         )

@@ -18,6 +18,9 @@ from typing import Any, Literal, get_args
 from capture.gradients.factors import Kind
 
 Precision = Literal["float32", "float16", "int32"]
+Packing = Literal["planes", "plain"]
+"""planes: two byte strings for each row, see ``capture.shards.float_planes``. plain: one, the
+numbers as they are in memory."""
 KEY = b"ontogeny.factors"
 MAX_NUMBERS = 2**31 - 1
 
@@ -66,6 +69,8 @@ class FactorLayout:
     uses: dict[str, tuple[StoredFactor, ...]]
     preconditioned: bool = False
     """Whether a shift also needs a preconditioner, as with Adam, beside gradient and scale."""
+    packing: Packing = "planes"
+    """How floats are stored. Tables before schema version 3 have planes and do not say so."""
 
     @property
     def row_bytes(self) -> int:
@@ -86,8 +91,12 @@ class FactorLayout:
         """Return the layout as JSON."""
         arrays = {name: [a.positions, a.width, a.precision] for name, a in self.arrays.items()}
         uses = {unit: [nondefault_fields(use) for use in uses] for unit, uses in self.uses.items()}
-        values = {"arrays": arrays, "uses": uses}
-        return json.dumps(values | ({"preconditioned": True} if self.preconditioned else {}))
+        values: dict[str, Any] = {"arrays": arrays, "uses": uses}
+        if self.preconditioned:
+            values["preconditioned"] = True
+        if self.packing != "planes":
+            values["packing"] = self.packing
+        return json.dumps(values)
 
 
 def nondefault_fields(use: StoredFactor) -> dict[str, Any]:
@@ -106,7 +115,10 @@ def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("its layout of factors is not readable") from error
-    layout = FactorLayout(arrays, uses, values.get("preconditioned") is True)
+    packing = values.get("packing", "planes")
+    if packing not in get_args(Packing):
+        raise ValueError(f"its packing {packing!r:.40} is unknown")
+    layout = FactorLayout(arrays, uses, values.get("preconditioned") is True, packing)
     for unit in uses:
         if unit not in shapes or not uses[unit]:
             raise ValueError(f"it has factors of {unit[:80]}, which was not captured")

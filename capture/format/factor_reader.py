@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from capture.format.factor_layout import ArrayLayout, FactorLayout, StoredFactor
+from capture.format.factor_layout import ArrayLayout, FactorLayout, Packing, StoredFactor
 from capture.format.factor_tables import FactorRows, from_half
 from capture.gradients.dense import write_shifts
 from capture.gradients.factors import Factor
@@ -46,8 +46,9 @@ class DatumFactors:
 
 def columns_of(layout: FactorLayout, unit: str) -> list[str]:
     """Return the names of the table's columns that hold a unit's factors."""
-    suffixes = {"float32": ("_high", "_low"), "int32": ("",)}
-    suffixes["float16"] = ("_high", "_low", "_exponent", "_error")
+    strings = ("_high", "_low") if layout.packing == "planes" else ("",)
+    suffixes = {"float32": strings, "int32": ("",)}
+    suffixes["float16"] = (*strings, "_exponent", "_error")
     arrays = layout.arrays_of(unit)
     return [name + suffix for name in arrays for suffix in suffixes[arrays[name].precision]]
 
@@ -60,7 +61,7 @@ def read_row(
     Raises ``ValueError`` for columns that cannot hold these factors.
     """
     arrays = layout.arrays_of(unit)
-    stored = {name: read_array(row, name, array) for name, array in arrays.items()}
+    stored = {name: read_array(row, name, a, layout.packing) for name, a in arrays.items()}
     found = assemble(layout, unit, shape, stored, float(row["scale"].as_py()))
     for use in found.uses:
         check_tokens(use.token_NT, shape[0] if shape else 0)
@@ -105,16 +106,21 @@ def check_tokens(token_NT: Tensor | None, num_rows: int) -> None:
         raise ValueError(f"it has tokens beyond the unit's {num_rows:,} rows")
 
 
-def read_array(row: Mapping[str, pa.Scalar], name: str, array: ArrayLayout) -> DatumArray:
+def read_array(
+    row: Mapping[str, pa.Scalar], name: str, array: ArrayLayout, packing: Packing
+) -> DatumArray:
     """Decode one array. Raises ``ValueError`` if its columns do not hold ``array.size`` numbers."""
     if array.precision == "int32":
         token_T = np.asarray(row[name].as_py(), np.int64)
         if len(token_T) != array.size:
             raise ValueError(f"its column {name} has {len(token_T):,} tokens, not {array.size:,}")
         return DatumArray(torch.from_numpy(token_T).reshape(1, array.positions), 0.0)
-    high, low = row[f"{name}_high"].as_py(), row[f"{name}_low"].as_py()
     try:
-        value_S = join(high, low, array.size, array.precision)
+        if packing == "planes":
+            strings = row[f"{name}_high"].as_py(), row[f"{name}_low"].as_py()
+            value_S = join(*strings, array.size, array.precision)
+        else:
+            value_S = plain_numbers(row[name].as_py(), array)
     except ValueError as error:
         raise ValueError(f"its column {name} has {error}") from error
     error = 0.0
@@ -123,6 +129,14 @@ def read_array(row: Mapping[str, pa.Scalar], name: str, array: ArrayLayout) -> D
         error = float(row[f"{name}_error"].as_py())
     value_1TS = torch.from_numpy(value_S).reshape(1, array.positions, array.width)
     return DatumArray(value_1TS, error)
+
+
+def plain_numbers(data: bytes, array: ArrayLayout) -> np.ndarray:
+    """Return the numbers [S] of a row's bytes; raises ``ValueError`` for a wrong number of them."""
+    stored = np.dtype(array.precision).newbyteorder("<")
+    if len(data) != array.size * stored.itemsize:
+        raise ValueError(f"{len(data):,} bytes, not {array.size * stored.itemsize:,}")
+    return np.frombuffer(data, stored).astype(array.precision)
 
 
 def factor_of(use: StoredFactor, value_1TS: Mapping[str, Tensor]) -> Factor:

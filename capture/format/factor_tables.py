@@ -1,8 +1,8 @@
 """Store the factors of a step as rows of a Parquet table.
 
-Each array is stored as two strings of bytes (``capture.shards.float_planes``). Parquet's own lists
-of floats would take a seventh more space and twice the time: a page with one datum's numbers is too
-small for zstd to compress their exponents separately.
+Each array of a row is stored as one string of bytes, its numbers as they are in memory, or as two
+strings that compress better (``capture.shards.float_planes``). Parquet's own lists of floats take
+longer: a position in its list is computed for every number.
 
 Shapes: N datum, T position, S number of an array, as in ``capture.gradients.factors``.
 """
@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from capture.format.factor_layout import KEY, ArrayLayout, FactorLayout, StoredFactor
+from capture.format.factor_layout import KEY, ArrayLayout, FactorLayout, Packing, StoredFactor
 from capture.gradients.dense import write_shifts
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.memo import tensor_key
@@ -52,6 +52,7 @@ def rows_of_step(
     scale: float,
     precision: Literal["float32", "float16"],
     *,
+    packing: Packing = "plain",
     first_slot: int = 0,
     preconditioned: bool = False,
 ) -> tuple[FactorLayout, FactorRows]:
@@ -61,7 +62,7 @@ def rows_of_step(
     shift also needs a preconditioner beside gradient and scale.
     """
     layout, kept = lay_out(factors, precision)
-    layout = replace(layout, preconditioned=preconditioned)
+    layout = replace(layout, preconditioned=preconditioned, packing=packing)
     array_NS = {
         name: tensor.detach().reshape(len(datum_N), -1).cpu().numpy()
         for name, tensor in kept.items()
@@ -165,13 +166,15 @@ def encode(layout: FactorLayout, pieces: list[FactorRows]) -> tuple[memoryview, 
         "scale": np.concatenate([np.full(len(p.datum_N), p.scale) for p in pieces]),
     }
     for name, array in layout.arrays.items():
-        columns |= columns_of(name, array, concatenated([piece.array_NS[name] for piece in pieces]))
-    schema = factor_schema({name: array.precision for name, array in layout.arrays.items()})
+        value_NS = concatenated([piece.array_NS[name] for piece in pieces])
+        columns |= columns_of(name, array, value_NS, layout.packing)
+    precisions = {name: array.precision for name, array in layout.arrays.items()}
+    schema = factor_schema(precisions, layout.packing)
     data = shards.encode(
         pa.Table.from_arrays([pa.array(columns[f.name], f.type) for f in schema], schema=schema),
         rows_per_group=ROWS_PER_GROUP,
         statistics=["step", "slot"],
-        uncompressed=[name for name in schema.names if name.endswith("_low")],
+        uncompressed=[f.name for f in schema if f.type == pa.binary() and f.name[-5:] != "_high"],
         page_checksums=False,
         metadata={KEY.decode(): layout.encode()},
     )
@@ -184,16 +187,17 @@ def concatenated(pieces: list[np.ndarray]) -> np.ndarray:
 
 
 def columns_of(
-    name: str, array: ArrayLayout, value_NS: np.ndarray
+    name: str, array: ArrayLayout, value_NS: np.ndarray, packing: Packing
 ) -> Mapping[str, np.ndarray | pa.Array]:
     """Return the columns that hold one array of every row."""
     if array.precision == "int32":
         return {name: list_array(value_NS)}
+    as_columns = plane_columns if packing == "planes" else plain_column
     if array.precision == "float32":
-        return plane_columns(name, value_NS.astype(np.float32, copy=False))
+        return as_columns(name, value_NS.astype(np.float32, copy=False))
     half_NS, exponent_N, error_N = to_half(value_NS)
     return {
-        **plane_columns(name, half_NS),
+        **as_columns(name, half_NS),
         f"{name}_exponent": exponent_N.astype(np.int16),
         f"{name}_error": error_N,
     }
@@ -204,6 +208,13 @@ def plane_columns(name: str, value_NS: np.ndarray) -> dict[str, pa.Array]:
     high_NS, low, bounds = split(value_NS)
     ends = np.arange(len(high_NS) + 1) * high_NS.shape[1]
     return {f"{name}_high": binary_array(ends, high_NS), f"{name}_low": binary_array(bounds, low)}
+
+
+def plain_column(name: str, value_NS: np.ndarray) -> dict[str, pa.Array]:
+    """Return the bytes of each row's numbers as one column."""
+    stored_NS = np.ascontiguousarray(value_NS, value_NS.dtype.newbyteorder("<"))
+    ends = np.arange(len(stored_NS) + 1) * (stored_NS.shape[1] * stored_NS.itemsize)
+    return {name: binary_array(ends, stored_NS)}
 
 
 def binary_array(bounds: np.ndarray, data: np.ndarray) -> pa.Array:

@@ -71,9 +71,9 @@ def checksum_placeholder(num_chunks: int) -> dict[str, str]:
 
 
 def fill_checksums(data: pa.Buffer) -> memoryview:
-    """Return the file with its placeholder replaced by the chunks' checksums."""
+    """Return the file with its placeholder replaced by the chunks' checksums, in place."""
     found = parquet.read_metadata(pa.BufferReader(data))
-    size, view = len(data), memoryview(data)
+    size, view = len(data), memoryview(data).cast("B")
     crcs = "".join(crc32_hex(view[c.start : c.end]) for c in chunks_of(found)).encode()
     placeholder = found.metadata[CRC_KEY]
     assert len(placeholder) == len(crcs), "one checksum per chunk"
@@ -81,8 +81,11 @@ def fill_checksums(data: pa.Buffer) -> memoryview:
     # Same length, so no offset in the file changes. The value follows its key, and keys with values
     # follow the statistics, which may hold the same characters: a token of dashes.
     start = footer.index(placeholder, footer.rindex(CRC_KEY))
-    filled = footer[:start] + crcs + footer[start + len(crcs) :]
-    return memoryview(b"".join([view[: size - len(footer)], filled]))
+    if view.readonly:  # the buffer of an output stream is not, and need not be copied
+        view = memoryview(bytearray(view))
+    start += size - len(footer)
+    view[start : start + len(crcs)] = crcs
+    return view
 
 
 def crc32_hex(data: bytes | memoryview) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 OUTLIERS = pa.schema(
     [
@@ -110,11 +110,12 @@ def stored_name(column: str, version: int) -> str:
     return f"{former[kind]}_{number}" if kind in former else column
 
 
-def factor_schema(precisions: Mapping[str, str]) -> pa.Schema:
+def factor_schema(precisions: Mapping[str, str], packing: str) -> pa.Schema:
     """Return the schema of a factor table: one row per datum and step, sorted by step and slot.
 
     ``precisions`` maps each array's name to its precision. The table's metadata describes the
-    arrays. Floats are stored as two byte planes, see ``capture.shards.float_planes``.
+    arrays. With the ``packing`` "planes", floats are stored as two byte planes, see
+    ``capture.shards.float_planes``; with "plain", as they are in memory, lowest byte first.
     """
     fields = [
         pa.field("step", pa.int32()),
@@ -126,8 +127,8 @@ def factor_schema(precisions: Mapping[str, str]) -> pa.Schema:
         if precision == "int32":
             fields.append(pa.field(name, pa.list_(pa.int32())))  # token ids
             continue
-        fields.append(pa.field(f"{name}_high", pa.binary()))
-        fields.append(pa.field(f"{name}_low", pa.binary()))
+        strings = [f"{name}_high", f"{name}_low"] if packing == "planes" else [name]
+        fields += [pa.field(string, pa.binary()) for string in strings]
         if precision == "float16":
             fields.append(pa.field(f"{name}_exponent", pa.int16()))  # multiply by 2 to this power
             fields.append(

@@ -27,7 +27,9 @@ SCHEMAS = {
     "corpus/planted.parquet": schema.PLANTED,
     "outliers/segment-SSSSSS-wWW.parquet": schema.OUTLIERS,
     "tallies/unit=UNIT/by=BY/window-NNNN.parquet": schema.tally_schema(1),
-    "factors/segment-SSSSSS-wWW-TTTTTT-LLLLL.parquet": schema.factor_schema({"NAME": "float16"}),
+    "factors/segment-SSSSSS-wWW-TTTTTT-LLLLL.parquet": schema.factor_schema(
+        {"NAME": "float16"}, "planes"
+    ),
 }
 JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", dict: "object"}
 
@@ -80,8 +82,10 @@ def fields_of(kind: type) -> list[tuple[str, str]]:
 def test_every_column_of_every_table_has_a_row_with_its_type(key):
     (columns, *_) = tables_in(section(f"`{key}`"))
     wanted = [(re.sub(r"_0$", "_N", field.name), type_name(field.type)) for field in SCHEMAS[key]]
-    if key.startswith("factors/"):  # one array has either one list or planes
-        wanted.insert(4, ("NAME", type_name(schema.factor_schema({"NAME": "int32"})[4].type)))
+    if key.startswith("factors/"):  # one array has one list, one string of bytes or planes
+        plain = schema.factor_schema({"NAME": "float32"}, "plain")[4]
+        tokens = schema.factor_schema({"NAME": "int32"}, "plain")[4]
+        wanted[4:4] = [("NAME", type_name(field.type)) for field in (tokens, plain)]
     assert names_and_types(columns) == wanted
     assert all(row[3] for row in columns)
 

@@ -1,6 +1,7 @@
 """Factor tables store each array once, in the smaller form, with reproducible bytes."""
 
 import json
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from capture.gradients.layout import Layout
 from capture.training import loop as training
 
 N, T, V = 3, 4, 7
+PACKINGS = pytest.mark.parametrize("packing", ["plain", "planes"])
 SHAPES = {
     **{"q": (5, 6), "q.bias": (5,), "k": (2, 6), "conv1d": (6, 5), "norm": (6,), "norm.bias": (6,)},
     **{"embedding": (V, 6), "tied": (V, 6), "image": (5, 2, 3)},
@@ -61,10 +63,12 @@ def gradients_of(uses: list[Factor], shape: tuple[int, ...]) -> Tensor:
 
 
 def stored(
-    factors: Factors, precision: Literal["float32", "float16"] = "float32"
+    factors: Factors,
+    precision: Literal["float32", "float16"] = "float32",
+    packing: factor_layout.Packing = "plain",
 ) -> tuple[pa.Table, factor_layout.FactorLayout]:
-    parts = FactorParts()
-    parts.add(*rows_of_step(9, np.array([30, 10, 20]), factors, -0.5, precision))
+    parts, datum_N = FactorParts(), np.array([30, 10, 20])
+    parts.add(*rows_of_step(9, datum_N, factors, -0.5, precision, packing=packing))
     data, num_rows = parts.close()[0].encode()
     table = parquet.read_table(pa.BufferReader(data))
     assert table.num_rows == num_rows == N
@@ -75,9 +79,10 @@ def stored(
 # --- write then read is identity ------------------------------------------------------------------
 
 
-def test_every_kind_of_factor_is_read_back_bit_identical():
+@PACKINGS
+def test_every_kind_of_factor_is_read_back_bit_identical(packing: factor_layout.Packing):
     factors = example()
-    table, layout = stored(factors)
+    table, layout = stored(factors, packing=packing)
     assert table["datum"].to_pylist() == [30, 10, 20]
     assert table["slot"].to_pylist() == [0, 1, 2]
     for unit, shape in SHAPES.items():
@@ -123,6 +128,8 @@ def test_the_written_layout_is_golden():
     """Stored runs must stay readable."""
     factors = example()
     layout, _ = lay_out({unit: factors[unit] for unit in ("q", "q.bias", "norm")}, "float32")
+    # Tables before schema version 3 have planes and no field "packing".
+    assert json.loads(replace(layout, packing="plain").encode()).pop("packing") == "plain"
     assert json.loads(layout.encode()) == {
         "arrays": {"f00": [4, 6, "float32"], "f01": [4, 5, "float32"], "sums": [1, 6, "float32"]},
         "uses": {
@@ -132,12 +139,25 @@ def test_the_written_layout_is_golden():
         },
     }
     kinds = ["step int32", "slot int16", "datum int32", "scale double"]
-    table, _ = stored(example())
-    assert [f"{f.name} {f.type}" for f in table.schema][:6] == [
-        *kinds,
-        "f00_high binary",
-        "f00_low binary",
-    ]
+    columns_of_packing: dict[factor_layout.Packing, list[str]] = {
+        "plain": ["f00"],
+        "planes": ["f00_high", "f00_low"],
+    }
+    for packing, columns in columns_of_packing.items():
+        table, _ = stored(example(), packing=packing)
+        found = [f"{f.name} {f.type}" for f in table.schema][: 4 + len(columns)]
+        assert found == kinds + [f"{column} binary" for column in columns]
+
+
+def test_rows_with_another_number_of_bytes_or_an_unknown_packing_are_refused():
+    table, layout = stored(example())
+    row = {name: table[name][0] for name in [*columns_of(layout, "q"), "scale"]}
+    row["f00"] = pa.scalar(row["f00"].as_py()[:-4], pa.binary())
+    with pytest.raises(ValueError, match=r"its column f00 has 92 bytes, not 96"):
+        read_row(row, layout, "q", SHAPES["q"])
+    text = replace(layout, packing="plain").encode().replace('"plain"', '"twisted"')
+    with pytest.raises(ValueError, match="its packing 'twisted' is unknown"):
+        decode(text.encode(), SHAPES)
 
 
 # --- float16 --------------------------------------------------------------------------------------
@@ -154,9 +174,10 @@ def test_float16_records_its_largest_error_at_any_scale(power, seed):
     assert (error_N <= 2.0**-11 * np.abs(value_NS).max(1) * 1.01).all()
 
 
-def test_float16_bounds_the_error_of_every_entry_of_every_gradient():
+@PACKINGS
+def test_float16_bounds_the_error_of_every_entry_of_every_gradient(packing: factor_layout.Packing):
     factors = example()
-    table, layout = stored(factors, "float16")
+    table, layout = stored(factors, "float16", packing)
     for unit, shape in SHAPES.items():
         wanted = gradients_of(
             [use.map_tensors(lambda x: x) for use in factors[unit]], shape

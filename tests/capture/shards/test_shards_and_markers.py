@@ -153,7 +153,7 @@ def test_each_column_has_the_encoding_for_its_type(tmp_path):
     assert "BYTE_STREAM_SPLIT" in encodings["shift"]
     assert all("DELTA_BINARY_PACKED" in encodings[name] for name in ("step", "index", "datum"))
     assert {column.compression for column in columns} == {"ZSTD"}
-    assert shard.schema_arrow.metadata[shards.VERSION_KEY] == b"2"
+    assert shard.schema_arrow.metadata[shards.VERSION_KEY] == str(schema.SCHEMA_VERSION).encode()
 
 
 @given(seed=st.integers(0, 1000), size=st.integers(0, 200), top=st.sampled_from([1, 70, 10**6]))
@@ -192,7 +192,7 @@ def test_a_marker_of_a_newer_schema_asks_for_a_newer_version(monkeypatch):
     store = Store("memory://newer")
     newer = Marker(0, 8, MARKER.files, schema_version=schema.SCHEMA_VERSION + 1)
     write_marker(store, "segments/start.json", newer)
-    with pytest.raises(RunError, match=r"has schema version 3, this version of ontogeny reads 2"):
+    with pytest.raises(RunError, match=r"has schema version 4, this version of ontogeny reads 3"):
         require_start(store)
 
 

@@ -28,7 +28,7 @@ def read_marker(path: Path) -> Values:
     rest = {name: value for name, value in values.items() if name != "checksum"}
     text = json.dumps(rest, sort_keys=True)
     assert hashlib.sha256(text.encode()).hexdigest() == values["checksum"]
-    assert values["schema_version"] <= 2
+    assert values["schema_version"] <= 3
     return values
 
 
@@ -78,7 +78,7 @@ def read_table(run: Path, file: Values) -> pa.Table:
     opened = parquet.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     metadata = opened.metadata
     assert metadata.num_rows == file["rows"]
-    assert int(metadata.metadata[b"ontogeny.schema_version"]) <= 2
+    assert int(metadata.metadata[b"ontogeny.schema_version"]) <= 3
     crcs = ""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
@@ -131,7 +131,11 @@ def read_array(row: Values, name: str, layout: Values) -> tuple[np.ndarray, floa
     positions, width, precision = layout["arrays"][name]
     if precision == "int32":
         return np.array(row[name], np.int64).reshape(positions, width), 0.0
-    value = decode_planes(row[f"{name}_high"], row[f"{name}_low"], positions * width, precision)
+    if layout.get("packing") == "plain":
+        value = np.frombuffer(row[name], {"float32": "<f4", "float16": "<f2"}[precision])
+    else:
+        strings = row[f"{name}_high"], row[f"{name}_low"]
+        value = decode_planes(*strings, positions * width, precision)
     error = 0.0
     if precision == "float16":
         value = np.ldexp(value.astype(np.float32), row[f"{name}_exponent"])
