@@ -31,7 +31,7 @@ capture.redaction
 capture.errors
 capture.device  capture.process_group
 capture.store  capture.gradients  capture.optim  capture.models
-capture.shards  capture.shifts  capture.corpus
+capture.shards  capture.shifts  capture.corpus  capture.parts
 capture.config
 capture.format
 capture.engine

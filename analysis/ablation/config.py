@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from analysis.ablation.ablatable import Ablatable, all_subjects, require_subjects
 from analysis.ablation.replacement import VALUES, Value
 from analysis.ablation.subjects import (
     LEVELS,
     NOUNS,
     Level,
     Subject,
-    all_subjects,
     parse_subjects,
-    require_subjects,
 )
 from analysis.attribution import tables as attribution_tables
 from analysis.jobs.tables import (
@@ -30,7 +29,6 @@ from analysis.jobs.tables import (
 )
 from analysis.run.run import Run, Split
 from capture.errors import ConfigError, RunError, at_least
-from capture.models.transformer import LanguageModel
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEY = ["unit", "group"]
@@ -116,7 +114,7 @@ class SplitText:
 
 
 def choose_subjects(
-    run: Run, model: LanguageModel, num_datums: int, config: AblationConfig
+    run: Run, model: Ablatable, num_datums: int, config: AblationConfig
 ) -> SubjectChoice:
     """Choose subjects and their datums; ``num_datums`` is the number of datums of the split.
 

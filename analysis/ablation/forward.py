@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from analysis.ablation.ablatable import Ablatable, propagate, trace, unembedding_of
 from analysis.ablation.batches import Chunk, chunks
+from analysis.ablation.edits import Edit, ReachedStates
 from analysis.ablation.prediction import Prediction
-from analysis.ablation.propagation import Edit, ReachedStates, propagate, trace
 from analysis.ablation.replacement import DATUMS_AT_ONCE, AblationPlan
 from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
-from capture.models.transformer import LanguageModel
 
 Report = Callable[[int, int], None]
 """Called from time to time with the amount done and the total."""
@@ -57,7 +57,7 @@ class AblatedPredictions:
 
 
 def ablated_predictions(
-    model: LanguageModel,
+    model: Ablatable,
     token_NT: np.ndarray,
     plan: AblationPlan,
     datums: Sequence[np.ndarray],
@@ -99,7 +99,7 @@ class ChunkPredictions(NamedTuple):
 class AblateChunk:
     """Sweep work: ablate every subject on its datums of a chunk."""
 
-    model: LanguageModel
+    model: Ablatable
     plan: AblationPlan
     token_NT: np.ndarray
 
@@ -108,17 +108,17 @@ class AblateChunk:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        return Unembedding(self.model.decoder)
+        return unembedding_of(self.model)
 
     @torch.inference_mode()
     def __call__(self, chunk: Chunk) -> ChunkPredictions:
-        clean = trace(self.model, self.token_NT[chunk.datum_U])
+        clean = trace(self.model, self.token_NT[chunk.datum_U], self.plan.sites)
         prediction = Prediction.of(self.unembedding, clean.hidden_NTD.flatten(0, 1))
         before_UT = prediction.token_M.view(len(chunk.datum_U), -1).int().cpu().numpy()
         resampled = self.plan.resampled_states(self.model, self.token_NT, chunk.datum_U)
-        found, num_full = [no_changes()], 0
+        found, num_full, most = [no_changes()], 0, clean.positions_at_once
         for group in self.plan.groups:
-            for edit in group.edit(clean, resampled, *chunk.pairs(group)).batches():
+            for edit in group.edit(clean, resampled, *chunk.pairs(group)).batches(most):
                 reached = propagate(self.model, clean, edit)
                 changes, full = prediction_changes(self.unembedding, prediction, edit, reached)
                 found.append(changes._replace(datum_M=chunk.datum_U[changes.datum_M]))

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.ablation.ablatable import Ablatable, propagate, trace, unembedding_of
 from analysis.ablation.batches import Chunk, chunks
-from analysis.ablation.propagation import Edit, Trace, propagate, trace
+from analysis.ablation.edits import Edit, Traced
 from analysis.ablation.replacement import DATUMS_AT_ONCE, AblationPlan, Value
 from analysis.ablation.subjects import Subject
 from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
-from capture.models.transformer import LanguageModel
 
 REPORTS = 32
 """Number of chunks of a text that is large enough, and so of reports of progress."""
@@ -46,7 +46,7 @@ class TokenChanges(NamedTuple):
 
 @torch.inference_mode()
 def log_probability_changes(
-    model: LanguageModel,
+    model: Ablatable,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     subjects: Sequence[Subject],
@@ -75,7 +75,7 @@ def log_probability_changes(
 
 @torch.inference_mode()
 def changes_by_label(
-    model: LanguageModel,
+    model: Ablatable,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     plan: AblationPlan,
@@ -123,7 +123,7 @@ class ProbabilityChanges(NamedTuple):
 
 
 def probability_changes(
-    model: LanguageModel,
+    model: Ablatable,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     plan: AblationPlan,
@@ -158,7 +158,7 @@ def datums_per_chunk(num_datums: int) -> int:
 class ScoreChunk:
     """Sweep work: the log-probability changes of every subject on its datums of a chunk."""
 
-    model: LanguageModel
+    model: Ablatable
     plan: AblationPlan
     token_NT: np.ndarray
     target_NT: np.ndarray
@@ -169,18 +169,19 @@ class ScoreChunk:
 
     @cached_property
     def unembedding(self) -> Unembedding:
-        return Unembedding(self.model.decoder)
+        return unembedding_of(self.model)
 
     @torch.inference_mode()
     def __call__(self, chunk: Chunk) -> ProbabilityChanges:
         token_UT, target_UT = self.token_NT[chunk.datum_U], self.target_NT[chunk.datum_U]
-        clean = CleanProbability.of(self.model, self.unembedding, token_UT, target_UT)
+        found = trace(self.model, token_UT, self.plan.sites)
+        clean = CleanProbability.of(found, self.unembedding, target_UT)
         resampled = self.plan.resampled_states(self.model, self.token_NT, chunk.datum_U)
-        found = [no_changes()]
+        pieces, most = [no_changes()], found.positions_at_once
         for group in self.plan.groups:
-            edits = group.edit(clean.trace, resampled, *chunk.pairs(group)).batches()
-            found += [self.changes(clean, edit, chunk.datum_U) for edit in edits]
-        return ProbabilityChanges(*map(np.concatenate, zip(*found, strict=True)))
+            edits = group.edit(found, resampled, *chunk.pairs(group)).batches(most)
+            pieces += [self.changes(clean, edit, chunk.datum_U) for edit in edits]
+        return ProbabilityChanges(*map(np.concatenate, zip(*pieces, strict=True)))
 
     def changes(
         self, clean: "CleanProbability", edit: Edit, datum_U: np.ndarray
@@ -212,7 +213,7 @@ COLUMN_TYPES = (np.int32, np.int32, np.int16, np.float32)
 class CleanProbability(NamedTuple):
     """The clean forward pass of some datums and the log-probabilities of their targets."""
 
-    trace: Trace
+    trace: Traced
     target_UT: Tensor
     log_p_UT: Tensor
     """log p(target), nats."""
@@ -221,13 +222,8 @@ class CleanProbability(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        model: LanguageModel,
-        unembedding: Unembedding,
-        token_UT: np.ndarray,
-        target_UT: np.ndarray,
+        cls, found: Traced, unembedding: Unembedding, target_UT: np.ndarray
     ) -> "CleanProbability":
-        found = trace(model, token_UT)
         target = torch.from_numpy(target_UT).long().to(found.hidden_NTD.device)
         pair = unembedding.log_probability(found.hidden_NTD.flatten(0, 1), target.flatten())
         return cls(found, target, *(value_M.view(target.shape) for value_M in pair))

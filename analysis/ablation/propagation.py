@@ -10,22 +10,21 @@ Shapes: N datum, T position, S position from the first change on, C entry of a s
 entry, D width, F hidden width of the MLP, Q (subject, datum) pair, M position of any pair.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.ablation.edits import Edit, ReachedStates
 from analysis.ablation.subjects import Point, SubjectSite, layers_of
 from capture.models.transformer import LanguageModel, Layer, SelfAttention
 
 POSITIONWISE = ("heads_out", "attention_out", "mlp_in", "before_relu", "after_relu", "mlp_out")
 """Points after which a layer treats each position independently."""
 POSITIONS_AT_ONCE = 800
-"""Hidden states propagated at once on a CPU, see ``positions_at_once``."""
+"""Hidden states propagated at once on a CPU."""
 
 States = dict[Point, Tensor]
 
@@ -39,9 +38,27 @@ class Trace:
     hidden_NTD: Tensor
     """Output of the last layer."""
 
+    @property
+    def positions_at_once(self) -> int:
+        """Number of hidden states to propagate at once.
+
+        On a CPU the number is small enough for the states to stay in its caches.
+        """
+        on_cpu = self.hidden_NTD.device.type == "cpu"
+        return POSITIONS_AT_ONCE if on_cpu else 100 * POSITIONS_AT_ONCE
+
     def at(self, site: SubjectSite) -> Tensor:
         """Return one intermediate state, [N, T, C]."""
         return self.layers[site.layer][site.point]
+
+    def effect(self, site: SubjectSite, old: Tensor, new: Tensor) -> Tensor:
+        """Return the change of the next operation's input that replacing entries makes."""
+        # A change that stays below zero before the ReLU is no change after it.
+        return F.relu(new) - F.relu(old) if site.point == "before_relu" else new - old
+
+    def stays_in_place(self, site: SubjectSite) -> bool:
+        """Return whether a change reaches the unembedding at its own position alone."""
+        return site.layer + 1 == len(self.layers) and site.point in POSITIONWISE
 
     def after(self, layer: int) -> Tensor:
         """Return the output of a layer, [N, T, D]."""
@@ -52,18 +69,12 @@ class Trace:
 def trace(model: LanguageModel, token_NT: np.ndarray) -> Trace:
     """Run a forward pass and keep every intermediate state."""
     token = torch.from_numpy(token_NT).long().to(model.decoder.weight.device)
-    x_NTD = embedded(model, token)
+    x_NTD = model.embed(token)
     found = []
     for layer in layers_of(model):
         states, x_NTD = layer_states(layer, x_NTD)
         found.append(states)
     return Trace(found, x_NTD)
-
-
-def embedded(model: LanguageModel, token_NT: Tensor) -> Tensor:
-    """Return the input of the first layer, [N, T, D]."""
-    scale = model.config.width**0.5
-    return model.encoder(token_NT) * scale + model.positions_TD[: token_NT.shape[1]]
 
 
 def layer_states(layer: Layer, x_NTD: Tensor) -> tuple[States, Tensor]:
@@ -116,92 +127,7 @@ def mlp(layer: Layer, x_MD: Tensor) -> Tensor:
 # --- resuming from an edited state ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """Replacement of entries of one state, for pairs of a subject and a traced datum."""
-
-    site: SubjectSite
-    subject_Q: Tensor
-    """Index into the list of subjects."""
-    row_Q: Tensor
-    """Index into the traced datums."""
-    entry_QB: Tensor
-    """Replaced entries."""
-    new_QTB: Tensor
-    """Their new values."""
-    change_QTB: Tensor
-    """Resulting change of the next operation's input."""
-    first_Q: Tensor
-    """First position with a change."""
-    num_reached_Q: Tensor
-    """Number of positions whose last hidden state can change."""
-
-    @classmethod
-    def of(
-        cls,
-        found: Trace,
-        site: SubjectSite,
-        subject_Q: Tensor,
-        row_Q: Tensor,
-        entry_QB: Tensor,
-        new_QTB: Tensor,
-    ) -> "Edit":
-        """Build an edit from the pairs for which anything changes, sorted by first change."""
-        old = entries(found.at(site), row_Q, entry_QB)
-        relu = site.point == "before_relu"
-        # A change that stays below zero before the ReLU is no change after it.
-        change = F.relu(new_QTB) - F.relu(old) if relu else new_QTB - old
-        changed_QT = (change != 0).any(2)
-        first_Q = changed_QT.int().argmax(1)
-        in_place = site.layer + 1 == len(found.layers) and site.point in POSITIONWISE
-        num_reached_Q = changed_QT.sum(1) if in_place else changed_QT.shape[1] - first_Q
-        # A batch is propagated from its earliest change, so pairs of similar first position share
-        # a batch.
-        order = first_Q.argsort(stable=True)
-        order = order[changed_QT.any(1)[order]]
-        parts = (subject_Q, row_Q, entry_QB, new_QTB, change, first_Q, num_reached_Q)
-        return cls(site, *(part[order] for part in parts))
-
-    def batches(self) -> Iterator["Edit"]:
-        """Split into edits that reach about ``positions_at_once`` hidden states each."""
-        parts = [part for name, part in vars(self).items() if name != "site"]
-        most = positions_at_once(self.row_Q.device)
-        sizes = (self.num_reached_Q.cumsum(0) // most).bincount().tolist()
-        for pieces in zip(*(part.split(sizes) for part in parts), strict=True):
-            if len(pieces[0]):
-                yield Edit(self.site, *pieces)
-
-
-def positions_at_once(device: torch.device) -> int:
-    """Return how many hidden states to propagate at once.
-
-    On a CPU the number is small enough for the states to stay in its caches.
-    """
-    return POSITIONS_AT_ONCE if device.type == "cpu" else 100 * POSITIONS_AT_ONCE
-
-
-class ReachedStates(NamedTuple):
-    """The last hidden states that an edit can change."""
-
-    pair_M: Tensor
-    """Index into the pairs of the edit."""
-    position_M: Tensor
-    hidden_MD: Tensor
-
-
-def entries(
-    state_NTC: Tensor, row_Q: Tensor, entry_QB: Tensor, position_QT: Tensor | None = None
-) -> Tensor:
-    """Gather entries of a state for some rows, [Q, T, B].
-
-    Without ``position_QT``, entry t of the result comes from position t.
-    """
-    if position_QT is None:
-        position_QT = torch.arange(state_NTC.shape[1], device=row_Q.device)[None]
-    return state_NTC[row_Q[:, None, None], position_QT[:, :, None], entry_QB[:, None, :]]
-
-
-def propagate(model: LanguageModel, found: Trace, edit: Edit) -> ReachedStates:
+def propagate(model: LanguageModel, found: Trace, edit: Edit[SubjectSite]) -> ReachedStates:
     """Return the last hidden states at every position that the edit can reach."""
     layers = layers_of(model)
     layer, later = layers[edit.site.layer], layers[edit.site.layer + 1 :]
@@ -234,7 +160,7 @@ def rest_of_layer(layer: Layer, before: Tensor, x_QSD: Tensor) -> Tensor:
     return mlp(layer, x_QSD + attention.out_proj(heads_out))
 
 
-def through_attention(layer: Layer, found: Trace, edit: Edit, start: int) -> Tensor:
+def through_attention(layer: Layer, found: Trace, edit: Edit[SubjectSite], start: int) -> Tensor:
     """Return the layer's output from ``start`` on, for an edit of queries, keys or values."""
     attention, states = layer.self_attn, found.layers[edit.site.layer]
     qkv = states["qkv"][edit.row_Q]
@@ -247,7 +173,7 @@ def through_attention(layer: Layer, found: Trace, edit: Edit, start: int) -> Ten
     return mlp(layer, states["attention_in"][edit.row_Q, start:] + attention_out)
 
 
-def positionwise(layer: Layer, found: Trace, edit: Edit) -> ReachedStates:
+def positionwise(layer: Layer, found: Trace, edit: Edit[SubjectSite]) -> ReachedStates:
     """Return the layer's output at the changed positions, for an edit after attention."""
     states, point = found.layers[edit.site.layer], edit.site.point
     pair_M, position_M = (edit.change_QTB != 0).any(2).nonzero(as_tuple=True)

@@ -13,22 +13,22 @@ B entry of a subject, Q (subject, datum) pair.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.ablation.propagation import Edit, Trace, entries, trace
-from analysis.ablation.subjects import (
-    Subject,
-    SubjectSite,
-    entries_of,
+from analysis.ablation.ablatable import (
+    Ablatable,
+    device_of,
+    place_of,
     require_subjects,
-    site_of,
-    zero_ablation_value,
+    trace,
+    zero_values,
 )
-from capture.models.transformer import LanguageModel
+from analysis.ablation.edits import Edit, Traced, entries
+from analysis.ablation.subjects import Subject
 
 Value = Literal["zero", "mean", "resample"]
 VALUES: tuple[Value, ...] = ("zero", "mean", "resample")
@@ -40,7 +40,7 @@ DATUMS_AT_ONCE = 128
 class SubjectGroup:
     """The subjects of one site (heads in a group of their own) and their replacement values."""
 
-    site: SubjectSite
+    site: Any
     subject_G: Tensor
     """Indices into the list of subjects, ascending."""
     entry_GB: Tensor
@@ -52,7 +52,7 @@ class SubjectGroup:
         return SubjectGroup(self.site, *(tensor.to(device) for tensor in tensors))
 
     def edit(
-        self, found: Trace, resampled: "ResampledStates | None", group_Q: Tensor, row_Q: Tensor
+        self, found: Traced, resampled: "ResampledStates | None", group_Q: Tensor, row_Q: Tensor
     ) -> Edit:
         """Return the edit for pairs of a subject (index into the group) and a traced datum."""
         entry_QB = self.entry_GB[group_Q]
@@ -89,10 +89,10 @@ class ResamplingSources:
 class ResampledStates:
     """The intermediate states of the source datums of some datums."""
 
-    sources: Trace
+    sources: Traced
     position_KT: Tensor
 
-    def entries(self, site: SubjectSite, row_Q: Tensor, entry_QB: Tensor) -> Tensor:
+    def entries(self, site: Any, row_Q: Tensor, entry_QB: Tensor) -> Tensor:
         """Return each pair's entries at its source positions, [Q, T, B]."""
         return entries(self.sources.at(site), row_Q, entry_QB, self.position_KT[row_Q])
 
@@ -108,7 +108,7 @@ class AblationPlan:
     @classmethod
     def of(
         cls,
-        model: LanguageModel,
+        model: Ablatable,
         token_NT: np.ndarray,
         subjects: Sequence[Subject],
         value: Value,
@@ -120,52 +120,62 @@ class AblationPlan:
         Raises ``UnitError`` for a subject that the model does not have.
         """
         require_subjects(model, subjects)
-        device = model.decoder.weight.device
+        device = device_of(model)
         # A head has several entries, a column or row one: tensors [G, B] cannot mix them.
-        kinds = [(site_of(subject), subject.level == "head") for subject in subjects]
+        places = [place_of(model, subject) for subject in subjects]
+        pairs = zip(subjects, places, strict=True)
+        kinds = [(site, subject.level == "head") for subject, (site, _) in pairs]
         sites = {site for site, _ in kinds}
         means = mean_states(model, mean_text_NT, sites) if value == "mean" else {}
+        zero_S = zero_values(model, subjects) if value == "zero" else []
         groups = []
         for site, heads in sorted(set(kinds)):
             own = [s for s, kind in enumerate(kinds) if kind == (site, heads)]
-            entry_GB = torch.tensor([entries_of(model, subjects[s]) for s in own], device=device)
+            entry_GB = torch.tensor([places[s][1] for s in own], device=device)
             if value == "mean":
                 constant_GB = means[site][entry_GB]
+            elif value == "zero":
+                zero_G1 = torch.tensor([[zero_S[s]] for s in own], device=device)
+                constant_GB = zero_G1.expand_as(entry_GB)
             else:
-                zeros = [[zero_ablation_value(model, subjects[s])] for s in own]
-                constant_GB = torch.tensor(zeros, device=device).expand_as(entry_GB)
+                constant_GB = torch.zeros(entry_GB.shape, device=device)
             own_G = torch.tensor(own, device=device)
             groups.append(SubjectGroup(site, own_G, entry_GB, constant_GB))
         sources = ResamplingSources.draw(token_NT.shape, seed) if value == "resample" else None
         return cls(tuple(groups), sources)
 
+    @property
+    def sites(self) -> set[Any]:
+        """The states that the subjects lie in."""
+        return {group.site for group in self.groups}
+
     def to(self, device: str) -> "AblationPlan":
         return AblationPlan(tuple(group.to(device) for group in self.groups), self.sources)
 
     def resampled_states(
-        self, model: LanguageModel, token_NT: np.ndarray, datum_K: np.ndarray
+        self, model: Ablatable, token_NT: np.ndarray, datum_K: np.ndarray
     ) -> ResampledStates | None:
         """Return the source states of some datums of the text; None unless values are resampled."""
         if self.sources is None:
             return None
-        found = trace(model, token_NT[self.sources.datum_N[datum_K]])
+        found = trace(model, token_NT[self.sources.datum_N[datum_K]], self.sites)
         position_KT = torch.from_numpy(self.sources.position_NT[datum_K])
         return ResampledStates(found, position_KT.to(found.hidden_NTD.device))
 
 
 def mean_states(
-    model: LanguageModel, token_NT: np.ndarray, sites: Collection[SubjectSite]
-) -> dict[SubjectSite, Tensor]:
+    model: Ablatable, token_NT: np.ndarray, sites: Collection[Any]
+) -> dict[Any, Tensor]:
     """Return the mean of each state over all positions of a text, [C]."""
-    sums: dict[SubjectSite, Tensor] = {}
-    for found in traces(model, token_NT):
+    sums: dict[Any, Tensor] = {}
+    for found in traces(model, token_NT, sites):
         for site in sites:
             sum_C = found.at(site).sum((0, 1), dtype=torch.float64)
             sums[site] = sums[site] + sum_C if site in sums else sum_C
     return {site: (sum_C / token_NT.size).float() for site, sum_C in sums.items()}
 
 
-def traces(model: LanguageModel, token_NT: np.ndarray) -> Iterator[Trace]:
+def traces(model: Ablatable, token_NT: np.ndarray, sites: Collection[Any]) -> Iterator[Traced]:
     """Trace all datums, ``DATUMS_AT_ONCE`` at a time."""
     for start in range(0, len(token_NT), DATUMS_AT_ONCE):
-        yield trace(model, token_NT[start : start + DATUMS_AT_ONCE])
+        yield trace(model, token_NT[start : start + DATUMS_AT_ONCE], sites)

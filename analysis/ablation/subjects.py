@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from analysis.run.names import nearest
-from capture.errors import ConfigError, UnitError
+from capture.errors import ConfigError
 from capture.models.transformer import LanguageModel, Layer
 
 Level = Literal["neuron", "row", "head"]
@@ -94,30 +93,6 @@ def units_of(model: LanguageModel, level: Level) -> dict[str, int]:
     ends = [name for name in ENDS if model.config.hidden or name not in MLP]
     names = [f"layers.{layer}.{name}" for layer in layers for name in ends]
     return {name: model.get_parameter(name).shape[axis] for name in names}
-
-
-def all_subjects(model: LanguageModel, level: Level) -> list[Subject]:
-    """Return every head, or every neuron or row of the MLP units."""
-    units = units_of(model, level).items()
-    return [
-        Subject(unit, group, level)
-        for unit, number in units
-        if level == "head" or unit.endswith(MLP)
-        for group in range(number)
-    ]
-
-
-def require_subjects(model: LanguageModel, subjects: Iterable[Subject]) -> None:
-    """Raise ``UnitError`` for the first subject that the model does not have."""
-    units = {level: units_of(model, level) for level in LEVELS}
-    for subject in subjects:
-        known, nouns = units[subject.level], NOUNS[subject.level]
-        if subject.unit not in known:
-            hint = nearest(subject.unit, list(known))
-            raise UnitError(subject.unit, f"has no {nouns}", hint)
-        if not 0 <= subject.group < known[subject.unit]:
-            problem = f"does not exist: the unit's {nouns} are 0 to {known[subject.unit] - 1}"
-            raise UnitError(str(subject), problem)
 
 
 def parse_subjects(texts: Iterable[str], level: Level) -> list[Subject]:

@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from capture.parts.found_parts import LogitMap
 
 LOGIT_BYTES = 8 * 2**20
 """Size of the buffer of logits, which every pass reuses: allocating memory and missing the caches
@@ -20,16 +22,21 @@ The rounding error of a dot product of D float32 terms is at most D · 2^-24 · 
 margins involves four dot products. The other factor of two allows for h' itself, whose sums may be
 rounded in another order than in a naive forward pass.
 """
+IDENTITY = LogitMap()
 MAX_GUESS_ERROR = 50.0
 """Largest accepted error of a guess of log Σ exp, nats: within it exp neither overflows nor
 underflows in float32."""
 
 
 class Unembedding:
-    """The output layer of a language model, with a reused buffer of logits."""
+    """The output layer of a language model, with a reused buffer of logits.
 
-    def __init__(self, decoder: nn.Linear) -> None:
-        self.weight_VD, self.bias_V = decoder.weight, decoder.bias
+    ``logit_map`` is what the model does to the logits, a rising function: probabilities depend on
+    it, the most likely tokens do not.
+    """
+
+    def __init__(self, weight_VD: Tensor, bias_V: Tensor, logit_map: LogitMap = IDENTITY) -> None:
+        self.weight_VD, self.bias_V, self.logit_map = weight_VD, bias_V, logit_map
         self.rows_at_once = max(1, LOGIT_BYTES // (4 * len(self.weight_VD)))
         self.logit_MV = self.weight_VD.new_empty(self.rows_at_once, len(self.weight_VD))
         self.max_distance_V = torch.full_like(self.bias_V, math.nan)
@@ -71,7 +78,8 @@ class Unembedding:
         """
         targets, normalisers = [hidden_MD.new_empty(0)], [hidden_MD.new_empty(0)]
         start = 0
-        for logit_MV in self.logits(hidden_MD):
+        for linear_MV in self.logits(hidden_MD):
+            logit_MV = self.logit_map(linear_MV)
             some = slice(start, start := start + len(logit_MV))
             targets.append(logit_MV.gather(1, target_M[some, None])[:, 0])
             # log Σ exp(x) = c + log Σ exp(x − c) for any c; c only has to keep exp within range.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.ablation.ablatable import require_subjects
 from analysis.ablation.propagation import trace
 from analysis.ablation.replacement import DATUMS_AT_ONCE, ResamplingSources, Value
 from analysis.ablation.subjects import (
@@ -24,7 +25,6 @@ from analysis.ablation.subjects import (
     Subject,
     SubjectSite,
     entries_of,
-    require_subjects,
     site_of,
 )
 from analysis.influence.queries.material import QueryMaterial

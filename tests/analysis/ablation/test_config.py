@@ -8,11 +8,11 @@ import pytest
 from reference_ablation import full, random_model, some_subjects, write_attribution
 from tiny_run import copied, tiny_run
 
+from analysis.ablation.ablatable import all_subjects
 from analysis.ablation.ablate import ablate
 from analysis.ablation.config import AblationConfig, SplitText
 from analysis.ablation.subjects import (
     Subject,
-    all_subjects,
     entries_of,
     parse_subjects,
     site_of,

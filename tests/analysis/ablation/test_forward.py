@@ -127,7 +127,7 @@ def test_predictions_at_changed_hidden_states_are_exact(
         hidden_MD = torch.randn(50, 8, generator=generator)
         index_L = torch.randint(50, (70,), generator=generator)
         moved_LD = hidden_MD[index_L] + move * torch.randn(70, 8, generator=generator)
-        unembedding = Unembedding(decoder)
+        unembedding = Unembedding(decoder.weight, decoder.bias)
         before = Prediction.of(unembedding, hidden_MD)
         after_L, num_full = before.after(unembedding, index_L, moved_LD)
         wanted_L = decoder(moved_LD).argmax(1)
@@ -142,8 +142,11 @@ def test_top_tokens_have_the_highest_logits(monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
     decoder, hidden_MD = nn.Linear(8, 19).requires_grad_(False), torch.randn(50, 8)
     top = decoder(hidden_MD).topk(4, dim=1)
-    token_MK, behind_MK = Unembedding(decoder).top_tokens(hidden_MD, 4)
+    token_MK, behind_MK = Unembedding(decoder.weight, decoder.bias).top_tokens(hidden_MD, 4)
     assert torch.equal(token_MK, top.indices)
     torch.testing.assert_close(behind_MK, top.values[:, :1] - top.values)
     among_MK = top.indices[:, 1:].sort(1).values
-    assert torch.equal(Unembedding(decoder).predict_one_of(among_MK, hidden_MD), top.indices[:, 1])
+    assert torch.equal(
+        Unembedding(decoder.weight, decoder.bias).predict_one_of(among_MK, hidden_MD),
+        top.indices[:, 1],
+    )

@@ -167,7 +167,9 @@ def test_a_wrong_guess_changes_no_probability(off: float) -> None:
     target_M = torch.randint(19, (50,))
     wanted_MV = decoder(hidden_MD).double().log_softmax(1)
     normaliser_M = decoder(hidden_MD).logsumexp(1)
-    found = Unembedding(decoder).log_probability(hidden_MD, target_M, normaliser_M + off)
+    found = Unembedding(decoder.weight, decoder.bias).log_probability(
+        hidden_MD, target_M, normaliser_M + off
+    )
     wanted_M = wanted_MV.gather(1, target_M[:, None])[:, 0].float()
     torch.testing.assert_close(found[0], wanted_M, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found[1], normaliser_M, atol=2e-5, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""Subjects and forward passes of any model with known parts (``capture.parts``)."""
