@@ -1,5 +1,6 @@
 """Settings of a trajectory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +13,12 @@ SplitChoice = Literal["", "train", "validation", "test"]
 class TrajectoryConfig:
     """Which metrics to measure, at which checkpoints, on how much text."""
 
-    metrics: tuple[str, ...] = ()
-    """Names of metrics, or ``module:function`` of your own; empty: all that the model can give."""
-    steps: str = "log"
+    metrics: Sequence[str] = ()
+    """Names of metrics, or ``module:function`` of your own; empty: all that the model can give. One
+    may stand without a list."""
+    steps: str | Sequence[int] = "log"
     """log: the run's own checkpoints, log-spaced; all: all of them; or a list such as 0,10,20:100:5
-    (first, end, spacing), whose steps without a checkpoint are replayed."""
+    (first, end, spacing) or (0, 10), whose steps without a checkpoint are replayed."""
     checkpoints: int = 12
     """Number of checkpoints to choose if ``steps`` is log."""
     split: SplitChoice = ""
@@ -33,6 +35,10 @@ class TrajectoryConfig:
     """Other examples of the concept in front of each prompt."""
 
     def __post_init__(self) -> None:
+        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        object.__setattr__(self, "metrics", metrics)
+        if not isinstance(self.steps, str):
+            object.__setattr__(self, "steps", ",".join(str(step) for step in self.steps))
         at_least("--checkpoints", self.checkpoints, 2)
         at_least("--datums", self.datums, 2)
         at_least("--seed", self.seed, 0)

@@ -42,7 +42,11 @@ def measure(
     that the model or the text cannot give.
     """
     steps = choose_steps(
-        config.steps, source.available, config.checkpoints, source.where, replays=source.replays
+        str(config.steps),
+        source.available,
+        config.checkpoints,
+        source.where,
+        replays=source.replays,
     )
     frames: list[pd.DataFrame] = []
     chosen: Chosen | None = None

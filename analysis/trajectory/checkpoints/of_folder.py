@@ -67,10 +67,11 @@ def checkpoints_at(place: str) -> StoredCheckpoints:
 
 
 def checkpoints_in(folder: Path) -> StoredCheckpoints:
-    """Return the checkpoints of a folder."""
+    """Return the checkpoints of a folder; raises ``ConfigError`` for a damaged one."""
     inside = [part for part in sorted(folder.iterdir()) if STEP.search(part.stem)]
     folders = [part.name for part in inside if (part / "config.json").is_file()]
     if folders:
+        require_whole(folder, folders, inside)
         names = by_step(str(folder), folders)
         last = str(folder / names[max(names)])
         tokenizer = str(folder) if (folder / "tokenizer.json").is_file() else last
@@ -89,6 +90,15 @@ def checkpoints_in(folder: Path) -> StoredCheckpoints:
         lambda name: model_with_weights(str(folder), folder / name),
         str(folder),
     )
+
+
+def require_whole(folder: Path, found: Sequence[str], inside: Sequence[Path]) -> None:
+    """Raise ``ConfigError`` for a folder that is named like the checkpoints but is none."""
+    kinds = {STEP.sub("", name) for name in found}
+    for part in inside:
+        if part.is_dir() and part.name not in found and STEP.sub("", part.name) in kinds:
+            problem = f"{part.name} has no config.json, as the other checkpoints have"
+            raise ConfigError(str(folder), problem, "Restore it, or move the folder away")
 
 
 def by_step(where: str, names: Sequence[str]) -> dict[int, str]:

@@ -5,7 +5,7 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,7 +36,7 @@ def choose(wanted: Sequence[str], model: Observed, text: Text) -> Chosen:
     own = [own_metric(name) for name in wanted if ":" in name]
     has = available(model, text)
     lacking = {
-        name: f"needs {', '.join(sorted(metric.needs - has))}"
+        name: f"needs {', '.join(described(metric.needs - has))}"
         for metric in CATALOGUE
         if metric.needs - has
         for name in metric.names
@@ -74,6 +74,12 @@ def available(model: Observed, text: Text) -> frozenset[Need]:
     if text.window >= 20:
         found.add("windows of 20 tokens")
     return frozenset(found)
+
+
+def described(needs: Set[Need]) -> list[str]:
+    """Return what metrics need as phrases for a message, sorted."""
+    more: dict[Need, str] = {"modular addition": f" with a modulus of at least {LEAST_MODULUS}"}
+    return sorted(need + more.get(need, "") for need in needs)
 
 
 def require_known(name: str, known: Sequence[str]) -> None:

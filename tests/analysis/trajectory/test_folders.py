@@ -149,6 +149,20 @@ def test_folders_that_hold_no_trajectory_say_why(tmp_path: Path) -> None:
         checkpoints_at("someone/model")
 
 
+def test_a_damaged_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "checkpoint-0", tmp_path / "checkpoint-0")
+    shutil.copytree(folder / "checkpoint-5", tmp_path / "checkpoint-5")
+    (tmp_path / "events-7").mkdir()  # of another kind
+    assert checkpoints_at(str(tmp_path)).available == [0, 5]
+    (tmp_path / "checkpoint-5" / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"checkpoint-5 has no config\.json, as the other"):
+        checkpoints_at(str(tmp_path))
+    shutil.copy(tmp_path / "checkpoint-0" / "config.json", tmp_path / "checkpoint-5")
+    (tmp_path / "checkpoint-5" / "model.safetensors").unlink()
+    with pytest.raises(CaptureError, match="checkpoint-5"):
+        trajectory_of_checkpoints(FileTexts(place=str(tmp_path)), TrajectoryConfig())
+
+
 def test_weights_of_another_model_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "checkpoint-0" / "config.json", tmp_path)
     for step in (1, 2):

@@ -100,6 +100,15 @@ def test_a_model_knows_the_two_before_it_and_no_more(run: Run) -> None:
     assert models[1].before is None
 
 
+def test_one_metric_and_a_list_of_steps_are_taken_as_python_has_them(run: Run) -> None:
+    config = TrajectoryConfig(metrics="loss", steps=(0, 10))
+    assert config == TrajectoryConfig(metrics=("loss",), steps="0,10")
+    assert config == TrajectoryConfig(metrics=["loss"], steps=[0, 10])
+    assert trajectory_of_run(run, config).checkpoints["step"].tolist() == [0, 10]
+    with pytest.raises(ConfigError, match=r"--steps: got '0,x'. For example: log, all"):
+        trajectory_of_run(run, TrajectoryConfig(steps=(0, "x")))  # pyright: ignore
+
+
 # --- metrics of the user's own, and bad input -----------------------------------------------------
 
 OWN = '''
@@ -137,6 +146,7 @@ def test_a_metric_of_the_users_own(run: Run, tmp_path: Path, monkeypatch) -> Non
     [
         (("los",), "got 'los', which is no metric. Did you mean loss"),
         (("in_context",), "needs windows of 20 tokens, .* It can give: loss, "),
+        (("sum_waves",), "needs modular addition with a modulus of at least 21, which"),
         (("nowhere:f",), "cannot be loaded"),
         (("math:pi",), "is no function but float"),
     ],
