@@ -19,6 +19,7 @@ from capture.custom_loop.causes import DROPPED, require_resumed, require_unchang
 from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.split_guard import SplitGuard
 from capture.custom_loop.checks.unchecked import NUMBERED, Unchecked
+from capture.custom_loop.continued import first_position
 from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
@@ -88,7 +89,7 @@ class Recording:
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
         self._guard = SplitGuard(model, units, self._tape, self._unchecked, seed=config.run.seed)
-        self._position = StepPosition(last.end_step, 0, 0)
+        self._position = first_position(recorder.store, last)
         """Position of the next step."""
         self._next_datum = 0 if tables else next_unused_datum(recorder, last)
         self._inputs: tuple[StepInputs, StepDatums] | None = None
@@ -133,6 +134,21 @@ class Recording:
         row = {"step": self._position.step, "epoch": self.epoch, "split": split}
         row |= {"loss": float(loss), "perplexity": perplexity(float(loss)), "tokens": tokens}
         self._recorder.add_evaluation(row)
+
+    def end_segment(self) -> None:
+        """End the open segment with the last step; evaluations until the next step belong to it."""
+        if self._full_segment is None and self._recorder.open.steps:
+            self._full_segment = self._snapshot()
+
+    def commit(self) -> None:
+        """Store the steps taken so far, as a segment, and wait until they are stored.
+
+        Call it when your loop saves a checkpoint of its own, so that a run can continue from it.
+        """
+        self.end_segment()
+        if self._full_segment is not None:
+            self._commit(self._full_segment)
+        self._recorder.flush()
 
     def checkpoint(self) -> dict[str, Tensor]:
         """Return the checkpoint from which this recording starts: of the last committed step.
