@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capture.custom_loop.forward_passes import LEAVE_OUT
-from capture.custom_loop.units import ONE_PROCESS, num_processes
+from capture.custom_loop.ranks.wrappers import ONE_LOOP, num_processes
 from capture.errors import RunError, UnitError
 from capture.gradients.layout import Layout
 
@@ -81,9 +81,12 @@ def require_resumed(
             raise RunError(uri, problem, remedy)
 
 
-def unexplained_change(error: float, allowed: float) -> tuple[str, str]:
-    """Return problem and remedy for shifts that do not add up to the change of the weights."""
+def unexplained_change(error: float, allowed: float, num_ranks: int) -> tuple[str, str]:
+    """Return problem and remedy for shifts that do not add up to the change of the weights.
+
+    ``num_ranks``: how many processes are recorded together.
+    """
     problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
-    if (size := num_processes()) > 1:
-        return f"{problem}, as if gradients were averaged over {size} processes", ONE_PROCESS
+    if (size := num_processes()) > num_ranks:
+        return f"{problem}, as if gradients were averaged over {size} processes", ONE_LOOP
     return problem, ONLY_MULTIPLY

@@ -10,7 +10,9 @@ While the ``with`` block of ``record`` is active,
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -18,12 +20,15 @@ from capture.config.records import FactorConfig
 from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
+from capture.custom_loop.ranks.beginning import BEGIN, begin_run, ranks_and_datums
+from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
+from capture.custom_loop.ranks.recorded_loop import RecordedLoop
+from capture.custom_loop.ranks.wrappers import data_parallel, ranks_of
 from capture.custom_loop.recording import Recording
 from capture.custom_loop.units import (
     custom_loop_units,
     plain_model,
     plain_optimizer,
-    require_one_process,
     without_compilation,
 )
 from capture.custom_loop.update import (
@@ -34,7 +39,6 @@ from capture.custom_loop.update import (
 )
 from capture.device import packing_threads
 from capture.errors import ConfigError
-from capture.format import checkpoint
 from capture.format.chain import read_segments, require_start
 from capture.format.run_yaml import MAX_BYTES, describe_run
 from capture.gradients.layout import Layout
@@ -42,10 +46,9 @@ from capture.models.huggingface import stored_transposed
 from capture.optim.config import TrainingConfig
 from capture.shifts.outliers import OutlierConfig
 from capture.shifts.tallies import TallyConfig
-from capture.store import DEFAULT, Store, lease
+from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
 from capture.training.recorder import Recorder
-from capture.training.run_start import begins_new_run, check_tables, clear_run, put_start
 
 
 @contextmanager
@@ -83,7 +86,9 @@ def record(
 
     Args:
         model: any module with float32 parameters; autocast may compute in bfloat16. A compiled
-            model runs uncompiled while it is recorded, and its parameters have their own names.
+            model runs uncompiled while it is recorded, and its parameters have their own names. In
+            a ``DistributedDataParallel`` over several processes, all of them call ``record`` alike,
+            each with its own datums, and make one record.
         optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups, also in a
             wrapper that keeps it as ``optimizer`` (accelerate, Lightning). ``amsgrad``,
             ``maximize``, ``dampening`` and ``differentiable`` are not supported.
@@ -131,50 +136,76 @@ def record(
         >>> len(ontogeny.open_run("runs/mine").shifts(unit="weight"))  # 8 datums, 4 weights
         32
     """
-    require_one_process(model)
-    model, optimizer = plain_model(model), plain_optimizer(optimizer)
-    chosen = custom_loop_units(model, optimizer, units)
-    tables = datum_tables(datums, vocabulary)
-    capture = CaptureConfig(
-        units=list(chosen),
-        outliers=outliers or OutlierConfig(k=min(1000, Layout.of(chosen).size)),
-        factors=factors or FactorConfig(),
-        segment_steps=segment_steps,
-        audit_tolerance=audit_tolerance,
-        tally=TallyConfig(enabled=False),
-    )
-    window = tokens_per_datum(tables) or 1
-    config = custom_loop_config(optimizer, chosen, run, store, capture, window=window)
-    layout = Layout.of(chosen, stored_transposed(model))
-    description = custom_loop_description(config, chosen, layout, optimizer)
-    target = Store(run, store)
-    # Check before taking the lease, so that a refused run stays untouched; then again under it.
-    lease.stale_lease(target)
-    begins_new_run(target, config, resume=resume, overwrite=overwrite)
     with ExitStack() as stack:
-        held = stack.enter_context(lease.hold_lease(target, lambda event: None))
-        if begins_new_run(target, config, resume=resume, overwrite=overwrite):
-            clear_run(target)
-            weights = checkpoint.snapshot(model)
-            put_start(target, description, weights, tables, held.require)
-        else:
-            check_tables(target, tables)
+        ranks = stack.enter_context(ranks_of(model, store.patience_seconds))
+        wrapper = data_parallel(model) if ranks.size > 1 else None
+        model, optimizer = plain_model(model), plain_optimizer(optimizer)
+
+        def prepare() -> Prepared:
+            chosen = custom_loop_units(model, optimizer, units)
+            tables = datum_tables(datums, vocabulary)
+            capture = CaptureConfig(
+                units=list(chosen),
+                outliers=outliers or OutlierConfig(k=min(1000, Layout.of(chosen).size)),
+                factors=factors or FactorConfig(),
+                segment_steps=segment_steps,
+                audit_tolerance=audit_tolerance,
+                tally=TallyConfig(enabled=False),
+            )
+            window = tokens_per_datum(tables) or 1
+            config = custom_loop_config(optimizer, chosen, run, store, capture, window=window)
+            layout = Layout.of(chosen, stored_transposed(model))
+            description = custom_loop_description(config, chosen, layout, optimizer)
+            return Prepared(chosen, tables, config, layout, description)
+
+        own = ranks.attempt(prepare)
+        ranks.agree(BEGIN)
+        assert own is not None
+        target = Store(run, store)
+        may_commit = begin_run(
+            stack,
+            ranks,
+            target,
+            own.config,
+            own.description,
+            model,
+            own.tables,
+            resume=resume,
+            overwrite=overwrite,
+        )
         done = read_segments(target)
-        threads = packing_threads(next(iter(chosen.values())).device)
         recorder = stack.enter_context(
             Recorder(
                 target,
-                layout,
+                own.layout,
                 done,
-                packing_threads=threads,
-                segment_steps=config.capture.segment_steps,
-                may_commit=held.require,
+                group=ranks.group,
+                packing_threads=packing_threads(next(iter(own.units.values())).device),
+                segment_steps=own.config.capture.segment_steps,
+                may_commit=may_commit,
             )
         )
         last = done[-1] if done else require_start(target)
+        settings = own.config.training.optimizer
+        checkpoints = LoopCheckpoints(target, model, optimizer, settings, last)
+        loop = RecordedLoop(ranks, checkpoints, wrapper, ranks_and_datums(target, last))
         stack.enter_context(without_compilation())
-        with Recording(recorder, config, model, optimizer, chosen, tables, last) as recording:
+        with Recording(
+            recorder, own.config, model, optimizer, own.units, own.tables, loop
+        ) as recording:
             yield recording
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a run before it begins."""
+
+    units: dict[str, nn.Parameter]
+    tables: dict[str, pa.Table]
+    config: Config
+    layout: Layout
+    description: bytes
+    """Text of ``run.yaml``."""
 
 
 def custom_loop_config(

@@ -18,14 +18,14 @@ from capture.config.settings import Config
 from capture.custom_loop.causes import DROPPED, require_resumed, require_unchanged
 from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.split_guard import SplitGuard
-from capture.custom_loop.checks.unchecked import NUMBERED, Unchecked
+from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.continued import first_position
-from capture.custom_loop.datums import as_ids, next_unused_datum, tokens_per_datum
+from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
 from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
-from capture.custom_loop.ranks.step_datums import Claims, StepDatums, claims_of, step_datums
+from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums, claims_of
 from capture.custom_loop.steps import (
     FoundShifts,
     LastWeights,
@@ -39,11 +39,8 @@ from capture.custom_loop.steps import (
 from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
-from capture.errors import ConfigError, RunError
-from capture.format import checkpoint
-from capture.format.markers import Marker
+from capture.errors import RunError
 from capture.gradients.layout import Layout
-from capture.optim import step_counts
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
@@ -53,7 +50,8 @@ class Recording:
 
     Attributes:
         epoch: the epoch stored with steps and evaluations, from 0. Set it in your loop.
-        model: the model that was given, without the wrapper of ``torch.compile``.
+        model: the model that was given, without wrappers (``torch.compile``,
+            ``DistributedDataParallel``).
         optimizer: the optimizer that was given, without wrappers.
         units: the captured parameters by name.
     """
@@ -66,32 +64,28 @@ class Recording:
         optimizer: torch.optim.Optimizer,
         units: dict[str, nn.Parameter],
         tables: Mapping[str, pa.Table],
-        last: Marker,
         loop: RecordedLoop,
     ) -> None:
-        """``tables``: of the corpus; ``last``: marker of the last committed segment, or the start.
-
-        Users do not call this: see ``record``.
-        """
+        """``tables``: of the corpus. Users do not call this: see ``record``."""
         self.epoch = 0
         self.model = model
         self.optimizer = optimizer
         self.units = units
         self._recorder = recorder
         self._config = config
-        self._last = last
+        self._last = last = loop.checkpoints.last
         self._loop = loop
         self._ranks = loop.ranks
+        self._checkpoints = loop.checkpoints
         self._layout = Layout.of(units)
         self._window = tokens_per_datum(tables)
-        self._num_datums = tables["corpus/datums.parquet"].num_rows if tables else None
         self._tape = LoopTape(units, model, self._window)
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
+        self._datums = KnownDatums.of_run(tables, recorder, last, self._unchecked)
         self._guard = SplitGuard(model, units, self._tape, self._unchecked, seed=config.run.seed)
         self._position = first_position(recorder.store, last)
         """Position of the next step."""
-        self._next_datum = 0 if tables else next_unused_datum(recorder, last)
         self._inputs: tuple[StepInputs, StepDatums] | None = None
         """Inputs and datums of the step that the optimizer is taking."""
         self._weights = LastWeights(last.end_step)
@@ -118,7 +112,7 @@ class Recording:
 
         def set_datums() -> None:
             id_N = as_ids(ids)
-            self._require_known(id_N)
+            self._datums.require(id_N)
             self._tape.set_datums(id_N)
 
         self._attempt_unseen(set_datums)
@@ -157,7 +151,7 @@ class Recording:
             Parameters and buffers by name, and the optimizer's state as
             ``optimizer/STATE/PARAMETER``, on the CPU.
         """
-        return checkpoint.read_checkpoint(self._recorder.store, self._last.end_step, self._last)
+        return self._checkpoints.read()
 
     def restore(self) -> None:
         """Load ``checkpoint()`` into model and optimizer; call it first when you resume a run.
@@ -167,17 +161,7 @@ class Recording:
         Raises:
             ShardError: if the checkpoint is damaged or does not fit the model.
         """
-        where = f"{self._recorder.store.uri}/{checkpoint.key_of(self._last.end_step)}"
-        weights, state = checkpoint.split_checkpoint(self.checkpoint())
-        checkpoint.restore(self.model, weights, where)
-        step_counts.restore(
-            self.optimizer,
-            self.model,
-            state,
-            config=self._config.training.optimizer,
-            step=self._last.end_step,
-            where=where,
-        )
+        self._checkpoints.restore()
 
     # --- hooks ----------------------------------------------------------------------------------
 
@@ -198,8 +182,7 @@ class Recording:
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         self._active.close()
-        if self._full_segment is not None:
-            self._commit(self._full_segment)
+        self._ranks.attempt(self._commit_full_segment)
         error = error or self._error
         if error is not None:
             self._ranks.leave(error)
@@ -230,7 +213,7 @@ class Recording:
         self._tape.begin_forward(inputs)
 
     def _attempt_unseen(self, work: Callable[[], None]) -> None:
-        """Do what precedes a forward pass; after an error that all ranks will raise, see nothing."""
+        """Do what precedes a forward pass; see nothing after an error, until all ranks raise."""
         self._ranks.attempt(work)
         if self._ranks.error is not None:
             self._tape.paused = True
@@ -250,18 +233,21 @@ class Recording:
             reason = self._error or "the step before did not end"
             problem = f"recording ended before {self._position.where} ({reason})"
             raise RunError(self._recorder.store.uri, problem, DROPPED)
-        if self._full_segment is not None:
-            self._commit(self._full_segment)
+        self._ranks.attempt(self._commit_full_segment)
         if self.epoch != self._position.epoch:
             self._position = StepPosition(self._position.step, self.epoch, 0)
         where = self._position.where
         with self._ends_on_error(), self._tape.pausing():
             read = self._ranks.attempt(lambda: self._read_step(optimizer))
             found = self._ranks.agree(where, read.values if read else None)
-            if read is None or all_skip(found, where):
+            if all_skip(found, where):
                 return
+            assert read is not None
             inputs = join_ranks(read.inputs, found, self._ranks, self._position)
-            self._inputs = inputs, self._step_datums([own["claims"] for own in found])
+            datums = self._datums.of_step([own["claims"] for own in found], self._ranks.rank, where)
+            if self._position.step == self._last.end_step:
+                self._loop.require_same_batch(len(datums.all_N), where)
+            self._inputs = inputs, datums
 
     def _read_step(self, optimizer: torch.optim.Optimizer) -> ReadStep | None:
         """Return what this rank sees of a step; None if the optimizer skips it."""
@@ -287,16 +273,20 @@ class Recording:
             found = ranks.attempt(lambda: self._find_shifts(inputs, len(datums.own_N)))
             total_P = found.total_P if found else torch.zeros_like(inputs.before_P)
             ranks.agree_on_success(where, total_P)
-            if found is not None:
-                ranks.attempt(lambda: self._record_step(inputs, found, datums))
+            assert found is not None
+            tensors = ranks.attempt(lambda: self._record_step(inputs, found, datums))
             ranks.agree(where)
+            self._full_segment = tensors
 
     def _find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
         if self._buffer is None:
             self._buffer = ShiftBuffer(self._layout, num_datums, inputs.before_P.device)
         return find_shifts(inputs, self._config.capture, self._buffer)
 
-    def _record_step(self, inputs: StepInputs, found: FoundShifts, datums: StepDatums) -> None:
+    def _record_step(
+        self, inputs: StepInputs, found: FoundShifts, datums: StepDatums
+    ) -> dict[str, Tensor] | None:
+        """Audit and record a step; return the checkpoint if the step completes a segment."""
         capture, position = self._config.capture, self._position
         observed, after_P = after_step(
             inputs, found, datums, position, capture, self._layout, self._ranks.group
@@ -307,8 +297,7 @@ class Recording:
         self._recorder.add_step(replace(observed, outliers=outliers), datums.all_N)
         self._recorder.check()
         self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
-        if self._position.step % capture.segment_steps == 0:
-            self._full_segment = self._snapshot()
+        return self._snapshot() if self._position.step % capture.segment_steps == 0 else None
 
     @contextmanager
     def _ends_on_error(self) -> Iterator[None]:
@@ -319,37 +308,16 @@ class Recording:
             self._error = error
             raise
 
-    # --- datums and segments --------------------------------------------------------------------
-
-    def _step_datums(self, claims: Sequence[Claims]) -> StepDatums:
-        """Return the datums of a step from what the ranks claim, by rank."""
-        rank, where = self._ranks.rank, self._position.where
-        found = step_datums(claims, rank, self._next_datum, where)
-        if found.num_numbered:
-            self._next_datum += found.num_numbered
-            self._require_known(found.all_N)
-            if rank == 0:
-                self._unchecked.add(NUMBERED, found.num_numbered)
-        if self._position.step == self._last.end_step:
-            self._loop.require_same_batch(len(found.all_N), where)
-        return found
-
-    def _require_known(self, datum_N: np.ndarray) -> None:
-        """Raise ``ConfigError`` for a datum that the run does not have."""
-        least, most = int(datum_N.min()), int(datum_N.max())
-        end = 2**31 if self._num_datums is None else self._num_datums
-        if not 0 <= least <= most < end:
-            problem = f"got {least} to {most}, the run's datums are 0 to {end - 1}"
-            remedy = "Call recorder.datums(ids) before each forward pass"
-            raise ConfigError("recorder.datums", problem, remedy)
+    # --- segments -------------------------------------------------------------------------------
 
     def _snapshot(self) -> dict[str, Tensor]:
         weights_P, step = self._layout.flatten(self.units), self._position.step
         require_unchanged(self._layout, self._weights.after_P, weights_P, step)
-        if self._ranks.rank:
-            return {}  # rank 0 stores the checkpoint
-        state = step_counts.snapshot(self.optimizer, self.model, step)
-        return checkpoint.snapshot(self.model, state)
+        return self._checkpoints.snapshot(step, self._ranks.rank)
+
+    def _commit_full_segment(self) -> None:
+        if self._full_segment is not None:
+            self._commit(self._full_segment)
 
     def _commit(self, tensors: dict[str, Tensor]) -> None:
         self._full_segment = None

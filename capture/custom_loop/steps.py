@@ -1,7 +1,8 @@
 """Observe one step of a custom training loop, around the call of the user's optimizer.
 
 ``before_step`` reads the gradients that the optimizer is given, their factors and the weights.
-``after_step`` compares the shifts with the change of the weights and returns what is recorded.
+``find_shifts`` computes the shifts after it. ``after_step`` compares them with the change of
+the weights and returns what is recorded.
 
 Shapes: N datum of the step, by slot; P all captured parameters.
 """
@@ -24,6 +25,8 @@ from capture.custom_loop.causes import (
     unexplained_change,
 )
 from capture.custom_loop.forward_passes import ForwardPass, StepPasses, join_passes
+from capture.custom_loop.multiplier import within_rounding
+from capture.custom_loop.ranks.step_datums import StepDatums
 from capture.custom_loop.update import (
     ExpectedUpdate,
     given_gradient,
@@ -31,7 +34,7 @@ from capture.custom_loop.update import (
     scale_of_fused_optimizer,
     total_gradient_norm,
 )
-from capture.engine.audit import discrepancies
+from capture.engine.audit import bfloat16_allowance, discrepancies
 from capture.engine.observer import Observation
 from capture.engine.step import Step
 from capture.errors import AuditError, RunError, UnitError
@@ -41,7 +44,8 @@ from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
 from capture.gradients.memo import Memo
 from capture.optim.config import TrainingConfig
-from capture.shifts.outliers import Outliers, find_outliers
+from capture.process_group import SINGLE_PROCESS, Group
+from capture.shifts.outliers import Outliers, find_outliers, keep_of_worker
 from capture.shifts.shift_buffer import ShiftBuffer
 
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -87,6 +91,10 @@ class StepInputs:
     loss: float
     training: TrainingConfig
     """Settings that tell the audit how sums were rounded; the other fields are not used."""
+    used: frozenset[str]
+    """Units that a backward pass of this rank has reached."""
+    product: float
+    """⟨ĝ, S⟩ of the given gradient ĝ and the sum S of the gradients of this rank's datums."""
 
 
 def before_step(
@@ -95,8 +103,12 @@ def before_step(
     taken: StepPasses,
     position: StepPosition,
     last: LastWeights,
+    num_ranks: int = 1,
 ) -> StepInputs:
     """Read gradients, factors and weights before the optimizer updates them.
+
+    With several ranks, whose gradients were averaged, loss and factors are those of this rank, the
+    factors with its share in that average; ``ranks.joint_step`` joins what the ranks read.
 
     Raises ``RunError`` if there was no backward pass or gradients were not set to zero,
     ``UnitError`` for a unit whose gradient or weights have another source than this step and the
@@ -106,7 +118,8 @@ def before_step(
     layout, before_P = Layout.of(units), Layout.of(units).flatten(units)
     require_zeroed(step, last.first_step, has_old_gradients=taken.has_old_gradients)
     used = {name for each in passes for use in each.uses.values() for name in use.roles}
-    require_seen(units, used, step)
+    if num_ranks == 1:
+        require_seen(units, used, step)
     if not passes:
         problem = "no backward pass has reached a unit since the last optimizer step"
         raise RunError(position.where, problem, f"Call loss.backward() before it. {DROPPED}")
@@ -114,9 +127,15 @@ def before_step(
     require_unchanged(layout, last.after_P, before_P, step)
     pending_scale = scale_of_fused_optimizer(optimizer)
     loss_scale = taken.loss_scale * pending_scale
-    factors = unscaled(join_passes(passes, units, position.where), loss_scale)
+    factors = unscaled(join_passes(passes, units, position.where), loss_scale * num_ranks)
     grads = {name: given_gradient(unit, pending_scale) for name, unit in units.items()}
-    clip = gradient_multiplier(layout.flatten(grads), sum_shifts(factors, layout, 1.0))
+    given_P, summed_P = layout.flatten(grads), sum_shifts(factors, layout, 1.0)
+    training = rounding_settings(passes)
+    clip = gradient_multiplier(given_P, summed_P) if num_ranks == 1 else 1.0
+    if training.precision != "float32" and num_ranks == 1:
+        one = SINGLE_PROCESS
+        rounding = bfloat16_allowance(summed_P, factors, 1.0, layout, training.accumulate, one)
+        clip = within_rounding(clip, given_P, summed_P, rounding)
     norm = total_gradient_norm(optimizer) / pending_scale
     if not math.isfinite(clip + norm):
         raise divergence_error(position)
@@ -128,7 +147,9 @@ def before_step(
         clip=clip,
         gradient_norm=norm / abs(clip) if clip else 0.0,
         loss=total_loss(passes) / loss_scale,
-        training=rounding_settings(passes),
+        training=training,
+        used=frozenset(used),
+        product=float(given_P.double() @ summed_P.double()) if num_ranks > 1 else 0.0,
     )
 
 
@@ -167,26 +188,24 @@ def rounding_settings(passes: Sequence[ForwardPass]) -> TrainingConfig:
     )
 
 
-def after_step(
-    before: StepInputs,
-    datum_N: np.ndarray,
-    position: StepPosition,
-    capture: CaptureConfig,
-    buffer: ShiftBuffer,
-) -> tuple[Observation, Tensor]:
-    """Return what is recorded of a step, and the weights after it, [P].
+@dataclass(frozen=True)
+class FoundShifts:
+    """The shifts of this rank's datums, after the optimizer has updated the weights."""
 
-    ``datum_N`` holds the datum of each slot.
+    step: Step
+    outliers: Outliers
+    total_P: Tensor
+    """Sum of the shifts over this rank's datums."""
 
-    Raises ``AuditError`` if the shifts and the carry do not add up to the change of the weights.
-    """
-    expected, layout = before.expected, buffer.layout
-    parts = expected.split(before.clip)
+
+def find_shifts(before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer) -> FoundShifts:
+    """Return the shifts of a step; call this after the optimizer has updated its state."""
+    parts = before.expected.split(before.clip)
     step = Step(
         before.loss,
         before.gradient_norm,
         before.clip,
-        expected.learning_rate,
+        before.expected.learning_rate,
         before.factors,
         None,
         parts.scale,
@@ -194,28 +213,45 @@ def after_step(
         parts.carry,
         before.grads,
     )
-    outliers, total_P = find_outliers(
-        buffer, step.factors, step.scale, capture.outliers, step.preconditioner
-    )
-    training = replace(before.training, optimizer=expected.most_rounding)
-    after_P = layout.flatten(expected.units)
-    found = discrepancies(step, layout, total_P, before.before_P, after_P, training)
-    if not all(each.unexplained <= capture.audit_tolerance for each in found):
-        raise audit_failure(
-            position, max(each.error for each in found), after_P, capture.audit_tolerance
-        )
+    config, preconditioner = capture.outliers, step.preconditioner
+    outliers, total_P = find_outliers(buffer, step.factors, step.scale, config, preconditioner)
+    return FoundShifts(step, outliers, total_P)
+
+
+def after_step(
+    before: StepInputs,
+    found: FoundShifts,
+    datums: StepDatums,
+    position: StepPosition,
+    capture: CaptureConfig,
+    layout: Layout,
+    group: Group = SINGLE_PROCESS,
+) -> tuple[Observation, Tensor]:
+    """Return what is recorded of a step, and the weights after it, [P].
+
+    ``found.total_P`` must be the sum over all ranks of ``group``. Raises ``AuditError`` if the
+    shifts and the carry do not add up to the change of the weights.
+    """
+    step, first_slot = found.step, datums.own.start
+    training = replace(before.training, optimizer=before.expected.most_rounding)
+    after_P = layout.flatten(before.expected.units)
+    outliers = keep_of_worker(found.outliers, capture.outliers, group, first_slot)
+    errors = discrepancies(step, layout, found.total_P, before.before_P, after_P, training, group)
+    largest = max(each.error for each in errors)
+    if not all(each.unexplained <= capture.audit_tolerance for each in errors):
+        raise audit_failure(position, largest, after_P, capture.audit_tolerance, group.size)
     factors = None
     if "factors" in capture.kinds:
         factors = rows_of_step(
             position.step,
-            datum_N,
+            datums.own_N,
             step.factors,
             step.scale,
             capture.factors.precision,
+            first_slot=first_slot,
             preconditioned=step.preconditioner is not None,
         )
-    row = row_of(position, step, max(each.error for each in found), datum_N)
-    return Observation(row, outliers, factors), after_P
+    return Observation(row_of(position, step, largest, datums.all_N), outliers, factors), after_P
 
 
 def row_of(
@@ -255,11 +291,11 @@ def check_positions(outliers: Outliers, window: int | None, position: StepPositi
 
 
 def audit_failure(
-    position: StepPosition, error: float, after_P: Tensor, allowed: float
+    position: StepPosition, error: float, after_P: Tensor, allowed: float, num_ranks: int
 ) -> AuditError:
     if not math.isfinite(after_P.norm()):
         return divergence_error(position)
-    return AuditError(position.where, *unexplained_change(error, allowed))
+    return AuditError(position.where, *unexplained_change(error, allowed, num_ranks))
 
 
 def divergence_error(position: StepPosition) -> AuditError:

@@ -11,21 +11,24 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from capture.errors import ConfigError, RunError, UnitError
+from capture.custom_loop.ranks.wrappers import DDP, ONE_LOOP, num_processes
+from capture.errors import ConfigError, UnitError
 from capture.gradients.factors import choose_units, require_size
 
 EXCLUDES = "!"
 """First character of a pattern whose matches are left out."""
-ONE_PROCESS = (
-    "ontogeny.record records one process. To train in several, use ontogeny capture with a cluster"
-)
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """Return the model inside the wrapper of ``torch.compile``, with its own parameter names."""
-    while isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+    """Return the model inside wrappers, with its own parameter names.
+
+    The wrappers are those of ``torch.compile`` and of ``DistributedDataParallel``.
+    """
+    while True:
+        inner = model.module if isinstance(model, DDP) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
         model = inner
-    return model
 
 
 def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -36,21 +39,6 @@ def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     return optimizer
-
-
-def require_one_process(model: nn.Module) -> None:
-    """Raise ``RunError`` for a wrapper that averages gradients over several processes.
-
-    Each process would see the gradients of its own datums only, and apply the average of all.
-    """
-    wrappers = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
-    name, size = type(model).__name__, num_processes()
-    if isinstance(model, wrappers[:1]) and size > 1:
-        problem = f"is {name}, which averages gradients over {size} processes"
-        raise RunError("model", problem, ONE_PROCESS)
-    if isinstance(model, wrappers[1:]) and len(model.device_ids) > 1:
-        problem = f"is {name}, which splits the batch over {len(model.device_ids)} devices"
-        raise RunError("model", problem, "Record the model inside it, on one device")
 
 
 @contextmanager
@@ -64,12 +52,6 @@ def without_compilation() -> Iterator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-def num_processes() -> int:
-    """Return the size of torch's process group; 1 without one."""
-    group = torch.distributed
-    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
 
 
 def custom_loop_units(
@@ -114,7 +96,7 @@ def require_plain(name: str, parameter: nn.Parameter) -> None:
     """Raise ``UnitError`` unless the parameter is an ordinary float32 tensor."""
     if hasattr(parameter, "device_mesh"):  # a DTensor, as fully_shard and tensor parallelism make
         problem = f"is a DTensor, sharded over {num_processes()} processes"
-        raise UnitError(name, problem, ONE_PROCESS)
+        raise UnitError(name, problem, ONE_LOOP)
     if parameter.dtype != torch.float32:
         problem = f"is {str(parameter.dtype).removeprefix('torch.')}, must be float32"
         raise UnitError(name, problem, "Keep weights in float32 and compute under autocast")

@@ -1,23 +1,23 @@
-"""Training in several processes is refused with the cause, not with what the audit finds."""
+"""Training in several processes that cannot be recorded is refused with the cause."""
 
-import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from custom_loops import TOP, Small, loss_of, tokens, uri
+from separate_loops import train
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import spawn
 
-from capture.custom_loop import units
+from capture.custom_loop.ranks.wrappers import num_processes, require_plain_averages
 from capture.custom_loop.record import record
 from capture.errors import AuditError, RunError, UnitError
 
-ONE = "ontogeny.record records one process"
+ONE = "Pass the model in torch.nn.parallel.DistributedDataParallel over all processes"
 
 
 @pytest.fixture
@@ -32,16 +32,46 @@ def group(monkeypatch) -> Iterator[None]:
 
 
 def test_without_a_process_group_there_is_one_process():
-    assert units.num_processes() == 1
+    assert num_processes() == 1
 
 
-def test_a_model_that_averages_gradients_is_refused_at_the_start(tmp_path, group):
-    model = nn.parallel.DistributedDataParallel(Small())
+def test_a_wrapper_around_a_part_of_the_model_is_refused_at_the_start(tmp_path, group):
+    model = nn.Sequential(nn.parallel.DistributedDataParallel(Small()), nn.Identity())
     recording = record(model, torch.optim.SGD(model.parameters(), 0.1), run=uri(tmp_path))
-    wanted = "model: is DistributedDataParallel, which averages gradients over 2 processes"
+    wanted = r"model\.0: is DistributedDataParallel, but only a part of the model"
     with pytest.raises(RunError, match=f"{wanted}. {ONE}"):
         recording.__enter__()
     assert not Path(uri(tmp_path)).exists()
+
+
+def test_an_average_over_some_processes_is_refused_at_the_start(tmp_path, group):
+    model = nn.parallel.DistributedDataParallel(Small())  # over the one process that there is
+    recording = record(model, torch.optim.SGD(model.parameters(), 0.1), run=uri(tmp_path))
+    wanted = "model: is DistributedDataParallel over 1 of 2 processes"
+    with pytest.raises(RunError, match=f"{wanted}. {ONE}"):
+        recording.__enter__()
+    assert not Path(uri(tmp_path)).exists()
+
+
+def test_wrappers_that_split_the_parameters_are_refused_at_the_start(tmp_path):
+    for name, message in {
+        "FullyShardedDataParallel": r"\(FSDP1\), whose optimizer trains flattened parameters",
+        "DeepSpeedEngine": "whose optimizer trains partitions of the parameters. Use ontogeny cap",
+    }.items():
+        model = nn.Sequential(type(name, (Small,), {})())
+        recording = record(model, torch.optim.SGD(model.parameters(), 0.1), run=uri(tmp_path))
+        with pytest.raises(RunError, match=rf"^model\.0: is {name}.* {message}"):
+            recording.__enter__()
+
+
+def test_batch_normalization_over_all_ranks_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.SyncBatchNorm(2))
+    wrapper = SimpleNamespace(_comm_hooks=[], mixed_precision=None, module=model)
+    wanted = r"^model\.1: is SyncBatchNorm, in which the datums of all ranks interact. Freeze it by"
+    with pytest.raises(RunError, match=wanted):
+        require_plain_averages(wrapper, 1)  # pyright: ignore
+    model.eval()
+    require_plain_averages(wrapper, 1)  # pyright: ignore
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -73,47 +103,12 @@ def test_the_audit_says_that_other_processes_take_part(tmp_path, group):
 # --- two processes --------------------------------------------------------------------------------
 
 
-def train(rank: int, folder: Path, kind: str) -> None:
-    """Record a loop of two processes, and write the error of each to a file."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    path = f"file://{folder}/{kind}-group"
-    distributed.init_process_group("gloo", init_method=path, rank=rank, world_size=2)
-    model = Small()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    trained = nn.parallel.DistributedDataParallel(model) if kind == "averaged" else model
-    run, error = uri(folder, "one" if kind == "one run" else f"{kind}-{rank}"), "none"
-    ready, done = folder / "ready", folder / "done"
-    if kind == "one run" and rank == 1:
-        wait_for(ready)
-    try:
-        with record(model, optimizer, run=run, outliers=TOP):
-            ready.touch()
-            loss_of(trained, tokens()[rank * 6 : rank * 6 + 6]).backward()
-            optimizer.step()
-            if kind == "one run":
-                wait_for(done)
-    except (AuditError, RunError) as found:
-        error = str(found)
-    done.touch()
-    (folder / f"{kind}-{rank}.txt").write_text(error)
-    os._exit(0)  # gloo may abort if the other process has ended
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(6000):
-        if path.exists():
-            return
-        time.sleep(0.01)
-    raise TimeoutError(path)
-
-
 @pytest.mark.slow
 def test_two_processes_that_average_their_gradients_are_told_so(tmp_path):
     spawn(train, args=(tmp_path, "averaged"), nprocs=2)
     for rank in range(2):
         found = (tmp_path / f"averaged-{rank}.txt").read_text()
-        assert "as if gradients were averaged over 2 processes. ontogeny.record" in found
+        assert "as if gradients were averaged over 2 processes. Pass the model in torch" in found
 
 
 @pytest.mark.slow

@@ -1,0 +1,162 @@
+"""Laws 1 and 3: several processes record what one process records of its loop, and fail as one."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from numpy.testing import assert_allclose
+from recorded_ranks import (
+    CAUSES,
+    SETTINGS,
+    STEPS,
+    begin_alone,
+    go_on_alone,
+    record_everything,
+    train,
+    train_alone,
+)
+from same_runs import by_key, read_all, same_tables, same_weights
+from spawned import on_workers
+
+from analysis.run.run import open_run
+from capture.maintenance.verify import verify
+from capture.process_group import SINGLE_PROCESS
+from capture.store import Store
+
+SIZE = 2
+LOSS = {"rounded": 2.0**-8}
+"""Relative tolerance of losses, if larger: roundings of bfloat16 differ with the batch."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What two ranks have done: the folder of their runs, and their errors, by rank."""
+
+    folder: Path
+    errors: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    folder = tmp_path_factory.mktemp("pair")
+    begin_alone(folder, "resumed", SIZE, steps=2)
+    begin_alone(folder, "smaller", SIZE, steps=2)
+    return Recorded(folder, on_workers(SIZE, record_everything, folder))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_ranks_record_what_one_process_records(name: str, pair: Recorded, tmp_path: Path):
+    train_alone(SETTINGS[name], tmp_path, name, SIZE)
+    same_record(str(tmp_path / name), str(pair.folder / name), LOSS.get(name, 1e-6))
+
+
+@pytest.mark.parametrize("name", ["clipped", "tokens"])
+def test_two_ranks_record_what_one_process_records_of_the_whole_batch(
+    name: str, pair: Recorded, tmp_path: Path
+):
+    train(SETTINGS[name], tmp_path, name, SINGLE_PROCESS)
+    same_record(str(tmp_path / name), str(pair.folder / name), 1e-6)
+
+
+def test_two_ranks_go_on_with_the_run_of_one_process(pair: Recorded, tmp_path: Path):
+    train_alone(SETTINGS["adamw"], tmp_path, "adamw", SIZE)
+    same_record(str(tmp_path / "adamw"), str(pair.folder / "resumed"), 1e-6)
+
+
+def test_one_process_goes_on_with_the_run_of_two_ranks(pair: Recorded, tmp_path: Path):
+    shutil.copytree(pair.folder / "half", tmp_path / "half")
+    go_on_alone(tmp_path, "half", SIZE)
+    train_alone(SETTINGS["adamw"], tmp_path, "adamw", SIZE)
+    same_record(str(tmp_path / "adamw"), str(tmp_path / "half"), 1e-6)
+
+
+def test_recording_leaves_the_training_of_ranks_bit_identical(pair: Recorded):
+    assert [errors["identical"] for errors in pair.errors] == [True, True]
+
+
+def same_record(wanted: str, found: str, loss: float) -> None:
+    """Assert that two runs agree: tables, gradients of all datums, weights; all files verified."""
+    assert verify(Store(found)) == []
+    assert not Store(found).exists("lease.json")
+    ours, theirs = (read_all(each, "steps").sort_values("step") for each in (wanted, found))
+    assert_allclose(theirs.pop("loss"), ours.pop("loss"), rtol=loss)
+    if loss > 1e-3:
+        return
+    same_tables(ours.drop(columns="batch"), theirs.drop(columns="batch"))  # resuming begins at 0
+    same_tables(by_key(read_all(wanted, "outliers")), by_key(read_all(found, "outliers")))
+    same_gradients(wanted, found)
+    same_weights(wanted, found)
+
+
+def same_gradients(wanted: str, found: str) -> None:
+    """Assert that factors, which each rank stores for its own datums, give the same gradients."""
+    if not Store(wanted).keys("factors"):
+        return
+    one, other = open_run(wanted), open_run(found)
+    for step in (0, STEPS - 1):
+        for datum in one.steps()["datums"].iloc[step]:
+            for unit in one.layout.names:
+                gradient = one.gradient(step, int(datum), unit)
+                again = other.gradient(step, int(datum), unit)
+                assert_allclose(again, gradient, rtol=2e-3, atol=1e-6)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+ENDED = "Nothing of the open segment is stored; start all processes again with resume=True."
+ERRORS = {
+    "wrong_id_on_one_rank": (
+        rf"RunError: rank 1: stopped at step 1: recorder.datums: got 31 to 31, .* {ENDED}",
+        r"ConfigError: recorder\.datums: got 31 to 31, the run's datums are 0 to 23\.",
+    ),
+    "own_error_on_one_rank": (
+        rf"RunError: rank 1: stopped at its loop: ValueError: the disk of the data is gone\. "
+        f"{ENDED}",
+        "ValueError: the disk of the data is gone",
+    ),
+    "unequal_numbers_of_steps": (
+        r"RunError: rank 1: is at step 2, rank 0 at the end of the loop\. All ranks must",
+    )
+    * 2,
+    "never_averaged": (
+        r"RunError: step 0: the gradients of rank 1 differ from those of rank 0: not averaged\. "
+        r"Leave no_sync\(\) for the last backward pass of each step\.",
+    )
+    * 2,
+    "joined": (r"RunError: model: is in join\(\), in which some ranks take more steps",) * 2,
+    "noise_on_gradients": (
+        r"AuditError: step 0: shifts miss the applied change by .* multiplied by one number",
+    )
+    * 2,
+    "other_runs": (r"RunError: rank 1: has run\.uri = .*run-1, rank 0 has .*run-0\. Call",) * 2,
+    "other_rates": (r"RunError: rank 1: has training.learning_rate = 1\.1, rank 0 has 0\.1",) * 2,
+    "in_memory": (r"ConfigError: run: is memory://run, which the processes cannot share",) * 2,
+    "changed_by_a_hook": (
+        r"RunError: model: is DistributedDataParallel with fp16_compress_hook \(register_comm_hook",
+    )
+    * 2,
+    "a_unit_that_no_rank_can_split": (r"UnitError: norm\.weight: is used by",) * 2,
+    "an_existing_run": (
+        r"RunError: .*clipped: holds a run already\. Add resume=True",
+        r"RunError: rank 0: stopped at the beginning of the run: .*: holds a run already",
+    ),
+    "another_batch_after_resuming": (
+        r"RunError: step 2: has 6 datums \(ranks: 2\), but the steps before have 12 \(ranks: 1\)",
+    )
+    * 2,
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_an_error_of_one_rank_ends_the_recording_on_all_with_its_reason(name: str, pair: Recorded):
+    first, second = (errors[name] for errors in pair.errors)
+    patterns = ERRORS[name]
+    assert re.match(patterns[0], first), first
+    assert re.match(patterns[1], second), second
+    run = pair.folder / name / "run"
+    if run.exists():
+        assert open_run(str(run)).steps_done == (2 if name == "unequal_numbers_of_steps" else 0)
+        assert not Store(str(run)).exists("lease.json")

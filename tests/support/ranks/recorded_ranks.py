@@ -1,0 +1,339 @@
+"""Loops for one process or several, recorded by ``ontogeny.record``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from custom_loops import Small, tokens
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from capture.config.records import FactorConfig
+from capture.custom_loop.record import record
+from capture.custom_loop.recording import Recording
+from capture.errors import CaptureError
+from capture.format import checkpoint
+from capture.process_group import Group, SingleProcess
+from capture.shifts.outliers import OutlierConfig
+from capture.store import Store
+
+STEPS, DATUMS, BATCH = 5, 24, 12
+MakeOptimizer = Callable[..., torch.optim.Optimizer]
+
+
+class Numbered(SingleProcess):
+    """One rank of several, for a process that plays all of them in turn."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+class Branching(Small):
+    """Leaves its layer out of some passes; the loop sets ``skips``."""
+
+    skips = False
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.embedding(token_NT)
+        if self.skips:
+            return self.out(self.norm(x_NTD))
+        return self.out(self.norm(x_NTD + torch.tanh(self.layer(x_NTD))))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kind of loop."""
+
+    optimizer: MakeOptimizer = torch.optim.SGD
+    options: dict[str, Any] = field(default_factory=lambda: {"lr": 0.1, "momentum": 0.9})
+    micro_batches: int = 1
+    sync_always: bool = False
+    """Whether gradients are averaged after every micro-batch, not after the last alone."""
+    model: type[Small] = Small
+    wrapper: dict[str, Any] = field(default_factory=dict)
+    clip: float = 1e9
+    ids: bool = True
+    """Whether the loop gives the ids of its datums."""
+    tokens: bool = False
+    """Whether the run knows the tokens of its datums."""
+    bfloat16: bool = False
+    uneven: bool = False
+    """Whether the first rank has more datums in the last step."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of ``record``."""
+
+
+ADAMW = {"lr": 0.01, "weight_decay": 0.1}
+FACTORS = {"factors": FactorConfig(enabled=True)}
+SETTINGS = {
+    "clipped": Setting(clip=0.3, more=FACTORS),
+    "adamw": Setting(torch.optim.AdamW, ADAMW, micro_batches=2, more=FACTORS),
+    "synced": Setting(micro_batches=3, sync_always=True),
+    "numbered": Setting(ids=False, more={"outliers": OutlierConfig(k=30, scope="step")}),
+    "tokens": Setting(ids=False, tokens=True),
+    "uneven": Setting(uneven=True, more=FACTORS),
+    "branching": Setting(
+        model=Branching, options={"lr": 0.1}, wrapper={"find_unused_parameters": True}, more=FACTORS
+    ),
+    "static": Setting(wrapper={"static_graph": True, "gradient_as_bucket_view": True}),
+    "rounded": Setting(bfloat16=True, micro_batches=2),
+}
+
+
+def batch_of(step: int) -> np.ndarray:
+    """Return the datums of a step, of all ranks, in order of slots."""
+    return np.random.default_rng((step, 1)).permutation(DATUMS)[:BATCH]
+
+
+def share(setting: Setting, id_N: np.ndarray, step: int, group: Group) -> np.ndarray:
+    """Return the datums of a rank; they differ in number in the last step of an uneven loop."""
+    if setting.uneven and step == STEPS - 1:
+        id_N = id_N[: BATCH - 1]
+    return np.array_split(id_N, group.size)[group.rank]
+
+
+def loss_of(setting: Setting, model: nn.Module, id_N: np.ndarray) -> Tensor:
+    token_NT = tokens(DATUMS)[torch.from_numpy(id_N)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=setting.bfloat16):
+        logit_NTV = model(token_NT[:, :-1])
+    return F.cross_entropy(logit_NTV.float().flatten(0, 1), token_NT[:, 1:].flatten())
+
+
+@contextmanager
+def recorded(
+    setting: Setting, folder: Path, name: str, group: Group, **more: Any
+) -> Iterator[tuple[nn.Module, torch.optim.Optimizer, Recording]]:
+    """Yield model, optimizer and recording of a rank."""
+    model: nn.Module = setting.model(seed=group.rank)  # the wrapper takes the weights of rank 0
+    if group.size > 1:
+        model = DistributedDataParallel(model, **setting.wrapper)
+    optimizer = setting.optimizer(model.parameters(), **setting.options)
+    described = tokens(DATUMS) if setting.tokens else DATUMS if setting.ids else None
+    arguments = {"outliers": OutlierConfig(k=20), "segment_steps": 2, **setting.more, **more}
+    run = str(folder / name)
+    with record(model, optimizer, run=run, datums=described, **arguments) as recorder:
+        yield model, optimizer, recorder
+
+
+def train(setting: Setting, folder: Path, name: str, group: Group, **more: Any) -> None:
+    """Record a whole loop; each rank calls this."""
+    with recorded(setting, folder, name, group, **more) as (model, optimizer, recorder):
+        for step in range(STEPS):
+            take_step(setting, model, optimizer, recorder, step, [group])
+
+
+def train_alone(setting: Setting, folder: Path, name: str, size: int) -> None:
+    """Record in one process what so many ranks record together: rank by rank, loss by loss."""
+    ranks: list[Group] = [Numbered(rank, size) for rank in range(size)]
+    with recorded(setting, folder, name, SingleProcess()) as (model, optimizer, recorder):
+        for step in range(STEPS):
+            take_step(setting, model, optimizer, recorder, step, ranks)
+
+
+def take_step(
+    setting: Setting,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recorder: Recording | None,
+    step: int,
+    ranks: list[Group],
+) -> None:
+    """Take a step with the shares of these ranks, each loss weighed as the wrapper weighs it."""
+    optimizer.zero_grad()
+    for rank in ranks:
+        if recorder and isinstance(recorder.model, Branching):
+            recorder.model.skips = rank.rank == step % 2
+        parts = np.array_split(share(setting, batch_of(step), step, rank), setting.micro_batches)
+        for number, id_N in enumerate(parts):
+            if recorder and setting.ids:
+                recorder.datums(id_N)
+            with ExitStack() as stack:
+                if isinstance(model, DistributedDataParallel) and not setting.sync_always:
+                    last = number == len(parts) - 1
+                    stack.enter_context(nullcontext() if last else model.no_sync())
+                loss = loss_of(setting, model, id_N) / (setting.micro_batches * len(ranks))
+                loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
+    optimizer.step()
+
+
+# --- what two processes do ------------------------------------------------------------------------
+
+
+def record_everything(group: Group, folder: Path) -> dict[str, Any]:
+    """Record every kind of loop and meet every error, because starting processes takes seconds."""
+    for name, setting in SETTINGS.items():
+        train(setting, folder, name, group)
+    take_steps(SETTINGS["adamw"], folder, "resumed", group, [group], range(2, STEPS))
+    take_steps(SETTINGS["adamw"], folder, "half", group, [group], range(2))
+    identical = {"identical": is_identical(SETTINGS["clipped"], group, folder)}
+    errors = {name: error_of(cause, group, folder / name) for name, cause in CAUSES.items()}
+    return errors | identical
+
+
+def take_steps(
+    setting: Setting, folder: Path, name: str, group: Group, ranks: list[Group], steps: range
+) -> None:
+    """Record some steps; after the first step of all, go on with the run that exists."""
+    with recorded(setting, folder, name, group, resume=steps.start > 0) as parts:
+        if steps.start:
+            parts[-1].restore()
+        for step in steps:
+            take_step(setting, *parts, step, ranks)
+
+
+def is_identical(setting: Setting, group: Group, folder: Path) -> bool:
+    """Return whether plain training ends at the same weights, bit for bit, as the recorded one."""
+    model = DistributedDataParallel(setting.model(seed=group.rank))
+    optimizer = setting.optimizer(model.parameters(), **setting.options)
+    for step in range(STEPS):
+        take_step(setting, model, optimizer, None, step, [group])
+    stored = checkpoint.read_checkpoint(Store(str(folder / "clipped")), STEPS)
+    return all(torch.equal(stored[n], x) for n, x in model.module.named_parameters())
+
+
+def begin_alone(folder: Path, name: str, size: int, steps: int) -> None:
+    """Record the first steps in one process, as of so many ranks."""
+    ranks: list[Group] = [Numbered(rank, size) for rank in range(size)]
+    take_steps(SETTINGS["adamw"], folder, name, SingleProcess(), ranks, range(steps))
+
+
+def go_on_alone(folder: Path, name: str, size: int) -> None:
+    """Go on in one process with a run that so many ranks have begun with two steps."""
+    ranks: list[Group] = [Numbered(rank, size) for rank in range(size)]
+    take_steps(SETTINGS["adamw"], folder, name, SingleProcess(), ranks, range(2, STEPS))
+
+
+def error_of(cause: Callable[[Group, Path], None], group: Group, folder: Path) -> str:
+    """Return the error of this rank, with its class; "" if there is none."""
+    try:
+        cause(group, folder)
+    except (CaptureError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        distributed.barrier()
+    return ""
+
+
+PLAIN = Setting()
+
+
+def wrong_id_on_one_rank(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        take_step(PLAIN, model, optimizer, recorder, 0, [group])
+        optimizer.zero_grad()
+        recorder.datums(np.array([DATUMS + 7 if group.rank else 0]))
+        loss_of(PLAIN, model, np.array([0])).backward()
+        optimizer.step()
+
+
+def own_error_on_one_rank(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        take_step(PLAIN, model, optimizer, recorder, 0, [group])
+        if group.rank:
+            raise ValueError("the disk of the data is gone")
+
+
+def unequal_numbers_of_steps(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        for step in range(2):  # the wrapper exchanges more than gradients in its second step
+            take_step(PLAIN, model, optimizer, recorder, step, [group])
+        if group.rank:
+            assert isinstance(model, DistributedDataParallel)
+            with model.no_sync():  # otherwise the backward pass waits for the other rank
+                take_step(PLAIN, model, optimizer, recorder, 2, [group])
+
+
+def never_averaged(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        assert isinstance(model, DistributedDataParallel)
+        with model.no_sync():
+            take_step(PLAIN, model, optimizer, recorder, 0, [group])
+
+
+def joined(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        assert isinstance(model, DistributedDataParallel)
+        with model.join():
+            take_step(PLAIN, model, optimizer, recorder, 0, [group])
+
+
+def noise_on_gradients(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        recorder.datums(batch_of(0)[:4])
+        loss_of(PLAIN, model, batch_of(0)[:4]).backward()
+        next(model.parameters()).grad.add_(1.0)  # pyright: ignore
+        optimizer.step()
+
+
+def other_runs(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, f"run-{group.rank}", group):
+        pass
+
+
+def other_rates(group: Group, folder: Path) -> None:
+    setting = Setting(options={"lr": 0.1 + group.rank})
+    with recorded(setting, folder, "run", group):
+        pass
+
+
+def in_memory(group: Group, folder: Path) -> None:
+    model = DistributedDataParallel(Small())
+    with record(model, torch.optim.SGD(model.parameters(), 0.1), run="memory://run"):
+        pass
+
+
+def changed_by_a_hook(group: Group, folder: Path) -> None:
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+    model = DistributedDataParallel(Small())
+    model.register_comm_hook(None, fp16_compress_hook)
+    with record(model, torch.optim.SGD(model.parameters(), 0.1), run=str(folder / "run")):
+        pass
+
+
+def a_unit_that_no_rank_can_split(group: Group, folder: Path) -> None:
+    class Mixed(Small):
+        def forward(self, token_NT: Tensor) -> Tensor:
+            return super().forward(token_NT) * self.norm.weight.square().sum()
+
+    setting = Setting(model=Mixed)
+    with recorded(setting, folder, "run", group) as (model, optimizer, recorder):
+        take_step(setting, model, optimizer, recorder, 0, [group])
+
+
+def an_existing_run(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder.parent, "clipped", group):
+        pass
+
+
+def another_batch_after_resuming(group: Group, folder: Path) -> None:
+    setting = SETTINGS["adamw"]
+    with recorded(setting, folder.parent, "smaller", group, resume=True) as parts:
+        parts[-1].restore()
+        take_step(setting, *parts, 2, [Numbered(group.rank, 4)])
+
+
+CAUSES = {
+    cause.__name__: cause
+    for cause in (
+        wrong_id_on_one_rank,
+        own_error_on_one_rank,
+        unequal_numbers_of_steps,
+        never_averaged,
+        joined,
+        noise_on_gradients,
+        other_runs,
+        other_rates,
+        in_memory,
+        changed_by_a_hook,
+        a_unit_that_no_rank_can_split,
+        an_existing_run,
+        another_batch_after_resuming,
+    )
+}
