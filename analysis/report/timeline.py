@@ -10,13 +10,12 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.jobs.job import Rows, Runner
+from analysis.jobs.question import Question
 from analysis.jobs.tables import read_table, require_tables, write_tables
 from analysis.run.run import Run
 from capture.errors import RunError, ShardError
 
 JOB = "report"
-NUM_BINS = 60
-"""Bins of steps over all of training, at most."""
 TIMELINE = pa.schema(
     [
         pa.field("unit", pa.string()),
@@ -27,6 +26,14 @@ TIMELINE = pa.schema(
     ]
 )
 """One row per bin of steps and unit, including those without outliers."""
+
+
+@dataclass(frozen=True)
+class TimelineConfig:
+    """Settings of the table, which are part of the question that it answers."""
+
+    max_bins: int = 60
+    """Bins of steps over all of training, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +112,12 @@ def read_timeline(run: Run, run_job: Runner, *, keep: bool = True) -> pd.DataFra
         require_tables(run, JOB)
     except RunError:
         shards = run.require_shards("outliers")
-        steps_per_bin = -(-run.steps_done // NUM_BINS)
+        config = TimelineConfig()
+        steps_per_bin = -(-run.steps_done // config.max_bins)
         job = CountOutliers(tuple(run.layout.names), run.steps_done, steps_per_bin)
         found = run_job(job, shards)
         if not keep:
             return found
-        write_tables(run, JOB, {"timeline": found}, {"timeline": TIMELINE})
+        question = Question.of(JOB, config)
+        write_tables(run, JOB, {"timeline": found}, {"timeline": TIMELINE}, question)
     return read_table(run, JOB, "timeline", TIMELINE)

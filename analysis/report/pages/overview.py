@@ -133,7 +133,7 @@ def course_of_training(run: Run, course: Sequence[CoursePage]) -> Markup:
     """Links to the pages of trajectories, transitions and spectra, or how to make them."""
     columns = [
         Column("analysis", lambda page: page.job, "The command that made the page"),
-        Column("question", lambda page: markup.code(page.question), "Command and options"),
+        Column("question", lambda page: markup.code(page.question), "Command, options and steps"),
         Column("page", link_of, "A page of its own, beside the tables of the analysis"),
     ]
     missing = [job for job in COURSE if job not in {page.job for page in course}]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
+from analysis.jobs.question import Question
 from analysis.jobs.tables import (
     command_for,
     place_of,
@@ -175,7 +176,7 @@ def read_sources(run: Run, sets: Mapping[str, str]) -> Sources:
                 for name, columns in wanted.items()
             }
             place = "" if place_of(run, own) is run.store else f"{run.tables.uri}/"
-            used[job] = f"{place}analysis/{own} ({read_question(run, own).line()})"
+            used[job] = f"{place}analysis/{own} ({in_words(read_question(run, own))})"
         except RunError:
             if job == REQUIRED or sets.get(job):
                 raise
@@ -185,6 +186,11 @@ def read_sources(run: Run, sets: Mapping[str, str]) -> Sources:
             }
             missing[job] = f"ontogeny {job} {run.uri}"
     return Sources(tables, missing, used)
+
+
+def in_words(question: Question) -> str:
+    """Return command, options and steps in one line."""
+    return f"{question.line()}; {question.steps:,} steps"
 
 
 def read_one(run: Run, job: str, name: str, schema: pa.Schema) -> pd.DataFrame:
@@ -209,7 +215,7 @@ class CoursePage:
 
     job: str
     question: str
-    """Command and options."""
+    """Command, options and steps."""
     uri: str
     link: str
     """Relative to the report's folder; empty where the report lies outside the run."""
@@ -234,5 +240,5 @@ def course_pages(run: Run, report_uri: str) -> list[CoursePage]:
             store = place_of(run, own)
             inside = store is run.store and report_uri == f"{run.uri}/report"
             link = f"../{key}" if inside else ""
-            found.append(CoursePage(job, question.line(), f"{store.uri}/{key}", link))
+            found.append(CoursePage(job, in_words(question), f"{store.uri}/{key}", link))
     return found

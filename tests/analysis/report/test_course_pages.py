@@ -20,6 +20,7 @@ def test_the_first_page_leads_to_pages_on_the_course_of_training() -> None:
     assert link == "../analysis/trajectory/dense/index.html"
     assert open_run(URI).store.exists(link.removeprefix("../"))
     assert 'trajectory metrics=["weight_norm"]' in page.text
+    assert f"; {run.steps_done} steps" in page.text
     assert f"ontogeny spectrum {URI}" in page.text
     assert f"ontogeny trajectory {URI}" not in page.text
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from report_run import report_run
 from tiny_run import tiny_run
 
+from analysis.jobs.tables import read_question
 from analysis.report.drawing import markup
 from analysis.report.pages.report_data import split_windows
 from analysis.report.timeline import TIMELINE, CountOutliers, read_timeline
@@ -93,6 +94,10 @@ def test_the_timeline_equals_grouping_all_outliers() -> None:
 def test_a_second_report_reads_no_shards() -> None:
     run = report_run("memory://report-once", "attribute")
     first = read_timeline(run, run_job)
+    question = read_question(run, "report")
+    assert question.line() == "report max_bins=60"
+    assert question.steps == run.steps_done
+    assert "torch" in question.versions
     pd.testing.assert_frame_equal(read_timeline(run, None), first)  # type: ignore[arg-type]
     assert list(first.columns) == TIMELINE.names
 
