@@ -5,7 +5,9 @@ reads them together. Every mistake that a user can make raises one ``ConfigError
 what was found and what is allowed.
 """
 
+import copy
 import difflib
+import functools
 import re
 import types
 import typing
@@ -79,15 +81,35 @@ def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "con
     if not isinstance(values, dict):
         raise ConfigError(where, f"must hold keys and values, not {type(values).__name__}")
     check_keys(values, Config, "")
-    merged = OmegaConf.structured(Config)
+    merged = copy.deepcopy(structured_defaults())
+    usual = default_leaves()
     for key, value in leaves(values):
-        merged = with_key(merged, key, value)
+        if usual.get(key) != repr(value):  # a stored configuration gives all keys; few differ
+            merged = with_key(merged, key, value)
     for override in overrides:
         merged = with_key(merged, *read_override(override))
     try:
         return typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise config_error(error) from error
+
+
+@functools.cache
+def structured_defaults() -> DictConfig:
+    """Return the defaults with their types. Copy them before a change: they take 5 copies' time."""
+    return OmegaConf.structured(Config)
+
+
+@functools.cache
+def default_leaves() -> dict[str, str]:
+    """Return the ``repr`` of the default value of each dotted key."""
+    return {key: repr(value) for key, value in leaves(to_values(Config()))}
+
+
+@functools.cache
+def type_hints(kind: type) -> dict[str, Any]:
+    """Return the annotated types of a dataclass's fields."""
+    return typing.get_type_hints(kind)
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -204,7 +226,7 @@ def check_key(key: str) -> None:
             hint = f"Perhaps {' or '.join(near)} is meant" if near else ""
             allowed = f"allowed here: {', '.join(names)}" if names else f"{path[:-1]} has no keys"
             raise ConfigError(key, f"unknown key; {allowed}", hint)
-        kind = typing.get_type_hints(kind)[part]
+        kind = type_hints(kind)[part]
         path += f"{part}."
 
 
@@ -219,7 +241,7 @@ def similar_keys(key: str) -> list[str]:
 
 def every_key(kind: Any, prefix: str = "") -> Iterable[str]:
     """Yield the dotted names of all fields of a dataclass and of those within."""
-    for name, wanted in typing.get_type_hints(kind).items():
+    for name, wanted in type_hints(kind).items():
         yield f"{prefix}{name}"
         if is_dataclass(wanted):
             yield from every_key(wanted, f"{prefix}{name}.")
@@ -231,7 +253,7 @@ def wanted_type(key: str) -> Any:
     for part in key.split("."):
         if typing.get_origin(kind) is dict:
             return Any
-        kind = typing.get_type_hints(kind)[part]
+        kind = type_hints(kind)[part]
     return kind
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from capture import errors
+from capture.config import safe_yaml
 from capture.config.reading import differences, make_config, read_config
 from capture.config.settings import Config, to_values
 from capture.errors import CaptureError, ConfigError
@@ -58,6 +59,23 @@ def test_writing_to_yaml_and_reading_back_is_identity():
     again = make_config(yaml.safe_load(yaml.safe_dump(to_values(config))))
     assert again == config
     assert again.capture.units == ["layers.0.*", "*.bias"]
+
+
+def test_values_that_equal_defaults_are_checked_like_others():
+    """Only values that differ from the defaults are merged; true equals 1 and is no number."""
+    values = to_values(Config())
+    assert make_config(values) == Config()
+    values["workers"]["count"] = True
+    assert Config().workers.count == 1
+    assert message(values=values) == "workers.count: got True, must be a whole number."
+
+
+def test_files_are_read_alike_without_the_yaml_loaders_in_c(monkeypatch):
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    wanted = [read_config(name) for name in names]
+    monkeypatch.setattr(safe_yaml, "PLAIN_VALUES", yaml.SafeLoader)
+    monkeypatch.setattr(safe_yaml, "TEXTS_ONLY", yaml.BaseLoader)
+    assert [read_config(name) for name in names] == wanted
 
 
 def test_overrides_replace_values_of_the_file_and_of_earlier_overrides(tmp_path):
