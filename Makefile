@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Compiled files are kept, or else each process that a test starts compiles the package again.
+PYTEST := env OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # File by file, side by side: what a file makes for its tests is made once.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
 READY := $(VENV)/.ready

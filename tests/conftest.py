@@ -1,7 +1,8 @@
 """Settings of all tests; fixtures for an S3 server and a Ray cluster on this machine."""
 
+import gc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
 settings.register_profile("ontogeny", deadline=None, derandomize=True)
 settings.load_profile("ontogeny")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without Python's garbage collector, which takes a third of the time of collection.
+
+    Collection makes about a million objects that stay, and hardly any garbage.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -68,22 +68,19 @@ def test_an_intact_run_has_no_findings():
         assert verify(store) == []
 
 
-@pytest.mark.parametrize("key", sorted(intact()))
-def test_every_missing_file_is_found(key):
-    with damaged({}, {key}) as store:
-        assert states(store)[key] == "missing"
+def test_every_missing_file_is_found():
+    for key in intact():
+        with damaged({}, {key}) as store:
+            assert states(store)[key] == "missing", key
 
 
-def stale_pairs() -> list[tuple[str, int]]:
-    versions = enumerate(older())
-    return [(k, n) for n, run in versions for k in run if run[k] != intact()[k]]
-
-
-@pytest.mark.parametrize(("key", "version"), stale_pairs())
-def test_every_stale_copy_is_found(key, version):
+def test_every_stale_copy_is_found():
     """This includes the last marker, and markers that list the same bytes."""
-    with damaged({key: older()[version][key]}) as store:
-        assert set(states(store).values()) & {"damaged", "missing"}
+    stale = [(k, run[k]) for run in older() for k in run if run[k] != intact()[k]]
+    assert len(stale) > len(intact())
+    for key, data in stale:
+        with damaged({key: data}) as store:
+            assert set(states(store).values()) & {"damaged", "missing"}, key
 
 
 def test_removing_the_last_segment_with_its_marker_gives_an_earlier_state():
