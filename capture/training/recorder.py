@@ -15,14 +15,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from capture.engine.observer import Observation
 from capture.format.factor_parts import FactorPart, require_few_tables
-from capture.format.markers import File, Marker, read_marker, segment_key, total_bytes, write_marker
+from capture.format.markers import (
+    Marker,
+    read_marker,
+    segment_key,
+    total_bytes,
+    write_marker,
+)
 from capture.gradients.layout import Layout
 from capture.process_group import SINGLE_PROCESS, Group
 from capture.shifts.tallies import TallySums
@@ -36,6 +41,7 @@ from capture.training.segments import (
     put_rows,
     put_shared,
 )
+from capture.training.worker_files import WorkerFiles, marker_of, worker_files
 from capture.training.write_queue import WriteDelay, WriteQueue
 
 INTERRUPT_WAIT_SECONDS = 5.0
@@ -194,7 +200,11 @@ class Recorder:
             if rank == 0:
                 files += put_shared(self.store, segment, done, weights)
             own = WorkerFiles(
-                files, self.store.take_retries(), load.waited_seconds, load.pending_bytes
+                files,
+                self.store.take_retries(),
+                load.waited_seconds,
+                load.pending_bytes,
+                done.unchecked,
             )
             gathered = self.writers.all_gather_object(asdict(own))
             self.stored[segment] = [worker_files(values) for values in gathered]
@@ -249,30 +259,3 @@ class QueueLoad:
     """How long training has waited for the store since the segment before."""
     pending_bytes: int
     """Memory held by writes that were not done, this segment included."""
-
-
-@dataclass(frozen=True)
-class WorkerFiles:
-    """The files of a segment that one worker has stored, and its part of the marker's numbers."""
-
-    files: list[File]
-    retries: int
-    waited_seconds: float
-    pending_bytes: int
-
-
-def worker_files(values: dict[str, Any]) -> WorkerFiles:
-    return WorkerFiles(**{**values, "files": [File(**file) for file in values["files"]]})
-
-
-def marker_of(done: OpenSegment, workers: list[WorkerFiles]) -> Marker:
-    """Return the marker of a segment whose files these workers have stored, in order of rank."""
-    return Marker(
-        done.first_step,
-        done.end_step,
-        tuple(file for worker in workers for file in worker.files),
-        retries=sum(worker.retries for worker in workers),
-        waited_seconds=round(max(worker.waited_seconds for worker in workers), 3),
-        pending_bytes=sum(worker.pending_bytes for worker in workers),
-        unchecked=done.unchecked,
-    )
