@@ -11,6 +11,11 @@ other optimizer or precision is audited in two stages, because one comparison wo
    change of the weights. Both sides start from the same tensor, so summation order and bfloat16
    cannot explain a difference.
 
+At the first and the last step of a segment the sums of stage 1 are formed whole. At the others they
+are seen through random vectors (``capture.engine.probe``), at a tenth of the cost, and formed whole
+if what is seen is not clearly within the tolerance. Under bfloat16, where each entry has a bound of
+its own, and for the loss of the last token they are always formed.
+
 Rounding explains the following differences, which are no violation:
 
 - A weight θ is stored to within 2^-24 · |θ|, which is ‖θ‖ · 2^-24 / ‖change‖ relative to the
@@ -32,6 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capture.engine.probe import LOOK_AGAIN, Probe
 from capture.engine.step import Step
 from capture.gradients.dense import slice_datums, sum_shifts
 from capture.gradients.factors import Factors
@@ -73,26 +79,70 @@ def discrepancies(
             compare(all_P, change_P, stored),
             *last_token_discrepancies(step, layout, total_P, config, group),
         ]
-    # step.gradients are clipped already, so the clip factor is divided out of the scale. The factor
-    # is 0 only if the gradient's norm is infinite.
-    rate = step.scale / step.clip if step.clip else 0.0
-    fresh_P = layout.flatten(step.gradients).mul_(rate)
-    applied_P = fresh_P
+    fresh_P, applied_P = formula(step, layout)
     if step.preconditioner:
         preconditioner_P = layout.flatten(step.preconditioner)
-        applied_P = fresh_P * preconditioner_P
         # Stage 1 needs the shifts before the preconditioner. Where that is 0 (a parameter group
         # with learning rate 0), division is impossible, and the entry does not move in any case.
         moved_P = preconditioner_P != 0
         total_P = torch.where(moved_P, total_P / preconditioner_P, fresh_P)
-    if step.carry:
-        applied_P = applied_P + layout.flatten(step.carry)
     all_P = sum_full_loss_shifts(step, layout, group) if step.last else total_P
     return [
         compare(applied_P, change_P, stored),
         gradient_discrepancy(all_P, fresh_P, step.factors, step.scale, layout, config, group),
         *last_token_discrepancies(step, layout, total_P, config, group),
     ]
+
+
+def can_be_probed(step: Step, config: TrainingConfig) -> bool:
+    """Return whether the step's sums may be seen through random vectors instead of formed."""
+    return config.precision == "float32" and step.last is None
+
+
+def probed_discrepancies(
+    step: Step,
+    probe: Probe,
+    total_Q: Tensor,
+    before_P: Tensor,
+    after_P: Tensor,
+    config: TrainingConfig,
+) -> list[Discrepancy]:
+    """Return the comparisons of the audit with sums seen through ``probe``: estimates.
+
+    ``total_Q``: what is seen of ``step.scale`` times the sum of the gradients over all slots and
+    workers. The optimizer's formula is compared entry by entry, as in ``discrepancies``.
+    """
+    change_P = after_P - before_P
+    stored = rounding_error(before_P, after_P) * rounding_count(config)
+    if step.gradients is None:
+        return [compare(total_Q, probe.of_vector(change_P), stored)]
+    fresh_P, applied_P = formula(step, probe.layout)
+    return [
+        compare(applied_P, change_P, stored),
+        compare(total_Q, probe.of_vector(fresh_P), 0.0),
+    ]
+
+
+def are_clearly_within(allowed: float, found: list[Discrepancy]) -> bool:
+    """Return whether estimates leave no doubt that the differences are within the tolerance."""
+    return all(each.unexplained <= LOOK_AGAIN * allowed for each in found)
+
+
+def formula(step: Step, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Return what the optimizer makes of the gradient that it was given, [P], in two stages.
+
+    First before the preconditioner, then the whole update. ``step.gradients`` are clipped already,
+    so the clip factor is divided out of the scale; it is 0 only if the gradient's norm is infinite.
+    """
+    assert step.gradients is not None
+    rate = step.scale / step.clip if step.clip else 0.0
+    fresh_P = layout.flatten(step.gradients).mul_(rate)
+    applied_P = fresh_P
+    if step.preconditioner:
+        applied_P = fresh_P * layout.flatten(step.preconditioner)
+    if step.carry:
+        applied_P = applied_P + layout.flatten(step.carry)
+    return fresh_P, applied_P
 
 
 def sum_full_loss_shifts(step: Step, layout: Layout, group: Group) -> Tensor:

@@ -13,8 +13,14 @@ from torch import Tensor
 
 from capture.config.records import RecordKind
 from capture.corpus.datums import Datums
-from capture.engine.audit import discrepancies
+from capture.engine.audit import (
+    are_clearly_within,
+    can_be_probed,
+    discrepancies,
+    probed_discrepancies,
+)
 from capture.engine.engine import Engine
+from capture.engine.probe import Probe
 from capture.engine.split import UNCHECKED, DatumAlone, datum_alone, is_drawn, require_split
 from capture.engine.step import Step
 from capture.engine.step_plan import PlannedStep, StepPlan
@@ -91,14 +97,11 @@ class Observer:
         outliers = None
         if "outliers" in self.kinds:
             config = self.plan.config.capture.outliers
-            outliers, total_P = find_outliers(
+            outliers, _ = find_outliers(
                 self.buffer, recorded, step.scale, config, step.preconditioner
             )
             outliers = keep_of_worker(outliers, config, self.engine.group, self.slots.start)
-        else:
-            total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
-        self.engine.group.all_reduce([total_P])
-        error = self.audit(planned, step, total_P, before_P, after_P)
+        error = self.audit(planned, step, before_P, after_P)
         factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None
         row = self.row(planned, step, error)
         return Observation(row, outliers, factors, step.preconditioner, unchecked)
@@ -173,17 +176,27 @@ class Observer:
             self.tally.add(recorded, weights, scale, token_NT[own, -positions:], next_NT)
         return step, recorded
 
-    def audit(
-        self, planned: PlannedStep, step: Step, total_P: Tensor, before_P: Tensor, after_P: Tensor
-    ) -> float:
+    def audit(self, planned: PlannedStep, step: Step, before_P: Tensor, after_P: Tensor) -> float:
         """Return the step's audit error, the largest relative difference found.
 
         Raises ``AuditError`` if a difference beyond rounding exceeds the tolerance or is NaN.
         """
         training, group = self.plan.config.training, self.engine.group
+        capture, allowed = self.plan.config.capture, self.plan.config.capture.audit_tolerance
+        is_edge = planned.step % capture.segment_steps == 0 or planned.ends_segment
+        if not is_edge and can_be_probed(step, training):
+            seed = self.plan.config.run.seed
+            probe = Probe(self.layout, seed, planned.step, self.engine.device)
+            total_Q = probe.of_factors(step.factors, step.scale)
+            group.all_reduce([total_Q])
+            found = probed_discrepancies(step, probe, total_Q, before_P, after_P, training)
+            if are_clearly_within(allowed, found):
+                return max(each.error for each in found)
+        recorded = step.last.factors if step.last else step.factors
+        total_P = sum_shifts(recorded, self.layout, step.scale, step.preconditioner)
+        group.all_reduce([total_P])
         found = discrepancies(step, self.layout, total_P, before_P, after_P, training, group)
         error = max(each.error for each in found)
-        allowed = self.plan.config.capture.audit_tolerance
         if not all(each.unexplained <= allowed for each in found):
             if not math.isfinite(after_P.norm()):
                 raise divergence_error(planned, step)
