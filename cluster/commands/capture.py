@@ -2,7 +2,9 @@
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from cluster.options.arguments import add_command, add_config, add_overrides, add_quiet
 
@@ -27,23 +29,21 @@ def add(commands: "Commands") -> None:
     existing.add_argument("--resume", action="store_true", help=text)
     text = "replace an existing run"
     existing.add_argument("--overwrite", action="store_true", help=text)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.config.reading import read_config
     from cluster.local.torchrun import leads
+    from cluster.terminal.as_json import print_as_json
     from cluster.terminal.tables import next_commands
 
-    config = read_config(arguments.config, arguments.overrides)
-    record(
-        config,
-        console,
-        quiet=arguments.quiet,
-        resume=arguments.resume,
-        overwrite=arguments.overwrite,
-    )
-    if not arguments.quiet and leads():
+    config, quiet = read_config(arguments.config, arguments.overrides), arguments.quiet
+    how = {"resume": arguments.resume, "overwrite": arguments.overwrite}
+    captured = record(config, console, quiet=quiet or arguments.json, **how)
+    if arguments.json and leads():
+        print_as_json(summary_of(captured))
+    elif not quiet and leads():
         uri = shlex.quote(config.run.uri)
         next_commands(
             console, [f"{name} {uri}" for name in (*first_questions(config), "info", "verify")]
@@ -65,8 +65,11 @@ def record(
     quiet: bool,
     resume: bool = False,
     overwrite: bool = False,
-) -> None:
-    """Capture the run and print its summary; of a launcher's processes only rank 0 prints."""
+) -> "Run":
+    """Capture the run, print its summary and return it.
+
+    Of a launcher's processes only rank 0 prints.
+    """
     from analysis.run.run import open_run
     from cluster.local.torchrun import leads
     from cluster.on_ray.job import require_persistent
@@ -76,8 +79,10 @@ def record(
     quiet = quiet or not leads()
     with capture_report(console, quiet=quiet) as report:
         choose_runner(config)(config, report, resume=resume, overwrite=overwrite)
+    captured = open_run(config.run.uri, config.store)
     if not quiet:
-        show_summary(console, open_run(config.run.uri, config.store))
+        show_summary(console, captured)
+    return captured
 
 
 def choose_runner(config: "Config"):
@@ -100,34 +105,68 @@ def choose_runner(config: "Config"):
     return capture_on_workers
 
 
+@dataclass(frozen=True)
+class CaptureSummary:
+    """What a capture has made so far, as ``--json`` prints it."""
+
+    run: str
+    steps: int
+    num_steps: int
+    """Steps of the whole run; ``steps`` of them are done."""
+    segments: int
+    outliers: int
+    outlier_bytes: int
+    audit_error: float | None
+    """Largest of all steps; None if only checkpoints are recorded."""
+    unchecked: dict[str, int]
+    """What could not be checked → how often."""
+    evaluations: list[dict[str, Any]]
+    """The last row of each held-out split."""
+
+
+def summary_of(run: "Run") -> CaptureSummary:
+    """Return the summary of a finished (or resumed) capture."""
+    rows, size = outlier_size(run)
+    errors, evaluations = run.steps()["audit_error"], run.evaluations()
+    unchecked = sum((Counter(marker.unchecked) for marker in run.segments), Counter())
+    last = [table.iloc[-1].to_dict() for _, table in evaluations.groupby("split", sort=False)]
+    return CaptureSummary(
+        run=run.uri,
+        steps=run.steps_done,
+        num_steps=run.num_steps,
+        segments=len(run.segments),
+        outliers=rows,
+        outlier_bytes=size,
+        audit_error=float(errors.max()) if errors.notna().all() else None,
+        unchecked=dict(unchecked),
+        evaluations=last,
+    )
+
+
 def show_summary(console: "Console", run: "Run") -> None:
     """Print a few lines about a finished (or resumed) capture."""
     from rich.filesize import decimal
     from rich.markup import escape
 
-    from cluster.terminal.run_tables import unchecked
-
-    rows, size = outlier_size(run)
-    steps, evaluations = run.steps(), run.evaluations()
-    per_row = f" ({size / rows:.1f} bytes a row)" if rows else ""
-    console.print(f"[bold]{escape(run.uri)}[/]: {run.steps_done} of {run.num_steps} steps")
-    if rows:
-        console.print(f"  {rows:,} outliers in {decimal(size)}{per_row}")
-    if steps["audit_error"].notna().all():
+    made = summary_of(run)
+    console.print(f"[bold]{escape(made.run)}[/]: {made.steps} of {made.num_steps} steps")
+    if made.outliers:
+        per_row = f"{made.outlier_bytes / made.outliers:.1f} bytes a row"
+        console.print(f"  {made.outliers:,} outliers in {decimal(made.outlier_bytes)} ({per_row})")
+    if made.audit_error is None:
+        console.print("  checkpoints only; ontogeny replay adds audited records")
+    else:
         console.print(
             f"  every step audited: Σ shifts = applied change, largest relative error "
-            f"{steps['audit_error'].max():.1e}"
+            f"{made.audit_error:.1e}"
         )
-    else:
-        console.print("  checkpoints only; ontogeny replay adds audited records")
-    for what, reasons in unchecked(run).items():
-        console.print(f"  {what}: {escape(reasons)}")
-    for split, table in evaluations.groupby("split", sort=False):
-        last = table.iloc[-1]
+    for reason, count in made.unchecked.items():
+        console.print(f"  not checked: {count:,} {escape(reason)}")
+    for last in made.evaluations:
         measure = f"perplexity {last['perplexity']:.1f}"
-        if "accuracy" in table:
+        if "accuracy" in last:
             measure = f"accuracy {last['accuracy']:.1%}"
-        console.print(f"  {escape(str(split))} loss {last['loss']:.3f}, {measure}")
+        console.print(f"  {escape(str(last['split']))} loss {last['loss']:.3f}, {measure}")
 
 
 def outlier_size(run: "Run") -> tuple[int, int]:

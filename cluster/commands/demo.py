@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.commands.ablate import ablation
 from cluster.commands.attribute import attribution
-from cluster.commands.capture import record
+from cluster.commands.capture import record, summary_of
 from cluster.commands.report import report
 from cluster.options.analysis import Analysis, perform
 from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray
@@ -33,21 +33,29 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "demo", run, "Every stage once, in minutes.", TEXT)
     add_overrides(made)
     add_ray(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.config.reading import read_config
     from cluster.options.machines import machines
+    from cluster.terminal.as_json import print_as_json
 
     config = read_config("demo", arguments.overrides)
     with machines(arguments) as on:
-        run_demo(config, console, quiet=arguments.quiet, on=on)
+        made = run_demo(config, console, quiet=arguments.quiet or arguments.json, on=on)
+    if arguments.json:
+        print_as_json(made)
     return 0
 
 
-def run_demo(config: "Config", console: "Console", *, quiet: bool, on: "Machines") -> None:
-    """Capture, attribute, ablate, report; capture chooses its own workers, as it always does."""
+def run_demo(
+    config: "Config", console: "Console", *, quiet: bool, on: "Machines"
+) -> dict[str, Any]:
+    """Capture, attribute, ablate, report; return what each command answers, by its name.
+
+    Capture chooses its own workers, as it always does.
+    """
     from analysis.ablation.config import AblationConfig
     from analysis.report.build import ReportConfig
     from analysis.run.run import open_run
@@ -58,32 +66,38 @@ def run_demo(config: "Config", console: "Console", *, quiet: bool, on: "Machines
     say(f"[bold]1. Train, and record what each datum did[/] → {config.run.uri}")
     record(config, console, quiet=quiet, resume=True)
     found = open_run(config.run.uri, config.store)
+    made: dict[str, Any] = {"capture": summary_of(found)}
     say("\n[bold]2. Ask the record: which tokens moved which neurons?[/]")
     ask = partial(perform_once, run=found, console=console, quiet=quiet, on=on)
-    ask(attribution(best_config, Focus(rows=8)))
+    made["attribute"] = ask(attribution(best_config, Focus(rows=8)))
     say("\n[bold]3. Ask the model: does ablating these neurons agree?[/]")
     strongest = AblationConfig(max_neurons=30, max_datums=1000)
-    ask(ablation(strongest, rows=8))
+    made["ablate"] = ask(ablation(strongest, rows=8))
     say("\n[bold]4. Read the report: a page for every neuron and token[/]")
-    report(found, ReportConfig(), console, quiet=quiet, on=on)
+    made["report"] = report(found, ReportConfig(), console, quiet=quiet, on=on)
     if not quiet:
         uri = shlex.quote(found.uri)
         own = "capture demo run.uri=runs/mine corpus.kind=text corpus.path=YOUR.txt"
         next_commands(console, [f"info {uri}", f"verify {uri}", own])
+    return made
 
 
 def perform_once(
     analysis: "Analysis[Any]", run: "Run", console: "Console", *, quiet: bool, on: "Machines"
-) -> None:
-    """Perform an analysis, unless you have asked for more than its tables since (``--confirm``)."""
+) -> Any:
+    """Perform an analysis and return its tables, unless its tables answer more (``--confirm``).
+
+    These are kept, and their place is returned.
+    """
     from analysis.jobs.claims import is_answered
 
     question = analysis.question(run)
     if not is_answered(run, question):
-        perform(analysis, run, console, quiet=quiet, on=on)
-    elif not quiet:
-        place = f"{run.uri}/analysis/{question.command}/"
+        return perform(analysis, run, console, quiet=quiet, on=on)
+    place = f"{run.uri}/analysis/{question.command}/"
+    if not quiet:
         console.print(f"Kept, as they answer more: the tables in {place}", markup=False)
+    return {"kept": place}
 
 
 def best_config(run: "Run") -> "AttributionConfig":

@@ -35,7 +35,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--workers", type=int, metavar="N", help=text)
     add_ray(made)
     add_overrides(made)
-    add_quiet(made)
+    add_quiet(made, json=True)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.store import Store
     from cluster.local.processes import replay_segments
     from cluster.options.machines import HERE, machines
+    from cluster.terminal.as_json import print_as_json
     from cluster.terminal.progress import counting
 
     store = Store(arguments.run)
@@ -55,15 +56,18 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     workers = arguments.workers or max(1, available_cores() // past.threads)
     if workers < 1:
         raise ConfigError("--workers", f"got {workers}, must be at least 1")
+    quiet = arguments.quiet or arguments.json
     with machines(arguments) as on:
         sweep = None if on is HERE else on.sweep
         if sweep:
             from cluster.on_ray.mapreduce import require_visible
 
             require_visible(store)
-        with counting(console, "replay", "segments", quiet=arguments.quiet) as report:
+        with counting(console, "replay", "segments", quiet=quiet) as report:
             found = replay_segments(past, segments, kinds, report, workers=workers, sweep=sweep)
-    if not arguments.quiet:
+    if arguments.json:
+        print_as_json({"run": store.uri, "segments": found})
+    elif not quiet:
         show(console, store.uri, found)
     return 0
 

@@ -99,11 +99,11 @@ def add_overrides(made: argparse.ArgumentParser) -> None:
 
 
 def add_quiet(made: argparse.ArgumentParser, *, json: bool = False) -> None:
-    """Add ``--quiet``, and ``--json`` for commands whose answer is tables."""
+    """Add ``--quiet``, and ``--json`` for commands that have an answer."""
     how = made.add_mutually_exclusive_group() if json else made
     how.add_argument("--quiet", action="store_true", help="print errors only")
     if json:
-        text = "print the whole tables as JSON instead, and nothing else"
+        text = "print the whole answer as JSON instead, and nothing else"
         how.add_argument("--json", action="store_true", help=text)
 
 

@@ -122,3 +122,37 @@ def test_values_that_json_lacks() -> None:
         "a": 0.5,
         "b": [3, [None, True]],
     }
+
+
+def test_a_capture_says_what_it_made(tmp_path: Path, capsys) -> None:
+    config = tiny_config(tmp_path, "training.epochs=1")
+    settings = [f"run.uri={tmp_path}/run", f"corpus.path={config.corpus.path}", "corpus.kind=text"]
+    settings += ["corpus.window=8", "model.width=12", "model.hidden=10", "model.heads=3"]
+    settings += ["training.epochs=1", "training.batch=4", "training.device=cpu"]
+    settings += ["capture.outliers.k=30", "capture.segment_steps=8", "corpus.validation_share=0.05"]
+    found = printed(f"capture demo {' '.join(settings)} --json", capsys)
+    run = open_run(f"{tmp_path}/run")
+    assert found["run"] == run.uri
+    assert (found["steps"], found["segments"]) == (run.num_steps, len(run.segments))
+    assert found["outliers"] == 30 * 4 * run.num_steps
+    assert found["audit_error"] == run.steps()["audit_error"].max()
+    assert found["unchecked"] == {}
+    (last,) = found["evaluations"]
+    assert last["loss"] == run.evaluations()["loss"].iloc[-1]
+
+    replayed = printed(f"replay {run.uri} --record factors --workers 1 --json", capsys)
+    assert replayed["run"] == run.uri
+    assert [each["added"] for each in replayed["segments"]] == [["factors"]] * len(run.segments)
+
+
+def test_the_demo_says_what_each_command_found(tmp_path: Path, capsys) -> None:
+    config = tiny_config(tmp_path)
+    settings = [f"run.uri={tmp_path}/run", f"corpus.path={config.corpus.path}", "corpus.kind=text"]
+    settings += ["corpus.window=8", "model.width=12", "model.hidden=10", "model.heads=3"]
+    settings += ["training.epochs=1", "training.batch=4", "capture.outliers.k=30"]
+    settings += ["corpus.validation_share=0.05"]
+    found = printed(f"demo {' '.join(settings)} --json", capsys)
+    assert list(found) == ["capture", "attribute", "ablate", "report"]
+    assert found["capture"]["run"] == f"{tmp_path}/run"
+    assert found["attribute"]["tokens"]
+    assert found["report"]["index"] == f"{tmp_path}/run/report/index.html"
