@@ -6,6 +6,7 @@ where ``ablate``, ``activations`` and ``report`` look for those of ``attribute``
 threads of this process; the command line takes the same questions to a Ray cluster.
 """
 
+from dataclasses import replace as replace_field
 from functools import partial
 from os import PathLike
 
@@ -35,6 +36,7 @@ def attribute(
     run: Run | str | PathLike[str],
     config: AttributionConfig | None = None,
     *,
+    lifetime: bool = False,
     confirm: ConfirmConfig | None = None,
     save: bool = False,
     name: str = "",
@@ -50,6 +52,9 @@ def attribute(
         run: A run, or the folder or prefix where it is.
         config: What is asked; by default the evidence that ablation agreed with best: tallies
             where the run has them, else outliers.
+        lifetime: Count lifetime shifts, what each gradient still contributes to the last weights,
+            instead of shifts of one step; sets ``config.lifetime``. The run is replayed once, and
+            lifetime shifts are kept in ``run.tables``, also without ``save``.
         confirm: Test each token by ablating the neuron on held-out text, beside null models.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/attribute/NAME/``.
@@ -63,15 +68,23 @@ def attribute(
 
     Raises:
         RunError: The run has no committed steps, or lacks the record that ``config`` asks for;
-            with ``confirm``, it has no held-out text or a model that cannot be ablated.
+            with ``confirm``, it has no held-out text or a model that cannot be ablated; with
+            ``lifetime``, it is of a custom loop without stored factors.
+        ReplayError: With ``lifetime``, replay on this machine does not arrive at the stored
+            checkpoints.
+        StoreError: With ``lifetime``, ``run.tables`` cannot be written.
 
     Example:
         >>> found = ontogeny.attribute("runs/demo", save=True)
         >>> found.groups.columns.tolist()
         ['level', 'unit', 'group', 'rows', 'weight', 'tokens']
+        >>> in_all = ontogeny.attribute("runs/demo", lifetime=True)
+        >>> in_all.tokens.columns.equals(found.tokens.columns)
+        True
     """
     opened = opened_run(run)
     chosen = config or AttributionConfig.recommended(tallies=bool(opened.shards("tallies")))
+    chosen = replace_field(chosen, lifetime=chosen.lifetime or lifetime)
     if confirm is not None:
         require_confirmable(opened, chosen.level)
     asked = [chosen] if confirm is None else [Confirmed(confirm), chosen]

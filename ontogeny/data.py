@@ -139,7 +139,8 @@ def neurons(
     opened, chosen = opened_run(run), config or NeuronsConfig()
 
     def compute() -> NeuronClusters:
-        moved = read_outlier_sums(opened, partial(run_job, report=progress))
+        read = partial(run_job, report=progress)
+        moved = read_outlier_sums(opened, read, lifetime=chosen.lifetime)
         return group_neurons(opened, moved, chosen)
 
     keep = Keep(save, name, replace)

@@ -47,6 +47,7 @@ from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.levels import Groups
+from analysis.lifetime.run import lifetime_run, require_positions
 from analysis.run.run import Run
 
 
@@ -71,8 +72,13 @@ def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attributi
     """Find the tokens and datums that moved each group most.
 
     Raises ``RunError`` if the run has no committed steps, lacks any of the configured steps, has no
-    group of the level, or has no tallies where ``config.evidence`` needs them.
+    group of the level, or has no tallies where ``config.evidence`` needs them; with
+    ``config.lifetime`` also what ``lifetime_run`` raises.
     """
+    if config.lifetime:
+        run = lifetime_run(run)
+        if config.level == "unit" and config.evidence in ("target", "input"):
+            require_positions(run)
     tallies = TallyEvidence.of(run, config) if config.reads_tallies else None
     rows = OutlierRows.of(run, run_job, config)
     groups = tallies.groups if tallies else rows.groups()

@@ -57,6 +57,10 @@ class AttributionConfig:
     """Statistic that chooses tokens (``analysis.measures.selection``)."""
     outliers: Notion = "absolute"
     """Which recorded rows count as outliers (``analysis.attribution.outlier_notions``)."""
+    lifetime: bool = False
+    """False: shifts of one step, as recorded. True: lifetime shifts, what each gradient still
+    contributes to the last weights. Outliers are then the largest lifetime shifts, and update norms
+    those of lifetime shifts; the run is replayed once for them (``analysis.lifetime``)."""
     keep: float = 0.25
     """Share of the recorded rows that counts, by notions other than absolute."""
     first_step: int = 0
@@ -109,6 +113,9 @@ class AttributionConfig:
             refuse("end_step", self.end_step, f"must be above the first step, {self.first_step}")
         if self.reads_tallies:
             self.check_tallies()
+        if self.lifetime and self.evidence.endswith("ablation-estimate"):
+            remedy = "Leave lifetime out, or choose the evidence update-norm or geometric-mean"
+            refuse("evidence", self.evidence, "which has no shifts, for lifetime shifts", remedy)
 
     def refuse_choice(self, name: str, allowed: Sequence[str]) -> NoReturn:
         found = getattr(self, name)

@@ -25,8 +25,9 @@ from analysis.attribution.config import AttributionConfig
 from analysis.attribution.row_passes import chosen_steps
 from analysis.attribution.token_evidence import TokenDetails, TokenEvidence, expected_by_window
 from analysis.levels import Groups, groups_at
+from analysis.lifetime.run import read_tally
 from analysis.run.run import Run
-from analysis.run.tallies import UnitTally, read_tally, tally_units, tally_windows
+from analysis.run.tallies import UnitTally, tally_units, tally_windows
 from capture.errors import RunError
 from capture.shifts.tallies import By
 

@@ -36,6 +36,7 @@ from analysis.behaviour.tables import (
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
+from analysis.lifetime.run import lifetime_run, require_positions
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -94,6 +95,8 @@ class BehaviourConfig:
     """Bootstrap resamples for each interval."""
     seed: int = 0
     """Seed of all random draws."""
+    lifetime: bool = False
+    """Whether shifts are lifetime shifts (``analysis.lifetime``), not those of one step."""
 
     def __post_init__(self) -> None:
         for name, least in (("max_datums", 2), ("controls", 1), ("resamples", 1), ("seed", 0)):
@@ -124,8 +127,13 @@ def analyse_behaviour(
     """Compare the datums that show a behaviour with matched controls.
 
     Raises ``RunError`` if no segment is committed, if the run lacks a datum, or if either class has
-    too few datums; ``ConfigError`` for an unknown token or an invalid pattern.
+    too few datums; ``ConfigError`` for an unknown token or an invalid pattern; with
+    ``config.lifetime`` also what ``lifetime_run`` raises.
     """
+    if config.lifetime:
+        run = lifetime_run(run)
+        if predicate.target is not None:
+            require_positions(run)
     shards = run.require_shards("outliers")
     shows_N, visits_N = select_datums(run, predicate), count_visits(run)
     matched, num_candidates = choose_datums(run, predicate, shows_N, visits_N, config)

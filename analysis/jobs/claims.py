@@ -17,6 +17,8 @@ from capture.format import markers
 from capture.format.markers import Marker, read_marker
 from capture.store.access import require_writable
 
+ADDED = {"lifetime": False}
+"""Options that tables of earlier versions do not name, with the value that they had."""
 LONGEST_NAME = 40
 """Letters of a suggested name."""
 
@@ -94,6 +96,8 @@ def extends(new: Question, old: Question) -> bool:
     """Whether a question is another one, or that with further options; versions do not count."""
     if new.command != old.command or (new.options and not old.options):
         return False
+    if any(added_options(new, old)):
+        return False
     return all(new.options.get(name, new) == value for name, value in old.options.items())
 
 
@@ -108,10 +112,16 @@ def difference(new: Question, old: Question) -> str:
 
 def differing(new: Question, old: Question) -> Iterator[str]:
     """Yield the options that keep a question from extending another one, then those added."""
+    yield from added_options(new, old)
     for name, value in old.options.items():
         if new.options.get(name, new) != value:
             yield name
     yield from (name for name in new.options if name not in old.options)
+
+
+def added_options(new: Question, old: Question) -> list[str]:
+    """Return the options of ``ADDED`` in which two questions differ."""
+    return [n for n, v in ADDED.items() if new.options.get(n, v) != old.options.get(n, v)]
 
 
 def suggested_name(new: Question, old: Question, taken: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set, write_tables
+from analysis.lifetime.run import lifetime_run, read_tally
 from analysis.measures.association import associations
 from analysis.neurons.clustering import (
     ClusteringConfig,
@@ -35,7 +36,6 @@ from analysis.neurons.stability import bootstrap_stability, draw_columns
 from analysis.neurons.tables import TABLES, cluster_table, neuron_table, stability_table
 from analysis.neurons.topics import cluster_tokens, find_topics, own_tokens, shuffle_tokens
 from analysis.run.run import Run
-from analysis.run.tallies import read_tally
 from capture.errors import ConfigError, RunError, at_least
 
 JOB = "neurons"
@@ -58,6 +58,8 @@ class NeuronsConfig:
     """Weight of token profiles (the tallies' update norm by target) beside datums, 0 to 1."""
     bootstraps: int = 20
     """Bootstrap samples of the datums."""
+    lifetime: bool = False
+    """Whether shifts are lifetime shifts (``analysis.lifetime``), not those of one step."""
 
     def __post_init__(self) -> None:
         if self.weight not in WEIGHTS:
@@ -86,10 +88,15 @@ def ignore_progress(done: int, total: int) -> None:
     """A progress report that does nothing."""
 
 
-def read_outlier_sums(run: Run, run_job: Runner) -> OutlierSums:
-    """Sum the outlier rows of every neuron. Raises ``RunError`` without outliers or MLP weights."""
+def read_outlier_sums(run: Run, run_job: Runner, *, lifetime: bool = False) -> OutlierSums:
+    """Sum the outlier rows of every neuron; ``lifetime``: of lifetime shifts.
+
+    Raises ``RunError`` without outliers or MLP weights; with ``lifetime`` what ``lifetime_run``
+    raises.
+    """
     if not mlp_units(run.layout):
         raise RunError(run.uri, "captured no MLP weights", "Capture some with capture.units")
+    run = lifetime_run(run) if lifetime else run
     shards = run.require_shards("outliers")
     return run_job(SumOutliersByNeuron(run.layout, run.target_NT, run.num_tokens), shards)
 
@@ -97,11 +104,12 @@ def read_outlier_sums(run: Run, run_job: Runner) -> OutlierSums:
 def group_neurons(
     run: Run, sums: OutlierSums, config: NeuronsConfig, report: ProgressReport = ignore_progress
 ) -> NeuronClusters:
-    """Cluster the neurons of a run by the datums that moved them.
+    """Cluster the neurons of a run by the datums that moved them; ``sums`` as ``config`` asks.
 
     Raises ``RunError`` if too few neurons have enough rows, or if ``tokens_weight`` asks for
     tallies that the run lacks.
     """
+    run = lifetime_run(run) if config.lifetime else run
     every = count_outlier_rows(run, sums)
     row_G = select_neurons(run, every, config)
     neurons = every.loc[row_G].reset_index(drop=True)

@@ -24,6 +24,8 @@ class ParameterConfig:
     """First step that counts."""
     end_step: int | None = None
     """One past the last step that counts (None: all)."""
+    lifetime: bool = False
+    """Whether shifts are lifetime shifts (``analysis.lifetime``), not those of one step."""
     seed: int = 0
     """Seed of the random draws that show what chance gives."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
+from analysis.lifetime.run import lifetime_run, require_positions
 from analysis.measures.selection import choose
 from analysis.parameters.config import ParameterConfig
 from analysis.parameters.tables import ABOUT, JOB, TABLES, TOKENS, ParameterTokens
@@ -72,8 +73,13 @@ def parameter_tokens(run: Run, config: ParameterConfig) -> ParameterTokens:
     """Rank the tokens of the datums that have the parameter among their outliers.
 
     Raises ``UnitError`` for a parameter that was not captured, ``RunError`` if it has no outliers
-    in these steps or the run lacks the steps.
+    in these steps or the run lacks the steps; with ``config.lifetime`` also what ``lifetime_run``
+    raises.
     """
+    if config.lifetime:
+        run = lifetime_run(run)
+        if config.evidence != "window" and len(run.layout.shapes.get(config.unit, ())) != 2:
+            require_positions(run)
     end = run.steps_done if config.end_step is None else config.end_step
     steps = range(config.first_step, end)
     rows = rows_of(run, config, steps)

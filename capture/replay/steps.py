@@ -8,6 +8,7 @@ continues from that checkpoint. On the machine that made the run the two are bit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Update:
     datum_N: list[int]
     """The datum in each slot of the batch."""
     factors: Factors
-    """Per-sample gradients of the training loss, in factored form."""
+    """Per-sample gradients in factored form, of the loss at ``StepReplayer.loss_positions``."""
     scale: float
     """Multiplier from gradient to shift (−lr · clip), before preconditioning."""
     preconditioner: Weights | None
@@ -52,6 +53,8 @@ class StepReplayer:
     run: ReplayableRun
     markers: Sequence[Marker]
     """Markers of the start and of all committed segments, in order."""
+    loss_positions: Literal["all", "last"] = "all"
+    """Positions whose loss the factors of updates are of; training itself uses all."""
 
     def weights_after(self, steps: int, units: Sequence[str], report: Report) -> Weights:
         """Return copies of these parameters as they were after so many steps."""
@@ -93,7 +96,7 @@ class StepReplayer:
         return [marker for marker in self.markers if marker.end_step <= steps][-1]
 
     def engine(self, units: Sequence[str], kinds: Sequence[RecordKind]) -> Engine:
-        """Return an engine of this run that captures these units, for the loss of all positions.
+        """Return an engine of this run that captures these units.
 
         ``kinds``: empty for an engine that only trains.
         """
@@ -102,7 +105,7 @@ class StepReplayer:
             config.capture,
             record="shifts",
             units=list(units),
-            loss_positions="all",
+            loss_positions=self.loss_positions,
             outliers=replace(config.capture.outliers, k=1),
         )
         plan = replace(self.run.plan, config=replace(config, capture=captured))
@@ -122,7 +125,7 @@ class StepReplayer:
             yield Update(
                 planned.step,
                 planned.datum_N.tolist(),
-                step.factors,
+                step.last.factors if step.last else step.factors,
                 step.scale,
                 step.preconditioner,
                 step.carry,

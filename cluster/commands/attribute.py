@@ -25,6 +25,7 @@ from cluster.options.attribution import (
     parameter_config,
     parameter_set,
 )
+from cluster.options.lifetime import add_lifetime, compute_lifetimes, say_lifetime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +106,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="rows shown, default 20")
+    add_lifetime(made)
     add_tables(made)
     add_confirm(made)
     add_skip_damaged(made)
@@ -172,6 +174,7 @@ def attribution(
         check_focus(run, config, focus)
         if confirmation is not None:
             require_confirmable(run, config.level)
+        compute_lifetimes(run, counting, wanted=config.lifetime)
         with counting("reading outliers", "rows") as report:
             found = attribute(run, partial(on.run_job, report=report), config)
         if confirmation is None:
@@ -182,6 +185,7 @@ def attribution(
     def show(console: "Console", run: "Run", found: "Attribution") -> None:
         confirmable = obstacle_to_confirmation(run) is None
         show_attribution(console, found, focus, confirmable=confirmable)
+        say_lifetime(console, counted=choose(run).lifetime)
 
     def question(run: "Run") -> Question:
         configs = [choose(run)] if confirmation is None else [Confirmed(confirmation), choose(run)]
@@ -197,10 +201,12 @@ def one_parameter(config: "ParameterConfig", rows: int) -> "Analysis[ParameterTo
     from cluster.terminal.attribution_tables import show_parameter
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "ParameterTokens":
+        compute_lifetimes(run, counting, wanted=config.lifetime)
         return parameter_tokens(run, config)
 
     def show(console: "Console", run: "Run", found: "ParameterTokens") -> None:
         show_parameter(console, found, config.select, rows=rows)
+        say_lifetime(console, counted=config.lifetime)
 
     return Analysis(lambda run: Question.of("parameter", config), compute, write_parameter, show)
 

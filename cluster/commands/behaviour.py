@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.lifetime import add_lifetime, compute_lifetimes, say_lifetime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,7 @@ def add(commands: "Commands") -> None:
     text = "what is shown, default rows"
     made.add_argument("--measure", choices=MEASURES, default="rows", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
+    add_lifetime(made)
     add_skip_damaged(made)
     add_ray(made)
     add_tables(made)
@@ -66,15 +68,20 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     if arguments.measure == "target" and arguments.target is None:
         raise ConfigError("--measure", "target is measured for --target TOKEN only")
     config = BehaviourConfig(
-        controls=arguments.controls, max_datums=arguments.most, seed=arguments.seed
+        controls=arguments.controls,
+        max_datums=arguments.most,
+        seed=arguments.seed,
+        lifetime=arguments.lifetime,
     )
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Behaviour":
+        compute_lifetimes(run, counting, wanted=config.lifetime)
         with counting("reading outliers", "rows") as report:
             return analyse_behaviour(run, partial(on.run_job, report=report), predicate, config)
 
     def show(console: "Console", run: "Run", found: "Behaviour") -> None:
         show_behaviour(console, found, measure=arguments.measure, rows=arguments.rows)
+        say_lifetime(console, counted=config.lifetime)
 
     question = Question.of("behaviour", predicate, config)
     found = Analysis(lambda run: question, compute, write_behaviour, show)

@@ -8,6 +8,7 @@ from capture.errors import at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.options.choices import CLUSTERING_METHODS, CLUSTERING_WEIGHTS
+from cluster.options.lifetime import add_lifetime, compute_lifetimes, say_lifetime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +50,7 @@ def add(commands: "Commands") -> None:
     add_number(made, "--bootstraps", 20, "bootstrap samples of the datums")
     add_number(made, "--seed", 0, "seed of the samples and of the map")
     add_number(made, "--rows", 20, "rows shown")
+    add_lifetime(made)
     add_skip_damaged(made)
     add_ray(made)
     add_tables(made)
@@ -69,13 +71,16 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     config = config_of(arguments)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "NeuronClusters":
+        compute_lifetimes(run, counting, wanted=config.lifetime)
         with counting("reading outliers", "rows") as report:
-            moved = read_outlier_sums(run, partial(on.run_job, report=report))
+            read = partial(on.run_job, report=report)
+            moved = read_outlier_sums(run, read, lifetime=config.lifetime)
         with counting("grouping bootstrap samples", "samples") as report:
             return group_neurons(run, moved, config, report)
 
     def show(console: "Console", run: "Run", found: "NeuronClusters") -> None:
         show_neurons(console, found, rows=arguments.rows)
+        say_lifetime(console, counted=config.lifetime)
 
     question = Question.of("neurons", config)
     found = Analysis(lambda run: question, compute, write_neurons, show)
@@ -98,4 +103,5 @@ def config_of(arguments: argparse.Namespace) -> "NeuronsConfig":
         min_rows=arguments.min_rows,
         tokens_weight=arguments.tokens_weight,
         bootstraps=arguments.bootstraps,
+        lifetime=arguments.lifetime,
     )

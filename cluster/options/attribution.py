@@ -71,6 +71,7 @@ def config_of(arguments: argparse.Namespace, *, tallies: bool) -> "AttributionCo
     values: dict[str, Any] = {ours: asked[theirs] for ours, theirs in names.items()}
     values["first_step"], values["end_step"] = parse_steps(asked["steps"])
     values["selection"] = selection_of(arguments)
+    values["lifetime"] = asked["lifetime"]
     given = {name: value for name, value in values.items() if value is not None}
     if asked["study"]:
         return AttributionConfig.study(**given)
@@ -116,6 +117,7 @@ def parameter_config(arguments: argparse.Namespace) -> "ParameterConfig":
         first_step=first,
         end_step=end,
         selection=selection_of(arguments),
+        lifetime=asked["lifetime"],
         **chosen,
     )
 

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
-from custom_loops import Small, Sometimes, loss_of, tokens, uri
+from custom_loops import Sometimes
+from recorded_loops import OPTIMIZERS, recorded
 from tiny_run import make_run
 
 from analysis.run.run import Run, open_run
-from capture.config.records import FactorConfig
-from capture.custom_loop.record import record
 from capture.errors import RunError, UnitError
 
 UNIT = "layers.1.linear2.weight"
@@ -93,41 +91,6 @@ def test_of_the_loss_at_the_last_position_lifetime_shifts_scale_the_recorded_gra
 
 
 # --- custom training loops ------------------------------------------------------------------------
-
-
-def recorded(folder, optimizer_of, *, model=None, factors: bool = True, **options) -> Run:
-    model, data = model or Small(), tokens()
-    optimizer = optimizer_of(model)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 3))
-    options = {"factors": FactorConfig(enabled=factors), "segment_steps": 4} | options
-    with record(model, optimizer, run=uri(folder), datums=data, **options) as recorder:
-        for step in range(10):
-            ids = [(4 * step + slot) % 12 for slot in range(4)]
-            if isinstance(model, Sometimes):
-                model.step = step
-            recorder.datums(ids)
-            optimizer.zero_grad()
-            loss_of(model, data[ids]).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-            optimizer.step()
-            schedule.step()
-    return open_run(uri(folder))
-
-
-def two_groups(model: Small) -> list[dict[str, object]]:
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
-    return [{"params": weights, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
-
-
-OPTIMIZERS = {
-    "sgd": lambda model: torch.optim.SGD(model.parameters(), 0.3),
-    "momentum": lambda model: torch.optim.SGD(
-        model.parameters(), 0.3, 0.9, weight_decay=0.1, nesterov=True
-    ),
-    "adam": lambda model: torch.optim.Adam(model.parameters(), 0.02, weight_decay=0.1),
-    "adamw": lambda model: torch.optim.AdamW(two_groups(model), 0.02),
-}
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
