@@ -1,17 +1,16 @@
 """Confirm the tokens that attribution names for a neuron, by ablation on held-out text.
 
 A token is confirmed for a neuron if the record names it *and* ablating the neuron moves its
-log-probability on held-out text more than it moves tokens that were not named
-(``analysis.measures.confirmation``), at a false discovery rate of 5 % over all pairs tested. The
-effect must change the token's probability by 1 % or more, and be new: the initial weights must not
-have had it already. (The null of the untrained model is counted without this last condition.)
+log-probability on held-out text, more than it moves tokens that were not named and more than it did
+in the initial weights (``analysis.measures.confirmation``), at a false discovery rate of 5 % over
+all pairs tested. The effect must change the token's probability by 1 % or more.
 
 The same procedure, with the same options, runs on three nulls, in which nothing should be
 confirmed:
 
-- *untrained model*: the record's tokens, with effects measured in the run's initial weights.
-- *shuffled words*: the effects of the trained model, assigned to the words of the text in random
-  order.
+- *untrained model*: the record's tokens, with effects of the run's initial weights on one half of
+  the held-out datums. They must be larger than those of the same weights on the other half.
+- *shuffled words*: the effects of both models, assigned to the words of the text in random order.
 - *exchanged tokens*: every neuron takes the tokens of another neuron of its unit.
 
 Rows and heads are confirmed like neurons. Shapes: S neuron, V token of the vocabulary, W token with
@@ -20,6 +19,7 @@ enough positions, N datum, T position.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -98,24 +98,22 @@ def confirm(
     pairs = NamedPairs.of(table, np.flatnonzero(count_V >= config.min_positions))
     if not pairs.named_SW.any():
         return with_tables(found, untested(table, count_V), NULLS.empty_table().to_pandas())
+    mixed_NT = words_in_random_order(text[1], config.seed)
+    half_N = np.random.default_rng(config.seed).permutation(len(text[1])) % 2 == 0
     trained, mixed = changes_of(
-        run,
-        run.model(),
-        text,
-        [text[1], words_in_random_order(text[1], config.seed)],
-        pairs,
-        stage(report, 0, 2),
-        sweep,
+        run, run.model(), text, [text[1], mixed_NT], pairs, stage(report, 0, 2), sweep
     )
-    (initial,) = changes_of(run, run.model(0), text, [text[1]], pairs, stage(report, 1, 2), sweep)
-    named_SW = pairs.named_SW
+    halves = [datums_alone(text[1], own_N, run.num_tokens) for own_N in (half_N, ~half_N)]
+    initial, mixed_before, one_half, other_half = changes_of(
+        run, run.model(0), text, [text[1], mixed_NT, *halves], pairs, stage(report, 1, 2), sweep
+    )
+    named_SW, exchanged_SW = pairs.named_SW, pairs.exchanged(config.seed)
+    judge = partial(Verdicts.of, family_S=pairs.family_S, max_q=config.max_q)
     verdicts = {
-        RECORD: Verdicts.of(trained, named_SW, pairs.family_S, config.max_q, initial=initial),
-        UNTRAINED: Verdicts.of(initial, named_SW, pairs.family_S, config.max_q),
-        SHUFFLED: Verdicts.of(mixed, named_SW, pairs.family_S, config.max_q),
-        EXCHANGED: Verdicts.of(
-            trained, pairs.exchanged(config.seed), pairs.family_S, config.max_q, apart_SW=named_SW
-        ),
+        RECORD: judge(trained, initial, named_SW),
+        UNTRAINED: judge(one_half, other_half, named_SW),
+        SHUFFLED: judge(mixed, mixed_before, named_SW),
+        EXCHANGED: judge(trained, initial, exchanged_SW, apart_SW=named_SW),
     }
     rows = confirmed_rows(table, found.windows, pairs, trained, initial, verdicts[RECORD], count_V)
     return with_tables(found, rows, null_rows(verdicts))
@@ -152,6 +150,11 @@ def words_in_random_order(target_NT: np.ndarray, seed: int) -> np.ndarray:
     return mixed.reshape(target_NT.shape)
 
 
+def datums_alone(target_NT: np.ndarray, own_N: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return the targets of some datums; all others get the label ``num_tokens``, [N, T]."""
+    return np.where(own_N[:, None], target_NT, num_tokens)
+
+
 def changes_of(
     run: Run,
     model: LanguageModel,
@@ -161,10 +164,16 @@ def changes_of(
     report: Report | None,
     sweep: Sweep,
 ) -> list[Changes]:
-    """Ablate every neuron on a text; return the changes at the tested tokens, by each labelling."""
-    plan = AblationPlan.of(model, text[0], pairs.subjects, "zero", text[0])
-    found = changes_by_label(model, *text, plan, labels, run.num_tokens, report, sweep)
-    return [Changes.of_sums(*sums, pairs.token_W) for sums in found]
+    """Ablate every neuron on a text; return the changes at the tested tokens, by each labelling.
+
+    Positions with the label ``run.num_tokens``, which is no token, do not count.
+    """
+    plan, token_W = AblationPlan.of(model, text[0], pairs.subjects, "zero", text[0]), pairs.token_W
+    found = changes_by_label(model, *text, plan, labels, run.num_tokens + 1, report, sweep)
+    return [
+        Changes.of_sums(each.change_SV[:, :-1], each.square_SV[:, :-1], each.count_V[:-1], token_W)
+        for each in found
+    ]
 
 
 def stage(report: Report | None, number: int, of: int) -> Report | None:

@@ -67,26 +67,21 @@ class Verdicts:
     def of(
         cls,
         changes: Changes,
+        initial: Changes,
         named_SW: np.ndarray,
         family_S: np.ndarray,
         max_q: float,
         apart_SW: np.ndarray | None = None,
-        initial: Changes | None = None,
     ) -> "Verdicts":
         """Test named pairs against all others, less ``apart_SW``, which are no reference either.
 
-        If ``initial`` is given, the changes in the initial weights, effects that these had already
-        are not confirmed: those of the same sign and at least the same size.
+        ``initial``: the changes in the initial weights.
         """
         apart_SW = named_SW if apart_SW is None else named_SW | apart_SW
-        p_SW = confirmation_p(changes, apart_SW, family_S)
+        p_SW = confirmation_p(changes, initial, apart_SW, family_S)
         q_SW = confirmation_q(p_SW, named_SW)
         confirmed_SW = named_SW & (q_SW <= max_q) & (np.abs(changes.mean_SW) >= MIN_EFFECT_NATS)
         confirmed_SW &= (changes.rms_S >= NEARLY_DEAD_NATS)[:, None]
-        if initial is not None:
-            # The effect in its own direction: negative for an initial effect of the other sign.
-            before_SW = initial.mean_SW * np.sign(changes.mean_SW)
-            confirmed_SW &= before_SW < np.abs(changes.mean_SW)
         return cls(named_SW, p_SW, q_SW, confirmed_SW)
 
 
@@ -130,6 +125,17 @@ def confirmed_rows(
     return rows.drop(columns=["first_step", "end_step"]).merge(
         strongest_windows(windows), "left", [*KEYS, "token_id"]
     )
+
+
+def had_already(confirmed: pd.DataFrame) -> int:
+    """Return how many pairs of ``CONFIRMED`` have an effect that the initial weights had too.
+
+    These have a change that differs from zero (95 %) and is no larger than the initial one.
+    """
+    change, sign = confirmed["change"], np.sign(confirmed["change"])
+    moves = (confirmed["low"] > 0) | (confirmed["high"] < 0)
+    old = sign * confirmed["initial_change"] >= change.abs()
+    return int((moves & old & (change.abs() >= MIN_EFFECT_NATS)).sum())
 
 
 def untested(table: pd.DataFrame, count_V: np.ndarray) -> pd.DataFrame:

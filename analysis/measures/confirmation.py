@@ -1,17 +1,21 @@
 """Which (neuron, token) pairs does ablation confirm? p and false discovery rates.
 
-A pair is confirmed if ablating the neuron moves the log-probability of the token. A neuron of any
-model moves most tokens a little, so two hypotheses are tested, and a pair has to refuse both:
+A pair is confirmed if ablating the neuron moves the log-probability of the token, which it did not
+before training. A neuron of any model moves most tokens a little, so three hypotheses are tested,
+and a pair has to refuse all of them:
 
 - *no effect*: the mean change over the token's positions is zero (Student's t).
 - *not specific*: the pair is like the pairs that were not named. The size of the deviation from the
   neuron's mean change is divided by what is usual for the token and for the neuron, and ranked
   among all pairs of the family that were not named. Named tokens that have nothing to do with the
   neuron rank at random.
+- *not new*: the effect is no larger than that of the initial weights in the same direction (Welch's
+  t, one-sided). Evidence of the first steps describes the initial weights, and finds pairs on which
+  these have large effects by chance; sizes alone would be larger after training for half of them.
 
-p is the larger of the two, so it is valid for the union of both hypotheses (Berger 1982). q is the
-Benjamini–Hochberg adjusted p over all tested pairs of all neurons, times an upward biased estimate
-of the share of true null hypotheses (Storey, Taylor & Siegmund 2004, λ = 0.5).
+p is the largest of the three, so it is valid for the union of the hypotheses (Berger 1982). q is
+the Benjamini–Hochberg adjusted p over all tested pairs of all neurons, times an upward biased
+estimate of the share of true null hypotheses (Storey, Taylor & Siegmund 2004, λ = 0.5).
 
 Shapes: S neuron, W token with enough positions, F family (a unit's neurons).
 """
@@ -68,13 +72,17 @@ class Changes:
         return self.mean_SW - reach_SW, self.mean_SW + reach_SW
 
 
-def confirmation_p(changes: Changes, named_SW: np.ndarray, family_S: np.ndarray) -> np.ndarray:
-    """Return p of every pair, the larger of the two hypotheses', [S, W].
+def confirmation_p(
+    changes: Changes, initial: Changes, named_SW: np.ndarray, family_S: np.ndarray
+) -> np.ndarray:
+    """Return p of every pair, the largest of the three hypotheses', [S, W].
 
-    ``named_SW`` says which pairs the record names, bool. All others are the reference that
-    specificity is judged by, so at least some must be left in every family.
+    ``initial``: changes in the initial weights. ``named_SW`` says which pairs the record names,
+    bool. All others are the reference that specificity is judged by, so at least some must be left
+    in every family.
     """
-    return np.maximum(no_effect_p(changes), unspecific_p(changes, named_SW, family_S))
+    effect_SW = np.maximum(no_effect_p(changes), not_new_p(changes, initial))
+    return np.maximum(effect_SW, unspecific_p(changes, named_SW, family_S))
 
 
 def confirmation_q(p_SW: np.ndarray, named_SW: np.ndarray) -> np.ndarray:
@@ -98,6 +106,27 @@ def no_effect_p(changes: Changes) -> np.ndarray:
     t_SW = np.zeros(changes.mean_SW.shape)
     np.divide(np.abs(changes.mean_SW), changes.error_SW, out=t_SW, where=changes.error_SW > 0)
     return 2 * stats.t.sf(t_SW, np.maximum(changes.count_W - 1, 1))
+
+
+def not_new_p(changes: Changes, initial: Changes) -> np.ndarray:
+    """Return the one-sided p of an effect no larger than the initial one, [S, W].
+
+    Effects of the other sign before training count as negative. Both means are taken as independent
+    (Welch's t); on the same positions they rise and fall together, which makes p too large.
+    """
+    from scipy import stats
+
+    # The effect in its own direction: negative for an initial effect of the other sign.
+    before_SW = initial.mean_SW * np.sign(changes.mean_SW)
+    more_SW = np.abs(changes.mean_SW) - before_SW
+    error_SW = np.hypot(changes.error_SW, initial.error_SW)
+    t_SW, part_SW = np.zeros(more_SW.shape), np.full(more_SW.shape, 0.5)
+    known_SW = (error_SW > 0) & np.isfinite(error_SW)
+    np.divide(more_SW, error_SW, out=t_SW, where=known_SW)
+    np.divide(changes.error_SW**2, error_SW**2, out=part_SW, where=known_SW)
+    free_W, initial_free_W = (np.maximum(each.count_W - 1, 1) for each in (changes, initial))
+    degrees_SW = 1 / (part_SW**2 / free_W + (1 - part_SW) ** 2 / initial_free_W)
+    return stats.t.sf(t_SW, degrees_SW)
 
 
 def unspecific_p(changes: Changes, named_SW: np.ndarray, family_S: np.ndarray) -> np.ndarray:

@@ -129,7 +129,10 @@ def summary_of(run: "Run") -> CaptureSummary:
     rows, size = outlier_size(run)
     errors, evaluations = run.steps()["audit_error"], run.evaluations()
     unchecked = sum((Counter(marker.unchecked) for marker in run.segments), Counter())
-    last = [table.iloc[-1].to_dict() for _, table in evaluations.groupby("split", sort=False)]
+    last = [
+        {str(name): value for name, value in table.iloc[-1].items()}
+        for _, table in evaluations.groupby("split", sort=False)
+    ]
     return CaptureSummary(
         run=run.uri,
         steps=run.steps_done,

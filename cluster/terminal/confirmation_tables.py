@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from analysis.attribution.tables import Attribution
+from analysis.faithfulness.confirmed_pairs import had_already
 from analysis.measures.nulls import null_sentences
 from cluster.terminal.tables import data_table, print_table
 
@@ -56,6 +57,11 @@ def remarks(attribution: Attribution, level: str) -> list[str]:
         found.append(
             f"{untested:,} of {len(confirmed):,} named tokens occur too rarely in the held-out "
             "text to be tested."
+        )
+    if old := had_already(confirmed):
+        found.append(
+            f"{old:,} of {len(confirmed) - untested:,} tested tokens had an effect of this size in "
+            "the initial weights already: this was not learned."
         )
     groups = confirmed.drop_duplicates(KEYS)
     dead = int((groups["alive"] == False).sum())  # noqa: E712 - unknown (None) is not dead

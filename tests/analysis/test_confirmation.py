@@ -1,5 +1,7 @@
 """Confirmation finds planted pairs, and nothing where the record has nothing to do with effects."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,11 +11,18 @@ from analysis.measures.confirmation import (
     confirmation_p,
     confirmation_q,
     no_effect_p,
+    not_new_p,
     unspecific_p,
 )
 
 S, W, NAMED = 60, 120, 6
 FAMILY = np.repeat([0, 1], S // 2)
+
+
+def nothing_before() -> Changes:
+    """Return the changes of initial weights that ablation of a neuron does not change."""
+    none_SW = np.zeros((S, W))
+    return Changes(none_SW, none_SW, np.full(W, 300), np.zeros(S), np.zeros(S))
 
 
 def noise(seed: int, planted: np.ndarray | None = None) -> Changes:
@@ -40,7 +49,8 @@ def names(seed: int) -> np.ndarray:
 
 
 def confirmed(changes: Changes, named_SW: np.ndarray) -> np.ndarray:
-    return confirmation_q(confirmation_p(changes, named_SW, FAMILY), named_SW) <= 0.05
+    p_SW = confirmation_p(changes, nothing_before(), named_SW, FAMILY)
+    return confirmation_q(p_SW, named_SW) <= 0.05
 
 
 def test_random_names_are_not_confirmed() -> None:
@@ -91,9 +101,48 @@ def test_p_of_no_effect_equals_a_t_test() -> None:
     assert changes.overall_S[0] == pytest.approx((x_N.sum() + 0.1) / 26)
 
 
+def test_an_effect_that_the_initial_weights_had_on_other_text_is_not_confirmed() -> None:
+    """The names are those of large effects of the initial weights, as those of the first steps."""
+    named_SW, passed = names(1), []
+    planted_SW = named_SW & (np.cumsum(named_SW, axis=1) <= 2)
+    for seed in range(10):
+        one, other = (measured(noise(seed, planted_SW), again) for again in (1, 2))
+        p_SW = confirmation_p(one, other, named_SW, FAMILY)
+        passed.append((confirmation_q(p_SW, named_SW) <= 0.05).any(1).mean())
+        larger_SW = np.abs(one.mean_SW) > other.mean_SW * np.sign(one.mean_SW)
+        assert larger_SW[planted_SW].mean() > 0.4  # sizes alone would let half of them pass
+    assert np.mean(passed) <= 0.05
+
+
+def measured(changes: Changes, seed: int) -> Changes:
+    """Return the changes on another text: the same means, with other errors of sampling."""
+    rng = np.random.default_rng(seed)
+    mean_SW = changes.mean_SW + changes.error_SW * rng.normal(size=(S, W))
+    return replace(changes, mean_SW=mean_SW)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_p_of_what_is_not_new_equals_welch_s(sign: int) -> None:
+    """With another sign before training, the whole difference is new."""
+    rng = np.random.default_rng(0)
+    x_N, y_N = rng.normal(-1.2, 1, size=25), sign * rng.normal(-0.3, 1.5, size=40)
+    wanted = stats.ttest_ind(x_N, y_N, equal_var=False, alternative="less").pvalue
+    assert not_new_p(of_samples(x_N), of_samples(y_N))[0, 0] == pytest.approx(wanted)
+
+
+def test_one_position_shows_nothing_new() -> None:
+    one, many = of_samples(np.array([-2.0])), of_samples(np.arange(5.0))
+    assert not_new_p(one, many)[0, 0] == not_new_p(many, one)[0, 0] == 0.5
+
+
+def of_samples(x_N: np.ndarray) -> Changes:
+    sums = (np.array([[x_N.sum()]]), np.array([[(x_N**2).sum()]]))
+    return Changes.of_sums(*sums, np.array([len(x_N)]), np.array([0]))
+
+
 def test_a_neuron_that_changes_nothing_is_not_confirmed() -> None:
     changes = noise(0, names(1))
     changes.mean_SW[3] = changes.error_SW[3] = changes.overall_S[3] = 0
-    p_SW = confirmation_p(changes, names(1), FAMILY)
+    p_SW = confirmation_p(changes, nothing_before(), names(1), FAMILY)
     assert (p_SW[3] == 1).all()
     assert not np.isnan(p_SW).any()

@@ -60,7 +60,8 @@ def confirmation(data: ReportData, neuron: Neuron, links: Links) -> Markup | Non
     ]
     note = (
         "Each token was tested by ablating the neuron on held-out text. It is confirmed if its "
-        "log-probability changes, and more than that of tokens outside the evidence."
+        "log-probability changes, more than that of tokens outside the evidence, and more than it "
+        "did in the initial weights."
     )
     rows = markup.data_table("Test of each token", columns, rows_of(table), identity="confirmed")
     sentences = [
