@@ -176,6 +176,12 @@ def record_everything(group: Group, folder: Path) -> dict[str, Any]:
     return errors | identical
 
 
+def record_some(group: Group, folder: Path) -> None:
+    """Record two kinds of loops."""
+    for name in ("clipped", "branching"):
+        train(SETTINGS[name], folder, name, group)
+
+
 def take_steps(
     setting: Setting, folder: Path, name: str, group: Group, ranks: list[Group], steps: range
 ) -> None:
