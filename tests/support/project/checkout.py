@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = ("project", "runs", "servers", "reference")
+FOLDERS = ("project", "runs", "loops", "ranks", "servers", "reference")
 SUPPORT = [ROOT / "tests" / "support" / name for name in FOLDERS]
 IMPORT_PATH = os.pathsep.join(map(str, [ROOT, *SUPPORT]))
 """PYTHONPATH for a process that imports the product and the tests' support modules."""

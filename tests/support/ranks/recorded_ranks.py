@@ -18,7 +18,7 @@ from capture.custom_loop.record import record
 from capture.custom_loop.recording import Recording
 from capture.errors import CaptureError
 from capture.format import checkpoint
-from capture.process_group import Group, SingleProcess
+from capture.process_group import DistributedGroup, Group, SingleProcess
 from capture.shifts.outliers import OutlierConfig
 from capture.store import Store
 
@@ -180,6 +180,12 @@ def record_some(group: Group, folder: Path) -> None:
     """Record two kinds of loops."""
     for name in ("clipped", "branching"):
         train(SETTINGS[name], folder, name, group)
+
+
+def train_on_ray(config: dict[str, Any]) -> None:
+    """Record a loop as a worker of Ray Train, which has set up the process group."""
+    group = DistributedGroup(torch.device("cpu"))
+    train(SETTINGS["clipped"], Path(config["folder"]), "run", group)
 
 
 def take_steps(
