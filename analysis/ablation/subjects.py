@@ -81,7 +81,8 @@ def zero_ablation_value(model: LanguageModel, subject: Subject) -> float:
         return 0.0
     name = subject.unit.removesuffix("_weight").removesuffix(".weight")
     bias = f"{name}_bias" if subject.unit.endswith("_weight") else f"{name}.bias"
-    return float(model.get_parameter(bias)[subject.group])
+    value = dict(model.named_parameters()).get(bias)  # attention may have none
+    return 0.0 if value is None else float(value[subject.group])
 
 
 def units_of(model: LanguageModel, level: Level) -> dict[str, int]:

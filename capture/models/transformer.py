@@ -28,8 +28,9 @@ from capture.models.perceptron import Perceptron, fresh_perceptron
 from capture.models.positions import Positions, sinusoids
 
 SIZES = ("layers", "width", "hidden", "heads")
+STARTS = ("init", "init_range")
 OWN_KEYS = {
-    "transformer": (*SIZES, "dropout", "positions", "init_range", "norm", "seed"),
+    "transformer": (*SIZES, "dropout", "positions", *STARTS, "attention_bias", "norm", "seed"),
     "mlp": ("layers", "hidden", "classes", "seed"),
     "hf": ("seed",),
 }
@@ -59,8 +60,14 @@ class ModelConfig:
     """Positional encoding. sine_cosine: sinusoids, added to the embedding times sqrt(width);
     all_sine: the study's code, with sine in the odd columns too; learned: a trained vector for each
     position, added to the embedding itself, as in GPT-2 and in studies of modular addition."""
+    init: Literal["torch", "normal"] = "torch"
+    """torch: layers start as torch's do, and the rest by ``init_range``; normal: every weight is
+    drawn with standard deviation 1/sqrt(width) (the unembedding: 1/sqrt(vocabulary)), biases are
+    0, as in Nanda et al. 2023."""
     init_range: float = 0.1
     """Embedding, unembedding and learned positions start uniform in [-init_range, init_range]."""
+    attention_bias: bool = True
+    """Whether the projections of attention have biases."""
     norm: Literal["post", "none"] = "post"
     """post: a LayerNorm after each residual connection; none: no LayerNorm."""
     classes: int = 10
@@ -105,13 +112,16 @@ class ModelConfig:
 class SelfAttention(nn.Module):
     """Causal multi-head self-attention with the parameters of ``torch.nn.MultiheadAttention``."""
 
+    in_proj_bias: Tensor | None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        bias = nn.Parameter(torch.empty(3 * width)) if config.attention_bias else None
+        self.register_parameter("in_proj_bias", bias)
+        self.out_proj = nn.Linear(width, width, bias=config.attention_bias)
 
     def forward(self, x_NTD: Tensor, masks: Masks) -> Tensor:
         """Return the attention output, [N, T, D]."""

@@ -162,7 +162,8 @@ def test_every_group_of_settings_is_documented_and_frozen():
         (
             "model.layer=3",
             "model.layer: unknown key; allowed here: kind, hf, layers, width, hidden, heads, "
-            "dropout, positions, init_range, norm, classes, seed. Perhaps model.layers is meant.",
+            "dropout, positions, init, init_range, attention_bias, norm, classes, seed. "
+            "Perhaps model.layers is meant.",
         ),
         (
             "colour=red",

@@ -91,6 +91,30 @@ def test_learned_positions_leave_the_other_initial_weights_alone():
         assert torch.equal(learned[name], own), name
 
 
+def test_normal_initial_weights_have_one_scale_and_no_biases():
+    config = ModelConfig(layers=1, width=64, hidden=128, init="normal", positions="learned")
+    model = fresh_model(config, vocabulary=100, window=30, seed=0)
+    for name, own in model.named_parameters():
+        if "norm" in name:
+            continue
+        wanted = 0 if own.ndim == 1 else 0.1 if name == "decoder.weight" else 1 / 8
+        assert own.square().mean().sqrt().item() == pytest.approx(wanted, rel=0.05), name
+    again = fresh_model(config, vocabulary=100, window=30, seed=0)
+    assert torch.equal(model.positions.weight, again.positions.weight)
+
+
+def test_attention_without_biases_is_attention_whose_biases_are_zero():
+    config = replace(TINY, attention_bias=False)
+    model, plain = fresh_model(config, vocabulary=VOCABULARY, window=WINDOW, seed=0), tiny_model()
+    names = set(dict(plain.named_parameters())) - set(dict(model.named_parameters()))
+    assert {name.rpartition(".")[2] for name in names} == {"in_proj_bias", "bias"}
+    assert len(names) == 2 * TINY.layers
+    zeros = {name: torch.zeros_like(p) for name, p in plain.named_parameters() if name in names}
+    plain.load_state_dict(model.state_dict() | zeros)
+    token_NT, _ = random_batch(2)
+    torch.testing.assert_close(model(token_NT), plain(token_NT))
+
+
 def test_initial_weights_depend_on_the_seed_and_lie_in_their_ranges():
     model, same, other = tiny_model(), tiny_model(), tiny_model(seed=1)
     for (name, p), q in zip(model.named_parameters(), same.parameters(), strict=True):
