@@ -1,6 +1,7 @@
 """All kinds of custom training loops that are tested, in the order of the table in the docs."""
 
 import exact_attention
+import exact_families
 import exact_gradients
 import exact_losses
 import exact_models
@@ -17,6 +18,7 @@ MODULES = (
     exact_losses,
     exact_passes,
     exact_models,
+    exact_families,
     refused_models,
 )
 """Each adds its kinds when it is imported."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from custom_loops import D, Small, V, loss_of
 from exact_attention import Attending, Encoder
+from exact_families import deberta, hugging_face, masked_loss
 from exact_loops import ADAMW, SGD
 from exact_models import Experts
 from loop_session import Session
@@ -206,6 +207,23 @@ def chosen_tokens(session: Session) -> None:
 @kind("routed experts among the units", UnitError, "no multiple of 4 datums, which capture cannot")
 def routed(session: Session) -> None:
     train(session, Experts())
+
+
+@kind(
+    "DeBERTa-v2 with relative positions, their embedding among the units",
+    UnitError,
+    "rel_embeddings.weight: is used by __getitem__, which capture cannot split per datum",
+)
+def relative_positions(session: Session) -> None:
+    train(session, deberta(relative=True), loss=masked_loss)
+
+
+@kind("XLNet (positions before the batch)", UnitError, "with positions before the 4 datums")
+def xlnet(session: Session) -> None:
+    hf = hugging_face()
+    shape = {"d_model": 8, "d_inner": 12, "n_layer": 2, "n_head": 2}
+    model = hf.XLNetLMHeadModel(hf.XLNetConfig(vocab_size=V, dropout=0.0, **shape))
+    train(session, model, loss=masked_loss)
 
 
 class Product(torch.autograd.Function):
