@@ -21,7 +21,7 @@ from analysis.report.pages.data_page import data_files
 from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
-from analysis.report.pages.report_data import ReportData
+from analysis.report.pages.report_data import ReportData, counted_shifts
 from analysis.report.pages.sources import WANTED, course_pages, read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.pages.website import (
@@ -175,7 +175,8 @@ def gather_report_data(
     timeline = read_timeline(run, run_job, keep=keep)
     measured = measure_neurons(run, neurons, sources["attribute", "tokens"], question, report)
     files = data_files(run, config.names, sources.missing, list(WANTED))
-    return ReportData(run, sources, timeline, measured, groups, files, compared)
+    counted = counted_shifts(question.options)
+    return ReportData(run, sources, timeline, measured, groups, files, compared, counted)
 
 
 def report_pages(data: ReportData, report: ProgressReport | None) -> Iterator[ReportPage]:

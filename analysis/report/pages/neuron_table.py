@@ -21,7 +21,7 @@ def neurons_page(data: ReportData) -> ReportPage:
     lead = markup.paragraph(
         "A neuron is a column of an MLP weight matrix: one input of the unit and all weights that "
         "it feeds. The tokens beside each neuron are over-represented in its evidence, the record "
-        "of what moved its weights.",
+        f"of what moved its weights. {data.counted}".rstrip(),
         kind="lead",
     )
     # Attribution orders by weight; weights of tallies are divided by their mean over the unit.

@@ -24,7 +24,14 @@ TOP_TOKENS_SHOWN = 8
 """Tokens that describe a neuron in a table."""
 NEIGHBOURS_SHOWN = 6
 """Nearest neurons on a neuron's page."""
-
+ONE_STEP_SHIFTS = (
+    "Shifts of one step are counted: what each gradient changed in its own step, without what "
+    "momentum made of it later."
+)
+LIFETIME_SHIFTS = (
+    "Lifetime shifts are counted: what each gradient still contributes to the last weights, "
+    "through momentum and later steps."
+)
 
 DATA_FOLDER = "data"
 TRAINING = "training"
@@ -91,10 +98,18 @@ class ReportData:
     """Raw data that is written beside the pages."""
     comparison: "Comparison | None" = None
     """Another run and what is compared with it."""
+    counted: str = ""
+    """A sentence that says which kind of shift the evidence of neurons counts; empty for evidence
+    that has no shifts."""
 
     @cached_property
     def neurons(self) -> list[Neuron]:
         return list(zip(self.groups["unit"], self.groups["group"].tolist(), strict=True))
+
+    @property
+    def lifetime(self) -> bool:
+        """Whether the attribution counts lifetime shifts."""
+        return self.counted == LIFETIME_SHIFTS
 
     @cached_property
     def links(self) -> Links:
@@ -272,3 +287,10 @@ def by_neuron(table: pd.DataFrame) -> dict[Neuron, pd.DataFrame]:
 def row_by_neuron(table: pd.DataFrame) -> dict[Neuron, pd.Series]:
     """The first row of each neuron."""
     return {neuron: part.iloc[0] for neuron, part in by_neuron(table).items()}
+
+
+def counted_shifts(options: Mapping[str, Any]) -> str:
+    """Return ``ReportData.counted`` for the options of an attribution."""
+    if str(options.get("evidence", "")).endswith("ablation-estimate"):
+        return ""
+    return LIFETIME_SHIFTS if options.get("lifetime") else ONE_STEP_SHIFTS

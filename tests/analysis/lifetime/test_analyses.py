@@ -257,3 +257,20 @@ def test_a_custom_loop_without_factors_is_refused(tmp_path):
     run = recorded(tmp_path, OPTIMIZERS["sgd"], factors=False)
     with pytest.raises(RunError, match=r"Record factors while it trains"):
         attributed(run, True)
+
+
+def test_the_report_says_which_kind_of_shift_it_shows(adamw):
+    few = ["--neurons", "2"]
+    for options, words in (([], "Shifts of one step are counted"), (["--lifetime"], "Lifetime sh")):
+        evidence = ["--evidence", "target", "--select", "study", "--min-count", "1"]
+        assert main(["attribute", adamw, *evidence, *options, "--replace", "--quiet"]) == 0
+        assert main(["report", adamw, *few, "--quiet"]) == 0
+        keys = Store(adamw).keys("report")
+        pages = sorted(key for key in keys if key.startswith("report/neuron") and "html" in key)
+        assert len(pages) == 3
+        texts = [Store(adamw).get(key).decode() for key in pages]
+        with_tokens = [text for text in texts if "what the neuron would be" in text]
+        assert with_tokens
+        assert all(words in text for text in [texts[-1], *with_tokens])
+    assert sum("largest lifetime shift" in text for text in texts) == 2
+    assert "lifetime" in Store(adamw).get("report/index.html").decode()

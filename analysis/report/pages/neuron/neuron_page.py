@@ -106,7 +106,7 @@ def token_evidence(data: ReportData, neuron: Neuron, links: Links) -> Markup:
     note = (
         "The evidence shows which training data moved the weights of this neuron. It does not "
         "show what the neuron would be without them: ontogeny influence answers that, where "
-        "retraining confirms it."
+        f"retraining confirms it. {data.counted}".rstrip()
     )
     return section(
         heading,

@@ -37,6 +37,7 @@ def named_datums(data: ReportData, neuron: Neuron) -> Markup | None:
         f"{measured.searched:,} of {data.run.num_datums:,} training datums, with the weights after "
         f"{steps} steps and without dropout. These datums have the largest sums."
     )
+    words += " This is the update norm of single steps, not of lifetime shifts." * data.lifetime
     which = "input" if measured.by_input else "target"
     items = [element("li", *named_passage(data, row)) for row in rows_of(table)]
     return section(
@@ -93,10 +94,10 @@ def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
 
 def passage(data: ReportData, row: Any) -> Markup:
     """The text of a datum and its figures, as a list item."""
-    sign = "+" if row.shift > 0 else ""
+    sign, kind = "+" if row.shift > 0 else "", "lifetime shift" if data.lifetime else "shift"
     caption = (
-        f"datum {row.datum:,} · {row.rows:,} outliers · largest shift "
-        f"{sign}{markup.significant(row.shift)} at step {row.step:,}"
+        f"datum {row.datum:,} · {row.rows:,} outliers · "
+        f"largest {kind} {sign}{markup.significant(row.shift)} at step {row.step:,}"
     )
     text = marked_text(data, row.datum, row.position)
     return element("li", element("div", caption, class_="caption"), text)
