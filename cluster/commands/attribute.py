@@ -101,9 +101,9 @@ def add(commands: "Commands") -> None:
         text = text if name != "tokens" else "tokens for each neuron, default 10"
         made.add_argument(f"--{name}", type=type(default), metavar="N", help=text)
     text = "show this neuron (row, head, parameter) only, as in layers.2.linear2.weight:17"
-    made.add_argument("--neuron", type=neuron_name, metavar="UNIT:N", help=text)
-    made.add_argument("--unit", help="show this unit only, as in layers.2.linear2.weight")
-    made.add_argument("--number", type=int, metavar="N", help="show this neuron (row, …) of --unit")
+    shown = made.add_mutually_exclusive_group()
+    shown.add_argument("--neuron", type=neuron_name, metavar="UNIT:N", help=text)
+    shown.add_argument("--unit", help="show this unit only, as in layers.2.linear2.weight")
     made.add_argument("--token", help="show the neurons that have evidence for this token")
     made.add_argument("--rows", type=int, default=20, metavar="N", help="rows shown, default 20")
     add_lifetime(made)
@@ -219,9 +219,6 @@ def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None
     if focus.token is not None:
         token_id(run.tokens, focus.token)
     if focus.unit is None:
-        if focus.number is not None:
-            problem = f"got {focus.number} without a unit"
-            raise ConfigError("--number", problem, "Say which unit it is of with --unit")
         return
     level = "neuron" if config.level == "parameter" else config.level
     groups = groups_at(level, run.layout, heads=run.config.model.heads)
@@ -232,7 +229,7 @@ def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None
         return
     if level == "unit":
         problem = f"got {focus.number}, but whole units are asked about"
-        raise ConfigError("--number", problem, "Leave it out or choose another --level")
+        raise ConfigError("--neuron", problem, "Ask with --unit, or choose another --level")
     numbers = [
         n for unit, n in zip(groups.units, groups.number_G, strict=False) if unit == focus.unit
     ]

@@ -49,12 +49,8 @@ def evidence_name(text: str) -> str:
 
 
 def focused_group(arguments: argparse.Namespace) -> tuple[str | None, int | None]:
-    """Unit and number of ``--neuron``, or of ``--unit`` and ``--number``; None for all."""
-    if arguments.neuron is None:
-        return arguments.unit, arguments.number
-    if (arguments.unit, arguments.number) != (None, None):
-        raise ConfigError("--neuron", "names the unit and the number; leave out --unit, --number")
-    return arguments.neuron
+    """Unit and number of ``--neuron``, or the unit of ``--unit`` alone; None for all."""
+    return arguments.neuron or (arguments.unit, None)
 
 
 def config_of(arguments: argparse.Namespace, *, tallies: bool) -> "AttributionConfig":
@@ -90,8 +86,8 @@ def selection_of(arguments: argparse.Namespace) -> "SelectionConfig":
 
 
 def asks_one_parameter(arguments: argparse.Namespace) -> bool:
-    """Whether ``--level parameter`` is given with the number of a parameter."""
-    return arguments.level == "parameter" and focused_group(arguments)[1] is not None
+    """Whether ``--level parameter`` is given with a parameter."""
+    return arguments.level == "parameter" and arguments.neuron is not None
 
 
 def parameter_config(arguments: argparse.Namespace) -> "ParameterConfig":
@@ -101,10 +97,7 @@ def parameter_config(arguments: argparse.Namespace) -> "ParameterConfig":
     """
     from analysis.parameters.config import ParameterConfig
 
-    asked, (unit, index) = vars(arguments), focused_group(arguments)
-    if unit is None or index is None:
-        problem = f"got {index} without a unit"
-        raise ConfigError("--number", problem, "Say which unit it is of with --unit")
+    asked, (unit, index) = vars(arguments), arguments.neuron
     for name in NOT_OF_ONE_PARAMETER:
         if asked[name] not in (None, False):
             option = f"--{name.replace('_', '-')}"

@@ -65,7 +65,7 @@ def test_info_and_verify_accept_a_run_without_committed_segments(runs, capsys):
 @pytest.mark.parametrize("command", READING_COMMANDS)
 def test_a_run_of_a_newer_schema(command, runs, capsys):
     said = refusal(f"{command} {{newer}} {READING_COMMANDS[command]}", runs, capsys)
-    assert "has schema version 99, this version of ontogeny reads 2. Use a newer version" in said
+    assert "has schema version 99, this version of ontogeny reads 3. Use a newer version" in said
 
 
 @pytest.mark.parametrize("command", READING_COMMANDS)
@@ -150,18 +150,16 @@ def test_an_unknown_unit_names_the_nearest(command, nearest, runs, capsys):
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        (f"attribute {{whole}} --unit {UNIT} --number 99", f"{UNIT} neuron 99: does not exist"),
-        (f"attribute {{whole}} --unit {UNIT} --number -1", "they are 0 to 11"),
-        (f"attribute {{whole}} --unit {UNIT} --number {HUGE}", "they are 0 to 11"),
+        (f"attribute {{whole}} --neuron {UNIT}:{HUGE}", "they are 0 to 11"),
         (f"attribute {{whole}} --neuron {UNIT}:99", f"{UNIT} neuron 99: does not exist"),
         (f"attribute {{whole}} --neuron {UNIT}", "--neuron: got"),
         (f"attribute {{whole}} --neuron {UNIT}:-1", "must be UNIT:N, as in layers.2"),
-        (f"attribute {{whole}} --neuron {UNIT}:1 --unit {UNIT}", "leave out --unit, --number"),
+        (f"attribute {{whole}} --neuron {UNIT}:1 --unit {UNIT}", "not allowed with argument"),
         (f"ablate {{attributed}} --neuron {UNIT}:12", "the unit's neurons are 0 to 11."),
-        ("attribute {whole} --number 3", "--number: got 3 without a unit. Say which"),
-        (f"attribute {{whole}} --level unit --unit {UNIT} --number 3", "whole units are asked"),
+        (f"attribute {{whole}} --unit {UNIT} --number 3", "unrecognized arguments: --number"),
+        (f"attribute {{whole}} --level unit --neuron {UNIT}:3", "whole units are asked"),
         (
-            "attribute {whole} --level head --unit layers.1.self_attn --number 2",
+            "attribute {whole} --level head --neuron layers.1.self_attn:2",
             "layers.1.self_attn head 2: does not exist: they are 0 to 1.",
         ),
         (f"ablate {{attributed}} --only {UNIT}:12", "the unit's neurons are 0 to 11."),
