@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from capture.config.settings import Config
     from capture.custom_loop.record import record
     from capture.errors import CaptureError
+    from capture.parts.model_parts import ModelParts
     from capture.shifts.outliers import OutlierConfig
     from capture.store.config import StoreConfig
     from ontogeny.analyses import (
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from ontogeny.run import Run, open_run
     from ontogeny.silencing import silence
     from ontogeny.spectrum import spectrum
+    from ontogeny.trainers.hugging_face import Callback
+    from ontogeny.trainers.lightning import LightningCallback
     from ontogeny.training import capture, replay, selfcheck, verify
 
 __all__ = [
@@ -74,6 +77,7 @@ __all__ = [
     "AttributionConfig",
     "BehaviourConfig",
     "BigramConfig",
+    "Callback",
     "CaptureError",
     "CompareConfig",
     "Config",
@@ -84,6 +88,8 @@ __all__ = [
     "FaithfulnessConfig",
     "InfluenceConfig",
     "JudgeConfig",
+    "LightningCallback",
+    "ModelParts",
     "Neuron",
     "NeuronsConfig",
     "OutlierConfig",
@@ -163,6 +169,7 @@ _HOMES = {
     "capture.config.settings": ("Config",),
     "capture.custom_loop.record": ("record",),
     "capture.errors": ("CaptureError",),
+    "capture.parts.model_parts": ("ModelParts",),
     "capture.shifts.outliers": ("OutlierConfig",),
     "capture.store.config": ("StoreConfig",),
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
@@ -180,6 +187,8 @@ _HOMES = {
     "ontogeny.run": ("Run", "open_run"),
     "ontogeny.silencing": ("silence",),
     "ontogeny.spectrum": ("spectrum",),
+    "ontogeny.trainers.hugging_face": ("Callback",),
+    "ontogeny.trainers.lightning": ("LightningCallback",),
     "ontogeny.training": ("capture", "replay", "selfcheck", "verify"),
 }
 """Module → the public names that it defines."""

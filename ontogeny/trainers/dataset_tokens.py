@@ -1,0 +1,73 @@
+"""What a trainer's dataset tells of its datums: their tokens, or their number.
+
+Only datasets whose rows are stored are read: asking any other for a row may draw random numbers.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+LOG = logging.getLogger(__name__)
+COLUMN = "input_ids"
+TOO_SHORT = (
+    "The rows of the dataset have no tokens that could be told apart ({}), so datums are numbers. "
+    "Pass datums=tokens for analyses of tokens"
+)
+
+
+def describe_datums(dataset: Any) -> list[np.ndarray] | int | None:
+    """Return the tokens of all datums, their number, or None for a stream without length."""
+    try:
+        number = len(dataset)
+    except TypeError:
+        return None
+    rows = stored_tokens(dataset)
+    if rows is None:
+        return number
+    tokens = [np.asarray(row) for row in rows]
+    problem = next(filter(None, map(problem_of, tokens)), "")
+    if problem:
+        LOG.warning(TOO_SHORT.format(problem))
+        return number
+    return tokens
+
+
+def stored_tokens(dataset: Any) -> Sequence[Any] | None:
+    """Return the column of tokens of a dataset whose rows are stored; None if there is none."""
+    if is_table(dataset):
+        if COLUMN not in dataset.column_names:
+            return None
+        return dataset.select_columns([COLUMN]).with_format("numpy")[:][COLUMN]
+    if not isinstance(dataset, list | tuple) or not dataset:
+        return None
+    if not all(isinstance(row, Mapping) and COLUMN in row for row in dataset):
+        return None
+    return [row[COLUMN] for row in dataset]
+
+
+def is_table(dataset: Any) -> bool:
+    """Return whether this is a ``datasets.Dataset`` without a transformation of its rows."""
+    if type(dataset).__module__.split(".")[0] != "datasets" or not hasattr(dataset, "column_names"):
+        return False
+    return dataset.format["type"] != "custom"
+
+
+def problem_of(token_T: np.ndarray) -> str:
+    """Say why a row of a dataset is not a datum of tokens; empty if it is one."""
+    if token_T.ndim != 1 or token_T.dtype.kind not in "iu":
+        return f"a row is {token_T.dtype} {token_T.shape}"
+    return f"a row has {len(token_T)}" if len(token_T) < 2 else ""
+
+
+def token_names(tokenizer: Any, tokens: Any) -> list[str] | None:
+    """Return the text of each token by a tokenizer's vocabulary; None if it lacks some of them."""
+    convert = getattr(tokenizer, "convert_ids_to_tokens", None)
+    if convert is None or not isinstance(tokens, list):
+        return None
+    most = max(int(token_T.max()) for token_T in tokens)
+    if most >= len(tokenizer):
+        return None
+    names = convert(range(len(tokenizer)))
+    return [f"<{number}>" if name is None else name for number, name in enumerate(names)]

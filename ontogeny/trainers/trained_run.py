@@ -1,0 +1,181 @@
+"""The run of one trainer, recorded over one or several calls of its training.
+
+What the callbacks of all trainers share: when a recording begins and ends, at which step it
+continues, and which datums each batch holds.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from capture.config.records import FactorConfig
+from capture.custom_loop.datums import DatumDescriptions
+from capture.custom_loop.record import record
+from capture.custom_loop.recording import Recording
+from capture.errors import ConfigError, RunError
+from capture.format.chain import read_segments
+from capture.format.markers import START
+from capture.shifts.outliers import OutlierConfig
+from capture.store import DEFAULT, Store
+from capture.store.config import StoreConfig
+from capture.training.rewind import rewind
+from ontogeny.trainers.dataset_tokens import describe_datums, token_names
+from ontogeny.trainers.drawn_batches import DrawnBatches, stop_watching, watch
+
+LOG = logging.getLogger(__name__)
+LOSS = "loss"
+
+
+class TrainedRun:
+    """A run that a trainer's callback records.
+
+    Attributes:
+        recording: what ``ontogeny.record`` yields; None while no training runs.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        units: Sequence[str] | None = None,
+        datums: DatumDescriptions = None,
+        vocabulary: Sequence[str] | None = None,
+        outliers: OutlierConfig | None = None,
+        factors: FactorConfig | None = None,
+        segment_steps: int = 100,
+        audit_tolerance: float = 1e-5,
+        store: StoreConfig = DEFAULT,
+        overwrite: bool = False,
+    ) -> None:
+        """All arguments are those of ``ontogeny.record``."""
+        self.settings: dict[str, Any] = {
+            "units": units,
+            "outliers": outliers,
+            "factors": factors,
+            "segment_steps": segment_steps,
+            "audit_tolerance": audit_tolerance,
+        }
+        self.store = Store(run, store)
+        self.datums, self.vocabulary = datums, vocabulary
+        self.overwrite = overwrite
+        self.recording: Recording | None = None
+        self.drawn: DrawnBatches | None = None
+        self.loader: Any = None
+        self.has_begun = False
+        """Whether an earlier call of training began this run."""
+        self.steps_before = 0
+        """Steps of the run before the trainer's own step 0."""
+        self.epoch = -1
+        """Epoch of the run that is trained; -1 before the first."""
+        self._open = ExitStack()
+
+    def watch(self, loader: Any) -> None:
+        """Note the datums of each batch of a loader, from its next pass on."""
+        self.unwatch()
+        self.loader, self.drawn = loader, watch(loader)
+
+    def unwatch(self) -> None:
+        if self.loader is not None:
+            stop_watching(self.loader)
+        self.loader, self.drawn = None, None
+
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        dataset: Any,
+        tokenizer: Any = None,
+        step: int,
+    ) -> None:
+        """Record from the trainer's ``step`` on; 0 begins a run, or continues that of before.
+
+        Raises what ``record`` raises, and ``RunError`` if the run has no segment that ends at
+        ``step``.
+        """
+        if self.recording is not None:  # training ended with an error, and told nobody
+            self.drop()
+        resume = self.resumes(step)
+        datums, vocabulary = self.describe(dataset, tokenizer)
+        entered = record(
+            model,
+            optimizer,
+            run=self.store.uri,
+            store=self.store.config,
+            datums=datums,
+            vocabulary=vocabulary,
+            resume=resume,
+            overwrite=self.overwrite and not self.has_begun and not resume,
+            **self.settings,
+        )
+        self.recording = self._open.enter_context(entered)
+        self.has_begun = True
+
+    def resumes(self, step: int) -> bool:
+        """Return whether the run continues; remove what it has recorded after the step."""
+        if step:
+            if not self.store.exists(START):
+                problem = f"holds no run, but training continues at step {step}"
+                raise RunError(self.store.uri, problem, "Train from step 0, or without recording")
+            rewind(self.store, self.steps_before + step)
+            return True
+        done = read_segments(self.store) if self.has_begun else []
+        self.steps_before = done[-1].end_step if done else 0
+        return bool(done)
+
+    def describe(
+        self, dataset: Any, tokenizer: Any
+    ) -> tuple[DatumDescriptions, Sequence[str] | None]:
+        """Return the datums of the run and the texts of their tokens: as given, or the dataset's.
+
+        Raises ``ConfigError`` if as many were given as the dataset does not have.
+        """
+        if self.datums is None:
+            found: Any = describe_datums(dataset)
+            return found, self.vocabulary or token_names(tokenizer, found)
+        given = self.datums if isinstance(self.datums, int) else len(self.datums)
+        if self.drawn is not None and given != len(dataset):
+            problem = f"are {given}, the dataset has {len(dataset)}"
+            raise ConfigError("datums", problem, "Describe each row of the dataset, in its order")
+        return self.datums, self.vocabulary
+
+    def begin_epoch(self, number: int) -> None:
+        """Note that the trainer begins an epoch; ``number``: its own, if it continues there."""
+        self.epoch = max(self.epoch + 1, number)
+        if self.recording is not None:
+            self.recording.epoch = self.epoch
+
+    def next_batch(self) -> None:
+        """Tell the recording which datums the trainer's next batch holds."""
+        if self.recording is not None and self.drawn is not None:
+            self.recording.datums(self.drawn.take())
+
+    def evaluations(self, metrics: Mapping[str, Any]) -> None:
+        """Store the losses among a trainer's metrics: ``eval_loss`` as that of the split eval."""
+        for name, value in metrics.items():
+            split = name.removesuffix(LOSS).rstrip("_/")
+            if self.recording is not None and name.endswith(LOSS) and split:
+                self.recording.evaluation(split, float(value))
+
+    def drop(self) -> None:
+        """End the recording after an error; steps of the open segment are dropped."""
+        error = RunError(self.store.uri, "training ended with an error")
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the recording; store the open segment, or drop it after an error."""
+        stack, self._open = self._open, ExitStack()
+        self.recording = None
+        self.unwatch()
+        if error is None:
+            stack.close()
+            return
+        try:
+            stack.__exit__(type(error), error, error.__traceback__)
+        except BaseException as raised:
+            if raised is not error:
+                raise

@@ -1,0 +1,282 @@
+"""``ontogeny.Callback`` in the ``Trainer`` of transformers itself.
+
+Laws: each captured gradient equals the backward pass of one datum in the trainer's own loss, and
+recording leaves the weights bit-identical.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from trainer_runs import (
+    FULL,
+    ROWS,
+    counting_trainer,
+    datums_of,
+    largest_error,
+    llama,
+    own_loss,
+    pad,
+    same_weights,
+    sorted_datums,
+    trainer,
+)
+
+import ontogeny
+from analysis.run.run import open_run
+from capture.errors import CaptureError, ConfigError, RunError, SplitError
+
+pytest.importorskip("accelerate", reason="accelerate is not installed, which Trainer needs")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries about themselves
+EXACT = 1e-5
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"memory://{tmp_path.name}"
+
+
+def gpt2() -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    off: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    special: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
+    config = transformers.GPT2Config(vocab_size=11, **shape, **off, **special)
+    return transformers.GPT2LMHeadModel(config)
+
+
+def adapted() -> nn.Module:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    adapters = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    return peft.get_peft_model(llama(), adapters)
+
+
+KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "micro-batches of ragged rows": (llama, {}),
+    "a model that counts the first label": (gpt2, {"gradient_accumulation_steps": 2}),
+    "rows grouped by length": (llama, {"train_sampling_strategy": "group_by_length"}),
+    "adapters (LoRA)": (adapted, {}),
+    "gradient checkpointing": (llama, {"gradient_checkpointing": True}),
+    "SGD without clipping": (llama, {"optim": "sgd", "max_grad_norm": 0.0}),
+    "workers that load": (llama, {"dataloader_num_workers": 1, "max_steps": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_trainers_own_loss(kind: str, uri: str, tmp_path: Path) -> None:
+    make, settings = KINDS[kind]
+    plain, recorded = make(), make()
+    trainer(tmp_path, plain, [], **settings).train()
+    training = trainer(
+        tmp_path, recorded, [ontogeny.Callback(uri, **FULL)], kind=counting_trainer(), **settings
+    )
+    training.train()
+    assert same_weights(plain, recorded)
+    assert largest_error(uri, recorded, own_loss(training.counts)) < EXACT
+    run = open_run(uri)
+    assert len(run.steps()) == training.state.global_step
+    if training.state.epoch == 2:
+        assert sorted_datums(run) == sorted([*range(13)] * 2)
+        assert set(run.steps()["epoch"]) == {0, 1}
+
+
+# --- the loss -------------------------------------------------------------------------------------
+
+
+def summed(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """A sum over all tokens: each datum's share does not depend on its batch."""
+    logits, targets = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum") / 50
+
+
+def mean_of_means(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """A mean over datums of each one's mean: short datums weigh as much as long ones."""
+    scored = labels[:, 1:] != -100
+    lost = F.cross_entropy(
+        outputs.logits[:, :-1].transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="none"
+    )
+    return (lost.sum(1) / scored.sum(1)).sum() / 6
+
+
+def normalized(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """Scores each datum against its batch: datums interact."""
+    score = outputs.logits.mean((1, 2))
+    return (score - score.mean()).square().sum()
+
+
+@pytest.mark.parametrize("loss", [summed, mean_of_means])
+def test_a_loss_of_the_users_is_split_as_it_is(loss: Any, uri: str, tmp_path: Path) -> None:
+    model = llama()
+    callbacks = [ontogeny.Callback(uri, **FULL)]
+    trainer(tmp_path, model, callbacks, compute_loss_func=loss, max_steps=3).train()
+
+    def share(model: nn.Module, step: int, datum: int) -> Tensor:
+        batch = pad([ROWS[datum]])
+        labels = batch.pop("labels")
+        return loss(model(**batch), labels)
+
+    assert largest_error(uri, model, share) < EXACT
+
+
+def test_label_smoothing_is_split(uri: str, tmp_path: Path) -> None:
+    model, callbacks = llama(), [ontogeny.Callback(uri, **FULL)]
+    training = trainer(
+        tmp_path,
+        model,
+        callbacks,
+        kind=counting_trainer(),
+        label_smoothing_factor=0.1,
+        max_steps=3,
+    )
+    training.train()
+
+    def share(model: nn.Module, step: int, datum: int) -> Tensor:
+        batch = pad([ROWS[datum]])
+        outputs, labels = model(**batch), batch["labels"]
+        return training.label_smoother(
+            outputs, labels, shift_labels=True, num_items_in_batch=training.counts[step]
+        )
+
+    assert largest_error(uri, model, share) < EXACT
+
+
+def test_a_loss_in_which_datums_interact_is_refused(uri: str, tmp_path: Path) -> None:
+    callback = ontogeny.Callback(uri, **FULL)
+    training = trainer(tmp_path, llama(), [callback], compute_loss_func=normalized)
+    with pytest.raises(SplitError, match="loss"):
+        training.train()
+    callback.close()
+    assert open_run(uri).steps_done == 0
+
+
+# --- datums and their tokens ----------------------------------------------------------------------
+
+
+def test_a_table_of_the_datasets_library_gives_its_tokens(uri: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    table = datasets.Dataset.from_list(ROWS).select(range(12, -1, -1))
+    trainer(tmp_path, llama(), [ontogeny.Callback(uri)], train_dataset=table, max_steps=5).train()
+    run = open_run(uri)
+    assert run.num_datums == 13
+    wanted = [" ".join(map(str, row["input_ids"][:-1])) for row in reversed(ROWS)]
+    found = run.shifts().drop_duplicates("datum_id" if "datum_id" in run.shifts() else "datum")
+    assert set(found["datum"]) == set(wanted)
+    assert not any(segment.unchecked for segment in run.segments)
+
+
+class Images(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows that are not stored, and have no tokens."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        x = np.random.default_rng(number).normal(size=6)
+        return {"x": torch.tensor(x, dtype=torch.float32), "labels": number % 3}
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.layers(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_datums_without_tokens_are_rows_of_the_dataset(
+    workers: int, uri: str, tmp_path: Path
+) -> None:
+    model, data = Classifier(), Images()
+    training = trainer(
+        tmp_path,
+        model,
+        [ontogeny.Callback(uri, **FULL)],
+        train_dataset=data,
+        data_collator=None,
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=2,
+        dataloader_num_workers=workers,
+        num_train_epochs=1,
+    )
+    training.train()
+    sizes = [[3, 3], [3, 1]]
+
+    def share(model: nn.Module, step: int, datum: int) -> Tensor:
+        slot = datums_of(open_run(uri))[step].index(datum)
+        row = data[datum]
+        lost = model(row["x"][None], torch.tensor([row["labels"]]))["loss"]
+        return lost / sizes[step][slot // 3] / 2
+
+    assert largest_error(uri, model, share) < EXACT
+    assert sorted_datums(open_run(uri)) == [*range(10)]
+
+
+def test_names_of_datums_are_as_many_as_rows(uri: str, tmp_path: Path) -> None:
+    callback = ontogeny.Callback(uri, datums=["one", "two"])
+    with pytest.raises(ConfigError, match="datums: are 2, the dataset has 13"):
+        trainer(tmp_path, llama(), [callback]).train()
+
+
+def test_evaluations_of_several_datasets_are_stored(uri: str, tmp_path: Path) -> None:
+    trainer(
+        tmp_path,
+        llama(),
+        [ontogeny.Callback(uri)],
+        eval_dataset={"one": ROWS[:4], "two": ROWS[4:]},
+        eval_strategy="steps",
+        eval_steps=2,
+        max_steps=4,
+    ).train()
+    found = open_run(uri).evaluations()
+    assert list(zip(found["step"], found["split"], strict=True)) == [
+        (step, f"eval_{name}") for step in (2, 4) for name in ("one", "two")
+    ]
+
+
+def test_bfloat16_autocast_is_recorded_and_changes_nothing(uri: str, tmp_path: Path) -> None:
+    plain, recorded = llama(), llama()
+    trainer(tmp_path, plain, [], bf16=True, max_steps=3).train()
+    trainer(tmp_path, recorded, [ontogeny.Callback(uri, **FULL)], bf16=True, max_steps=3).train()
+    assert same_weights(plain, recorded)
+    assert open_run(uri).steps_done == 3
+
+
+def test_weights_in_bfloat16_are_refused(uri: str, tmp_path: Path) -> None:
+    model = llama().to(torch.bfloat16)
+    with pytest.raises(CaptureError, match="is bfloat16, must be float32"):
+        trainer(tmp_path, model, [ontogeny.Callback(uri)]).train()
+
+
+def test_several_gpus_of_one_process_are_refused(uri: str, tmp_path: Path) -> None:
+    training = trainer(tmp_path, llama(), [ontogeny.Callback(uri)])
+    training.args._n_gpu = 2
+    with pytest.raises(RunError, match=r"splits each batch over 2 GPUs .* torchrun"):
+        ontogeny.Callback(uri).on_train_begin(
+            training.args,
+            training.state,
+            training.control,
+            model=training.model,
+            optimizer=torch.optim.SGD(training.model.parameters()),
+            train_dataloader=training.get_train_dataloader(),
+        )
+
+
+def test_the_callback_is_one_of_transformers() -> None:
+    import transformers
+
+    callback = ontogeny.Callback("memory://unused")
+    assert isinstance(callback, ontogeny.Callback)
+    assert isinstance(callback, transformers.TrainerCallback)
+    assert type(callback) is type(ontogeny.Callback("memory://other"))
+    assert type(callback).__name__ == "Callback"
