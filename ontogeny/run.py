@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.attribution.config import AttributionConfig
     from analysis.attribution.tables import Attribution
     from analysis.faithfulness.confirm import ConfirmConfig
+    from analysis.run.given_model import Given
     from ontogeny.answers import Progress
 
 SHOWN = (
@@ -38,6 +39,7 @@ def open_run(
     *,
     skip_damaged: bool = False,
     tables: str | os.PathLike[str] | None = None,
+    model: "Given | None" = None,
 ) -> "Run":
     """Open a run for reading, as it stands now, also while it is trained.
 
@@ -52,6 +54,9 @@ def open_run(
             ``Run.skipped``. Each shard is read whole once for this check.
         tables: Folder or prefix for the tables of analyses, as for a run that you may only read:
             they are written to ``TABLES/analysis/`` and looked for there first.
+        model: What the run does not know of its model: the module that a custom loop trained (its
+            weights are replaced by those of checkpoints), ``ModelParts`` where parts are not found
+            by structure, a pair of both, or a function without arguments that returns one of these.
 
     Returns:
         The run.
@@ -65,7 +70,7 @@ def open_run(
         >>> run.steps_done == run.num_steps
         True
     """
-    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables)
+    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables, model=model)
 
 
 class Run(stored.Run):
@@ -79,6 +84,7 @@ class Run(stored.Run):
         self,
         config: "AttributionConfig | None" = None,
         *,
+        lifetime: bool = False,
         confirm: "ConfirmConfig | None" = None,
         save: bool = False,
         name: str = "",
@@ -93,7 +99,7 @@ class Run(stored.Run):
         from ontogeny.analyses import attribute
 
         how = {"save": save, "name": name, "replace": replace}
-        return attribute(self, config, confirm=confirm, progress=progress, **how)
+        return attribute(self, config, lifetime=lifetime, confirm=confirm, progress=progress, **how)
 
     def ablate(
         self,

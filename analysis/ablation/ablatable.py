@@ -20,35 +20,35 @@ from analysis.ablation.subjects import LEVELS, MLP, NOUNS, Level, Subject
 from analysis.ablation.unembedding import Unembedding
 from analysis.run.names import nearest
 from capture.errors import UnitError
-from capture.models.transformer import LanguageModel
-from capture.parts import Parted
-
-Ablatable = LanguageModel | Parted
-
+from capture.parts import KnownModel, Parted
 
 # --- subjects -------------------------------------------------------------------------------------
 
 
-def units_of(model: Ablatable, level: Level) -> dict[str, int]:
+def units_of(model: KnownModel, level: Level) -> dict[str, int]:
     """Return unit → number of its subjects for the level, in the model's order."""
     if isinstance(model, Parted):
         return part_subjects.units_of(model, level)
     return subjects.units_of(model, level)
 
 
-def all_subjects(model: Ablatable, level: Level) -> list[Subject]:
-    """Return every head, or every neuron or row of the MLP units."""
+def all_subjects(model: KnownModel, level: Level) -> list[Subject]:
+    """Return every head, or every neuron or row of the MLP units; ``UnitError`` without any."""
     units = units_of(model, level)
     own = model.parts.mlp if isinstance(model, Parted) else [u for u in units if u.endswith(MLP)]
-    return [
+    found = [
         Subject(unit, group, level)
         for unit, number in units.items()
         if level == "head" or unit in own
         for group in range(number)
     ]
+    if not found:
+        what = NOUNS[level] if level == "head" else f"{NOUNS[level]} of MLPs"
+        raise UnitError("--all", f"the model has no {what}", no_units(level))
+    return found
 
 
-def require_subjects(model: Ablatable, wanted: Iterable[Subject]) -> None:
+def require_subjects(model: KnownModel, wanted: Iterable[Subject]) -> None:
     """Raise ``UnitError`` for the first subject that the model does not have."""
     units = {level: units_of(model, level) for level in LEVELS}
     for subject in wanted:
@@ -66,17 +66,18 @@ def no_units(level: Level) -> str:
     if level == "head":
         looked = "an attention module in each layer, its last weight, and a number of heads"
         return f"Looked for {looked}; say them: ModelParts(attention_out=…, heads=…)"
-    return "Looked for weights with two axes that a pass uses once, on states [N, T, C]"
+    looked = "weights with two axes that a pass uses once, on states [N, T, C]"
+    return f"Looked for {looked}; those of MLPs are named mlp, linear1, linear2, or fit in pairs"
 
 
-def place_of(model: Ablatable, subject: Subject) -> tuple[Any, range]:
+def place_of(model: KnownModel, subject: Subject) -> tuple[Any, range]:
     """Return the state that holds a subject, and its entries there, [B]."""
     if isinstance(model, Parted):
         return part_subjects.site_of(model, subject), part_subjects.entries_of(model, subject)
     return subjects.site_of(subject), subjects.entries_of(model, subject)
 
 
-def zero_values(model: Ablatable, own: Sequence[Subject]) -> list[float]:
+def zero_values(model: KnownModel, own: Sequence[Subject]) -> list[float]:
     """Return what zero weights leave in the entries of each subject: a row's bias, else 0."""
     if isinstance(model, Parted):
         return part_subjects.zero_values(model, own)
@@ -86,25 +87,25 @@ def zero_values(model: Ablatable, own: Sequence[Subject]) -> list[float]:
 # --- passes ---------------------------------------------------------------------------------------
 
 
-def trace(model: Ablatable, token_NT: np.ndarray, sites: Collection[Any]) -> Traced:
+def trace(model: KnownModel, token_NT: np.ndarray, sites: Collection[Any]) -> Traced:
     """Run a forward pass and keep at least the states at the sites."""
     if isinstance(model, Parted):
         return part_passes.trace(model, token_NT, sites)
     return propagation.trace(model, token_NT)
 
 
-def propagate(model: Ablatable, found: Any, edit: Edit[Any]) -> ReachedStates:
+def propagate(model: KnownModel, found: Any, edit: Edit[Any]) -> ReachedStates:
     """Return the last hidden states at every position that the edit can reach."""
     if isinstance(model, Parted):
         return part_passes.propagate(model, found, edit)
     return propagation.propagate(model, found, edit)
 
 
-def unembedding_of(model: Ablatable) -> Unembedding:
+def unembedding_of(model: KnownModel) -> Unembedding:
     if isinstance(model, Parted):
         return Unembedding(*model.unembedding)
     return Unembedding(model.decoder.weight, model.decoder.bias)
 
 
-def device_of(model: Ablatable) -> torch.device:
+def device_of(model: KnownModel) -> torch.device:
     return model.device if isinstance(model, Parted) else model.decoder.weight.device

@@ -44,7 +44,7 @@ from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 
 def ablate(
@@ -57,7 +57,7 @@ def ablate(
     its attribution covers fewer steps than the run, or if it selected nothing to ablate; raises
     ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
-    model, text = run.model(), SplitText.of(run, config.split)
+    model, text = run.parted(), SplitText.of(run, config.split)
     choice = choose_subjects(run, model, len(text.token_NT), config)
     tokens = text.token_NT
     plan = AblationPlan.of(model, tokens, choice.subjects, config.value, run.token_NT, config.seed)
@@ -117,7 +117,7 @@ def flips_by_subject(
 
 
 def score_targets(
-    model: LanguageModel,
+    model: KnownModel,
     text: SplitText,
     plan: AblationPlan,
     choice: SubjectChoice,

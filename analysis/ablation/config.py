@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.ablation.ablatable import Ablatable, all_subjects, require_subjects
+from analysis.ablation.ablatable import all_subjects, require_subjects
 from analysis.ablation.replacement import VALUES, Value
 from analysis.ablation.subjects import (
     LEVELS,
@@ -29,6 +29,7 @@ from analysis.jobs.tables import (
 )
 from analysis.run.run import Run, Split
 from capture.errors import ConfigError, RunError, at_least
+from capture.parts import KnownModel
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEY = ["unit", "group"]
@@ -114,7 +115,7 @@ class SplitText:
 
 
 def choose_subjects(
-    run: Run, model: Ablatable, num_datums: int, config: AblationConfig
+    run: Run, model: KnownModel, num_datums: int, config: AblationConfig
 ) -> SubjectChoice:
     """Choose subjects and their datums; ``num_datums`` is the number of datums of the split.
 

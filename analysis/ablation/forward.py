@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from analysis.ablation.ablatable import Ablatable, propagate, trace, unembedding_of
+from analysis.ablation.ablatable import propagate, trace, unembedding_of
 from analysis.ablation.batches import Chunk, chunks
 from analysis.ablation.edits import Edit, ReachedStates
 from analysis.ablation.prediction import Prediction
 from analysis.ablation.replacement import DATUMS_AT_ONCE, AblationPlan
 from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
+from capture.parts import KnownModel
 
 Report = Callable[[int, int], None]
 """Called from time to time with the amount done and the total."""
@@ -57,7 +58,7 @@ class AblatedPredictions:
 
 
 def ablated_predictions(
-    model: Ablatable,
+    model: KnownModel,
     token_NT: np.ndarray,
     plan: AblationPlan,
     datums: Sequence[np.ndarray],
@@ -99,7 +100,7 @@ class ChunkPredictions(NamedTuple):
 class AblateChunk:
     """Sweep work: ablate every subject on its datums of a chunk."""
 
-    model: Ablatable
+    model: KnownModel
     plan: AblationPlan
     token_NT: np.ndarray
 

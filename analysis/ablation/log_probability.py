@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.ablation.ablatable import Ablatable, propagate, trace, unembedding_of
+from analysis.ablation.ablatable import propagate, trace, unembedding_of
 from analysis.ablation.batches import Chunk, chunks
 from analysis.ablation.edits import Edit, Traced
 from analysis.ablation.replacement import DATUMS_AT_ONCE, AblationPlan, Value
 from analysis.ablation.subjects import Subject
 from analysis.ablation.unembedding import Unembedding
 from analysis.jobs.sweep import Sweep, in_turn
+from capture.parts import KnownModel
 
 REPORTS = 32
 """Number of chunks of a text that is large enough, and so of reports of progress."""
@@ -46,7 +47,7 @@ class TokenChanges(NamedTuple):
 
 @torch.inference_mode()
 def log_probability_changes(
-    model: Ablatable,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     subjects: Sequence[Subject],
@@ -75,7 +76,7 @@ def log_probability_changes(
 
 @torch.inference_mode()
 def changes_by_label(
-    model: Ablatable,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     plan: AblationPlan,
@@ -123,7 +124,7 @@ class ProbabilityChanges(NamedTuple):
 
 
 def probability_changes(
-    model: Ablatable,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     plan: AblationPlan,
@@ -158,7 +159,7 @@ def datums_per_chunk(num_datums: int) -> int:
 class ScoreChunk:
     """Sweep work: the log-probability changes of every subject on its datums of a chunk."""
 
-    model: Ablatable
+    model: KnownModel
     plan: AblationPlan
     token_NT: np.ndarray
     target_NT: np.ndarray

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from analysis.ablation.ablatable import (
-    Ablatable,
     device_of,
     place_of,
     require_subjects,
@@ -29,6 +28,7 @@ from analysis.ablation.ablatable import (
 )
 from analysis.ablation.edits import Edit, Traced, entries
 from analysis.ablation.subjects import Subject
+from capture.parts import KnownModel
 
 Value = Literal["zero", "mean", "resample"]
 VALUES: tuple[Value, ...] = ("zero", "mean", "resample")
@@ -108,7 +108,7 @@ class AblationPlan:
     @classmethod
     def of(
         cls,
-        model: Ablatable,
+        model: KnownModel,
         token_NT: np.ndarray,
         subjects: Sequence[Subject],
         value: Value,
@@ -153,7 +153,7 @@ class AblationPlan:
         return AblationPlan(tuple(group.to(device) for group in self.groups), self.sources)
 
     def resampled_states(
-        self, model: Ablatable, token_NT: np.ndarray, datum_K: np.ndarray
+        self, model: KnownModel, token_NT: np.ndarray, datum_K: np.ndarray
     ) -> ResampledStates | None:
         """Return the source states of some datums of the text; None unless values are resampled."""
         if self.sources is None:
@@ -164,7 +164,7 @@ class AblationPlan:
 
 
 def mean_states(
-    model: Ablatable, token_NT: np.ndarray, sites: Collection[Any]
+    model: KnownModel, token_NT: np.ndarray, sites: Collection[Any]
 ) -> dict[Any, Tensor]:
     """Return the mean of each state over all positions of a text, [C]."""
     sums: dict[Any, Tensor] = {}
@@ -175,7 +175,7 @@ def mean_states(
     return {site: (sum_C / token_NT.size).float() for site, sum_C in sums.items()}
 
 
-def traces(model: Ablatable, token_NT: np.ndarray, sites: Collection[Any]) -> Iterator[Traced]:
+def traces(model: KnownModel, token_NT: np.ndarray, sites: Collection[Any]) -> Iterator[Traced]:
     """Trace all datums, ``DATUMS_AT_ONCE`` at a time."""
     for start in range(0, len(token_NT), DATUMS_AT_ONCE):
         yield trace(model, token_NT[start : start + DATUMS_AT_ONCE], sites)

@@ -81,4 +81,5 @@ def number_texts(count: int) -> pa.Array:
 
 def no_model_error(uri: str) -> RunError:
     problem = "was recorded in a custom training loop, and only its code can build the model"
-    return RunError(uri, problem, "Load the tensors of run.checkpoint(step) there")
+    remedy = "Pass it: open_run(…, model=…), or --model MODULE:FUNCTION where a command has it"
+    return RunError(uri, problem, remedy)

@@ -9,16 +9,15 @@ Shapes: N datum, T position.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-from torch import Tensor
+from torch import Tensor, nn
 
-from analysis.run import custom_loop, description, token_windows
+from analysis.run import custom_loop, description
 from analysis.run.datums.datum import Datum, read_datum
+from analysis.run.given_model import Given, known_model
 from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
@@ -31,15 +30,18 @@ from analysis.run.shift_tables import (
     wanted_steps,
 )
 from analysis.run.stored_run import Split
+from analysis.run.token_windows import TokenWindows
 from capture.corpus.config import TASKS
 from capture.errors import RunError, UnitError
-from capture.format import checkpoint, datum_lengths
+from capture.format import checkpoint
 from capture.format.corpus_tables import PLANTED_KEY
 from capture.models.transformer import AnyModel, LanguageModel
+from capture.parts import KnownModel
 from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS, TASK_EVALUATIONS
 from capture.store import DEFAULT
 from capture.store.config import StoreConfig
 
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 WHEN = pa.schema([STEPS.field(name) for name in ("step", "epoch", "batch")])
 
 
@@ -49,10 +51,12 @@ def open_run(
     *,
     skip_damaged: bool = False,
     tables: str | os.PathLike[str] | None = None,
+    model: Given | None = None,
 ) -> "Run":
     """Open a run for reading, as it stands now; see ``ontogeny.open_run``.
 
     ``tables``: where tables of analyses are written and looked for first; the run by default.
+    ``model``: the module of a custom loop, its ``ModelParts``, both, or a function that returns it.
     Raises ``RunError`` if there is no run or a newer version made it, and ``ShardError`` if a
     marker or ``run.yaml`` is damaged.
 
@@ -61,11 +65,11 @@ def open_run(
         >>> run.steps_done == run.num_steps
         True
     """
-    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables)
+    return Run.open(uri, store, skip_damaged=skip_damaged, tables=tables, model=model)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run(GradientQueries):
+class Run(GradientQueries, TokenWindows):
     """A run opened for reading, by ``open_run``.
 
     Steps, datums, tokens and windows of training are numbered from 0. A *unit* is a captured
@@ -156,42 +160,6 @@ class Run(GradientQueries):
             raise RunError(self.uri, problem, remedy)
         return self.corpus_shard("planted").rows_of(PLANTED).to_pandas()
 
-    @cached_property
-    def tokens(self) -> list[str]:
-        """The vocabulary, indexed by token id."""
-        return self.vocabulary_table["token"].to_pylist()
-
-    @cached_property
-    def texts(self) -> pa.Array:
-        """Text of each training datum; its number if it has no text."""
-        if self.has_numbered_datums:
-            return custom_loop.number_texts(self.num_datums)
-        return self.datum_table("train")["text"].combine_chunks()
-
-    @cached_property
-    def token_NT(self) -> np.ndarray:
-        """Input token of each training datum and position, int32 [N, T]."""
-        table = self.datum_table("train")
-        where, window = self.corpus_shard("datums").where, self.config.corpus.window
-        return token_windows.read_inputs(table, where, window=window, tokens=self.tokens)
-
-    @cached_property
-    def length_N(self) -> np.ndarray | None:
-        """Number of positions of each training datum, int64; None if all have as many."""
-        length_N = datum_lengths.lengths(self.datum_table("train"))
-        return None if (length_N == self.config.corpus.window).all() else length_N
-
-    @cached_property
-    def target_NT(self) -> np.ndarray:
-        """Token to be predicted at each training datum and position, int32 [N, T]."""
-        table, where = self.datum_table("train"), self.corpus_shard("datums").where
-        return token_windows.read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
-
-    def datum_tokens(self, datum: int) -> np.ndarray:
-        """Return the input tokens of a training datum and its last target, without padding."""
-        end = self.token_NT.shape[1] if self.length_N is None else self.length_N[datum]
-        return np.append(self.token_NT[datum, :end], self.target_NT[datum, end - 1])
-
     # --- recorded shifts --------------------------------------------------------------------------
 
     def shifts(
@@ -267,19 +235,38 @@ class Run(GradientQueries):
             images = self.config.model.kind == "mlp"
             kind = "perceptron" if images else "Hugging Face model"
             problem = f"has a {kind}; this needs the layers of Ontogeny's transformer"
-            works = "influence" if images else "bigrams"
-            remedy = f"These work with any model: attribute, behaviour, {works}, report"
+            remedy = "run.network returns any model, run.parted one whose parts are known"
             raise RunError(self.uri, problem, remedy)
         return network
+
+    def parted(self, step: int | None = None) -> KnownModel:
+        """Like ``network``, with the parts of the model: layers, heads, MLPs, unembedding.
+
+        Ontogeny's transformer is returned as it is. Raises what ``network`` raises, ``RunError``
+        for a perceptron, and ``ConfigError`` if the parts are not found.
+
+        Example:
+            >>> run.parted(0).config.layers == run.config.model.layers
+            True
+        """
+        if not self.from_custom_loop:
+            return known_model(self.network(step), self.token_NT, self.given, self.uri)
+        if self.given.module is None:
+            raise custom_loop.no_model_error(self.uri)
+        network = self.restored(self.given.copy(), step)
+        return known_model(network, self.token_NT, self.given, self.uri)
 
     def network(self, step: int | None = None) -> AnyModel:
         """Like ``model``, but also returns Hugging Face models.
 
         Raises ``RunError`` without a checkpoint there, or if the model is that of a custom loop.
         """
+        return self.restored(self.blank_model(), step)
+
+    def restored(self, model: AnyNetwork, step: int | None = None) -> AnyNetwork:
+        """Return a model with the weights after ``step`` updates, for evaluation."""
         step = self.steps_done if step is None else step
-        model, weights = self.blank_model(), self.checkpoint(step)
-        checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
+        checkpoint.restore(model, self.checkpoint(step), f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
 
     def checkpoint(self, step: int | None = None) -> dict[str, Tensor]:

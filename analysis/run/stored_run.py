@@ -4,7 +4,7 @@
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from analysis.run import custom_loop
 from analysis.run.committed import Committed, warn_if_short
+from analysis.run.given_model import Given, GivenModel
 from analysis.run.scan import Shard
 from capture.config.reading import make_config
 from capture.config.settings import Config
@@ -43,6 +44,8 @@ class StoredRun:
     """Contents of ``run.yaml``: configuration, versions, device, git commit, time."""
     elsewhere: Store | None = None
     """Where tables of analyses are written instead of in the run."""
+    given: GivenModel = field(default_factory=GivenModel)
+    """What the user says about the model."""
 
     @classmethod
     def open(
@@ -52,6 +55,7 @@ class StoredRun:
         *,
         skip_damaged: bool,
         tables: str | os.PathLike[str] | None,
+        model: Given | None = None,
     ) -> Self:
         """Open a run as this class; only ``open_run`` calls it."""
         place = Store(os.fspath(uri), store)
@@ -61,7 +65,8 @@ class StoredRun:
         segments = add_replayed_files(place, read_segments(place))
         warn_if_short(place, start, segments, provenance["config"])
         elsewhere = None if tables is None else Store(os.fspath(tables), store)
-        return cls(Committed(place, start, segments, skip_damaged), config, provenance, elsewhere)
+        committed = Committed(place, start, segments, skip_damaged)
+        return cls(committed, config, provenance, elsewhere, GivenModel.of(model))
 
     @property
     def tables(self) -> Store:

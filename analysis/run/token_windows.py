@@ -1,16 +1,59 @@
-"""Read inputs and targets of datums from a table of ``capture.shards.schema.DATUMS``.
+"""Tokens and texts of a run's training datums, from its table ``DATUMS`` of ``capture.shards``.
 
 Shapes: N datum, T position, M any number of tokens.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+from analysis.run import custom_loop
 from analysis.run.scan import REMEDY
+from analysis.run.stored_run import StoredRun
 from capture.errors import ShardError
 from capture.format.datum_lengths import PADDING, lengths, padded_inputs, padded_targets
+
+
+class TokenWindows(StoredRun):
+    """The tokens of ``Run``."""
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The vocabulary, indexed by token id."""
+        return self.vocabulary_table["token"].to_pylist()
+
+    @cached_property
+    def texts(self) -> pa.Array:
+        """Text of each training datum; its number if it has no text."""
+        if self.has_numbered_datums:
+            return custom_loop.number_texts(self.num_datums)
+        return self.datum_table("train")["text"].combine_chunks()
+
+    @cached_property
+    def token_NT(self) -> np.ndarray:
+        """Input token of each training datum and position, int32 [N, T]."""
+        table = self.datum_table("train")
+        where, window = self.corpus_shard("datums").where, self.config.corpus.window
+        return read_inputs(table, where, window=window, tokens=self.tokens)
+
+    @cached_property
+    def length_N(self) -> np.ndarray | None:
+        """Number of positions of each training datum, int64; None if all have as many."""
+        length_N = lengths(self.datum_table("train"))
+        return None if (length_N == self.config.corpus.window).all() else length_N
+
+    @cached_property
+    def target_NT(self) -> np.ndarray:
+        """Token to be predicted at each training datum and position, int32 [N, T]."""
+        table, where = self.datum_table("train"), self.corpus_shard("datums").where
+        return read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
+
+    def datum_tokens(self, datum: int) -> np.ndarray:
+        """Return the input tokens of a training datum and its last target, without padding."""
+        end = self.token_NT.shape[1] if self.length_N is None else self.length_N[datum]
+        return np.append(self.token_NT[datum, :end], self.target_NT[datum, end - 1])
 
 
 def read_inputs(table: pa.Table, where: str, *, window: int, tokens: Sequence[str]) -> np.ndarray:

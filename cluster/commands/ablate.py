@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
-from cluster.options.analysis import Analysis, add_tables, run_analysis
+from cluster.options.analysis import Analysis, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ABLATION_LEVELS, ABLATION_SPLITS, ABLATION_VALUES
 
@@ -56,6 +56,7 @@ def add(commands: "Commands") -> None:
     text = "seed of random samples, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
+    add_model(made)
     add_ray(made)
     add_tables(made)
     add_quiet(made, json=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.jobs.question import Question
+    from analysis.run.given_model import Given
     from analysis.run.run import Run
     from cluster.options.machines import Machines
 
@@ -51,6 +52,20 @@ def add_tables(made: argparse.ArgumentParser) -> None:
     made.add_argument("--replace", action="store_true", help=text)
 
 
+def add_model(made: argparse.ArgumentParser) -> None:
+    """Add ``--model``: the module of a custom loop, or where a model's parts are."""
+    text = "function of yours that returns the model of a custom loop, its ontogeny.ModelParts, or "
+    text += "both; its module is imported"
+    made.add_argument("--model", metavar="MODULE:FUNCTION", help=text)
+
+
+def given_model(arguments: argparse.Namespace) -> "Given | None":
+    """Return the function that ``--model`` names; None without it."""
+    from analysis.run.given_model import load_function
+
+    return load_function(arguments.model) if vars(arguments).get("model") else None
+
+
 def run_analysis(
     arguments: argparse.Namespace, console: "Console", analysis: Analysis[Found]
 ) -> int:
@@ -69,7 +84,8 @@ def run_analysis(
     if arguments.to:
         require_persistent("--to", arguments.to)
     skip_damaged = vars(arguments).get("skip_damaged", False)
-    opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.to)
+    how = {"skip_damaged": skip_damaged, "tables": arguments.to, "model": given_model(arguments)}
+    opened = open_run(arguments.run, **how)
     where = {"name": arguments.name, "replace": arguments.replace}
     # A command without --ray stays on this machine, also where RAY_ADDRESS names a cluster.
     with machines(arguments) if "ray" in arguments else nullcontext(HERE) as on:

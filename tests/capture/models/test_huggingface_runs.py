@@ -121,6 +121,12 @@ def test_a_run_that_starts_from_a_folder_s_weights_does_not_need_it_later(tmp_pa
     assert open_run(run.uri).gradient(9, int(run.steps()["datums"][9][0]), unit).any()
 
 
+MLP_OUT = {
+    "gpt2": "transformer.h.0.mlp.c_proj.weight",
+    "gpt_neox": "gpt_neox.layers.0.mlp.dense_4h_to_h.weight",
+}
+
+
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def test_analyses_work_or_say_that_they_do_not_support_the_model(tmp_path, capsys, family):
     make_run(hf_config(tmp_path, family, "capture.units=['*']"))
@@ -132,6 +138,8 @@ def test_analyses_work_or_say_that_they_do_not_support_the_model(tmp_path, capsy
         ["attribute", "--evidence", "geometric-mean", "--name", "means"],
         ["behaviour", "--target", "."],
         ["attribute"],
+        ["ablate", "--only", f"{MLP_OUT[family]}:3,4"],
+        ["ablate", "--level", "head", "--all", "--split", "validation", "--name", "heads"],
         ["report"],
         ["bigrams"],
         ["verify"],
@@ -139,7 +147,7 @@ def test_analyses_work_or_say_that_they_do_not_support_the_model(tmp_path, capsy
     for command, *extra in commands:
         assert main([command, uri, *extra]) == 0, capsys.readouterr().err
     assert f"{family} of transformers (random weights)" in capsys.readouterr().out
-    for command in ("ablate", "activations", "faithfulness"):
+    for command in ("activations", "faithfulness"):
         assert main([command, uri]) == 2
         assert "has a Hugging Face model" in capsys.readouterr().err
     with pytest.raises(RunError, match="has a Hugging Face model"):
