@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Compiled files are kept, or else each process that a test starts compiles the package again.
 PYTEST := env OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-# File by file, side by side: what a file makes for its tests is made once.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile
+# File by file, side by side: what a file makes for its tests is made once. tests/conftest.py
+# decides in which order.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.ready-docs
 BENCH_READY := $(VENV)/.ready-bench

@@ -1,5 +1,6 @@
 """``verify`` and ``gc`` beside a capture, a replay or an analysis that writes to the run."""
 
+import functools
 import json
 import os
 import threading
@@ -133,7 +134,7 @@ def test_the_open_segment_of_a_running_capture_is_not_missing():
 
 
 def test_verify_beside_a_capture_finds_no_damage(tmp_path):
-    config = tiny_config(tmp_path, "training.epochs=12", "capture.segment_steps=2")
+    config = tiny_config(tmp_path, "training.epochs=6", "capture.segment_steps=2")
     thread = threading.Thread(target=make_run, args=[config])
     thread.start()
     found, times = {}, 0
@@ -218,8 +219,9 @@ def replayed(uri: str, kind: str, *, numbers: range = range(1)) -> Store:
     return store
 
 
+@functools.cache
 def without(kind: str) -> str:
-    """Return the URI of a run that does not record this kind."""
+    """Return the URI of a run that does not record this kind. Tests must not change it."""
     settings = {
         "factors": [],
         "outliers": ["capture.record=checkpoints"],
