@@ -45,7 +45,7 @@ class SpectrumConfig:
     """Draws of each null."""
     low_rank: tuple[int, ...] = ()
     """Train again with updates projected on the first so many directions; one training for each,
-    and one for as many random directions of the same space."""
+    and ``draws`` for as many random directions of the same space."""
     seed: int = 0
     """Seed of samples, nulls and random directions."""
 

@@ -3,7 +3,7 @@
 After every step of the optimizer, the change of the chosen units is projected on the first k left
 singular vectors; the optimizer's moments see the whole gradient, and other units train as before.
 Beside it stands the run's own change projected once, at its end, and the null: k random directions
-of the space that the steps span.
+of the space that the steps span, drawn several times.
 
 Shapes: P entry of a parameter, S step, R step that is kept, K direction.
 """
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LOW_RANK = pa.schema(
     [
         pa.field("directions", pa.int32()),  # k
-        pa.field("basis", pa.string()),  # leading, or random: one draw
+        pa.field("basis", pa.string()),  # leading, or random
+        pa.field("draw", pa.int32()),  # number of the random basis, from 1; 0 for leading
         pa.field("projected", pa.float64()),  # held-out loss, the run's change projected at its end
         pa.field("trained", pa.float64()),  # held-out loss, every update projected
         pa.field("start", pa.float64()),  # held-out loss before the steps
@@ -56,8 +57,13 @@ def random_coefficients(
 class Basis:
     """Orthonormal directions of the chosen units."""
 
-    name: str
+    draw: int
+    """Number of a random basis, from 1; 0 for the leading directions."""
     left_PK: Tensor
+
+    @property
+    def name(self) -> str:
+        return "random" if self.draw else "leading"
 
 
 def trained_again(run: Run) -> "StepReplayer":
@@ -102,7 +108,7 @@ def low_rank_losses(
             for _ in projected_steps(replayer, engine, steps, left_PK, layout.names):
                 report()
             trained = held_out(replayer, engine)
-            rows.append((count, basis.name, projected, trained, start, end))
+            rows.append((count, basis.name, basis.draw, projected, trained, start, end))
             # Other units must stand at the end of the run when the next change is projected.
             go_to(replayer, engine, steps.stop, report)
     return pd.DataFrame(rows, columns=LOW_RANK.names)

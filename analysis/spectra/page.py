@@ -192,7 +192,8 @@ def datums_table(datums: pd.DataFrame) -> Markup:
 def low_rank_table(low_rank: pd.DataFrame) -> Markup:
     columns = [
         number("directions", "on which every update is projected", integer),
-        word("basis", "leading, or random mixtures of the steps (one draw)"),
+        word("basis", "leading, or random mixtures of the steps"),
+        number("draw", "of the random directions", integer),
         number("trained", "held-out loss, every update projected"),
         number("projected", "held-out loss, the whole change projected once"),
         number("start", "held-out loss before the steps"),

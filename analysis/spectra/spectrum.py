@@ -118,7 +118,8 @@ def expected_steps(source: StepSource, config: SpectrumConfig, pieces: int, alon
     each = source.replayer.num_steps(source.steps) if source.replayer else len(source.steps)
     passes = pieces * (1 if alone else 2) + bool(config.datums and config.what != "weights")
     whole = source.steps.stop - source.steps.start
-    return passes * each + whole * (bool(config.low_rank) + 2 * len(config.low_rank))
+    trainings = len(config.low_rank) * (1 + config.draws)
+    return passes * each + whole * (bool(config.low_rank) + trainings)
 
 
 def whole_gram(
@@ -157,8 +158,11 @@ def describe(
     matrix_SR = treatment_matrix(found.gram_SS, config.treatment)
     coefficient_SK = coefficients(matrix_SR, decomposed, leading)
     if config.low_rank:
-        random_SK = random_coefficients(found.gram_SS, matrix_SR, max(config.low_rank), rng)
-        coefficient_SK = np.concatenate([coefficient_SK, random_SK], 1)
+        count = max(config.low_rank)
+        drawn = [
+            random_coefficients(found.gram_SS, matrix_SR, count, rng) for _ in range(config.draws)
+        ]
+        coefficient_SK = np.concatenate([coefficient_SK, *drawn], 1)
     groups = NeuronGroups.of(source.layout)
     left = left_vectors(rows, pieces, groups, coefficient_SK, sweep)
     spectra, values = spectra_frames(found, decomposed.value_K, rng)
@@ -206,5 +210,6 @@ def projected_losses(
     if again is None:
         return empty(LOW_RANK)
     left_PK = torch.from_numpy(left.left_PK)
-    bases = [Basis("leading", left_PK[:, :leading]), Basis("random", left_PK[:, leading:])]
+    drawn = left_PK[:, leading:].split(max(config.low_rank), dim=1)
+    bases = [Basis(draw, part) for draw, part in enumerate([left_PK[:, :leading], *drawn])]
     return low_rank_losses(source, again, bases, config.low_rank, counter)

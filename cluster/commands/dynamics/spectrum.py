@@ -69,7 +69,7 @@ def add_what_is_said(made: argparse.ArgumentParser) -> None:
         ("--datums", 10, "strongest datums of each direction; 0 saves a pass over the run"),
         ("--sample", 400, "steps of a sample; at most half of all are taken"),
         ("--repeats", 10, "samples"),
-        ("--draws", 5, "draws of each random matrix"),
+        ("--draws", 5, "draws of each random matrix, and of the directions of --low-rank"),
         ("--seed", 0, "seed of samples and random matrices"),
     ):
         text = f"{what}, default {default}"

@@ -115,15 +115,21 @@ def show_datums(console: Console, run: Run, datums: pd.DataFrame, rows: int) -> 
 
 
 def show_low_rank(console: Console, low_rank: pd.DataFrame) -> None:
-    table = data_table("directions", "basis", "trained", "projected once")
-    for row in low_rank.to_dict("records"):
-        losses = (f"{row[name]:.4f}" for name in ("trained", "projected"))
-        table.add_row(str(row["directions"]), row["basis"], *losses)
+    table = data_table("directions", "basis", "draws", "trained", "projected once")
+    for (count, basis), own in low_rank.groupby(["directions", "basis"]):
+        losses = (mean_and_range(own[name]) for name in ("trained", "projected"))
+        table.add_row(str(count), str(basis), str(len(own)), *losses)
     print_table(console, "Held-out loss with updates projected on the first directions", table)
     start, end = low_rank["start"].iloc[0], low_rank["end"].iloc[0]
     console.print(
         f"Before the steps {start:.4f}, after them as trained {end:.4f}. Parameters outside the "
-        "chosen units train as before. The random basis is one draw (--seed): its losses have no "
-        "interval.",
+        "chosen units train as before. Random directions are drawn --draws times: mean and range.",
         soft_wrap=True,
     )
+
+
+def mean_and_range(losses: pd.Series) -> str:
+    """Return the mean of several losses, with the smallest and the largest."""
+    if len(losses) == 1:
+        return f"{losses.iloc[0]:.4f}"
+    return f"{losses.mean():.4f} ({losses.min():.4f} to {losses.max():.4f})"

@@ -29,7 +29,7 @@ def test_the_command_prints_numbers_beside_nulls_and_keeps_the_tables(capsys):
         "layers.1.linear2.weight:neuron",
         "Datums that load on the directions",
         "updates projected on the first directions",
-        "The random basis is one draw (--seed)",
+        "Random directions are drawn --draws times",
         "analysis/spectrum/",
     ):
         assert wanted in text

@@ -186,12 +186,15 @@ def test_time_and_neurons_account_for_all_squares():
 def test_training_in_all_directions_is_the_run_and_in_few_is_not(kind: str):
     config = replace(FEW, datums=0, low_rank=(1, 12))
     table = measure_spectrum(run(kind), config).low_rank
-    rows = {(row["directions"], row["basis"]): row for row in table.to_dict("records")}
-    for basis in ("leading", "random"):
-        whole = rows[12, basis]
+    assert table["draw"].tolist() == [0, 1, 2] * 2
+    assert table["basis"].tolist() == ["leading", "random", "random"] * 2
+    rows = {(row["directions"], row["draw"]): row for row in table.to_dict("records")}
+    for draw in (0, 1, 2):
+        whole = rows[12, draw]
         assert whole["projected"] == pytest.approx(whole["end"], abs=2e-4)
         assert whole["trained"] == pytest.approx(whole["end"], abs=2e-4)
-        assert rows[1, basis]["trained"] != pytest.approx(whole["end"], abs=2e-3)
+        assert rows[1, draw]["trained"] != pytest.approx(whole["end"], abs=2e-3)
+    assert rows[1, 1]["trained"] != rows[1, 2]["trained"]
 
 
 @pytest.mark.parametrize(
