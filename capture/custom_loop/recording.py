@@ -39,6 +39,7 @@ from capture.custom_loop.steps import (
 from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
+from capture.engine.probe import Probe
 from capture.errors import RunError
 from capture.gradients.layout import Layout
 from capture.shifts.shift_buffer import ShiftBuffer
@@ -259,7 +260,8 @@ class Recording:
         if skips_step(optimizer):
             return None
         with without_torch_functions():
-            inputs = before_step(optimizer, self.units, taken, position, self._weights, num_ranks)
+            weights, probe = self._weights, self._probe()
+            inputs = before_step(optimizer, self.units, taken, position, weights, num_ranks, probe)
         self._guard.check(taken.passes, position.step)
         return ReadStep.of(inputs, claims_of(taken.passes), num_ranks)
 
@@ -271,12 +273,20 @@ class Recording:
         where, ranks = self._position.where, self._ranks
         with self._ends_on_error(), without_torch_functions():
             found = ranks.attempt(lambda: self._find_shifts(inputs, len(datums.own_N)))
-            total_P = found.total_P if found else torch.zeros_like(inputs.before_P)
-            ranks.agree_on_success(where, total_P)
+            total_Q = found.total_Q if found else torch.zeros_like(inputs.sums.summed_Q)
+            ranks.agree_on_success(where, total_Q)
             assert found is not None
             tensors = ranks.attempt(lambda: self._record_step(inputs, found, datums))
             ranks.agree(where)
             self._full_segment = tensors
+
+    def _probe(self) -> Probe | None:
+        """Return how the step's sums are seen; None if whole, at the edges of a segment."""
+        step, steps = self._position.step, self._config.capture.segment_steps
+        if step % steps in (0, steps - 1):
+            return None
+        device = next(iter(self.units.values())).device
+        return Probe(self._layout, self._config.run.seed, step, device)
 
     def _find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
         if self._buffer is None:

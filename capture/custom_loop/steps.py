@@ -25,17 +25,22 @@ from capture.custom_loop.causes import (
     unexplained_change,
 )
 from capture.custom_loop.forward_passes import ForwardPass, StepPasses, join_passes
-from capture.custom_loop.multiplier import within_rounding
 from capture.custom_loop.ranks.step_datums import StepDatums
+from capture.custom_loop.sums import GradientSums
 from capture.custom_loop.update import (
     ExpectedUpdate,
     given_gradient,
-    gradient_multiplier,
     scale_of_fused_optimizer,
     total_gradient_norm,
 )
-from capture.engine.audit import bfloat16_allowance, discrepancies
+from capture.engine.audit import (
+    Discrepancy,
+    are_clearly_within,
+    discrepancies,
+    probed_discrepancies,
+)
 from capture.engine.observer import Observation
+from capture.engine.probe import Probe
 from capture.engine.step import Step
 from capture.errors import AuditError, RunError, UnitError
 from capture.format.factor_tables import rows_of_step
@@ -93,8 +98,8 @@ class StepInputs:
     """Settings that tell the audit how sums were rounded; the other fields are not used."""
     used: frozenset[str]
     """Units that a backward pass of this rank has reached."""
-    product: float
-    """⟨ĝ, S⟩ of the given gradient ĝ and the sum S of the gradients of this rank's datums."""
+    sums: GradientSums
+    """The gradients given to the optimizer, and the sum of those of this rank's datums."""
 
 
 def before_step(
@@ -104,11 +109,13 @@ def before_step(
     position: StepPosition,
     last: LastWeights,
     num_ranks: int = 1,
+    probe: Probe | None = None,
 ) -> StepInputs:
     """Read gradients, factors and weights before the optimizer updates them.
 
     With several ranks, whose gradients were averaged, loss and factors are those of this rank, the
     factors with its share in that average; ``ranks.joint_step`` joins what the ranks read.
+    ``probe``: through which sums are seen, if not whole.
 
     Raises ``RunError`` if there was no backward pass or gradients were not set to zero,
     ``UnitError`` for a unit whose gradient or weights have another source than this step and the
@@ -129,13 +136,9 @@ def before_step(
     loss_scale = taken.loss_scale * pending_scale
     factors = unscaled(join_passes(passes, units, position.where), loss_scale * num_ranks)
     grads = {name: given_gradient(unit, pending_scale) for name, unit in units.items()}
-    given_P, summed_P = layout.flatten(grads), sum_shifts(factors, layout, 1.0)
     training = rounding_settings(passes)
-    clip = gradient_multiplier(given_P, summed_P) if num_ranks == 1 else 1.0
-    if training.precision != "float32" and num_ranks == 1:
-        one = SINGLE_PROCESS
-        rounding = bfloat16_allowance(summed_P, factors, 1.0, layout, training.accumulate, one)
-        clip = within_rounding(clip, given_P, summed_P, rounding)
+    sums = GradientSums.of(grads, factors, layout, training, probe)
+    clip = sums.multiplier(factors, layout, training) if num_ranks == 1 else 1.0
     norm = total_gradient_norm(optimizer) / pending_scale
     if not math.isfinite(clip + norm):
         raise divergence_error(position)
@@ -149,7 +152,7 @@ def before_step(
         loss=total_loss(passes) / loss_scale,
         training=training,
         used=frozenset(used),
-        product=float(given_P.double() @ summed_P.double()) if num_ranks > 1 else 0.0,
+        sums=sums,
     )
 
 
@@ -194,8 +197,9 @@ class FoundShifts:
 
     step: Step
     outliers: Outliers
-    total_P: Tensor
-    """Sum of the shifts over this rank's datums."""
+    total_Q: Tensor
+    """Sum of the shifts over this rank's datums; with a probe, what is seen of it before the
+    preconditioner."""
 
 
 def find_shifts(before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer) -> FoundShifts:
@@ -215,7 +219,8 @@ def find_shifts(before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer)
     )
     config, preconditioner = capture.outliers, step.preconditioner
     outliers, total_P = find_outliers(buffer, step.factors, step.scale, config, preconditioner)
-    return FoundShifts(step, outliers, total_P)
+    seen = before.sums.probe is not None
+    return FoundShifts(step, outliers, before.sums.summed_Q * step.scale if seen else total_P)
 
 
 def after_step(
@@ -229,14 +234,14 @@ def after_step(
 ) -> tuple[Observation, Tensor]:
     """Return what is recorded of a step, and the weights after it, [P].
 
-    ``found.total_P`` must be the sum over all ranks of ``group``. Raises ``AuditError`` if the
+    ``found.total_Q`` must be the sum over all ranks of ``group``. Raises ``AuditError`` if the
     shifts and the carry do not add up to the change of the weights.
     """
     step, first_slot = found.step, datums.own.start
     training = replace(before.training, optimizer=before.expected.most_rounding)
     after_P = layout.flatten(before.expected.units)
     outliers = keep_of_worker(found.outliers, capture.outliers, group, first_slot)
-    errors = discrepancies(step, layout, found.total_P, before.before_P, after_P, training, group)
+    errors = audited(before, found, after_P, training, capture.audit_tolerance, group)
     largest = max(each.error for each in errors)
     if not all(each.unexplained <= capture.audit_tolerance for each in errors):
         raise audit_failure(position, largest, after_P, capture.audit_tolerance, group.size)
@@ -248,10 +253,31 @@ def after_step(
             step.factors,
             step.scale,
             capture.factors.precision,
+            packing=capture.factors.packing,
             first_slot=first_slot,
             preconditioned=step.preconditioner is not None,
         )
     return Observation(row_of(position, step, largest, datums.all_N), outliers, factors), after_P
+
+
+def audited(
+    before: StepInputs,
+    found: FoundShifts,
+    after_P: Tensor,
+    training: TrainingConfig,
+    allowed: float,
+    group: Group,
+) -> list[Discrepancy]:
+    """Return the audit's comparisons, of whole sums unless a probe leaves no doubt."""
+    step, probe, before_P = found.step, before.sums.probe, before.before_P
+    layout, total_P = Layout.of(before.expected.units), found.total_Q
+    if probe is not None:
+        seen = probed_discrepancies(step, probe, found.total_Q, before_P, after_P, training)
+        if are_clearly_within(allowed, seen):
+            return seen
+        total_P = sum_shifts(step.factors, layout, step.scale, step.preconditioner)
+        group.all_reduce([total_P])
+    return discrepancies(step, layout, total_P, before_P, after_P, training, group)
 
 
 def row_of(

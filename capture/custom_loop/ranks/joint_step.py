@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from capture.custom_loop.causes import DROPPED, require_seen
-from capture.custom_loop.multiplier import within_rounding
+from capture.custom_loop.sums import within_rounding
 from capture.custom_loop.ranks.agreement import Ranks, Values
 from capture.custom_loop.ranks.step_datums import Claims
 from capture.custom_loop.steps import StepInputs, StepPosition, divergence_error
@@ -47,7 +47,7 @@ class ReadStep:
             "claims": claims,
             "unused": [name for name in inputs.grads if name not in inputs.used],
             "loss": inputs.loss,
-            "product": inputs.product,
+            "product": inputs.sums.product,
             "gradients": bit_sum(given_P),
             "weights": bit_sum(inputs.before_P),
         }
@@ -84,12 +84,11 @@ def join_ranks(
 
 def joint_multiplier(inputs: StepInputs, product: float, group: Group) -> float:
     """Return the number by which all gradients were multiplied; ``product``: Σ_r ⟨ĝ, S_r⟩."""
+    if inputs.training.precision == "float32":
+        found = inputs.sums.size / product if product else 1.0
+        return 1.0 if abs(found - 1) < ONE_TOLERANCE else found
     layout = Layout.of(inputs.expected.units)
     given_P = layout.flatten(inputs.grads)
-    if inputs.training.precision == "float32":
-        size = float(given_P.double().square().sum())
-        found = size / product if product else 1.0
-        return 1.0 if abs(found - 1) < ONE_TOLERANCE else found
     # Entries were rounded one by one, so that the number must be compatible with all of them.
     summed_P = sum_shifts(inputs.factors, layout, 1.0)
     group.all_reduce([summed_P])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from capture.custom_loop.multiplier import within_rounding
+from capture.custom_loop.sums import within_rounding
 from capture.custom_loop.update import gradient_multiplier
 from capture.optim.update import BFLOAT16_ROUNDING
 
