@@ -18,7 +18,7 @@ from analysis.activations.config import ComparisonChoice
 from analysis.activations.histograms import activations_at, bin_bounds, bins_of, histogram
 from analysis.activations.quantities import Quantity, Report, units_of
 from analysis.jobs.sweep import Sweep, in_turn
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 MAX_POSITIONS = 2000
 """Largest number of positions per token; drawn at random if there are more."""
@@ -57,7 +57,7 @@ class Distribution:
 
 
 def compare(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     label_NT: np.ndarray,
     choice: ComparisonChoice,

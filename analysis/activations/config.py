@@ -34,7 +34,7 @@ from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.corpus.datums import UNKNOWN
 from capture.errors import ConfigError, UnitError
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 ATTRIBUTION = "attribute"
 """Job whose table ``tokens`` lists the tokens of each neuron."""
@@ -120,11 +120,14 @@ class ComparisonChoice:
     """Frequent words drawn at random, to compare with."""
 
 
-def require_known(run: Run, model: LanguageModel, config: ActivationConfig) -> None:
+def require_known(run: Run, model: KnownModel, config: ActivationConfig) -> None:
     """Raise ``UnitError`` or ``ConfigError`` for an unknown neuron or token."""
     if not units_of(model, config.quantity):
-        problem = f"have no {nouns(config.quantity)}, because they have no MLP"
-        raise UnitError("layers.*", problem, "Choose another --of, such as head-norm")
+        of_mlp = config.quantity in ("inputs", "outputs")
+        reason = "they have no MLP" if of_mlp else "no attention heads were found"
+        other = "head-norm" if of_mlp else "inputs"
+        problem = f"have no {nouns(config.quantity)}, because {reason}"
+        raise UnitError("layers.*", problem, f"Choose another --of, such as {other}")
     if config.unit_and_column:
         require_entry(model, *config.unit_and_column, config.quantity)
     for token in config.tokens:

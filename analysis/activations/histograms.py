@@ -25,7 +25,7 @@ from analysis.activations.scores import By
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames
 from analysis.run.run import Run
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 NUM_BINS = 30
 MAX_DATUMS = 2000
@@ -52,7 +52,7 @@ def label_tokens(run: Run, by: By) -> np.ndarray:
 
 
 def activations_at(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     index_M: np.ndarray,
     unit: str,
@@ -78,7 +78,7 @@ def activations_at(
 class ReadActivations:
     """Sweep work over blocks of datums: return a quantity of some entries, [N, T, C]."""
 
-    model: LanguageModel
+    model: KnownModel
     token_NT: np.ndarray
     unit: str
     column_C: tuple[int, ...]
@@ -137,7 +137,7 @@ def neuron_histograms(
     units = list(dict.fromkeys(unit for unit, _ in attributed))
     if not units:
         return concat_frames([], HISTOGRAMS)
-    model = run.model()
+    model = run.parted()
     for unit, neuron in attributed:
         require_entry(model, unit, neuron)
     sample_N = np.random.default_rng(seed).permutation(run.num_datums)[:max_datums]

@@ -23,11 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from analysis.activations import part_quantities
 from analysis.levels import Level
 from analysis.run.names import nearest
 from capture.errors import UnitError
 from capture.models.dropout import Masks
-from capture.models.transformer import LanguageModel, SelfAttention
+from capture.models.transformer import SelfAttention
+from capture.parts import KnownModel, Parted
 
 Done = TypeVar("Done")
 Report = Callable[[int, int], None]
@@ -72,8 +74,10 @@ def nouns(quantity: Quantity) -> str:
     return "entries" if noun(quantity) == "entry" else f"{noun(quantity)}s"
 
 
-def units_of(model: LanguageModel, quantity: Quantity = "inputs") -> dict[str, int]:
+def units_of(model: KnownModel, quantity: Quantity = "inputs") -> dict[str, int]:
     """Return unit → number of entries, for every unit of the quantity in the model's order."""
+    if isinstance(model, Parted):
+        return part_quantities.units_of(model, quantity)
     config = model.config
     inside = {
         "inputs": {"linear1.weight": config.width, "linear2.weight": config.hidden},
@@ -88,25 +92,29 @@ def units_of(model: LanguageModel, quantity: Quantity = "inputs") -> dict[str, i
     }
 
 
-def require_entry(
-    model: LanguageModel, unit: str, number: int, quantity: Quantity = "inputs"
-) -> None:
+def require_entry(model: KnownModel, unit: str, number: int, quantity: Quantity = "inputs") -> None:
     """Raise ``UnitError`` if the model does not have the unit, or the unit not the entry."""
     units = units_of(model, quantity)
     if unit not in units:
-        raise UnitError(unit, f"has no {nouns(quantity)}", nearest(unit, list(units)))
+        hint = nearest(unit, list(units)) if units else ""
+        raise UnitError(unit, f"has no {nouns(quantity)}", hint)
     if not 0 <= number < units[unit]:
         problem = f"does not exist: the unit's {nouns(quantity)} are 0 to {units[unit] - 1}"
         raise UnitError(f"{unit} {noun(quantity)} {number}", problem)
 
 
 def measure(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     units: Sequence[str],
     quantity: Quantity = "inputs",
 ) -> dict[str, np.ndarray]:
-    """Return the quantity of some units at every position, each float32 [N, T, I]."""
+    """Return the quantity of some units at every position, each float32 [N, T, I].
+
+    Raises ``ConfigError`` for attention weights that are not found in the model.
+    """
+    if isinstance(model, Parted):
+        return measure_parts(model, torch.from_numpy(token_NT).long(), units, quantity)
     found: dict[str, np.ndarray] = {}
 
     def store(unit: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -130,6 +138,18 @@ def measure(
         for hook in hooks:
             hook.remove()
     return found
+
+
+def measure_parts(
+    model: Parted, token_NT: Tensor, units: Sequence[str], quantity: Quantity
+) -> dict[str, np.ndarray]:
+    """Return ``measure`` of a model with known parts."""
+    if quantity.startswith(part_quantities.ATTENDING):
+        weights = part_quantities.weights_of(model, token_NT, units)
+        found = {unit: of_weights(quantity, own).transpose(1, 2) for unit, own in weights.items()}
+    else:
+        found = part_quantities.states_of(model, token_NT, units, quantity)
+    return {unit: found[unit].float().cpu().numpy() for unit in units}
 
 
 def of_module(
@@ -169,7 +189,7 @@ def of_weights(quantity: Quantity, weight_NHTS: Tensor) -> Tensor:
 
 
 def activation_blocks(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     units: Sequence[str],
     quantity: Quantity = "inputs",

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.activations.quantities import Quantity, Report, activation_blocks, units_of
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 By = Literal["target", "input"]
 """A position's label: its target token, or its input token."""
@@ -124,7 +124,7 @@ class PartialSums:
 class MeasureActivations:
     """Job over blocks of datums: activations by label. The model is part of the job."""
 
-    model: LanguageModel
+    model: KnownModel
     units: tuple[str, ...]
     num_labels: int
     quantity: Quantity = "inputs"
@@ -171,7 +171,7 @@ class MeasureBlock:
 
 
 def activation_statistics(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     num_tokens: int,

@@ -48,7 +48,7 @@ from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 JOB = "activations"
 NUM_RANKS = 10
@@ -144,7 +144,7 @@ def activations(
     """
     run.require_shards("steps")
     step = run.steps_done if config.step is None else config.step
-    model, label_NT = run.model(step), label_tokens(run, config.by)
+    model, label_NT = run.parted(step), label_tokens(run, config.by)
     require_known(run, model, config)
     every = attributed_tokens(run, config.attribution) if config.wants_attribution else None
     attributed = of_level(every, config.quantity)
@@ -189,7 +189,7 @@ def write_activations(
 
 
 def statistics_of(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     label_NT: np.ndarray,
     token_K: np.ndarray,

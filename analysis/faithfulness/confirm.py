@@ -45,7 +45,7 @@ from analysis.measures.nulls import EXCHANGED, RECORD, SHUFFLED, UNTRAINED
 from analysis.run.ablatable import held_out_splits, obstacle_to_confirmation
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel
 
 Report = Callable[[int, int], None]
 
@@ -101,11 +101,11 @@ def confirm(
     mixed_NT = words_in_random_order(text[1], config.seed)
     half_N = np.random.default_rng(config.seed).permutation(len(text[1])) % 2 == 0
     trained, mixed = changes_of(
-        run, run.model(), text, [text[1], mixed_NT], pairs, stage(report, 0, 2), sweep
+        run, run.parted(), text, [text[1], mixed_NT], pairs, stage(report, 0, 2), sweep
     )
     halves = [datums_alone(text[1], own_N, run.num_tokens) for own_N in (half_N, ~half_N)]
     initial, mixed_before, one_half, other_half = changes_of(
-        run, run.model(0), text, [text[1], mixed_NT, *halves], pairs, stage(report, 1, 2), sweep
+        run, run.parted(0), text, [text[1], mixed_NT, *halves], pairs, stage(report, 1, 2), sweep
     )
     named_SW, exchanged_SW = pairs.named_SW, pairs.exchanged(config.seed)
     judge = partial(Verdicts.of, family_S=pairs.family_S, max_q=config.max_q)
@@ -128,7 +128,7 @@ def require_confirmable(run: Run, level: Level) -> None:
         raise ConfigError("--confirm", "cannot ablate whole units", "Choose another --level")
     if obstacle := obstacle_to_confirmation(run):
         raise obstacle
-    run.model(0)
+    run.parted(0)
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def datums_alone(target_NT: np.ndarray, own_N: np.ndarray, num_tokens: int) -> n
 
 def changes_of(
     run: Run,
-    model: LanguageModel,
+    model: KnownModel,
     text: tuple[np.ndarray, np.ndarray],
     labels: list[np.ndarray],
     pairs: NamedPairs,

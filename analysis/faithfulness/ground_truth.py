@@ -138,7 +138,7 @@ def measure_effects(
     ``RunError`` if the text is missing or too small for ``MIN_TOKENS`` tokens to be ranked.
     """
     token_NT, target_NT = evaluation_text(run, config)
-    model, num_datums = run.model(), len(token_NT)
+    model, num_datums = run.parted(), len(token_NT)
     halves = []
     for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
 

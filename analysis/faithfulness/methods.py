@@ -143,7 +143,7 @@ def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[Scor
     units = list(dict.fromkeys(subject.unit for subject in subjects))
     text = run.token_NT, run.target_NT, run.num_tokens
     for by in ("input", "target"):
-        found = activation_statistics(run.model(), *text, by=by, units=units)
+        found = activation_statistics(run.parted(), *text, by=by, units=units)
         score_VI = {unit: activation_scores(stats) for unit, stats in found.items()}
         score_SV = np.stack([score_VI[subject.unit][:, subject.group] for subject in subjects])
         yield ScoringMethod(f"activations by {by}", "", "", score_SV, baseline=True)

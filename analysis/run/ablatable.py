@@ -20,11 +20,10 @@ def obstacle_to_confirmation(run: Run) -> RunError | None:
     Only the configuration and the list of files are read. The model is asked about first: held-out
     text would not help a run whose model is missing.
     """
-    if run.from_custom_loop:
+    if run.from_custom_loop and run.given.module is None:
         return custom_loop.no_model_error(run.uri)
-    if run.config.model.kind != "transformer":
-        kind = "Hugging Face model" if run.config.model.kind == "hf" else "perceptron"
-        problem = f"has a {kind}, which --confirm cannot ablate"
+    if run.config.model.kind == "mlp":
+        problem = "has a perceptron, which --confirm cannot ablate"
         return RunError(run.uri, problem, "Leave out --confirm")
     if not held_out_splits(run):
         problem = "holds no held-out text to confirm tokens on"

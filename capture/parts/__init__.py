@@ -5,5 +5,6 @@ The parts are found by structure, from one forward pass, or named by the user (`
 """
 
 from capture.parts.model_parts import ModelParts as ModelParts
+from capture.parts.parted import KnownModel as KnownModel
 from capture.parts.parted import Parted as Parted
 from capture.parts.parted import parted as parted

@@ -84,6 +84,10 @@ class Parts:
     resumable: bool = False
     """Whether a pass can resume at any layer from that layer's input alone."""
 
+    def attention_called(self, name: str) -> Attention:
+        """Return the heads whose attention module has this name."""
+        return next(own for own in self.attention if own and own.name == name)
+
 
 def axes_of(x: Tensor, shape: tuple[int, int], *, position_first: bool) -> Axes | None:
     """Return how [N, T, C] lies in a tensor, ``shape`` being (N, T); None if it does not.

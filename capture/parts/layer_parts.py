@@ -64,18 +64,18 @@ def num_heads(network: nn.Module, weight: str) -> int | None:
 
 
 def mlp_weights_of(
-    layers: Sequence[tuple[str, Sequence[Use]]], given: ModelParts
+    uses: Sequence[Use], layers: Sequence[str], given: ModelParts
 ) -> tuple[str, ...]:
-    """Return the weights of MLPs, in order."""
-    shapes = {use.weight: (use.outputs, use.inputs) for _, uses in layers for use in uses}
+    """Return the weights of MLPs among those used, in order."""
+    shapes = {use.weight: (use.outputs, use.inputs) for use in uses}
     known = set(mlp_weights(shapes))
-    known |= {f"{layer}.{given.mlp_out}" for layer, _ in layers if given.mlp_out}
+    known |= {f"{layer}.{given.mlp_out}" for layer in layers if given.mlp_out}
     return tuple(name for name in shapes if name in known or name.endswith(OWN_MLP))
 
 
 def mlp_out_of(layer: str, uses: Sequence[Use], width: int, given: ModelParts) -> str | None:
     """Return the last weight of a layer's MLP that writes to the stream; None if it has none."""
-    names = mlp_weights_of([(layer, uses)], given)
+    names = mlp_weights_of(uses, [layer], given)
     own = [use.weight for use in uses if use.weight in names and use.outputs == width]
     if given.mlp_out is not None:
         own = [name for name in own if name == f"{layer}.{given.mlp_out}"]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from capture.models.transformer import LanguageModel
 from capture.parts.finding import alike, call, find_parts, matrices
 from capture.parts.found_parts import LogitMap, Parts, PartSite, datum_first, laid_out
 from capture.parts.linear_uses import LinearUses
@@ -158,6 +159,10 @@ class Parted:
 
     def matrices(self, names: Collection[str]) -> dict[str, Tensor]:
         return {name: own for name, own in matrices(self.network).items() if name in names}
+
+
+KnownModel = LanguageModel | Parted
+"""A model whose parts are known: the study's transformer, whose code they are, or any other."""
 
 
 def parted(network: nn.Module, token_NT: Tensor, given: ModelParts | None = None) -> Parted:

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from capture.errors import at_least
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ACTIVATION_QUANTITIES as QUANTITIES
 
@@ -23,9 +23,9 @@ and compares one neuron with others. By default the tokens and the neuron are th
 evidence in ontogeny attribute, if it was run. The positions of a token are those that predict it
 (or, with --by input, those that read it). Tables go to RUN/analysis/activations/.
 
-  of   inputs              what a neuron is given: the inputs of linear1 and linear2 (default)
-       outputs             rows: the outputs of linear1 (before the ReLU) and linear2
-       head-entries        the mixed values that enter out_proj, entry by entry
+  of   inputs              what a neuron is given: the inputs of each weight of an MLP (default)
+       outputs             rows: the outputs of these weights, before any nonlinearity
+       head-entries        the mixed values that enter the output projection, entry by entry
        head-norm           norm of what a head adds to the residual stream
        attention-entropy, attention-largest, attention-self, attention-previous,
        attention-distance  of a head's attention weights: entropy in nats, the largest, that of the
@@ -46,6 +46,7 @@ def add(commands: "Commands") -> None:
     text = "name of the attribution to take them from, default the one without a name"
     made.add_argument("--attribution", default="", metavar="NAME", help=text)
     made.add_argument("--rows", type=int, default=3, metavar="N", help="tokens shown, default 3")
+    add_model(made)
     add_ray(made)
     add_tables(made)
     add_quiet(made, json=True)

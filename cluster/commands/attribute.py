@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, UnitError, at_least
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import (
     add_command,
     add_quiet,
@@ -109,6 +109,7 @@ def add(commands: "Commands") -> None:
     add_lifetime(made)
     add_tables(made)
     add_confirm(made)
+    add_model(made)
     add_skip_damaged(made)
     add_ray(made)
     add_quiet(made, json=True)

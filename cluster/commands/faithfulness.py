@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--min-count", type=int, default=10, metavar="N", help=text)
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
+    add_model(made)
     add_ray(made)
     add_tables(made)
     add_quiet(made, json=True)

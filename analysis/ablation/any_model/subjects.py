@@ -10,7 +10,7 @@ from typing import Literal
 
 from analysis.ablation.subjects import Level, Subject
 from capture.parts import Parted
-from capture.parts.found_parts import Attention, PartSite
+from capture.parts.found_parts import PartSite
 
 
 def units_of(model: Parted, level: Level) -> dict[str, int]:
@@ -21,14 +21,10 @@ def units_of(model: Parted, level: Level) -> dict[str, int]:
     return {name: getattr(use, size) for name, use in model.parts.uses.items()}
 
 
-def attention_of(model: Parted, unit: str) -> Attention:
-    return next(own for own in model.parts.attention if own and own.name == unit)
-
-
 def site_of(model: Parted, subject: Subject) -> PartSite:
     """Return the state that holds the subject's entries."""
     head = subject.level == "head"
-    weight = attention_of(model, subject.unit).out if head else subject.unit
+    weight = model.parts.attention_called(subject.unit).out if head else subject.unit
     end = "output" if subject.level == "row" else "input"
     return PartSite(model.parts.uses[weight].layer, weight, end)
 
@@ -37,7 +33,7 @@ def entries_of(model: Parted, subject: Subject) -> range:
     """Return the subject's entries within the state at ``site_of``, [B]."""
     size = 1
     if subject.level == "head":
-        attention = attention_of(model, subject.unit)
+        attention = model.parts.attention_called(subject.unit)
         size = model.parts.uses[attention.out].inputs // attention.heads
     return range(subject.group * size, (subject.group + 1) * size)
 

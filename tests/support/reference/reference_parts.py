@@ -28,7 +28,7 @@ def weight_and_entries(model: Parted, subject: Subject) -> tuple[str, slice]:
     """Return the weight and the inputs (rows: outputs) that a subject is made of."""
     if subject.level != "head":
         return subject.unit, slice(subject.group, subject.group + 1)
-    own = next(a for a in model.parts.attention if a and a.name == subject.unit)
+    own = model.parts.attention_called(subject.unit)
     size = model.parts.uses[own.out].inputs // own.heads
     return own.out, slice(subject.group * size, (subject.group + 1) * size)
 
