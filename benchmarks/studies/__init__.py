@@ -1,0 +1,1 @@
+"""Studies of training at laptop size, and the pages of docs/studies/ that are made from them."""

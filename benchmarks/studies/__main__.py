@@ -1,0 +1,88 @@
+"""Run studies of training: ``python -m benchmarks.studies [NAME …]``, or ``make studies``.
+
+Each study trains small models below ``--runs``, measures them, checks what its page in
+docs/studies/ says, and prints the figures. With ``--write`` the results go to
+benchmarks/results/studies/ and figures and plot to the page. ``--again`` makes the pages from the
+stored results and trains nothing. The command ends with 1 if a claim does not hold.
+``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST`` and runs only if it is named.
+"""
+
+import argparse
+import json
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from benchmarks.studies.pages import filled
+from benchmarks.studies.study import Results, Study
+
+NAMES = ("seeds",)
+"""Studies that are run by default."""
+WITH_DATA = ("mnist-spectrum",)
+"""Studies that need files."""
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "studies"
+PAGES = ROOT / "docs" / "studies"
+
+
+def study_of(name: str) -> Study:
+    """Return the study of a name."""
+    module = import_module(f"benchmarks.studies.{name.replace('-', '_')}")
+    return module.STUDY
+
+
+def stored_results(name: str) -> Results:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def write(study: Study, results: Results) -> None:
+    """Write the results, and the figures and the plot of the page."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1, sort_keys=True)
+    (RESULTS / f"{study.name}.json").write_text(text + "\n")
+    page = PAGES / f"{study.name}.md"
+    stored = json.loads(text)  # in the order in which others will read it
+    page.write_text(filled(page.read_text(), study.blocks(stored)))
+    if study.draw:
+        study.draw(results, PAGES / f"{study.name}.png")
+
+
+def report(study: Study, results: Results) -> bool:
+    """Print blocks and claims of a study; return whether all claims hold."""
+    for name, lines in study.blocks(results).items():
+        print(f"\n[{study.name}: {name}]", *lines, sep="\n")
+    claims = study.claims(results)
+    print()
+    for claim, holds in claims.items():
+        print(f"{'holds' if holds else 'FAILS'}: {claim}", flush=True)
+    return all(claims.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where runs go")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch, default 2")
+    parser.add_argument("--write", action="store_true", help="write results and pages")
+    parser.add_argument("--again", action="store_true", help="use the stored results")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {*NAMES, *WITH_DATA}:
+        known = ", ".join((*NAMES, *WITH_DATA))
+        parser.error(f"no study {', '.join(sorted(unknown))}; choose from {known}")
+    torch.set_num_threads(arguments.threads)
+    good = True
+    for name in arguments.names or NAMES:
+        study, start = study_of(name), time.monotonic()
+        results = stored_results(name) if arguments.again else study.measure(arguments.runs)
+        good &= report(study, results)
+        print(f"{name}: {time.monotonic() - start:.0f} seconds", flush=True)
+        if arguments.write:
+            write(study, results)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

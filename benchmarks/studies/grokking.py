@@ -1,0 +1,200 @@
+"""Grokking: a + b mod 53 is memorized first and understood later; page docs/studies/grokking.md.
+
+The bundled configuration ``modular-addition`` is captured for each seed, and measured at every
+checkpoint. Sources: Power et al. 2022; Nanda et al. 2023, whose claims stand beside ours.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+import ontogeny
+from benchmarks.studies.drawing import curves_figure
+from benchmarks.studies.snapshots import snapshot_spectrum
+from benchmarks.studies.study import Blocks, Results, Study, percent, step_of, table
+from benchmarks.studies.transitions import half_cell, lead_cell, lead_rows, verdicts
+from ontogeny import Run
+
+SEEDS = (0, 1, 2)
+P = 53
+METRICS = (
+    *("accuracy", "loss", "sum_waves", "restricted_loss", "excluded_loss", "embedding_gini"),
+)
+CURVES = {
+    "accuracy": "accuracy on held-out pairs",
+    "loss": "loss on held-out pairs",
+    "sum_waves": "logits at the five strongest frequencies, share",
+    "restricted_loss": "loss with these five alone",
+    "excluded_loss": "training loss without these five",
+    "embedding_gini": "inequality of the embedding's frequencies",
+}
+GROKKED = 0.99
+
+
+def measure(folder: Path) -> Results:
+    return {"seeds": [measured(folder, seed) for seed in SEEDS], "modulus": P}
+
+
+def measured(folder: Path, seed: int) -> Results:
+    """Train with one seed, or take the run that is there, and measure it at all checkpoints."""
+    uri = str(folder / f"grokking-{seed}")
+    run = ontogeny.capture("modular-addition", f"run.uri={uri}", f"run.seed={seed}", resume=True)
+    config = ontogeny.TrajectoryConfig(metrics=METRICS, steps="all", datums=P * P)
+    found = ontogeny.trajectory(run, config, save=True, replace=True)
+    asked = ontogeny.TransitionsConfig(metrics=METRICS, states=0, record=False)
+    changes = ontogeny.transitions(run, asked)
+    series = {name: found.series(name) for name in METRICS}
+    steps = series["accuracy"]["step"].tolist()
+    loss_S = run.steps()["loss"].to_numpy()
+    memorized = int(np.argmax(loss_S < 1e-4))
+    accuracy = series["accuracy"]["value"].to_numpy()
+    generalized = [step for step, value in zip(steps, accuracy, strict=True) if value >= GROKKED]
+    judged = [steps[-1], min(steps, key=lambda step: abs(step - 2000))]
+    return {
+        "seed": seed,
+        "steps": steps,
+        "training_loss": [float(loss_S[min(step, len(loss_S) - 1)]) for step in steps],
+        "curves": {name: rows["value"].tolist() for name, rows in series.items()},
+        "nulls": {name: rows["null"].tolist() for name, rows in series.items()},
+        "held_out": int(series["accuracy"]["n"].iloc[0]),
+        "memorized_step": memorized,
+        "accuracy_then": float(np.interp(memorized, steps, accuracy)),
+        "generalized_step": generalized[0] if generalized else None,
+        "transitions": verdicts(changes.curves),
+        "leads": lead_rows(changes.warnings),
+        "snapshots": snapshot_spectrum(run, steps[1:], P, scorer(run), judged),
+    }
+
+
+def scorer(run: Run):
+    """Return a function from weights to loss and accuracy on the held-out pairs."""
+    rows = run.datums("test")
+    token_NT = torch.tensor(np.stack(rows["tokens"].to_list())).long()
+    target_N = torch.tensor(rows["last_target"].to_numpy()).long()
+    model = run.model()
+
+    @torch.no_grad()
+    def score(weights: Mapping[str, Tensor]) -> tuple[float, float]:
+        logit_NV = functional_call(model, dict(weights), (token_NT,))[:, -1]
+        right = (logit_NV.argmax(1) == target_N).double().mean()
+        return float(F.cross_entropy(logit_NV, target_N)), float(right)
+
+    return score
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def claims(results: Results) -> dict[str, bool]:
+    every = results["seeds"]
+    return {
+        f"every seed reaches {percent(GROKKED, 0)} on held-out pairs": all(
+            own["curves"]["accuracy"][-1] >= GROKKED for own in every
+        ),
+        "every seed memorizes first": all(
+            own["generalized_step"] and own["generalized_step"] > 2 * own["memorized_step"]
+            for own in every
+        ),
+    }
+
+
+def blocks(results: Results) -> Blocks:
+    every = results["seeds"]
+    return {
+        "course": course(every),
+        "transitions": transitions_table(every),
+        "leads": leads_table(every),
+        "snapshots": snapshots_table(every),
+        "removal": removal_table(every),
+    }
+
+
+def course(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        first = own["generalized_step"]
+        rows.append(
+            [
+                str(own["seed"]),
+                step_of(own["memorized_step"]),
+                percent(own["accuracy_then"]),
+                step_of(first) if first is not None else "not reached",
+                f"{percent(own['curves']['accuracy'][-1])} (n = {own['held_out']:,})",
+                f"{own['curves']['sum_waves'][-1]:.3f} ({own['nulls']['sum_waves'][-1]:.3f})",
+            ]
+        )
+    head = ["seed", "training loss below 1e-4 at step", "held-out accuracy then"]
+    head += ["99 % at step", "held-out accuracy at the end", "five frequencies (null)"]
+    return table(head, rows)
+
+
+def transitions_table(every: list[Results]) -> list[str]:
+    rows = [
+        [label, *(half_cell(own["transitions"].get(metric)) for own in every)]
+        for metric, label in CURVES.items()
+    ]
+    return table(["curve", *(f"seed {own['seed']}" for own in every)], rows)
+
+
+def leads_table(every: list[Results]) -> list[str]:
+    rows = [
+        [label, *(lead_cell(own["leads"].get(metric)) for own in every)]
+        for metric, label in CURVES.items()
+        if metric != "accuracy"
+    ]
+    return table(["curve leads the accuracy by", *(f"seed {o['seed']}" for o in every)], rows)
+
+
+def snapshots_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        found = own["snapshots"]
+        values = ", ".join(f"{value:.2f}" for value in found["values"][1:6])
+        rows.append(
+            [
+                str(own["seed"]),
+                str(found["snapshots"]),
+                str(found["over_cutoff"]),
+                str(found["over_cutoff_centred"]),
+                values,
+            ]
+        )
+    head = ["seed", "checkpoints", "values over 10 %", "mean subtracted", "second to sixth value"]
+    return table(head, rows)
+
+
+def removal_table(every: list[Results]) -> list[str]:
+    """Of the first seed: each direction's concentration, and the accuracy without it."""
+    own = every[0]["snapshots"]
+    judged = list(own["whole"])
+    rows = [["none", "", "", *(score_of(own["whole"][step]) for step in judged)]]
+    for number, one in enumerate(own["directions"], 1):
+        cells = [score_of(one["without"][step]) for step in judged]
+        rows.append([str(number), f"{one['gini']:.2f}", step_of(one["centre"]), *cells])
+    head = ["direction removed", "Gini of its frequencies", "centre, step"]
+    head += [f"held-out loss and accuracy, step {int(step):,}" for step in judged]
+    return table(head, rows)
+
+
+def score_of(pair: list[float]) -> str:
+    return f"{pair[0]:.2f}, {percent(pair[1])}"
+
+
+def draw(results: Results, path: Path) -> None:
+    panels = []
+    for names in (("accuracy",), ("sum_waves", "embedding_gini"), ("restricted_loss", "loss")):
+        lines = []
+        for own in results["seeds"]:
+            for place, name in enumerate(names):
+                label = CURVES[name] if own["seed"] == results["seeds"][0]["seed"] else ""
+                lines.append((own["steps"], own["curves"][name], place, label))
+        panels.append(lines)
+    curves_figure(panels, path, logarithmic=False)
+
+
+STUDY = Study("grokking", measure, claims, blocks, draw)

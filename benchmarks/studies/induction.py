@@ -1,0 +1,183 @@
+"""Induction heads: when they form, in which order, and what they do.
+
+Page docs/studies/induction.md. The bundled configuration ``induction`` (two layers of attention
+alone, random tokens repeated after a random length) is captured for each seed.
+Source: Olsson et al. 2022, "In-context learning and induction heads".
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import ontogeny
+from analysis.trajectory.tables import Trajectory
+from benchmarks.studies.drawing import curves_figure
+from benchmarks.studies.study import Blocks, Results, Study, table
+from benchmarks.studies.transitions import half_cell, known, verdicts
+
+SEEDS = (0, 1, 2)
+METRICS = ("loss", "copying", "previous_token", "induction", "head_ablation")
+PATTERNS = ("previous_token", "induction")
+LAYERS, HEADS = 2, 4
+EPOCHS, EVERY = 5, 40
+SETTINGS = (
+    *("capture.record=checkpoints", f"capture.segment_steps={EVERY}"),
+    f"training.epochs={EPOCHS}",
+)
+
+
+def measure(folder: Path) -> Results:
+    return {"seeds": [measured(folder, seed) for seed in SEEDS]}
+
+
+def measured(folder: Path, seed: int) -> Results:
+    """Train with one seed, and measure heads and losses at all checkpoints."""
+    uri = str(folder / f"induction-{seed}")
+    run = ontogeny.capture(
+        "induction", f"run.uri={uri}", f"run.seed={seed}", *SETTINGS, resume=True
+    )
+    config = ontogeny.TrajectoryConfig(metrics=METRICS, steps="all", datums=64)
+    found = ontogeny.trajectory(run, config, save=True, replace=True)
+    heads = {pattern: strongest(found, pattern) for pattern in PATTERNS}
+    asked = ontogeny.TransitionsConfig(
+        metrics=("copying", *PATTERNS), target="copying", states=0, record=False
+    )
+    changes = ontogeny.transitions(run, asked)
+    copying = found.series("copying")
+    curves = {pattern: found.series(pattern, head) for pattern, head in heads.items()}
+    ablation = {head: found.series("head_ablation", head)["value"].iloc[-1] for head in names()}
+    return {
+        "seed": seed,
+        "steps": copying["step"].tolist(),
+        "copying": copying["value"].tolist(),
+        "copying_error": copying["standard_error"].tolist(),
+        "n": int(copying["n"].iloc[0]),
+        "heads": heads,
+        "curves": {pattern: rows["value"].tolist() for pattern, rows in curves.items()},
+        "null": float(curves["induction"]["null"].iloc[0]),
+        "ablation": {head: float(value) for head, value in ablation.items()},
+        "transitions": verdicts(changes.curves),
+        "order": order(changes.order, heads),
+    }
+
+
+def names() -> list[str]:
+    return [f"L{layer}H{head}" for layer in range(LAYERS) for head in range(HEADS)]
+
+
+def strongest(found: Trajectory, pattern: str) -> str:
+    """Return the head that has most of a pattern at the end."""
+    return max(names(), key=lambda head: found.series(pattern, head)["value"].iloc[-1])
+
+
+def order(pairs, heads: dict[str, str]) -> Results:
+    """Return half step of the induction head divided by that of the previous-token head."""
+    one, other = (("previous_token", heads["previous_token"]), ("induction", heads["induction"]))
+    for row in pairs.to_dict("records"):
+        first = (row["metric"], row["component"])
+        second = (row["other_metric"], row["other_component"])
+        if (first, second) == (one, other):
+            return {name: known(row[name]) for name in ("factor", "low", "high", "relation")}
+        if (first, second) == (other, one):
+            turned = {"before": "after", "after": "before"}.get(row["relation"], row["relation"])
+            low, high = 1 / row["high"], 1 / row["low"]
+            return {"factor": 1 / row["factor"], "low": low, "high": high, "relation": turned}
+    return {}
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def claims(results: Results) -> dict[str, bool]:
+    every = results["seeds"]
+    return {
+        "in every seed a head of the second layer becomes an induction head": all(
+            own["heads"]["induction"].startswith("L1")
+            and own["curves"]["induction"][-1] > 5 * own["null"]
+            for own in every
+        ),
+        "in every seed repeated tokens become easier than new ones": all(
+            own["copying"][-1] + 4 * own["copying_error"][-1] < -1 for own in every
+        ),
+    }
+
+
+def blocks(results: Results) -> Blocks:
+    every = results["seeds"]
+    return {
+        "heads": heads_table(every),
+        "transitions": transitions_table(every),
+        "order": order_table(every),
+        "ablation": ablation_table(every),
+    }
+
+
+def heads_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        for pattern in PATTERNS:
+            values = own["curves"][pattern]
+            cells = [f"{values[0]:.2f}", f"{values[-1]:.2f}", f"{own['null']:.2f}"]
+            rows.append(
+                [str(own["seed"]), pattern.replace("_", " "), own["heads"][pattern], *cells]
+            )
+        rows.append(
+            [
+                *(str(own["seed"]), "loss on repeated less new tokens", "–"),
+                f"{own['copying'][0]:.2f}",
+                f"{own['copying'][-1]:.2f} ± {1.96 * own['copying_error'][-1]:.2f}",
+                "0",
+            ]
+        )
+    head = ["seed", "measure", "strongest head", "untrained", "at the end", "null"]
+    return table(head, rows)
+
+
+def transitions_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        cells = [
+            half_cell(own["transitions"].get(f"{pattern} {own['heads'][pattern]}"))
+            for pattern in PATTERNS
+        ]
+        rows.append([str(own["seed"]), *cells, half_cell(own["transitions"].get("copying"))])
+    return table(["seed", "previous-token head", "induction head", "repeated less new"], rows)
+
+
+def order_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        found = own["order"]
+        if not found or found["factor"] is None:
+            rows.append([str(own["seed"]), "not known", "–"])
+            continue
+        factor = f"{found['factor']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        rows.append([str(own["seed"]), factor, f"{found['relation']} the induction head"])
+    head = ["seed", "half step of induction / of previous token", "the previous-token head is"]
+    return table(head, rows)
+
+
+def ablation_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        values = np.array(list(own["ablation"].values()))
+        cells = [f"{own['ablation'][own['heads'][pattern]]:.2f}" for pattern in PATTERNS]
+        others = [own["ablation"][head] for head in names() if head not in own["heads"].values()]
+        rows.append([str(own["seed"]), *cells, f"{np.mean(others):.2f}", f"{values.max():.2f}"])
+    head = ["seed", "without the previous-token head", "without the induction head"]
+    return table([*head, "mean of the other heads", "largest of all"], rows)
+
+
+def draw(results: Results, path: Path) -> None:
+    panels = [[], []]
+    for own in results["seeds"]:
+        first = own is results["seeds"][0]
+        for colour, pattern in enumerate(PATTERNS):
+            label = f"{pattern.replace('_', ' ')}, strongest head" if first else ""
+            panels[0].append((own["steps"], own["curves"][pattern], colour, label))
+        label = "loss on repeated less new tokens" if first else ""
+        panels[1].append((own["steps"], own["copying"], 2, label))
+    curves_figure(panels, path, logarithmic=False)
+
+
+STUDY = Study("induction", measure, claims, blocks, draw)

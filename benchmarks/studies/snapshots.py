@@ -1,0 +1,81 @@
+"""Principal directions of the weights at the checkpoints of a run, and what each one does.
+
+Seed of the study: N. Nanda's comment on "Performing an SVD on a time-series matrix of gradient
+updates": 400 checkpoints of modular addition, stacked, have five singular values over 10 % of the
+largest; the first direction is dense in the Fourier basis, and the model generalizes better without
+it. Shapes: S checkpoint, P entry of the weights, K direction.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis.spectra.concentration import numbers_of
+from analysis.trajectory.metrics.fourier import gini, powers
+from ontogeny import Run
+
+MOST = 6
+"""Directions that are looked at one by one."""
+Score = Callable[[Mapping[str, Tensor]], tuple[float, float]]
+"""From weights to loss and accuracy on held-out pairs."""
+
+
+def stacked_weights(run: Run, steps: list[int]) -> tuple[np.ndarray, dict[str, torch.Size]]:
+    """Return the weights at these steps, [S, P], and the shape of each parameter, in order."""
+    names = [name for name, _ in run.blank_model().named_parameters()]
+    rows, shapes = [], {}
+    for step in steps:
+        stored = run.checkpoint(step)
+        shapes = {name: stored[name].shape for name in names}
+        rows.append(torch.cat([stored[name].flatten() for name in names]).double().numpy())
+    return np.stack(rows), shapes
+
+
+def split(row_P: np.ndarray, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Return the parameters of one row."""
+    parts = torch.from_numpy(row_P).float().split([shape.numel() for shape in shapes.values()])
+    return {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def directions_of(weight_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return singular values, [K], and right singular vectors, [K, P], of more steps than few."""
+    value_S, left_SS = np.linalg.eigh(weight_SP @ weight_SP.T)
+    value_K = np.sqrt(value_S[::-1].clip(0))
+    return value_K, (left_SS[:, ::-1].T @ weight_SP) / value_K[:, None].clip(1e-12)
+
+
+def snapshot_spectrum(
+    run: Run, steps: list[int], p: int, score: Score, judged_at: list[int]
+) -> dict[str, object]:
+    """Return singular values of the stacked weights, and what removing each direction does.
+
+    ``judged_at``: steps (among ``steps``) whose weights lose a direction, one at a time. The
+    concentration of a direction is the Gini coefficient of its embedding's frequencies.
+    """
+    weight_SP, shapes = stacked_weights(run, steps)
+    value_K, right_KP = directions_of(weight_SP)
+    centred = np.linalg.svd(weight_SP - weight_SP.mean(0), compute_uv=False)
+    found = []
+    for number in range(min(MOST, len(steps))):
+        right_P = right_KP[number]
+        embedding = split(right_P, shapes)["encoder.weight"][:p].double().numpy()
+        without = {}
+        for step in judged_at:
+            row_P = weight_SP[steps.index(step)]
+            kept_P = row_P - right_P * (right_P @ row_P)
+            without[str(step)] = score(split(kept_P, shapes))
+        load_S = weight_SP @ right_P
+        centre = float((np.array(steps) * load_S**2).sum() / (load_S**2).sum())
+        found.append({"gini": gini(powers(embedding)), "centre": centre, "without": without})
+    return {
+        "snapshots": len(steps),
+        "values": (value_K / value_K[0])[:20].tolist(),
+        "over_cutoff": int(numbers_of(value_K).over_cutoff),
+        "over_cutoff_centred": int(numbers_of(centred).over_cutoff),
+        "whole": {str(at): score(split(weight_SP[steps.index(at)], shapes)) for at in judged_at},
+        "directions": found,
+    }

@@ -1,0 +1,79 @@
+"""Pages of the studies: their figures come from the stored results, whose claims hold."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.studies import maze
+from benchmarks.studies.__main__ import NAMES, PAGES, RESULTS, WITH_DATA, stored_results, study_of
+from benchmarks.studies.pages import filled, prose
+from benchmarks.studies.snapshots import directions_of
+from benchmarks.studies.study import mean_and_interval
+
+STORED = [name for name in (*NAMES, *WITH_DATA) if (RESULTS / f"{name}.json").exists()]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_figures_of_a_page_are_those_of_the_stored_results(name: str) -> None:
+    page = (PAGES / f"{name}.md").read_text()
+    assert filled(page, study_of(name).blocks(stored_results(name))) == page
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_a_page_claims_holds_in_the_stored_results(name: str) -> None:
+    claims = study_of(name).claims(stored_results(name))
+    assert claims
+    assert all(claims.values()), claims
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_page_shows_the_plot_of_its_study(name: str, tmp_path: Path) -> None:
+    if not (draw := study_of(name).draw):
+        return
+    page = (PAGES / f"{name}.md").read_text()
+    assert f"]({name}.png)" in prose(page)
+    assert (PAGES / f"{name}.png").exists()
+    draw(stored_results(name), tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 5000
+
+
+def test_every_study_has_a_page() -> None:
+    assert all((PAGES / f"{name}.md").exists() for name in NAMES)
+
+
+def test_blocks_of_a_page_are_replaced_and_the_rest_is_kept() -> None:
+    page = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n"
+    once = filled(page, {"one": ["new"]})
+    assert once == "a\n<!-- one -->\n\nnew\n\n<!-- /one -->\nb\n"
+    assert filled(once, {"one": ["new"]}) == once
+    with pytest.raises(ValueError, match=r"the page has blocks \['one'\]"):
+        filled(page, {"two": []})
+
+
+def test_directions_of_stacked_weights_are_those_of_the_singular_value_decomposition() -> None:
+    weight_SP = np.random.default_rng(0).normal(size=(5, 40))
+    value_K, right_KP = directions_of(weight_SP)
+    wanted_K, wanted_KP = np.linalg.svd(weight_SP, full_matrices=False)[1:]
+    np.testing.assert_allclose(value_K, wanted_K)
+    np.testing.assert_allclose(np.abs((right_KP * wanted_KP).sum(1)), 1)
+
+
+def test_weights_without_all_directions_of_training_are_those_of_the_start() -> None:
+    rng = np.random.default_rng(0)
+    weight_SP = rng.normal(size=(7, 30))
+    early_SP, late_SP = maze.phases(weight_SP, list(range(7)), 2)
+    assert (len(early_SP), len(late_SP)) == (2, 4)
+    both_SP = np.concatenate([early_SP, late_SP])
+    every_KP = maze.random_mixtures(both_SP, 6, rng)
+    np.testing.assert_allclose(every_KP @ every_KP.T, np.eye(6), atol=1e-12)
+    left_P = maze.without(every_KP, weight_SP[0], weight_SP[-1])
+    np.testing.assert_allclose(left_P, weight_SP[0], atol=1e-12)
+    one_KP = maze.leading(late_SP, 1)
+    kept_P = maze.without(one_KP, weight_SP[0], weight_SP[-1]) - weight_SP[0]
+    assert abs(kept_P @ one_KP[0]) < 1e-12
+
+
+def test_an_interval_is_students() -> None:
+    assert mean_and_interval([1.0, 2.0, 3.0]) == "2.00 ± 2.48"
+    assert mean_and_interval([1.5]) == "1.50"
