@@ -1,9 +1,7 @@
 """Valid configurations are read; mistakes are explained in one line."""
 
-import os
 import pickle
 import re
-import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
@@ -239,33 +237,19 @@ def test_a_file_that_is_not_a_configuration_is_named(tmp_path, text, found):
     assert str(caught.value).startswith(f"{path}: {found}")
 
 
-SCRIPT = """
-from capture.config.reading import read_config
-from capture.errors import ConfigError
-print(read_config("demo").run.uri)
-try:
-    read_config("dmeo")
-except ConfigError as error:
-    print(error)
-"""
-
-
 @pytest.mark.parametrize("name", ["configs.py", "configs/__init__.py", "configs/demo.yaml"])
-def test_a_user_s_own_configs_beside_a_script_does_not_hide_the_bundled_ones(tmp_path, name):
-    """``python -c`` puts the current folder first on the path, as ``python script.py`` does."""
+def test_a_user_s_own_configs_beside_a_script_does_not_hide_the_bundled_ones(
+    tmp_path, name, monkeypatch
+):
+    """The folder of a script comes first on the path; ``configs`` would be imported from there."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("# the user's own: the same text is valid Python and YAML\n")
-    found = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CONFIGS.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    uri, problem = found.stdout.splitlines()
-    assert uri == "runs/demo"
-    assert problem.startswith("dmeo: no such file. Did you mean demo? Give a YAML file or one of: ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_config("demo").run.uri == "runs/demo"
+    with pytest.raises(ConfigError, match=r"^dmeo: no such file. Did you mean demo\? Give a YAML"):
+        read_config("dmeo")
+    assert "configs" not in sys.modules
 
 
 def test_a_missing_file_lists_the_bundled_configurations():
