@@ -253,6 +253,10 @@ class Run(GradientQueries, TokenWindows):
             return known_model(self.network(step), self.token_NT, self.given, self.uri)
         if self.given.module is None:
             raise custom_loop.no_model_error(self.uri)
+        if self.length_N is not None:
+            problem = "has datums of different length, which the model is not run on"
+            remedy = "Record datums of one length, or load run.checkpoint() in your own code"
+            raise RunError(self.uri, problem, remedy)
         network = self.restored(self.given.copy(), step)
         return known_model(network, self.token_NT, self.given, self.uri)
 

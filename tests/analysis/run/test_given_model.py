@@ -169,6 +169,20 @@ def test_without_heads_the_error_says_how_to_name_them() -> None:
         heads_of(open_run(recorded("renamed"), model=(Renamed(), parts)))
 
 
+def test_datums_of_different_length_are_refused_in_one_line() -> None:
+    uri, model = "memory://given-model/ragged", ByHand()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    datums = [[1, 2, 3, 4], [5, 6, 7]]
+    with record(model, optimizer, run=uri, datums=datums, units=["blocks.*"]) as seen:
+        seen.datums([0, 1])
+        logits = model(torch.tensor([[1, 2, 3], [5, 6, 0]]))
+        target = torch.tensor([[2, 3, 4], [6, 7, -100]])
+        F.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
+        optimizer.step()
+    with pytest.raises(RunError, match="has datums of different length, which the model is not"):
+        open_run(uri, model=ByHand).parted()
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 CODE = """
