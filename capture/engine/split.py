@@ -10,9 +10,9 @@ Shapes: N datum, T token, V vocabulary.
 """
 
 import math
+import zlib
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -39,7 +39,8 @@ REMEDY = "Nothing of the open segment was stored. Run: ontogeny selfcheck CONFIG
 
 def is_drawn(seed: int, step: int) -> bool:
     """Return whether the split is checked at a step, the same on every worker."""
-    return int(np.random.default_rng((seed, step, 1)).integers(EVERY)) == 0
+    # A checksum spreads steps evenly, and takes a hundredth of the time of a generator.
+    return zlib.crc32(f"{seed} {step}".encode()) % EVERY == 0
 
 
 @dataclass(frozen=True)

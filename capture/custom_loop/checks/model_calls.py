@@ -39,6 +39,8 @@ class ModelCall:
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    given: list[Tensor]
+    """All tensors among the arguments."""
     autocast: tuple[str, bool, torch.dtype]
     """Device type, whether autocast was on, and its type."""
     versions: list[int]
@@ -67,8 +69,9 @@ class ModelCall:
         device: str,
     ) -> "ModelCall":
         autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        versions = [x._version for x in tensors_of((args, kwargs)) if not x.is_inference()]
-        return cls(name, module, args, kwargs, autocast, versions, torch.get_rng_state())
+        given = tensors_of((args, kwargs))
+        versions = [x._version for x in given if not x.is_inference()]
+        return cls(name, module, args, kwargs, given, autocast, versions, torch.get_rng_state())
 
     def end(self, output: Any) -> None:
         """Note the result, and wait for its gradients."""
@@ -90,13 +93,12 @@ class ModelCall:
 
     @property
     def inputs(self) -> list[Tensor]:
-        return [x for x in tensors_of((self.args, self.kwargs)) if x.dim()]
+        return [x for x in self.given if x.dim()]
 
     @property
     def is_intact(self) -> bool:
         """Whether the inputs are still what they were during the call."""
-        kept = (x for x in tensors_of((self.args, self.kwargs)) if not x.is_inference())
-        return [x._version for x in kept] == self.versions
+        return [x._version for x in self.given if not x.is_inference()] == self.versions
 
     def run_again(self, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Call the module with changed inputs; return the outputs, flattened, as in ``outputs``.
