@@ -5,12 +5,12 @@ The audit would stop each of them too, but without naming the cause.
 Shapes: P all captured parameters.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from capture.custom_loop.forward_passes import LEAVE_OUT
+from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass
 from capture.custom_loop.ranks.wrappers import ONE_LOOP, num_processes
 from capture.errors import RunError, UnitError
 from capture.gradients.layout import Layout
@@ -52,6 +52,27 @@ def require_kept(units: Mapping[str, nn.Parameter], used: Collection[str], where
             raise UnitError(name, f"was frozen before {where}", f"{LEAVE_OUT}. {DROPPED}")
         if name in used and unit.grad is None:
             raise UnitError(name, f"lost its gradient before {where}", DROPPED)
+
+
+def require_exact_norms(passes: Sequence[ForwardPass], where: str) -> None:
+    """Raise ``UnitError`` for a LayerNorm of bfloat16 activations on a CPU.
+
+    Torch adds up the gradients of its weight and bias row by row in bfloat16. Each addition is
+    rounded, so their sum may be off by several percent, more than a datum's part.
+    """
+    for use in (use for each in passes for use in each.uses.values()):
+        delta = use.delta
+        if use.func == "layer_norm" and delta is not None and is_half_on_cpu(delta):
+            problem = (
+                f"is used by layer_norm on {str(delta.dtype).removeprefix('torch.')} activations "
+                f"in {where}, whose gradient torch adds up too coarsely on a CPU to be split"
+            )
+            remedy = "Compute this norm in float32, with autocast off"
+            raise UnitError(min(use.roles), problem, f"{remedy}. {LEAVE_OUT}")
+
+
+def is_half_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def require_unchanged(layout: Layout, after_P: Tensor | None, before_P: Tensor, step: int) -> None:
