@@ -2,7 +2,8 @@
 
 The checks use the first batches of a configuration. They compare the captured gradient of a datum
 with a backward pass for that datum alone, with ``torch.func``, and with its gradient in another
-batch; the sum of the shifts with the applied update; and the outliers with a sort of all shifts.
+batch; the sum of the shifts with the applied update; the outliers with a sort of all shifts; and,
+for Hugging Face models, ablation by ``capture.parts`` with weights set to zero.
 For a large model they use a sample of the units, so that no dense tensor exceeds 256 MiB.
 Nothing is written. ``capture.maintenance.probe`` derives the allowed difference.
 
@@ -25,7 +26,7 @@ from capture.engine.build import build_engine, complete_config
 from capture.engine.engine import Engine
 from capture.engine.observer import to_device
 from capture.engine.step_plan import StepPlan
-from capture.errors import AuditError, UnitError
+from capture.errors import AuditError, ConfigError, UnitError
 from capture.gradients.dense import slice_datums, sum_shifts
 from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
@@ -36,6 +37,10 @@ from capture.maintenance.probe import (
     make_probe,
     one_at_a_time,
 )
+from capture.models.huggingface import HFModel
+from capture.parts import parted
+from capture.parts.finding import TOLERANCE
+from capture.parts.silencing import silencing_error
 from capture.shifts.outliers import OutlierConfig, find_outliers
 from capture.shifts.shift_buffer import ShiftBuffer
 
@@ -54,6 +59,7 @@ MISREAD = (
     "capture.fallback=vmap, and please report it"
 )
 LOST = "the shifts do not add up to the optimizer's update, so the record would be incomplete"
+MISPLACED = "ontogeny ablate misreads where this part of the model is; name it with ModelParts"
 UNSORTED = "the outliers are not the largest shifts; please report it"
 
 
@@ -105,6 +111,8 @@ def self_check(config: Config) -> Iterator[Check]:
         yield replace(other, meaning=MIXED)
         yield check_outliers(probe, factors, found_DP, config)
         yield check_update(plan, engine)
+        if isinstance(engine.model, HFModel):
+            yield check_silencing(engine.model, probe.token_NT)
 
 
 def check_vmap(probe: Probe, found_DP: Tensor, unmixed: bool) -> Check:
@@ -162,6 +170,21 @@ def check_outliers(probe: Probe, factors: Factors, dense_DP: Tensor, config: Con
     error = max((size_DK - wanted_DK).abs().max(), (found.shift_M - at_M).abs().max()) / largest
     what = f"outliers: top {k:,} of the dense gradients{' by unit' if by_unit else ''}"
     return Check(what, float(error), probe.allowed, "", UNSORTED)
+
+
+def check_silencing(model: HFModel, token_NT: Tensor) -> Check:
+    """Compare silenced neurons and heads, as ``ontogeny ablate`` does, with weights set to zero."""
+    what, training = "a neuron or head silenced = its weights at zero", model.training
+    try:
+        found = silencing_error(parted(model, token_NT))
+    except ConfigError as error:
+        return Check(what, math.nan, TOLERANCE, f"not possible: {error.problem}", "")
+    finally:
+        model.train(training)
+    if found is None:
+        detail = "not possible: neither heads nor neurons were found"
+        return Check(what, math.nan, TOLERANCE, detail, "")
+    return Check(what, found[0], TOLERANCE, found[1], MISPLACED)
 
 
 def check_update(plan: StepPlan, engine: Engine) -> Check:

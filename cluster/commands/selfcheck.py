@@ -18,7 +18,8 @@ DIFFERS = 1
 TEXT = """\
 Takes the first batches of CONFIG (a YAML file, or the name of a bundled configuration) and computes
 by slower methods what capture would record: a backward pass for every single datum, torch.func, the
-same datum in another batch, the optimizer's update, a sort of all shifts. It takes a sample of
+same datum in another batch, the optimizer's update, a sort of all shifts. For Hugging Face models
+it also compares silenced neurons and heads with weights set to zero. It takes a sample of
 the units of a large model. Writes nothing. Exit code 0 if all agree, 1 if not."""
 
 

@@ -14,6 +14,7 @@ from capture.maintenance.probe import sample_units
 from capture.maintenance.selfcheck import self_check
 from capture.models.dropout import Masks
 from capture.models.transformer import LanguageModel, fresh_model, initialise_weights
+from capture.parts import silencing
 from capture.store import Store
 from cluster.cli import main
 
@@ -50,6 +51,28 @@ def test_capture_of_hugging_face_models_agrees_too(tmp_path, family):
     pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
     checks = list(self_check(hf_config(tmp_path, family, "capture.units=['*']")))
     assert all(check.made and check.holds for check in checks), checks
+    assert checks[-1].what == "a neuron or head silenced = its weights at zero"
+
+
+def test_heads_that_are_misplaced_are_found(tmp_path, monkeypatch):
+    """The layer's first MLP weight is taken for the one that mixes heads: its inputs are others."""
+    pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
+    whole = silencing.some_subjects
+
+    def misplaced(model):
+        for own in whole(model):
+            yield own._replace(entries=slice(own.entries.start + 1, own.entries.stop + 1))
+            return
+
+    real = silencing.weights_at_zero
+    monkeypatch.setattr(silencing, "some_subjects", misplaced)
+    monkeypatch.setattr(
+        silencing, "weights_at_zero", lambda model, own: real(model, next(whole(model)))
+    )
+    check = list(self_check(hf_config(tmp_path, "gpt2")))[-1]
+    assert check.made
+    assert not check.holds
+    assert "name it with ModelParts" in check.meaning
 
 
 class Mixing(LanguageModel):
