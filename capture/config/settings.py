@@ -71,6 +71,10 @@ class CaptureConfig:
         if self.record == "checkpoints" and self.factors.enabled:
             problem = "got true, but capture.record is checkpoints, which records nothing else"
             raise ConfigError("capture.factors.enabled", problem, "Add them by: ontogeny replay")
+        if self.record == "shifts" and not self.kinds:
+            problem = "is shifts, but outliers, tallies and factors are all off"
+            remedy = "Enable one of them, or set capture.record=checkpoints"
+            raise ConfigError("capture.record", problem, remedy)
 
     @property
     def kinds(self) -> frozenset[RecordKind]:
@@ -78,7 +82,7 @@ class CaptureConfig:
         if self.record == "checkpoints":
             return frozenset()
         chosen: dict[RecordKind, bool] = {
-            "outliers": True,
+            "outliers": self.outliers.enabled,
             "tallies": self.tally.enabled,
             "factors": self.factors.enabled,
         }

@@ -36,9 +36,18 @@ class Counting:
         """Note the result of a call if it was computed from positions alone."""
         if func is not torch.arange and not self.counted:
             return
-        tensors = [x for x in flatten_arguments(given) if isinstance(x, Tensor) and x.dim()]
-        if func is torch.arange or (tensors and all(x in self for x in tensors)):
+        if func is torch.arange or self.are_counted(given):
             self.counted |= {id(x): x for x in flatten_arguments((out,)) if isinstance(x, Tensor)}
+
+    def are_counted(self, given: Iterable[Any]) -> bool:
+        """Return whether tensors are among the arguments of a call, and all come from positions."""
+        any_tensor = False
+        for x in flatten_arguments(given):
+            if isinstance(x, Tensor) and x.dim():
+                if id(x) not in self.counted:
+                    return False
+                any_tensor = True
+        return any_tensor
 
     def are_positions(self, ids: Tensor, inputs: Sequence[Tensor], num_datums: int | None) -> bool:
         """Return whether ids 0, 1, 2, … in one axis are positions, not one for each datum.

@@ -103,7 +103,8 @@ def record(
             cannot be attributed.
         vocabulary: text of each token, if ``datums`` are tokens; by default its number.
         outliers: how many of the largest shifts are stored. Default: the 1000 largest of each
-            datum in each step, or all if the captured parameters are fewer.
+            datum in each step, or all if the captured parameters are fewer. None are stored with
+            ``OutlierConfig(enabled=False)``.
         factors: whether the factors of all per-sample gradients are stored. Default: no.
         segment_steps: steps per segment. A segment is committed as a whole, with a checkpoint.
         audit_tolerance: largest unexplained difference between shifts and change of the weights,

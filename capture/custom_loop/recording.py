@@ -289,7 +289,7 @@ class Recording:
         return Probe(self._layout, self._config.run.seed, step, device)
 
     def _find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
-        if self._buffer is None:
+        if self._buffer is None and "outliers" in self._config.capture.kinds:
             self._buffer = ShiftBuffer(self._layout, num_datums, inputs.before_P.device)
         return find_shifts(inputs, self._config.capture, self._buffer)
 
@@ -302,9 +302,10 @@ class Recording:
             inputs, found, datums, position, capture, self._layout, self._ranks.group
         )
         self._weights = replace(self._weights, after_P=after_P)
-        assert observed.outliers
-        outliers = check_positions(observed.outliers, self._window, position)
-        self._recorder.add_step(replace(observed, outliers=outliers), datums.all_N)
+        if observed.outliers is not None:
+            outliers = check_positions(observed.outliers, self._window, position)
+            observed = replace(observed, outliers=outliers)
+        self._recorder.add_step(observed, datums.all_N)
         self._recorder.check()
         self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
         return self._snapshot() if self._position.step % capture.segment_steps == 0 else None

@@ -196,14 +196,20 @@ class FoundShifts:
     """The shifts of this rank's datums, after the optimizer has updated the weights."""
 
     step: Step
-    outliers: Outliers
+    outliers: Outliers | None
+    """None if they are not recorded."""
     total_Q: Tensor
     """Sum of the shifts over this rank's datums; with a probe, what is seen of it before the
     preconditioner."""
 
 
-def find_shifts(before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer) -> FoundShifts:
-    """Return the shifts of a step; call this after the optimizer has updated its state."""
+def find_shifts(
+    before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer | None
+) -> FoundShifts:
+    """Return the shifts of a step; call this after the optimizer has updated its state.
+
+    ``buffer``: None if no outliers are recorded.
+    """
     parts = before.expected.split(before.clip)
     step = Step(
         before.loss,
@@ -218,9 +224,14 @@ def find_shifts(before: StepInputs, capture: CaptureConfig, buffer: ShiftBuffer)
         before.grads,
     )
     config, preconditioner = capture.outliers, step.preconditioner
-    outliers, total_P = find_outliers(buffer, step.factors, step.scale, config, preconditioner)
-    seen = before.sums.probe is not None
-    return FoundShifts(step, outliers, before.sums.summed_Q * step.scale if seen else total_P)
+    outliers = None
+    if buffer is not None:
+        outliers, _ = find_outliers(buffer, step.factors, step.scale, config, preconditioner)
+    if before.sums.probe is not None:
+        return FoundShifts(step, outliers, before.sums.summed_Q * step.scale)
+    layout = Layout.of(before.expected.units)
+    total_P = sum_shifts(step.factors, layout, step.scale, preconditioner)
+    return FoundShifts(step, outliers, total_P)
 
 
 def after_step(
@@ -240,7 +251,9 @@ def after_step(
     step, first_slot = found.step, datums.own.start
     training = replace(before.training, optimizer=before.expected.most_rounding)
     after_P = layout.flatten(before.expected.units)
-    outliers = keep_of_worker(found.outliers, capture.outliers, group, first_slot)
+    outliers = found.outliers
+    if outliers is not None:
+        outliers = keep_of_worker(outliers, capture.outliers, group, first_slot)
     errors = audited(before, found, after_P, training, capture.audit_tolerance, group)
     largest = max(each.error for each in errors)
     if not all(each.unexplained <= capture.audit_tolerance for each in errors):

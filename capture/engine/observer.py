@@ -64,7 +64,7 @@ class Observer:
         self.kinds = kinds
         self.layout = engine.layout
         self.slots = engine.group.slots(plan.config.training.batch)
-        if kinds:
+        if "outliers" in kinds:
             self.buffer = ShiftBuffer(self.layout, len(self.slots), engine.device)
         self.token_NT, self.target_NT = to_device(plan.corpus.train, engine.device)
         self.next_NT = self.target_NT

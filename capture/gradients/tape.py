@@ -109,8 +109,15 @@ class Tape(TorchFunctionMode):
 
     def units_among(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Tensor]:
         """Return the units among the arguments of a call, by name."""
-        given = flatten_arguments((*args, *kwargs.values()) if kwargs else args)
-        return {self.names[id(arg)]: arg for arg in given if id(arg) in self.names}
+        names, found = self.names, {}
+        # Every torch function of the model comes by here, so this is a plain loop.
+        for given in (args, kwargs.values()) if kwargs else (args,):
+            for arg in given:
+                if type(arg) in (list, tuple):
+                    found |= {names[id(item)]: item for item in arg if id(item) in names}
+                elif id(arg) in names:
+                    found[names[id(arg)]] = arg
+        return found
 
     def run_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an attention whose parts are seen one by one, with positions first."""

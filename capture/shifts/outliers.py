@@ -28,6 +28,8 @@ Scope = Literal["datum", "step", "unit"]
 class OutlierConfig:
     """Which shifts are recorded as outliers."""
 
+    enabled: bool = True
+    """Whether outliers are recorded. Factors, if recorded, give every shift later."""
     k: int = 1000
     """Number of shifts recorded, those of largest |shift|."""
     scope: Scope = "datum"
@@ -47,6 +49,8 @@ class OutlierConfig:
 
     def require_available(self, sizes: Sequence[int], setting: str) -> None:
         """Raise ``ConfigError``, naming ``setting``, if no datum has k shifts to choose from."""
+        if not self.enabled:
+            return
         by_unit = self.scope == "unit"
         most = max(sizes) if by_unit else sum(sizes)
         if self.k > most:
@@ -57,6 +61,8 @@ class OutlierConfig:
 
     def describe(self) -> str:
         """Return the number and scope in words, as in ``top 1,000 a datum``."""
+        if not self.enabled:
+            return "no outliers"
         each = "datum and unit" if self.scope == "unit" else self.scope
         return f"top {self.k:,} a {each}"
 

@@ -1,6 +1,7 @@
 """Begin a run, or continue one: the first rank writes and holds the lease, the others follow it."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -109,5 +110,6 @@ def ranks_and_datums(target: Store, last: Marker) -> dict[int, int]:
         return {}
     file = last.files_of("steps")[0]
     rows = shards.decode(target.get(file.key), f"{target.uri}/{file.key}")
-    workers = {each.key.rpartition("-w")[2] for each in last.files_of("outliers")}
+    keys = [each.key for kind in ("outliers", "factors") for each in last.files_of(kind)]
+    workers = {found[1] for key in keys if (found := re.search(r"-w(\d+)", key))}
     return {max(1, len(workers)): max(map(len, rows["datums"].to_pylist()))}
