@@ -32,6 +32,7 @@ from analysis.attribution.row_passes import OutlierRows
 from analysis.attribution.sparse_sums import SparseSums
 from analysis.attribution.strongest_rows import GroupDatumPairs, StrongestRows
 from analysis.attribution.tables import (
+    CONTRIBUTIONS,
     DATUMS,
     GROUPS,
     JOB,
@@ -47,7 +48,8 @@ from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.levels import Groups
-from analysis.lifetime.run import lifetime_run, require_positions
+from analysis.lifetime.run import LifetimeRun, lifetime_run, require_positions
+from analysis.lifetime.shares import contribution_frames
 from analysis.run.run import Run
 
 
@@ -100,7 +102,19 @@ def attribute(run: Run, run_job: Runner, config: AttributionConfig) -> Attributi
     strength_G = relative_weights(evidence) if tallies else evidence.weight_G
     own = Findings(groups, rows_G, evidence.weight_G, strength_G, tokens, windows, by_datum)
     found = [own] if neurons is None else [pooled(own, neurons, pool_G), without_datums(own)]
-    return tables_of(run, found, parameter_frame(run, own, config))
+    tables = tables_of(run, found, parameter_frame(run, own, config))
+    return replace(tables, contributions=contribution_frame(run, config))
+
+
+def contribution_frame(run: Run, config: AttributionConfig) -> pd.DataFrame:
+    """Return ``CONTRIBUTIONS``: of neurons, if lifetime shifts of all steps are counted."""
+    end = run.steps_done if config.end_step is None else config.end_step
+    whole = range(config.first_step, end) == range(run.steps_done)
+    frames = []
+    if isinstance(run, LifetimeRun) and config.level == "neuron" and whole:
+        by = "input" if config.evidence.startswith("input") else "target"
+        frames = list(contribution_frames(run, by, config.selection.most))
+    return concat_frames(frames, CONTRIBUTIONS)
 
 
 def write_attribution(

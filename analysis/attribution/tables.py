@@ -125,6 +125,18 @@ NULLS = pa.schema(
 )
 """How much is confirmed, of the record and of nulls; empty unless ``--confirm``."""
 
+CONTRIBUTIONS = pa.schema(
+    [
+        *GROUP,
+        pa.field("rank", pa.int32()),  # by |contribution|, from 0; the last two rows are sums
+        *TOKEN,  # id -1: all other tokens; -2: decay of the initial weights
+        pa.field("contribution", pa.float64()),  # of its lifetime shifts to the change of the group
+        pa.field("share", pa.float64()),  # of the size of the change; NaN without a change
+    ]
+)
+"""The tokens of each neuron with the largest |contribution|, all others, and decay. The shares of a
+neuron sum to 1. Empty unless lifetime shifts of all steps are counted, for neurons."""
+
 TABLES = {
     "groups": GROUPS,
     "tokens": TOKENS,
@@ -133,6 +145,7 @@ TABLES = {
     "parameters": PARAMETERS,
     "confirmed": CONFIRMED,
     "nulls": NULLS,
+    "contributions": CONTRIBUTIONS,
 }
 
 
@@ -154,3 +167,7 @@ class Attribution:
     """``CONFIRMED``"""
     nulls: pd.DataFrame = field(default_factory=lambda: NULLS.empty_table().to_pandas())
     """``NULLS``"""
+    contributions: pd.DataFrame = field(
+        default_factory=lambda: CONTRIBUTIONS.empty_table().to_pandas()
+    )
+    """``CONTRIBUTIONS``"""

@@ -25,8 +25,9 @@ from torch import Tensor
 from analysis.jobs.question import Question
 from analysis.jobs.tables import marker_key, put_marker
 from analysis.lifetime.backward import MAX_BYTES, BackwardStep, backward_steps
+from analysis.lifetime.contributions import ContributionSums
 from analysis.lifetime.norms import NormSums
-from analysis.lifetime.tables import FOLDER, JOB, UNITS, norms_key, outliers_key
+from analysis.lifetime.tables import CONTRIBUTIONS_KEY, FOLDER, JOB, UNITS, norms_key, outliers_key
 from analysis.run.run import Run
 from capture.errors import AuditError, StoreAwayError, StoreError
 from capture.format.markers import File, Marker
@@ -63,15 +64,21 @@ def record_lifetimes(
     for key in run.tables.keys(FOLDER):
         if key.endswith(".parquet"):
             run.tables.delete(key)
-    recording, steps = Recording(run, NormSums.of(run)), backward_steps(run, max_bytes)
+    recording = Recording(run, NormSums.of(run), ContributionSums.of(run))
+    steps = backward_steps(run, max_bytes)
     for done, step in enumerate(steps, 1):
         recording.add(step)
         report(done, run.steps_done)
-    units = unit_frame(run, recording.total_P, steps.after)
+    decay = initial_decay(run, steps.after)
+    units = unit_frame(run, recording.shifts, decay)
     if run.config.capture.loss_positions == "all":
         require_whole(run, units)
     rows = pa.Table.from_pandas(units, UNITS, preserve_index=False)
     recording.put(f"{FOLDER}/units.parquet", "analysis", rows)
+    sums = recording.contributions
+    recording.put(CONTRIBUTIONS_KEY, "analysis", sums.table())
+    neurons = sums.neuron_table(recording.shifts, decay)
+    recording.put(f"{FOLDER}/neurons.parquet", "analysis", neurons)
     marker = Marker(0, run.steps_done, tuple(recording.files))
     put_marker(run, marker_key(JOB), marker, Question.of(JOB, run.config.capture.outliers))
 
@@ -96,6 +103,7 @@ class Recording:
 
     run: Run
     norms: NormSums
+    contributions: ContributionSums
     files: list[File] = field(default_factory=list)
     buffer: ShiftBuffer | None = None
     total_P: Tensor = field(init=False)
@@ -118,11 +126,19 @@ class Recording:
         found, total_P = find_outliers(self.buffer, step.factors, scale, config, by_entry)
         self.total_P += total_P.cpu().double()
         self.pieces.append(outlier_rows(step.step, found, np.array(step.datum_N)))
+        self.contributions.add(step)
         for window, table in self.norms.add(step):
             self.put(norms_key(window), "analysis", table)
         for number, segment in enumerate(self.run.segments):
             if segment.first_step == step.step:
                 self.put_outliers(number, step.step)
+
+    @property
+    def shifts(self) -> dict[str, Tensor]:
+        """Sum of all lifetime shifts of each unit, float64."""
+        parts = self.total_P.split(self.run.layout.sizes)
+        shapes = self.run.layout.shapes
+        return {name: own.view(shapes[name]) for name, own in zip(shapes, parts, strict=True)}
 
     def put_outliers(self, segment: int, first_step: int) -> None:
         """Store the outliers of a segment."""
@@ -141,19 +157,30 @@ class Recording:
 # --- the law --------------------------------------------------------------------------------------
 
 
-def unit_frame(run: Run, total_P: Tensor, first: "Mapping[str, Persistence]") -> pd.DataFrame:
-    """Return ``UNITS``; ``first``: the persistence of each unit at the start of the run."""
+def initial_decay(run: Run, first: "Mapping[str, Persistence]") -> dict[str, Tensor]:
+    """Return what decay took from the initial weights of each unit, float64.
+
+    ``first``: the persistence of each unit at the start of the run.
+    """
+    initial = run.checkpoint(0)
+    kept = {
+        name: torch.as_tensor(first[name].weight, dtype=torch.float64).cpu()
+        for name in run.layout.names
+    }
+    return {name: (own - 1) * initial[name].double() for name, own in kept.items()}
+
+
+def unit_frame(run: Run, shifts: Mapping[str, Tensor], decay: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return ``UNITS`` from the terms of the law by unit."""
     initial, last = run.checkpoint(0), run.checkpoint()
-    layout, rows = run.layout, []
-    for name, start, end in zip(layout.names, layout.offsets, layout.offsets[1:], strict=False):
-        before = initial[name].double()
-        change = last[name].double() - before
-        shifts = total_P[start:end].view(change.shape)
-        kept = torch.as_tensor(first[name].weight, dtype=torch.float64).cpu()
-        decay = (kept - 1) * before
-        size, missed = float(change.norm()), float((change - shifts - decay).norm())
-        norms = {"change": size, "shifts": float(shifts.norm()), "decay": float(decay.norm())}
-        rows.append({"unit": name, **norms, "missed": missed / size if size else missed})
+    rows = []
+    for name in run.layout.names:
+        change = last[name].double() - initial[name].double()
+        left = float((change - shifts[name] - decay[name]).norm())
+        parts = {"change": change, "shifts": shifts[name], "decay": decay[name]}
+        norms = {column: float(part.norm()) for column, part in parts.items()}
+        missed = left / norms["change"] if norms["change"] else left
+        rows.append({"unit": name, **norms, "missed": missed})
     return pd.DataFrame(rows)
 
 

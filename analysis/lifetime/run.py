@@ -5,10 +5,19 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from analysis.jobs.tables import place_of, read_table, require_tables
 from analysis.lifetime.record import Report, record_lifetimes
-from analysis.lifetime.tables import JOB, UNITS, UPDATE_NORMS, norms_key
+from analysis.lifetime.tables import (
+    CONTRIBUTIONS,
+    CONTRIBUTIONS_KEY,
+    JOB,
+    NEURONS,
+    UNITS,
+    UPDATE_NORMS,
+    norms_key,
+)
 from analysis.run.committed import overlap
 from analysis.run.run import Run
 from analysis.run.scan import REMEDY, Shard
@@ -51,19 +60,35 @@ class LifetimeRun(Run):
     def update_norms(self, unit: str, by: By, windows: Sequence[int], width: int) -> np.ndarray:
         """Return the update norms of a unit's neurons, summed over windows, float32 [V, I]."""
         total_VI = np.zeros((self.num_tokens, width), np.float32)
-        files = {file.key: file for file in self.record.files}
         for window in windows:
-            key = norms_key(window)
-            if key not in files:
-                raise ShardError(f"{place_of(self, JOB).uri}/{key}", "is missing", REMEDY)
-            shard = Shard(place_of(self, JOB), files[key], 0, self.steps_done)
-            rows = shard.rows_of(UPDATE_NORMS, {"unit": [unit], "by": [by]})
-            norm_RI = rows["update_norms"].combine_chunks().flatten().to_numpy()
-            token_R = rows["token_id"].to_numpy()
-            if norm_RI.size != len(token_R) * width or not (token_R < self.num_tokens).all():
-                raise ShardError(shard.where, f"has no {width} neurons of {unit}", REMEDY)
-            total_VI[token_R] += norm_RI.reshape(-1, width)
+            total_VI += self.lists(norms_key(window), UPDATE_NORMS, unit, by, width)
         return total_VI
+
+    def contributions(self, unit: str, by: By) -> np.ndarray:
+        """Return what tokens contributed to the change of a unit's neurons, float32 [V, I]."""
+        width = self.layout.fan_in(unit)
+        return self.lists(CONTRIBUTIONS_KEY, CONTRIBUTIONS, unit, by, width)
+
+    def neuron_changes(self) -> pd.DataFrame:
+        """Return ``NEURONS``: the terms of the law along the change of each neuron."""
+        return read_table(self, JOB, "neurons", NEURONS)
+
+    def lists(self, key: str, schema: pa.Schema, unit: str, by: By, width: int) -> np.ndarray:
+        """Return the last column of a table, a list of an entry per neuron, float32 [V, I]."""
+        where = place_of(self, JOB)
+        file = next((file for file in self.record.files if file.key == key), None)
+        if file is None:
+            raise ShardError(f"{where.uri}/{key}", "is missing", REMEDY)
+        shard = Shard(where, file, 0, self.steps_done)
+        rows = shard.rows_of(schema, {"unit": [unit], "by": [by]})
+        value_RI = rows[schema.names[-1]].combine_chunks().flatten().to_numpy()
+        token_R = rows["token_id"].to_numpy()
+        known = (token_R >= 0) & (token_R < self.num_tokens)
+        if value_RI.size != len(token_R) * width or not known.all():
+            raise ShardError(shard.where, f"has no {width} neurons of {unit}", REMEDY)
+        found_VI = np.zeros((self.num_tokens, width), np.float32)
+        found_VI[token_R] = value_RI.reshape(-1, width)
+        return found_VI
 
 
 def lifetime_run(run: Run, report: Report = lambda done, wanted: None) -> LifetimeRun:
@@ -103,7 +128,8 @@ def stored_record(run: Run) -> Marker | None:
         found = require_tables(run, JOB)
     except (RunError, ShardError):
         return None
-    return found if len(found.files_of("outliers")) == len(run.segments) else None
+    whole = len(found.files_of("outliers")) == len(run.segments)
+    return found if whole and CONTRIBUTIONS_KEY in {file.key for file in found.files} else None
 
 
 def law_of_units(run: Run) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 JOB = "lifetime"
 FOLDER = f"analysis/{JOB}"
+CONTRIBUTIONS_KEY = f"{FOLDER}/contributions.parquet"
 
 UNITS = pa.schema(
     [
@@ -30,6 +31,28 @@ UPDATE_NORMS = pa.schema(
 )
 """One row per unit, kind and token of a window of training, in ``update-norms-NNNN.parquet``:
 Σ over positions of the norm of the position's lifetime shift of the neuron's weights."""
+
+CONTRIBUTIONS = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("by", pa.string()),  # target or input
+        pa.field("token_id", pa.int32()),
+        pa.field("contributions", pa.list_(pa.float32())),  # to each neuron of the unit
+    ]
+)
+"""One row per MLP unit, kind and token: Σ over all positions of the run of the lifetime shift along
+the neuron's change, in units of the weight (``analysis.lifetime.contributions``)."""
+
+NEURONS = pa.schema(
+    [
+        pa.field("unit", pa.string()),
+        pa.field("neuron", pa.int32()),
+        pa.field("change", pa.float64()),  # norm of the change of its weights over the run
+        pa.field("shifts", pa.float64()),  # sum of all lifetime shifts, along this change
+        pa.field("decay", pa.float64()),  # what decay took from the initial weights, along it
+    ]
+)
+"""One row per neuron of an MLP unit; change = shifts + decay, up to rounding."""
 
 
 def outliers_key(segment: int) -> str:

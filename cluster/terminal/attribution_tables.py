@@ -61,6 +61,7 @@ def show_attribution(
     if len(named):
         show_in_full(console, named.iloc[0], tokens, found.windows, focus)
         console.print(signs(tokens))
+        show_contributions(console, found.contributions, named.iloc[0])
     if len(found.confirmed):
         show_confirmation(console, found, level, focus.rows)
     elif len(named):
@@ -101,6 +102,23 @@ def show_in_full(
         table.add_row(escape(token["token"]), *figures(token), when[key_of(token)])
     print_table(console, f"{group['unit']} {group['level']} {number(group)}: its tokens", table)
     explain(console, windows)
+
+
+def show_contributions(console: Console, contributions: pd.DataFrame, group: pd.Series) -> None:
+    """Print what tokens contributed to the change of a neuron; nothing without lifetime shifts."""
+    of_unit = contributions["unit"] == group["unit"]
+    own = contributions[of_unit & (contributions["group"] == group["group"])]
+    if not len(own):
+        return
+    table = data_table("token", "contribution", "share of the change")
+    for row in own.to_dict("records"):
+        share = f"{row['share']:+.1%}"
+        table.add_row(escape(str(row["token"])), f"{row['contribution']:+.3g}", share)
+    title = f"{group['unit']} {group['level']} {number(group)}: what made its change over the run"
+    print_table(console, title, table)
+    console.print(
+        "Lifetime shifts along the change, summed over all positions; shares sum to 100 %."
+    )
 
 
 def show_token(

@@ -16,6 +16,7 @@ from analysis.attribution.config import AttributionConfig
 from analysis.behaviour.behaviour import BehaviourConfig, analyse_behaviour
 from analysis.behaviour.predicates import Predicate
 from analysis.jobs.tables import read_question, table_set
+from analysis.lifetime.backward import backward_steps
 from analysis.lifetime.run import lifetime_run
 from analysis.measures.selection import SelectionConfig
 from analysis.neurons.clustering import ClusteringConfig
@@ -85,6 +86,8 @@ def most_moved(run: Run, unit: str) -> int:
 @pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS)
 def test_under_plain_sgd_every_table_is_that_of_one_step(plain, ask):
     one_step, lifetime = (tables_of(ask(plain, lifetime=by)) for by in (False, True))
+    lifetime.pop("contributions", None)  # lifetime shifts alone have them
+    one_step.pop("contributions", None)
     assert len(one_step) > 1
     for name, table in one_step.items():
         pd.testing.assert_frame_equal(table, lifetime[name], obj=name)
@@ -274,3 +277,44 @@ def test_the_report_says_which_kind_of_shift_it_shows(adamw):
         assert all(words in text for text in [texts[-1], *with_tokens])
     assert sum("largest lifetime shift" in text for text in texts) == 2
     assert "lifetime" in Store(adamw).get("report/index.html").decode()
+
+
+# --- contributions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evidence", ["target", "input", "geometric-mean"])
+def test_shares_of_tokens_and_decay_sum_to_the_change_of_each_neuron(whole, evidence):
+    found = attributed(whole, True, evidence=evidence).contributions
+    change = (whole.checkpoint()[UNIT] - whole.checkpoint(0)[UNIT]).double().norm(dim=0)
+    own = found[found["unit"] == UNIT].groupby("group")
+    assert own.ngroups == 12
+    np.testing.assert_allclose(own["contribution"].sum(), change, rtol=1e-4)
+    np.testing.assert_allclose(own["share"].sum(), 1, rtol=1e-4)
+    for _, rows in own:
+        listed = rows[rows["token_id"] >= 0]
+        assert (rows["token_id"].to_numpy()[-2:] == [-1, -2]).all()
+        assert (np.diff(listed["contribution"].abs()) <= 0).all()
+        assert listed["token"].tolist() == [whole.tokens[i] for i in listed["token_id"]]
+        assert len(listed) == ANY.most
+
+
+def test_contributions_of_a_token_are_those_of_its_positions(whole):
+    """A token that stands at one position of the corpus contributes what that position does."""
+    largest = attributed(whole, True).contributions
+    row = largest[(largest["unit"] == UNIT) & (largest["group"] == 3)].iloc[0]
+    change = (whole.checkpoint()[UNIT] - whole.checkpoint(0)[UNIT]).double().numpy()
+    along_O = change[:, 3] / np.linalg.norm(change[:, 3])
+    total = 0.0
+    for step in backward_steps(whole):
+        (use,) = step.factors[UNIT]
+        assert use.a_NTI is not None
+        by_O = np.asarray(step.coefficients[UNIT])[:, 3] * along_O
+        part_NT = (use.delta_NTO.double().numpy() @ by_O) * use.a_NTI[..., 3].double().numpy()
+        total += part_NT[whole.target_NT[step.datum_N] == row["token_id"]].sum()
+    assert row["contribution"] == pytest.approx(total, rel=1e-4)
+
+
+def test_contributions_are_of_neurons_and_of_all_steps(whole):
+    assert not len(attributed(whole, False).contributions)
+    assert not len(attributed(whole, True, end_step=8).contributions)
+    assert not len(attributed(whole, True, level="row").contributions)

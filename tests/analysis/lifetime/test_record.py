@@ -201,3 +201,34 @@ def test_a_custom_loop_with_factors(tmp_path, optimizer):
     change = run.checkpoint()["layer.weight"].double() - run.checkpoint(0)["layer.weight"]
     left = change.numpy() - total - run.initial_decay("layer.weight")
     assert np.linalg.norm(left) < 1e-5 * np.linalg.norm(change)
+
+
+# --- contributions --------------------------------------------------------------------------------
+
+
+def test_contributions_of_tokens_and_decay_are_the_change_of_each_neuron(run, found):
+    neurons = found.neuron_changes().set_index(["unit", "neuron"])
+    assert len(neurons) == 16 + 12
+    for unit in UNITS[:2]:
+        change = (run.checkpoint()[unit].double() - run.checkpoint(0)[unit].double()).numpy()
+        own = neurons.loc[unit]
+        np.testing.assert_allclose(own["change"], np.linalg.norm(change, axis=0), rtol=1e-12)
+        for by in ("target", "input"):
+            part_VI = found.contributions(unit, by)
+            scale = own["change"].max()
+            np.testing.assert_allclose(part_VI.sum(0), own["shifts"], atol=1e-5 * scale)
+            whole_I = part_VI.sum(0) + own["decay"]
+            np.testing.assert_allclose(whole_I, own["change"], atol=2e-5 * scale)
+
+
+def test_contributions_are_dense_lifetime_shifts_along_the_change(run, found):
+    """Summed over the tokens of a datum, positions contribute what the datum does."""
+    unit = UNITS[0]
+    change_OI = (run.checkpoint()[unit].double() - run.checkpoint(0)[unit].double()).numpy()
+    along_OI = change_OI / np.linalg.norm(change_OI, axis=0)
+    wanted_I = np.zeros(16)
+    for step in run.lifetime_shifts(unit):
+        wanted_I += (step.shift_N * along_OI).sum((0, 1), dtype=np.float64)
+    scale = np.abs(wanted_I).max()
+    found_I = found.contributions(unit, "target").sum(0)
+    np.testing.assert_allclose(found_I, wanted_I, atol=1e-5 * scale)
