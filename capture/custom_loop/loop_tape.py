@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from capture.custom_loop.counting import Counting
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
-from capture.custom_loop.model_inputs import count_rows, loop_window_axis
-from capture.errors import ConfigError, UnitError
+from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
+from capture.errors import ConfigError
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
@@ -152,13 +152,7 @@ class LoopTape(Tape):
             N = count_rows(inputs)
         else:
             N = len(self.next_datum_N)
-            if not any(x.shape[0] == N for x in inputs):
-                problem = f"got an input {tuple(inputs[0].shape)} for {N} datums"
-                raise UnitError(
-                    "model",
-                    problem,
-                    "Give one id for each row of the batch, which is the first axis",
-                )
+            require_rows(inputs, N)
         self.inputs, self.num_datums, self.knows_num_datums = list(inputs), N, True
 
     def end_forward(self) -> None:

@@ -25,6 +25,21 @@ def count_rows(inputs: Sequence[Tensor]) -> int:
     return next(iter(lengths)) if len(lengths) == 1 else next(iter(tokens))
 
 
+def require_rows(inputs: Sequence[Tensor], num_datums: int) -> None:
+    """Raise ``UnitError`` unless an input has a row for each datum that the loop gave."""
+    if any(x.shape[0] == num_datums for x in inputs):
+        return
+    problem = f"got an input {tuple(inputs[0].shape)} for {num_datums} datums"
+    remedy = "Give one id for each row of the batch, which is the first axis"
+    if rows := [x for x in inputs if is_tokens(x) and len(x) == 1]:
+        length = rows[0].shape[1]
+        problem = f"got one row of {length} tokens for {num_datums} datums, as if they were packed"
+        remedy = (
+            "Put one datum into each micro-batch (batch size 1), or do not pack or flatten them"
+        )
+    raise UnitError("model", problem, remedy)
+
+
 def loop_window_axis(middle: Sequence[int], inputs: Sequence[Tensor], window: int | None) -> Axis:
     """Return the axis of the window among the axes between datum and features of a call.
 

@@ -4,16 +4,21 @@ Every such call passes through ``apply`` of a base class of torch. Within ``watc
 that class has an ``apply`` of its own, which tells the tape of the call, and makes it as before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction  # pyright: ignore
 
 from capture.custom_loop.loop_tape import LoopTape
-from capture.gradients.torch_functions import flatten_arguments
+from capture.gradients.fused_heads import FusedHead, read_fused_head
+from capture.gradients.output_hooks import on_delta
+from capture.gradients.parameter_parts import roles_of
+from capture.gradients.parameter_use import ParameterUse, require_datums
+from capture.gradients.torch_functions import NotSplittable, flatten_arguments
 
 
 @contextmanager
@@ -52,7 +57,8 @@ def observed(
 ) -> Any:
     """Call a custom function.
 
-    What it computes inside is not seen, so a unit among its arguments cannot be captured.
+    What it computes inside is not seen, so a unit among its arguments cannot be captured, unless it
+    is a fused head that is known.
     """
     after = tape.on_operation(func, args, kwargs)
     out = func(*args, **kwargs)
@@ -61,5 +67,30 @@ def observed(
     given = flatten_arguments((*args, *kwargs.values()))
     names = {tape.names[id(x)] for x in given if id(x) in tape.names}
     if names:
-        tape.mark_unsplit(dict.fromkeys(names, f"the custom {name}"), out)
+        try:
+            record_head(tape, name, names, read_fused_head(name, args, kwargs), out[0])
+        except NotSplittable as reason:
+            tape.mark_unsplit(dict.fromkeys(names, str(reason)), out)
     return out
+
+
+def record_head(
+    tape: LoopTape, name: str, units: Collection[str], head: FusedHead, out: Tensor
+) -> None:
+    """Record a fused head, whose result ``out`` are log-probabilities, [M].
+
+    Raises ``NotSplittable`` if it has no row for each datum and position.
+    """
+    roles = roles_of(head.call.roles, tape.names, tape.parts)
+    if set(units) - set(roles):
+        raise NotSplittable(f"the custom {name} as an activation")
+    weight, _ = head.call.roles[0]
+    assert weight is not None
+    shape, N = torch.Size((head.num_rows, len(weight))), tape.num_datums or 1
+    require_datums(name, shape, N)
+    if not out.requires_grad:
+        return
+    receive = tape.receiver(
+        ParameterUse(name, roles, head.call, N, head.num_rows, shape, out.device)
+    )
+    on_delta(out, lambda gradient_M: receive(head.logit_delta(gradient_M)))

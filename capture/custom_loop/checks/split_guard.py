@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
+from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.loss_check import interaction
 from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
 from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
@@ -30,6 +32,7 @@ NO_CALL = "no call of the model led to the loss"
 NOT_FINITE = "the loss gradient was not finite"
 CHANGED = "an input of the model was changed before the optimizer's step"
 LOSS = "whether datums interact in the loss is unknown because of"
+CHECKPOINTED = "dropout within checkpointed blocks, which run again in their backward pass"
 OUTSIDE = "{} is used outside of the calls of the model"
 MOST_TRIES = 10
 """Steps in a row in which a check that was not possible is tried again."""
@@ -175,7 +178,10 @@ class SplitGuard:
         with self.tape.pausing(), nothing_changes(self.model):
             for call in calls:
                 call.direct = direct_deltas(call)
-            self.check_slots(calls, inside, slots, step)
+            try:
+                self.check_slots(calls, inside, slots, step)
+            except CheckpointError:
+                return CHECKPOINTED
             if not self.scheduled:
                 return ""
             try:
@@ -217,7 +223,7 @@ class SplitGuard:
         tape.is_inside = True
         tape.set_datums(np.arange(num_datums))
         again = []
-        with tape:
+        with tape, watching_functions(tape):
             for call in calls:
                 tape.begin_forward(call.inputs)
                 outputs = call.run_again(lambda x: x)

@@ -92,11 +92,11 @@ def trainer(
 OF_TRAINER = {"train_dataset", "eval_dataset", "data_collator", "compute_loss_func", "optimizers"}
 
 
-def counting_trainer() -> Any:
+def counting_trainer(kind: Any = None) -> Any:
     """Return a class of trainers that note the tokens by which they divide each step's loss."""
     import transformers
 
-    class Counting(transformers.Trainer):
+    class Counting(kind or transformers.Trainer):
         counts: list[Any]
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,13 +116,15 @@ def own_loss(counts: Sequence[Any], rows: Sequence[Row] = ROWS) -> ShareOf:
     return share
 
 
-def largest_error(uri: str, model: nn.Module, share: ShareOf) -> float:
+def largest_error(uri: str, model: nn.Module, share: ShareOf, *, unchecked: str = "") -> float:
     """Return the largest error of a recorded gradient, relative to the largest of its step.
 
-    The reference is a backward pass of one datum at the weights before the step.
+    The reference is a backward pass of one datum at the weights before the step. ``unchecked``: why
+    steps may not have been checked while they were recorded.
     """
     run, worst = open_run(uri), 0.0
-    assert not any(segment.unchecked for segment in run.segments)
+    reasons = {reason for segment in run.segments for reason in segment.unchecked}
+    assert all(unchecked and unchecked in reason for reason in reasons), reasons
     parameters = dict(model.named_parameters())
     units = {name: parameters[name] for name in run.layout.names}
     model.eval()
