@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from capture.custom_loop.counting import Counting
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
+from capture.custom_loop.ranks.sharding import HasGradient, local_part
 from capture.errors import ConfigError
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
@@ -56,7 +57,8 @@ class LoopTape(Tape):
         """``window``: tokens of a datum, if datums are described."""
         super().__init__(units)
         self.model, self.window = model, window
-        self.parameters = list(units.values())
+        self.parameters: Sequence[HasGradient] = list(units.values())
+        """What holds the gradients."""
         self.unit_names = dict(self.names)
         """Names by id of the units alone; ``names`` also gets tensors derived from them."""
         self.passes = [ForwardPass()]
@@ -226,7 +228,7 @@ class LoopTape(Tape):
         For a fused optimizer it passes 1 here, to look for infinities only.
         """
         own = {values_of(p.grad).data_ptr() for p in self.parameters if p.grad is not None}
-        if float(inverse) != 1 and any(grad.data_ptr() in own for grad in grads):
+        if float(inverse) != 1 and any(local_part(grad).data_ptr() in own for grad in grads):
             self.loss_scale = 1 / float(inverse)
 
     def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
@@ -261,7 +263,7 @@ class LoopTape(Tape):
     def gradients_are_zero(self) -> bool:
         """Return whether all gradients are None or 0, as after ``zero_grad``."""
         grads = [parameter.grad for parameter in self.parameters]
-        return not any(grad is not None and bool(grad.any()) for grad in grads)
+        return not any(grad is not None and bool(values_of(grad).any()) for grad in grads)
 
     def take_passes(self) -> StepPasses:
         """Return the passes since the last update, and start with an empty one.
@@ -284,5 +286,5 @@ class LoopTape(Tape):
 
 
 def values_of(grad: Tensor) -> Tensor:
-    """Return the numbers of a gradient, which may be sparse."""
-    return grad._values() if grad.is_sparse else grad
+    """Return the numbers of a gradient on this rank; it may be sparse, or a shard."""
+    return grad._values() if grad.is_sparse else local_part(grad)

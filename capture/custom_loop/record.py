@@ -22,6 +22,7 @@ from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
 from capture.custom_loop.ranks.beginning import BEGIN, begin_run, ranks_and_datums
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
+from capture.custom_loop.ranks.loop_state import state_of
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
 from capture.custom_loop.ranks.wrappers import data_parallel, ranks_of
 from capture.custom_loop.recording import Recording
@@ -87,8 +88,8 @@ def record(
     Args:
         model: any module with float32 parameters; autocast may compute in bfloat16. A compiled
             model runs uncompiled while it is recorded, and its parameters have their own names. In
-            a ``DistributedDataParallel`` over several processes, all of them call ``record`` alike,
-            each with its own datums, and make one record.
+            a ``DistributedDataParallel`` over several processes, or under ``fully_shard``, all of
+            them call ``record`` alike, each with its own datums, and make one record.
         optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups, also in a
             wrapper that keeps it as ``optimizer`` (accelerate, Lightning). ``amsgrad``,
             ``maximize``, ``dampening`` and ``differentiable`` are not supported.
@@ -163,13 +164,15 @@ def record(
         ranks.agree(BEGIN)
         assert own is not None
         target = Store(run, store)
+        state = state_of(model, optimizer, own.units, ranks)
+        weights = state.weights(ranks.rank)
         may_commit = begin_run(
             stack,
             ranks,
             target,
             own.config,
             own.description,
-            model,
+            weights,
             own.tables,
             resume=resume,
             overwrite=overwrite,
@@ -188,7 +191,7 @@ def record(
         )
         last = done[-1] if done else require_start(target)
         settings = own.config.training.optimizer
-        checkpoints = LoopCheckpoints(target, model, optimizer, settings, last)
+        checkpoints = LoopCheckpoints(target, state, settings, last)
         loop = RecordedLoop(ranks, checkpoints, wrapper, ranks_and_datums(target, last))
         stack.enter_context(without_compilation())
         with Recording(

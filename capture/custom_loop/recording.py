@@ -23,9 +23,10 @@ from capture.custom_loop.continued import first_position
 from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.ranks.joint_check import check_together
 from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
-from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums, claims_of
+from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums
 from capture.custom_loop.steps import (
     FoundShifts,
     LastWeights,
@@ -78,13 +79,17 @@ class Recording:
         self._loop = loop
         self._ranks = loop.ranks
         self._checkpoints = loop.checkpoints
+        self._state = state = loop.checkpoints.state
         self._layout = Layout.of(units)
         self._window = tokens_per_datum(tables)
-        self._tape = LoopTape(units, model, self._window)
+        self._tape = LoopTape(state.tape_units, model, self._window)
+        self._tape.parameters = state.gradient_holders
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
         self._datums = KnownDatums.of_run(tables, recorder, last, self._unchecked)
-        self._guard = SplitGuard(model, units, self._tape, self._unchecked, seed=config.run.seed)
+        self._guard = SplitGuard(
+            model, state.tape_units, self._tape, self._unchecked, seed=config.run.seed
+        )
         self._position = first_position(recorder.store, last)
         """Position of the next step."""
         self._inputs: tuple[StepInputs, StepDatums] | None = None
@@ -173,7 +178,9 @@ class Recording:
             self.optimizer.register_step_pre_hook(self._before_optimizer_step),
             self.optimizer.register_step_post_hook(self._after_optimizer_step),
         )
-        for hook in (*hooks, *self._guard.hooks()):
+        with self._state.put_together():
+            hooks = (*hooks, *self._guard.hooks())
+        for hook in hooks:
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)
         self._active.enter_context(watching_functions(self._tape))
@@ -189,11 +196,10 @@ class Recording:
             self._ranks.leave(error)
             if kind is None:
                 raise error
-        elif self._ranks.size > 1 or self._recorder.open.steps:
-            tensors = self._ranks.attempt(self._snapshot)
+        else:
             self._ranks.agree("the end of the loop")
-            if tensors is not None and self._recorder.open.steps:
-                self._commit(tensors)
+            if self._recorder.open.steps:
+                self._commit(self._snapshot())
         self._unchecked.warn(self._recorder.store.uri)
         return False
 
@@ -239,11 +245,15 @@ class Recording:
             self._position = StepPosition(self._position.step, self.epoch, 0)
         where = self._position.where
         with self._ends_on_error(), self._tape.pausing():
+            self._state.refresh()
             read = self._ranks.attempt(lambda: self._read_step(optimizer))
             found = self._ranks.agree(where, read.values if read else None)
             if all_skip(found, where):
                 return
             assert read is not None
+            if self._state.is_sharded:
+                ranks, passes = self._ranks, read.passes
+                check_together(self._guard, self._state, ranks, passes, self._position)
             inputs = join_ranks(read.inputs, found, self._ranks, self._position)
             datums = self._datums.of_step([own["claims"] for own in found], self._ranks.rank, where)
             if self._position.step == self._last.end_step:
@@ -255,15 +265,16 @@ class Recording:
         position, num_ranks = self._position, self._ranks.size
         if position.step == self._last.end_step > 0:
             uri = self._recorder.store.uri
-            require_resumed(self.units, self.checkpoint(), self._last.end_step, uri)
+            require_resumed(self._state.units, self.checkpoint(), self._last.end_step, uri)
         taken = self._tape.take_passes()
         if skips_step(optimizer):
             return None
         with without_torch_functions():
             weights, probe = self._weights, self._probe()
-            inputs = before_step(optimizer, self.units, taken, position, weights, num_ranks, probe)
-        self._guard.check(taken.passes, position.step)
-        return ReadStep.of(inputs, claims_of(taken.passes), num_ranks)
+            inputs = before_step(self._state, taken, position, weights, num_ranks, probe)
+        if not self._state.is_sharded:
+            self._guard.check(taken.passes, position.step)
+        return ReadStep.of(inputs, taken.passes, num_ranks)
 
     @torch.no_grad()
     def _after_optimizer_step(self, *_: object) -> None:
@@ -272,13 +283,15 @@ class Recording:
         (inputs, datums), self._inputs = self._inputs, None
         where, ranks = self._position.where, self._ranks
         with self._ends_on_error(), without_torch_functions():
+            self._state.refresh()
             found = ranks.attempt(lambda: self._find_shifts(inputs, len(datums.own_N)))
             total_Q = found.total_Q if found else torch.zeros_like(inputs.sums.summed_Q)
             ranks.agree_on_success(where, total_Q)
             assert found is not None
-            tensors = ranks.attempt(lambda: self._record_step(inputs, found, datums))
+            ranks.attempt(lambda: self._record_step(inputs, found, datums))
             ranks.agree(where)
-            self._full_segment = tensors
+            if self._position.step % self._config.capture.segment_steps == 0:
+                self._full_segment = self._snapshot()
 
     def _probe(self) -> Probe | None:
         """Return how the step's sums are seen; None if whole, at the edges of a segment."""
@@ -293,10 +306,8 @@ class Recording:
             self._buffer = ShiftBuffer(self._layout, num_datums, inputs.before_P.device)
         return find_shifts(inputs, self._config.capture, self._buffer)
 
-    def _record_step(
-        self, inputs: StepInputs, found: FoundShifts, datums: StepDatums
-    ) -> dict[str, Tensor] | None:
-        """Audit and record a step; return the checkpoint if the step completes a segment."""
+    def _record_step(self, inputs: StepInputs, found: FoundShifts, datums: StepDatums) -> None:
+        """Audit and record a step."""
         capture, position = self._config.capture, self._position
         observed, after_P = after_step(
             inputs, found, datums, position, capture, self._layout, self._ranks.group
@@ -308,7 +319,6 @@ class Recording:
         self._recorder.add_step(observed, datums.all_N)
         self._recorder.check()
         self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
-        return self._snapshot() if self._position.step % capture.segment_steps == 0 else None
 
     @contextmanager
     def _ends_on_error(self) -> Iterator[None]:
@@ -322,9 +332,14 @@ class Recording:
     # --- segments -------------------------------------------------------------------------------
 
     def _snapshot(self) -> dict[str, Tensor]:
-        weights_P, step = self._layout.flatten(self.units), self._position.step
-        require_unchanged(self._layout, self._weights.after_P, weights_P, step)
-        return self._checkpoints.snapshot(step, self._ranks.rank)
+        """Return the checkpoint of a segment that ends now; all ranks must call this."""
+        self._state.refresh()
+        weights_P, step = self._layout.flatten(self._state.units), self._position.step
+        after_P, ranks = self._weights.after_P, self._ranks
+        tensors = self._checkpoints.snapshot(step, ranks.rank)
+        ranks.attempt(lambda: require_unchanged(self._layout, after_P, weights_P, step))
+        ranks.agree(f"the checkpoint of step {step}")
+        return tensors
 
     def _commit_full_segment(self) -> None:
         if self._full_segment is not None:

@@ -8,16 +8,17 @@ Shapes: N datum of the step, by slot; P all captured parameters.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capture.config.settings import CaptureConfig
 from capture.custom_loop.causes import (
     DROPPED,
+    require_exact_norms,
     require_kept,
     require_seen,
     require_unchanged,
@@ -25,13 +26,13 @@ from capture.custom_loop.causes import (
     unexplained_change,
 )
 from capture.custom_loop.forward_passes import ForwardPass, StepPasses, join_passes
+from capture.custom_loop.ranks.loop_state import PlainState
 from capture.custom_loop.ranks.step_datums import StepDatums
 from capture.custom_loop.sums import GradientSums
 from capture.custom_loop.update import (
     ExpectedUpdate,
     given_gradient,
     scale_of_fused_optimizer,
-    total_gradient_norm,
 )
 from capture.engine.audit import (
     Discrepancy,
@@ -103,8 +104,7 @@ class StepInputs:
 
 
 def before_step(
-    optimizer: torch.optim.Optimizer,
-    units: Mapping[str, nn.Parameter],
+    state: PlainState,
     taken: StepPasses,
     position: StepPosition,
     last: LastWeights,
@@ -122,6 +122,8 @@ def before_step(
     last, and ``AuditError`` for gradients that are not finite.
     """
     passes, step = taken.passes, position.step
+    optimizer, units = state.optimizer, state.units
+    state.require_reduced(position.where)
     layout, before_P = Layout.of(units), Layout.of(units).flatten(units)
     require_zeroed(step, last.first_step, has_old_gradients=taken.has_old_gradients)
     used = {name for each in passes for use in each.uses.values() for name in use.roles}
@@ -131,6 +133,7 @@ def before_step(
         problem = "no backward pass has reached a unit since the last optimizer step"
         raise RunError(position.where, problem, f"Call loss.backward() before it. {DROPPED}")
     require_kept(units, used, position.where)
+    require_exact_norms(passes, position.where)
     require_unchanged(layout, last.after_P, before_P, step)
     pending_scale = scale_of_fused_optimizer(optimizer)
     loss_scale = taken.loss_scale * pending_scale
@@ -139,7 +142,7 @@ def before_step(
     training = rounding_settings(passes)
     sums = GradientSums.of(grads, factors, layout, training, probe)
     clip = sums.multiplier(factors, layout, training) if num_ranks == 1 else 1.0
-    norm = total_gradient_norm(optimizer) / pending_scale
+    norm = state.gradient_norm() / pending_scale
     if not math.isfinite(clip + norm):
         raise divergence_error(position)
     return StepInputs(

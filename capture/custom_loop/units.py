@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from capture.custom_loop.ranks.wrappers import DDP, ONE_LOOP, num_processes
+from capture.custom_loop.ranks.wrappers import DDP
 from capture.errors import ConfigError, UnitError
 from capture.gradients.factors import choose_units, require_size
 
@@ -94,9 +94,6 @@ def trained_parameters(
 
 def require_plain(name: str, parameter: nn.Parameter) -> None:
     """Raise ``UnitError`` unless the parameter is an ordinary float32 tensor."""
-    if hasattr(parameter, "device_mesh"):  # a DTensor, as fully_shard and tensor parallelism make
-        problem = f"is a DTensor, sharded over {num_processes()} processes"
-        raise UnitError(name, problem, ONE_LOOP)
     if parameter.dtype != torch.float32:
         problem = f"is {str(parameter.dtype).removeprefix('torch.')}, must be float32"
         raise UnitError(name, problem, "Keep weights in float32 and compute under autocast")

@@ -93,8 +93,10 @@ class SplitGuard:
             return
         self.depth += 1
         self.tape.is_inside = True
+        if self.depth > 1 or not torch.is_grad_enabled():
+            return
         inside_backward = torch._C._current_graph_task_id() != -1  # a checkpointed block, again
-        if self.depth == 1 and torch.is_grad_enabled() and not inside_backward:
+        if not inside_backward:
             with self.tape.pausing():
                 self.call = ModelCall.begin(name, module, args, kwargs, self.device)
                 if self.scheduled and self.forward is self.tape.passes[-1]:
@@ -134,14 +136,22 @@ class SplitGuard:
 
     # --- checks -----------------------------------------------------------------------------------
 
+    def is_due(self, passes: Sequence[ForwardPass]) -> bool:
+        """Return whether ``check`` will run the model again, unless it cannot."""
+        return self.scheduled or not self.rows_of(passes[-1]) <= self.verified
+
+    def rows_of(self, forward: ForwardPass) -> set[tuple[object, ...]]:
+        """Return how each parameter use of a pass is split; see ``use_rows``."""
+        windows = {x.shape[1] for call in self.calls for x in call.inputs if x.dim() in (2, 3)}
+        return {use_rows(use, windows) for use in forward.uses.values()}
+
     def check(self, passes: Sequence[ForwardPass], step: int) -> None:
         """Check the newest pass of a step, if the step is drawn or uses rows in a new way.
 
         Raises ``SplitError`` if the captured gradient of a datum is not its own.
         """
         forward = passes[-1]
-        windows = {x.shape[1] for call in self.calls for x in call.inputs if x.dim() in (2, 3)}
-        rows = {use_rows(use, windows) for use in forward.uses.values()}
+        rows = self.rows_of(forward)
         failed = ""
         if self.scheduled or not rows <= self.verified:
             num_datums = forward.num_datums()

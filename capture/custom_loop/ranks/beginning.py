@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-from torch import nn
+from torch import Tensor
 
 from capture.config.reading import leaves
 from capture.config.settings import Config, to_values
 from capture.custom_loop.ranks.agreement import Ranks, Values
 from capture.errors import ConfigError, RunError
-from capture.format import checkpoint
 from capture.format.chain import require_start
 from capture.format.markers import START, Marker, read_marker
 from capture.shards import encoding as shards
@@ -32,7 +31,7 @@ def begin_run(
     target: Store,
     config: Config,
     description: bytes,
-    model: nn.Module,
+    weights: dict[str, Tensor],
     tables: Mapping[str, pa.Table],
     *,
     resume: bool,
@@ -51,7 +50,7 @@ def begin_run(
         held = stack.enter_context(lease.hold_lease(target, lambda event: None, owner))
         if begins_new_run(target, config, resume=resume, overwrite=overwrite):
             clear_run(target)
-            put_start(target, description, checkpoint.snapshot(model), dict(tables), held.require)
+            put_start(target, description, weights, dict(tables), held.require)
         else:
             check_tables(target, dict(tables))
         return held.require

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from capture.custom_loop.ranks.loop_state import PlainState
 from capture.format import checkpoint
 from capture.format.markers import Marker
-from capture.optim import step_counts
 from capture.optim.optimizer_config import OptimizerConfig
 from capture.store import Store
 
@@ -17,8 +16,7 @@ class LoopCheckpoints:
     """Model and optimizer of a loop, and the last checkpoint of its run."""
 
     store: Store
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
+    state: PlainState
     config: OptimizerConfig
     """Settings of the first unit's parameter group."""
     last: Marker
@@ -26,10 +24,7 @@ class LoopCheckpoints:
 
     def snapshot(self, step: int, rank: int) -> dict[str, Tensor]:
         """Return a copy of weights and optimizer state on the CPU; empty on all but rank 0."""
-        if rank:
-            return {}
-        state = step_counts.snapshot(self.optimizer, self.model, step)
-        return checkpoint.snapshot(self.model, state)
+        return self.state.snapshot(step, rank)
 
     def read(self) -> dict[str, Tensor]:
         """Return the last checkpoint; raises ``ShardError`` if it is damaged."""
@@ -38,13 +33,4 @@ class LoopCheckpoints:
     def restore(self) -> None:
         """Load the last checkpoint; raises ``ShardError`` if it does not fit the model."""
         where = f"{self.store.uri}/{checkpoint.key_of(self.last.end_step)}"
-        weights, state = checkpoint.split_checkpoint(self.read())
-        checkpoint.restore(self.model, weights, where)
-        step_counts.restore(
-            self.optimizer,
-            self.model,
-            state,
-            config=self.config,
-            step=self.last.end_step,
-            where=where,
-        )
+        self.state.restore(self.read(), self.config, self.last.end_step, where)

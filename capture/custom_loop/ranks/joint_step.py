@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from capture.custom_loop.causes import DROPPED, require_seen
-from capture.custom_loop.sums import within_rounding
+from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.ranks.agreement import Ranks, Values
-from capture.custom_loop.ranks.step_datums import Claims
+from capture.custom_loop.ranks.step_datums import claims_of
 from capture.custom_loop.steps import StepInputs, StepPosition, divergence_error
+from capture.custom_loop.sums import within_rounding
 from capture.custom_loop.update import ONE_TOLERANCE, gradient_multiplier
 from capture.engine.audit import bfloat16_allowance
 from capture.errors import AuditError, RunError
@@ -37,11 +38,13 @@ class ReadStep:
 
     inputs: StepInputs
     values: Values
+    passes: Sequence[ForwardPass]
 
     @classmethod
-    def of(cls, inputs: StepInputs, claims: Claims, num_ranks: int) -> "ReadStep":
+    def of(cls, inputs: StepInputs, passes: Sequence[ForwardPass], num_ranks: int) -> "ReadStep":
+        claims = claims_of(passes)
         if num_ranks == 1:
-            return cls(inputs, {"claims": claims})
+            return cls(inputs, {"claims": claims}, passes)
         given_P = torch.cat([grad.reshape(-1) for grad in inputs.grads.values()])
         values = {
             "claims": claims,
@@ -51,7 +54,7 @@ class ReadStep:
             "gradients": bit_sum(given_P),
             "weights": bit_sum(inputs.before_P),
         }
-        return cls(inputs, values)
+        return cls(inputs, values, passes)
 
 
 def bit_sum(x_P: Tensor) -> int:

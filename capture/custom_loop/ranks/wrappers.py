@@ -4,11 +4,12 @@ from torch import distributed as dist
 from torch import nn
 
 from capture.custom_loop.ranks.agreement import Ranks
+from capture.custom_loop.ranks.sharding import require_plain_shards, shards_of
 from capture.errors import RunError
 
 ONE_LOOP = (
-    "Pass the model in torch.nn.parallel.DistributedDataParallel over all processes: "
-    "ontogeny.record follows no other kind of training in several"
+    "Pass the model in torch.nn.parallel.DistributedDataParallel over all processes, or sharded by "
+    "fully_shard: ontogeny.record follows no other kind of training in several"
 )
 DDP = nn.parallel.DistributedDataParallel
 
@@ -20,12 +21,18 @@ def ranks_of(model: nn.Module, patience_seconds: float) -> Ranks:
     wrapper whose training cannot be recorded.
     """
     require_known(model)
+    device = next(model.parameters()).device
+    if shards := shards_of(model):
+        require_plain_shards(model, num_processes())
+        if num_processes() == 1:
+            return Ranks()
+        process_group = next(iter(shards.values())).device_mesh.get_group()
+        return Ranks.of_processes(process_group, device, patience_seconds)
     wrapper = data_parallel(model)
     if wrapper is None or num_processes() == 1:
         return Ranks()
     assert isinstance(wrapper.process_group, dist.ProcessGroup)
     require_plain_averages(wrapper, wrapper.process_group.size())
-    device = next(model.parameters()).device
     return Ranks.of_processes(wrapper.process_group, device, patience_seconds)
 
 
@@ -54,10 +61,13 @@ def require_known(model: nn.Module) -> None:
             raise RunError(where, problem, "Record the model inside it, on one device")
         if kind == "FullyShardedDataParallel":
             problem = f"is {kind} (FSDP1), whose optimizer trains flattened parameters"
-            raise RunError(where, problem, ONE_LOOP)
+            raise RunError(where, problem, "Shard it by torch.distributed.fsdp.fully_shard instead")
         if kind == "DeepSpeedEngine":
             problem = f"is {kind}, whose optimizer trains partitions of the parameters"
             raise RunError(where, problem, "Use ontogeny capture with engine=deepspeed")
+        if isinstance(module, nn.SyncBatchNorm) and module.training and num_processes() > 1:
+            problem = f"is {kind}, in which the datums of all ranks interact"
+            raise RunError(where, problem, "Freeze it by eval()")
         if isinstance(module, DDP) and module is not wrapper and num_processes() > 1:
             problem = f"is {kind}, but only a part of the model"
             raise RunError(where, problem, ONE_LOOP)
@@ -79,7 +89,3 @@ def require_plain_averages(wrapper: DDP, size: int) -> None:
     if wrapper.mixed_precision is not None:
         problem = f"is {name} with mixed_precision, which casts the parameters"
         raise RunError("model", problem, "Compute under torch.autocast instead")
-    for name, module in wrapper.module.named_modules():
-        if isinstance(module, nn.SyncBatchNorm) and module.training:
-            problem = "is SyncBatchNorm, in which the datums of all ranks interact"
-            raise RunError(f"model.{name}", problem, "Freeze it by eval()")

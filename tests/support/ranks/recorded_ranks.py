@@ -1,5 +1,6 @@
 """Loops for one process or several, recorded by ``ontogeny.record``."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -8,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from custom_loops import Small, tokens
+from custom_loops import D, Small, V, tokens
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,6 +50,19 @@ class Branching(Small):
         return self.out(self.norm(x_NTD + torch.tanh(self.layer(x_NTD))))
 
 
+class Products(Small):
+    """Consists of products alone, which CPUs round to bfloat16 as the audit expects."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.embedding, self.norm = nn.Identity(), nn.Identity()
+        self.layer = nn.Linear(V, D)
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTV = F.one_hot(token_NT, V).to(self.layer.weight.dtype)
+        return self.out(torch.tanh(self.layer(x_NTV)))
+
+
 @dataclass(frozen=True)
 class Setting:
     """A kind of loop."""
@@ -62,6 +80,8 @@ class Setting:
     tokens: bool = False
     """Whether the run knows the tokens of its datums."""
     bfloat16: bool = False
+    sharded: bool = False
+    """Whether several ranks shard the model by ``fully_shard``; else they average gradients."""
     uneven: bool = False
     """Whether the first rank has more datums in the last step."""
     more: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +102,10 @@ SETTINGS = {
     ),
     "static": Setting(wrapper={"static_graph": True, "gradient_as_bucket_view": True}),
     "rounded": Setting(bfloat16=True, micro_batches=2),
+    "sharded": Setting(sharded=True, clip=0.3, more=FACTORS),
+    "sharded adamw": Setting(torch.optim.AdamW, ADAMW, sharded=True, micro_batches=2, more=FACTORS),
+    "sharded synced": Setting(sharded=True, micro_batches=3, sync_always=True, uneven=True),
+    "sharded rounded": Setting(sharded=True, bfloat16=True, micro_batches=2, model=Products),
 }
 
 
@@ -99,7 +123,8 @@ def share(setting: Setting, id_N: np.ndarray, step: int, group: Group) -> np.nda
 
 def loss_of(setting: Setting, model: nn.Module, id_N: np.ndarray) -> Tensor:
     token_NT = tokens(DATUMS)[torch.from_numpy(id_N)]
-    with torch.autocast("cpu", torch.bfloat16, enabled=setting.bfloat16):
+    autocast = setting.bfloat16 and not isinstance(model, FSDPModule)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         logit_NTV = model(token_NT[:, :-1])
     return F.cross_entropy(logit_NTV.float().flatten(0, 1), token_NT[:, 1:].flatten())
 
@@ -109,8 +134,11 @@ def recorded(
     setting: Setting, folder: Path, name: str, group: Group, **more: Any
 ) -> Iterator[tuple[nn.Module, torch.optim.Optimizer, Recording]]:
     """Yield model, optimizer and recording of a rank."""
-    model: nn.Module = setting.model(seed=group.rank)  # the wrapper takes the weights of rank 0
-    if group.size > 1:
+    seed = 0 if setting.sharded else group.rank  # the wrapper takes the weights of rank 0
+    model: nn.Module = (small := setting.model(seed=seed))
+    if setting.sharded and not isinstance(group, SingleProcess):
+        sharded(small, setting)
+    elif group.size > 1:
         model = DistributedDataParallel(model, **setting.wrapper)
     optimizer = setting.optimizer(model.parameters(), **setting.options)
     described = tokens(DATUMS) if setting.tokens else DATUMS if setting.ids else None
@@ -118,6 +146,17 @@ def recorded(
     run = str(folder / name)
     with record(model, optimizer, run=run, datums=described, **arguments) as recorder:
         yield model, optimizer, recorder
+
+
+def sharded(model: Small, setting: Setting) -> None:
+    """Shard a layer and the rest of a model over all processes."""
+    policy = MixedPrecisionPolicy()
+    if setting.bfloat16:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fully_shard(model.layer, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
 
 
 def train(setting: Setting, folder: Path, name: str, group: Group, **more: Any) -> None:
@@ -153,9 +192,11 @@ def take_step(
             if recorder and setting.ids:
                 recorder.datums(id_N)
             with ExitStack() as stack:
-                if isinstance(model, DistributedDataParallel) and not setting.sync_always:
-                    last = number == len(parts) - 1
-                    stack.enter_context(nullcontext() if last else model.no_sync())
+                synced = setting.sync_always or number == len(parts) - 1
+                if isinstance(model, DistributedDataParallel):
+                    stack.enter_context(nullcontext() if synced else model.no_sync())
+                if isinstance(model, FSDPModule):
+                    model.set_requires_gradient_sync(synced)
                 loss = loss_of(setting, model, id_N) / (setting.micro_batches * len(ranks))
                 loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
@@ -171,7 +212,9 @@ def record_everything(group: Group, folder: Path) -> dict[str, Any]:
         train(setting, folder, name, group)
     take_steps(SETTINGS["adamw"], folder, "resumed", group, [group], range(2, STEPS))
     take_steps(SETTINGS["adamw"], folder, "half", group, [group], range(2))
-    identical = {"identical": is_identical(SETTINGS["clipped"], group, folder)}
+    take_steps(SETTINGS["sharded adamw"], folder, "resharded", group, [group], range(2, STEPS))
+    names = ("clipped", "sharded adamw", "sharded rounded")
+    identical = {"identical": [is_identical(name, group, folder) for name in names]}
     errors = {name: error_of(cause, group, folder / name) for name, cause in CAUSES.items()}
     return errors | identical
 
@@ -199,14 +242,24 @@ def take_steps(
             take_step(setting, *parts, step, ranks)
 
 
-def is_identical(setting: Setting, group: Group, folder: Path) -> bool:
+def is_identical(name: str, group: Group, folder: Path) -> bool:
     """Return whether plain training ends at the same weights, bit for bit, as the recorded one."""
-    model = DistributedDataParallel(setting.model(seed=group.rank))
+    setting = SETTINGS[name]
+    model: nn.Module = (small := setting.model(seed=0))
+    if setting.sharded:
+        sharded(small, setting)
+    else:
+        model = DistributedDataParallel(model)
     optimizer = setting.optimizer(model.parameters(), **setting.options)
     for step in range(STEPS):
         take_step(setting, model, optimizer, None, step, [group])
-    stored = checkpoint.read_checkpoint(Store(str(folder / "clipped")), STEPS)
-    return all(torch.equal(stored[n], x) for n, x in model.module.named_parameters())
+    stored = checkpoint.read_checkpoint(Store(str(folder / name)), STEPS)
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    return all(torch.equal(stored[n], whole(x)) for n, x in inner.named_parameters())
+
+
+def whole(x: Any) -> Tensor:
+    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def begin_alone(folder: Path, name: str, size: int, steps: int) -> None:
@@ -324,6 +377,51 @@ def an_existing_run(group: Group, folder: Path) -> None:
         pass
 
 
+def never_reduced(group: Group, folder: Path) -> None:
+    with recorded(SETTINGS["sharded"], folder, "run", group) as (model, optimizer, recorder):
+        assert isinstance(model, FSDPModule)
+        model.set_requires_gradient_sync(False)
+        recorder.datums(batch_of(0)[:4])
+        loss_of(PLAIN, model, batch_of(0)[:4]).backward()
+        optimizer.step()
+
+
+def record_nothing(model: nn.Module, folder: Path) -> None:
+    with record(model, torch.optim.SGD(model.parameters(), 0.1), run=str(folder / "run")):
+        pass
+
+
+def reduced_in_bfloat16(group: Group, folder: Path) -> None:
+    model = Products()
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    record_nothing(model, folder)
+
+
+def sharded_in_part(group: Group, folder: Path) -> None:
+    model = Small()
+    fully_shard(model.layer)
+    record_nothing(model, folder)
+
+
+def tensor_parallel(group: Group, folder: Path) -> None:
+    model = Small()
+    parallelize_module(model, init_device_mesh("cpu", (2,)), {"layer": ColwiseParallel()})
+    record_nothing(model, folder)
+
+
+def sharded_along_two_axes(group: Group, folder: Path) -> None:
+    model = Small()
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("replicated", "sharded"))
+    fully_shard(model, mesh=mesh)
+    record_nothing(model, folder)
+
+
+def other_divisor(group: Group, folder: Path) -> None:
+    model = Small()
+    fully_shard(model).set_gradient_divide_factor(1.0)
+    record_nothing(model, folder)
+
+
 def another_batch_after_resuming(group: Group, folder: Path) -> None:
     setting = SETTINGS["adamw"]
     with recorded(setting, folder.parent, "smaller", group, resume=True) as parts:
@@ -347,5 +445,11 @@ CAUSES = {
         a_unit_that_no_rank_can_split,
         an_existing_run,
         another_batch_after_resuming,
+        never_reduced,
+        reduced_in_bfloat16,
+        sharded_in_part,
+        tensor_parallel,
+        sharded_along_two_axes,
+        other_divisor,
     )
 }

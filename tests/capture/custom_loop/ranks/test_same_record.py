@@ -24,7 +24,7 @@ from capture.process_group import SINGLE_PROCESS
 from capture.store import Store
 
 SIZE = 2
-LOSS = {"rounded": 2.0**-8}
+LOSS = {"rounded": 2.0**-8, "sharded rounded": 2.0**-6}
 """Relative tolerance of losses, if larger: roundings of bfloat16 differ with the batch."""
 
 
@@ -41,6 +41,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     folder = tmp_path_factory.mktemp("pair")
     begin_alone(folder, "resumed", SIZE, steps=2)
     begin_alone(folder, "smaller", SIZE, steps=2)
+    begin_alone(folder, "resharded", SIZE, steps=2)
     return Recorded(folder, on_workers(SIZE, record_everything, folder))
 
 
@@ -58,9 +59,10 @@ def test_two_ranks_record_what_one_process_records_of_the_whole_batch(
     same_record(str(tmp_path / name), str(pair.folder / name), 1e-6)
 
 
-def test_two_ranks_go_on_with_the_run_of_one_process(pair: Recorded, tmp_path: Path):
+@pytest.mark.parametrize("name", ["resumed", "resharded"])
+def test_two_ranks_go_on_with_the_run_of_one_process(name: str, pair: Recorded, tmp_path: Path):
     train_alone(SETTINGS["adamw"], tmp_path, "adamw", SIZE)
-    same_record(str(tmp_path / "adamw"), str(pair.folder / "resumed"), 1e-6)
+    same_record(str(tmp_path / "adamw"), str(pair.folder / name), 1e-6)
 
 
 def test_one_process_goes_on_with_the_run_of_two_ranks(pair: Recorded, tmp_path: Path):
@@ -71,7 +73,7 @@ def test_one_process_goes_on_with_the_run_of_two_ranks(pair: Recorded, tmp_path:
 
 
 def test_recording_leaves_the_training_of_ranks_bit_identical(pair: Recorded):
-    assert [errors["identical"] for errors in pair.errors] == [True, True]
+    assert [errors["identical"] for errors in pair.errors] == [[True] * 3] * 2
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -113,6 +115,29 @@ ERRORS = {
         r"RunError: .*clipped: holds a run already\. Add resume=True",
         r"RunError: rank 0: stopped at the beginning of the run: .*: holds a run already",
     ),
+    "never_reduced": (
+        r"RunError: step 0: gradients were not added up over the ranks\. Call "
+        r"set_requires_gradient_sync\(True\) before the last backward pass of each step",
+    )
+    * 2,
+    "reduced_in_bfloat16": (
+        r"RunError: model: adds up the gradients of the processes in bfloat16, which rounds every "
+        r"sum\. Set MixedPrecisionPolicy\(…, reduce_dtype=torch\.float32\)",
+    )
+    * 2,
+    "sharded_in_part": (
+        r"UnitError: layer\.weight: is sharded by fully_shard, but the model as a whole is not",
+    )
+    * 2,
+    "tensor_parallel": (
+        r"UnitError: layer\.weight: is a DTensor, spread over 2 processes not by fully_shard\. ",
+    )
+    * 2,
+    "sharded_along_two_axes": (
+        r"UnitError: embedding\.weight: is a DTensor over 2 axes of processes \(1, 2\)\. Tensor",
+    )
+    * 2,
+    "other_divisor": (r"RunError: model: divides gradients by 1\.0 \(set_gradient_divide_fac",) * 2,
     "another_batch_after_resuming": (
         r"RunError: step 2: has 6 datums \(ranks: 2\), but the steps before have 12 \(ranks: 1\)",
     )

@@ -1,0 +1,37 @@
+"""A model that ``fully_shard`` keeps on one process is recorded like the model alone."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from custom_loops import Small
+from recorded_ranks import SETTINGS, STEPS, sharded, take_step, train
+from same_record import same_record
+from torch import distributed
+
+from capture.custom_loop.record import record
+from capture.process_group import SINGLE_PROCESS
+from capture.shifts.outliers import OutlierConfig
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    store = distributed.HashStore()  # pyright: ignore
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped")
+def test_one_process_records_its_shards_as_the_model_alone(one_process, tmp_path):
+    setting = SETTINGS["sharded"]
+    train(setting, tmp_path, "alone", SINGLE_PROCESS)
+    model = Small(0)
+    sharded(model, setting)
+    optimizer = setting.optimizer(model.parameters(), **setting.options)
+    more = {"outliers": OutlierConfig(k=20), "segment_steps": 2, "datums": 24} | setting.more
+    with record(model, optimizer, run=str(tmp_path / "run"), **more) as recorder:
+        for step in range(STEPS):
+            take_step(setting, model, optimizer, recorder, step, [SINGLE_PROCESS])
+    assert isinstance(recorder.units["layer.weight"], torch.nn.Parameter)
+    same_record(str(tmp_path / "alone"), str(tmp_path / "run"), 1e-6)
