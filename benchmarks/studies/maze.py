@@ -127,7 +127,24 @@ def claims(results: Results) -> dict[str, bool]:
             for own in every
         ),
         "at the end both kinds are": all(min(own["whole"].values()) > 0.25 for own in every),
+        "without directions of the second half the corner remains, the rest does not": all(
+            removed(own, count, "second half")[0]["validation"] > 0.1
+            and removed(own, count, "second half")[0]["test"] < 0.05
+            for own in every
+            for count in COUNTS[1:]
+        ),
+        "random directions take both": all(
+            max(one.values()) < 0.05
+            for own in every
+            for count in COUNTS[1:]
+            for one in removed(own, count, "random")
+        ),
     }
+
+
+def removed(own: Results, count: int, basis: str) -> list[dict[str, float]]:
+    """Return the shares solved without so many directions, one for each draw."""
+    return [one for k, name, one in own["removed"] if (k, name) == (count, basis)]
 
 
 def at(own: Results, name: str, step: int) -> float:
@@ -163,8 +180,8 @@ def removal_table(every: list[Results]) -> list[str]:
         rows.append([str(own["seed"]), "0", "–", *cells])
         for count in COUNTS:
             for basis in ("first half", "second half", "random"):
-                found = [one for k, name, one in own["removed"] if (k, name) == (count, basis)]
-                rows.append([str(own["seed"]), str(count), basis, *cells_of(found, own["n"])])
+                found = cells_of(removed(own, count, basis), own["n"])
+                rows.append([str(own["seed"]), str(count), basis, *found])
     head = ["seed", "directions taken out", "of", "solved, cheese in the corner"]
     return table([*head, "solved, anywhere"], rows)
 
