@@ -68,7 +68,7 @@ def require_exact_norms(passes: Sequence[ForwardPass], where: str) -> None:
                 f"in {where}, whose gradient torch adds up too coarsely on a CPU to be split"
             )
             remedy = "Compute this norm in float32, with autocast off"
-            raise UnitError(min(use.roles), problem, f"{remedy}. {LEAVE_OUT}")
+            raise UnitError(max(use.roles), problem, f"{remedy}. {LEAVE_OUT}")
 
 
 def is_half_on_cpu(x: Tensor) -> bool:
