@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from capture.config.reading import describe_type
+from capture.config.keys import describe_type
 from capture.config.settings import Config
 
 WIDTH = 100

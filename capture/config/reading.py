@@ -9,16 +9,16 @@ import copy
 import difflib
 import functools
 import re
-import types
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from capture.config.keys import check_key, check_keys, describe, wanted_type
 from capture.config.safe_yaml import read_texts, read_yaml
 from capture.config.settings import Config, to_values
 from capture.errors import ConfigError
@@ -96,20 +96,27 @@ def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "con
 
 @functools.cache
 def structured_defaults() -> DictConfig:
-    """Return the defaults with their types. Copy them before a change: they take 5 copies' time."""
-    return OmegaConf.structured(Config)
+    """Return the defaults with their types, open to changes; change a copy.
+
+    Making them takes five times as long as a copy.
+    """
+    made = OmegaConf.structured(Config)
+    thaw(made)
+    return made
+
+
+def thaw(group: DictConfig) -> None:
+    """Let values of a frozen dataclass and of those within be set. Modifies ``group``."""
+    OmegaConf.set_readonly(group, False)
+    for value in group.values():
+        if isinstance(value, DictConfig):
+            thaw(value)
 
 
 @functools.cache
 def default_leaves() -> dict[str, str]:
     """Return the ``repr`` of the default value of each dotted key."""
     return {key: repr(value) for key, value in leaves(to_values(Config()))}
-
-
-@functools.cache
-def type_hints(kind: type) -> dict[str, Any]:
-    """Return the annotated types of a dataclass's fields."""
-    return typing.get_type_hints(kind)
 
 
 def read_override(override: str) -> tuple[str, Any]:
@@ -178,12 +185,10 @@ def with_key(merged: DictConfig, key: str, value: Any) -> DictConfig:
     if isinstance(value, bool) and wanted_type(key) in (int, float):
         raise ConfigError(key, f"got {value}, must be {describe(key)}")
     try:
-        nested = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        return typing.cast(DictConfig, OmegaConf.unsafe_merge(merged, nested))
+        OmegaConf.update(merged, key, value)
     except OmegaConfBaseException as error:
         raise ConfigError(key, f"got {value!r}, must be {describe(key)}") from error
+    return merged
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -195,89 +200,6 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             continue
         else:
             yield f"{prefix}{name}", value
-
-
-def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
-    """Raise ``ConfigError`` unless every nested key is a field of the dataclass at its level."""
-    for name, value in values.items():
-        check_key(f"{prefix}{name}")
-        wanted = wanted_type(f"{prefix}{name}")
-        if isinstance(value, dict) and typing.get_origin(wanted) is dict:
-            continue
-        if isinstance(value, dict) and isinstance(wanted, type) and is_dataclass(wanted):
-            check_keys(value, wanted, f"{prefix}{name}.")
-        elif is_dataclass(wanted) and value is not None:
-            problem = f"got {value!r}, must be {describe(f'{prefix}{name}')}"
-            raise ConfigError(f"{prefix}{name}", problem)
-        elif isinstance(value, dict):
-            raise ConfigError(f"{prefix}{name}", f"got keys, must be {describe(f'{prefix}{name}')}")
-
-
-def check_key(key: str) -> None:
-    """Raise ``ConfigError`` for an unknown dotted key. The error lists the allowed keys."""
-    kind: Any = Config
-    path = ""
-    for part in key.split("."):
-        if typing.get_origin(kind) is dict:
-            return
-        names = [f.name for f in fields(kind)] if is_dataclass(kind) else []
-        if part not in names:
-            near = similar_keys(key)
-            hint = f"Perhaps {' or '.join(near)} is meant" if near else ""
-            allowed = f"allowed here: {', '.join(names)}" if names else f"{path[:-1]} has no keys"
-            raise ConfigError(key, f"unknown key; {allowed}", hint)
-        kind = type_hints(kind)[part]
-        path += f"{part}."
-
-
-def similar_keys(key: str) -> list[str]:
-    """Return up to two known dotted keys that may be meant by an unknown one."""
-    known = [name for name in every_key(Config) if not key.startswith(name)]
-    last = key.rpartition(".")[2]
-    if same := [name for name in known if name.rpartition(".")[2] == last]:
-        return difflib.get_close_matches(key, same, n=2, cutoff=0)
-    return difflib.get_close_matches(key, known, n=1)
-
-
-def every_key(kind: Any, prefix: str = "") -> Iterable[str]:
-    """Yield the dotted names of all fields of a dataclass and of those within."""
-    for name, wanted in type_hints(kind).items():
-        yield f"{prefix}{name}"
-        if is_dataclass(wanted):
-            yield from every_key(wanted, f"{prefix}{name}.")
-
-
-def wanted_type(key: str) -> Any:
-    """Return the annotated type of a known dotted key; ``Any`` inside a plain dictionary."""
-    kind: Any = Config
-    for part in key.split("."):
-        if typing.get_origin(kind) is dict:
-            return Any
-        kind = type_hints(kind)[part]
-    return kind
-
-
-def describe(key: str) -> str:
-    """Describe in words which values a key takes."""
-    return describe_type(wanted_type(key))
-
-
-def describe_type(kind: Any) -> str:
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    if kind in plain:
-        return plain[kind]
-    if is_dataclass(kind):
-        return "a group of keys: " + ", ".join(f.name for f in fields(kind))
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if typing.get_origin(kind) is list:
-        return f"a list, each {describe_type(arguments[0])}"
-    if typing.get_origin(kind) is dict:
-        return "keys and values"
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else describe_type(a) for a in arguments)
-    return str(kind)
 
 
 def config_error(error: OmegaConfBaseException) -> ConfigError:
