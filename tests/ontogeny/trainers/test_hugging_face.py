@@ -105,13 +105,22 @@ def mean_of_means(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) 
     return (lost.sum(1) / scored.sum(1)).sum() / 6
 
 
+def weighted(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+    """Tokens weigh by their number: a custom reduction."""
+    targets = labels[:, 1:]
+    lost = F.cross_entropy(
+        outputs.logits[:, :-1].transpose(1, 2), targets, ignore_index=-100, reduction="none"
+    )
+    return (lost * targets.clamp(min=0)).sum() / 100
+
+
 def normalized(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
     """Scores each datum against its batch: datums interact."""
     score = outputs.logits.mean((1, 2))
     return (score - score.mean()).square().sum()
 
 
-@pytest.mark.parametrize("loss", [summed, mean_of_means])
+@pytest.mark.parametrize("loss", [summed, mean_of_means, weighted])
 def test_a_loss_of_the_users_is_split_as_it_is(loss: Any, uri: str, tmp_path: Path) -> None:
     model = llama()
     callbacks = [ontogeny.Callback(uri, **FULL)]
@@ -123,6 +132,22 @@ def test_a_loss_of_the_users_is_split_as_it_is(loss: Any, uri: str, tmp_path: Pa
         return loss(model(**batch), labels)
 
     assert largest_error(uri, model, share) < EXACT
+
+
+def test_a_datum_without_a_label_has_no_shift(uri: str, tmp_path: Path) -> None:
+    model, rows = llama(), [dict(row) for row in ROWS[:6]]
+    rows[2]["labels"] = [-100] * len(rows[2]["labels"])
+    callbacks = [ontogeny.Callback(uri, **FULL)]
+    training = trainer(
+        tmp_path, model, callbacks, kind=counting_trainer(), train_dataset=rows, num_train_epochs=1
+    )
+    training.train()
+    run = open_run(uri)
+    labels = sum(label != -100 for row in rows for label in row["labels"][1:])
+    assert [int(count) for count in training.counts] == [labels]
+    assert largest_error(uri, model, own_loss(training.counts, rows)) < EXACT
+    for unit in run.layout.names:
+        assert not np.asarray(run.gradient(0, 2, unit)).any()
 
 
 def test_label_smoothing_is_split(uri: str, tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def counting_trainer(kind: Any = None) -> Any:
     """Return a class of trainers that note the tokens by which they divide each step's loss."""
     import transformers
 
-    class Counting(kind or transformers.Trainer):
+    base: Any = kind or transformers.Trainer
+
+    class Counting(base):
         counts: list[Any]
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
