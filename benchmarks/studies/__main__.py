@@ -19,7 +19,7 @@ import torch
 from benchmarks.studies.pages import filled
 from benchmarks.studies.study import Results, Study
 
-NAMES = ("grokking", "induction", "seeds", "maze")
+NAMES = ("grokking", "ngram-stages", "induction", "seeds", "maze")
 """Studies that are run by default."""
 WITH_DATA = ("mnist-spectrum",)
 """Studies that need files."""

@@ -93,14 +93,16 @@ def lowest(own: Results, order: str) -> tuple[int, float]:
 
 def claims(results: Results) -> dict[str, bool]:
     every = results["seeds"]
-    order = [[lowest(own, name)[0] for name in ORDERS] for own in every]
     return {
         "the distance from unigrams falls and rises again": all(
             lowest(own, "unigram")[1] < 0.8 * min(own["kl"]["unigram"][0], own["kl"]["unigram"][-1])
             for own in every
         ),
-        "unigrams are nearest first, then bigrams, then trigrams": all(
-            own == sorted(own) and own[0] < own[1] for own in order
+        "unigrams are nearest before bigrams are": all(
+            lowest(own, "unigram")[0] < lowest(own, "bigram")[0] for own in every
+        ),
+        "the distances from bigrams and trigrams are least at the end": all(
+            lowest(own, order)[0] == own["steps"][-1] for own in every for order in ORDERS[1:]
         ),
     }
 
