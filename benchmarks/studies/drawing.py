@@ -16,7 +16,7 @@ def curves_figure(panels: Sequence[Sequence[Line]], path: Path, *, logarithmic: 
     figure = Figure(figsize=(3.8 * len(panels), 3.2), layout="constrained")
     for place, lines in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), place)
-        axes.set_xlabel("step")
+        axes.set_xlabel("1 + step" if logarithmic else "step")
         axes.grid(color="#dddddd", linewidth=0.6)
         for steps, values, colour, label in lines:
             shown = [step + logarithmic for step in steps]
