@@ -1,5 +1,6 @@
 """``run.yaml``: the resolved configuration of a run, and the versions and device that made it."""
 
+import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,6 +95,7 @@ def read_run_config(store: Store) -> Config:
     return make_config(values["config"], where=f"{store.uri}/{KEY}")
 
 
+@functools.cache
 def version_of(package: str) -> tuple[str, str]:
     try:
         return package, metadata.version(package)
@@ -107,8 +109,12 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({platform.processor() or platform.machine()})"
 
 
+@functools.cache
 def git_commit() -> str:
-    """Return the git commit of this code, with "+changes" for local changes; else "unknown"."""
+    """Return the git commit of this code, with "+changes" for local changes; else "unknown".
+
+    Git is asked once per process, because later changes are not of the code that was loaded.
+    """
     folder = Path(__file__).parent
     try:
         commit = git("rev-parse", "HEAD", folder=folder)
