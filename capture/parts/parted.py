@@ -20,7 +20,7 @@ from capture.parts.finding import alike, call, find_parts, matrices
 from capture.parts.found_parts import LogitMap, Parts, PartSite, datum_first, laid_out
 from capture.parts.linear_uses import LinearUses
 from capture.parts.model_parts import ModelParts
-from capture.parts.stack import skipped, watched
+from capture.parts.stack import logits_of, skipped, watched
 
 Replace = Callable[[Tensor], Tensor]
 """From a state to another one, [N, T, C]."""
@@ -143,6 +143,26 @@ class Parted:
         except ReachedUnembeddingError as reached:
             return reached.hidden
         raise AssertionError("the pass that found the parts reached the unembedding")
+
+    def with_gradients(
+        self, token_NT: Tensor, weights: Collection[str]
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Return logits, [N, T, V], and inputs and outputs of weights, as they lie in the model.
+
+        Logits are differentiable in the outputs, whether or not a parameter wants a gradient.
+        """
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        leaf = torch.zeros((), device=self.device, requires_grad=True)
+
+        def around(name: str, x: Tensor, linear: Replace) -> Tensor:
+            output = linear(x)
+            found[name] = x, output + leaf.to(output.dtype)
+            return found[name][1]
+
+        with torch.enable_grad(), LinearUses(self.matrices(weights), around):
+            logits = logits_of(call(self.network, token_NT.to(self.device), self.given))
+        assert logits is not None  # they were when the parts were found
+        return logits, found
 
     @torch.inference_mode()
     def at_zero(self, weights: Collection[str]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cluster.options.analysis import add_model, given_model
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.options.choices import REPORT_NEURONS
 
@@ -51,6 +52,7 @@ def add(commands: "Commands") -> None:
     text = "another run to compare with: figures, losses, and tokens of neurons"
     made.add_argument("--compare", metavar="OTHER", help=text)
     add_skip_damaged(made)
+    add_model(made)
     add_ray(made)
     add_quiet(made, json=True)
 
@@ -80,7 +82,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     if arguments.to:
         require_persistent("--to", arguments.to)
     skip_damaged = arguments.skip_damaged
-    opened = open_run(arguments.run, skip_damaged=skip_damaged, tables=arguments.tables)
+    how = {"tables": arguments.tables, "model": given_model(arguments)}
+    opened = open_run(arguments.run, skip_damaged=skip_damaged, **how)
     other = open_run(arguments.compare) if arguments.compare else None
     quiet = arguments.quiet or arguments.json
     with machines(arguments) as on:

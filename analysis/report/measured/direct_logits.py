@@ -18,7 +18,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from capture.models.transformer import LanguageModel, Layer
+from capture.models.transformer import Layer
+from capture.parts import KnownModel, Parted, direct_path
 
 Neuron = tuple[str, int]
 LOGITS = pa.schema(
@@ -33,12 +34,18 @@ LOGITS = pa.schema(
 """One row per neuron, side and token; largest absolute value first."""
 
 
-def direct_logits(model: LanguageModel, neurons: Collection[Neuron], most: int) -> pd.DataFrame:
-    """Return ``LOGITS``: the ``most`` tokens of each side of each neuron."""
+def direct_logits(model: KnownModel, neurons: Collection[Neuron], most: int) -> pd.DataFrame:
+    """Return ``LOGITS``: the ``most`` tokens of each side of each neuron.
+
+    Of another model than the study's, only the hidden neurons of MLPs have a direct path, and only
+    where no norm stands between the MLP and the stream (``capture.parts.direct_path``).
+    """
     frames = []
     for unit in dict.fromkeys(unit for unit, _ in neurons):
         neuron_I = np.array([number for other, number in neurons if other == unit])
         logit_IV = logits_of(model, unit, neuron_I)
+        if logit_IV is None:
+            continue
         number = min(most, logit_IV.shape[1])
         for side, sign in (("up", 1), ("down", -1)):
             value_IK, token_IK = (sign * logit_IV).topk(number, dim=1)
@@ -54,8 +61,11 @@ def direct_logits(model: LanguageModel, neurons: Collection[Neuron], most: int) 
 
 
 @torch.inference_mode()
-def logits_of(model: LanguageModel, unit: str, neuron_I: np.ndarray) -> Tensor:
-    """Return the direct effect of neurons of one unit on all logits, [I, V]."""
+def logits_of(model: KnownModel, unit: str, neuron_I: np.ndarray) -> Tensor | None:
+    """Return the direct effect of neurons of one unit on all logits, [I, V]; None without one."""
+    if isinstance(model, Parted):
+        found = direct_path.direct_logits(model, unit, torch.from_numpy(neuron_I).long())
+        return None if found is None else found.float().cpu()
     _, number, name, _ = unit.split(".")
     layer = model.layers[int(number)]
     assert isinstance(layer, Layer)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.activations.histograms import HISTOGRAMS, MAX_DATUMS, neuron_histograms
+from analysis.activations.quantities import units_of
 from analysis.jobs.question import Question
 from analysis.report.measured.direct_logits import LOGITS, direct_logits
 from analysis.report.measured.passages import PASSAGES, activating_passages
@@ -13,6 +14,7 @@ from analysis.report.measured.update_norms import DATUMS, NamedDatums, Report, n
 from analysis.report.pages.report_data import Measured, by_neuron
 from analysis.report.pages.website import Neuron
 from analysis.run.run import Run
+from capture.errors import ConfigError, RunError
 
 MAX_SEARCHED = 2000
 """Datums searched for the update norm of named tokens, drawn at random if there are more."""
@@ -31,12 +33,16 @@ def measure_neurons(
 ) -> Measured:
     """Measure the given neurons. ``tokens`` and ``question`` are those of the attribution.
 
-    Nothing is measured if the run's model is missing (custom loop) or has other layers.
+    Nothing is measured if the run's model is missing (custom loop) or its parts are not found, nor
+    of units whose inputs the model does not have.
     """
-    if run.from_custom_loop or run.config.model.kind != "transformer":
-        return nothing()
-    named = named_tokens(tokens, neurons)
-    model, drawn_N = run.model(), sample(run.num_datums, MAX_DATUMS)
+    try:
+        model = run.parted()
+    except (RunError, ConfigError) as error:
+        return nothing(error.problem)
+    units = units_of(model)
+    neurons = [neuron for neuron in neurons if neuron[0] in units]
+    named, drawn_N = named_tokens(tokens, neurons), sample(run.num_datums, MAX_DATUMS)
     evidence = str(question.options.get("evidence", ""))
     by_input = evidence.startswith("input-")
     found = NamedDatums(DATUMS.empty_table().to_pandas(), 0, ())
@@ -56,11 +62,11 @@ def measure_neurons(
     )
 
 
-def nothing() -> Measured:
-    """Return what is measured of a run whose model is not read: nothing."""
+def nothing(why: str) -> Measured:
+    """Return what is measured of a run whose model is not read: nothing, and why."""
     empty = [schema.empty_table().to_pandas() for schema in (HISTOGRAMS, PASSAGES, LOGITS, DATUMS)]
     histograms, passages, logits, datums = empty
-    return Measured(histograms, passages, 0, logits, datums, 0, (), by_input=False)
+    return Measured(histograms, passages, 0, logits, datums, 0, (), by_input=False, missing=why)
 
 
 def sample(number: int, most: int) -> np.ndarray:

@@ -6,19 +6,15 @@ A neuron's activation is its input of the unit, without dropout. Inputs of ``lin
 Shapes: N datum, T position, I neuron of a unit, K shown datum.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 
-from analysis.report.measured.unit_states import unit_states
+from analysis.activations.quantities import activation_blocks
 from analysis.run.run import Run
-from capture.models.dropout import Masks
-from capture.models.transformer import LanguageModel
 
-DATUMS_AT_ONCE = 256
 Neuron = tuple[str, int]
 PASSAGES = pa.schema(
     [
@@ -37,13 +33,13 @@ def activating_passages(
 ) -> pd.DataFrame:
     """Return ``PASSAGES``: for each neuron the ``most`` datums of those given.
 
-    The run must have a ``LanguageModel``.
+    Raises what ``run.parted`` raises.
     """
     units = list(dict.fromkeys(unit for unit, _ in neurons))
     own = {unit: np.array([n for other, n in neurons if other == unit]) for unit in units}
     value = {unit: np.empty((len(datum_N), len(own[unit])), np.float32) for unit in units}
     position = {unit: np.empty(value[unit].shape, np.int16) for unit in units}
-    for block, inputs in input_blocks(run.model(), run.token_NT[datum_N], units):
+    for block, inputs in activation_blocks(run.parted(), run.token_NT[datum_N], units):
         for unit, x_NTI in inputs.items():
             own_NTI = x_NTI[:, :, own[unit]]
             at_NI = np.abs(own_NTI).argmax(1)
@@ -53,17 +49,6 @@ def activating_passages(
         strongest(unit, own[unit], datum_N, value[unit], position[unit], most) for unit in units
     ]
     return pd.concat([PASSAGES.empty_table().to_pandas(), *frames], ignore_index=True)
-
-
-def input_blocks(
-    model: LanguageModel, token_NT: np.ndarray, units: Sequence[str]
-) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Yield blocks of datums and the inputs of some units, each [N, T, I]."""
-    with unit_states(model, units) as states, torch.inference_mode():
-        for start in range(0, len(token_NT), DATUMS_AT_ONCE):
-            block = slice(start, start + DATUMS_AT_ONCE)
-            model.hidden(torch.from_numpy(token_NT[block]).long(), Masks.none())
-            yield block, {unit: input_NTI.numpy() for unit, (input_NTI, _) in states.items()}
 
 
 def strongest(

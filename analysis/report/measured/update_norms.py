@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.report.measured.unit_states import unit_states
 from analysis.run.run import Run
-from capture.models.transformer import LanguageModel
+from capture.parts import KnownModel, Parted, parted
+from capture.parts.found_parts import datum_first
 
 MAX_CHECKPOINTS = 3
 """Checkpoints that norms are computed at, spread over training."""
@@ -67,7 +68,7 @@ def named_datums(
 
     ``named`` maps neurons to token ids, which are those of targets or, with ``by_input``, of
     inputs. Returns at most ``most`` datums of each neuron. ``report`` is called with the number of
-    (checkpoint, datum) pairs done and their total. The run must have a ``LanguageModel``.
+    (checkpoint, datum) pairs done and their total. Raises what ``run.parted`` raises.
     """
     scales = checkpoint_scales(run)
     units = list(dict.fromkeys(unit for unit, _ in named))
@@ -75,7 +76,7 @@ def named_datums(
     sums = {unit: Sums.of(unit, named, len(datum_N), run.num_tokens) for unit in units}
     last_only = run.config.capture.loss_positions == "last"
     for number, (step, scale) in enumerate(scales.items()):
-        model = run.model(step)
+        model = run.parted(step)
         text = run.token_NT[datum_N], run.target_NT[datum_N]
         for block, norms in norm_blocks(model, *text, units, last_only=last_only):
             for unit, (delta_NT, input_NTI) in norms.items():
@@ -102,7 +103,7 @@ def checkpoint_scales(run: Run) -> dict[int, float]:
 
 
 def norm_blocks(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     units: Sequence[str],
@@ -120,7 +121,7 @@ def norm_blocks(
 
 
 def position_norms(
-    model: LanguageModel,
+    model: KnownModel,
     token_NT: np.ndarray,
     target_NT: np.ndarray,
     units: Sequence[str],
@@ -128,20 +129,22 @@ def position_norms(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return ‖δ_t‖ and the inputs of each unit; see ``norm_blocks``."""
     token, target = (torch.from_numpy(each_NT).long() for each_NT in (token_NT, target_NT))
+    known = model if isinstance(model, Parted) else parted(model, token)
     kept = slice(-1, None) if last_only else slice(None)
-    with unit_states(model, units) as states, torch.enable_grad():
-        # One leaf at the bottom is enough for gradients to reach the outputs of all units.
-        model.encoder.weight.requires_grad_(True)
-        logits = model(token)
-        target = target[:, -logits.shape[1] :]  # those of the scored positions
+    logits, states = known.with_gradients(token, units)
+    with torch.enable_grad():
+        target = target[:, -logits.shape[1] :].to(logits.device)  # those of the scored positions
         logits = logits[:, kept].flatten(0, 1)
         loss = F.cross_entropy(logits, target[:, kept].flatten(), reduction="sum")
         outputs = [states[unit][1] for unit in units]
         deltas = torch.autograd.grad(loss / target.shape[1], outputs)
-        model.encoder.weight.requires_grad_(False)
+
+    def laid(unit: str, state: Tensor) -> Tensor:
+        return datum_first(state.detach(), known.parts.uses[unit].axes, len(token))
+
     return {
-        unit: (delta_NTO.norm(dim=2).numpy(), states[unit][0].detach().numpy())
-        for unit, delta_NTO in zip(units, deltas, strict=True)
+        unit: (laid(unit, delta).norm(dim=2).numpy(), laid(unit, states[unit][0]).numpy())
+        for unit, delta in zip(units, deltas, strict=True)
     }
 
 

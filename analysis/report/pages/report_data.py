@@ -59,7 +59,7 @@ class DataFile:
 class Measured:
     """What was measured for the report on the run's text and checkpoints.
 
-    Empty for models that are missing or not read (custom loops, Hugging Face).
+    Empty for models that are missing (custom loops) or have no parts that are known.
     """
 
     histograms: pd.DataFrame
@@ -78,6 +78,8 @@ class Measured:
     """Steps of the checkpoints that update norms were computed with."""
     by_input: bool
     """Whether tokens are those of inputs, not of targets."""
+    missing: str = ""
+    """Why nothing was measured, as the end of a sentence about the run."""
 
 
 @dataclass(frozen=True, eq=False)

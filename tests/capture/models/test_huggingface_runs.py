@@ -143,7 +143,7 @@ def test_analyses_work_on_the_run(tmp_path, capsys, family):
         ["attribute", "--confirm", "--name", "confirmed"],
         ["activations"],
         ["activations", "--of", "attention-entropy", "--name", "heads"],
-        ["faithfulness", "--min-count", "2", "--neurons", "2"],
+        ["faithfulness", "--text", "train", "--neurons", "2"],
         ["report"],
         ["bigrams"],
         ["verify"],

@@ -87,8 +87,7 @@ def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
         return words + "The tokens were chosen by tallies, sums over all positions; see above."
     return words + (
         "The tokens were chosen by tallies, sums over all positions, which keep no datums. The "
-        "datums behind the tokens cannot be found for this run: its model "
-        f"{'is missing' if data.run.from_custom_loop else 'is one of transformers'}."
+        f"datums behind the tokens cannot be found for this run: it {data.measured.missing}."
     )
 
 
