@@ -129,12 +129,40 @@ def claims(results: Results) -> dict[str, bool]:
 def blocks(results: Results) -> Blocks:
     every = results["seeds"]
     return {
+        "beside": beside_table(every),
         "course": course(every),
         "transitions": transitions_table(every),
         "leads": leads_table(every),
         "snapshots": snapshots_table(every),
         "removal": removal_table(every),
     }
+
+
+def beside_table(every: list[Results]) -> list[str]:
+    """What was published beside what is found here, one cell for all seeds."""
+    leads = [lead_cell(own["leads"].get("excluded_loss")) for own in every]
+    gini = [lead_cell(own["leads"].get("embedding_gini")) for own in every]
+    values = [
+        f"{own['snapshots']['over_cutoff']} of {own['snapshots']['snapshots']} checkpoints"
+        for own in every
+    ]
+    ends = [percent(own["curves"]["accuracy"][-1]) for own in every]
+    rows = [
+        ["memorized first, generalized later (Power et al.)", f"yes: {', '.join(ends)} at the end"],
+        [
+            "five singular values over 10 % of the largest among 400 checkpoints (N. Nanda)",
+            ", ".join(values),
+        ],
+        [
+            "measures foretell generalization by about 2,000 steps (Nanda et al., p = 113)",
+            f"excluded loss by {', '.join(leads)}; embedding by {', '.join(gini)}",
+        ],
+        [
+            "the first direction is dense in frequencies, and its removal helps (N. Nanda)",
+            f"no: Gini {every[0]['snapshots']['directions'][0]['gini']:.2f}, and removal hurts",
+        ],
+    ]
+    return table(["published", f"here (n = {len(every)})"], rows)
 
 
 def course(every: list[Results]) -> list[str]:
