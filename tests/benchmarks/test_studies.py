@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.studies import maze
+from benchmarks.studies import induction, maze
 from benchmarks.studies.__main__ import NAMES, PAGES, RESULTS, WITH_DATA, stored_results, study_of
 from benchmarks.studies.pages import filled, prose
 from benchmarks.studies.snapshots import directions_of
@@ -77,3 +78,15 @@ def test_weights_without_all_directions_of_training_are_those_of_the_start() -> 
 def test_an_interval_is_students() -> None:
     assert mean_and_interval([1.0, 2.0, 3.0]) == "2.00 ± 2.48"
     assert mean_and_interval([1.5]) == "1.50"
+
+
+def test_the_order_of_two_curves_is_read_either_way_round() -> None:
+    heads = {"previous_token": "L0H1", "induction": "L1H2"}
+    columns = ("metric", "component", "other_metric", "other_component", "factor", "low", "high")
+    one = ("previous_token", "L0H1", "induction", "L1H2", 2.0, 1.6, 4.0)
+    other = ("induction", "L1H2", "previous_token", "L0H1", 0.5, 0.25, 0.625)
+    wanted = {"factor": 2.0, "low": 1.6, "high": 4.0, "relation": "before"}
+    for row, relation in ((one, "before"), (other, "after")):
+        pairs = pd.DataFrame([(*row, relation)], columns=pd.Index([*columns, "relation"]))
+        assert induction.order(pairs, heads) == wanted
+    assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), heads) == {}
