@@ -213,13 +213,10 @@ def test_commands_count_lifetime_shifts(adamw, command, capsys):
 
 def test_the_python_api_offers_them(adamw):
     run = ontogeny.open_run(adamw)
-    found = ontogeny.attribute(run, lifetime=True)
-    assert found.tokens.equals(ontogeny.attribute(run, found_config(run)).tokens)
+    found = run.attribute(lifetime=True)
+    config = AttributionConfig.recommended(tallies=True, lifetime=True)
+    assert found.tokens.equals(ontogeny.attribute(run, config).tokens)
     assert not found.groups["weight"].equals(run.attribute().groups["weight"])
-
-
-def found_config(run: Run) -> AttributionConfig:
-    return AttributionConfig.recommended(tallies=True, lifetime=True)
 
 
 # --- refusals -------------------------------------------------------------------------------------

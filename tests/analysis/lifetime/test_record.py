@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from recorded_loops import OPTIMIZERS, recorded
 from reference_lifetime_record import dense_lifetime_shifts, largest
-from tiny_run import make_run
+from tiny_run import copied, make_run
 
 from analysis.lifetime import backward
 from analysis.lifetime.backward import BackwardStep, backward_steps
@@ -16,7 +16,7 @@ from analysis.lifetime.record import record_lifetimes
 from analysis.lifetime.run import LifetimeRun, law_of_units, lifetime_run, read_tally
 from analysis.run.run import Run, open_run
 from analysis.run.tallies import read_tally as read_recorded_tally
-from capture.errors import AuditError, StoreError
+from capture.errors import AuditError, IncompleteRunWarning, StoreError
 from capture.maintenance.verify import verify
 from capture.shifts.outliers import OutlierConfig
 
@@ -155,6 +155,24 @@ def test_a_damaged_or_foreign_record_is_computed_again(run, found):
     assert done[-1] == (12, 12)
     assert again.shifts().equals(found.shifts())
     assert not verify(run.store)
+
+
+def test_a_run_that_has_grown_gets_a_new_record():
+    whole = made("adamw")
+    store = copied(whole.uri, "memory://lifetime-record-grown")
+    last = "segments/segment-000002.json"
+    marker = store.get(last)
+    store.delete(last)
+    with pytest.warns(IncompleteRunWarning):
+        short = open_run(store.uri)
+    rows = lifetime_run(short).shifts()
+    assert rows["step"].max() == 9
+    store.put(last, marker)
+    grown = lifetime_run(open_run(store.uri)).shifts()
+    assert grown.equals(lifetime_run(whole).shifts())
+    # Two more steps of momentum have added to what the first ten contribute.
+    before, after = (np.abs(each[each["step"] == 8]["diff"]).sum() for each in (rows, grown))
+    assert after > 1.1 * before
 
 
 def test_a_record_that_cannot_be_written_is_refused_before_the_pass(tmp_path):
