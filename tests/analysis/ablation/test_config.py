@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from reference_ablation import full, random_model, some_subjects, write_attribution
 from tiny_run import copied, tiny_run
 
 from analysis.ablation.ablatable import all_subjects
 from analysis.ablation.ablate import ablate
 from analysis.ablation.config import AblationConfig, SplitText
+from analysis.ablation.propagation import trace
 from analysis.ablation.subjects import (
     Subject,
     entries_of,
@@ -22,6 +25,8 @@ from analysis.attribution.tables import JOB, TABLES
 from analysis.jobs.tables import write_tables
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError, ConfigError, RunError, UnitError
+from capture.models.dropout import Masks
+from capture.models.transformer import ModelConfig, fresh_model
 from cluster import cli
 
 UNIT = "layers.1.linear2.weight"
@@ -70,6 +75,21 @@ def test_zero_ablation_leaves_the_bias_of_a_row_and_zero_elsewhere() -> None:
         row = subject.level == "row"
         wanted = float(model.get_parameter(name)[subject.group]) if row else 0.0
         assert zero_ablation_value(model, subject) == wanted
+
+
+def test_zero_ablation_leaves_zero_in_a_row_without_a_bias() -> None:
+    config = ModelConfig(layers=1, width=12, hidden=8, heads=3, attention_bias=False)
+    model = fresh_model(config, vocabulary=9, window=4, seed=0)
+    for name in ("in_proj_weight", "out_proj.weight"):
+        assert zero_ablation_value(model, Subject(f"layers.0.self_attn.{name}", 2, "row")) == 0.0
+
+
+def test_learned_positions_are_part_of_the_trace() -> None:
+    config = ModelConfig(layers=2, width=12, hidden=8, heads=3, positions="learned", dropout=0)
+    model = fresh_model(replace(config, attention_bias=False), vocabulary=9, window=4, seed=0)
+    token_NT = np.array([[1, 5, 2], [0, 8, 3]])
+    found = trace(model, token_NT).hidden_NTD
+    torch.testing.assert_close(found, model.hidden(torch.from_numpy(token_NT), Masks.none()))
 
 
 def test_a_head_is_its_entries_of_the_input_of_out_proj() -> None:
