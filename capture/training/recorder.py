@@ -13,7 +13,7 @@ once, and writes the marker when all workers have reported their files.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -41,11 +41,13 @@ from capture.training.segments import (
     put_rows,
     put_shared,
 )
-from capture.training.worker_files import WorkerFiles, marker_of, worker_files
+from capture.training.worker_files import WorkerFiles, gather_files, marker_of, tell_failure
 from capture.training.write_queue import WriteDelay, WriteQueue
 
 INTERRUPT_WAIT_SECONDS = 5.0
 """When a user stops the capture: how long to wait for closed segments to be stored."""
+GROUP_WAIT_SECONDS = 30.0
+"""After an error: how long to wait for other workers to store their part of closed segments."""
 
 
 class Recorder:
@@ -87,6 +89,8 @@ class Recorder:
         self.store = store
         self.layout = layout
         self.segment = len(done)
+        self.num_exchanges = len(done)
+        """Segments whose files this worker and the others have told one another."""
         self.open = OpenSegment(done[-1].end_step if done else 0)
         self.rows = sum(file.rows or 0 for marker in done for file in marker.files_of("outliers"))
         """Outlier rows recorded so far, stored or queued, assuming that workers have equally many.
@@ -206,8 +210,8 @@ class Recorder:
                 load.pending_bytes,
                 done.unchecked,
             )
-            gathered = self.writers.all_gather_object(asdict(own))
-            self.stored[segment] = [worker_files(values) for values in gathered]
+            self.num_exchanges += 1
+            self.stored[segment] = gather_files(self.writers, own)
         marker = marker_of(done, self.stored[segment])
         if self.group.rank == 0:
             self.may_commit()
@@ -239,12 +243,17 @@ class Recorder:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Call ``close``; after an error in the block, do not raise errors of the writing thread.
 
-        After Ctrl-C, it waits at most ``INTERRUPT_WAIT_SECONDS``.
+        After Ctrl-C, it waits at most ``INTERRUPT_WAIT_SECONDS``, and ``GROUP_WAIT_SECONDS`` for
+        other workers, whose store may be what failed.
         """
         if error is None:
             self.close()
+        elif isinstance(error, Exception):
+            if self.queue.failure is not None and self.segment > self.num_exchanges:
+                tell_failure(self.writers, self.queue.failure, GROUP_WAIT_SECONDS)
+            self.queue.close(None if self.group.size == 1 else GROUP_WAIT_SECONDS)
         else:
-            self.queue.close(None if isinstance(error, Exception) else INTERRUPT_WAIT_SECONDS)
+            self.queue.close(INTERRUPT_WAIT_SECONDS)
 
 
 def already_packed(table: Packed) -> Packed:

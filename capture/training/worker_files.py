@@ -1,12 +1,18 @@
 """What each worker has stored of a segment, and the marker that lists the files of all."""
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 
 from capture.engine.split import UNCHECKED
+from capture.errors import StoreError
 from capture.format.markers import MAX_REASONS, File, Marker
+from capture.process_group import Group
 from capture.training.segments import OpenSegment
+
+FAILURE = "failure"
+"""Key under which a worker says why it has stored nothing."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +27,27 @@ class WorkerFiles:
     """What this worker could not check → how often; see ``Marker``."""
 
 
-def worker_files(values: dict[str, Any]) -> WorkerFiles:
-    return WorkerFiles(**{**values, "files": [File(**file) for file in values["files"]]})
+def gather_files(writers: Group, own: WorkerFiles) -> list[WorkerFiles]:
+    """Return what every worker has stored, by rank; raises ``StoreError`` if one has failed."""
+    found = writers.all_gather_object(asdict(own))
+    for rank, values in enumerate(found):
+        if FAILURE in values:
+            raise StoreError(f"worker {rank}", f"could not store its part: {values[FAILURE]}")
+    return [WorkerFiles(**{**own, "files": [File(**f) for f in own["files"]]}) for own in found]
+
+
+def tell_failure(writers: Group, failure: Exception, seconds: float) -> None:
+    """Tell the workers that wait in ``gather_files`` that this one has failed; waits so long."""
+    if writers.size == 1:
+        return
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # they have ended
+            writers.all_gather_object({FAILURE: str(failure).rstrip(".")})
+
+    thread = threading.Thread(target=tell, name="failure", daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 def marker_of(done: OpenSegment, workers: list[WorkerFiles]) -> Marker:

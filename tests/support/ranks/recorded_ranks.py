@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from capture.config.records import FactorConfig
 from capture.custom_loop.record import record
 from capture.custom_loop.recording import Recording
-from capture.errors import CaptureError
+from capture.errors import CaptureError, StoreError
 from capture.format import checkpoint
 from capture.process_group import DistributedGroup, Group, SingleProcess
 from capture.shifts.outliers import OutlierConfig
@@ -107,6 +108,12 @@ SETTINGS = {
     "sharded synced": Setting(sharded=True, micro_batches=3, sync_always=True, uneven=True),
     "sharded rounded": Setting(sharded=True, bfloat16=True, micro_batches=2, model=Products),
 }
+
+
+LOSS = {"rounded": 2.0**-8, "sharded rounded": 2.0**-6}
+"""Relative tolerance of losses, if larger: roundings of bfloat16 differ with the batch."""
+SLOW = {"synced", "tokens", "static", "sharded synced"}
+"""Kinds of loops that only four ranks record."""
 
 
 def batch_of(step: int) -> np.ndarray:
@@ -208,8 +215,8 @@ def take_step(
 
 def record_everything(group: Group, folder: Path) -> dict[str, Any]:
     """Record every kind of loop and meet every error, because starting processes takes seconds."""
-    for name, setting in SETTINGS.items():
-        train(setting, folder, name, group)
+    for name in sorted(SETTINGS.keys() - SLOW):
+        train(SETTINGS[name], folder, name, group)
     take_steps(SETTINGS["adamw"], folder, "resumed", group, [group], range(2, STEPS))
     take_steps(SETTINGS["adamw"], folder, "half", group, [group], range(2))
     take_steps(SETTINGS["sharded adamw"], folder, "resharded", group, [group], range(2, STEPS))
@@ -219,10 +226,10 @@ def record_everything(group: Group, folder: Path) -> dict[str, Any]:
     return errors | identical
 
 
-def record_some(group: Group, folder: Path) -> None:
-    """Record two kinds of loops."""
-    for name in ("clipped", "branching"):
-        train(SETTINGS[name], folder, name, group)
+def record_all(group: Group, folder: Path) -> None:
+    """Record every kind of loop."""
+    for name, setting in SETTINGS.items():
+        train(setting, folder, name, group)
 
 
 def train_on_ray(config: dict[str, Any]) -> None:
@@ -336,6 +343,22 @@ def noise_on_gradients(group: Group, folder: Path) -> None:
         optimizer.step()
 
 
+def a_store_that_fails_on_one_rank(group: Group, folder: Path) -> None:
+    put = Store.put
+
+    def fail(store: Store, key: str, data: Any) -> None:
+        if group.rank and key.startswith("outliers/"):
+            raise StoreError(key, "cannot be written: no space is left")
+        put(store, key, data)
+
+    with (
+        mock.patch.object(Store, "put", fail),
+        recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder),
+    ):
+        for step in range(400):  # the writing thread takes a while
+            take_step(PLAIN, model, optimizer, recorder, step, [group])
+
+
 def other_runs(group: Group, folder: Path) -> None:
     with recorded(PLAIN, folder, f"run-{group.rank}", group):
         pass
@@ -438,6 +461,7 @@ CAUSES = {
         never_averaged,
         joined,
         noise_on_gradients,
+        a_store_that_fails_on_one_rank,
         other_runs,
         other_rates,
         in_memory,

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from recorded_ranks import (
     CAUSES,
+    LOSS,
     SETTINGS,
+    SLOW,
     begin_alone,
     go_on_alone,
     record_everything,
@@ -24,8 +26,7 @@ from capture.process_group import SINGLE_PROCESS
 from capture.store import Store
 
 SIZE = 2
-LOSS = {"rounded": 2.0**-8, "sharded rounded": 2.0**-6}
-"""Relative tolerance of losses, if larger: roundings of bfloat16 differ with the batch."""
+pytestmark = pytest.mark.timeout(600)  # the first test waits for all that two ranks record
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     return Recorded(folder, on_workers(SIZE, record_everything, folder))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", sorted(SETTINGS.keys() - SLOW))
 def test_two_ranks_record_what_one_process_records(name: str, pair: Recorded, tmp_path: Path):
     train_alone(SETTINGS[name], tmp_path, name, SIZE)
     same_record(str(tmp_path / name), str(pair.folder / name), LOSS.get(name, 1e-6))
 
 
-@pytest.mark.parametrize("name", ["clipped", "tokens"])
+@pytest.mark.parametrize("name", ["clipped", "sharded"])
 def test_two_ranks_record_what_one_process_records_of_the_whole_batch(
     name: str, pair: Recorded, tmp_path: Path
 ):
@@ -103,6 +104,10 @@ ERRORS = {
         r"AuditError: step 0: shifts miss the applied change by .* multiplied by one number",
     )
     * 2,
+    "a_store_that_fails_on_one_rank": (
+        r"RunError: rank 1: stopped at step \d+: outliers/segment-000000-w01\.parquet: cannot be ",
+        r"StoreError: outliers/segment-000000-w01\.parquet: cannot be written: no space is left\.",
+    ),
     "other_runs": (r"RunError: rank 1: has run\.uri = .*run-1, rank 0 has .*run-0\. Call",) * 2,
     "other_rates": (r"RunError: rank 1: has training.learning_rate = 1\.1, rank 0 has 0\.1",) * 2,
     "in_memory": (r"ConfigError: run: is memory://run, which the processes cannot share",) * 2,
