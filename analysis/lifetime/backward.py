@@ -52,13 +52,13 @@ class BackwardStep:
             isinstance(each, float) and each == first for each in others
         ):
             return first, None
-        delta = {name: uses[0].delta_NTO for name, uses in self.factors.items()}
-        return 1.0, {name: self.entries(name, delta[name]) for name in self.coefficients}
+        return 1.0, {name: self.entries(name) for name in self.coefficients}
 
-    def entries(self, unit: str, like: Tensor) -> Tensor:
-        """Return a unit's multipliers in the type and on the device of its gradients."""
-        found = self.coefficients[unit]
-        return torch.as_tensor(found, dtype=torch.float64).to(like.device, like.dtype)
+    def entries(self, unit: str) -> Tensor:
+        """Return a unit's multipliers, float32, on the device of its gradients."""
+        device = self.factors[unit][0].delta_NTO.device
+        found = torch.as_tensor(self.coefficients[unit], dtype=torch.float64)
+        return found.to(device, torch.float32)
 
 
 class BackwardSteps(Protocol):

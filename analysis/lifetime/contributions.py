@@ -89,8 +89,9 @@ class ContributionSums:
         total_MI = None
         for use in step.factors[unit]:
             assert use.a_NTI is not None
-            direction_OI = (direction.T if use.transposed else direction).to(use.delta_NTO)
-            part_MI = use.a_NTI.flatten(0, 1) * (use.delta_NTO.flatten(0, 1) @ direction_OI)
+            delta_MO, a_MI = use.delta_NTO.flatten(0, 1).float(), use.a_NTI.flatten(0, 1).float()
+            direction_OI = (direction.T if use.transposed else direction).to(delta_MO)
+            part_MI = a_MI * (delta_MO @ direction_OI)
             part_MI = part_MI.unflatten(0, (-1, use.per_position)).sum(1)
             total_MI = part_MI if total_MI is None else total_MI + part_MI
         assert total_MI is not None

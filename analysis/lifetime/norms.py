@@ -111,7 +111,7 @@ def unit_norms(uses: Sequence[Factor], coefficient: Coefficient) -> Tensor:
     for use in uses:
         assert use.kind == "outer"
         assert use.a_NTI is not None
-        delta_MO, a_MI = use.delta_NTO.flatten(0, 1), use.a_NTI.flatten(0, 1)
+        delta_MO, a_MI = use.delta_NTO.flatten(0, 1).float(), use.a_NTI.flatten(0, 1).float()
         if isinstance(coefficient, Tensor):
             by_OI = coefficient.T if use.transposed else coefficient
             square_OI = by_OI.square().to(delta_MO)
