@@ -14,6 +14,8 @@ from analysis.behaviour.behaviour import (
 )
 from analysis.behaviour.predicates import Predicate
 from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
+from analysis.faithfulness.confirm import ConfirmConfig, Confirmed
+from analysis.faithfulness.confirm_behaviour import confirm_behaviour, require_confirmable
 from analysis.jobs.question import Question
 from analysis.neurons.grouping import (
     NeuronClusters,
@@ -32,6 +34,7 @@ def behaviour(
     predicate: Predicate,
     config: BehaviourConfig | None = None,
     *,
+    confirm: ConfirmConfig | None = None,
     save: bool = False,
     name: str = "",
     replace: bool = False,
@@ -44,6 +47,8 @@ def behaviour(
         predicate: The property: a token in the window or among its targets, a regular expression,
             or ids of datums.
         config: How many datums and controls, and the bootstrap.
+        confirm: Also silence the heads and neurons that were moved most on held-out text, beside
+            as many that were not moved.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/behaviour/NAME/``.
         replace: Replace tables of another question that have the same name.
@@ -53,18 +58,24 @@ def behaviour(
         DataFrames of the contrast by unit, neuron and head, with intervals, and of the matching.
 
     Raises:
-        RunError: The run lacks the token or datum, or too few datums are left on one side.
+        RunError: The run lacks the token or datum, or too few datums are left on one side; or, to
+            confirm, it has no held-out text that shows the property, or no model to silence.
 
     Example:
         >>> moved = ontogeny.behaviour("runs/demo", ontogeny.Predicate(contains="w3"))
     """
     opened, chosen = opened_run(run), config or BehaviourConfig()
-    return Keep(save, name, replace).answer(
-        opened,
-        Question.of("behaviour", predicate, chosen),
-        lambda: analyse_behaviour(opened, partial(run_job, report=progress), predicate, chosen),
-        write_behaviour,
-    )
+
+    def compute() -> Behaviour:
+        if confirm is None:
+            return analyse_behaviour(opened, partial(run_job, report=progress), predicate, chosen)
+        require_confirmable(opened, predicate)
+        found = analyse_behaviour(opened, partial(run_job, report=progress), predicate, chosen)
+        return confirm_behaviour(opened, found, predicate, confirm, progress)
+
+    asked = (predicate, chosen, Confirmed(confirm)) if confirm else (predicate, chosen)
+    question = Question.of("behaviour", *asked)
+    return Keep(save, name, replace).answer(opened, question, compute, write_behaviour)
 
 
 def bigrams(

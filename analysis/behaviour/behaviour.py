@@ -16,7 +16,7 @@ Datums are the independent observations, no matter how many rows each has. The m
 Shapes: N datum, T position, K chosen datum, S selected datum.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,38 @@ BALANCE = pa.schema(
 )
 """Similarity of selected datums and controls; below 0.1 usually counts as balanced."""
 
+CONFIRMED = pa.schema(
+    [
+        pa.field("level", pa.string()),  # head or neuron
+        pa.field("unit", pa.string()),
+        pa.field("group", pa.int32()),  # number of the head or neuron
+        pa.field("moved", pa.bool_()),  # among those moved most; else a control drawn at random
+        pa.field("ratio", pa.float64()),  # as in CONTRASTS, of the measure rows, or target
+        pa.field("q", pa.float64()),
+        pa.field("positions", pa.int64()),  # held-out positions that show the behaviour
+        pa.field("change", pa.float64()),  # there: mean of log p(target), silenced - clean, nats
+        pa.field("low", pa.float64()),  # its 95 % interval over datums
+        pa.field("high", pa.float64()),
+        pa.field("elsewhere", pa.float64()),  # the same mean at all other held-out positions
+        pa.field("difference", pa.float64()),  # change - elsewhere; below 0: harms the behaviour
+        pa.field("difference_low", pa.float64()),  # its 95 % interval over datums
+        pa.field("difference_high", pa.float64()),
+    ]
+)
+"""One row per silenced head or neuron, the moved ones of a level first; empty unless confirmed."""
+
+CONFIRMATION = pa.schema(
+    [
+        pa.field("level", pa.string()),  # head or neuron
+        pa.field("moved", pa.int32()),  # number of moved groups that were silenced
+        pa.field("controls", pa.int32()),
+        pa.field("moved_difference", pa.float64()),  # mean of CONFIRMED.difference, nats
+        pa.field("control_difference", pa.float64()),
+        pa.field("p", pa.float64()),  # one-sided, Mann-Whitney: moved below controls
+    ]
+)
+"""One row per level; empty unless confirmed."""
+
 TABLES = {
     "summary": SUMMARY,
     "selection": SELECTION,
@@ -80,6 +112,8 @@ TABLES = {
     "units": CONTRASTS,
     "heads": CONTRASTS,
     "neurons": CONTRASTS,
+    "confirmed": CONFIRMED,
+    "confirmation": CONFIRMATION,
 }
 
 
@@ -119,6 +153,12 @@ class Behaviour:
     """``CONTRASTS``; empty if no attention unit is captured."""
     neurons: pd.DataFrame
     """``CONTRASTS``; empty if no MLP unit is captured."""
+    confirmed: pd.DataFrame = field(default_factory=lambda: CONFIRMED.empty_table().to_pandas())
+    """``CONFIRMED``"""
+    confirmation: pd.DataFrame = field(
+        default_factory=lambda: CONFIRMATION.empty_table().to_pandas()
+    )
+    """``CONFIRMATION``"""
 
 
 def analyse_behaviour(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, at_least
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
 from cluster.options.lifetime import add_lifetime, compute_lifetimes, say_lifetime
 
@@ -24,7 +24,10 @@ You describe a behaviour by the training datums that show it. The command compar
 moved with what control datums moved: datums without the behaviour that were seen as often and have
 tokens as frequent and as varied. For each unit, attention head and neuron it reports the share of a
 datum's outlier rows, the sum of |shift|, and, with --target, the share of rows at positions with
-that target against the other positions of the same datums. Tables go to RUN/analysis/behaviour/."""
+that target against the other positions of the same datums. With --confirm it silences what was
+moved most, one head or neuron at a time, on held-out text: does the behaviour suffer more than the
+rest of the text, and more than without heads and neurons that were not moved? Tables go to
+RUN/analysis/behaviour/."""
 
 
 def add(commands: "Commands") -> None:
@@ -45,6 +48,11 @@ def add(commands: "Commands") -> None:
     text = "what is shown, default rows"
     made.add_argument("--measure", choices=MEASURES, default="rows", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
+    text = (
+        "silence the heads and neurons that were moved most, and as many others, on held-out text"
+    )
+    made.add_argument("--confirm", action="store_true", help=text)
+    add_model(made)
     add_lifetime(made)
     add_skip_damaged(made)
     add_ray(made)
@@ -55,6 +63,8 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.behaviour.behaviour import BehaviourConfig, analyse_behaviour, write_behaviour
     from analysis.behaviour.predicates import Predicate
+    from analysis.faithfulness.confirm import ConfirmConfig, Confirmed
+    from analysis.faithfulness.confirm_behaviour import confirm_behaviour, require_confirmable
     from analysis.jobs.question import Question
     from cluster.terminal.behaviour_tables import show_behaviour
 
@@ -73,17 +83,25 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         seed=arguments.seed,
         lifetime=arguments.lifetime,
     )
+    confirmation = ConfirmConfig(seed=config.seed) if arguments.confirm else None
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Behaviour":
         compute_lifetimes(run, counting, wanted=config.lifetime)
+        if confirmation:
+            require_confirmable(run, predicate)
         with counting("reading outliers", "rows") as report:
-            return analyse_behaviour(run, partial(on.run_job, report=report), predicate, config)
+            found = analyse_behaviour(run, partial(on.run_job, report=report), predicate, config)
+        if confirmation is None:
+            return found
+        with counting("silencing", "datums") as report:
+            return confirm_behaviour(run, found, predicate, confirmation, report, on.sweep)
 
     def show(console: "Console", run: "Run", found: "Behaviour") -> None:
         show_behaviour(console, found, measure=arguments.measure, rows=arguments.rows)
         say_lifetime(console, counted=config.lifetime)
 
-    question = Question.of("behaviour", predicate, config)
+    asked = (predicate, config, Confirmed(confirmation)) if confirmation else (predicate, config)
+    question = Question.of("behaviour", *asked)
     found = Analysis(lambda run: question, compute, write_behaviour, show)
     return run_analysis(arguments, console, found)
 

@@ -33,6 +33,28 @@ def show_behaviour(console: Console, found: Behaviour, *, measure: str, rows: in
         table = getattr(found, name)
         show_level(console, table[table["measure"] == measure], level, rows)
     console.print(f"Means per datum of the {MEANING[measure]}; q: share of false findings.")
+    for number in range(len(found.confirmation)):
+        show_confirmation(console, found.confirmation.iloc[number], found.confirmed, rows)
+
+
+def show_confirmation(
+    console: Console, level: pd.Series, confirmed: pd.DataFrame, rows: int
+) -> None:
+    """Print what silencing the moved groups of a level does, beside the controls."""
+    own = confirmed[(confirmed["level"] == level["level"]) & confirmed["moved"]]
+    table = data_table("unit", level["level"], "change", "elsewhere", "95 % of difference")
+    for row in own.head(rows).to_dict("records"):
+        interval = f"{row['difference_low']:+.2g} to {row['difference_high']:+.2g}"
+        change, elsewhere = f"{row['change']:+.3g}", f"{row['elsewhere']:+.3g}"
+        table.add_row(row["unit"], str(row["group"]), change, elsewhere, interval)
+    title = f"Silenced on held-out text, by {level['level']}: nats of log p, with the behaviour "
+    print_table(console, title + "and elsewhere", table)
+    console.print(
+        f"Mean difference: {level['moved_difference']:+.3g} nats of {level['moved']} moved, "
+        f"{level['control_difference']:+.3g} of {level['controls']} not moved "
+        f"(p = {level['p']:.2g}, one-sided Mann-Whitney).",
+        markup=False,
+    )
 
 
 def show_level(console: Console, groups: pd.DataFrame, level: str, rows: int) -> None:
