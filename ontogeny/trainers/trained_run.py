@@ -4,7 +4,7 @@ What the callbacks of all trainers share: when a recording begins and ends, at w
 continues, and which datums each batch holds.
 """
 
-import logging
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from capture.config.records import FactorConfig
 from capture.custom_loop.datums import DatumDescriptions
+from capture.custom_loop.ranks.wrappers import DDP, num_processes, ranks_of
 from capture.custom_loop.record import record
 from capture.custom_loop.recording import Recording
 from capture.errors import ConfigError, RunError
@@ -26,7 +27,6 @@ from capture.training.rewind import rewind
 from ontogeny.trainers.dataset_tokens import describe_datums, token_names
 from ontogeny.trainers.drawn_batches import DrawnBatches, stop_watching, watch
 
-LOG = logging.getLogger(__name__)
 LOSS = "loss"
 
 
@@ -99,7 +99,8 @@ class TrainedRun:
         """
         if self.recording is not None:  # training ended with an error, and told nobody
             self.drop()
-        resume = self.resumes(step)
+        model = in_wrapper(model)
+        resume = self.resumes(model, step)
         datums, vocabulary = self.describe(dataset, tokenizer)
         entered = record(
             model,
@@ -115,17 +116,29 @@ class TrainedRun:
         self.recording = self._open.enter_context(entered)
         self.has_begun = True
 
-    def resumes(self, step: int) -> bool:
-        """Return whether the run continues; remove what it has recorded after the step."""
+    def resumes(self, model: nn.Module, step: int) -> bool:
+        """Return whether the run continues; remove what it has recorded after the step.
+
+        Where several processes train, the first looks, and all know.
+        """
+        with ranks_of(model, self.store.config.patience_seconds) as ranks:
+            looks = ranks.group.rank == 0
+            found = ranks.attempt(lambda: self.find_start(step) if looks else None)
+            begins_at = ranks.agree("the start of training", {"step": found})[0]["step"]
+        if not step:
+            self.steps_before = begins_at
+        return begins_at > 0
+
+    def find_start(self, step: int) -> int:
+        """Return the step of the run at which the trainer's ``step`` continues it; 0: a new run."""
         if step:
             if not self.store.exists(START):
                 problem = f"holds no run, but training continues at step {step}"
                 raise RunError(self.store.uri, problem, "Train from step 0, or without recording")
             rewind(self.store, self.steps_before + step)
-            return True
+            return self.steps_before + step
         done = read_segments(self.store) if self.has_begun else []
-        self.steps_before = done[-1].end_step if done else 0
-        return bool(done)
+        return done[-1].end_step if done else 0
 
     def describe(
         self, dataset: Any, tokenizer: Any
@@ -179,3 +192,14 @@ class TrainedRun:
         except BaseException as raised:
             if raised is not error:
                 raise
+
+
+def in_wrapper(model: nn.Module) -> nn.Module:
+    """Return a model in the wrapper that averages its gradients over processes, if it has one.
+
+    A trainer shows its callbacks the model alone.
+    """
+    if num_processes() == 1:
+        return model
+    wrappers = (x for x in gc.get_objects() if type(x) is DDP and x.module is model)
+    return next(wrappers, model)

@@ -54,7 +54,7 @@ def train(
         "save_strategy": "no",
         "disable_tqdm": True,
     }
-    rows = rows or [{"input_ids": row["input_ids"]} for row in ROWS]
+    rows = rows or [{"input_ids": row["input_ids"]} for row in ROWS[:8]]
     training = counting_trainer(trl.SFTTrainer)(
         model=model,
         args=trl.SFTConfig(**(settings | more)),
@@ -95,7 +95,7 @@ def test_the_fused_head_is_split(
     train(tmp_path, plain, [])
     training = train(tmp_path, recorded, [ontogeny.Callback(uri, **FULL)])
     assert same_weights(plain, recorded)
-    assert sorted_datums(open_run(uri)) == [*range(13)]
+    assert sorted_datums(open_run(uri)) == [*range(8)]
     plain.load_state_dict(recorded.state_dict())
     assert (
         largest_error(uri, llama(tie_word_embeddings=tied), own_loss(training), unchecked=METRICS)
