@@ -15,6 +15,7 @@ from analysis.ablation.log_probability import TokenChanges, log_probability_chan
 from analysis.faithfulness.faithfulness import (
     SCORES,
     SPLIT_HALF,
+    Faithfulness,
     affected_tokens,
     best_of,
     evaluate,
@@ -53,6 +54,22 @@ def run():
 @pytest.fixture(scope="module")
 def effects(run) -> AblationEffects:
     return measure_effects(run, draw_neurons(run, CONFIG), CONFIG, None)
+
+
+ONE = replace(CONFIG, neurons=1)
+"""One neuron of each unit, for tests that evaluate every method."""
+
+
+@pytest.fixture(scope="module")
+def counted(run) -> tuple[Faithfulness, list[object]]:
+    """Return the tables of ``ONE``, and an entry for each computation of effect sizes."""
+    calls: list[object] = []
+    sizes = AblationEffects.effect_sizes
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            AblationEffects, "effect_sizes", lambda *given: calls.append(given) or sizes(*given)
+        )
+        return faithfulness(run, run_job, ONE), calls
 
 
 def test_neurons_are_drawn_from_every_unit_and_the_same_each_time(run):
@@ -120,14 +137,9 @@ def test_the_ground_truth_as_a_method_is_perfect_and_its_opposite_is_not(run, ef
     assert opposite["auc"].dropna().max() < 0.5
 
 
-def test_effect_sizes_are_computed_once_for_all_methods(run, monkeypatch):
+def test_effect_sizes_are_computed_once_for_all_methods(counted):
     """The whole text takes one computation, and either half two, for any number of methods."""
-    calls = []
-    sizes = AblationEffects.effect_sizes
-    monkeypatch.setattr(
-        AblationEffects, "effect_sizes", lambda *given: calls.append(given) or sizes(*given)
-    )
-    found = faithfulness(run, run_job, replace(CONFIG, neurons=1))
+    found, calls = counted
     assert len(found.selections) > 4 * len(calls)
     assert len(calls) == 5
 
@@ -141,7 +153,7 @@ def test_half_of_the_text_is_evaluated_against_the_other(run, effects):
 
 
 def test_every_method_scores_every_token(run):
-    subjects = draw_neurons(run, CONFIG)
+    subjects = draw_neurons(run, ONE)
     found = list(scoring_methods(run, run_job, subjects, seed=0))
     assert all(method.score_SV.shape == (len(subjects), run.num_tokens) for method in found)
     assert not any(np.isnan(method.score_SV).any() for method in found)
@@ -187,7 +199,7 @@ def test_scores_keep_the_best_selection_of_each_evidence(run, effects):
 def test_the_command_writes_tables_that_read_back(capsys):
     uri = "memory://faithful"
     copied(tiny_run(), uri)
-    arguments = ["--text", "train", "--neurons", "2", "--min-count", "1", "--datums", "30"]
+    arguments = ["--text", "train", "--neurons", "1", "--min-count", "1", "--datums", "30"]
     assert main(["faithfulness", uri, *arguments]) == 0
     out = capsys.readouterr().out
     assert "How well each method ranks the tokens that ablation affects" in out
@@ -195,12 +207,11 @@ def test_the_command_writes_tables_that_read_back(capsys):
     table = read_table(open_run(uri), "faithfulness", "scores", SCORES)
     assert table["auc"].between(0, 1).all()
     assert (table["auc_low"] <= table["auc"]).all()
-    assert (table["neurons"] == 2).all()
+    assert (table["neurons"] == 1).all()
 
 
-def test_the_same_seed_gives_the_same_tables(run):
-    config = replace(CONFIG, neurons=1)
-    one, two = (faithfulness(run, run_job, config) for _ in range(2))
+def test_the_same_seed_gives_the_same_tables(run, counted):
+    one, two = counted[0], faithfulness(run, run_job, ONE)
     for name in ("scores", "selections", "neurons"):
         assert vars(one)[name].equals(vars(two)[name])
 
