@@ -1,5 +1,6 @@
 """What ``ontogeny transitions`` is asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from capture.errors import ConfigError, at_least, at_most
@@ -9,8 +10,8 @@ from capture.errors import ConfigError, at_least, at_most
 class TransitionsConfig:
     """Which curves to test, against how many null curves, and what to say about the record."""
 
-    metrics: tuple[str, ...] = ()
-    """Names of metrics; empty for all that the runs have."""
+    metrics: Sequence[str] = ()
+    """Names of metrics, one may stand without a list; empty for all that the runs have."""
     trajectory: str = ""
     """Name of the tables of ``ontogeny trajectory`` to read; "" for the unnamed ones."""
     target: str = ""
@@ -27,6 +28,8 @@ class TransitionsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        object.__setattr__(self, "metrics", metrics)
         at_least("transitions.draws", self.draws, 99)
         at_least("transitions.states", self.states, 0)
         at_most("transitions.states", self.states, 20)

@@ -41,8 +41,8 @@ LAST = 0.05
 class CompareConfig:
     """Which curves to compare."""
 
-    metrics: tuple[str, ...] = ()
-    """Names of metrics; empty for all that the runs have."""
+    metrics: Sequence[str] = ()
+    """Names of metrics, one may stand without a list; empty for all that the runs have."""
     trajectory: str = ""
     """Name of the tables of ``ontogeny trajectory`` to read; "" for the unnamed ones."""
     draws: int = 199
@@ -50,6 +50,8 @@ class CompareConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        object.__setattr__(self, "metrics", metrics)
         at_least("compare.draws", self.draws, 99)
         at_least("compare.seed", self.seed, 0)
 

@@ -18,6 +18,7 @@ from analysis.run.run import open_run
 from analysis.trajectory.tables import SCHEMAS as TRAJECTORIES
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.page import transitions_page
+from analysis.transitions.runs.compare import CompareConfig
 from analysis.transitions.sentences import summarise
 from analysis.transitions.sources import evaluated
 from analysis.transitions.tables import SCHEMAS, Transitions
@@ -163,6 +164,11 @@ def test_constant_metrics_alone_are_said_to_be_constant():
     alone = transitions_of({"r": frame()}, TransitionsConfig(metrics=("constant",), draws=99))
     assert "0 of 1 curves change." in summarise(alone)
     assert not len(alone.states)
+
+
+def test_one_metric_may_stand_without_a_list():
+    assert TransitionsConfig(metrics="loss") == TransitionsConfig(metrics=("loss",))
+    assert CompareConfig(metrics="loss") == CompareConfig(metrics=["loss"])
 
 
 def test_a_table_of_curves_is_answered_as_a_run_is():
