@@ -80,6 +80,5 @@ def watch(loader: Any) -> DrawnBatches | None:
 def stop_watching(loader: Any) -> None:
     """Give a loader its own batch sampler back."""
     base = getattr(loader, "base_dataloader", loader)
-    drawn = vars(base).get("batch_sampler")
-    if isinstance(drawn, DrawnBatches):
-        vars(base)["batch_sampler"] = drawn.own
+    if isinstance(base, DataLoader) and isinstance(base.batch_sampler, DrawnBatches):
+        vars(base)["batch_sampler"] = base.batch_sampler.own
