@@ -10,6 +10,7 @@ For y = xWᵀ with inputs a, output gradients δ and multipliers C, this is a_tn
 Shapes: M position of a batch, I input width, O output width, V vocabulary, R token that occurs.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +26,10 @@ from analysis.run.run import Run
 from capture.gradients.factors import Factor
 from capture.shifts.tallies import BYS, By
 
+MAX_BYTES = 4 * 2**30
+"""Bound on the memory for sums by token and neuron."""
+LOG = logging.getLogger(__name__)
+
 
 @dataclass(eq=False)
 class ContributionSums:
@@ -38,12 +43,15 @@ class ContributionSums:
 
     @classmethod
     def of(cls, run: Run) -> "ContributionSums":
-        """Return sums for all MLP units; for none if datums of the run have no tokens."""
+        """Return sums for all MLP units; for none if datums of the run have no tokens.
+
+        Units whose sums do not fit into ``MAX_BYTES`` are left out, which is logged.
+        """
         if run.has_numbered_datums:
             return cls(run, {})
         initial, last, layout = run.checkpoint(0), run.checkpoint(), run.layout
         found = {}
-        for name in (name for name in layout.names if is_mlp(name, layout)):
+        for name in affordable(run, [name for name in layout.names if is_mlp(name, layout)]):
             change = last[name].double() - initial[name].double()
             size = change.norm(dim=axis_of_outputs(run, name), keepdim=True)
             found[name] = torch.where(size > 0, change / size, torch.zeros_like(change))
@@ -126,6 +134,17 @@ class ContributionSums:
             columns += [pa.array(own_I.numpy()) for own_I in along]
             pieces.append(pa.table(columns, names=NEURONS.names).cast(NEURONS))
         return pa.concat_tables(pieces)
+
+
+def affordable(run: Run, units: list[str]) -> list[str]:
+    """Return the first units whose sums fit into ``MAX_BYTES`` together; logs the number left."""
+    each = [4 * len(BYS) * run.num_tokens * run.layout.fan_in(unit) for unit in units]
+    kept = int((np.cumsum(each) <= MAX_BYTES).sum())
+    if kept < len(units):
+        text = "%s: contributions of tokens are left out for %d of %d MLP units, from %s on: they "
+        text += "need %d bytes, allowed are %d"
+        LOG.warning(text, run.uri, len(units) - kept, len(units), units[kept], sum(each), MAX_BYTES)
+    return units[:kept]
 
 
 def axis_of_outputs(run: Run, unit: str) -> int:

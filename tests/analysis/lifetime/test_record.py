@@ -9,7 +9,7 @@ from recorded_loops import OPTIMIZERS, recorded
 from reference_lifetime_record import dense_lifetime_shifts, largest
 from tiny_run import copied, make_run
 
-from analysis.lifetime import backward
+from analysis.lifetime import backward, contributions
 from analysis.lifetime.backward import BackwardStep, backward_steps
 from analysis.lifetime.norms import position_norms
 from analysis.lifetime.record import record_lifetimes
@@ -250,3 +250,14 @@ def test_contributions_are_dense_lifetime_shifts_along_the_change(run, found):
     scale = np.abs(wanted_I).max()
     found_I = found.contributions(unit, "target").sum(0)
     np.testing.assert_allclose(found_I, wanted_I, atol=1e-5 * scale)
+
+
+@ONLY_ADAMW
+def test_contributions_that_need_too_much_memory_are_left_out_and_logged(run, caplog):
+    other = open_run(run.uri, tables=f"{run.uri}-bounded")
+    with mock.patch.object(contributions, "MAX_BYTES", 4 * 2 * run.num_tokens * 16):
+        record_lifetimes(other)
+    assert "left out for 1 of 2 MLP units, from layers.1.linear2.weight on" in caplog.text
+    found = lifetime_run(other)
+    assert set(found.neuron_changes()["unit"]) == {UNITS[0]}
+    assert found.contributions(UNITS[0], "target").any()
