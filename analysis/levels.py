@@ -8,7 +8,8 @@ compared with the rest of its family.
   a weight is stored [I, O], as in Hugging Face's Conv1D, the inputs are its rows.
 - *head*: head h of an attention layer, with E = width / heads: rows h·E to (h+1)·E of each of the
   q, k and v thirds of ``in_proj_weight``, and columns h·E to (h+1)·E of ``out_proj.weight``. Its
-  unit is called ``layers.L.self_attn``.
+  unit is called ``layers.L.self_attn``. Of another model: its inputs of the weight that mixes the
+  heads, and its outputs of separate weights for queries, keys and values that it does not share.
 - *unit*: a parameter tensor of any shape.
 - *parameter*: selected single weights. All others of the unit form one unnamed group, so that a
   family always covers the whole unit.
@@ -16,8 +17,10 @@ compared with the rest of its family.
 Shapes: P captured parameter, G group, S entries of a unit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,18 +29,21 @@ import pandas as pd
 from capture.errors import RunError
 from capture.gradients.layout import Layout
 from capture.models.mlp import mlp_weights
+from capture.parts.found_parts import HeadBlocks
 
 Level = Literal["parameter", "neuron", "row", "unit", "head"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 MLP_UNITS = ("linear1.weight", "linear2.weight")
 """Endings of units whose inputs are neurons, beside those that ``mlp_weights`` finds."""
 IN_PROJECTION, OUT_PROJECTION = "self_attn.in_proj_weight", "self_attn.out_proj.weight"
+NO_BLOCKS: Mapping[str, HeadBlocks] = MappingProxyType({})
 REQUIREMENTS = {
     "parameter": "weights (units with two axes)",
     "neuron": "neurons (inputs of MLP weights, such as linear1.weight or mlp.c_fc.weight)",
     "row": "rows (of units with two axes)",
     "unit": "units",
-    "head": "attention heads (self_attn.in_proj_weight or self_attn.out_proj.weight)",
+    "head": "attention heads (self_attn.in_proj_weight or self_attn.out_proj.weight, or in another "
+    "model the weight that mixes them)",
 }
 """What a level needs, for error messages."""
 
@@ -84,12 +90,17 @@ class UnitPart:
     """Number, within the family, of the group of each entry."""
 
 
-def groups_at(level: Level, layout: Layout, *, heads: int) -> Groups:
-    """Return all groups of a level other than *parameter*; raise ``RunError`` if there are none."""
+def groups_at(
+    level: Level, layout: Layout, *, heads: int, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
+) -> Groups:
+    """Return all groups of a level other than *parameter*; raise ``RunError`` if there are none.
+
+    ``heads`` is for the study's transformer; ``blocks`` has the heads of another model.
+    """
     dividing: dict[str, Callable[[str, Layout, int], UnitPart | None]] = {
         "neuron": inputs_of_mlp,
         "row": outputs_of_weight,
-        "head": heads_of_attention,
+        "head": partial(heads_of_blocks, blocks) if blocks else heads_of_attention,
         "unit": whole_unit,
     }
     parts = [dividing[level](name, layout, heads) for name in layout.names]
@@ -150,6 +161,17 @@ def heads_of_attention(name: str, layout: Layout, heads: int) -> UnitPart | None
     if name.endswith(OUT_PROJECTION):
         return UnitPart(family, np.tile(head_D, rows))
     return UnitPart(family, np.repeat(np.tile(head_D, rows // width), width))
+
+
+def heads_of_blocks(
+    blocks: Mapping[str, HeadBlocks], name: str, layout: Layout, heads: int
+) -> UnitPart | None:
+    if name not in blocks:
+        return None
+    own = blocks[name]
+    number_S = entries(name, layout, inputs=own.inputs)
+    size = (int(number_S.max()) + 1) // own.heads
+    return UnitPart(own.name, number_S // size)
 
 
 def parameters_at(place_G: np.ndarray, layout: Layout) -> Groups:

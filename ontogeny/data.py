@@ -48,7 +48,7 @@ def behaviour(
             or ids of datums.
         config: How many datums and controls, and the bootstrap.
         confirm: Also silence the heads and neurons that were moved most on held-out text, beside
-            as many that were not moved.
+            some that were not moved.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/behaviour/NAME/``.
         replace: Replace tables of another question that have the same name.

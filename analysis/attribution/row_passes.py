@@ -17,7 +17,7 @@ from analysis.attribution.start_weights import StartWeights
 from analysis.attribution.strongest_rows import GroupDatumPairs
 from analysis.attribution.token_history import HistoryAndStrongest, TokenHistoryJob
 from analysis.jobs.job import Runner
-from analysis.levels import Groups, groups_at, is_weight, parameters_at
+from analysis.levels import NO_BLOCKS, Groups, groups_at, is_weight, parameters_at
 from analysis.run.run import Run
 from analysis.run.scan import Shard
 from capture.errors import RunError
@@ -108,7 +108,10 @@ class OutlierRows:
     def groups(self) -> Groups:
         """Return the groups of the configured level; raise ``RunError`` if the run has none."""
         if self.config.level != "parameter":
-            return groups_at(self.config.level, self.run.layout, heads=self.run.config.model.heads)
+            of_heads = self.config.level == "head"
+            how = {"heads": self.run.config.model.heads}
+            blocks = self.run.head_blocks if of_heads else NO_BLOCKS
+            return groups_at(self.config.level, self.run.layout, **how, blocks=blocks)
         rows_P = self.run_job(CountRows(self.reader), self.shards) * is_weight(self.run.layout)
         place_R = np.argsort(-rows_P, kind="stable")[: self.config.max_parameters]
         place_R = place_R[rows_P[place_R] > 0]

@@ -79,7 +79,7 @@ CONFIRMED = pa.schema(
         pa.field("unit", pa.string()),
         pa.field("group", pa.int32()),  # number of the head or neuron
         pa.field("moved", pa.bool_()),  # among those moved most; else a control drawn at random
-        pa.field("ratio", pa.float64()),  # as in CONTRASTS, of the measure rows, or target
+        pa.field("ratio", pa.float64()),  # as in CONTRASTS, of the measure rows
         pa.field("q", pa.float64()),
         pa.field("positions", pa.int64()),  # held-out positions that show the behaviour
         pa.field("change", pa.float64()),  # there: mean of log p(target), silenced - clean, nats
@@ -180,7 +180,8 @@ def analyse_behaviour(
     chosen_K = np.union1d(matched.selected_S, matched.control_SK)
     chosen_N = np.full(run.num_datums, -1)
     chosen_N[chosen_K] = np.arange(len(chosen_K))
-    cells = finest_cells(captured_levels(run.layout, run.config.model.heads))
+    levels = captured_levels(run.layout, run.config.model.heads, run.head_blocks)
+    cells = finest_cells(levels)
     marked_KT = marked_positions(run, predicate, chosen_K)
     job = SumRowsByDatum(run.layout, cells, chosen_N, len(chosen_K), marked_KT)
     sums = run_job(job, shards)

@@ -10,7 +10,7 @@
 Shapes: K chosen datum, S selected datum, C cell, G group of a level.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,18 @@ from analysis.behaviour.contrast import (
 )
 from analysis.behaviour.datum_sums import Cells, DatumSums
 from analysis.behaviour.matching import MatchedControls
-from analysis.levels import IN_PROJECTION, OUT_PROJECTION, Groups, Level, groups_at, is_mlp
+from analysis.levels import (
+    IN_PROJECTION,
+    NO_BLOCKS,
+    OUT_PROJECTION,
+    Groups,
+    Level,
+    groups_at,
+    is_mlp,
+)
 from analysis.measures.multiple_testing import benjamini_hochberg
 from capture.gradients.layout import Layout
+from capture.parts.found_parts import HeadBlocks
 
 CONTRASTS = pa.schema(
     [
@@ -50,15 +59,21 @@ LEVELS: dict[Level, str] = {"unit": "units", "head": "heads", "neuron": "neurons
 """Level → name of its table."""
 
 
-def captured_levels(layout: Layout, heads: int) -> list[Groups]:
-    """The groups of each level of which the run captured a unit."""
+def captured_levels(
+    layout: Layout, heads: int, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
+) -> list[Groups]:
+    """The groups of each level of which the run captured a unit; as for ``groups_at``."""
     names = layout.names
     present: dict[Level, bool] = {
         "unit": True,
-        "head": any(name.endswith((IN_PROJECTION, OUT_PROJECTION)) for name in names),
+        "head": any(
+            name in blocks if blocks else name.endswith((IN_PROJECTION, OUT_PROJECTION))
+            for name in names
+        ),
         "neuron": any(is_mlp(name, layout) for name in names),
     }
-    return [groups_at(level, layout, heads=heads) for level in present if present[level]]
+    given = {"heads": heads, "blocks": blocks}
+    return [groups_at(level, layout, **given) for level in present if present[level]]
 
 
 def compare_classes(

@@ -1,10 +1,10 @@
 """Silence what the datums of a behaviour moved, on held-out text, beside what they did not move.
 
 Of each level (heads, neurons), those that the selected datums moved most are silenced one at a
-time: set to zero. As many others of the level, drawn at random among those that were not moved
-significantly, are their controls. The change of the log-probability of true next tokens where the
-text shows the behaviour is compared with the change elsewhere: its *difference* is below 0 where
-silencing harms the behaviour more than the rest. The p of a level is one-sided, of the hypothesis
+time: set to zero. Others of the level, drawn at random among those whose share of rows is not
+significantly different, are their controls. The change of the log-probability of true next tokens
+where the text shows the behaviour is compared with the change elsewhere: its *difference* is below
+0 where silencing harms the behaviour more than the rest. The p of a level is one-sided, of the hypothesis
 that what was moved is no more harmful to silence than the controls (Mann-Whitney).
 
 Shapes: N datum of the held-out text, T position, M position of any (subject, datum) pair.
@@ -34,7 +34,7 @@ from capture.errors import ConfigError, RunError
 from capture.parts import KnownModel
 
 MOST = 10
-"""Largest number of moved heads, and of moved neurons, that are silenced."""
+"""Largest number of heads, or neurons, that were moved, and of their controls."""
 LEAST_DATUMS = 2
 """Held-out datums that must show the behaviour."""
 
@@ -66,7 +66,7 @@ def confirm_behaviour(
     require_confirmable(run, predicate)
     token_NT, target_NT, shows_NT = held_out(run, predicate, config)
     model = run.parted()
-    chosen = chosen_groups(model, found, predicate, config)
+    chosen = chosen_groups(model, found, config)
     if chosen.empty:
         return found
     subjects = [Subject(r.unit, r.group, r.level) for r in chosen.itertuples()]  # pyright: ignore
@@ -111,19 +111,16 @@ def held_out(
     return token_NT, target_NT, shows_NT
 
 
-def chosen_groups(
-    model: KnownModel, found: Behaviour, predicate: Predicate, config: ConfirmConfig
-) -> pd.DataFrame:
+def chosen_groups(model: KnownModel, found: Behaviour, config: ConfirmConfig) -> pd.DataFrame:
     """Return the moved groups of each level, then controls: columns level to q, and moved."""
-    measure = "rows" if predicate.target is None else "target"
     rng = np.random.default_rng(config.seed)
     frames = []
     for level, table in (("head", found.heads), ("neuron", found.neurons)):
         known = units_of(model, level)  # pyright: ignore[reportArgumentType]
-        own = table[(table["measure"] == measure) & table["unit"].isin(list(known))]
+        own = table[(table["measure"] == "rows") & table["unit"].isin(list(known))]
         moved = own[(own["difference"] > 0) & (own["q"] <= config.max_q)].head(MOST)
         rest = own[~(own["q"] <= config.max_q)]
-        drawn = rng.permutation(len(rest))[: len(moved)]
+        drawn = rng.permutation(len(rest))[: MOST if len(moved) else 0]
         frames += [moved.assign(moved=True), rest.iloc[np.sort(drawn)].assign(moved=False)]
     columns = ["level", "unit", "group", "ratio", "q", "moved"]
     return pd.concat(frames)[columns]

@@ -9,6 +9,7 @@ Shapes: N datum, T position.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -32,11 +33,12 @@ from analysis.run.shift_tables import (
 from analysis.run.stored_run import Split
 from analysis.run.token_windows import TokenWindows
 from capture.corpus.config import TASKS
-from capture.errors import RunError, UnitError
+from capture.errors import ConfigError, RunError, UnitError
 from capture.format import checkpoint
 from capture.format.corpus_tables import PLANTED_KEY
 from capture.models.transformer import AnyModel, LanguageModel
-from capture.parts import KnownModel
+from capture.parts import KnownModel, Parted
+from capture.parts.found_parts import HeadBlocks
 from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS, TASK_EVALUATIONS
 from capture.store import DEFAULT
 from capture.store.config import StoreConfig
@@ -259,6 +261,21 @@ class Run(GradientQueries, TokenWindows):
             raise RunError(self.uri, problem, remedy)
         network = self.restored(self.given.copy(), step)
         return known_model(network, self.token_NT, self.given, self.uri)
+
+    @cached_property
+    def head_blocks(self) -> dict[str, HeadBlocks]:
+        """Weights with blocks of heads, of another model than Ontogeny's transformer.
+
+        Empty for that one, and where no heads are found or the model is missing.
+        """
+        try:
+            module = self.given.module if self.from_custom_loop else self.blank_model()
+            if module is None or self.length_N is not None:
+                return {}
+            model = known_model(module, self.token_NT, self.given, self.uri)
+        except (ConfigError, RunError):
+            return {}
+        return model.parts.head_blocks() if isinstance(model, Parted) else {}
 
     def network(self, step: int | None = None) -> AnyModel:
         """Like ``model``, but also returns Hugging Face models.

@@ -214,7 +214,7 @@ def one_parameter(config: "ParameterConfig", rows: int) -> "Analysis[ParameterTo
 
 def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None:
     """Raises ``UnitError`` or ``ConfigError`` for a unit, number or token that does not exist."""
-    from analysis.levels import groups_at
+    from analysis.levels import NO_BLOCKS, groups_at
     from analysis.run.names import nearest, token_id
 
     if focus.token is not None:
@@ -222,7 +222,8 @@ def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None
     if focus.unit is None:
         return
     level = "neuron" if config.level == "parameter" else config.level
-    groups = groups_at(level, run.layout, heads=run.config.model.heads)
+    blocks = run.head_blocks if level == "head" else NO_BLOCKS
+    groups = groups_at(level, run.layout, heads=run.config.model.heads, blocks=blocks)
     known = list(dict.fromkeys(groups.units))
     if focus.unit not in known:
         raise UnitError(focus.unit, f"has no {level}s here", nearest(focus.unit, known))

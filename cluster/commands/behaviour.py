@@ -49,7 +49,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--measure", choices=MEASURES, default="rows", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
     text = (
-        "silence the heads and neurons that were moved most, and as many others, on held-out text"
+        "silence the heads and neurons that were moved most, and some others, on held-out text"
     )
     made.add_argument("--confirm", action="store_true", help=text)
     add_model(made)

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from attributed import attributed
+from tiny_families import VOCABULARY, WINDOW, tiny_model
 from tiny_run import copied, tiny_run
 
 from analysis.attribution.attribute import attribute
@@ -16,6 +18,8 @@ from analysis.run.run import open_run
 from capture.errors import ConfigError, RunError
 from capture.format.markers import segment_key
 from capture.gradients.layout import Layout
+from capture.models.huggingface import stored_transposed
+from capture.parts import parted
 from cluster.local.threads import run_job
 
 # --- levels ---------------------------------------------------------------------------------------
@@ -141,3 +145,39 @@ def test_neurons_of_a_weight_that_is_stored_transposed_are_its_rows() -> None:
     assert rows.number_G[rows.group_P[:12]].tolist() == [i % 3 for i in range(12)]
     assert (neurons.group_P[12:] == -1).all()
     assert neuron_by_parameter(layout).tolist() == neurons.group_P.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("gpt2", {"attn.c_proj.weight": "inputs"}),
+        ("llama", {"self_attn.q_proj.weight": "outputs", "self_attn.o_proj.weight": "inputs"}),
+        (
+            "opt",
+            {f"self_attn.{n}_proj.weight": "outputs" for n in "kvq"}
+            | {"self_attn.out_proj.weight": "inputs"},
+        ),
+    ],
+)
+def test_heads_of_other_models_are_blocks_of_the_weights_that_they_alone_use(name, units):
+    """GPT-2 stores weights [I, O]; Llama's keys and values are shared by two heads."""
+    model = tiny_model(name)
+    tokens = torch.randint(VOCABULARY, (3, WINDOW))
+    blocks = parted(model, tokens).parts.head_blocks()
+    shapes = {key: own for key, own in model.named_parameters() if own.dim() == 2}
+    layout = Layout.of(shapes, stored_transposed(model))
+    groups = groups_at("head", layout, heads=0, blocks=blocks)
+    assert groups.number_G.tolist() == [0, 1, 2, 3] * 2
+    for start, key, shape in zip(
+        layout.offsets, layout.names, layout.shapes.values(), strict=False
+    ):
+        own = groups.group_P[start : start + shape[0] * shape[1]].reshape(shape)
+        end = next((end for unit, end in units.items() if key.endswith(unit)), None)
+        if end is None:
+            assert (own == -1).all()
+            continue
+        stored_first = "inputs" if key in layout.transposed else "outputs"
+        own = own if end == stored_first else own.T
+        assert (own == own[:, :1]).all()
+        assert (np.diff(own[:, 0]) >= 0).all()
+        assert (np.bincount(own[:, 0] % 4) == len(own) // 4).all()

@@ -129,17 +129,18 @@ MLP_OUT = {
 
 @pytest.mark.parametrize("family", ["gpt2", pytest.param("gpt_neox", marks=pytest.mark.slow)])
 def test_analyses_work_on_the_run(tmp_path, capsys, family):
-    make_run(hf_config(tmp_path, family, "capture.units=['*']"))
+    make_run(hf_config(tmp_path, family, "capture.units=['*']", "corpus.validation_share=0.3"))
     uri = str(tmp_path / "run")
     commands = (
         ["info"],
         ["attribute"],
         ["attribute", "--level", "row", "--name", "rows"],
         ["attribute", "--evidence", "geometric-mean", "--name", "means"],
-        ["behaviour", "--target", "."],
+        ["behaviour", "--target", ".", "--confirm"],
         ["attribute"],
         ["ablate", "--only", f"{MLP_OUT[family]}:3,4"],
         ["ablate", "--level", "head", "--all", "--split", "validation", "--name", "heads"],
+        ["attribute", "--level", "head", "--confirm", "--name", "heads"],
         ["attribute", "--confirm", "--name", "confirmed"],
         ["activations"],
         ["activations", "--of", "attention-entropy", "--name", "heads"],
