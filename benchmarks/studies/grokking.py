@@ -21,7 +21,7 @@ from benchmarks.studies.study import Blocks, Results, Study, percent, step_of, t
 from benchmarks.studies.transitions import half_cell, lead_cell, lead_rows, verdicts
 from ontogeny import Run
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 P = 53
 METRICS = (
     *("accuracy", "loss", "sum_waves", "restricted_loss", "excluded_loss", "embedding_gini"),
@@ -126,16 +126,21 @@ def reached(own: Results) -> int | None:
     return next((step for step, value in pairs if value >= GROKKED), None)
 
 
+def grokked(own: Results) -> bool:
+    return reached(own) is not None
+
+
 def claims(results: Results) -> dict[str, bool]:
     every = results["seeds"]
     removed, ends = every[0]["snapshots"], [own["curves"]["accuracy"][-1] for own in every]
     return {
         f"the configured seed reaches {percent(SOLVED, 0)} on held-out pairs": ends[0] >= SOLVED,
-        f"every seed reaches {percent(GROKKED, 0)}, and memorizes first": all(
-            reached(own) is not None and reached(own) > 2 * own["memorized_step"] for own in every
+        f"two seeds or more reach {percent(GROKKED, 0)}": sum(map(grokked, every)) >= 2,
+        "every seed that does so memorizes long before": all(
+            (reached(own) or 0) > 2 * own["memorized_step"] for own in every if grokked(own)
         ),
-        "the embedding's frequencies change before the accuracy": all(
-            own["leads"]["embedding_gini"][1] > 0 for own in every
+        "the embedding's frequencies then change before the accuracy": all(
+            own["leads"]["embedding_gini"][1] > 0 for own in every if grokked(own)
         ),
         "decay lowers the held-out loss in every stretch, and more than the training pairs": all(
             one["decay"] < min(0, one["datums"]) for one in results["taught"]
@@ -171,7 +176,7 @@ def beside_table(every: list[Results]) -> list[str]:
     ]
     ends = [percent(own["curves"]["accuracy"][-1]) for own in every]
     rows = [
-        ["memorized first, generalized later (Power et al.)", f"yes: {', '.join(ends)} at the end"],
+        ["memorized first, generalized later (Power et al.)", f"{', '.join(ends)} at the end"],
         [
             "five singular values over 10 % of the largest among 400 checkpoints (N. Nanda)",
             ", ".join(values),
