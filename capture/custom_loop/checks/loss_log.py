@@ -89,6 +89,11 @@ class LossLog:
     left: dict[str, int] = field(default_factory=dict)
     """Name of a function that returned numbers → operations before its first call."""
 
+    def clear(self) -> None:
+        """Let go of all tensors."""
+        for held in (self.outputs, self.originals, self.operations, self.roots, self.tracked):
+            held.clear()
+
     def add_outputs(self, outputs: Sequence[Tensor]) -> None:
         self.outputs += outputs
         self.tracked |= {id(x) for x in outputs}

@@ -86,6 +86,11 @@ class ModelCall:
         before = self.deltas.get(number)
         self.deltas[number] = delta if before is None else before + delta
 
+    def clear(self) -> None:
+        """Let go of all tensors."""
+        self.args, self.kwargs = (), {}
+        self.outputs, self.deltas, self.direct = [], {}, None
+
     @property
     def has_loss(self) -> bool:
         """Whether the module has computed a loss, and gradients came back to it."""

@@ -114,7 +114,8 @@ class SplitGuard:
         if forward.uses:  # of an earlier pass: this call has used no unit
             return
         if forward is not self.forward:
-            self.forward, self.calls, self.log = forward, [], LossLog(self.device)
+            self.forget()
+            self.forward = forward
         with self.tape.pausing():
             call.end(output)
             self.calls.append(call)
@@ -133,6 +134,17 @@ class SplitGuard:
         """Note that the loop calls ``root.backward(gradient)``."""
         if self.scheduled:
             self.log.roots.append((root, gradient))
+
+    def forget(self) -> None:
+        """Forget the calls and operations of the newest forward pass.
+
+        They hold outputs, whose graph holds hooks that hold the calls, and the factors of the step.
+        Emptied, they are freed at once, and not when Python next looks for cycles.
+        """
+        for call in self.calls:
+            call.clear()
+        self.log.clear()
+        self.forward, self.calls, self.log = None, [], LossLog(self.device)
 
     # --- checks -----------------------------------------------------------------------------------
 
@@ -165,7 +177,7 @@ class SplitGuard:
             else:
                 self.verified |= rows
         self.num_tries = self.num_tries + 1 if failed else 0
-        self.forward, self.calls, self.log = None, [], LossLog(self.device)
+        self.forget()
         again = 0 < self.num_tries < MOST_TRIES
         self.scheduled = again or is_drawn(self.seed, step + 1)
 
