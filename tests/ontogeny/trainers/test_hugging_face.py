@@ -248,6 +248,34 @@ def test_datums_without_tokens_are_rows_of_the_dataset(
     assert sorted_datums(open_run(uri)) == [*range(10)]
 
 
+class Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(ROWS[:12])
+
+
+def test_rows_of_a_stream_are_found_by_their_tokens(uri: str, tmp_path: Path) -> None:
+    model, tokens = llama(), [row["input_ids"] for row in reversed(ROWS)]
+    training = trainer(
+        tmp_path,
+        model,
+        [ontogeny.Callback(uri, datums=tokens, **FULL)],
+        kind=counting_trainer(),
+        train_dataset=Stream(),
+        max_steps=2,
+    )
+    training.train()
+    assert largest_error(uri, model, own_loss(training.counts, ROWS[::-1])) < EXACT
+    assert sorted_datums(open_run(uri)) == [*range(1, 13)]
+
+
+def test_noise_in_the_embeddings_is_refused(uri: str, tmp_path: Path) -> None:
+    """NEFTune draws other noise for a datum alone, so its split cannot be checked."""
+    callback = ontogeny.Callback(uri)
+    with pytest.raises(SplitError, match="from that of a pass of this datum alone"):
+        trainer(tmp_path, llama(), [callback], neftune_noise_alpha=5.0).train()
+    callback.close()
+
+
 def test_names_of_datums_are_as_many_as_rows(uri: str, tmp_path: Path) -> None:
     callback = ontogeny.Callback(uri, datums=["one", "two"])
     with pytest.raises(ConfigError, match="datums: are 2, the dataset has 13"):
