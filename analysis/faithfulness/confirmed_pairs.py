@@ -12,10 +12,13 @@ import pandas as pd
 from analysis.ablation.subjects import Subject
 from analysis.attribution.tables import CONFIRMED
 from analysis.measures.agreement import NEARLY_DEAD_NATS
-from analysis.measures.confirmation import Changes, confirmation_p, confirmation_q
+from analysis.measures.confirmation import Changes, confirmation_p, confirmation_q, not_new_p
 from analysis.measures.shares import wilson
 
 KEYS = ["level", "unit", "group"]
+MAX_OLD_P = 0.01
+"""Largest p of the hypothesis that an effect is not new, for each pair by itself. The pairs have
+large effects, some of them by chance, so that more than this share of old effects would pass."""
 MIN_EFFECT_NATS = 0.01
 """Smallest change of log p that is confirmed: the token's probability changes by 1 %."""
 
@@ -78,10 +81,11 @@ class Verdicts:
         ``initial``: the changes in the initial weights.
         """
         apart_SW = named_SW if apart_SW is None else named_SW | apart_SW
-        p_SW = confirmation_p(changes, initial, apart_SW, family_S)
+        p_SW = confirmation_p(changes, apart_SW, family_S)
         q_SW = confirmation_q(p_SW, named_SW)
         confirmed_SW = named_SW & (q_SW <= max_q) & (np.abs(changes.mean_SW) >= MIN_EFFECT_NATS)
         confirmed_SW &= (changes.rms_S >= NEARLY_DEAD_NATS)[:, None]
+        confirmed_SW &= not_new_p(changes, initial) <= MAX_OLD_P
         return cls(named_SW, p_SW, q_SW, confirmed_SW)
 
 

@@ -1,21 +1,24 @@
 """Which (neuron, token) pairs does ablation confirm? p and false discovery rates.
 
 A pair is confirmed if ablating the neuron moves the log-probability of the token, which it did not
-before training. A neuron of any model moves most tokens a little, so three hypotheses are tested,
-and a pair has to refuse all of them:
+before training. A neuron of any model moves most tokens a little, so two hypotheses are tested, and
+a pair has to refuse both:
 
 - *no effect*: the mean change over the token's positions is zero (Student's t).
 - *not specific*: the pair is like the pairs that were not named. The size of the deviation from the
   neuron's mean change is divided by what is usual for the token and for the neuron, and ranked
   among all pairs of the family that were not named. Named tokens that have nothing to do with the
   neuron rank at random.
-- *not new*: the effect is no larger than that of the initial weights in the same direction (Welch's
-  t, one-sided). Evidence of the first steps describes the initial weights, and finds pairs on which
-  these have large effects by chance; sizes alone would be larger after training for half of them.
 
-p is the largest of the three, so it is valid for the union of the hypotheses (Berger 1982). q is
-the Benjamini–Hochberg adjusted p over all tested pairs of all neurons, times an upward biased
-estimate of the share of true null hypotheses (Storey, Taylor & Siegmund 2004, λ = 0.5).
+p is the larger of the two, so it is valid for the union of both hypotheses (Berger 1982). q is the
+Benjamini–Hochberg adjusted p over all tested pairs of all neurons, times an upward biased estimate
+of the share of true null hypotheses (Storey, Taylor & Siegmund 2004, λ = 0.5).
+
+A third hypothesis, *not new*, says that the effect is no larger than that of the initial weights in
+the same direction (Welch's t, one-sided). Evidence of the first steps describes the initial
+weights, and finds pairs on which these have large effects by chance; by size alone, half of them
+would count as larger after training. It is tested for each pair by itself: old effects are real, so
+that they must not lower the share of the new ones that q can find.
 
 Shapes: S neuron, W token with enough positions, F family (a unit's neurons).
 """
@@ -72,17 +75,13 @@ class Changes:
         return self.mean_SW - reach_SW, self.mean_SW + reach_SW
 
 
-def confirmation_p(
-    changes: Changes, initial: Changes, named_SW: np.ndarray, family_S: np.ndarray
-) -> np.ndarray:
-    """Return p of every pair, the largest of the three hypotheses', [S, W].
+def confirmation_p(changes: Changes, named_SW: np.ndarray, family_S: np.ndarray) -> np.ndarray:
+    """Return p of every pair, the larger of the first two hypotheses', [S, W].
 
-    ``initial``: changes in the initial weights. ``named_SW`` says which pairs the record names,
-    bool. All others are the reference that specificity is judged by, so at least some must be left
-    in every family.
+    ``named_SW`` says which pairs the record names, bool. All others are the reference that
+    specificity is judged by, so at least some must be left in every family.
     """
-    effect_SW = np.maximum(no_effect_p(changes), not_new_p(changes, initial))
-    return np.maximum(effect_SW, unspecific_p(changes, named_SW, family_S))
+    return np.maximum(no_effect_p(changes), unspecific_p(changes, named_SW, family_S))
 
 
 def confirmation_q(p_SW: np.ndarray, named_SW: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.faithfulness.confirmed_pairs import Verdicts
 from analysis.measures.confirmation import (
     Changes,
     confirmation_p,
@@ -17,12 +18,6 @@ from analysis.measures.confirmation import (
 
 S, W, NAMED = 60, 120, 6
 FAMILY = np.repeat([0, 1], S // 2)
-
-
-def nothing_before() -> Changes:
-    """Return the changes of initial weights that ablation of a neuron does not change."""
-    none_SW = np.zeros((S, W))
-    return Changes(none_SW, none_SW, np.full(W, 300), np.zeros(S), np.zeros(S))
 
 
 def noise(seed: int, planted: np.ndarray | None = None) -> Changes:
@@ -49,8 +44,7 @@ def names(seed: int) -> np.ndarray:
 
 
 def confirmed(changes: Changes, named_SW: np.ndarray) -> np.ndarray:
-    p_SW = confirmation_p(changes, nothing_before(), named_SW, FAMILY)
-    return confirmation_q(p_SW, named_SW) <= 0.05
+    return confirmation_q(confirmation_p(changes, named_SW, FAMILY), named_SW) <= 0.05
 
 
 def test_random_names_are_not_confirmed() -> None:
@@ -107,11 +101,22 @@ def test_an_effect_that_the_initial_weights_had_on_other_text_is_not_confirmed()
     planted_SW = named_SW & (np.cumsum(named_SW, axis=1) <= 2)
     for seed in range(10):
         one, other = (measured(noise(seed, planted_SW), again) for again in (1, 2))
-        p_SW = confirmation_p(one, other, named_SW, FAMILY)
-        passed.append((confirmation_q(p_SW, named_SW) <= 0.05).any(1).mean())
+        verdict = Verdicts.of(one, other, named_SW, FAMILY, 0.05)
+        passed.append(verdict.confirmed_SW.sum() / (verdict.q_SW <= 0.05).sum())
         larger_SW = np.abs(one.mean_SW) > other.mean_SW * np.sign(one.mean_SW)
         assert larger_SW[planted_SW].mean() > 0.4  # sizes alone would let half of them pass
     assert np.mean(passed) <= 0.05
+
+
+def test_old_effects_hide_no_new_ones() -> None:
+    """Half of the neurons had their effects before training, the others have learned theirs."""
+    named_SW = names(1)
+    planted_SW = named_SW & (np.cumsum(named_SW, axis=1) <= 2)
+    old_S1 = np.arange(S)[:, None] % 2 == 0
+    one, other = (measured(noise(0, planted_SW & kept), 1) for kept in (True, old_S1))
+    verdict = Verdicts.of(one, other, named_SW, FAMILY, 0.05)
+    assert verdict.confirmed_SW[planted_SW & ~old_S1].mean() > 0.7
+    assert verdict.confirmed_SW[planted_SW & old_S1].mean() <= 0.05
 
 
 def measured(changes: Changes, seed: int) -> Changes:
@@ -143,6 +148,6 @@ def of_samples(x_N: np.ndarray) -> Changes:
 def test_a_neuron_that_changes_nothing_is_not_confirmed() -> None:
     changes = noise(0, names(1))
     changes.mean_SW[3] = changes.error_SW[3] = changes.overall_S[3] = 0
-    p_SW = confirmation_p(changes, nothing_before(), names(1), FAMILY)
+    p_SW = confirmation_p(changes, names(1), FAMILY)
     assert (p_SW[3] == 1).all()
     assert not np.isnan(p_SW).any()

@@ -105,7 +105,7 @@ def full(rows, schema) -> pd.DataFrame:
 def confirmed_with(model: LanguageModel, found: Attribution, **settings) -> Attribution:
     run, initial = small_run(), small_run().model(0)
     with mock.patch.object(
-        Run, "model", lambda self, step=None: model if step is None else initial
+        Run, "parted", lambda self, step=None: model if step is None else initial
     ):
         return confirm(run, found, ConfirmConfig(**settings))
 
@@ -229,7 +229,7 @@ def test_bad_options_are_one_line(options: list[str], text: str, capsys) -> None
 
 def test_an_effect_that_the_initial_weights_had_is_not_confirmed() -> None:
     model = planted_model()
-    with mock.patch.object(Run, "model", return_value=model):
+    with mock.patch.object(Run, "parted", return_value=model):
         found = confirm(small_run(), named(token_of), ConfirmConfig())
     assert not found.confirmed["confirmed"].any()
     assert rate(found, "untrained model") <= 0.05
