@@ -101,6 +101,11 @@ class ModelCall:
         return [x for x in self.given if x.dim()]
 
     @property
+    def shapes(self) -> tuple[object, ...]:
+        """Name of the module and shapes of the inputs."""
+        return self.name, *(x.shape for x in self.given)
+
+    @property
     def is_intact(self) -> bool:
         """Whether the inputs are still what they were during the call."""
         return [x._version for x in self.given if not x.is_inference()] == self.versions

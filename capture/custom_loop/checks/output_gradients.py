@@ -76,3 +76,19 @@ def direct_deltas(call: ModelCall) -> dict[int, Tensor] | None:
             delta = missed if missed.norm() > ROUNDING * delta.norm() else missed * 0
         direct[number] = delta
     return direct
+
+
+def deltas_again(call: ModelCall, outputs: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Return gradients at the last outputs of a call that was run again, and at its losses."""
+    last = last_outputs(outputs, [n for n, delta in call.deltas.items() if delta.dim()])
+    losses = {n: delta for n, delta in call.deltas.items() if not delta.dim()}
+    if not losses or not last:
+        return {n: call.deltas[n] for n in last} | losses
+    grads = torch.autograd.grad(
+        [outputs[n] for n in losses],
+        [outputs[n] for n in last],
+        list(losses.values()),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {n: x for n, x in zip(last, grads, strict=True) if x is not None} | losses

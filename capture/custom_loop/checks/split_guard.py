@@ -20,11 +20,12 @@ from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.loss_check import interaction
 from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
 from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
-from capture.custom_loop.checks.output_gradients import direct_deltas, last_outputs
+from capture.custom_loop.checks.output_gradients import deltas_again, direct_deltas
 from capture.custom_loop.checks.split_check import check_split
 from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.custom_loop.unseen import without_torch_functions
 from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
 
@@ -62,8 +63,12 @@ class SplitGuard:
         """Calls of the newest forward pass; several if the loop calls several modules."""
         self.forward: ForwardPass | None = None
         """The pass that they belong to."""
-        self.verified: set[object] = set()
+        self.windows: set[int] = set()
+        """Lengths of the second axes of the pass's inputs."""
+        self.verified: set[tuple[object, ...]] = set()
         """Row counts of parameter uses that a check has found right."""
+        self.known: set[object] = set()
+        """Names and input shapes of calls that a check has found right."""
         self.unchecked = unchecked
         self.scheduled = True
         self.num_tries = 0
@@ -97,7 +102,7 @@ class SplitGuard:
             return
         inside_backward = torch._C._current_graph_task_id() != -1  # a checkpointed block, again
         if not inside_backward:
-            with self.tape.pausing():
+            with without_torch_functions():
                 self.call = ModelCall.begin(name, module, args, kwargs, self.device)
                 if self.scheduled and self.forward is self.tape.passes[-1]:
                     self.log.add_inputs(self.call.inputs)
@@ -114,13 +119,33 @@ class SplitGuard:
         if forward.uses:  # of an earlier pass: this call has used no unit
             return
         if forward is not self.forward:
-            self.forget()
-            self.forward = forward
-        with self.tape.pausing():
+            self.begin_pass(forward)
+        with without_torch_functions():
+            self.windows |= {x.shape[1] for x in call.inputs if x.dim() in (2, 3)}
+            if not self.needs(call):
+                return
             call.end(output)
             self.calls.append(call)
             if self.scheduled:
                 self.log.add_outputs(call.outputs)
+
+    def begin_pass(self, forward: ForwardPass | None) -> None:
+        # They hold outputs, whose graph holds hooks that hold the calls, and the factors of the
+        # step. Emptied, they are freed at once, and not when Python next looks for cycles.
+        for call in self.calls:
+            call.clear()
+        self.log.clear()
+        self.forward, self.calls, self.windows = forward, [], set()
+        self.log = LossLog(self.device)
+
+    def needs(self, call: ModelCall) -> bool:
+        """Return whether a check may need the outputs of a call, whose memory is then kept.
+
+        It does not if no check is due at the step, and a call of these shapes has been checked.
+        Where rows were selected, their number is known only after the call.
+        """
+        is_settled = all(row[-1] for row in self.verified)
+        return self.scheduled or not is_settled or call.shapes not in self.known
 
     def note_operation(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -135,17 +160,6 @@ class SplitGuard:
         if self.scheduled:
             self.log.roots.append((root, gradient))
 
-    def forget(self) -> None:
-        """Forget the calls and operations of the newest forward pass.
-
-        They hold outputs, whose graph holds hooks that hold the calls, and the factors of the step.
-        Emptied, they are freed at once, and not when Python next looks for cycles.
-        """
-        for call in self.calls:
-            call.clear()
-        self.log.clear()
-        self.forward, self.calls, self.log = None, [], LossLog(self.device)
-
     # --- checks -----------------------------------------------------------------------------------
 
     def is_due(self, passes: Sequence[ForwardPass]) -> bool:
@@ -154,8 +168,8 @@ class SplitGuard:
 
     def rows_of(self, forward: ForwardPass) -> set[tuple[object, ...]]:
         """Return how each parameter use of a pass is split; see ``use_rows``."""
-        windows = {x.shape[1] for call in self.calls for x in call.inputs if x.dim() in (2, 3)}
-        return {use_rows(use, windows) for use in forward.uses.values()}
+        with without_torch_functions():
+            return {use_rows(use, self.windows) for use in forward.uses.values()}
 
     def check(self, passes: Sequence[ForwardPass], step: int) -> None:
         """Check the newest pass of a step, if the step is drawn or uses rows in a new way.
@@ -176,8 +190,9 @@ class SplitGuard:
                 self.unchecked.add_step(failed)
             else:
                 self.verified |= rows
+                self.known |= {call.shapes for call in self.calls}
         self.num_tries = self.num_tries + 1 if failed else 0
-        self.forget()
+        self.begin_pass(None)
         again = 0 < self.num_tries < MOST_TRIES
         self.scheduled = again or is_drawn(self.seed, step + 1)
 
@@ -266,22 +281,6 @@ class SplitGuard:
                     allow_unused=True,
                 )
         return again, [use for _, use in sorted(tape.passes[-1].uses.items())]
-
-
-def deltas_again(call: ModelCall, outputs: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Return gradients at the last outputs of a call that was run again, and at its losses."""
-    last = last_outputs(outputs, [n for n, delta in call.deltas.items() if delta.dim()])
-    losses = {n: delta for n, delta in call.deltas.items() if not delta.dim()}
-    if not losses or not last:
-        return {n: call.deltas[n] for n in last} | losses
-    grads = torch.autograd.grad(
-        [outputs[n] for n in losses],
-        [outputs[n] for n in last],
-        list(losses.values()),
-        retain_graph=True,
-        allow_unused=True,
-    )
-    return {n: x for n, x in zip(last, grads, strict=True) if x is not None} | losses
 
 
 def is_finite(x: Tensor) -> bool:
