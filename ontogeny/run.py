@@ -3,13 +3,15 @@
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.jobs.tables import marker_key, read_table, table_set
 from analysis.run import run as stored
 from analysis.run.shift_tables import indices_of_neurons
+from capture.errors import RunError
+from capture.models.huggingface import HFModel
 from capture.store import DEFAULT
 from capture.store.config import StoreConfig
 from ontogeny.neuron import Neuron
@@ -28,7 +30,7 @@ SHOWN = (
     *("num_tokens", "layout", "steps", "evaluations", "vocabulary", "datums", "datum"),
     *("planted", "tokens", "texts", "token_NT", "target_NT", "shifts", "gradients", "gradient"),
     *("shift", "lifetime_shifts", "initial_decay", "column", "neuron_gradient", "inner_products"),
-    *("model", "checkpoint", "attribute", "ablate", "neuron"),
+    *("model", "parted", "to_transformers", "checkpoint", "attribute", "ablate", "neuron"),
 )
 """What tab completion offers, and the reference documents."""
 
@@ -120,6 +122,25 @@ class Run(stored.Run):
 
         how = {"save": save, "name": name, "replace": replace}
         return ablate(self, config, progress=progress, **how)
+
+    def to_transformers(self, step: int | None = None) -> Any:
+        """Return the model after ``step`` updates (default: all) as an object of transformers.
+
+        ``save_pretrained`` of it writes a folder that ``from_pretrained``, and tools on top of
+        transformers such as TransformerLens, load.
+
+        Raises:
+            RunError: The run is not of a Hugging Face model, or has no checkpoint there.
+
+        Example:
+            >>> run.config.model.kind  # a run of model.kind=hf has it
+            'transformer'
+        """
+        network = None if self.from_custom_loop else self.network(step)
+        if not isinstance(network, HFModel):
+            problem = "has no model of transformers"
+            raise RunError(self.uri, problem, "run.checkpoint returns the weights of any model")
+        return network.whole
 
     def neuron(self, unit: str, n: int, *, attribution: str = "") -> Neuron:
         """Return what is known about one neuron: its tokens, datums, history and ablation.

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.ablation.ablatable import place_of, require_subjects
 from analysis.ablation.replacement import VALUES, Value
-from analysis.ablation.subjects import ATTENTION, Level, Subject
+from analysis.ablation.subjects import Level, Subject, entries_of
 from analysis.influence.queries.material import QueryMaterial, as_tokens
 from analysis.influence.queries.query import Query, Weights
 from analysis.influence.queries.replacement import Replacement
@@ -32,7 +33,7 @@ from analysis.influence.queries.specification import Specification, chosen_split
 from analysis.influence.queries.texts import require_positions
 from analysis.run.names import nearest
 from analysis.run.stored_run import Split
-from capture.errors import ConfigError, RunError, UnitError, at_least
+from capture.errors import ConfigError, UnitError, at_least
 from capture.models.transformer import LanguageModel
 
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -145,18 +146,18 @@ def weight_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
 
 
 def head_mask(material: QueryMaterial, subject: EffectQuery) -> WeightMask:
-    """Return the columns of ``out_proj`` that read a head."""
-    model = material.model
-    if not isinstance(model, LanguageModel):
-        problem = "has another model; heads are known only of Ontogeny's transformer"
-        raise RunError(material.run.uri, problem, "Ask for a neuron or a row of a weight")
-    known = [f"layers.{layer}.{ATTENTION}" for layer in range(len(model.layers))]
-    if subject.unit not in known:
-        raise UnitError(subject.unit, "has no heads", nearest(subject.unit, known))
-    require_number(subject, model.config.heads)
-    size = model.config.width // model.config.heads
-    own = range(subject.number * size, (subject.number + 1) * size)
-    return WeightMask(f"{subject.unit}.out_proj.weight", 1, own)
+    """Return the inputs that read a head, of the weight that mixes the heads.
+
+    Raises ``RunError`` for a perceptron, ``ConfigError`` if the model's parts are not found.
+    """
+    model = material.parted
+    own = Subject(subject.unit, subject.number, "head")
+    require_subjects(model, [own])
+    if isinstance(model, LanguageModel):
+        return WeightMask(f"{subject.unit}.out_proj.weight", 1, entries_of(model, own))
+    weight = model.parts.attention_called(subject.unit).out
+    axis = 0 if model.parts.uses[weight].transposed else 1
+    return WeightMask(weight, axis, place_of(model, own)[1])
 
 
 def require_number(subject: EffectQuery, size: int) -> None:

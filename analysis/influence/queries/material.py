@@ -26,6 +26,7 @@ from capture.errors import ConfigError
 from capture.models.huggingface import stored_transposed
 from capture.models.perceptron import Perceptron
 from capture.models.transformer import AnyModel, LanguageModel
+from capture.parts import KnownModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,11 @@ class QueryMaterial:
         Raises ``RunError`` for a run of a custom loop, whose model is not known.
         """
         return self.run.network()
+
+    @cached_property
+    def parted(self) -> KnownModel:
+        """The same model with its parts; raises what ``Run.parted`` raises."""
+        return self.run.parted()
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -176,8 +176,17 @@ def test_hugging_face_models_have_the_same_queries(tmp_path: Path):
     expected = clean.value(weights(opened)) - clean.value(ablated)
     assert queries[1].value(weights(opened)) == pytest.approx(expected, rel=1e-9)
     assert "the cat" in TEXT
-    with pytest.raises(CaptureError, match="heads are known only"):
-        build_queries(opened, ["head:transformer.h.0.attn:1"])
+    (head,) = build_queries(opened, ["head:transformer.h.0.attn:1"])
+    check_gradients(opened, [head])
+    ablated = weights(opened)
+    out = "transformer.h.0.attn.c_proj.weight"
+    ablated[out] = ablated[out].clone()
+    ablated[out][4:] = 0  # head 1 of two, of width 4
+    (clean,) = build_queries(opened, [f"token:{head.description['token']}"])
+    expected = clean.value(weights(opened)) - clean.value(ablated)
+    assert head.value(weights(opened)) == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(CaptureError, match=r"transformer\.h\.0\.attn head 2: does not exist"):
+        build_queries(opened, ["head:transformer.h.0.attn:2"])
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny import contents, make_run, read_outliers
 from tiny_hf import LAYERS, SETTINGS, hf_config, save_model
+from tiny_run import tiny_run
 
+import ontogeny
 from analysis.neurons.tokens import parameters_of
 from analysis.run.run import open_run
 from analysis.run.tallies import tally_units
@@ -62,6 +64,19 @@ def test_every_parameter_is_captured_and_tied_ones_once(tmp_path):
     assert (run.steps()["audit_error"] < 1e-5).all()
     stored = checkpoint.read_checkpoint(run.store, 14)
     assert stored.keys() == set(run.layout.names)
+
+
+def test_a_checkpoint_becomes_a_model_that_the_library_loads(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    make_run(hf_config(tmp_path, "llama"))
+    run = ontogeny.open_run(str(tmp_path / "run"))
+    run.to_transformers(8).save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
+    wanted = run.checkpoint(8)
+    assert all(torch.equal(loaded[name], wanted[name]) for name in run.layout.names)
+    with pytest.raises(RunError, match="has no model of transformers"):
+        ontogeny.open_run(tiny_run()).to_transformers()
 
 
 TWICE, HALF = "training.accumulate=2", "training.precision=bfloat16"
