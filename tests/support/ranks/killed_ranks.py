@@ -35,6 +35,8 @@ def run(rank: int, size: int, work: Callable[..., Any], folder: Path, *more: Any
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     work(DistributedGroup(torch.device("cpu")), folder, *more)
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def be_killed(group: Group, folder: Path, killed: int, moment: str) -> None:

@@ -105,7 +105,7 @@ SETTINGS = {
     "rounded": Setting(bfloat16=True, micro_batches=2),
     "sharded": Setting(sharded=True, clip=0.3, more=FACTORS),
     "sharded adamw": Setting(torch.optim.AdamW, ADAMW, sharded=True, micro_batches=2, more=FACTORS),
-    "sharded synced": Setting(sharded=True, micro_batches=3, sync_always=True, uneven=True),
+    "sharded synced": Setting(sharded=True, micro_batches=3, sync_always=True),
     "sharded rounded": Setting(sharded=True, bfloat16=True, micro_batches=2, model=Products),
 }
 

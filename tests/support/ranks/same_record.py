@@ -1,5 +1,6 @@
 """Assert that several ranks recorded what one process recorded."""
 
+import pandas as pd
 from numpy.testing import assert_allclose
 from same_runs import by_key, read_all, same_tables, same_weights
 
@@ -17,9 +18,16 @@ def same_record(wanted: str, found: str, loss: float) -> None:
     if loss > 1e-3:
         return
     same_tables(ours.drop(columns="batch"), theirs.drop(columns="batch"))  # resuming begins at 0
-    same_tables(by_key(read_all(wanted, "outliers")), by_key(read_all(found, "outliers")))
+    same_outliers(by_key(read_all(wanted, "outliers")), by_key(read_all(found, "outliers")))
     same_gradients(wanted, found)
     same_weights(wanted, found)
+
+
+def same_outliers(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Assert that outliers agree; rounding decides between positions with the same token."""
+    differ = ours.pop("position").to_numpy() != theirs.pop("position").to_numpy()
+    assert differ.mean() < 0.01
+    same_tables(ours, theirs)
 
 
 def same_gradients(wanted: str, found: str) -> None:
