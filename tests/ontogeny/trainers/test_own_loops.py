@@ -1,9 +1,8 @@
-"""Loops of other libraries, run by these libraries themselves where they are installed.
+"""Loops of one's own with accelerate and peft, which run where they are installed.
 
 The kinds of loops in ``exact_optimizers`` imitate their optimizers, for all other machines.
 """
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -65,96 +64,6 @@ def test_accelerate(tmp_path: Path) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
     assert_exact(open_run(uri(tmp_path)), plain, batch=4)
-
-
-@pytest.mark.filterwarnings("ignore")  # of the library about itself
-def test_lightning_with_automatic_optimization(tmp_path: Path) -> None:
-    lightning = pytest.importorskip(
-        "pytorch_lightning", reason="pytorch_lightning is not installed"
-    )
-
-    class Language(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = Small()
-
-        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-            return loss_of(self.model, batch[0])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), 0.01)
-
-    class Record(lightning.Callback):
-        def __init__(self) -> None:
-            self.stack = ExitStack()
-
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            optimizer = trainer.optimizers[0]
-            self.stack.enter_context(record(module.model, optimizer, run=uri(tmp_path), **OPTIONS))
-
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.stack.close()
-
-        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-            self.stack.__exit__(type(exception), exception, None)
-
-    torch.manual_seed(0)
-    module = Language()
-    trainer = lightning.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        gradient_clip_val=0.5,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Record()],
-    )
-    trainer.fit(module, DataLoader(TensorDataset(DATA), batch_size=4, shuffle=True))
-    assert_exact(open_run(uri(tmp_path)), module.model, batch=4)
-
-
-def trainer_loss(model: nn.Module, token_NT: Tensor) -> Tensor:
-    """The loss of Trainer: a sum divided by the labels of a whole batch, here of 4 datums."""
-    labels = 4 * token_NT.shape[1]
-    return 4 * model(input_ids=token_NT, labels=token_NT, num_items_in_batch=labels).loss
-
-
-def test_the_hugging_face_trainer(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate", reason="accelerate is not installed, which Trainer needs")
-    hf = pytest.importorskip("transformers", reason="transformers is not installed")
-    torch.manual_seed(0)
-    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
-    off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    model = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=V, **shape, **off))
-
-    class Record(hf.TrainerCallback):
-        def __init__(self) -> None:
-            self.stack = ExitStack()
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            entered = record(given["model"], given["optimizer"], run=uri(tmp_path), **OPTIONS)
-            self.stack.enter_context(entered)
-
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            self.stack.close()
-
-    rows = [{"input_ids": row, "labels": row} for row in DATA]
-    settings = hf.TrainingArguments(
-        output_dir=str(tmp_path / "trainer"),
-        num_train_epochs=2,
-        per_device_train_batch_size=4,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        weight_decay=0.1,
-        eval_strategy="steps",
-        eval_steps=2,
-    )
-    data = {"train_dataset": rows, "eval_dataset": rows[:5] + rows[7:]}
-    hf.Trainer(model=model, args=settings, callbacks=[Record()], **data).train()
-    assert_exact(open_run(uri(tmp_path)), model, batch=4, loss=trainer_loss)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library about itself
