@@ -18,7 +18,8 @@ def test_the_script_of_the_page_makes_one_record_under_torchrun(tmp_path: Path):
     section = PAGE.partition("## Several processes")[2]
     script = re.findall(r"```py\n(.*?)```\n", section, flags=re.DOTALL)[0]
     (tmp_path / "train.py").write_text(script)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train.py"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]  # on a free port
+    launch += ["--nproc-per-node", "2", "train.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     found = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True)
