@@ -146,13 +146,15 @@ def dattri(loop: Loop, folder: Path, segment_steps: int) -> Iterator[Session]:
         for name, part in loop.model.named_modules()
         if name.startswith(layers) and dict(part.named_parameters(recurse=False))
     }
-    norms = {n: part for n, part in hooked.items() if "RMSNorm" in type(part).__name__}
+    norms: dict[str, Any] = {
+        n: part for n, part in hooked.items() if "RMSNorm" in type(part).__name__
+    }
     config = dl.HookManagerConfig(
         hook_types=dict.fromkeys(hooked, "linear_io"),
         layer_types=dict.fromkeys(norms, "nn.RMSNorm"),
         module_kwargs={
             name: rms_norm_module_kwargs(
-                normalized_shape=int(part.weight.numel()),  # pyright: ignore eps=part.variance_epsilon
+                normalized_shape=part.weight.shape[0], eps=part.variance_epsilon
             )
             for name, part in norms.items()
         },
