@@ -5,7 +5,7 @@ While the ``with`` block of ``record`` is active,
 - a tape watches how forward passes use the captured parameters (``capture.custom_loop.loop_tape``),
 - hooks of the optimizer mark where a step begins and ends (``capture.custom_loop.recording``),
 - each update is split into per-datum shifts and carry (``capture.custom_loop.update``), audited
-  against the change of the weights (``capture.custom_loop.steps``), and stored.
+  against the change of the weights (``capture.custom_loop.step_inputs``, ``steps``), and stored.
 """
 
 from collections.abc import Iterator, Sequence

@@ -19,24 +19,16 @@ from capture.custom_loop.causes import DROPPED, require_resumed, require_unchang
 from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.split_guard import SplitGuard
 from capture.custom_loop.checks.unchecked import Unchecked
-from capture.custom_loop.continued import first_position
 from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.ranks.beginning import first_position
 from capture.custom_loop.ranks.joint_check import check_together
 from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
 from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums
-from capture.custom_loop.steps import (
-    FoundShifts,
-    LastWeights,
-    StepInputs,
-    StepPosition,
-    after_step,
-    before_step,
-    check_positions,
-    find_shifts,
-)
+from capture.custom_loop.step_inputs import LastWeights, StepInputs, StepPosition, before_step
+from capture.custom_loop.steps import FoundShifts, after_step, check_positions, find_shifts
 from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import run_after_closure, skips_step
 from capture.engine.evaluation import perplexity

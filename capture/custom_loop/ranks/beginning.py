@@ -14,6 +14,7 @@ from torch import Tensor
 from capture.config.reading import leaves
 from capture.config.settings import Config, to_values
 from capture.custom_loop.ranks.agreement import Ranks, Values
+from capture.custom_loop.step_inputs import StepPosition
 from capture.errors import ConfigError, RunError
 from capture.format.chain import require_start
 from capture.format.markers import START, Marker, read_marker
@@ -112,3 +113,21 @@ def ranks_and_datums(target: Store, last: Marker) -> dict[int, int]:
     keys = [each.key for kind in ("outliers", "factors") for each in last.files_of(kind)]
     workers = {found[1] for key in keys if (found := re.search(r"-w(\d+)", key))}
     return {max(1, len(workers)): max(map(len, rows["datums"].to_pylist()))}
+
+
+def first_position(store: Store, last: Marker) -> StepPosition:
+    """Return the position of the next step, in the epoch of the last step that is stored.
+
+    ``last``: marker of the last committed segment, or of the start of the run.
+    """
+    if not last.files_of("steps"):
+        return StepPosition(last.end_step, 0, 0)
+    row = last_row(store, last)
+    return StepPosition(last.end_step, row["epoch"], row["batch"] + 1)
+
+
+def last_row(store: Store, last: Marker) -> dict[str, Any]:
+    """Return the row of a segment's last step in the table ``steps``."""
+    file = last.files_of("steps")[0]
+    rows = shards.decode(store.get(file.key), f"{store.uri}/{file.key}")
+    return rows.slice(rows.num_rows - 1).to_pylist()[0]

@@ -22,7 +22,7 @@ from capture.custom_loop.causes import DROPPED, require_seen
 from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.ranks.agreement import Ranks, Values
 from capture.custom_loop.ranks.step_datums import claims_of
-from capture.custom_loop.steps import StepInputs, StepPosition, divergence_error
+from capture.custom_loop.step_inputs import StepInputs, StepPosition, divergence_error
 from capture.custom_loop.sums import within_rounding
 from capture.custom_loop.update import ONE_TOLERANCE, gradient_multiplier
 from capture.engine.audit import bfloat16_allowance
