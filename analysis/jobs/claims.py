@@ -134,7 +134,9 @@ def suggested_name(new: Question, old: Question, taken: Sequence[str]) -> str:
 
 
 def words_of(value: Any) -> str:
-    """Return the words and numbers of a plain value."""
+    """Return the words and numbers of a plain value; nothing for True, whose name says it all."""
+    if value is True:
+        return ""
     if isinstance(value, dict):
         return " ".join(f"{name} {words_of(part)}" for name, part in value.items() if part)
     if isinstance(value, list):

@@ -97,6 +97,9 @@ def test_tables_that_cannot_be_read_are_not_protected(uri) -> None:
         ({"top": "ä/.."}, "top"),
         ({"top": "x" * 99}, "top-" + "x" * 36),
         ({"top": {"inner": 3}}, "top-inner-3"),
+        ({"top": 5, "lifetime": True}, "lifetime"),
+        ({"top": {"inner": True}}, "top-inner"),
+        ({"top": True}, "top"),
     ],
 )
 def test_a_name_is_suggested_from_the_first_difference(options, wanted) -> None:

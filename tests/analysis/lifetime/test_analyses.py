@@ -172,7 +172,7 @@ def test_tables_say_which_kind_of_shift_they_count(adamw, capsys):
     assert main(["attribute", adamw, "--max-q", "1", "--lifetime"]) == 2
     said = capsys.readouterr().err
     assert "holds the tables of another question (lifetime=false, now" in said
-    assert "--name lifetime-True" in said
+    assert "--name lifetime. Or" in said
     assert Store(adamw).get("analysis/attribute/tokens.parquet") == before
     Store(adamw).delete("analysis/lifetime/tables.json")
     options = ["--max-q", "1", "--lifetime", "--name", "whole-life"]
