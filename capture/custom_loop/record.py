@@ -106,7 +106,8 @@ def record(
         outliers: how many of the largest shifts are stored. Default: the 1000 largest of each
             datum in each step, or all if the captured parameters are fewer. None are stored with
             ``OutlierConfig(enabled=False)``.
-        factors: whether the factors of all per-sample gradients are stored. Default: no.
+        factors: whether the factors of all per-sample gradients are stored. Default: no. They are
+            with ``FactorConfig(enabled=True)``.
         segment_steps: steps per segment. A segment is committed as a whole, with a checkpoint.
         audit_tolerance: largest unexplained difference between shifts and change of the weights,
             relative to the norm of the change.
@@ -122,7 +123,8 @@ def record(
     Raises:
         RunError: if the run exists and neither ``resume`` nor ``overwrite`` is set, if it has
             another configuration, or if another process records it.
-        ConfigError: for an unsupported optimizer, units that it does not train, or invalid datums.
+        ConfigError: for an unsupported optimizer, units that it does not train, invalid datums, or
+            ``outliers`` or ``factors`` that are no such configuration.
         UnitError: for a parameter whose gradient cannot be split by datum.
         AuditError: if the shifts of a step do not add up to the change of the weights.
         StoreError: if the store refuses a file, or stays away longer than its patience.
@@ -144,6 +146,7 @@ def record(
         model, optimizer = plain_model(model), plain_optimizer(optimizer)
 
         def prepare() -> Prepared:
+            require_configs(outliers, factors)
             chosen = custom_loop_units(model, optimizer, units)
             tables = datum_tables(datums, vocabulary)
             capture = CaptureConfig(
@@ -198,6 +201,16 @@ def record(
             recorder, own.config, model, optimizer, own.units, own.tables, loop
         ) as recording:
             yield recording
+
+
+def require_configs(outliers: object, factors: object) -> None:
+    """Raise ``ConfigError`` unless each is None or the configuration of its kind of record."""
+    if not isinstance(outliers, OutlierConfig | None):
+        remedy = "Pass outliers=ontogeny.OutlierConfig(k=1000)"
+        raise ConfigError("outliers", f"got {outliers!r:.80}, must be an OutlierConfig", remedy)
+    if not isinstance(factors, FactorConfig | None):
+        remedy = "Pass factors=ontogeny.FactorConfig(enabled=True)"
+        raise ConfigError("factors", f"got {factors!r:.80}, must be a FactorConfig", remedy)
 
 
 @dataclass(frozen=True)

@@ -151,15 +151,20 @@ class Recording:
         """
         return self._checkpoints.read()
 
-    def restore(self) -> None:
+    def restore(self) -> int:
         """Load ``checkpoint()`` into model and optimizer; call it first when you resume a run.
 
         Your data order, schedule and random numbers are not part of it.
+
+        Returns:
+            The number of steps that the run holds, which is the number of the next step: 0 if the
+            run begins.
 
         Raises:
             ShardError: if the checkpoint is damaged or does not fit the model.
         """
         self._checkpoints.restore()
+        return self._last.end_step
 
     # --- hooks ----------------------------------------------------------------------------------
 

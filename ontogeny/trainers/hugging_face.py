@@ -45,7 +45,8 @@ class Callback(JoinsOnCreation):
             the column ``input_ids``, or else the number of rows.
         vocabulary: text of each token; by default the tokenizer's (``processing_class``).
         outliers: how many of the largest shifts are stored.
-        factors: whether the factors of all per-sample gradients are stored. Default: no.
+        factors: whether the factors of all per-sample gradients are stored. Default: no. They are
+            with ``FactorConfig(enabled=True)``.
         segment_steps: steps per segment, at most.
         audit_tolerance: largest unexplained difference between shifts and change of the weights.
         store: settings for retries, timeouts and pending bytes.

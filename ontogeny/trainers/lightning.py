@@ -58,7 +58,8 @@ class LightningCallback(JoinsOnCreation):
             the number of rows.
         vocabulary: text of each token, if ``datums`` are tokens.
         outliers: how many of the largest shifts are stored.
-        factors: whether the factors of all per-sample gradients are stored. Default: no.
+        factors: whether the factors of all per-sample gradients are stored. Default: no. They are
+            with ``FactorConfig(enabled=True)``.
         segment_steps: steps per segment, at most.
         audit_tolerance: largest unexplained difference between shifts and change of the weights.
         store: settings for retries, timeouts and pending bytes.

@@ -15,7 +15,7 @@ from torch import nn
 from capture.config.records import FactorConfig
 from capture.custom_loop.datums import DatumDescriptions
 from capture.custom_loop.ranks.wrappers import DDP, num_processes, ranks_of
-from capture.custom_loop.record import record
+from capture.custom_loop.record import record, require_configs
 from capture.custom_loop.recording import Recording
 from capture.errors import ConfigError, RunError
 from capture.format.chain import read_segments
@@ -51,7 +51,11 @@ class TrainedRun:
         store: StoreConfig = DEFAULT,
         overwrite: bool = False,
     ) -> None:
-        """All arguments are those of ``ontogeny.record``."""
+        """All arguments are those of ``ontogeny.record``.
+
+        Raises ``ConfigError`` for ``outliers`` or ``factors`` that are no such configuration.
+        """
+        require_configs(outliers, factors)
         self.settings: dict[str, Any] = {
             "units": units,
             "outliers": outliers,

@@ -86,6 +86,26 @@ INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
         {"outliers": OutlierConfig(k=9999)},
         "outliers.k: got 9999, must be at most 197, the number of captured parameters",
     ),
+    "factors": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"factors": "all"},
+        "factors: got 'all', must be a FactorConfig. Pass factors=ontogeny.FactorConfig(enabled=",
+    ),
+    "true": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"factors": True},
+        "factors: got True, must be a FactorConfig. Pass factors=ontogeny.FactorConfig(enabled=",
+    ),
+    "outliers": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"outliers": {"k": 3}},
+        "outliers: got {'k': 3}, must be an OutlierConfig. Pass outliers=ontogeny.OutlierConfig(k=",
+    ),
+    "none": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"outliers": False},
+        "outliers: got False, must be an OutlierConfig. Pass outliers=ontogeny.OutlierConfig(k=",
+    ),
     "tokens": (
         lambda m: SGD(m.parameters(), 0.1),
         {"datums": torch.zeros(3, 4, 5)},

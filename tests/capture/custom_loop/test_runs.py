@@ -194,10 +194,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     model, optimizer = fresh()
     settings = DATUMS | SETTINGS
     with record(model, optimizer, run=uri(tmp_path), resume=True, **settings) as recorder:
-        recorder.restore()
+        assert recorder.restore() == 4
         train(model, optimizer, recorder, range(4, 8))
     assert contents(uri(tmp_path)) == captured(run)
     assert verify(Store(uri(tmp_path))) == []
+
+
+def test_a_run_without_steps_is_restored_at_step_0(tmp_path):
+    for _ in range(2):
+        model, optimizer = fresh()
+        with record(
+            model, optimizer, run=uri(tmp_path), resume=True, **DATUMS | SETTINGS
+        ) as recorder:
+            assert recorder.restore() == 0
 
 
 def test_resuming_with_other_weights_is_refused(tmp_path):

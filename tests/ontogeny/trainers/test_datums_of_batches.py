@@ -1,6 +1,7 @@
 """Which datums a batch holds, by the loader's sampler; and what a dataset tells of its datums."""
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,11 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ontogeny.trainers.lightning.PACKAGES", ("no_such_package.pytorch",))
     with pytest.raises(ConfigError, match=r"needs Lightning, .* Run: pip install lightning"):
         ontogeny.LightningCallback("memory://unused")
+
+
+@pytest.mark.parametrize("factors", ["all", True, {"enabled": True}])
+def test_settings_of_another_kind_are_refused_when_the_callback_is_made(factors: Any) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    wanted = "must be a FactorConfig. Pass factors=ontogeny.FactorConfig(enabled=True)"
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        ontogeny.Callback("memory://unused", factors=factors)
