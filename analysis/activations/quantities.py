@@ -92,6 +92,23 @@ def units_of(model: KnownModel, quantity: Quantity = "inputs") -> dict[str, int]
     }
 
 
+def ranked_units(model: KnownModel, quantity: Quantity = "inputs") -> list[str]:
+    """Return the units whose entries are ranked together, in the model's order.
+
+    Inputs of the weights of one MLP differ in scale: those of the first weight are the normalized
+    residual stream. Neurons are therefore ranked among the inputs of the last weights of MLPs, if
+    there are any. Of the other quantities all units are ranked.
+    """
+    units = list(units_of(model, quantity))
+    if quantity != "inputs":
+        return units
+    if isinstance(model, Parted):
+        hidden = [unit for unit in units if unit in model.parts.mlp_out]
+    else:
+        hidden = [unit for unit in units if unit.endswith("linear2.weight")]
+    return hidden or units
+
+
 def require_entry(model: KnownModel, unit: str, number: int, quantity: Quantity = "inputs") -> None:
     """Raise ``UnitError`` if the model does not have the unit, or the unit not the entry."""
     units = units_of(model, quantity)

@@ -1,6 +1,7 @@
 """Tables of activations for some tokens and one neuron: the study's activation baseline.
 
-For each token, the tables list the neurons with the lowest and highest mean activation. For one
+For each token, the tables list the neurons with the lowest and highest mean activation, among the
+inputs of the last weights of MLPs (other quantities: among all units). For one
 neuron, they compare activations on its tokens with those on other words
 (``analysis.activations.comparison``). If a neuron's attributed tokens do not stand out here, the
 record contains information that activations do not show.
@@ -34,6 +35,7 @@ from analysis.activations.quantities import (
     Quantity,
     Report,
     blocks_of,
+    ranked_units,
     units_of,
     with_progress,
 )
@@ -64,13 +66,14 @@ RANKS = pa.schema(
         pa.field("rank", pa.int32()),  # 0: lowest, and highest
         pa.field("min_unit", pa.string()),
         pa.field("min_neuron", pa.int32()),
-        pa.field("min_mean", pa.float64()),  # lowest means of all neurons, ascending
+        pa.field("min_mean", pa.float64()),  # lowest means of the ranked neurons, ascending
         pa.field("max_unit", pa.string()),
         pa.field("max_neuron", pa.int32()),
         pa.field("max_mean", pa.float64()),  # highest means, descending
     ]
 )
-"""Ten rows per token, tokens in the given order: the study's table of activations."""
+"""Ten rows per token, tokens in the given order, of neurons in ``ranked_units``: the study's table
+of activations."""
 
 STATISTICS = pa.schema(
     [
@@ -153,7 +156,8 @@ def activations(
     token_K, tokens_from = choose_tokens(run.tokens, count_V, config, any_level)
     found = statistics_of(model, run.token_NT, label_NT, token_K, config.quantity, report, sweep)
     statistics = statistics_table(found, token_K, run.tokens)
-    ranks = rank_table(found, token_K, run.tokens)
+    ranked = {unit: found[unit] for unit in ranked_units(model, config.quantity)}
+    ranks = rank_table(ranked, token_K, run.tokens)
     choice = choose_comparison(run.tokens, count_V, token_K, config, attributed, ranks)
     drawn = (choice, config.seed, report, sweep, config.quantity)
     compared = list(compare(model, run.token_NT, label_NT, *drawn))

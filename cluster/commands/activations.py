@@ -23,7 +23,9 @@ and compares one neuron with others. By default the tokens and the neuron are th
 evidence in ontogeny attribute, if it was run. The positions of a token are those that predict it
 (or, with --by input, those that read it). Tables go to RUN/analysis/activations/.
 
-  of   inputs              what a neuron is given: the inputs of each weight of an MLP (default)
+  of   inputs              what a neuron is given: the inputs of each weight of an MLP (default);
+                           the least and greatest are those of the last weights of MLPs, because
+                           inputs of other weights have another scale
        outputs             rows: the outputs of these weights, before any nonlinearity
        head-entries        the mixed values that enter the output projection, entry by entry
        head-norm           norm of what a head adds to the residual stream

@@ -65,8 +65,11 @@ def show_neuron(console: Console, found: Activations) -> None:
         print_table(console, title, table)
     own = found.statistics[found.statistics["token"] == about["tokens"][0]]
     it = own[(own["unit"] == unit) & (own["neuron"] == neuron)]
-    higher, clearer = (int((own[name] > it[name].item()).sum()) for name in ("mean", "score"))
+    beside = own[own["unit"] == unit]  # means are comparable within a unit, scores everywhere
+    higher = int((beside["mean"] > it["mean"].item()).sum())
+    clearer = int((own["score"] > it["score"].item()).sum())
     console.print(
-        f"On {escape(token)}, {higher:,} of {len(own):,} {nouns(about['quantity'])} have a higher "
-        f"mean, and {clearer:,} are further from their own overall mean in standard deviations."
+        f"On {escape(token)}, {higher:,} of the unit's {len(beside):,} {nouns(about['quantity'])} "
+        f"have a higher mean, and {clearer:,} of all {len(own):,} are further from their own "
+        "overall mean in standard deviations."
     )

@@ -8,7 +8,14 @@ import torch
 from tiny_families import VOCABULARY, WIDTH, WINDOW, tiny_model
 from torch import nn
 
-from analysis.activations.quantities import QUANTITIES, Quantity, measure, of_weights, units_of
+from analysis.activations.quantities import (
+    QUANTITIES,
+    Quantity,
+    measure,
+    of_weights,
+    ranked_units,
+    units_of,
+)
 from capture.errors import ConfigError
 from capture.models.huggingface import HFModel
 from capture.models.transformer import ModelConfig, fresh_model
@@ -35,11 +42,34 @@ def test_the_study_s_transformer_taken_as_any_model_gives_the_same(quantity: Qua
     model = fresh_model(config, vocabulary=VOCABULARY, window=WINDOW, seed=0).eval()
     same = parted(model.requires_grad_(False), TOKENS)
     assert units_of(same, quantity) == units_of(model, quantity)
+    assert ranked_units(same, quantity) == ranked_units(model, quantity)
     units = list(units_of(model, quantity))
     wanted = measure(model, TOKEN_NT, units, quantity)
     found = measure(same, TOKEN_NT, units, quantity)
     for unit in units:
         np.testing.assert_allclose(found[unit], wanted[unit], atol=1e-5, err_msg=unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "endings"),
+    [
+        ("gpt2", {"mlp.c_proj.weight"}),
+        ("llama", {"mlp.down_proj.weight"}),
+        ("opt", {"fc2.weight"}),
+        ("by hand", {"down.weight"}),
+        ("mixtral", {"mlp.gate.weight"}),  # the router alone: there is no last weight of an MLP
+    ],
+)
+def test_neurons_are_ranked_among_those_of_the_last_weights_of_mlps(
+    name: str, endings: set[str]
+) -> None:
+    model = of_family(name)
+    ranked = ranked_units(model, "inputs")
+    assert len(ranked) == 2
+    assert all(unit.endswith(tuple(endings)) for unit in ranked)
+    assert set(ranked) <= set(units_of(model, "inputs"))
+    for quantity in QUANTITIES[1:]:
+        assert ranked_units(model, quantity) == list(units_of(model, quantity))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox", "qwen3", "gemma2", "olmo2"])

@@ -125,7 +125,9 @@ def test_the_command_shows_ranks_and_the_neuron(capsys: pytest.CaptureFixture[st
     assert "Neurons on “w3”" in out
     assert "1 more tokens are in the tables; see --rows." in out
     assert f"{UNIT}, neuron 4 on “w3”, and its neighbours there" in out
-    assert "of 56 neurons have a higher mean," in out
+    told = " ".join(out.split())
+    assert "of the unit's 12 neurons have a higher mean," in told
+    assert "of all 56 are further from their own overall mean" in told
     assert read_table(open_run(uri), JOB, "about", TABLES["about"])["neuron"].item() == 4
     again = ["--by", "input", "--step", "7", "--quiet", "--replace"]
     assert cli.main(["activations", uri, *asked, *again]) == 0

@@ -206,7 +206,7 @@ def test_an_unknown_quantity_is_refused() -> None:
                 "layers.1.self_attn, head 1 on “w3”",
             ],
         ),
-        (["--of", "head-entries"], ["Entries on “w3”", "of 32 entries have a higher mean"]),
+        (["--of", "head-entries"], ["Entries on “w3”", "of the unit's 16 entries have a h"]),
     ],
 )
 def test_the_command_measures_what_is_asked(
