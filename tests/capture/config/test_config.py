@@ -179,7 +179,10 @@ def test_every_group_of_settings_is_documented_and_frozen():
         ("capture.units=[]", "capture.units: is empty, must hold at least one pattern."),
         ("capture.units=7", "capture.units: got 7, must be a list, each text."),
         ("capture={}", "capture: got '{}', must be a group of keys: record, units, "),
-        ("capture.outliers=5", "capture.outliers: got 5, must be a group of keys: enabled, k, scope."),
+        (
+            "capture.outliers=5",
+            "capture.outliers: got 5, must be a group of keys: enabled, k, scope.",
+        ),
         ("run.uri=", "run.uri: is empty, must name a folder or a prefix."),
         ("run.uri=${oc.env:HOME}", "run.uri: got '${oc.env:HOME}'; interpolations are not supp"),
         ("run.seed=[", "run.seed: got '[', which is not valid YAML."),
