@@ -20,7 +20,7 @@ from capture.config.records import FactorConfig
 from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
-from capture.custom_loop.ranks.beginning import BEGIN, begin_run, ranks_and_datums
+from capture.custom_loop.ranks.beginning import BEGIN, begin_run, steps_before
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
 from capture.custom_loop.ranks.loop_state import state_of
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
@@ -195,7 +195,7 @@ def record(
         last = done[-1] if done else require_start(target)
         settings = own.config.training.optimizer
         checkpoints = LoopCheckpoints(target, state, settings, last)
-        loop = RecordedLoop(ranks, checkpoints, wrapper, ranks_and_datums(target, last))
+        loop = RecordedLoop(ranks, checkpoints, wrapper, steps_before(target, last))
         stack.enter_context(without_compilation())
         with Recording(
             recorder, own.config, model, optimizer, own.units, own.tables, loop

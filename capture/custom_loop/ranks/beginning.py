@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -101,18 +102,27 @@ def require_visible(target: Store, start: str, may_commit: Callable[[], None]) -
     may_commit()
 
 
-def ranks_and_datums(target: Store, last: Marker) -> dict[int, int]:
-    """Return the number of ranks of a segment → its largest number of datums in a step.
+@dataclass(frozen=True)
+class StepsBefore:
+    """How the steps of a run's last segment were taken."""
 
-    Empty if the segment is the start of the run.
+    num_ranks: int
+    counts: frozenset[int]
+    """Numbers of datums in a step, over all ranks."""
+
+
+def steps_before(target: Store, last: Marker) -> StepsBefore | None:
+    """Return how a segment's steps were taken; None if the segment is the start of the run.
+
+    The number of ranks is 1 for a run that stores neither outliers nor factors, which does not say.
     """
     if not last.files_of("steps"):
-        return {}
+        return None
     file = last.files_of("steps")[0]
     rows = shards.decode(target.get(file.key), f"{target.uri}/{file.key}")
     keys = [each.key for kind in ("outliers", "factors") for each in last.files_of(kind)]
     workers = {found[1] for key in keys if (found := re.search(r"-w(\d+)", key))}
-    return {max(1, len(workers)): max(map(len, rows["datums"].to_pylist()))}
+    return StepsBefore(max(1, len(workers)), frozenset(map(len, rows["datums"].to_pylist())))
 
 
 def first_position(store: Store, last: Marker) -> StepPosition:

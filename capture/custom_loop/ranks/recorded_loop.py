@@ -1,12 +1,15 @@
 """The loop that is recorded, as its ranks train it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 
 from capture.custom_loop.ranks.agreement import Ranks
+from capture.custom_loop.ranks.beginning import StepsBefore
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
 from capture.custom_loop.ranks.wrappers import DDP
 from capture.errors import RunError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,8 @@ class RecordedLoop:
     checkpoints: LoopCheckpoints
     wrapper: DDP | None
     """What averages the gradients over ranks; None for a single rank."""
-    recorded: Mapping[int, int] = field(default_factory=dict)
-    """Number of ranks of the last segment → its largest number of datums in a step; empty if
-    nothing is recorded yet."""
+    before: StepsBefore | None
+    """How the run's last segment was recorded; None if nothing is recorded yet."""
 
     def require_no_join(self) -> None:
         """Raise ``RunError`` within ``wrapper.join()``: some ranks take more steps than others."""
@@ -31,14 +33,20 @@ class RecordedLoop:
     def require_same_batch(self, num_datums: int, where: str) -> None:
         """Raise ``RunError`` if a run goes on with other ranks and other batches.
 
-        ``num_datums``: of the first step. Training itself would change.
+        ``num_datums``: of the first step, over all ranks. Training itself would change. With as
+        many ranks as before, a warning is logged: the step may be the last of an epoch.
         """
-        size = self.ranks.size
-        for before, datums in self.recorded.items():
-            if before != size and num_datums != datums:
-                problem = (
-                    f"has {num_datums} datums (ranks: {size}), but the steps before have {datums} "
-                    f"(ranks: {before}), so that training itself would change"
-                )
-                remedy = "Choose batches so that all ranks together have as many datums in a step"
-                raise RunError(where, problem, remedy)
+        size, before = self.ranks.size, self.before
+        if before is None or num_datums == max(before.counts):
+            return
+        problem = (
+            f"has {num_datums} datums (ranks: {size}), but the steps before have "
+            f"{max(before.counts)} (ranks: {before.num_ranks})"
+        )
+        if before.num_ranks != size:
+            remedy = "Choose batches so that all ranks together have as many datums in a step"
+            raise RunError(where, f"{problem}, so that training itself would change", remedy)
+        if num_datums not in before.counts and self.ranks.rank == 0:
+            LOG.warning(
+                "%s: %s. Unless an epoch ends here, training itself changes", where, problem
+            )

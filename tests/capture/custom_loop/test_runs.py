@@ -209,6 +209,20 @@ def test_a_run_without_steps_is_restored_at_step_0(tmp_path):
             assert recorder.restore() == 0
 
 
+@pytest.mark.parametrize(("number", "said"), [(2, True), (3, False)])
+def test_a_run_that_goes_on_with_other_batches_is_told_so(tmp_path, number, said, caplog):
+    interrupted(uri(tmp_path))
+    model, optimizer = fresh()
+    with record(model, optimizer, run=uri(tmp_path), resume=True, **DATUMS | SETTINGS) as recorder:
+        recorder.restore()
+        recorder.datums(range(number))
+        loss_of(model, tokens()[:number]).backward()
+        optimizer.step()
+    wanted = "step 4: has 2 datums (ranks: 1), but the steps before have 3 (ranks: 1). Unless an"
+    assert (wanted in caplog.text) == said
+    assert open_run(uri(tmp_path)).steps_done == 5
+
+
 def test_resuming_with_other_weights_is_refused(tmp_path):
     interrupted(uri(tmp_path))
     with pytest.raises(RunError, match=r"continues after step 3, but embedding\.weight differs"):
