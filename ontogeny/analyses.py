@@ -13,8 +13,10 @@ from os import PathLike
 from analysis.ablation.ablate import ablate as ablate_run
 from analysis.ablation.ablate import write_ablation
 from analysis.ablation.config import AblationConfig
+from analysis.ablation.config import require_asked as require_ablated
 from analysis.ablation.tables import Ablation
 from analysis.activations.config import ActivationConfig
+from analysis.activations.config import require_asked as require_measured
 from analysis.activations.tables import Activations, write_activations
 from analysis.activations.tables import activations as measure_activations
 from analysis.attribution.attribute import attribute as attribute_run
@@ -135,6 +137,7 @@ def ablate(
         [['layers.1.linear2.weight', 3]]
     """
     opened, chosen = opened_run(run), config or AblationConfig()
+    require_ablated(opened, chosen)
     return Keep(save, name, replace).answer(
         opened,
         Question.of("ablate", chosen),
@@ -177,6 +180,7 @@ def activations(
         True
     """
     opened, chosen = opened_run(run), config or ActivationConfig()
+    require_measured(opened, chosen)
     return Keep(save, name, replace).answer(
         opened,
         Question.of("activations", chosen),

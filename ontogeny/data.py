@@ -12,8 +12,14 @@ from analysis.behaviour.behaviour import (
     analyse_behaviour,
     write_behaviour,
 )
-from analysis.behaviour.predicates import Predicate
-from analysis.bigrams.bigrams import BigramConfig, BigramTables, find_bigrams, write_bigrams
+from analysis.behaviour.predicates import Predicate, require_known
+from analysis.bigrams.bigrams import (
+    BigramConfig,
+    BigramTables,
+    find_bigrams,
+    require_token,
+    write_bigrams,
+)
 from analysis.faithfulness.confirm import ConfirmConfig, Confirmed
 from analysis.faithfulness.confirm_behaviour import confirm_behaviour, require_confirmable
 from analysis.jobs.question import Question
@@ -65,6 +71,7 @@ def behaviour(
         >>> moved = ontogeny.behaviour("runs/demo", ontogeny.Predicate(contains="w3"))
     """
     opened, chosen = opened_run(run), config or BehaviourConfig()
+    require_known(opened, predicate)
 
     def compute() -> Behaviour:
         if confirm is None:
@@ -110,6 +117,7 @@ def bigrams(
         5
     """
     opened, chosen = opened_run(run), config or BigramConfig()
+    require_token(opened, chosen)
     return Keep(save, name, replace).answer(
         opened,
         Question.of("bigrams", chosen),

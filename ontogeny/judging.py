@@ -5,6 +5,7 @@ from os import PathLike
 from typing import Any
 
 from analysis.influence.drift.along import Drift, DriftConfig, measure_drift, write_drift
+from analysis.influence.drift.moments import require_matrix
 from analysis.influence.judge.judge import (
     JudgeConfig,
     judge,
@@ -164,6 +165,7 @@ def drift(
         True
     """
     opened = opened_run(run)
+    require_matrix(opened, config.unit)
     report = progress or (lambda done, wanted: None)
     question = Question.of("drift", config)
     return Keep(save, name, replace).answer(

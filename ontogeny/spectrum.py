@@ -4,6 +4,7 @@ from os import PathLike
 
 from analysis.run.run import Run
 from analysis.spectra.config import SpectrumConfig
+from analysis.spectra.reading import chosen_layout
 from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
 from analysis.spectra.tables import Spectrum
 from ontogeny.answers import Keep, Progress, opened_run
@@ -49,6 +50,7 @@ def spectrum(
         True
     """
     opened, chosen = opened_run(run), config or SpectrumConfig()
+    chosen_layout(opened, chosen.units)
 
     def compute() -> Spectrum:
         report = progress or (lambda done, wanted: None)

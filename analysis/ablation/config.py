@@ -144,6 +144,13 @@ def choose_subjects(
     )
 
 
+def require_asked(run: Run, config: AblationConfig) -> None:
+    """Raise what ``choose_subjects`` raises for the attribution and the subjects asked for."""
+    require_attribution(run, config.attribution)
+    if config.only:
+        require_subjects(run.parted(), parse_subjects(config.only, config.level))
+
+
 def require_attribution(run: Run, name: str) -> None:
     """Raise ``RunError`` unless the attribution of this name has all tables that ablation reads."""
     job = table_set(attribution_tables.JOB, name)

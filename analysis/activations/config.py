@@ -120,6 +120,14 @@ class ComparisonChoice:
     """Frequent words drawn at random, to compare with."""
 
 
+def require_asked(run: Run, config: ActivationConfig) -> None:
+    """Raise what ``require_known`` raises for the tokens and the neuron that are asked for."""
+    for token in config.tokens:
+        token_id(run.tokens, token)
+    if config.neuron is not None:
+        require_known(run, run.parted(config.step), config)
+
+
 def require_known(run: Run, model: KnownModel, config: ActivationConfig) -> None:
     """Raise ``UnitError`` or ``ConfigError`` for an unknown neuron or token."""
     if not units_of(model, config.quantity):

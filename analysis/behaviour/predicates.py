@@ -51,6 +51,16 @@ class Predicate:
         return f"have text that matches {self.regex!r}"
 
 
+def require_known(run: Run, predicate: Predicate) -> None:
+    """Raise what ``select_datums`` raises, without a look at the datums."""
+    for token in (predicate.contains, predicate.target):
+        if token is not None:
+            token_id(run.tokens, token)
+    if predicate.regex is not None:
+        matches_regex(pa.array([""]), predicate.regex)
+    is_listed(run, predicate.datums or ())
+
+
 def select_datums(run: Run, predicate: Predicate) -> np.ndarray:
     """Whether each training datum shows the behaviour, bool [N].
 

@@ -94,6 +94,11 @@ def write_bigrams(
     write_tables(run, table_set(JOB, name), vars(found), TABLES, question)
 
 
+def require_token(run: Run, config: BigramConfig) -> int | None:
+    """Return the id of the first token that is asked for; ``ConfigError`` if the run lacks it."""
+    return None if config.token is None else token_id(run.tokens, config.token)
+
+
 class BigramSearch:
     """Answers one ``BigramConfig`` for one run."""
 
@@ -101,7 +106,7 @@ class BigramSearch:
         self.run = run
         self.config = config
         self.steps = wanted_steps(run, config)
-        self.token = None if config.token is None else token_id(run.tokens, config.token)
+        self.token = require_token(run, config)
         self.report = report
         self.done = 0
 

@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
     """The ablation of a configuration, of which ``rows`` rows are printed."""
     from analysis.ablation.ablate import ablate, write_ablation
+    from analysis.ablation.config import require_asked
     from analysis.ablation.subjects import NOUNS
     from analysis.ablation.tables import Ablation
     from analysis.jobs.question import Question
@@ -127,4 +128,8 @@ def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
         console.print(f"Attribution: analysis/{job} ({asked})", markup=False)
 
     question = Question.of("ablate", config)
-    return Analysis(lambda run: question, compute, write_ablation, show)
+
+    def check(run: Run) -> None:
+        require_asked(run, config)
+
+    return Analysis(lambda run: question, compute, write_ablation, show, check)

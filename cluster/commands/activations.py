@@ -55,7 +55,7 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.activations.config import ActivationConfig
+    from analysis.activations.config import ActivationConfig, require_asked
     from analysis.activations.tables import activations, write_activations
     from analysis.jobs.question import Question
     from cluster.terminal.activation_tables import show_activations
@@ -78,5 +78,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show_activations(console, found, rows=arguments.rows)
 
     question = Question.of("activations", config)
-    found = Analysis(lambda run: question, compute, write_activations, show)
+
+    def check(run: "Run") -> None:
+        require_asked(run, config)
+
+    found = Analysis(lambda run: question, compute, write_activations, show, check)
     return run_analysis(arguments, console, found)

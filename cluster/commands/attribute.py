@@ -172,7 +172,6 @@ def attribution(
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Attribution":
         config = choose(run)
-        check_focus(run, config, focus)
         if confirmation is not None:
             require_confirmable(run, config.level)
         compute_lifetimes(run, counting, wanted=config.lifetime)
@@ -192,7 +191,10 @@ def attribution(
         configs = [choose(run)] if confirmation is None else [Confirmed(confirmation), choose(run)]
         return Question.of("attribute", *configs)
 
-    return Analysis(question, compute, write_attribution, show)
+    def check(run: "Run") -> None:
+        check_focus(run, choose(run), focus)
+
+    return Analysis(question, compute, write_attribution, show, check)
 
 
 def one_parameter(config: "ParameterConfig", rows: int) -> "Analysis[ParameterTokens]":

@@ -48,9 +48,7 @@ def add(commands: "Commands") -> None:
     text = "what is shown, default rows"
     made.add_argument("--measure", choices=MEASURES, default="rows", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
-    text = (
-        "silence the heads and neurons that were moved most, and some others, on held-out text"
-    )
+    text = "silence the heads and neurons that were moved most, and some others, on held-out text"
     made.add_argument("--confirm", action="store_true", help=text)
     add_model(made)
     add_lifetime(made)
@@ -62,7 +60,7 @@ def add(commands: "Commands") -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.behaviour.behaviour import BehaviourConfig, analyse_behaviour, write_behaviour
-    from analysis.behaviour.predicates import Predicate
+    from analysis.behaviour.predicates import Predicate, require_known
     from analysis.faithfulness.confirm import ConfirmConfig, Confirmed
     from analysis.faithfulness.confirm_behaviour import confirm_behaviour, require_confirmable
     from analysis.jobs.question import Question
@@ -102,7 +100,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     asked = (predicate, config, Confirmed(confirmation)) if confirmation else (predicate, config)
     question = Question.of("behaviour", *asked)
-    found = Analysis(lambda run: question, compute, write_behaviour, show)
+
+    def check(run: "Run") -> None:
+        require_known(run, predicate)
+
+    found = Analysis(lambda run: question, compute, write_behaviour, show, check)
     return run_analysis(arguments, console, found)
 
 

@@ -43,7 +43,7 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.bigrams.bigrams import BigramConfig, find_bigrams, write_bigrams
+    from analysis.bigrams.bigrams import BigramConfig, find_bigrams, require_token, write_bigrams
     from analysis.jobs.question import Question
     from cluster.terminal.bigram_tables import show_bigrams
 
@@ -65,5 +65,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show_bigrams(console, run, found, rows=config.top)
 
     question = Question.of("bigrams", config)
-    found = Analysis(lambda run: question, compute, write_bigrams, show)
+
+    def check(run: "Run") -> None:
+        require_token(run, config)
+
+    found = Analysis(lambda run: question, compute, write_bigrams, show, check)
     return run_analysis(arguments, console, found)

@@ -29,7 +29,7 @@ Counting = Callable[[str, str], AbstractContextManager[Report]]
 
 @dataclass(frozen=True)
 class Analysis(Generic[Found]):
-    """One analysis with its options chosen: four functions that ``perform`` calls in turn."""
+    """One analysis with its options chosen: functions that ``perform`` calls, ``check`` first."""
 
     question: "Callable[[Run], Question]"
     """What the tables answer; its command is the job."""
@@ -38,6 +38,8 @@ class Analysis(Generic[Found]):
     """Stores the tables in ``run.tables``; the last argument is the name of the set."""
     show: "Callable[[Console, Run, Found], None]"
     """Prints the tables; not called with ``--quiet``."""
+    check: "Callable[[Run], object]" = lambda run: None
+    """Raises for names that the run does not have, before its tables are looked at."""
 
 
 def add_tables(made: argparse.ArgumentParser) -> None:
@@ -109,14 +111,15 @@ def perform(
 ) -> Found:
     """Compute on the machines chosen, write the tables, then print them unless ``quiet``.
 
-    Raises ``RunError`` without a committed step, and what ``claim`` raises, before anything is
-    computed.
+    Raises ``RunError`` without a committed step, and what ``check`` and ``claim`` raise, before
+    anything is computed.
     """
     from analysis.jobs.claims import claim
     from analysis.jobs.tables import table_set
     from cluster.terminal.progress import counting
 
     run.require_shards("steps")
+    analysis.check(run)
     question = analysis.question(run)
     claim(run, question, name, replace=replace)
     found = analysis.compute(run, on, partial(counting, console, quiet=quiet))

@@ -83,6 +83,7 @@ def add_what_is_said(made: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.spectra.config import SpectrumConfig
+    from analysis.spectra.reading import chosen_layout
     from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
     from cluster.options.machines import retraining_sweep
     from cluster.terminal.dynamics.spectrum import show_spectrum
@@ -116,7 +117,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show_spectrum(console, run, found, config, rows=arguments.rows)
 
     question = spectrum_question(config)
-    answer = Analysis(lambda run: question, compute, write_spectrum, show)
+
+    def check(run: "Run") -> None:
+        chosen_layout(run, config.units)
+
+    answer = Analysis(lambda run: question, compute, write_spectrum, show, check)
     return run_analysis(arguments, console, answer)
 
 

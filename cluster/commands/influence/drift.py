@@ -46,6 +46,7 @@ def add(commands: "Commands") -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.influence.drift.along import DriftConfig, measure_drift, write_drift
+    from analysis.influence.drift.moments import require_matrix
     from analysis.jobs.question import Question
     from cluster.terminal.influence.drift import show_drift
 
@@ -66,5 +67,9 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show_drift(console, found, config, rows=arguments.rows)
 
     question = Question.of("drift", config)
-    answer = Analysis(lambda run: question, compute, write_drift, show)
+
+    def check(run: "Run") -> None:
+        require_matrix(run, config.unit)
+
+    answer = Analysis(lambda run: question, compute, write_drift, show, check)
     return run_analysis(arguments, console, answer)
