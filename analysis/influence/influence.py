@@ -30,6 +30,8 @@ from analysis.run.run import Run
 from capture.errors import RunError
 
 Counting = Callable[[int, int], None]
+MODEL_FREE = ("bm25", "common-tokens", "random")
+"""Methods that neither replay steps nor evaluate the model: all that custom loops have."""
 
 
 def compute_influence(
@@ -56,11 +58,13 @@ def compute_influence(
             influence under SGD without momentum. By default this process. Changes no number.
 
     Raises:
-        RunError: The run cannot be replayed or lacks the steps; a query is not finite.
+        RunError: The run is one of a custom loop and the method needs its model or its steps; it
+            lacks the steps; a query is not finite.
         ConfigError: A query does not depend on the weights; a bound on memory is too low.
         InfluenceError: The adjoint is not finite: training is chaotic.
         ReplayError: Replay on this machine does not arrive at the stored checkpoints.
     """
+    require_method(run, config.method)
     if config.method not in SWEEPS:
         found = scored_tables(run, queries, config, BASELINES[config.method](run, queries))
         report(1, 1)
@@ -87,6 +91,14 @@ def compute_influence(
         report(next(counted), wanted)
 
     return confirmed(run, queries, tables, sums.total_QD, config, retrained, keep=resumable)
+
+
+def require_method(run: Run, method: str) -> None:
+    """Raise ``RunError`` for a run of a custom loop, unless the method is free of the model."""
+    if run.from_custom_loop and method not in MODEL_FREE:
+        problem = "was recorded in a custom training loop, for which influence has no method"
+        remedy = f"Use --method {', '.join(MODEL_FREE[:-1])} or {MODEL_FREE[-1]}"
+        raise RunError(run.uri, f"{problem} {method}", f"{remedy}, or a run of ontogeny capture")
 
 
 def steps_backward(

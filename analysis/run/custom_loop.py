@@ -80,6 +80,26 @@ def number_texts(count: int) -> pa.Array:
 
 
 def no_model_error(uri: str) -> RunError:
+    """The error of a question that a model passed by the user would answer."""
     problem = "was recorded in a custom training loop, and only its code can build the model"
-    remedy = "Pass it: open_run(…, model=…), or --model MODULE:FUNCTION where a command has it"
+    remedy = "Pass it: open_run(…, model=…), or --model MODULE:FUNCTION"
     return RunError(uri, problem, remedy)
+
+
+def unbuilt_model_error(uri: str) -> RunError:
+    """The error of a question that takes no model of the user."""
+    problem = "was recorded in a custom training loop, and only its code can build the model"
+    remedy = "This needs a run of ontogeny capture. A model of yours can be passed to ablate, "
+    remedy += "activations, attribute, faithfulness and run.parted"
+    return RunError(uri, problem, remedy)
+
+
+def instead_of_replay(*, recorded: bool) -> str:
+    """Say what a run whose steps cannot be replayed can answer; ``recorded``: it has factors."""
+    if recorded:
+        remedy = "Its factors give gradients, lifetime shifts and spectra of gradients"
+    else:
+        remedy = "Record factors while it trains: ontogeny.record or ontogeny.Callback(…, factors="
+        remedy += "ontogeny.FactorConfig(enabled=True)). They give gradients, lifetime shifts and "
+        remedy += "spectra of gradients"
+    return f"{remedy}. What replays steps needs a run of ontogeny capture"

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
+from analysis.run import custom_loop
 from analysis.run.scan import REMEDY, Shard, promising_groups
 from analysis.run.shift_tables import nearest
 from capture.errors import ConfigError, RunError, ShardError, UnitError
@@ -129,7 +130,7 @@ class Gradients:
             return read_replayable_run(self.store)
         except ConfigError:
             problem = "was recorded in a custom training loop, whose steps cannot be replayed"
-            remedy = "Record factors while it trains: ontogeny.record(…, factors=…)"
+            remedy = custom_loop.instead_of_replay(recorded=bool(self.factors))
             raise RunError(self.uri, problem, remedy) from None  # says the same
 
     def replay(self, step: int, lacking: str) -> "ReplayedStep":

@@ -166,7 +166,7 @@ class StoredRun:
         Raises ``RunError`` for a run of a custom loop, whose model is not known.
         """
         if self.from_custom_loop:
-            raise custom_loop.no_model_error(self.uri)
+            raise custom_loop.unbuilt_model_error(self.uri)
         shape = {"vocabulary": self.num_tokens, "window": self.config.corpus.window}
         checkpoint.require_model_fits(self.store, self.config.model, **shape)
         return build_model(self.config.model, **shape, seed=0, scored=self.config.corpus.scored)

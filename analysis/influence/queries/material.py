@@ -22,7 +22,7 @@ from analysis.run.stored_run import Split
 from capture.corpus.datums import WORDS
 from capture.corpus.text import basic_english
 from capture.corpus.tokenizer import HFTokenizer
-from capture.errors import ConfigError
+from capture.errors import ConfigError, RunError
 from capture.models.huggingface import stored_transposed
 from capture.models.perceptron import Perceptron
 from capture.models.transformer import AnyModel, LanguageModel
@@ -122,7 +122,15 @@ class QueryMaterial:
             return mean_states(self.model, self.text("train").token_NT, sites)
 
     def text(self, split: Split) -> SplitText:
-        """Return inputs and targets of a split; raise ``RunError`` if the run lacks it."""
+        """Return inputs and targets of a split.
+
+        Raises ``RunError`` if the run lacks it, and for datums of different length.
+        """
+        if self.run.length_N is not None:
+            problem = "has datums of different length, about which no query can ask"
+            raise RunError(
+                self.run.uri, problem, "Record datums of one length, such as packed text"
+            )
         return SplitText.of(self.run, split)
 
     @cached_property

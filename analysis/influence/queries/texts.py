@@ -130,14 +130,18 @@ class SplitQuery(Specification):
 
     kind: ClassVar[str] = "loss"
     split: str = ""
-    """Default: validation, else test, else train."""
+    """Default: validation, else test."""
 
     def title(self) -> str:
         return f"{self.split or 'held-out'} loss"
 
     def build(self, material: QueryMaterial) -> Query:
-        """Raises ``RunError`` for a split that the run lacks."""
-        text = material.text(chosen_split(material, self.split))
+        """Raises ``RunError`` for a split that the run lacks, or without any held-out text."""
+        split = chosen_split(material, self.split)
+        if not self.split and split == "train":
+            problem = "has no held-out text, which loss asks about by default"
+            raise RunError(material.run.uri, problem, "Ask for loss:train")
+        text = material.text(split)
         return self.query(mean_loss(material, text.token_NT, text.target_NT), "lower")
 
 
