@@ -1,7 +1,8 @@
 """Run studies of training: ``python -m benchmarks.studies [NAME …]``, or ``make studies``.
 
 Each study trains small models below ``--runs``, measures them, checks what its page in
-docs/studies/ says, and prints the figures. With ``--write`` the results go to
+docs/studies/ says, and prints the figures. ``--seeds 0`` trains one seed only, to see that a study
+works; its claims are then those of that seed. With ``--write`` the results go to
 benchmarks/results/studies/ and figures and plot to the page. ``--again`` makes the pages from the
 stored results and trains nothing. The command ends with 1 if a claim does not hold.
 ``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST`` and runs only if it is named.
@@ -11,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -61,22 +63,45 @@ def report(study: Study, results: Results) -> bool:
     return all(claims.values())
 
 
-def main() -> int:
+def seeds_problem(study: Study, seeds: Sequence[int]) -> str:
+    """Return why a study cannot be measured with these seeds; empty if it can."""
+    if not study.seeds:
+        return f"{study.name} has no seeds to choose; leave out --seeds"
+    if len(set(seeds)) < len(seeds):
+        return f"--seeds: got {seeds}, want each seed once"
+    if len(seeds) < study.fewest:
+        return f"{study.name} compares runs; pass --seeds with {study.fewest} seeds or more"
+    return ""
+
+
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where runs go")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch, default 2")
-    parser.add_argument("--write", action="store_true", help="write results and pages")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="SEED", help="train these only, default: the page's"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write results and pages, in place of the stored ones"
+    )
     parser.add_argument("--again", action="store_true", help="use the stored results")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.names) - {*NAMES, *WITH_DATA}:
+    arguments = parser.parse_args(words)
+    names = arguments.names or NAMES
+    if unknown := set(names) - {*NAMES, *WITH_DATA}:
         known = ", ".join((*NAMES, *WITH_DATA))
         parser.error(f"no study {', '.join(sorted(unknown))}; choose from {known}")
+    if arguments.seeds and (arguments.write or arguments.again):
+        parser.error("--seeds goes with neither --write nor --again: a page is of all its seeds")
+    for study in map(study_of, names) if arguments.seeds else ():
+        if problem := seeds_problem(study, arguments.seeds):
+            parser.error(problem)
     torch.set_num_threads(arguments.threads)
     good = True
-    for name in arguments.names or NAMES:
+    for name in names:
         study, start = study_of(name), time.monotonic()
-        results = stored_results(name) if arguments.again else study.measure(arguments.runs)
+        seeds = arguments.seeds or study.seeds
+        results = stored_results(name) if arguments.again else study.measure(arguments.runs, seeds)
         good &= report(study, results)
         print(f"{name}: {time.monotonic() - start:.0f} seconds", flush=True)
         if arguments.write:

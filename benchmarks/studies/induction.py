@@ -8,8 +8,6 @@ Source: Olsson et al. 2022, "In-context learning and induction heads".
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 import ontogeny
 from analysis.trajectory.tables import Trajectory
 from benchmarks.studies.drawing import curves_figure
@@ -29,8 +27,8 @@ SETTINGS = (
 )
 
 
-def measure(folder: Path) -> Results:
-    return {"seeds": [measured(folder, seed) for seed in SEEDS]}
+def measure(folder: Path, seeds: Sequence[int]) -> Results:
+    return {"seeds": [measured(folder, seed) for seed in seeds]}
 
 
 def measured(folder: Path, seed: int) -> Results:
@@ -48,7 +46,7 @@ def measured(folder: Path, seed: int) -> Results:
     changes = ontogeny.transitions(run, asked)
     copying = found.series("copying")
     curves = {pattern: found.series(pattern, head) for pattern, head in heads.items()}
-    ablation = {head: found.series("head_ablation", head)["value"].iloc[-1] for head in names()}
+    ends = {head: found.series("head_ablation", head).iloc[-1] for head in names()}
     return {
         "seed": seed,
         "steps": copying["step"].tolist(),
@@ -58,7 +56,9 @@ def measured(folder: Path, seed: int) -> Results:
         "heads": heads,
         "curves": {pattern: rows["value"].tolist() for pattern, rows in curves.items()},
         "null": float(curves["induction"]["null"].iloc[0]),
-        "ablation": {head: float(value) for head, value in ablation.items()},
+        "ablation": {head: float(row["value"]) for head, row in ends.items()},
+        "ablation_error": {head: float(row["standard_error"]) for head, row in ends.items()},
+        "ablation_n": int(ends[heads["induction"]]["n"]),
         "transitions": verdicts(changes.curves),
         "order": order(changes.order, heads),
     }
@@ -103,7 +103,21 @@ def claims(results: Results) -> dict[str, bool]:
         "in no seed does a head of the first layer become a previous-token head": all(
             max(own["curves"]["previous_token"]) < 5 * own["null"] for own in every
         ),
+        "in every seed the loss without each head is higher, by an interval above 0": all(
+            ablation_interval(own, head)[0] > 0 for own in every for head in names()
+        ),
+        "in one seed a head of the first layer costs more than the induction head": any(
+            ablation_interval(own, head)[0] > ablation_interval(own, own["heads"]["induction"])[1]
+            for own in every
+            for head in names([0])
+        ),
     }
+
+
+def ablation_interval(own: Results, head: str) -> tuple[float, float]:
+    """Return the 95 % interval of the loss increase without a head."""
+    value, half = own["ablation"][head], 1.96 * own["ablation_error"][head]
+    return value - half, value + half
 
 
 def blocks(results: Results) -> Blocks:
@@ -157,17 +171,17 @@ def order_table(every: list[Results]) -> list[str]:
 
 
 def ablation_table(every: list[Results]) -> list[str]:
+    """Return the increase of the loss without each head, ± its 95 % interval over sequences."""
     rows = []
     for own in every:
-        induction = own["heads"]["induction"]
-        first, second = (
-            [own["ablation"][head] for head in names([layer]) if head != induction]
-            for layer in range(LAYERS)
-        )
-        cells = (own["ablation"][induction], np.mean(second), np.mean(first), max(first))
-        rows.append([str(own["seed"]), induction, *(f"{value:.2f}" for value in cells)])
-    head = ["seed", "induction head", "without it", "without another of the second layer, mean"]
-    return table([*head, "without one of the first, mean", "largest of these"], rows)
+        cells = [
+            f"{own['ablation'][head]:.2f} ± {1.96 * own['ablation_error'][head]:.2f}"
+            for head in names()
+        ]
+        rows.append([str(own["seed"]), str(own["ablation_n"]), own["heads"]["induction"], *cells])
+    return table(
+        ["seed", "n", "strongest induction head", *(f"without {n}" for n in names())], rows
+    )
 
 
 def draw(results: Results, path: Path) -> None:
@@ -182,4 +196,4 @@ def draw(results: Results, path: Path) -> None:
     curves_figure(panels, path, logarithmic=False)
 
 
-STUDY = Study("induction", measure, claims, blocks, draw)
+STUDY = Study("induction", measure, claims, blocks, draw, SEEDS)

@@ -7,6 +7,7 @@ Source: the wish at the end of "Performing an SVD on a time-series matrix of gra
 mazes of Langosco et al. 2022. Shapes: S checkpoint, P entry of the weights, K direction.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ DRAWS = 5
 SPLITS = {"validation": "corner", "test": "anywhere"}
 
 
-def measure(folder: Path) -> Results:
-    return {"seeds": [measured(folder, seed) for seed in SEEDS]}
+def measure(folder: Path, seeds: Sequence[int]) -> Results:
+    return {"seeds": [measured(folder, seed) for seed in seeds]}
 
 
 def measured(folder: Path, seed: int) -> Results:
@@ -209,4 +210,4 @@ def draw(results: Results, path: Path) -> None:
     curves_figure(panels, path, logarithmic=False)
 
 
-STUDY = Study("maze", measure, claims, blocks, draw)
+STUDY = Study("maze", measure, claims, blocks, draw, SEEDS)

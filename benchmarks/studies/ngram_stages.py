@@ -8,6 +8,7 @@ Source: Belrose et al. 2024, "Neural networks learn statistics of increasing com
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def text_settings() -> tuple[str, list[str]]:
     return "Python's language reference", ["corpus.kind=python-reference"]
 
 
-def measure(folder: Path) -> Results:
+def measure(folder: Path, seeds: Sequence[int]) -> Results:
     name, settings = text_settings()
-    every = [measured(folder, seed, settings) for seed in SEEDS]
+    every = [measured(folder, seed, settings) for seed in seeds]
     return {"text": name, "seeds": every}
 
 
@@ -180,4 +181,4 @@ def draw(results: Results, path: Path) -> None:
     curves_figure([lines, losses], path, logarithmic=True)
 
 
-STUDY = Study("ngram-stages", measure, claims, blocks, draw)
+STUDY = Study("ngram-stages", measure, claims, blocks, draw, SEEDS)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from analysis.spectra.concentration import numbers_of
 from analysis.trajectory.metrics.fourier import gini, powers
+from benchmarks.studies.study import Results, half_width, percent, step_of, table
 from ontogeny import Run
 
 MOST = 6
@@ -79,3 +80,76 @@ def snapshot_spectrum(
         "whole": {str(at): score(split(weight_SP[steps.index(at)], shapes)) for at in judged_at},
         "directions": found,
     }
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def removals_of(own: Results) -> list[tuple[int, float, float]]:
+    """Return direction (from 1), and accuracy with and without it, for each step that is judged."""
+    found = own["snapshots"]
+    return [
+        (number, whole, one["without"][step][1])
+        for number, one in enumerate(found["directions"], 1)
+        for step, (_, whole) in found["whole"].items()
+    ]
+
+
+def removal_claims(every: list[Results]) -> dict[str, bool]:
+    """Return what the page says of the directions → whether all seeds have it."""
+    removals = [removal for own in every for removal in removals_of(own)]
+    return {
+        "removing a direction raises the accuracy in no seed and at no step": all(
+            without <= whole for _, whole, without in removals
+        ),
+        "removing the first direction lowers it, by more than both intervals, in every seed": all(
+            without + half_width(without, own["held_out"])
+            < whole - half_width(whole, own["held_out"])
+            for own in every
+            for number, whole, without in removals_of(own)
+            if number == 1
+        ),
+        "the first direction is more concentrated than the others in every seed": all(
+            own["snapshots"]["directions"][0]["gini"] > one["gini"]
+            for own in every
+            for one in own["snapshots"]["directions"][1:]
+        ),
+    }
+
+
+def snapshots_table(every: list[Results]) -> list[str]:
+    rows = []
+    for own in every:
+        found = own["snapshots"]
+        values = ", ".join(f"{value:.2f}" for value in found["values"][1:6])
+        rows.append(
+            [
+                str(own["seed"]),
+                str(found["snapshots"]),
+                str(found["over_cutoff"]),
+                str(found["over_cutoff_centred"]),
+                values,
+            ]
+        )
+    head = ["seed", "checkpoints", "values over 10 %", "mean subtracted", "second to sixth value"]
+    return table(head, rows)
+
+
+def removal_table(every: list[Results]) -> list[str]:
+    """Return each direction's concentration, and loss and accuracy without it."""
+    judged, rows = list(every[0]["snapshots"]["whole"]), []
+    for own in every:
+        found, seed, n = own["snapshots"], str(own["seed"]), own["held_out"]
+        whole = [score_of(found["whole"][step], n) for step in judged]
+        rows.append([seed, "none", "–", "–", *whole])
+        for number, one in enumerate(found["directions"], 1):
+            cells = [score_of(one["without"][step], n) for step in judged]
+            rows.append([seed, str(number), f"{one['gini']:.2f}", step_of(one["centre"]), *cells])
+    head = ["seed", "direction removed", "Gini of its frequencies", "centre, step"]
+    head += [f"held-out loss and accuracy, step {int(step):,}" for step in judged]
+    return table(head, rows)
+
+
+def score_of(pair: list[float], n: int) -> str:
+    """Return loss, and accuracy with its 95 % interval over ``n`` held-out pairs."""
+    return f"{pair[0]:.2f}, {percent(pair[1])} ± {100 * half_width(pair[1], n):.1f}"

@@ -20,13 +20,18 @@ class Study:
 
     name: str
     """Name of the page, docs/studies/NAME.md, and of the results."""
-    measure: Callable[[Path], Results]
-    """Trains below a folder, and returns the results. What is trained there already stays."""
+    measure: Callable[[Path, Sequence[int]], Results]
+    """Trains below a folder with these seeds, and returns the results. What is trained there
+    already stays."""
     claims: Callable[[Results], Mapping[str, bool]]
     """What the page says → whether the results have it."""
     blocks: Callable[[Results], Blocks]
     draw: Callable[[Results, Path], None] | None
     """Draws the page's plot to a PNG file; None if the study has none of its own."""
+    seeds: Sequence[int]
+    """Seeds of the page; empty if the study trains one configuration only."""
+    fewest: int = 1
+    """With fewer seeds the study cannot be measured."""
 
 
 # --- Markdown -------------------------------------------------------------------------------------
@@ -49,6 +54,12 @@ def step_of(number: float) -> str:
 def between(low: float, high: float) -> str:
     """Return an interval of steps."""
     return f"{step_of(low)} to {step_of(high)}"
+
+
+def half_width(share: float, n: int) -> float:
+    """Return half of Wilson's 95 % interval, which has a width at shares of 0 and 1 too."""
+    z = 1.96
+    return z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
 
 
 def mean_and_interval(values: Sequence[float], digits: int = 2) -> str:

@@ -1,16 +1,19 @@
 """Pages of the studies: their figures come from the stored results, whose claims hold."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from benchmarks.studies import __main__ as studies
 from benchmarks.studies import induction, maze
 from benchmarks.studies.__main__ import NAMES, PAGES, RESULTS, WITH_DATA, stored_results, study_of
 from benchmarks.studies.pages import filled, prose
 from benchmarks.studies.snapshots import directions_of
-from benchmarks.studies.study import mean_and_interval
+from benchmarks.studies.study import Study, half_width, mean_and_interval
 
 STORED = [name for name in (*NAMES, *WITH_DATA) if (RESULTS / f"{name}.json").exists()]
 
@@ -90,3 +93,57 @@ def test_the_order_of_two_curves_is_read_either_way_round() -> None:
         pairs = pd.DataFrame([(*row, relation)], columns=pd.Index([*columns, "relation"]))
         assert induction.order(pairs, heads) == wanted
     assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), heads) == {}
+
+
+def test_one_seed_is_enough_to_try_a_study(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def measure(folder: Path, seeds: Sequence[int]) -> dict[str, list[int]]:
+        asked.append((folder, list(seeds)))
+        return {"seeds": list(seeds)}
+
+    def said(results: dict[str, list[int]]) -> dict[str, list[str]]:
+        return {"seeds": [str(results["seeds"])]}
+
+    small = Study("induction", measure, lambda _: {"a claim": True}, said, None, (0, 1, 2))
+    monkeypatch.setattr(studies, "study_of", lambda _: small)
+    monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
+    for words, seeds in (((), [0, 1, 2]), (("--seeds", "1"), [1])):
+        assert studies.main(["induction", "--runs", str(tmp_path), *words]) == 0
+        assert asked.pop() == (tmp_path, seeds)
+    assert "holds: a claim" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["induction", "--seeds", "0", "--write"], "--seeds goes with neither --write nor --again"),
+        (["induction", "--seeds", "0", "--again"], "--seeds goes with neither --write nor --again"),
+        (["induction", "--seeds", "0", "0"], "want each seed once"),
+        (["seeds", "--seeds", "0"], "pass --seeds with 2 seeds or more"),
+        (["mnist-spectrum", "--seeds", "0"], "mnist-spectrum has no seeds to choose"),
+    ],
+)
+def test_seeds_that_a_study_cannot_be_tried_with_are_named(
+    words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        studies.main(words)
+    assert ended.value.code == 2
+    assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_first_command_of_a_page_leaves_the_page_alone(name: str) -> None:
+    assert "--write" not in prose((PAGES / f"{name}.md").read_text())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_an_interval_of_an_accuracy_is_wilsons(share: float) -> None:
+    n = 1685
+    low, high = stats.binomtest(round(share * n), n).proportion_ci(method="wilson")
+    half = half_width(round(share * n) / n, n)
+    np.testing.assert_allclose(half, (high - low) / 2, rtol=1e-3)
