@@ -112,7 +112,8 @@ def evaluation_text(run: Run, config: FaithfulnessConfig) -> tuple[np.ndarray, n
         text_NT = split_texts(run, held_out)
     else:
         problem = "holds no held-out text to evaluate on"
-        remedy = "Evaluate on training text (--text train), or capture with corpus.validation_share"
+        remedy = "Evaluate on training text (--text train)"
+        remedy += "" if run.from_custom_loop else ", or capture with corpus.validation_share"
         raise RunError(run.uri, problem, remedy)
     num_datums = min(len(text_NT[0]), config.max_datums)
     drawn_N = rng.choice(len(text_NT[0]), num_datums, replace=False)
@@ -150,8 +151,23 @@ def measure_effects(
         options = {"num_tokens": run.num_tokens, "report": forward, "sweep": sweep}
         halves.append(log_probability_changes(model, *text, subjects, **options))
     first, second = halves
-    token_W = np.flatnonzero(first.count_V + second.count_V >= config.min_count)
-    if len(token_W) < MIN_TOKENS:
-        problem = f"has too little text: {len(token_W)} tokens are the target of {config.min_count}"
-        raise RunError(run.uri, f"{problem} positions", "Lower --min-count, or hold out more text")
+    token_W = ranked_tokens(first.count_V + second.count_V, config, run.uri)
     return AblationEffects(first, second, token_W)
+
+
+def ranked_tokens(count_V: np.ndarray, config: FaithfulnessConfig, uri: str) -> np.ndarray:
+    """Return the ids of the tokens that are the target at enough positions, ascending.
+
+    ``count_V``: positions of the text by target. Raises ``RunError`` for fewer than ``MIN_TOKENS``.
+    """
+    token_W, kinds = np.flatnonzero(count_V >= config.min_count), np.count_nonzero(count_V)
+    if len(token_W) >= MIN_TOKENS:
+        return token_W
+    if kinds < MIN_TOKENS:
+        problem = f"has too few kinds of tokens to rank: {kinds} are a target in the text, and "
+        remedy = "Evaluate on more datums (--datums), or a run with a larger vocabulary"
+    else:
+        problem = f"has too little text: {len(token_W)} tokens are each the target of at least "
+        problem += f"{config.min_count} positions, and "
+        remedy = "Lower --min-count, or raise --datums, or hold out more text"
+    raise RunError(uri, f"{problem}{MIN_TOKENS} are needed", remedy)

@@ -27,5 +27,9 @@ def obstacle_to_confirmation(run: Run) -> RunError | None:
         return RunError(run.uri, problem, "Leave out --confirm")
     if not held_out_splits(run):
         problem = "holds no held-out text to confirm tokens on"
+        if run.from_custom_loop:
+            problem = f"{problem}, since a custom loop records training datums alone"
+            remedy = "Leave out --confirm; ablate and faithfulness --text train use training text"
+            return RunError(run.uri, problem, remedy)
         return RunError(run.uri, problem, "Capture with corpus.validation_share above 0")
     return None

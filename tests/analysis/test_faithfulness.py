@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -30,11 +31,14 @@ from analysis.faithfulness.ground_truth import (
     draw_neurons,
     evaluation_text,
     measure_effects,
+    ranked_tokens,
 )
 from analysis.faithfulness.methods import ScoringMethod, group_indices, scoring_methods
 from analysis.jobs.tables import read_table
 from analysis.levels import groups_at
+from analysis.run.ablatable import obstacle_to_confirmation
 from analysis.run.run import open_run
+from capture.custom_loop.record import record
 from capture.errors import ConfigError, RunError
 from cluster.cli import main
 from cluster.local.threads import run_job
@@ -232,15 +236,49 @@ def test_settings_are_checked(changes, message):
 def test_too_little_text_is_refused_and_nothing_is_written():
     uri = "memory://faithful-little"
     store = copied(tiny_run(), uri)
-    with pytest.raises(RunError, match="has too little text: 0 tokens are the target of 9999"):
+    wanted = "has too little text: 0 tokens are each the target of at least 9999 positions, and 10 "
+    wanted += r"are needed\. Lower --min-count, or raise --datums"
+    with pytest.raises(RunError, match=wanted):
         faithfulness(open_run(uri), run_job, replace(CONFIG, min_count=9999))
     assert not store.keys("analysis")
+
+
+@pytest.mark.parametrize("min_count", [1, 10])
+def test_a_text_with_few_kinds_of_tokens_is_not_told_to_lower_the_count(min_count: int):
+    """Nine kinds of tokens are too few to rank, however often each comes next."""
+    with pytest.raises(RunError) as caught:
+        ranked_tokens(np.full(9, 50), replace(CONFIG, min_count=min_count), "uri")
+    text = str(caught.value)
+    assert "has too few kinds of tokens to rank: 9 are a target in the text, and 10 are" in text
+    assert "--min-count" not in text
+    assert ranked_tokens(np.full(10, 50), CONFIG, "uri").tolist() == list(range(10))
 
 
 def test_a_run_without_held_out_text_names_the_remedy():
     uri = make_run("memory://all-train", "corpus.validation_share=0", "training.epochs=1")
     with pytest.raises(RunError, match=r"holds no held-out text.*--text train"):
         faithfulness(open_run(uri), run_job, FaithfulnessConfig())
+
+
+def test_a_run_of_a_custom_loop_is_offered_its_training_text_alone():
+    datums = torch.tensor([[1, 2, 3], [3, 1, 2]])
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 4), torch.nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    uri = "memory://faithful-own"
+    with record(model, optimizer, run=uri, datums=datums, vocabulary=list("abcd")) as seen:
+        seen.datums([0, 1])
+        logits = model(datums[:, :-1])
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), datums[:, 1:].flatten()).backward()
+        optimizer.step()
+    run = open_run(uri, model=model)
+    with pytest.raises(RunError, match=r"no held-out text.*--text train") as caught:
+        evaluation_text(run, FaithfulnessConfig())
+    assert "corpus.validation_share" not in str(caught.value)
+    obstacle = obstacle_to_confirmation(run)
+    assert obstacle
+    assert "holds no held-out text to confirm tokens on" in str(obstacle)
+    assert "corpus.validation_share" not in str(obstacle)
+    assert "ablate and faithfulness --text train" in str(obstacle)
 
 
 @pytest.mark.parametrize(("auc", "warned"), [(0.58, True), (0.51, False), (0.4, True)])

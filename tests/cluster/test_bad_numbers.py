@@ -51,8 +51,11 @@ def runs() -> dict[str, str]:
         (f"behaviour {{whole}} --contains w1 --controls {HUGE}", "ask for fewer controls."),
         ("faithfulness {whole} --text nonsense", "got nonsense, must be held-out or train."),
         ("faithfulness {whole} --seed -1", "got -1, must be at least 0."),
-        ("faithfulness {whole} --datums 1", "too little text: 0 tokens are the target of 10"),
-        ("faithfulness {whole} --min-count 10000", "Lower --min-count, or hold out more text."),
+        ("faithfulness {whole} --datums 1", "and 10 are needed."),
+        (
+            "faithfulness {whole} --min-count 10000",
+            "Lower --min-count, or raise --datums, or hold out",
+        ),
         ("capture demo run.uri={nowhere} training.batch=0", "training.batch: got 0, must be"),
         ("capture demo run.uri={nowhere} training.batch=x", "must be a whole number."),
         ("demo run.uri={nowhere} training.epochs=-1", "training.epochs: got -1, must be"),
