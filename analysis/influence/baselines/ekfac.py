@@ -130,7 +130,7 @@ def fit_bases(run: Run, model: AnyModel, names: Sequence[str]) -> dict[str, Laye
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it names torch.cuda.amp.GradScaler
         options: dict[str, Any] = {"cpu": True, "disable_tqdm": True, "output_dir": folder}
-        analyzer = Analyzer("ekfac", prepared, task, log_level=40, **options)
+        analyzer = Analyzer("ekfac", prepared, task, **options)
         arguments = FactorArguments(strategy="ekfac")
         analyzer.fit_all_factors(
             NAME, datums, per_device_batch_size=DATUMS_AT_ONCE, factor_args=arguments

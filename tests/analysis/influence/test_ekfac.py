@@ -66,6 +66,7 @@ def test_without_curvature_it_is_the_dot_product_of_the_layers(monkeypatch: pyte
     np.testing.assert_allclose(found_QD, wanted_QD, rtol=1e-4, atol=1e-6 * abs(wanted_QD).max())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_scores_are_those_of_kronfluence(tmp_path: Path):
     pytest.importorskip("kronfluence")
