@@ -92,6 +92,11 @@ class LocalBackend:
             raise ShardError(where, "is neither a file nor a folder", "Do not trust this run")
         return path
 
+    def file_above(self, key: str) -> Path | None:
+        """Return what stands in the place of a folder above the key, if anything does."""
+        above = next(each for each in (self.root / key).parents if os.path.lexists(each))
+        return None if above.is_dir() else above
+
     def require_inside(self, key: str, path: Path) -> None:
         # The root is resolved as well, because the run itself may be opened through a link.
         if not path.resolve().is_relative_to(self.root.resolve()):

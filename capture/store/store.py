@@ -151,6 +151,9 @@ class Store:
             if may_be_missing and isinstance(error, FileNotFoundError):
                 raise
             where = f"{self.uri}/{key}".rstrip("/")
+            if isinstance(self.backend, LocalBackend) and (file := self.backend.file_above(key)):
+                problem = f"cannot be {done}: {file} is a file, not a folder"
+                raise StoreError(where, problem, "Name another place") from error
             kind = StoreAwayError if error.errno in TRANSIENT_ERRNOS else StoreError
             raise kind(where, f"cannot be {done}: {error}") from error
 

@@ -95,7 +95,12 @@ def add_skip_damaged(made: argparse.ArgumentParser) -> None:
 
 
 def add_overrides(made: argparse.ArgumentParser) -> None:
-    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_any_number(made, "overrides", metavar="key=value", help="settings to change")
+
+
+def add_any_number(made: argparse.ArgumentParser, name: str, *, metavar: str, help: str) -> None:
+    """Add any number of words, also none; only with a default does argparse not require them."""
+    made.add_argument(name, nargs="*", default=[], metavar=metavar, help=help)
 
 
 def add_quiet(made: argparse.ArgumentParser, *, json: bool = False) -> None:

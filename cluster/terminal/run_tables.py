@@ -160,15 +160,17 @@ def sizes(run: Run) -> Table:
 def losses(run: Run) -> Table:
     """Losses by epoch: training (mean over its steps, with dropout) and each held-out split.
 
-    The last column is the last split's perplexity, or its accuracy for a task. Of a run of many
-    epochs some are shown, evenly spread, and the last one.
+    The last column is the last split's perplexity, or its accuracy for a task. Without evaluations
+    only training losses are shown. Of a run of many epochs some are shown, evenly spread, and the
+    last one.
     """
     steps, evaluations = run.steps(), run.evaluations()
     splits = list(evaluations["split"].unique())
     accuracy = "accuracy" in evaluations
     names = (escape(f"{split} loss") for split in splits)
     measure = "accuracy" if accuracy else "perplexity"
-    table = data_table("epoch", "training loss", *names, measure)
+    measures = [measure] if splits else []
+    table = data_table("epoch", "training loss", *names, *measures)
     means = steps.groupby("epoch")["loss"].mean()
     shown = np.unique(np.linspace(0, len(means) - 1, min(MOST_EPOCHS, len(means))).astype(int))
     if len(shown) < len(means):
@@ -177,9 +179,11 @@ def losses(run: Run) -> Table:
         here = evaluations[evaluations["epoch"] == epoch]
         here = here.drop_duplicates("split", keep="last").set_index("split")
         held_out = [f"{here.loc[s, 'loss']:.3f}" if s in here.index else "…" for s in splits]
-        last = "…"
+        cells = [f"{loss:.3f}", *held_out]
         if len(here):
             found = here[measure].iloc[-1]
-            last = f"{found:.1%}" if accuracy else f"{found:.1f}"
-        table.add_row(str(epoch), f"{loss:.3f}", *held_out, last)
+            cells.append(f"{found:.1%}" if accuracy else f"{found:.1f}")
+        elif splits:
+            cells.append("…")
+        table.add_row(str(epoch), *cells)
     return table

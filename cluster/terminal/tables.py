@@ -1,10 +1,11 @@
 """Output that several commands share: tables, lists of tokens, suggested commands."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape, render
 from rich.table import Column, Table
 
@@ -34,12 +35,31 @@ def print_table(console: Console, title: str, table: Table) -> None:
 def fold_to_fit(table: Table, width: int) -> None:
     """Let the first column fold where the columns do not fit, and all of them if need be.
 
+    Where the first column alone folds, names are folded after a dot, if their parts fit.
     A number or a name that is cut ("0.12…") would be a wrong one.
     """
-    missing = cells_needed(table) - width
-    spare = max(0, column_width(table.columns[0]) - LEAST_CELLS)
+    missing, widest = cells_needed(table) - width, column_width(table.columns[0])
+    spare = max(0, widest - LEAST_CELLS)
+    if 0 < missing <= spare:
+        first = table.columns[0]
+        first._cells = [fold_name(cell, widest - missing) for cell in first.cells]
     for column in table.columns[: 0 if missing <= 0 else 1 if missing <= spare else None]:
         column.no_wrap, column.overflow = False, "fold"
+
+
+def fold_name(cell: RenderableType, width: int) -> RenderableType:
+    """Break a name into lines after its dots, each as full as the width allows.
+
+    Text with markup stays as it is, because a tag must not be broken.
+    """
+    if not isinstance(cell, str) or "[" in cell or cell_len(cell) <= width:
+        return cell
+    lines = [""]
+    for part in re.split(r"(?<=\.)", cell):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def cells_needed(table: Table) -> int:

@@ -40,6 +40,13 @@ def test_numbers_stay_whole_where_the_name_can_be_folded(width: int) -> None:
     assert "".join(names) == LONG
 
 
+@pytest.mark.parametrize("width", [90, 100, 110])
+def test_a_name_is_folded_between_its_parts(width: int) -> None:
+    names = [line.split()[0] for line in printed(width, LONG)[5:] if line.strip()]
+    assert all(name.endswith(".") for name in names[:-1])
+    assert "".join(names) == LONG
+
+
 @pytest.mark.parametrize(("columns", "width"), [("60", 60), ("200", 200), ("", 110), ("x", 110)])
 def test_columns_gives_the_width_where_output_is_no_terminal(
     columns: str, width: int, monkeypatch

@@ -25,6 +25,10 @@ def test_no_arguments_print_the_help_and_exit_with_2(capsys) -> None:
         ("attribute runs/demo --level neurn", "Did you mean neuron?"),
         ("ablate runs/demo --splt test", "Did you mean --split?"),
         ("capture demo --resme", "Did you mean --resume?"),
+        ("selfcheck", "the following arguments are required: CONFIG. See: ontogeny selfcheck"),
+        ("capture", "the following arguments are required: CONFIG. See: ontogeny capture"),
+        ("influence", "the following arguments are required: RUN. See: ontogeny influence"),
+        ("transitions", "the following arguments are required: RUN. See: ontogeny transitions"),
         ("info runs/demo --quite", "info: unrecognized arguments: --quite. See: ontogeny info"),
     ],
 )

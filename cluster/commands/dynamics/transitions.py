@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray
+from cluster.options.arguments import add_any_number, add_command, add_quiet, add_ray
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "transitions", run, summary, TEXT)
     made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
     text = "further runs of the same training, with other seeds"
-    made.add_argument("others", metavar="RUN", nargs="*", help=text)
+    add_any_number(made, "others", metavar="RUN", help=text)
     text = "only these curves; default all"
     made.add_argument("--metrics", nargs="+", action="extend", default=[], metavar="M", help=text)
     text = "name of the tables of ontogeny trajectory, default those without a name"

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, num_workers
+from cluster.options.arguments import (
+    add_any_number,
+    add_command,
+    add_quiet,
+    add_ray,
+    add_run,
+    num_workers,
+)
 from cluster.options.choices import JUDGE_METHODS
 from cluster.options.ranges import parse_steps
 
@@ -58,7 +65,7 @@ retrainings without a random tenth of the datums, which the run keeps.
 def add(commands: "Commands") -> None:
     made = add_command(commands, "influence", run, "Which data made the model do this.", TEXT)
     add_run(made)
-    made.add_argument("queries", nargs="*", metavar="QUERY", help="see above")
+    add_any_number(made, "queries", metavar="QUERY", help="see above")
     made.add_argument("--prompt", metavar="TEXT", help="text before a completion")
     text = "the query is its log-probability after the prompt"
     made.add_argument("--completion", metavar="TEXT", help=text)
@@ -130,6 +137,15 @@ def asked_queries(arguments: argparse.Namespace) -> list[str | dict[str, Any]]:
     return asked
 
 
+def progress_of(method: str) -> tuple[str, str]:
+    """Return what a method does, for the progress bar, and the unit that it is counted in."""
+    from analysis.influence.config import SWEEPS
+
+    if method in SWEEPS:
+        return "going back through training", "steps"
+    return f"scoring datums by {method}", "pass"
+
+
 def influence(
     asked: list[str | dict[str, Any]],
     config: "InfluenceConfig",
@@ -157,7 +173,7 @@ def influence(
         return influence_question(queries(run), config)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Influence":
-        with counting("going back through training", "steps") as report:
+        with counting(*progress_of(config.method)) as report:
             machines = path_sweep(on, workers, run.uri)
             return compute_influence(
                 run, queries(run), config, report, name=name, machines=machines

@@ -4,7 +4,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
+from cluster.options.arguments import (
+    add_any_number,
+    add_command,
+    add_quiet,
+    add_ray,
+    add_run,
+    add_workers,
+)
 from cluster.options.ranges import parse_numbers, parse_steps
 
 if TYPE_CHECKING:
@@ -32,7 +39,7 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "retrain", run, summary, TEXT)
     add_run(made)
     text = "as in ontogeny influence, default loss: the loss on held-out text"
-    made.add_argument("queries", nargs="*", metavar="QUERY", help=text)
+    add_any_number(made, "queries", metavar="QUERY", help=text)
     for name, what in (("--without", "leave these datums out"), ("--twice", "count them twice")):
         text = f"{what}: numbers and ranges, as in 0-9,12"
         made.add_argument(name, action="append", default=[], metavar="IDS", help=text)

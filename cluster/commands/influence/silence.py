@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError, RunError
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
+from cluster.options.arguments import (
+    add_any_number,
+    add_command,
+    add_quiet,
+    add_ray,
+    add_run,
+    add_workers,
+)
 from cluster.options.ranges import parse_numbers
 
 if TYPE_CHECKING:
@@ -36,7 +43,7 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "silence", run, summary, TEXT)
     add_run(made)
     text = "as in ontogeny influence; the loss on held-out text is always evaluated"
-    made.add_argument("queries", nargs="*", metavar="QUERY", help=text)
+    add_any_number(made, "queries", metavar="QUERY", help=text)
     text = "text before the completion whose log-probability is a query"
     made.add_argument("--prompt", metavar="TEXT", help=text)
     made.add_argument("--completion", metavar="TEXT", help="text after it")

@@ -172,6 +172,20 @@ def test_a_range_file_fetches_only_what_is_read() -> None:
         file.seek(-1)
 
 
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_file_in_the_place_of_a_folder_is_told(place: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    store = Store(place)
+    for ask in (lambda: store.get("a/b"), lambda: store.put("a/b", b"")):
+        with pytest.raises(StoreError) as caught:
+            ask()
+        wanted = "file is a file, not a folder. Name another place."
+        assert str(caught.value).startswith(f"{place}/a/b: cannot be ")
+        assert str(caught.value).endswith(wanted)
+        assert "Errno" not in str(caught.value)
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 

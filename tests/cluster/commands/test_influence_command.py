@@ -81,6 +81,17 @@ def test_json_holds_every_table(run: str, capsys: pytest.CaptureFixture[str]):
     assert len(found["datums"]) == open_run(run).num_datums
 
 
+def test_a_method_that_takes_no_steps_does_not_go_back_through_them(
+    run: str, capsys: pytest.CaptureFixture[str]
+):
+    words = ["influence", run, "loss", "--name", "progress", "--replace", "--method"]
+    with mock.patch("cluster.terminal.progress.SECONDS_BETWEEN_LINES", 0):
+        assert main([*words, "bm25"]) == 0
+        assert "scoring datums by bm25: 100% of 1 pass\n" in capsys.readouterr().out
+        assert main([*words, "path"]) == 0
+        assert "going back through training: 100% of 6 steps\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [

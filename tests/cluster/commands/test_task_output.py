@@ -1,5 +1,6 @@
 """Commands show the accuracy of a task where they show the perplexity of a text."""
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from tiny_tasks import tiny_task
@@ -52,3 +53,10 @@ def test_an_evaluation_is_reported_with_its_step_or_epoch():
     task = Evaluation(1500, 2, "test", 0.5, 1.65, 100, 0.25, 0.2)
     assert evaluation_line(text) == "epoch 3: test loss 0.500, perplexity 1.6"
     assert evaluation_line(task) == "step 1,500: test loss 0.500, accuracy 25.0%"
+
+
+def test_without_evaluations_there_is_no_perplexity(run, monkeypatch):
+    monkeypatch.setattr(Run, "evaluations", lambda _: pd.DataFrame({"split": [], "epoch": []}))
+    text = printed(losses(run))
+    assert text.split()[:3] == ["epoch", "training", "loss"]
+    assert not {"perplexity", "accuracy", "…"} & set(text.split())
