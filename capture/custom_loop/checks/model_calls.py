@@ -2,7 +2,7 @@
 
 A loop calls the model, or parts of it (``model.encoder(x)``); the outermost module of each such
 call counts. A ``ModelCall`` can be run again, for one datum alone or without dropout. Nothing of
-the training changes by that: random states and buffers are as before.
+the training changes by that: random states, buffers and attributes are as before.
 
 Shapes: N datum.
 """
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from capture.custom_loop.checks.module_attributes import attributes_put_back
 from capture.gradients.output_hooks import on_delta
 
 DROPOUTS = {
@@ -154,12 +155,13 @@ class WithoutDropout(TorchFunctionMode):
 
 @contextmanager
 def nothing_changes(model: nn.Module) -> Iterator[None]:
-    """Put random states and the model's buffers back at the end of the block."""
+    """Put random states, the model's buffers and attributes back at the end of the block."""
     buffers = {name: x.clone() for name, x in model.named_buffers()}
     states = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(attributes_put_back(model))
         try:
             yield
         finally:

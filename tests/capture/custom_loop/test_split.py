@@ -107,6 +107,36 @@ def test_a_check_changes_neither_random_numbers_nor_buffers(tmp_path: Path) -> N
     assert torch.equal(random, plain)
 
 
+class Counting(Dropped):
+    """Counts its calls, remembers lengths, and caches what it makes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, {"lengths": [0]}
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen["lengths"].append(len(token_NT))
+        if not hasattr(self, "first"):
+            self.first = len(token_NT)
+        return super().forward(token_NT)
+
+
+def test_a_check_leaves_no_trace_in_python_attributes(tmp_path: Path) -> None:
+    model = Counting().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lengths = model.seen["lengths"]
+    with record(model, optimizer, run=uri(tmp_path), outliers=TOP, units=UNITS):
+        for _ in range(3):
+            next_token(model, tokens()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert model.calls == 3
+    assert model.seen["lengths"] is lengths
+    assert lengths == [0, N, N, N]
+    assert model.first == N
+
+
 REFUSED = {
     "time first": (TimeFirst, next_token, "the first axis of its input is not the datum"),
     "chosen tokens": (ChosenTokens, next_token, "selects rows|differs by"),
