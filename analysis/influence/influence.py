@@ -26,6 +26,7 @@ from analysis.influence.tabulation import scored_tables, swept_tables
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep
 from analysis.jobs.tables import table_set
+from analysis.run.ablatable import held_out_splits
 from analysis.run.run import Run
 from capture.errors import RunError
 
@@ -65,6 +66,7 @@ def compute_influence(
         ReplayError: Replay on this machine does not arrive at the stored checkpoints.
     """
     require_method(run, config.method)
+    require_held_out(run, queries)
     if config.method not in SWEEPS:
         found = scored_tables(run, queries, config, BASELINES[config.method](run, queries))
         report(1, 1)
@@ -99,6 +101,15 @@ def require_method(run: Run, method: str) -> None:
         problem = "was recorded in a custom training loop, for which influence has no method"
         remedy = f"Use --method {', '.join(MODEL_FREE[:-1])} or {MODEL_FREE[-1]}"
         raise RunError(run.uri, f"{problem} {method}", f"{remedy}, or a run of ontogeny capture")
+
+
+def require_held_out(run: Run, queries: Sequence[Query]) -> None:
+    """Raise ``RunError`` for the loss of held-out text, by default, that the run does not have."""
+    asked = [query.description for query in queries]
+    by_default = any(own.get("kind") == "loss" and not own.get("split") for own in asked)
+    if by_default and not held_out_splits(run):
+        problem = "has no held-out text, which loss asks about by default"
+        raise RunError(run.uri, problem, "Ask for loss:train")
 
 
 def steps_backward(

@@ -3,7 +3,7 @@
 Shapes: N datum, T position.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -130,19 +130,19 @@ class SplitQuery(Specification):
 
     kind: ClassVar[str] = "loss"
     split: str = ""
-    """Default: validation, else test."""
+    """Default: validation, else test, else train, which the name then says."""
 
     def title(self) -> str:
         return f"{self.split or 'held-out'} loss"
 
     def build(self, material: QueryMaterial) -> Query:
-        """Raises ``RunError`` for a split that the run lacks, or without any held-out text."""
+        """Raises ``RunError`` for a split that the run lacks."""
         split = chosen_split(material, self.split)
-        if not self.split and split == "train":
-            problem = "has no held-out text, which loss asks about by default"
-            raise RunError(material.run.uri, problem, "Ask for loss:train")
         text = material.text(split)
-        return self.query(mean_loss(material, text.token_NT, text.target_NT), "lower")
+        found = self.query(mean_loss(material, text.token_NT, text.target_NT), "lower")
+        if self.name or self.split or split != "train":
+            return found
+        return replace(found, name=f"{split} loss (no held-out text)")
 
 
 @dataclass(frozen=True, kw_only=True)

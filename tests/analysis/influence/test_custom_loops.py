@@ -66,6 +66,8 @@ def test_the_loss_of_held_out_text_is_not_asked_of_training_text(capsys) -> None
     error = capsys.readouterr().err
     assert "has no held-out text, which loss asks about by default. Ask for loss:train" in error
     assert error.count("\n") == 1
+    (query,) = build_queries(run(), "loss")  # as silence asks, beside others
+    assert query.name == "train loss (no held-out text)"
     assert main(["influence", run().uri, "loss:train", "--method", "bm25"]) == 0
     assert "train loss" in capsys.readouterr().out
 
