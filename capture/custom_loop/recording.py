@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from capture.config.settings import Config
 from capture.custom_loop.causes import DROPPED, require_resumed, require_unchanged
 from capture.custom_loop.checks.custom_functions import watching_functions
+from capture.custom_loop.checks.exchanges import watching_exchanges
 from capture.custom_loop.checks.split_guard import SplitGuard
 from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.datums import as_ids, tokens_per_datum
@@ -181,6 +182,7 @@ class Recording:
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)
         self._active.enter_context(watching_functions(self._tape))
+        self._active.enter_context(watching_exchanges(self._guard.note_exchange))
         return self
 
     def __exit__(

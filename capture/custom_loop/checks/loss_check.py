@@ -79,6 +79,13 @@ def interaction(
     raise NotRepeatableError("operations that are not plain torch functions")
 
 
+def exchange_in_loss(log: LossLog) -> str:
+    """Return the name of an exchange between processes that the loss depends on, "" if none."""
+    known, every, *_ = possible_roots(log)
+    ends = [x for root in known or every for x in root if x is not None]
+    return next(filter(None, map(log.exchanged.name_of, ends)), "")
+
+
 def datum_masks(calls: Sequence[ModelCall], slot: int, num_datums: int) -> dict[int, Tensor]:
     """Return by the id of an output which of its entries are the datum's, to be broadcast.
 

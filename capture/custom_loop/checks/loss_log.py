@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from capture.custom_loop.checks.exchanges import Exchanged, functional_name
 from capture.custom_loop.checks.model_calls import tensors_of
 from capture.gradients.output_hooks import on_delta
 
@@ -86,13 +87,17 @@ class LossLog:
     """Ids of the outputs and of everything computed from them. The log keeps all of them alive."""
     end: int = 0
     """Number of operations before the last gradient came back; later ones are no part of a loss."""
+    exchanged: Exchanged = field(default_factory=Exchanged)
+    kept: list[Tensor] = field(default_factory=list)
+    """Tensors of exchanges, which are no operations to be run again."""
     left: dict[str, int] = field(default_factory=dict)
     """Name of a function that returned numbers → operations before its first call."""
 
     def clear(self) -> None:
         """Let go of all tensors."""
-        for held in (self.outputs, self.originals, self.operations, self.roots, self.tracked):
+        for held in (self.outputs, self.originals, self.operations, self.roots, self.kept):
             held.clear()
+        self.tracked.clear()
 
     def add_outputs(self, outputs: Sequence[Tensor]) -> None:
         self.outputs += outputs
@@ -101,7 +106,19 @@ class LossLog:
             on_delta(x, self.note_end)
 
     def note_end(self, delta: Tensor) -> None:
-        self.end = len(self.operations)
+        self.end, self.exchanged.end = len(self.operations), self.exchanged.clock
+
+    def note_exchange(self, name: str, written: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        """Note that processes exchange ``given``; numbers of others come back in ``written``."""
+        sent = self.tracked.intersection(map(id, given))
+        if sent:
+            self.exchanged.note_exchange(name, written, sent)
+            self.keep(written)
+
+    def keep(self, made: Sequence[Tensor]) -> None:
+        """Follow tensors that no operation has made that can be run again."""
+        self.kept += made
+        self.tracked |= {id(x) for x in made}
 
     def add_inputs(self, inputs: Sequence[Tensor]) -> None:
         """Note the inputs of a call of a part of the model, if they come from an earlier call."""
@@ -131,9 +148,21 @@ class LossLog:
             torch.get_autocast_dtype(self.device),
         )
         outside = [x for x in given if id(x) not in self.tracked and id(x) not in before]
+        tracked, exchanged = self.tracked.intersection(map(id, given)), self.exchanged
+        functional, num_exchanges = functional_name(func), exchanged.num_exchanges
 
         def after(out: Any) -> None:
             made = tensors_of(out)
+            if functional:
+                exchanged.note_exchange(functional, (), tracked)
+            is_exchange = exchanged.num_exchanges > num_exchanges
+            exchange = exchanged.newest if is_exchange else ""
+            exchanged.note_operation(
+                name, tracked, made if is_exchange else [*made, *changed], exchange
+            )
+            if is_exchange:
+                self.keep(made)
+                return
             versions = [(x, version_of(x)) for x in outside]
             self.operations.append(
                 Operation(func, args, kwargs, gradient, autocast, made, before, versions)

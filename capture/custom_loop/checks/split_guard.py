@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from capture.custom_loop.checks.custom_functions import watching_functions
-from capture.custom_loop.checks.loss_check import interaction
+from capture.custom_loop.checks.exchanges import exchange_error
+from capture.custom_loop.checks.loss_check import exchange_in_loss, interaction
 from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
 from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
 from capture.custom_loop.checks.output_gradients import deltas_again, direct_deltas
@@ -155,6 +156,11 @@ class SplitGuard:
             return self.log.begin_operation(func, args, kwargs)
         return None
 
+    def note_exchange(self, name: str, written: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        """Note that processes exchange tensors; see ``watching_exchanges``."""
+        if self.scheduled and not self.depth and not self.tape.paused:
+            self.log.note_exchange(name, written, given)
+
     def note_backward(self, root: Tensor, gradient: Tensor | None) -> None:
         """Note that the loop calls ``root.backward(gradient)``."""
         if self.scheduled:
@@ -205,6 +211,8 @@ class SplitGuard:
         deltas = [delta for call in calls for delta in call.deltas.values()]
         if not calls:
             return NO_CALL
+        if self.scheduled and (name := exchange_in_loss(self.log)):
+            raise exchange_error(name, step)
         if not all(map(is_finite, deltas)):
             return NOT_FINITE
         if not all(call.is_intact for call in calls):

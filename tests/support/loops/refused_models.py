@@ -10,7 +10,7 @@ from exact_loops import ADAMW, SGD
 from exact_models import Experts
 from loop_session import Session
 from refused_loops import TOKENS, kind, train
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from capture.errors import (
@@ -99,6 +99,26 @@ def started_otherwise(session: Session) -> None:
         x_NV = model(TOKENS[:4])[:, 0]
         torch.autograd.backward(F.cross_entropy(x_NV @ x_NV.T, torch.arange(4)))
         optimizer.step()
+
+
+@kind(
+    "a contrastive loss over all processes (all_gather, all_reduce of outputs)",
+    SplitError,
+    "step 0: datums of all processes interact in the loss, which uses all_gather of",
+)
+def gathered_contrast(session: Session) -> None:
+    def loss(model: nn.Module, token_NT: Tensor) -> Tensor:
+        x_NV = model(token_NT)[:, 0]
+        parts = [torch.empty(x_NV.shape)]
+        distributed.all_gather(parts, x_NV.detach())
+        return F.cross_entropy(x_NV @ torch.cat(parts).T, torch.arange(len(x_NV)))
+
+    store = distributed.HashStore()  # pyright: ignore
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        train(session, Small(), loss=loss)
+    finally:
+        distributed.destroy_process_group()
 
 
 @kind(

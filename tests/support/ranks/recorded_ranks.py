@@ -452,6 +452,17 @@ def another_batch_after_resuming(group: Group, folder: Path) -> None:
         take_step(setting, *parts, 2, [Numbered(group.rank, 4)])
 
 
+def outputs_of_all_ranks_in_the_loss(group: Group, folder: Path) -> None:
+    with recorded(PLAIN, folder, "run", group) as (model, optimizer, recorder):
+        recorder.datums(np.arange(4) + 4 * group.rank)
+        x_NV = model(tokens(DATUMS)[4 * group.rank :][:4, :-1])[:, 0]
+        parts = [torch.empty(x_NV.shape) for _ in range(group.size)]
+        distributed.all_gather(parts, x_NV.detach())
+        parts[group.rank] = x_NV
+        F.cross_entropy(x_NV @ torch.cat(parts).T, torch.arange(4) + 4 * group.rank).backward()
+        optimizer.step()
+
+
 CAUSES = {
     cause.__name__: cause
     for cause in (
@@ -475,5 +486,6 @@ CAUSES = {
         tensor_parallel,
         sharded_along_two_axes,
         other_divisor,
+        outputs_of_all_ranks_in_the_loss,
     )
 }

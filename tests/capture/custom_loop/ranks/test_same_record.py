@@ -143,6 +143,10 @@ ERRORS = {
     )
     * 2,
     "other_divisor": (r"RunError: model: divides gradients by 1\.0 \(set_gradient_divide_fac",) * 2,
+    "outputs_of_all_ranks_in_the_loss": (
+        "SplitError: step 0: datums of all processes interact in the loss, which uses all_gather ",
+    )
+    * 2,
     "another_batch_after_resuming": (
         r"RunError: step 2: has 6 datums \(ranks: 2\), but the steps before have 12 \(ranks: 1\)",
     )
