@@ -196,7 +196,8 @@ class Recording:
             if kind is None:
                 raise error
         else:
-            self._ranks.agree("the end of the loop")
+            with self._ranks.waiting_at_end():
+                self._ranks.agree("the end of the loop")
             if self._recorder.open.steps:
                 self._commit(self._snapshot())
         self._unchecked.warn(self._recorder.store.uri)

@@ -7,8 +7,10 @@ it, and a ``RunError`` that names this rank and repeats the error on the others.
 the loop otherwise (an error of the user's own code) sends its reason to the next ``agree``.
 """
 
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -25,10 +27,13 @@ from capture.process_group import (
     gradient_timeout,
 )
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 Values = dict[str, Any]
 FAREWELL_SECONDS = 5.0
 """How long a rank that leaves waits for the others to learn why; they may be in a backward pass."""
+WAITING_SECONDS = 10.0
+"""How long a rank whose loop has ended waits for the others before it says so."""
 MOST_CHARACTERS = 1000
 """Length at which the text of another rank's error is cut."""
 EQUAL_STEPS = "All ranks must take equally many steps: use a DistributedSampler, or drop_last=True"
@@ -137,6 +142,22 @@ class Ranks:
             self.error = self.error or error
         if failed.item() or self.error is not None:
             self.agree(where)
+
+    @contextmanager
+    def waiting_at_end(self) -> Iterator[None]:
+        """Log a warning if the block, in which this rank waits for the others, takes long.
+
+        The others may wait for this rank as well, in a backward pass that needs its gradients.
+        """
+        text = "rank %d has ended its loop, and waits for other ranks, which are still training. %s"
+        timer = threading.Timer(WAITING_SECONDS, LOG.warning, (text, self.rank, EQUAL_STEPS))
+        timer.daemon = True
+        if self.size > 1:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def leave(self, error: BaseException) -> None:
         """Tell the others, at their next ``agree``, why this rank has left the loop.
