@@ -45,7 +45,7 @@ def test_a_rank_that_waits_long_says_so(
 
 def test_a_single_process_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[threading.Timer] = []
-    monkeypatch.setattr(threading.Timer, "start", started.append)
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: started.append(timer))
     with Ranks().waiting_at_end():
         pass
     assert not started
