@@ -108,8 +108,8 @@ class Exchanged:
 @contextmanager
 def watching_exchanges(on_exchange: OnExchange) -> Iterator[None]:
     """Within the block, ``on_exchange`` is told of every exchange, before it is made."""
-    if not dist.is_available():
-        yield
+    if not (dist.is_available() and dist.is_initialized()):
+        yield  # one process, which exchanges nothing; torch stays as it is
         return
     # As the class holds them: what getattr returns would not be bound to a group again.
     before = {name: x for name, x in vars(dist.ProcessGroup).items() if name in METHODS}
