@@ -4,8 +4,8 @@ Of each level (heads, neurons), those that the selected datums moved most are si
 time: set to zero. Others of the level, drawn at random among those whose share of rows is not
 significantly different, are their controls. The change of the log-probability of true next tokens
 where the text shows the behaviour is compared with the change elsewhere: its *difference* is below
-0 where silencing harms the behaviour more than the rest. The p of a level is one-sided, of the hypothesis
-that what was moved is no more harmful to silence than the controls (Mann-Whitney).
+0 where silencing harms the behaviour more than the rest. The p of a level is one-sided, of the
+hypothesis that what was moved is no more harmful to silence than the controls (Mann-Whitney).
 
 Shapes: N datum of the held-out text, T position, M position of any (subject, datum) pair.
 """

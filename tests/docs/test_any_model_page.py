@@ -1,4 +1,4 @@
-"""The page on ablating any model runs as printed, and its table has the families that are tested."""
+"""The page on ablating any model runs as printed; its table has the families that are tested."""
 
 import re
 from typing import Any

@@ -85,7 +85,7 @@ def test_a_behaviour_is_one_condition(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["max_datums", "controls", "resamples", "seed"])
 def test_invalid_settings_raise(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^behaviour.{name}: got -1, must be at least"):
-        BehaviourConfig(**{name: -1})
+        BehaviourConfig(**{name: -1})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
