@@ -99,7 +99,8 @@ def test_steps_behind_an_older_checkpoint_are_recorded_again(
 def test_a_checkpoint_that_the_run_does_not_know_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path, llama(), [], **STEPS).train()
     uri = str(tmp_path / "run")
-    continued = trainer(tmp_path, llama(), [ontogeny.Callback(uri, **FEW)], **STEPS)
+    callback = ontogeny.Callback(uri, **FEW)
+    continued = trainer(tmp_path, llama(), [callback], **STEPS)
     with pytest.raises(RunError, match="holds no run, but training continues at step 8"):
         continued.train(resume_from_checkpoint=True)
     trainer(tmp_path / "other", llama(), [ontogeny.Callback(uri, **FEW)], max_steps=4).train()
@@ -107,6 +108,7 @@ def test_a_checkpoint_that_the_run_does_not_know_is_refused(tmp_path: Path) -> N
         continued.train(resume_from_checkpoint=True)
     with pytest.raises(RunError, match=r"but .* differs from its checkpoint"):
         continued.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-4"))
+    callback.close()
 
 
 def test_an_existing_run_is_refused_or_replaced(tmp_path: Path) -> None:

@@ -152,5 +152,7 @@ def test_one_packed_row_in_each_micro_batch_is_a_datum(uri: str, tmp_path: Path)
 
 
 def test_packed_rows_in_one_sequence_are_refused(uri: str, tmp_path: Path) -> None:
+    callback = ontogeny.Callback(uri)
     with pytest.raises(UnitError, match=r"got one row of \d+ tokens for 2 datums, as .* packed"):
-        train(tmp_path, llama(), [ontogeny.Callback(uri)], **PACKED)
+        train(tmp_path, llama(), [callback], **PACKED)
+    callback.close()
