@@ -56,7 +56,7 @@ def adam() -> str:
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_states_have_the_bits_of_training(kind: str, adam: str) -> None:
-    uri = adam if kind == "adam" else tiny_run()
+    uri = adam if kind == "adam" else make_run("memory://unrolled/sgd")
     states = trained(read_replayable_run(open_run(uri).store))
     found = backward(uri, range(len(states) - 1))
     assert [step.step for step in found] == list(range(len(states) - 1))[::-1]
