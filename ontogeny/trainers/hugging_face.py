@@ -94,8 +94,6 @@ class Callback(JoinsOnCreation):
             store=store,
             overwrite=overwrite,
         )
-        self._is_whole_epoch = True
-        """Whether the pass over the dataset that runs is expected to reach its end."""
 
     def close(self) -> None:
         """End a recording that an error in training left open, and drop its open segment."""
