@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -51,6 +52,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def width_of_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print tables as wide as for a pipe: pytest-xdist gives its workers a terminal's width."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def state_of_torch() -> tuple[int, int] | None:
+    """Return the number of threads and of active function modes; None before torch is loaded."""
+    if (torch := sys.modules.get("torch")) is None:
+        return None
+    return torch.get_num_threads(), torch._C._len_torch_function_stack()
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    """Fail a test that leaves a recording active or another number of threads.
+
+    Other threads give other bits, so tests that compare bits would fail later in the process.
+    """
+    before = state_of_torch()
+    yield
+    assert before is None or state_of_torch() == before, "threads and active function modes"
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from benchmarks.studies import __main__ as studies
@@ -110,8 +111,9 @@ def test_one_seed_is_enough_to_try_a_study(
     small = Study("induction", measure, lambda _: {"a claim": True}, said, None, (0, 1, 2))
     monkeypatch.setattr(studies, "study_of", lambda _: small)
     monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
-    for words, seeds in (((), [0, 1, 2]), (("--seeds", "1"), [1])):
-        assert studies.main(["induction", "--runs", str(tmp_path), *words]) == 0
+    common = ["induction", "--runs", str(tmp_path), "--threads", str(torch.get_num_threads())]
+    for words, seeds in (([], [0, 1, 2]), (["--seeds", "1"], [1])):
+        assert studies.main([*common, *words]) == 0
         assert asked.pop() == (tmp_path, seeds)
     assert "holds: a claim" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
