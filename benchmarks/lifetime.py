@@ -93,7 +93,7 @@ def measure(name: str, run: Run) -> Line:
 
 def sums_of_unit(run: Run, unit: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return Σ shifts, Σ lifetime shifts, decay and change of a unit, float64, flattened."""
-    lifetimes, optimizer = run._lifetimes, run.config.training.optimizer
+    lifetimes = run._lifetimes
     initial, last = (run.checkpoint(step)[unit].double() for step in (0, run.steps_done))
     shift, lifetime, left = torch.zeros_like(last), torch.zeros_like(last), torch.ones_like(last)
     for update, after in lifetimes.backward(unit, 0, replay=True):
@@ -101,8 +101,8 @@ def sums_of_unit(run: Run, unit: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert update.uses is not None
         gradient = batch_gradient(update.uses, len(update.datum_N), last.shape)
         shift += applied.rate * applied.clip * applied.preconditioner * gradient
-        lifetime += after.of_gradient(optimizer, applied) * gradient
-        left = after.before(optimizer, applied).weight
+        lifetime += after.of_gradient(applied) * gradient
+        left = after.before(applied).weight
     parts = (shift, lifetime, (left - 1) * initial, last - initial)
     return tuple(part.flatten() for part in parts)  # pyright: ignore[reportReturnType]
 

@@ -165,7 +165,7 @@ class PathSweep:
             for q in pending:
                 gradient = mean_gradient(self.queries[q], before, after, self.points[q])
                 gradient, rest_Q[q] = closed(gradient, moved, change_Q[q])
-                parts[q] = share_step(self.config, updates, before, gradient, self.moments[q])
+                parts[q] = share_step(updates, before, gradient, self.moments[q])
             influence_QNT[pending] = self.influences(found, [parts[q] for q in pending])
             allowed_Q = TOLERANCE * np.abs(influence_QNT.sum(2)).sum(1)
             pending = [q for q in pending if self.refine(q, abs(rest_Q[q]), allowed_Q[q])]

@@ -23,14 +23,14 @@ and the moment that was there before the first step has ⟨r_0, m_0⟩. Together
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from analysis.influence.queries.query import Query
 from capture.optim.lifetime import AppliedUpdate, Persistence
-from capture.optim.optimizer import first_moment_weight, gradient_weight
+from capture.optim.optimizer import first_moment_weight
 from capture.optim.optimizer_config import OptimizerConfig
 
 Vectors = dict[str, Tensor]
@@ -82,7 +82,6 @@ class StepParts:
 
 
 def share_step(
-    config: OptimizerConfig,
     updates: Mapping[str, AppliedUpdate],
     weights: Mapping[str, Tensor],
     gradient: Vectors,
@@ -95,11 +94,11 @@ def share_step(
     along, before, decay = {}, {}, 0.0
     for name, update in updates.items():
         after = Persistence(gradient[name], moment.get(name, 0.0))
-        along[name] = after.of_gradient(config, update)
-        own = after.before(config, update)
-        if first_moment_weight(config):
+        along[name] = after.of_gradient(update)
+        own = after.before(update)
+        if update.has_moment:
             before[name] = own.moment
-        if config.weight_decay:
+        if update.l2 or update.kept != 1:
             decay += inner(own.weight - gradient[name], weights[name])
     return StepParts(along, decay, before)
 
@@ -117,17 +116,16 @@ def applied_updates(
     ``moments_after``: the optimizer's state after the step, by ``STATE/PARAMETER``. Adam leaves out
     parameters without state: it did not update them.
     """
-    rate = -learning_rate * gradient_weight(config, step)
-    kept = 1 - learning_rate * (config.weight_decay if config.kind == "adamw" else 0.0)
+    plain = AppliedUpdate.of(config, learning_rate=learning_rate, clip=clip, step=step)
     if config.kind == "sgd":
-        return dict.fromkeys(weights, AppliedUpdate(rate, clip, kept, 1.0))
+        return dict.fromkeys(weights, plain)
     correction = (1 - config.beta2 ** (step + 1)) ** 0.5
     found = {}
     for name in weights:
         square = moments_after.get(f"exp_avg_sq/{name}")
         if square is not None:
             by = (square.double().sqrt() / correction + config.epsilon).reciprocal()
-            found[name] = AppliedUpdate(rate, clip, kept, by)
+            found[name] = replace(plain, preconditioner=by)
     return found
 
 

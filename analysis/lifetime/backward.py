@@ -112,7 +112,7 @@ class ReplayedSteps:
 
     def __iter__(self) -> Iterator[BackwardStep]:
         source = update_source(self.run)
-        config, names = self.run.config.training.optimizer, self.run.layout.names
+        names = self.run.layout.names
         self.after = dict.fromkeys(names, Persistence())
         rows = source.rows(0)
         for held in self.held_steps(source):
@@ -122,8 +122,8 @@ class ReplayedSteps:
                 if held.preconditioner:
                     own = held.preconditioner[name]
                     applied = replace(applied, preconditioner=own.to(exact_device(own)).double())
-                coefficients[name] = self.after[name].of_gradient(config, applied)
-                self.after[name] = self.after[name].before(config, applied)
+                coefficients[name] = self.after[name].of_gradient(applied)
+                self.after[name] = self.after[name].before(applied)
             yield BackwardStep(held.step, held.datum_N, held.factors, coefficients)
 
     def held_steps(self, source: UpdateSource) -> Iterator[HeldStep]:
@@ -169,9 +169,8 @@ class StoredSteps:
         for found in zip(*of_units, strict=True):
             coefficients = {}
             for name, (update, after) in zip(names, found, strict=True):
-                config = source.settings_of(name).optimizer
-                coefficients[name] = after.of_gradient(config, update.applied)
-                self.after[name] = after if update.idle else after.before(config, update.applied)
+                coefficients[name] = after.of_gradient(update.applied)
+                self.after[name] = after if update.idle else after.before(update.applied)
             update = found[0][0]
             factors = {name: self.factors(name, update.step, update.datum_N) for name in names}
             yield BackwardStep(update.step, list(update.datum_N), factors, coefficients)

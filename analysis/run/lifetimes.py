@@ -68,9 +68,7 @@ class Lifetimes:
             source = self.source
             segment = next(each for each in source.committed.segments if step < each.end_step)
             self.followed = {
-                (unit, update.step): Persistence().of_gradient(
-                    source.settings_of(unit).optimizer, update.applied
-                )
+                (unit, update.step): Persistence().of_gradient(update.applied)
                 for update in source.follow(unit, segment)
             }
         return self.followed[unit, step]
@@ -90,7 +88,7 @@ class Lifetimes:
         replay = not stored and source.config.capture.loss_positions == "all"
         for update, after in self.backward(unit, steps.start, replay=replay):
             if update.step in steps:
-                coefficient = after.of_gradient(source.settings_of(unit).optimizer, update.applied)
+                coefficient = after.of_gradient(update.applied)
                 yield self.of_step(unit, update, coefficient)
 
     def of_step(self, unit: str, update: StepUpdate, coefficient: Coefficient) -> LifetimeShifts:
@@ -113,7 +111,7 @@ class Lifetimes:
         left: Coefficient = 1.0
         config = self.source.settings_of(unit).optimizer
         for update, after in self.backward(unit, 0, moments=config.kind == "adam"):
-            left = after.weight if update.idle else after.before(config, update.applied).weight
+            left = after.weight if update.idle else after.before(update.applied).weight
         return ((left - 1) * initial).float().numpy()
 
     def coefficient(self, unit: str, step: int) -> Coefficient:
@@ -122,8 +120,7 @@ class Lifetimes:
             self.kept.clear()
             for update, after in self.backward(unit, step):
                 if update.step == step:
-                    config = self.source.settings_of(unit).optimizer
-                    self.kept[unit, step] = after.of_gradient(config, update.applied)
+                    self.kept[unit, step] = after.of_gradient(update.applied)
         return self.kept[unit, step]
 
     def backward(
@@ -145,7 +142,7 @@ class Lifetimes:
         for update in updates:
             yield update, after
             if not update.idle:
-                after = after.before(optimizer, update.applied)
+                after = after.before(update.applied)
 
     def require_unit(self, unit: str) -> None:
         """Raise ``UnitError`` for a unit that was not captured."""

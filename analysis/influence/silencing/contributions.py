@@ -59,9 +59,9 @@ def contributions(
         for total, gradient in zip(found, set_gradients(step, member_SD), strict=True):
             for name, own in gradient.items():
                 if name in updates:
-                    shift = left[name].of_gradient(config, updates[name]) * own.double()
+                    shift = left[name].of_gradient(updates[name]) * own.double()
                     total[name] = total[name] + shift if name in total else shift
-        after |= {name: left[name].before(config, update) for name, update in updates.items()}
+        after |= {name: left[name].before(update) for name, update in updates.items()}
         report(done, len(steps))
     whole = dict(run.network().named_parameters())
     nothing = {name: torch.zeros_like(own, dtype=torch.float64) for name, own in whole.items()}

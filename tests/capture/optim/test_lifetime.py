@@ -72,13 +72,13 @@ def train(
 
 
 def coefficients(
-    config: OptimizerConfig, updates: Sequence[AppliedUpdate]
+    updates: Sequence[AppliedUpdate],
 ) -> tuple[list[Coefficient], Coefficient]:
     """Return each step's multiplier from gradient to lifetime shift, and what is left of θ_0."""
     after, found = Persistence(), []
     for update in reversed(updates):
-        found.append(after.of_gradient(config, update))
-        after = after.before(config, update)
+        found.append(after.of_gradient(update))
+        after = after.before(update)
     return found[::-1], after.weight
 
 
@@ -96,7 +96,7 @@ def start(seed: int) -> Tensor:
 def test_lifetime_shifts_and_decay_of_the_start_are_the_change(name, seed, steps):
     config, start_S = KINDS[name], start(seed)
     end_S, grad_tNS, updates = train(config, start_S, seed, warm_up(steps))
-    by_t, left = coefficients(config, updates)
+    by_t, left = coefficients(updates)
     found_S = (left - 1) * start_S
     for by, grad_NS in zip(by_t, grad_tNS, strict=True):
         found_S = found_S + (by * grad_NS).sum(0)
@@ -108,7 +108,7 @@ def test_lifetime_shifts_and_decay_of_the_start_are_the_change(name, seed, steps
 def test_a_lifetime_shift_is_the_end_minus_the_end_without_that_gradient(config):
     start_S, rates = start(0), warm_up(12)
     _, grad_tNS, updates = train(config, start_S, 0, rates)
-    by_t, left = coefficients(config, updates)
+    by_t, left = coefficients(updates)
     clipped_tS = [own.clip * grad_NS.sum(0) for own, grad_NS in zip(updates, grad_tNS, strict=True)]
     end_S = last_weights(config, start_S, clipped_tS, rates, clipped_tS)
     for step, datum in [(0, 0), (1, 2), (5, 1), (10, 0), (11, 2)]:
@@ -124,14 +124,14 @@ def test_a_lifetime_shift_is_the_end_minus_the_end_without_that_gradient(config)
 
 def test_under_plain_sgd_a_lifetime_shift_has_the_bits_of_the_shift():
     _, _, updates = train(KINDS["sgd"], start(3), 3, warm_up(9))
-    by_t, _ = coefficients(KINDS["sgd"], updates)
+    by_t, _ = coefficients(updates)
     assert by_t == [update.rate * update.clip for update in updates]
 
 
 @every_kind
 def test_in_the_last_step_a_lifetime_shift_is_the_shift(config):
     _, _, updates = train(config, start(4), 4, warm_up(6))
-    last, by_t = updates[-1], coefficients(config, updates)[0]
+    last, by_t = updates[-1], coefficients(updates)[0]
     wanted = last.rate * last.clip * torch.as_tensor(last.preconditioner)
     torch.testing.assert_close(torch.as_tensor(by_t[-1]), wanted, rtol=1e-15, atol=0.0)
 
@@ -140,6 +140,6 @@ def test_momentum_multiplies_an_early_shift_by_almost_ten():
     """Of 60 steps with μ = 0.9, a first gradient acts with Σ μ^s = (1 − μ^60) / (1 − μ)."""
     config = KINDS["momentum"]
     updates = [AppliedUpdate.of(config, learning_rate=0.1, clip=1.0, step=s) for s in range(60)]
-    by_t, left = coefficients(config, updates)
+    by_t, left = coefficients(updates)
     assert by_t[0] == pytest.approx(-0.1 * (1 - 0.9**60) / (1 - 0.9), rel=1e-12)
     assert left == 1.0
