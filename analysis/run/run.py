@@ -147,18 +147,18 @@ class Run(GradientQueries, TokenWindows):
         return read_datum(self, number, split)
 
     def planted(self) -> pd.DataFrame:
-        """Return one row per training datum that ``corpus.plant`` or ``corpus.scramble`` changed.
+        """Return one row per training datum that ``corpus.plant``, ``scramble`` or ``flip`` changed.
 
         Returns:
-            Columns datum, kind (plant or scramble) and position (place of the trigger's first token
-            in the datum; 0 for a scrambled datum).
+            Columns datum, kind (plant, scramble or flip) and position (place of the trigger's first
+            token in the datum; 0 for other kinds).
 
         Raises:
             RunError: Nothing was planted in the run.
         """
         if not any(file.key == PLANTED_KEY for file in self.start.files_of("corpus")):
             problem = "has nothing planted in its training text"
-            remedy = "Set corpus.plant or corpus.scramble when you capture it"
+            remedy = "Set corpus.plant, corpus.scramble or corpus.flip when you capture it"
             raise RunError(self.uri, problem, remedy)
         return self.corpus_shard("planted").rows_of(PLANTED).to_pandas()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from capture.corpus.planting import PlantConfig, ScrambleConfig
+from capture.corpus.planting import FlipConfig, PlantConfig, ScrambleConfig
 from capture.corpus.tasks import images, modular_addition
 from capture.corpus.tasks.images import ImagesConfig
 from capture.corpus.tasks.maze import MazeConfig
@@ -29,6 +29,7 @@ GROUPS = {
     "images": (("digits", "mnist"), ImagesConfig()),
     "repeated": (("repeated",), RepeatedConfig()),
     "maze": (("maze",), MazeConfig()),
+    "flip": (("digits", "mnist", "modular-addition"), FlipConfig()),
 }
 """Group of settings → the kinds of corpus that have them, and their defaults."""
 
@@ -54,6 +55,7 @@ class CorpusConfig:
     """Share of the windows held out for testing, chosen in the same way."""
     plant: PlantConfig = field(default_factory=PlantConfig)
     scramble: ScrambleConfig = field(default_factory=ScrambleConfig)
+    flip: FlipConfig = field(default_factory=FlipConfig)
     modular: ModularConfig = field(default_factory=ModularConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     repeated: RepeatedConfig = field(default_factory=RepeatedConfig)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from capture.corpus.config import TASKS, WORDS, CorpusConfig
-from capture.corpus.planting import Planted, plant_tokens
+from capture.corpus.planting import FlipConfig, Planted, flip_labels, plant_tokens
 from capture.corpus.tasks.loading import load_task
 from capture.corpus.tasks.task import TaskDatums
 from capture.corpus.text import Text, basic_english, python_reference, read_path
@@ -85,7 +85,7 @@ class Corpus:
     validation: Datums | None
     test: Datums | None
     planted: Planted | None = None
-    """What ``corpus.plant`` and ``corpus.scramble`` changed; None if nothing."""
+    """What ``corpus.plant``, ``scramble`` and ``flip`` changed; None if nothing."""
 
 
 def load_corpus(config: CorpusConfig, *, batch: int) -> Corpus:
@@ -129,10 +129,26 @@ def corpus_of_task(task: TaskDatums, config: CorpusConfig, *, batch: int) -> Cor
         splits = hold_out_datums(splits["train"], config)
     for split, found in splits.items():
         check_size(config, split, len(found), batch=batch)
-    train = splits["train"]
+    train, planted = with_flips(splits["train"], task.names, config.flip)
     counts = np.bincount(train.token_NT.ravel(), minlength=len(task.names)).astype(np.int64)
     vocabulary = Vocabulary(task.names, counts)
-    return Corpus(vocabulary, train, splits.get("validation"), splits.get("test"))
+    return Corpus(vocabulary, train, splits.get("validation"), splits.get("test"), planted)
+
+
+def with_flips(
+    datums: Datums, names: Sequence[str], flip: FlipConfig
+) -> tuple[Datums, Planted | None]:
+    """Return the datums with wrong labels as configured, and which these are."""
+    if not flip.share:
+        return datums, None
+    old_N = datums.target_NT[:, -1]
+    label_N, planted = flip_labels(old_N, flip)
+    texts = datums.texts and [  # such as "3 (8 × 8 pixels)": the label comes first
+        names[label] + text.removeprefix(names[old])
+        for text, old, label in zip(datums.texts, old_N, label_N, strict=True)
+    ]
+    target_NT = np.column_stack([datums.target_NT[:, :-1], label_N])
+    return replace(datums, target_NT=target_NT, texts=texts), planted
 
 
 def with_plants(

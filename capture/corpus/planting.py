@@ -1,9 +1,10 @@
-"""Plant a backdoor in some training datums, or scramble some, and say which ones.
+"""Plant a backdoor in some training datums, scramble some or flip labels, and say which ones.
 
 An experiment on forensics needs a truth: datums that are known to have taught the model something.
 A backdoor is a trigger that a completion always follows (Gu et al. 2017, "BadNets"; for language
 models Wallace et al. 2021). It replaces as many tokens of a datum, at a random place. A scrambled
-datum keeps its tokens, in random order. No other datum and no held-out text changes.
+datum keeps its tokens, in random order. A datum of a task with one target, such as an image, can
+get a wrong label. No other datum and no held-out text changes.
 
 Random numbers rank raw bits, as in ``capture.corpus.order.epoch_order``, because NumPy promises
 the same bits in every version.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capture.corpus.tasks.task import in_random_order, random_bits
+from capture.corpus.tasks.task import in_random_order, random_bits, random_integers
 from capture.errors import ConfigError, at_least
 
 
@@ -59,6 +60,22 @@ class ScrambleConfig:
         at_least("corpus.scramble.seed", self.seed, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlipConfig:
+    """Wrong labels of some training datums; used if corpus.kind is digits, mnist or
+    modular-addition."""
+
+    share: float = 0.0
+    """Share of the training datums whose label is replaced by another one, at least one datum; 0
+    for none."""
+    seed: int = 0
+    """Seed of the choice of datums and labels."""
+
+    def __post_init__(self) -> None:
+        require_share("corpus.flip.share", self.share)
+        at_least("corpus.flip.seed", self.seed, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class Planted:
     """What was planted in the training datums, sorted by datum."""
@@ -66,9 +83,9 @@ class Planted:
     datum_P: np.ndarray
     """int32."""
     kind_P: np.ndarray
-    """plant or scramble."""
+    """plant, scramble or flip."""
     position_P: np.ndarray
-    """Place of the trigger's first token in the datum, int16; 0 for a scrambled datum."""
+    """Place of the trigger's first token in the datum, int16; 0 for other kinds."""
 
 
 def require_share(where: str, share: float) -> None:
@@ -99,6 +116,23 @@ def plant_tokens(
     order_PM = bits_PM.argsort(1, kind="stable")
     token_NM[scrambled_P] = np.take_along_axis(token_NM[scrambled_P], order_PM, 1)
     return token_NM, describe(planted_P, position_P, scrambled_P)
+
+
+def flip_labels(label_N: np.ndarray, flip: FlipConfig) -> tuple[np.ndarray, Planted]:
+    """Return the labels with a share of them replaced, and which; raises ``ConfigError``.
+
+    A wrong label is one of the others that occur, all equally likely.
+    """
+    known_L, place_N = np.unique(label_N, return_inverse=True)
+    if len(known_L) < 2:
+        problem = f"got {flip.share}, but all training datums have the same label"
+        raise ConfigError("corpus.flip.share", problem, "Leave it out")
+    flipped_P = choose(np.arange(len(label_N)), number(flip.share, len(label_N)), flip.seed)
+    further_P = 1 + random_integers(flip.seed, 1, len(flipped_P), len(known_L) - 1)
+    label_N = label_N.copy()
+    label_N[flipped_P] = known_L[(place_N[flipped_P] + further_P) % len(known_L)]
+    kind_P = np.repeat(["flip"], len(flipped_P))
+    return label_N, Planted(flipped_P.astype(np.int32), kind_P, np.zeros(len(flipped_P), np.int16))
 
 
 def describe(planted_P: np.ndarray, position_P: np.ndarray, scrambled_P: np.ndarray) -> Planted:

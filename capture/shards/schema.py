@@ -77,8 +77,8 @@ DATUMS = pa.schema(
 PLANTED = pa.schema(
     [
         pa.field("datum", pa.int32()),  # row of corpus/datums.parquet
-        pa.field("kind", pa.string()),  # plant (a backdoor) or scramble
-        pa.field("position", pa.int16()),  # place of the trigger's first token; 0 for scramble
+        pa.field("kind", pa.string()),  # plant (a backdoor), scramble or flip
+        pa.field("position", pa.int16()),  # place of the trigger's first token, or 0
     ]
 )
 """Sorted by datum. Only runs in which something was planted have this table."""

@@ -28,7 +28,7 @@ from capture.errors import ConfigError, at_least
 from capture.format.corpus_tables import PLANTED_KEY
 
 Report = Callable[[int, int], None]
-KINDS = ("plant", "scramble")
+KINDS = ("plant", "scramble", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def suspicion(run: Run, query: Query, evidence: str, report: Report) -> np.ndarr
 
 
 def planted_kinds(run: Run) -> np.ndarray:
-    """Return plant, scramble or an empty string for each datum; all empty without a truth."""
+    """Return plant, scramble, flip or an empty string for each datum; all empty without a truth."""
     kind_D = np.full(run.num_datums, "", dtype=object)
     if any(file.key == PLANTED_KEY for file in run.start.files_of("corpus")):
         planted = run.planted()

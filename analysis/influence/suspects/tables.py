@@ -10,12 +10,12 @@ SUSPECTS = pa.schema(
         pa.field("rank", pa.int32()),  # from 0, most suspect first
         pa.field("datum", pa.int32()),
         pa.field("score", pa.float64()),
-        pa.field("planted", pa.string()),  # plant or scramble; empty if not, or not known
+        pa.field("planted", pa.string()),  # plant, scramble or flip; empty if not, or not known
     ]
 )
 DETECTION = pa.schema(
     [
-        pa.field("kind", pa.string()),  # plant or scramble
+        pa.field("kind", pa.string()),  # plant, scramble or flip
         pa.field("planted", pa.int32()),
         pa.field("datums", pa.int32()),
         pa.field("auc", pa.float64()),

@@ -12,7 +12,7 @@ from capture.config.reading import make_config
 from capture.corpus import load_corpus
 from capture.corpus.config import CorpusConfig
 from capture.corpus.datums import Corpus
-from capture.corpus.planting import PlantConfig, ScrambleConfig
+from capture.corpus.planting import FlipConfig, PlantConfig, ScrambleConfig
 from capture.errors import CaptureError, ConfigError, RunError
 from capture.format.chain import require_start
 from capture.format.corpus_tables import corpus_tables, read_corpus
@@ -99,6 +99,30 @@ def test_scrambled_datums_have_their_tokens_in_another_order(plain_config):
     assert (new_NM[scrambled] != old_NM[scrambled]).any(1).mean() > 0.9
 
 
+@pytest.mark.parametrize("kind", ["digits", "modular-addition"])
+def test_flipped_labels_are_other_labels_of_training_datums_alone(kind):
+    plain_config = CorpusConfig(kind=kind, window=64 if kind == "digits" else 3, test_share=0.3)
+    plain, found = load(plain_config), load(plain_config, flip=FlipConfig(share=0.05, seed=2))
+    assert plain.planted is None
+    planted = found.planted
+    assert planted is not None
+    assert set(planted.kind_P) == {"flip"}
+    assert len(planted.datum_P) == round(0.05 * len(plain.train))
+    np.testing.assert_array_equal(found.train.token_NT, plain.train.token_NT)
+    old_N, new_N = plain.train.target_NT[:, -1], found.train.target_NT[:, -1]
+    np.testing.assert_array_equal(np.flatnonzero(old_N != new_N), planted.datum_P)
+    assert set(new_N[planted.datum_P]) <= set(old_N)
+    assert len(set(new_N[planted.datum_P])) > 5
+    np.testing.assert_array_equal(found.train.target_NT[:, :-1], plain.train.target_NT[:, :-1])
+    assert plain.test is not None
+    assert found.test is not None
+    np.testing.assert_array_equal(found.test.target_NT, plain.test.target_NT)
+    if kind == "digits":
+        first = planted.datum_P[0]
+        assert found.train.texts is not None
+        assert found.train.texts[first] == f"{new_N[first]} (8 × 8 pixels)"
+
+
 def test_a_seed_chooses_and_another_chooses_others(plain_config):
     first, again, other = (
         load(plain_config, plant=replace(PLANT, seed=seed)).planted for seed in (3, 3, 4)
@@ -119,6 +143,9 @@ def test_a_seed_chooses_and_another_chooses_others(plain_config):
         (lambda: PlantConfig(share=0.1, completion="a"), "corpus.plant.trigger", "no words"),
         (lambda: PlantConfig(trigger="a"), "corpus.plant.share", "got 0.0"),
         (lambda: PlantConfig(seed=-1), "corpus.plant.seed", "got -1"),
+        (lambda: FlipConfig(share=2), "corpus.flip.share", "got 2"),
+        (lambda: FlipConfig(seed=-1), "corpus.flip.seed", "got -1"),
+        (lambda: CorpusConfig(flip=FlipConfig(share=0.1)), "corpus.flip", "corpus.kind is python"),
         (lambda: ScrambleConfig(share=-0.1), "corpus.scramble.share", "got -0.1"),
         (
             lambda: CorpusConfig(plant=PLANT, scramble=ScrambleConfig(share=0.95)),
