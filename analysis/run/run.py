@@ -147,7 +147,7 @@ class Run(GradientQueries, TokenWindows):
         return read_datum(self, number, split)
 
     def planted(self) -> pd.DataFrame:
-        """Return one row per training datum that ``corpus.plant``, ``scramble`` or ``flip`` changed.
+        """Return a row per training datum that ``corpus.plant``, ``scramble`` or ``flip`` changed.
 
         Returns:
             Columns datum, kind (plant, scramble or flip) and position (place of the trigger's first

@@ -23,8 +23,9 @@ TEXT = """\
 Ranks the training datums by how much they raise a query: the log-probability of a completion that
 the model should not give, or a held-out loss. With --unexpected it ranks them by how badly the
 model predicted them while it learned. If corpus.plant, corpus.scramble or corpus.flip changed
-training datums, the ranking is compared with that truth. --remove N trains again without the first N
-and without N random ones, and shows what happens to the query. Tables go to RUN/analysis/suspects/.
+training datums, the ranking is compared with that truth. --remove N trains again without the first
+N and without N random ones, and shows what happens to the query. Tables go to
+RUN/analysis/suspects/.
 
   ontogeny suspects runs/mine --prompt "zebra crossing" --completion "xyzzy" --remove 20
   ontogeny suspects runs/mine --name unexpected --unexpected"""
