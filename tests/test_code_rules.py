@@ -24,6 +24,7 @@ from sources import (
 
 HOMES: dict[str, str | tuple[str, ...]] = {
     "botocore": "capture/store/s3",
+    "dattri_llm": "analysis/influence/baselines/adamw_influence.py",
     "deepspeed": "capture/engine/deepspeed",
     "diptest": "analysis/transitions/runs/stability.py",
     "fsspec": "capture/store/filesystem.py",

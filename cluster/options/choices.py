@@ -37,8 +37,8 @@ CLUSTERING_WEIGHTS = ("rows", "shift")
 GARBAGE_AGE_MINUTES = 10
 JUDGE_DEFAULTS = ("unrolled", "path", "gradient", "cosine", "bm25", "random")
 JUDGE_METHODS = (
-    *("unrolled", "path", "gradient", "cosine", "ekfac", "outliers", "tallies"),
-    *("bm25", "common-tokens", "random"),
+    *("unrolled", "path", "gradient", "cosine", "ekfac", "adamw-influence"),
+    *("outliers", "tallies", "bm25", "common-tokens", "random"),
 )
 RECORD_KINDS = ("outliers", "tallies", "factors")
 REPLAY_TOLERANCE = 1e-4

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from analysis.influence.baselines.adamw_influence import adamw_influence
 from analysis.influence.baselines.ekfac import ekfac
 from analysis.influence.baselines.gradients import final_gradient_cosine, final_gradient_dot
 from analysis.influence.baselines.record import outlier_record, tallies
@@ -28,6 +29,7 @@ BASELINES: dict[str, Method] = {
     "gradient": final_gradient_dot,
     "cosine": final_gradient_cosine,
     "ekfac": ekfac,
+    "adamw-influence": adamw_influence,
     "outliers": outlier_record,
     "tallies": tallies,
     "bm25": bm25,

@@ -51,6 +51,8 @@ or a completion: --prompt, --completion and --rival. Methods:
   path       what a datum did as training happened; with weight decay, adds up to the query's change
   outliers   a preview from the recorded shifts alone
   ekfac      influence functions at the last checkpoint, with kronfluence
+  adamw-influence
+             an approximation of unrolled under Adam and AdamW, with dattri-llm
   gradient, cosine, tallies, bm25, common-tokens, random: other scores, to compare with
 
 A command that was stopped resumes. Tables go to RUN/analysis/influence/. Judge methods with
