@@ -34,9 +34,9 @@ from benchmarks.harness.timing import Line, Run, Samples, measure, quartiles
 from benchmarks.harness.workbench import mean_loss, zipf_tokens
 from capture.config.reading import make_config
 from capture.corpus.datums import Corpus, Vocabulary, cut_windows
+from capture.custom_loop.checks.call_watch import CallWatch
 from capture.custom_loop.checks.split_guard import SplitGuard
 from capture.custom_loop.forward_passes import ForwardPass
-from capture.custom_loop.loop_tape import ignore_operation
 from capture.engine import split
 from capture.engine.build import build_engine
 from capture.engine.observer import Observer
@@ -71,23 +71,29 @@ class Cost:
     """What the guard adds to training that is recorded, from the medians."""
 
 
-class SwitchedGuard(SplitGuard):
-    """A guard that can be taken out of a recording for some steps, its hooks as well."""
+class SwitchedWatch(CallWatch):
+    """Registers the hooks of a recording, but yields none: they are removed and come back."""
 
     def hooks(self) -> Iterator[Any]:
-        """Register the hooks, but yield none: ``out`` removes them and registers them again."""
-        self.is_out = False
         self.handles = list(super().hooks())
         return iter(())
 
+
+class SwitchedGuard(SplitGuard):
+    """A guard that can be taken out of a recording for some steps, its hooks as well."""
+
+    is_out = False
+
     @contextmanager
     def out(self) -> Iterator[None]:
-        for handle in self.handles:
+        assert isinstance(self.watch, SwitchedWatch)
+        for handle in self.watch.handles:
             handle.remove()
-        self.is_out, self.tape.on_operation = True, ignore_operation
+        self.is_out = True
+        self.watch.note_losses(False)
         yield
-        self.tape.on_operation = self.note_operation
-        self.hooks()
+        self.is_out = False
+        self.watch.hooks()
 
     def check(self, passes: Sequence[ForwardPass], step: int) -> None:
         if not self.is_out:
@@ -172,7 +178,10 @@ def never(seed: int, step: int) -> bool:
 
 def record_lines(plan: StepPlan, steps: int, opened: ExitStack) -> list[Line]:
     """Return the lines of a custom loop; all train one model."""
-    with mock.patch("capture.custom_loop.recording.SplitGuard", SwitchedGuard):
+    with (
+        mock.patch("capture.custom_loop.recording.SplitGuard", SwitchedGuard),
+        mock.patch("capture.custom_loop.checks.split_guard.CallWatch", SwitchedWatch),
+    ):
         step, guard = custom_loop(plan, opened)
     taken = {
         WITHOUT: stopwatch(step, guard.out),

@@ -40,14 +40,6 @@ OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Af
 """Called before a torch function of the loop; what it returns is called with the result."""
 
 
-def ignore_operation(func: object, args: object, kwargs: object) -> None:
-    """Do nothing; the default callback of a tape."""
-
-
-def ignore_backward(root: Tensor, gradient: Tensor | None) -> None:
-    """Do nothing; the default callback of a tape."""
-
-
 class LoopTape(Tape):
     """Record the factors of the given parameters while the context is active."""
 
@@ -76,8 +68,8 @@ class LoopTape(Tape):
         """Whether a module of the model with units is running."""
         self.paused = False
         """Whether calls are let through unseen, because the model is run again for a check."""
-        self.on_operation: OnOperation = ignore_operation
-        self.on_backward: Callable[[Tensor, Tensor | None], None] = ignore_backward
+        self.on_operation: OnOperation | None = None
+        self.on_backward: Callable[[Tensor, Tensor | None], None] | None = None
         """Called with the tensor and the gradient that ``backward`` is called with."""
         self.replaced_datums = False
         """Whether the loop gave the datums of the next pass twice, and not the same."""
@@ -102,7 +94,7 @@ class LoopTape(Tape):
             return self.run_backward(*args, **kwargs)
         if func is UNSCALE:
             self.note_unscaling(*args)
-        after = self.on_operation(func, args, kwargs)
+        after = self.on_operation and self.on_operation(func, args, kwargs)
         if func is torch.arange or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
         else:
@@ -117,7 +109,8 @@ class LoopTape(Tape):
         self, root: Tensor, gradient: Tensor | None = None, *args: Any, **kw: Any
     ) -> None:
         """Run ``root.backward(…)``; note the loss if it is one scalar."""
-        self.on_backward(root, gradient)
+        if self.on_backward:
+            self.on_backward(root, gradient)
         if root.numel() != 1:
             root.backward(gradient, *args, **kw)
             return

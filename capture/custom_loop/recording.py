@@ -177,12 +177,12 @@ class Recording:
             self.optimizer.register_step_post_hook(self._after_optimizer_step),
         )
         with self._state.put_together():
-            hooks = (*hooks, *self._guard.hooks())
+            hooks = (*hooks, *self._guard.watch.hooks())
         for hook in hooks:
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)
         self._active.enter_context(watching_functions(self._tape))
-        self._active.enter_context(watching_exchanges(self._guard.note_exchange))
+        self._active.enter_context(watching_exchanges(self._guard.watch.note_exchange))
         return self
 
     def __exit__(

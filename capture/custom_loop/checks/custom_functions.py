@@ -60,7 +60,7 @@ def observed(
     What it computes inside is not seen, so a unit among its arguments cannot be captured, unless it
     is a fused head that is known.
     """
-    after = tape.on_operation(func, args, kwargs)
+    after = tape.on_operation and tape.on_operation(func, args, kwargs)
     out = func(*args, **kwargs)
     if after is not None:
         after(out)

@@ -3,29 +3,34 @@
 The first step is checked, steps drawn from the seed, and every step in which a parameter is used on
 a number of rows that no check has seen. One datum is drawn each time. A failed check ends the
 recording before the open segment is stored.
+
+Drawn checks must cost at most 1 % of training. A check that calls the model once or twice again
+fits into that at one step in ``EVERY``; one that must call it more often is drawn so much more
+rarely. Calls are counted, and not timed, so that the same seed checks the same steps.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
+from capture.custom_loop.checks.call_watch import CallWatch
 from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.exchanges import exchange_error
 from capture.custom_loop.checks.loss_check import exchange_in_loss, interaction
-from capture.custom_loop.checks.loss_log import LossLog, NotRepeatableError
+from capture.custom_loop.checks.loss_log import NotRepeatableError
 from capture.custom_loop.checks.model_calls import ModelCall, WithoutDropout, nothing_changes
 from capture.custom_loop.checks.output_gradients import deltas_again, direct_deltas
 from capture.custom_loop.checks.split_check import check_split
 from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
-from capture.custom_loop.loop_tape import ForwardPass, LoopTape
+from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.loop_tape import LoopTape
 from capture.custom_loop.unseen import without_torch_functions
 from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
@@ -36,12 +41,15 @@ CHANGED = "an input of the model was changed before the optimizer's step"
 LOSS = "whether datums interact in the loss is unknown because of"
 CHECKPOINTED = "dropout within checkpointed blocks, which run again in their backward pass"
 OUTSIDE = "{} is used outside of the calls of the model"
+COSTLY = "a check calls the model so often that it is made at fewer steps, for 1 % of the time"
 MOST_TRIES = 10
-"""Steps in a row in which a check that was not possible is tried again."""
+"""Steps in a row in which a first check that was not possible is tried again."""
+CHEAP_CALLS = 2
+"""Repeated calls of the model, each at most a step's time, that one step in ``EVERY`` affords."""
 
 
 class SplitGuard:
-    """Watches the loop's calls of the model and checks how gradients are split by datum."""
+    """Decides when the split of a recorded loop is checked, and checks it."""
 
     def __init__(
         self,
@@ -57,87 +65,24 @@ class SplitGuard:
         self.units = units
         self.tape = tape
         self.seed = seed
-        self.device = next(iter(units.values())).device.type
-        self.depth = 0
-        self.call: ModelCall | None = None
-        self.calls: list[ModelCall] = []
-        """Calls of the newest forward pass; several if the loop calls several modules."""
-        self.forward: ForwardPass | None = None
-        """The pass that they belong to."""
-        self.windows: set[int] = set()
-        """Lengths of the second axes of the pass's inputs."""
+        self.watch = CallWatch(model, units, tape, self.needs)
         self.verified: set[tuple[object, ...]] = set()
         """Row counts of parameter uses that a check has found right."""
         self.known: set[object] = set()
         """Names and input shapes of calls that a check has found right."""
         self.unchecked = unchecked
-        self.scheduled = True
         self.num_tries = 0
         """Checks in a row that were not possible."""
-        tape.on_operation = self.note_operation
-        tape.on_backward = self.note_backward
-        self.log = LossLog(self.device)
+        self.failed = ""
+        """Why the last one was not."""
+        self.num_to_skip = 0
+        """Steps that are drawn next, and are not checked because the last check cost too much."""
+        self.schedule(True)
 
-    def hooks(self) -> Iterator[Any]:
-        """Register hooks on the model and its modules with units; yields their handles.
-
-        Modules without units (a loss function) count as operations of the loop.
-        """
-        units = {id(unit) for unit in self.units.values()}
-        for name, module in self.model.named_modules():
-            if units.isdisjoint(map(id, module.parameters())):
-                continue
-            yield module.register_forward_pre_hook(partial(self.enter, name), with_kwargs=True)
-            yield module.register_forward_hook(self.leave, always_call=True)
-
-    # --- what the loop does -----------------------------------------------------------------------
-
-    def enter(
-        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        if self.tape.paused:  # the model is run again for a check
-            return
-        self.depth += 1
-        self.tape.is_inside = True
-        if self.depth > 1 or not torch.is_grad_enabled():
-            return
-        inside_backward = torch._C._current_graph_task_id() != -1  # a checkpointed block, again
-        if not inside_backward:
-            with without_torch_functions():
-                self.call = ModelCall.begin(name, module, args, kwargs, self.device)
-                if self.scheduled and self.forward is self.tape.passes[-1]:
-                    self.log.add_inputs(self.call.inputs)
-
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.tape.paused:
-            return
-        self.depth -= 1
-        self.tape.is_inside = self.depth > 0
-        if self.depth or self.call is None:
-            return
-        call, self.call = self.call, None
-        forward = self.tape.passes[-1]
-        if forward.uses:  # of an earlier pass: this call has used no unit
-            return
-        if forward is not self.forward:
-            self.begin_pass(forward)
-        with without_torch_functions():
-            self.windows |= {x.shape[1] for x in call.inputs if x.dim() in (2, 3)}
-            if not self.needs(call):
-                return
-            call.end(output)
-            self.calls.append(call)
-            if self.scheduled:
-                self.log.add_outputs(call.outputs)
-
-    def begin_pass(self, forward: ForwardPass | None) -> None:
-        # They hold outputs, whose graph holds hooks that hold the calls, and the factors of the
-        # step. Emptied, they are freed at once, and not when Python next looks for cycles.
-        for call in self.calls:
-            call.clear()
-        self.log.clear()
-        self.forward, self.calls, self.windows = forward, [], set()
-        self.log = LossLog(self.device)
+    def schedule(self, scheduled: bool) -> None:
+        """Set whether the next step is checked, whatever rows it uses."""
+        self.scheduled = scheduled
+        self.watch.note_losses(scheduled)
 
     def needs(self, call: ModelCall) -> bool:
         """Return whether a check may need the outputs of a call, whose memory is then kept.
@@ -148,34 +93,15 @@ class SplitGuard:
         is_settled = all(row[-1] for row in self.verified)
         return self.scheduled or not is_settled or call.shapes not in self.known
 
-    def note_operation(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Callable[[Any], None] | None:
-        """Note an operation of the loop; the tape calls this before it is made."""
-        if self.scheduled and not self.depth and self.log.outputs:
-            return self.log.begin_operation(func, args, kwargs)
-        return None
-
-    def note_exchange(self, name: str, written: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-        """Note that processes exchange tensors; see ``watching_exchanges``."""
-        if self.scheduled and not self.depth and not self.tape.paused:
-            self.log.note_exchange(name, written, given)
-
-    def note_backward(self, root: Tensor, gradient: Tensor | None) -> None:
-        """Note that the loop calls ``root.backward(gradient)``."""
-        if self.scheduled:
-            self.log.roots.append((root, gradient))
-
-    # --- checks -----------------------------------------------------------------------------------
-
     def is_due(self, passes: Sequence[ForwardPass]) -> bool:
         """Return whether ``check`` will run the model again, unless it cannot."""
-        return self.scheduled or not self.rows_of(passes[-1]) <= self.verified
+        is_new = not self.rows_of(passes[-1]) <= self.verified
+        return self.scheduled or (is_new and self.num_tries < MOST_TRIES)
 
     def rows_of(self, forward: ForwardPass) -> set[tuple[object, ...]]:
         """Return how each parameter use of a pass is split; see ``use_rows``."""
         with without_torch_functions():
-            return {use_rows(use, self.windows) for use in forward.uses.values()}
+            return {use_rows(use, self.watch.windows) for use in forward.uses.values()}
 
     def check(self, passes: Sequence[ForwardPass], step: int) -> None:
         """Check the newest pass of a step, if the step is drawn or uses rows in a new way.
@@ -184,40 +110,55 @@ class SplitGuard:
         """
         forward = passes[-1]
         rows = self.rows_of(forward)
-        failed = ""
-        if self.scheduled or not rows <= self.verified:
-            num_datums = forward.num_datums()
-            drawn = int(np.random.default_rng((self.seed, step)).integers(num_datums))
-            # Rows that were selected may be as many as N datums would have, and right for some of
-            # them by chance: then every datum is checked.
-            slots = [drawn] if all(row[-1] for row in rows) else list(range(num_datums))
-            failed = self.check_pass(forward, slots, step)
-            if failed:
-                self.unchecked.add_step(failed)
-            else:
-                self.verified |= rows
-                self.known |= {call.shapes for call in self.calls}
-        self.num_tries = self.num_tries + 1 if failed else 0
-        self.begin_pass(None)
+        if self.is_due(passes):
+            self.check_rows(forward, rows, step)
+        elif not rows <= self.verified:  # tried in vain
+            self.unchecked.add_step(self.failed)
+        elif is_drawn(self.seed, step):
+            self.num_to_skip -= 1
+            self.unchecked.add_step(COSTLY)
+        self.watch.begin_pass(None)
         again = 0 < self.num_tries < MOST_TRIES
-        self.scheduled = again or is_drawn(self.seed, step + 1)
+        self.schedule(again or (not self.num_to_skip and is_drawn(self.seed, step + 1)))
 
-    def check_pass(self, forward: ForwardPass, slots: Sequence[int], step: int) -> str:
+    def check_rows(self, forward: ForwardPass, rows: set[tuple[object, ...]], step: int) -> None:
+        """Check a pass that is due; note why it could not be checked as a whole, if so."""
+        num_datums = forward.num_datums()
+        drawn = int(np.random.default_rng((self.seed, step)).integers(num_datums))
+        # Rows that were selected may be as many as N datums would have, and right for some of
+        # them by chance: then every datum is checked.
+        slots = [drawn] if all(row[-1] for row in rows) else list(range(num_datums))
+        self.watch.num_repeats = 0
+        self.failed = self.check_pass(forward, slots, rows, step)
+        repeats = self.watch.num_repeats / max(1, len(self.watch.calls))
+        self.num_to_skip = max(0, math.ceil(repeats / CHEAP_CALLS) - 1)
+        if self.failed:
+            self.unchecked.add_step(self.failed)
+            self.num_tries += 1
+        elif self.scheduled:
+            self.num_tries = 0
+
+    def check_pass(
+        self,
+        forward: ForwardPass,
+        slots: Sequence[int],
+        rows: set[tuple[object, ...]],
+        step: int,
+    ) -> str:
         """Check a pass; return why it could not be checked as a whole, "" if it could.
 
         Raises ``SplitError`` if the split is wrong.
         """
-        calls = [call for call in self.calls if call.deltas] if forward is self.forward else []
+        watch = self.watch
+        calls = [call for call in watch.calls if call.deltas] if forward is watch.forward else []
         deltas = [delta for call in calls for delta in call.deltas.values()]
-        if not calls:
-            return NO_CALL
-        if self.scheduled and (name := exchange_in_loss(self.log)):
+        inside = [use for number, use in sorted(forward.uses.items()) if number in forward.inside]
+        if calls and self.scheduled and (name := exchange_in_loss(watch.log)):
             raise exchange_error(name, step)
-        if not all(map(is_finite, deltas)):
-            return NOT_FINITE
+        if not calls or not all(map(is_finite, deltas)):
+            return NOT_FINITE if calls else NO_CALL
         if not all(call.is_intact for call in calls):
             return CHANGED
-        inside = [use for number, use in sorted(forward.uses.items()) if number in forward.inside]
         if not inside:
             return NO_CALL
         with self.tape.pausing(), nothing_changes(self.model):
@@ -227,10 +168,12 @@ class SplitGuard:
                 self.check_slots(calls, inside, slots, step)
             except CheckpointError:
                 return CHECKPOINTED
+            self.verified |= rows
+            self.known |= {call.shapes for call in watch.calls}
             if not self.scheduled:
                 return ""
             try:
-                mixed = interaction(self.log, calls, slots[0], inside[0].num_datums)
+                mixed = interaction(watch.log, calls, slots[0], inside[0].num_datums)
             except NotRepeatableError as reason:
                 return f"{LOSS} {reason}"
         if mixed:
