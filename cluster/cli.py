@@ -36,7 +36,7 @@ from cluster.commands import (
     selfcheck,
     verify,
 )
-from cluster.commands.dynamics import compare, seeds, spectrum, trajectory, transitions
+from cluster.commands.dynamics import compare, quanta, seeds, spectrum, trajectory, transitions
 from cluster.commands.influence import (
     directions,
     drift,
@@ -60,7 +60,7 @@ COMMANDS = (
     replay,
     *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
     *(influence, suspects, silence, lds, smoothness, retrain, drift, directions),
-    *(spectrum, trajectory, transitions, seeds, compare),
+    *(spectrum, trajectory, transitions, quanta, seeds, compare),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
 """In the order of the help."""

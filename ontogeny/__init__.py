@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from analysis.spectra.config import SpectrumConfig
     from analysis.trajectory.config import TrajectoryConfig
     from analysis.transitions.config import TransitionsConfig
+    from analysis.transitions.quanta.config import QuantaConfig
     from analysis.transitions.runs.compare import CompareConfig
     from capture import __version__
     from capture.config.reading import read_config
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
     from ontogeny.data import behaviour, bigrams, neurons
     from ontogeny.directions import directions
+    from ontogeny.dynamics.quanta import quanta
     from ontogeny.dynamics.runs import compare, describe_comparison, seeds
     from ontogeny.dynamics.trajectory import trajectory
     from ontogeny.dynamics.transitions import describe_transitions, transitions
@@ -95,6 +97,7 @@ __all__ = [
     "OutlierConfig",
     "ParameterConfig",
     "Predicate",
+    "QuantaConfig",
     "Run",
     "SelectionConfig",
     "SilenceConfig",
@@ -122,6 +125,7 @@ __all__ = [
     "neurons",
     "open_run",
     "parameter",
+    "quanta",
     "read_config",
     "record",
     "replay",
@@ -162,6 +166,7 @@ _HOMES = {
     "analysis.spectra.config": ("SpectrumConfig",),
     "analysis.trajectory.config": ("TrajectoryConfig",),
     "analysis.transitions.config": ("TransitionsConfig",),
+    "analysis.transitions.quanta.config": ("QuantaConfig",),
     "analysis.transitions.runs.compare": ("CompareConfig",),
     "capture": ("__version__",),
     "capture.config.reading": ("read_config",),
@@ -174,6 +179,7 @@ _HOMES = {
     "capture.store.config": ("StoreConfig",),
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),
     "ontogeny.data": ("behaviour", "bigrams", "neurons"),
+    "ontogeny.dynamics.quanta": ("quanta",),
     "ontogeny.dynamics.runs": ("compare", "describe_comparison", "seeds"),
     "ontogeny.dynamics.trajectory": ("trajectory",),
     "ontogeny.dynamics.transitions": ("describe_transitions", "transitions"),

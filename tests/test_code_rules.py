@@ -37,10 +37,11 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": "cluster/",
     "ruptures": "analysis/transitions/shape/segments.py",
     "s3fs": "tests/",  # for pandas and DuckDB; the store itself uses botocore
-    # clusters of neurons; mixtures of outcomes
+    # clusters of neurons and positions; probes; mixtures of outcomes
     "sklearn": (
         "analysis/neurons/",
         "analysis/trajectory/metrics/concepts.py",
+        "analysis/transitions/quanta/clusters.py",
         "analysis/transitions/runs/stability.py",
     ),
     "tokenizers": "capture/corpus/tokenizer.py",

@@ -140,7 +140,7 @@ OPTIONAL = {"confirmed", "nulls"}
 """Tables of ``attribute`` that older versions did not write; they count as empty."""
 REQUIRED = "attribute"
 """The job without whose tables there is no report."""
-COURSE = ("trajectory", "transitions", "spectrum")
+COURSE = ("trajectory", "transitions", "quanta", "spectrum")
 """Jobs about the course of training, which write a page of their own beside their tables."""
 
 

@@ -41,8 +41,13 @@ class Shapes:
     """Half of each curve that changes, by name."""
 
 
-def shapes_of(run: str, curves: Sequence[Curve], *, draws: int, seed: int) -> Shapes:
-    """Test the curves of one run; each curve's draws follow from the seed and its name alone."""
+def shapes_of(
+    run: str, curves: Sequence[Curve], *, draws: int, seed: int, cuts: bool = True
+) -> Shapes:
+    """Test the curves of one run; each curve's draws follow from the seed and its name alone.
+
+    Without ``cuts`` no change points are looked for, which take most of the time.
+    """
     rows: list[dict[str, Any]] = []
     changes: list[dict[str, Any]] = []
     halves: dict[str, Half] = {}
@@ -55,7 +60,7 @@ def shapes_of(run: str, curves: Sequence[Curve], *, draws: int, seed: int) -> Sh
             nulls = Nulls.of(curve, draws, rng)
             half = halves[curve.name] = find_half(curve, draws, rng)
             row |= nulls.test_share(curve) | half_columns(half)
-            changes += [own | change for change in nulls.cuts(curve, draws, rng)]
+            changes += [own | change for change in nulls.cuts(curve, draws, rng)] if cuts else []
         rows.append(row)
     table = judged(pd.DataFrame(rows, columns=pd.Index(CURVES.names)), curves)
     return Shapes(table, pd.DataFrame(changes, columns=pd.Index(CHANGES.names)), halves)

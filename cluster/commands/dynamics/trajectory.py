@@ -1,13 +1,19 @@
 """``ontogeny trajectory``: metrics at the checkpoints of training."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capture.errors import ConfigError, at_least
+from capture.errors import at_least
+from cluster.commands.dynamics.places import (
+    add_checkpoints,
+    add_place,
+    add_texts,
+    answer_checkpoints,
+    holds_checkpoints,
+    refuse_texts,
+)
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet
-from cluster.options.choices import ABLATION_SPLITS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,21 +55,12 @@ Say with --to where the tables go, and with --text what to predict.
 
 def add(commands: "Commands") -> None:
     made = add_command(commands, "trajectory", run, "Metrics at the checkpoints of training.", TEXT)
-    text = "folder or prefix of a run, as in runs/demo; or a folder of checkpoints"
-    made.add_argument("run", metavar="PLACE", help=text)
+    add_place(made)
     text = "see above; default: all that the model can give"
     made.add_argument(
         "--metrics", nargs="+", action="extend", default=[], metavar="METRIC", help=text
     )
-    text = (
-        "log (default): checkpoints of the run, log-spaced; all; or a list such as 0,10,20:100:5 "
-    )
-    text += "(from 20 to below 100 by 5). Steps without a checkpoint are replayed"
-    made.add_argument("--steps", default="log", metavar="STEPS", help=text)
-    text = "checkpoints of --steps log, default 12"
-    made.add_argument("--checkpoints", type=int, default=12, metavar="N", help=text)
-    text = "text to predict; default validation, else test, else train"
-    made.add_argument("--split", choices=ABLATION_SPLITS, default="", help=text)
+    add_checkpoints(made, default=12)
     text = "datums of it, default 200"
     made.add_argument("--datums", type=int, default=200, metavar="N", help=text)
     text = "seed of random tokens, default 0"
@@ -77,16 +74,6 @@ def add(commands: "Commands") -> None:
     made.add_argument("--rows", type=int, default=3, metavar="N", help=text)
     add_tables(made)
     add_quiet(made, json=True)
-
-
-def add_texts(made: argparse.ArgumentParser) -> None:
-    """Options for checkpoints that are no run."""
-    text = "without a run: UTF-8 text to predict; without it, metrics of text are left out"
-    made.add_argument("--text", metavar="FILE", help=text)
-    text = "without a run: text that the model was trained on"
-    made.add_argument("--training-text", metavar="FILE", help=text)
-    text = "without a run: tokens of a window; default what the model takes, at most 128"
-    made.add_argument("--window", type=int, metavar="N", help=text)
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
@@ -105,67 +92,29 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     )
     if holds_checkpoints(arguments.run):
         return measure_checkpoints(arguments, console, config)
-    for option in ("text", "training_text", "window"):
-        if vars(arguments)[option] is not None:
-            problem = f"is given, but {arguments.run} is a run, which has its text"
-            raise ConfigError(f"--{option.replace('_', '-')}", problem, "Leave it out")
+    refuse_texts(arguments)
     return run_analysis(arguments, console, of_run(config, rows=arguments.rows))
-
-
-def holds_checkpoints(place: str) -> bool:
-    """Whether a place is a folder that is no run, or names revisions on the hub."""
-    from capture.format.markers import START
-    from capture.store import Store
-
-    folder = Path(place).expanduser()
-    if folder.is_dir():
-        return not Store(str(folder)).exists(START)
-    return "@" in place and "://" not in place
 
 
 def measure_checkpoints(
     arguments: argparse.Namespace, console: "Console", config: "TrajectoryConfig"
 ) -> int:
     """Measure checkpoints that are no run, write the tables and print them."""
-    from analysis.jobs.loose_tables import claim_place
-    from analysis.jobs.tables import table_set
-    from analysis.trajectory.observed.files import FileTexts
     from analysis.trajectory.stored import (
         checkpoints_question,
         trajectory_of_checkpoints,
         write_at,
     )
-    from capture.store import Store
-    from cluster.on_ray.job import require_persistent
-    from cluster.terminal.as_json import print_as_json
     from cluster.terminal.dynamics.trajectory import show_trajectory
-    from cluster.terminal.progress import counting
 
-    if arguments.split:
-        raise ConfigError("--split", f"is given, but {arguments.run} is no run", "Give --text")
-    if not arguments.to:
-        problem = f"is missing, and {arguments.run} is no run that could hold the tables"
-        raise ConfigError("--to", problem, "Say where they go: --to FOLDER")
-    require_persistent("--to", arguments.to)
-    texts = FileTexts(
-        place=arguments.run,
-        text=arguments.text,
-        training_text=arguments.training_text,
-        window=arguments.window,
+    return answer_checkpoints(
+        arguments,
+        console,
+        lambda texts: checkpoints_question(texts, config),
+        lambda texts, report: trajectory_of_checkpoints(texts, config, report),
+        write_at,
+        lambda console, found: show_trajectory(console, found, rows=arguments.rows),
     )
-    store, question = Store(arguments.to), checkpoints_question(texts, config)
-    claim_place(store, question, arguments.name, replace=arguments.replace)
-    quiet = arguments.quiet or arguments.json
-    with counting(console, "measuring", "checkpoints", quiet=quiet) as report:
-        found = trajectory_of_checkpoints(texts, config, report)
-    write_at(store, found, question, arguments.run, arguments.name)
-    if arguments.json:
-        print_as_json(found)
-    if not quiet:
-        show_trajectory(console, found, rows=arguments.rows)
-        place = f"{store.uri}/analysis/{table_set(question.command, arguments.name)}/"
-        console.print(f"Tables: {place}", markup=False, highlight=False, soft_wrap=True)
-    return 0
 
 
 def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":

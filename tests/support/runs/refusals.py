@@ -33,6 +33,7 @@ READING_COMMANDS = {
     "spectrum": "",
     "trajectory": "",
     "transitions": "",
+    "quanta": "",
     "compare": "memory://bad-input/whole",
     "replay": "--record factors",
     "report": "",

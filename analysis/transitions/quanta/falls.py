@@ -1,0 +1,90 @@
+"""When the loss of each cluster fell, and how much of all loss fell suddenly.
+
+Shapes: K checkpoint, M position, C cluster.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.transitions.curves import COLUMNS, curves_of
+from analysis.transitions.shape.shapes import Shapes, shapes_of
+from analysis.transitions.tables import SUDDEN
+
+NULL_CURVES = 199
+"""Null curves of each kind, for each cluster's test."""
+
+
+@dataclass(frozen=True, eq=False)
+class Falls:
+    """Mean loss of each cluster over checkpoints, tested like any curve."""
+
+    step_K: np.ndarray
+    mean_KC: np.ndarray
+    error_KC: np.ndarray
+    """Standard error over positions; NaN for a single one."""
+    count_C: np.ndarray
+    shapes: Shapes
+    """Row c of ``shapes.curves`` is that of cluster c."""
+
+    @classmethod
+    def of(
+        cls,
+        step_K: np.ndarray,
+        loss_KM: np.ndarray,
+        cluster_M: np.ndarray,
+        *,
+        seed: int,
+        cuts: bool = True,
+    ) -> "Falls":
+        """Average the losses of each cluster and test the curves; ``cuts``: for change points."""
+        groups = [loss_KM[:, cluster_M == c] for c in range(cluster_M.max() + 1)]
+        count_C = np.array([own_KM.shape[1] for own_KM in groups])
+        mean_KC = np.stack([own_KM.mean(1) for own_KM in groups], 1)
+        deviation_KC = np.stack([spread(own_KM) for own_KM in groups], 1)
+        error_KC = deviation_KC / np.sqrt(count_C)
+        frames = [
+            pd.DataFrame(
+                {
+                    "step": step_K,
+                    "metric": "loss",
+                    "component": f"cluster {c}",
+                    "value": mean_KC[:, c],
+                    "n": count_C[c],
+                    "standard_error": error_KC[:, c],
+                }
+            )
+            for c in range(len(groups))
+        ]
+        curves = curves_of(pd.concat(frames)[COLUMNS])
+        shapes = shapes_of("", curves, draws=NULL_CURVES, seed=seed, cuts=cuts)
+        return cls(step_K, mean_KC, error_KC, count_C, shapes)
+
+    @property
+    def sudden_C(self) -> np.ndarray:
+        """Whether each cluster's loss falls, and suddenly."""
+        falls_C = self.mean_KC[-1] < self.mean_KC[0]
+        return falls_C & (self.shapes.curves["verdict"] == SUDDEN).to_numpy()
+
+    @property
+    def sudden_share(self) -> float:
+        """The part of the fall of all positions' loss, from the first checkpoint to the last, that
+        sudden clusters make inside their steepest windows; NaN if the loss does not fall."""
+        total = float((self.mean_KC[0] - self.mean_KC[-1]) @ self.count_C)
+        if total <= 0:
+            return float("nan")
+        fallen = 0.0
+        for c in np.flatnonzero(self.sudden_C):
+            row = self.shapes.curves.iloc[c]
+            ends = np.log1p([row["window_first"], row["window_end"]])
+            first, end = np.interp(ends, np.log1p(self.step_K), self.mean_KC[:, c])
+            fallen += float(first - end) * self.count_C[c]
+        return fallen / total
+
+
+def spread(own_KM: np.ndarray) -> np.ndarray:
+    """Return the standard deviation over positions, [K]; NaN for a single one."""
+    if own_KM.shape[1] < 2:
+        return np.full(len(own_KM), np.nan)
+    return own_KM.std(1, ddof=1)
