@@ -32,6 +32,7 @@ capture.errors
 capture.device  capture.process_group
 capture.store  capture.gradients  capture.optim  capture.models
 capture.shards  capture.shifts  capture.corpus  capture.parts
+capture.interventions
 capture.config
 capture.format
 capture.engine

@@ -135,18 +135,17 @@ def projected_steps(
 
     ``left_PK``: directions on which each change is projected; None: changes stay whole.
     """
-    from capture.engine.observer import to_device  # loads the training engine
+    from capture.engine.left_out import batch_of  # loads the training engine
+    from capture.engine.observer import to_device
     from capture.replay.segments import as_captured
 
     plan = replayer.run.plan
     token_NT, target_NT = to_device(plan.corpus.train, engine.device)
     for planned in islice(plan.planned_steps(steps.start), len(steps)):
-        datum_N = torch.from_numpy(planned.datum_N).to(engine.device)
+        batch = batch_of(plan, token_NT, target_NT, planned)
         before_P = flat(engine, units)
         with as_captured(replayer.run):
-            engine.step(
-                token_NT[datum_N], target_NT[datum_N], step=planned.step, epoch=planned.epoch
-            )
+            engine.step(*batch, step=planned.step, epoch=planned.epoch)
         if left_PK is not None:
             change_P = flat(engine, units) - before_P
             write(engine, units, before_P + left_PK @ (left_PK.T @ change_P))

@@ -7,6 +7,7 @@ from capture.config.records import FactorConfig, RecordKind
 from capture.corpus.config import CorpusConfig
 from capture.errors import ConfigError
 from capture.gradients.vmap_fallback import Fallback
+from capture.interventions.config import InterventionConfig
 from capture.models.transformer import ModelConfig
 from capture.optim.config import TrainingConfig
 from capture.optim.deepspeed_config import DeepSpeedConfig, require_captured
@@ -98,6 +99,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     engine: Literal["plain", "deepspeed"] = "plain"

@@ -23,6 +23,8 @@ from capture.gradients.examination import Examination, examine_units
 from capture.gradients.factors import choose_units
 from capture.gradients.layout import Layout
 from capture.gradients.vmap_fallback import unsplit_error
+from capture.interventions.config import require_datums
+from capture.interventions.suppression import find_suppression
 from capture.models.huggingface import (
     HFModel,
     build_hf_model,
@@ -115,6 +117,10 @@ def build_engine(
         require_causal(model, first_datum(plan, model))
         require_no_randomness(model, first_datum(plan, model))
     require_fit(config.training.schedule, plan.num_steps)
+    require_datums(config.intervention, len(plan.corpus.train))
+    suppression = find_suppression(
+        model, config.intervention, first_datum(plan, model), plan.num_steps
+    )
     units, examined = choose_captured_units(model, plan)
     units = units if kinds else {}
     if config.engine == "deepspeed" and isinstance(group, DistributedGroup):
@@ -127,6 +133,7 @@ def build_engine(
             seed=config.run.seed,
             num_steps=plan.num_steps,
             window_axes=examined.window_axes,
+            suppression=suppression,
             group=group,
         )
     return Engine(
@@ -138,6 +145,7 @@ def build_engine(
         num_steps=plan.num_steps,
         vmap_units=examined.unsplit,
         window_axes=examined.window_axes,
+        suppression=suppression,
         group=group,
     )
 

@@ -23,6 +23,7 @@ from capture.engine.engine import Engine
 from capture.engine.step import LastToken, Step
 from capture.format import checkpoint
 from capture.gradients.window_axis import Axis
+from capture.interventions.suppression import Suppression
 from capture.models.transformer import AnyModel
 from capture.optim import optimizer
 from capture.optim.config import TrainingConfig
@@ -46,6 +47,7 @@ class DeepSpeedEngine(Engine):
         num_steps: int,
         group: Group,
         window_axes: Mapping[str, Sequence[Axis]] | None = None,
+        suppression: Suppression | None = None,
     ) -> None:
         """``group``: the workers of torch's process group.
 
@@ -60,6 +62,7 @@ class DeepSpeedEngine(Engine):
             seed=seed,
             num_steps=num_steps,
             window_axes=window_axes,
+            suppression=suppression,
             group=group,
         )
         self.partitioned = zero.stage == 3

@@ -7,13 +7,14 @@ multiplied, stored as float32.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from capture.engine.left_out import share_of_loss
 from capture.engine.step import LastToken, Step, join_last_tokens
 from capture.format import checkpoint
 from capture.gradients.dense import join_datums
@@ -22,6 +23,7 @@ from capture.gradients.layout import Layout
 from capture.gradients.tape import Tape
 from capture.gradients.vmap_fallback import factors_by_vmap
 from capture.gradients.window_axis import Axis
+from capture.interventions.suppression import Suppression
 from capture.models.dropout import Masks, draw_masks
 from capture.models.huggingface import stored_transposed
 from capture.models.transformer import AnyModel, LanguageModel, dropout_entries
@@ -51,6 +53,7 @@ class Engine:
         num_steps: int = 0,
         vmap_units: Collection[str] = (),
         window_axes: Mapping[str, Sequence[Axis]] | None = None,
+        suppression: Suppression | None = None,
         group: Group = SINGLE_PROCESS,
     ) -> None:
         """Make the optimizer, and prepare the capture of ``units`` (which may be empty).
@@ -59,6 +62,7 @@ class Engine:
         ``num_steps``: length of the run, for a schedule that depends on it.
         ``vmap_units``: units without factors, whose gradients are captured by vmap.
         ``window_axes``: axis of the window in each call of a unit; see ``Tape``.
+        ``suppression``: parts that are suppressed in some steps.
         ``group``: the workers that take each step together.
         """
         self.model = model
@@ -69,6 +73,7 @@ class Engine:
         self.layout = Layout.of(units, stored_transposed(model))
         self.vmap_units = {name: units[name] for name in units if name in vmap_units}
         self.window_axes = window_axes
+        self.suppression = suppression
         self.last_only = last_only
         self.seed = seed
         self.num_steps = num_steps
@@ -156,10 +161,11 @@ class Engine:
         self.forward_model.train()
         slots = self.group.slots(len(token_NT))
         size = len(slots) // self.config.accumulate
-        pieces = [
-            self.micro_batch_gradients(token_NT, target_NT, slots[start : start + size], step)
-            for start in range(0, len(slots), size)
-        ]
+        with self.suppressing(step):
+            pieces = [
+                self.micro_batch_gradients(token_NT, target_NT, slots[start : start + size], step)
+                for start in range(0, len(slots), size)
+            ]
         losses, factors, lasts = zip(*pieces, strict=True)
         return sum(losses), join_datums(factors), join_last_tokens([last for last in lasts if last])
 
@@ -174,8 +180,7 @@ class Engine:
         with tape if self.units else nullcontext(), self.autocast():
             logit_NTV = self.forward_model(token_NT, masks)
         logit_NTV = logit_NTV.float()
-        loss = F.cross_entropy(logit_NTV.flatten(0, 1), target_NT.flatten())
-        loss = loss * (target_NT.numel() / positions)  # from this micro-batch's mean to its share
+        loss = share_of_loss(logit_NTV, target_NT, positions)
         self.backward(loss)
         batch = (token_NT, target_NT, masks, positions)
         factors = tape.factors() | self.fallback_factors(*batch, scored=slice(None))
@@ -266,6 +271,10 @@ class Engine:
         All workers must call this.
         """
         return {name: self.units[name].detach() for name in names}
+
+    def suppressing(self, step: int) -> AbstractContextManager[None]:
+        """Return a context within which passes suppress the parts that this step suppresses."""
+        return self.suppression.within(self.model, step) if self.suppression else nullcontext()
 
     def autocast(self) -> torch.autocast:
         """Return the autocast context of the configured precision."""

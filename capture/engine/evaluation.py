@@ -55,6 +55,8 @@ def evaluate_splits(
 ) -> list[Evaluation]:
     """Evaluate each held-out split of the corpus; ``alive`` is called after every batch.
 
+    What an intervention suppresses in the step just taken is suppressed here, too.
+
     All workers must call this if the engine partitions the model, for each forward pass is then a
     collective operation.
     """
@@ -64,13 +66,14 @@ def evaluate_splits(
         datums = getattr(plan.corpus, split)
         if datums is not None:
             token_NT, target_NT = to_device(datums, engine.device)
-            scores = score(
-                engine.forward_model,
-                token_NT,
-                target_NT,
-                batch=plan.config.training.batch,
-                alive=alive,
-            )
+            with engine.suppressing(planned.step):
+                scores = score(
+                    engine.forward_model,
+                    token_NT,
+                    target_NT,
+                    batch=plan.config.training.batch,
+                    alive=alive,
+                )
             found.append(
                 Evaluation(
                     planned.step + 1,

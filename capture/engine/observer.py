@@ -20,6 +20,7 @@ from capture.engine.audit import (
     probed_discrepancies,
 )
 from capture.engine.engine import Engine
+from capture.engine.left_out import batch_of
 from capture.engine.probe import Probe
 from capture.engine.split import UNCHECKED, DatumAlone, datum_alone, is_drawn, require_split
 from capture.engine.step import Step
@@ -121,8 +122,7 @@ class Observer:
         # Unlike slot 0, a drawn slot also shows rows that are in the wrong order.
         draw = np.random.default_rng((self.plan.config.run.seed, planned.step))
         slot = int(draw.integers(self.slots.start, self.slots.stop))
-        datum_N = torch.from_numpy(planned.datum_N).to(self.engine.device)
-        batch = self.token_NT[datum_N], self.target_NT[datum_N]
+        batch = batch_of(self.plan, self.token_NT, self.target_NT, planned)
         return datum_alone(self.engine, *batch, slot, planned.step), ""
 
     def factors(
@@ -161,7 +161,7 @@ class Observer:
         Adds these factors to the tallies, with the weights before the step.
         """
         datum_N = torch.from_numpy(planned.datum_N).to(self.engine.device)
-        token_NT, target_NT = self.token_NT[datum_N], self.target_NT[datum_N]
+        token_NT, target_NT = batch_of(self.plan, self.token_NT, self.target_NT, planned)
         widths = self.tally.widths if self.tally else ()
         weights = {name: own.clone() for name, own in self.engine.weights(widths).items()}
         step = self.engine.step(token_NT, target_NT, step=planned.step, epoch=planned.epoch)

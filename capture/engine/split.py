@@ -72,7 +72,7 @@ def datum_alone(
     devices = [engine.device] if engine.device.type == "cuda" else []
     model.train()
     try:
-        with torch.random.fork_rng(devices=devices), precision:
+        with torch.random.fork_rng(devices=devices), precision, engine.suppressing(step):
             masks = engine.masks([slot], step, token_NT.shape[1])
             logit_1TV = functional_call(model, units, (token_1T, masks))
     except (RuntimeError, ValueError) as error:

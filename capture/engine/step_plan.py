@@ -5,6 +5,7 @@ Shapes: N datum of a batch, by slot.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -89,3 +90,15 @@ class StepPlan:
         num_datums, phases = len(self.corpus.train), config.corpus.phases
         order = epoch_order(num_datums, seed=config.order_seed, epoch=epoch, phases=phases)
         return batches(order, config.training.batch)
+
+    def left_out(self, planned: PlannedStep) -> np.ndarray | None:
+        """Return the slots of a step whose datums an intervention leaves out; None without any."""
+        intervention = self.config.intervention
+        if not intervention.leave_out or planned.step not in intervention.steps(self.num_steps):
+            return None
+        found = np.flatnonzero(np.isin(planned.datum_N, self.left_out_ids))
+        return found if len(found) else None
+
+    @cached_property
+    def left_out_ids(self) -> list[int]:
+        return self.config.intervention.left_out()

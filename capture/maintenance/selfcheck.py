@@ -24,6 +24,7 @@ from capture.device import deterministic
 from capture.engine.audit import discrepancies
 from capture.engine.build import build_engine, complete_config
 from capture.engine.engine import Engine
+from capture.engine.left_out import batch_of
 from capture.engine.observer import to_device
 from capture.engine.step_plan import StepPlan
 from capture.errors import AuditError, ConfigError, UnitError
@@ -193,7 +194,7 @@ def check_update(plan: StepPlan, engine: Engine) -> Check:
     token_NT, target_NT = to_device(plan.corpus.train, engine.device)
     for planned in islice(plan.planned_steps(0), STEPS):
         before_P = layout.flatten(engine.units)
-        batch = (token_NT[planned.datum_N], target_NT[planned.datum_N])
+        batch = batch_of(plan, token_NT, target_NT, planned)
         step = engine.step(*batch, step=planned.step, epoch=planned.epoch)
         recorded = step.last.factors if step.last else step.factors
         total_P = sum_shifts(recorded, layout, step.scale, step.preconditioner)

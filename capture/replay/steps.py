@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from capture.config.records import RecordKind
 from capture.engine.build import build_engine, restore
 from capture.engine.engine import Engine
+from capture.engine.left_out import batch_of
 from capture.engine.observer import to_device
 from capture.format import checkpoint
 from capture.format.markers import Marker
@@ -116,12 +116,10 @@ class StepReplayer:
         token_NT, target_NT = to_device(self.run.plan.corpus.train, engine.device)
         ends = {marker.end_step: marker for marker in self.markers}
         for planned in islice(self.run.plan.planned_steps(first_step), end_step - first_step):
-            datum_N = torch.from_numpy(planned.datum_N).to(engine.device)
+            batch = batch_of(self.run.plan, token_NT, target_NT, planned)
             before = copy_weights(engine, engine.units)
             with as_captured(self.run):
-                step = engine.step(
-                    token_NT[datum_N], target_NT[datum_N], step=planned.step, epoch=planned.epoch
-                )
+                step = engine.step(*batch, step=planned.step, epoch=planned.epoch)
             yield Update(
                 planned.step,
                 planned.datum_N.tolist(),

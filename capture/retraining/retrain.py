@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 
 from capture.engine.build import restore
+from capture.engine.left_out import batch_of
 from capture.engine.observer import to_device
 from capture.errors import InfluenceError
 from capture.format import checkpoint
@@ -51,16 +52,10 @@ def retrain(
     count = end_step - marker.end_step
     token_NT, target_NT = to_device(run.plan.corpus.train, engine.device)
     for planned in islice(run.plan.planned_steps(marker.end_step), count):
-        datum_N = torch.from_numpy(planned.datum_N).to(engine.device)
+        batch = batch_of(run.plan, token_NT, target_NT, planned)
         weight_N = torch.from_numpy(weighting.of_batch(planned.step, planned.datum_N))
         with as_captured(run):
-            step = engine.weighted_step(
-                token_NT[datum_N],
-                target_NT[datum_N],
-                weight_N,
-                step=planned.step,
-                epoch=planned.epoch,
-            )
+            step = engine.weighted_step(*batch, weight_N, step=planned.step, epoch=planned.epoch)
         if not math.isfinite(step.loss + step.gradient_norm):
             problem = f"retraining with these weights has diverged (loss {step.loss:g})"
             raise InfluenceError(f"step {planned.step}", problem, "Choose weights nearer to 1")

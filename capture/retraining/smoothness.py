@@ -27,6 +27,7 @@ from capture.config.settings import Config, require_capture_loop
 from capture.corpus.datums import load_corpus
 from capture.device import deterministic
 from capture.engine.build import complete_config
+from capture.engine.left_out import batch_of
 from capture.engine.observer import to_device
 from capture.engine.step_plan import StepPlan
 from capture.errors import InfluenceError, at_least
@@ -133,8 +134,7 @@ def compare(plan: StepPlan, how: SmoothnessConfig, report: Report) -> Smoothness
     token_NT, target_NT = to_device(plan.corpus.train, base.device)
     distances, clipped = [], 0
     for planned in islice(plan.planned_steps(0), num_steps):
-        datum_N = torch.from_numpy(planned.datum_N).to(base.device)
-        batch = token_NT[datum_N], target_NT[datum_N]
+        batch = batch_of(plan, token_NT, target_NT, planned)
         numbers = {"step": planned.step, "epoch": planned.epoch}
         taken = [engine.step(*batch, **numbers) for engine in (base, rounded, *changed)]
         if not all(math.isfinite(step.loss + step.gradient_norm) for step in taken):

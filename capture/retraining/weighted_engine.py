@@ -40,6 +40,7 @@ class WeightedEngine(Engine):
             last_only=False,
             seed=plain.seed,
             num_steps=plan.num_steps,
+            suppression=plain.suppression,
         )
 
     def weighted_step(

@@ -21,6 +21,7 @@ from torch import Tensor
 from capture.corpus.datums import select_datums
 from capture.engine.build import build_engine, restore
 from capture.engine.engine import Engine
+from capture.engine.left_out import without_left_out
 from capture.engine.observer import to_device
 from capture.engine.step_plan import PlannedStep
 from capture.errors import ConfigError, RunError
@@ -243,7 +244,8 @@ class BackwardWalker:
     def batch(self, planned: PlannedStep) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a step's batch, each [N, T]."""
         train = self.run.plan.corpus.train
-        return to_device(select_datums(train, planned.datum_N), self.engine.device)
+        found = to_device(select_datums(train, planned.datum_N), self.engine.device)
+        return found[0], without_left_out(self.run.plan, found[1], planned)
 
     def require_arrived(self, step: int) -> None:
         """Raise ``ReplayError`` unless the engine has arrived at the checkpoint of a step."""

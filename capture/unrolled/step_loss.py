@@ -45,7 +45,7 @@ class StepLoss:
         own = slice(slots.start, slots.stop)
         pool_NK = None if self.pool_NK is None else self.pool_NK[own]
         model = self.engine.model.train()
-        with self.engine.autocast():
+        with self.engine.autocast(), self.engine.suppressing(self.step):
             given = self.token_NT[own], Masks(pool_NK)
             logit_NTV = functional_call(model, dict(weights), given)
         return logit_NTV if logit_NTV.dtype == torch.float64 else logit_NTV.float()

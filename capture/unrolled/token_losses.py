@@ -18,11 +18,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from capture.engine.left_out import LEFT_OUT
+
 
 def twice_differentiable_losses(logit_PV: Tensor, target_P: Tensor) -> Tensor:
-    """Return the cross-entropy at every position, [P], in nats; for reverse mode only."""
-    lost_P, _ = TokenLosses.apply(logit_PV, target_P)
-    return lost_P
+    """Return the cross-entropy at every position, [P], in nats; for reverse mode only.
+
+    It is 0 for datums that an intervention leaves out.
+    """
+    left_out_P = target_P == LEFT_OUT
+    if not bool(left_out_P.any()):
+        lost_P, _ = TokenLosses.apply(logit_PV, target_P)
+        return lost_P
+    lost_P, _ = TokenLosses.apply(logit_PV, target_P.masked_fill(left_out_P, 0))
+    return lost_P.masked_fill(left_out_P, 0)
 
 
 class TokenLosses(torch.autograd.Function):

@@ -11,6 +11,7 @@ from capture.config.settings import to_values
 from capture.errors import ConfigError
 
 MOST_NAMED = 4
+INTERVENTION = "intervention."
 ASIDE = (
     *("run.seed", "run.uri", "model.seed", "training.order_seed"),
     *("store", "training.device", "corpus.path"),
@@ -27,7 +28,7 @@ def describe(runs: Sequence[Run]) -> pd.DataFrame:
     rows = [
         {
             "run": run.uri,
-            "group": ", ".join(f"{name}={own.get(name)}" for name in names),
+            "group": group_name(run, own, names),
             "weight_seed": run.config.weight_seed,
             "order_seed": run.config.order_seed,
             "steps": run.steps_done,
@@ -35,6 +36,13 @@ def describe(runs: Sequence[Run]) -> pd.DataFrame:
         for run, own in zip(runs, settings, strict=True)
     ]
     return pd.DataFrame(rows, columns=pd.Index(RUNS.names))
+
+
+def group_name(run: Run, own: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return a run's values of the settings that differ; those of an intervention as a phrase."""
+    plain = [name for name in names if not name.startswith(INTERVENTION)]
+    values = [f"{name}={own.get(name)}" for name in plain]
+    return ", ".join(values + [run.config.intervention.describe()] * (plain != list(names)))
 
 
 def settings_of(run: Run) -> dict[str, Any]:
