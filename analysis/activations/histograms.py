@@ -36,7 +36,7 @@ HISTOGRAMS = pa.schema(
         pa.field("figure", pa.int32()),  # see comparisons; 0: attributed tokens and others
         pa.field("unit", pa.string()),
         pa.field("neuron", pa.int32()),  # number of the neuron (row, head) in the unit
-        pa.field("group", pa.string()),  # a token; in figure 0 "taught" (attributed) or "other"
+        pa.field("group", pa.string()),  # a token; in figure 0 "attributed" or "other"
         pa.field("low", pa.float64()),  # the bin's bounds: low ≤ activation < high,
         pa.field("high", pa.float64()),  # the last bin includes its high
         pa.field("count", pa.int64()),  # positions
@@ -166,8 +166,7 @@ def attributed_against_others(
     count_2B = np.bincount(bin_M + NUM_BINS * is_attributed_M, minlength=2 * NUM_BINS).reshape(
         2, -1
     )
-    # "taught" is the stored label of the attributed tokens' positions.
-    groups = {"taught": count_2B[1], "other": count_2B[0]}
+    groups = {"attributed": count_2B[1], "other": count_2B[0]}
     return [
         histogram(bound_B, count_B, figure=0, unit=unit, neuron=neuron, group=group)
         for group, count_B in groups.items()

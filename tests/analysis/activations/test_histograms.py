@@ -56,7 +56,7 @@ def expected_histograms(attributed: dict[tuple[str, int], list[int]]) -> pd.Data
     for (unit, neuron), tokens in attributed.items():
         x_NT = inputs[unit][:, :, neuron].astype(np.float64)
         own_NT = np.isin(run.target_NT, tokens)
-        for group, mask_NT in (("taught", own_NT), ("other", ~own_NT)):
+        for group, mask_NT in (("attributed", own_NT), ("other", ~own_NT)):
             span = float(x_NT.min()), float(x_NT.max())
             count_B, bound_B = np.histogram(x_NT[mask_NT], NUM_BINS, range=span)
             share_B = count_B / max(count_B.sum(), 1)
@@ -88,7 +88,7 @@ def test_histograms_of_many_neurons_equal_numpys() -> None:
 def test_a_group_without_positions_has_shares_of_zero() -> None:
     run = open_run(tiny_run())
     found = neuron_histograms(run, {("layers.1.linear2.weight", 3): []})
-    own = found[found["group"] == "taught"]
+    own = found[found["group"] == "attributed"]
     assert (own["count"] == 0).all()
     assert (own["share"] == 0).all()
     assert neuron_histograms(run, {}).empty

@@ -43,10 +43,11 @@ def histogram(data: ReportData, neuron: Neuron) -> Markup | None:
     table = data.histograms_by_neuron.get(neuron)
     if table is None:
         return None
+    table = table.replace({"group": {"taught": "attributed"}})  # the label in version 0.1
     groups = dict(list(table.sort_values("low").groupby("group", sort=False)))
     low_B, high_B = (next(iter(groups.values()))[end].to_numpy() for end in ("low", "high"))
-    names = {"other": "before other tokens", "taught": "before tokens in the evidence"}
-    colours = {"other": OTHER, "taught": EVIDENCE}
+    names = {"other": "before other tokens", "attributed": "before tokens in the evidence"}
+    colours = {"other": OTHER, "attributed": EVIDENCE}
     series = [
         Series(names[name], low_B, 100 * groups[name]["share"].to_numpy(), colours[name])
         for name in names
