@@ -1,6 +1,7 @@
 """Quanta: gradients of single positions are exact, and planted groups are found when they fell."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,16 +120,16 @@ def test_planted_groups_are_found_by_gradients_and_by_curves(found: Quanta) -> N
 
 
 def test_the_sudden_share_is_that_of_the_sudden_groups(found: Quanta) -> None:
-    real = found.falls[found.falls["draw"] < 0].set_index("kind")
-    null = found.falls[found.falls["draw"] >= 0].groupby("kind").max()
+    real: dict[Any, Any] = found.falls[found.falls["draw"] < 0].set_index("kind").T.to_dict()
+    null: dict[Any, Any] = found.falls[found.falls["draw"] >= 0].groupby("kind").max().T.to_dict()
     sudden = (SIZES[0] + SIZES[1]) / sum(SIZES)
     for kind in ("gradients", "loss curves"):
-        assert 0.75 * sudden < real.loc[kind, "sudden_share"] <= sudden + 0.02
-        assert real.loc[kind, "sudden_clusters"] == 2
-        assert null.loc[kind, "explained"] < real.loc[kind, "explained"]
-    assert null.loc["gradients", "cosine"] < 0.5 * real.loc["gradients", "cosine"]
-    assert null.loc["gradients", "explained"] < 0.1 < 0.9 < real.loc["gradients", "explained"]
-    assert null.loc["loss curves", "sudden_share"] < 0.1
+        assert 0.75 * sudden < real[kind]["sudden_share"] <= sudden + 0.02
+        assert real[kind]["sudden_clusters"] == 2
+        assert null[kind]["explained"] < real[kind]["explained"]
+    assert null["gradients"]["cosine"] < 0.5 * real["gradients"]["cosine"]
+    assert null["gradients"]["explained"] < 0.1 < 0.9 < real["gradients"]["explained"]
+    assert null["loss curves"]["sudden_share"] < 0.1
 
 
 def test_change_points_of_the_groups_lie_where_they_fell(found: Quanta) -> None:
