@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from capture.custom_loop.packing.documents import Documents
 from capture.errors import UnitError
 from capture.gradients.dense import join_datums
 from capture.gradients.factors import Factor, Factors
@@ -28,6 +29,8 @@ class ForwardPass:
 
     datum_N: np.ndarray | None = None
     """The datum in each slot, if the loop gave it."""
+    documents: Documents | None = None
+    """The documents in the rows of the batch, if these are the datums."""
     uses: dict[int, ParameterUse] = field(default_factory=dict)
     """Parameter uses whose δ has arrived, by their number in forward order."""
     inside: set[int] = field(default_factory=set)
@@ -43,6 +46,9 @@ class ForwardPass:
     pass of the step."""
 
     def num_datums(self) -> int:
+        return self.num_rows() if self.documents is None else len(self.documents)
+
+    def num_rows(self) -> int:
         return next(iter(self.uses.values())).num_datums
 
     def add_delta(self, number: int, use: ParameterUse, delta: Tensor) -> None:
@@ -59,14 +65,14 @@ class ForwardPass:
         Raises ``UnitError`` if uses differ in their number of datums.
         """
         found: Factors = {name: [] for name in units}
-        num_datums = self.num_datums()
+        num_rows = self.num_rows()
         for _, use in sorted(self.uses.items()):
             for name, role in use.roles.items():
-                if use.num_datums != num_datums:
-                    problem = f"is used with {use.num_datums} datums, others with {num_datums}"
+                if use.num_datums != num_rows:
+                    problem = f"is used with {use.num_datums} datums, others with {num_rows}"
                     raise UnitError(name, problem, "The first axis must be the batch everywhere")
                 found[name].append(use.factor(role, cast))
-        return found
+        return found if self.documents is None else self.documents.split(found)
 
 
 @dataclass(frozen=True)

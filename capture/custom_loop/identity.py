@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capture.custom_loop.checks.unchecked import AMBIGUOUS, Unchecked
 from capture.custom_loop.model_inputs import is_tokens
+from capture.custom_loop.packing.documents import Documents
 from capture.errors import ConfigError
 from capture.format.extent import DATUMS
 
@@ -44,15 +45,21 @@ class DatumIdentity:
         self.by_width: dict[int, dict[bytes, list[int]]] = {}
         """Width → so many tokens, as bytes → the datums that begin with them and are longer."""
 
-    def of_batch(self, inputs: Sequence[Tensor], given_N: np.ndarray | None) -> np.ndarray | None:
-        """Return the datum in each row of a batch, int64 [N].
+    def of_batch(
+        self,
+        inputs: Sequence[Tensor],
+        given_N: np.ndarray | None,
+        documents: Documents | None = None,
+    ) -> np.ndarray | None:
+        """Return the datum in each row of a batch, or in each of its documents, int64 [N].
 
         As given by the loop, or by the tokens of the input; None if neither is known. Raises
         ``ConfigError`` if a row holds the tokens of another datum than was given, or holds a datum
         at other positions.
         """
-        found = in_common([own for own in map(self.look_up, inputs) if own is not None])
-        if self.tokens and not (found and all(found)):
+        looked_up = [self.look_up(x, documents) for x in inputs]
+        found = in_common([own for own in looked_up if own is not None])
+        if self.tokens and documents is None and not (found and all(found)):
             for x in filter(is_tokens, inputs):
                 self.require_at_start(x, found)
         if given_N is None:
@@ -62,8 +69,9 @@ class DatumIdentity:
             return one_of_each([longest(candidates) for candidates in found])
         for row, (candidates, given) in enumerate(zip(found or (), given_N, strict=False)):
             if candidates and int(given) not in candidates:
+                part = "row" if documents is None else "document"
                 problem = (
-                    f"got datum {given} for row {row} of the input, which holds the tokens of "
+                    f"got datum {given} for {part} {row} of the input, which holds the tokens of "
                     f"datum {longest(candidates)[0]}"
                 )
                 remedy = "Give ids in the order of the batch, or none: they are found by the tokens"
@@ -75,10 +83,20 @@ class DatumIdentity:
         first_T = self.tokens[datums[0]]
         return any(not np.array_equal(self.tokens[datum], first_T) for datum in datums[1:])
 
+    def holds_rows(self, inputs: Sequence[Tensor]) -> bool:
+        """Return whether each row of an input holds the tokens of a datum."""
+        found = map(self.look_up, inputs)
+        return any(all(own) for own in found if own is not None)
+
     # --- rows of an input -------------------------------------------------------------------------
 
-    def look_up(self, x: Tensor) -> Candidates | None:
-        """Return the datums whose tokens each row holds; None if the tensor is not of tokens."""
+    def look_up(self, x: Tensor, documents: Documents | None = None) -> Candidates | None:
+        """Return the datums whose tokens each row, or each document, holds.
+
+        None if the tensor is not of tokens.
+        """
+        if documents is not None:
+            return self.look_up_documents(x, documents)
         if not self.tokens or not is_tokens(x) or x.shape[1] < 2:
             return None
         token_NW = x.detach().cpu().numpy().astype(np.int64)
@@ -90,6 +108,24 @@ class DatumIdentity:
         ]
         fitting = [way for way in ways if all(way)] or ways
         found = [merged(rows) for rows in zip(*fitting, strict=True)]
+        return found if any(found) else None
+
+    def look_up_documents(self, x: Tensor, documents: Documents) -> Candidates | None:
+        """Return the datums whose tokens, with or without the last target, each document holds."""
+        if not self.tokens or x.is_floating_point():
+            return None
+        parts = [documents.of_output(x, slot) for slot in range(len(documents))]
+        if any(part is None for part in parts):
+            return None
+        keys = [
+            part.detach().cpu().numpy().astype(np.int64).tobytes()
+            for part in parts
+            if part is not None
+        ]
+        found = [
+            dict.fromkeys((*self.whole.get(key, ()), *self.inputs.get(key, ())), len(key) // 8)
+            for key in keys
+        ]
         return found if any(found) else None
 
     def beginnings(self, width: int) -> dict[bytes, list[int]]:

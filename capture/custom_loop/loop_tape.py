@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from capture.custom_loop.counting import Counting
 from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
+from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.ranks.sharding import HasGradient, local_part
 from capture.errors import ConfigError
 from capture.gradients.output_hooks import on_delta
@@ -31,7 +32,7 @@ from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape
 from capture.gradients.torch_functions import TorchCall, flatten_arguments
 from capture.gradients.vmap_fallback import unsplit_error
-from capture.gradients.window_axis import Axis
+from capture.gradients.window_axis import Axis, only_axis_of_length
 
 UNSCALE = torch._amp_foreach_non_finite_check_and_unscale_  # pyright: ignore
 """What a ``GradScaler`` divides gradients with."""
@@ -58,6 +59,10 @@ class LoopTape(Tape):
         self.numbers = itertools.count()
         self.next_datum_N: np.ndarray | None = None
         """Datums of the next forward pass, if the loop gave them."""
+        self.given_documents: Documents | None = None
+        """Documents of the next forward pass, if the loop gave them."""
+        self.documents: Documents | None = None
+        """Documents in the rows of the calls made now; None if rows are datums."""
         self.knows_num_datums = False
         """Whether ``num_datums`` holds for calls made now: in the model's forward, or once the loop
         has given the datums of the next pass."""
@@ -127,14 +132,22 @@ class LoopTape(Tape):
         finally:
             self.paused = before
 
-    def set_datums(self, datum_N: np.ndarray) -> None:
-        """Set the datums of the next forward pass, by slot."""
+    def set_datums(self, datum_N: np.ndarray, documents: Documents | None = None) -> None:
+        """Set the datums of the next forward pass, by slot; ``documents``: if rows hold several."""
         before = self.next_datum_N
         self.replaced_datums = before is not None and not np.array_equal(before, datum_N)
-        self.next_datum_N, self.num_datums, self.knows_num_datums = datum_N, len(datum_N), True
+        self.next_datum_N, self.given_documents, self.documents = datum_N, documents, documents
+        self.num_datums = len(datum_N) if documents is None else documents.num_rows
+        self.knows_num_datums = True
 
-    def begin_forward(self, inputs: Sequence[Tensor]) -> None:
-        """Note that the model's forward begins.
+    @property
+    def known_datum_N(self) -> np.ndarray | None:
+        """Datums of the calls made now, if the loop gave them."""
+        last = self.passes[-1]
+        return last.datum_N if self.next_datum_N is None and not last.uses else self.next_datum_N
+
+    def begin_forward(self, inputs: Sequence[Tensor], documents: Documents | None = None) -> None:
+        """Note that the model's forward begins; ``documents``: those in its rows, if any.
 
         Raises ``UnitError`` if the inputs do not have as many rows as datums were given.
         """
@@ -143,7 +156,10 @@ class LoopTape(Tape):
         if self.replaced_datums and self.next_datum_N is None:
             problem = "was called twice before the forward passes, with other datums"
             raise ConfigError("recorder.datums", problem, "Call it before each forward pass")
-        if self.next_datum_N is None:
+        self.documents = documents
+        if documents is not None:
+            N = documents.num_rows
+        elif self.next_datum_N is None:
             N = count_rows(inputs)
         else:
             N = len(self.next_datum_N)
@@ -157,6 +173,8 @@ class LoopTape(Tape):
 
     def find_window(self, units: Sequence[str], middle: Sequence[int]) -> Axis:
         """Return the axis of the window in a call; see ``loop_window_axis``."""
+        if self.documents is not None:
+            return only_axis_of_length(middle, {self.documents.width})
         return loop_window_axis(middle, self.inputs, self.window)
 
     def is_shared(self, call: TorchCall, out: Tensor) -> bool:
@@ -241,6 +259,7 @@ class LoopTape(Tape):
             self.passes.append(ForwardPass())
         if self.next_datum_N is not None:
             self.passes[-1].datum_N, self.next_datum_N = self.next_datum_N, None
+        self.passes[-1].documents = self.documents or self.passes[-1].documents
         return self.passes[-1]
 
     def discard_used_passes(self) -> None:
@@ -249,7 +268,9 @@ class LoopTape(Tape):
         self.has_old_gradients, self.loss_scale = False, 1.0
 
     def is_of_other_datums(self, forward: ForwardPass) -> bool:
-        """Return whether the loop gave other datums for the next calls than for this pass."""
+        """Return whether the next calls are of other datums than this pass, as far as is known."""
+        if forward.documents and self.documents and forward.documents != self.documents:
+            return True
         one, other = forward.datum_N, self.next_datum_N
         return one is not None and other is not None and not np.array_equal(one, other)
 
@@ -268,7 +289,7 @@ class LoopTape(Tape):
             raise unsplit_error(self.model, unsplit, LEAVE_OUT)
         taken = StepPasses(found, self.loss_scale, self.has_old_gradients)
         self.passes = [ForwardPass()]
-        self.knows_num_datums = False
+        self.knows_num_datums, self.documents, self.given_documents = False, None, None
         self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
         self.names = dict(self.unit_names)
         self.derived.clear()

@@ -35,7 +35,8 @@ def require_rows(inputs: Sequence[Tensor], num_datums: int) -> None:
         length = rows[0].shape[1]
         problem = f"got one row of {length} tokens for {num_datums} datums, as if they were packed"
         remedy = (
-            "Put one datum into each micro-batch (batch size 1), or do not pack or flatten them"
+            "Pass the model position_ids that start again at each datum, or say which positions "
+            "are whose: recorder.datums(ids, documents=numbers)"
         )
     raise UnitError("model", problem, remedy)
 

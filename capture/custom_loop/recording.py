@@ -23,6 +23,7 @@ from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.packing.finding import find_documents, given_documents, named_inputs
 from capture.custom_loop.ranks.beginning import first_position
 from capture.custom_loop.ranks.joint_check import check_together
 from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
@@ -97,22 +98,33 @@ class Recording:
 
     # --- for the user's loop --------------------------------------------------------------------
 
-    def datums(self, ids: Sequence[int] | np.ndarray | Tensor) -> None:
+    def datums(
+        self,
+        ids: Sequence[int] | np.ndarray | Tensor,
+        documents: Sequence[Sequence[int]] | np.ndarray | Tensor | None = None,
+    ) -> None:
         """Set the datums of the next forward pass.
 
         Without this call, datums are numbered in the order in which they arrive.
 
         Args:
-            ids: integers ``[N]``, the datum in each row of the batch.
+            ids: integers ``[N]``, the datum in each row of the batch, or in each document of packed
+                rows.
+            documents: integers ``[rows, tokens]``, for packed rows: the number of the document at
+                each position, -1 for padding. Equal numbers side by side are one document. Not
+                needed if the model takes ``position_ids`` that start again at each document, or
+                ``cu_seqlens``.
 
         Raises:
-            ConfigError: if ``ids`` are not integers of one axis, or the run has no such datum.
+            ConfigError: if ``ids`` are not integers of one axis, the run has no such datum, or
+                there are not as many documents.
         """
 
         def set_datums() -> None:
             id_N = as_ids(ids)
             self._datums.require(id_N)
-            self._tape.set_datums(id_N)
+            given = None if documents is None else given_documents(documents, len(id_N))
+            self._tape.set_datums(id_N, given)
 
         self._attempt_unseen(set_datums)
 
@@ -209,15 +221,22 @@ class Recording:
         if self._tape.paused or not torch.is_grad_enabled():
             return
         inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.dim()]
+        named = named_inputs(model, args, kwargs)
         with self._ends_on_error():
-            self._attempt_unseen(lambda: self._begin_forward(inputs))
+            self._attempt_unseen(lambda: self._begin_forward(inputs, named))
 
-    def _begin_forward(self, inputs: list[Tensor]) -> None:
+    def _begin_forward(self, inputs: list[Tensor], named: Mapping[str, Tensor]) -> None:
         self._loop.require_no_join()
-        known_N = self._identity.of_batch(inputs, self._tape.next_datum_N)
-        if known_N is not None and self._tape.next_datum_N is None:
-            self._tape.set_datums(known_N)
-        self._tape.begin_forward(inputs)
+        tape, given_N = self._tape, self._tape.known_datum_N
+        documents = tape.given_documents or find_documents(
+            named, None if given_N is None else len(given_N)
+        )
+        if given_N is None and documents is not None and self._identity.holds_rows(inputs):
+            documents = None
+        known_N = self._identity.of_batch(inputs, tape.next_datum_N, documents)
+        if known_N is not None and tape.next_datum_N is None:
+            tape.set_datums(known_N, tape.given_documents)
+        tape.begin_forward(inputs, documents)
 
     def _attempt_unseen(self, work: Callable[[], None]) -> None:
         """Do what precedes a forward pass; see nothing after an error, until all ranks raise."""

@@ -34,13 +34,11 @@ Grads = list[Tensor]
 """Loss gradients at the outputs that gradients came back to, of their shapes."""
 
 
-def interaction(
-    log: LossLog, calls: Sequence[ModelCall], slot: int, num_datums: int
-) -> float | None:
+def interaction(log: LossLog, calls: Sequence[ModelCall], num_datums: int) -> float | None:
     """Return by how much a datum's loss gradient changes with the outputs of other datums.
 
-    None if it does not. ``calls``: with the axis of datums of each output, as ``check_split`` has
-    found it. Raises ``NotRepeatableError`` if this cannot be found out.
+    None if it does not. ``calls``: with the datum's entries of each output, as ``check_split`` has
+    found them. Raises ``NotRepeatableError`` if this cannot be found out.
     """
     known = [call.deltas if call.direct is None else call.direct for call in calls]
     pairs = zip(calls, known, strict=True)
@@ -49,7 +47,7 @@ def interaction(
     if not reached or num_datums < 2:
         return None
     log.require_unchanged()
-    masks = datum_masks(calls, slot, num_datums)
+    masks = datum_masks(calls)
     if any(id(x) not in masks for x in reached):
         raise NotRepeatableError("outputs whose axis of datums is unknown")
     values = {id(x): log.originals.get(id(x), x.detach()) for x in log.outputs}
@@ -86,7 +84,7 @@ def exchange_in_loss(log: LossLog) -> str:
     return next(filter(None, map(log.exchanged.name_of, ends)), "")
 
 
-def datum_masks(calls: Sequence[ModelCall], slot: int, num_datums: int) -> dict[int, Tensor]:
+def datum_masks(calls: Sequence[ModelCall]) -> dict[int, Tensor]:
     """Return by the id of an output which of its entries are the datum's, to be broadcast.
 
     A loss, which is one number, is every datum's.
@@ -95,10 +93,7 @@ def datum_masks(calls: Sequence[ModelCall], slot: int, num_datums: int) -> dict[
     for call in calls:
         losses = [x for x in call.outputs if not x.dim()]
         masks |= {id(x): torch.ones_like(x, dtype=torch.bool) for x in losses}
-        for number, axis in call.datum_axes.items():
-            x = call.outputs[number]
-            datum = torch.arange(x.shape[axis], device=x.device) // (x.shape[axis] // num_datums)
-            masks[id(x)] = (datum == slot).view(-1, *(1,) * (x.dim() - 1 - axis))
+        masks |= {id(call.outputs[number]): mask for number, mask in call.masks.items()}
     return masks
 
 

@@ -57,8 +57,9 @@ class ModelCall:
     direct: dict[int, Tensor] | None = None
     """Number of an output → the part of its δ that came from outside of the module; None if this
     is unknown."""
-    datum_axes: dict[int, int] = field(default_factory=dict)
-    """Number of an output → its axis of datums, once a pass of one datum has shown it."""
+    masks: dict[int, Tensor] = field(default_factory=dict)
+    """Number of an output → which of its entries are those of the datum that is checked, once a
+    pass of the datum alone has shown it."""
 
     @classmethod
     def begin(

@@ -13,7 +13,7 @@ Shapes: N datum.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from capture.custom_loop.checks.model_calls import ModelCall
 from capture.custom_loop.checks.output_gradients import last_outputs
+from capture.custom_loop.checks.own_part import Cut, NotComparableError, OwnPart
+from capture.custom_loop.packing.documents import Documents
 from capture.gradients.factored_algebra import dense
 from capture.gradients.parameter_use import ParameterUse
 
@@ -34,8 +36,6 @@ FLOOR = 1e-5
 bias, for example, is 0."""
 
 Gradients = dict[str, Tensor]
-Cut = Callable[[Tensor], Tensor]
-"""Takes an input of the batch, returns that of one datum."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,26 @@ class Mismatch:
     """Norm of the difference, relative to the larger of the two; NaN if they have other shapes."""
 
 
-class NotComparableError(Exception):
-    """The pass of a datum alone has outputs that cannot be matched with those of the batch."""
-
-
 def check_split(
     units: Mapping[str, nn.Parameter],
     calls: Sequence[ModelCall],
     uses: Sequence[ParameterUse],
     slot: int,
+    documents: Documents | None = None,
 ) -> Mismatch | None:
     """Compare the captured gradient of the datum in ``slot`` with a pass of this datum alone.
 
     ``calls``: those that one backward pass came through, with their δ; ``uses``: those that it
-    reached, as captured. Returns None if one way to cut the inputs gives the captured gradients,
-    and otherwise what differs in the closest of them.
+    reached, as captured; ``documents``: if rows hold several datums. Returns None if one way to cut
+    the inputs gives the captured gradients, and otherwise what differs in the closest of them.
     """
-    num_datums = uses[0].num_datums
-    captured = captured_gradients(uses, units, slot)
+    own_part = OwnPart(slot, uses[0].num_datums, documents)
+    captured = captured_gradients(uses, units, slot, documents)
     tolerance = tolerance_of(calls, uses)
     worst = Mismatch("the outputs", math.nan)
-    for cut in ways_to_cut(calls, slot, num_datums):
+    for cut in own_part.ways_to_cut(calls):
         try:
-            alone = gradients_alone(units, calls, cut, slot, num_datums, tolerance)
+            alone = gradients_alone(units, calls, cut, own_part, tolerance)
         except (NotComparableError, RuntimeError, ValueError, IndexError, TypeError):
             continue  # the model does not take inputs that are cut like this
         rest = plus(captured, times(alone.known, -1))
@@ -92,30 +89,23 @@ def tolerance_of(calls: Sequence[ModelCall], uses: Sequence[ParameterUse]) -> fl
 
 
 def captured_gradients(
-    uses: Sequence[ParameterUse], units: Mapping[str, nn.Parameter], slot: int
+    uses: Sequence[ParameterUse],
+    units: Mapping[str, nn.Parameter],
+    slot: int,
+    documents: Documents | None,
 ) -> Gradients:
     """Return the captured gradient of one datum by unit, over the units that were reached."""
     found: Gradients = {}
     for use in uses:
         for name, role in use.roles.items():
-            own = use.factor(role, Tensor.float).map_tensors(lambda x: x[slot : slot + 1])
+            whole = use.factor(role, Tensor.float)
+            if documents is None:
+                own = whole.map_tensors(lambda x: x[slot : slot + 1])
+            else:
+                own = documents.of_slot(name, whole, slot)
             gradient = dense([own], units[name].shape)[0]
             found[name] = found[name] + gradient if name in found else gradient
     return found
-
-
-def ways_to_cut(calls: Sequence[ModelCall], slot: int, num_datums: int) -> Iterator[Cut]:
-    """Yield ways to cut the batch's inputs to one datum.
-
-    An input whose first axis has as many entries as there are datums may still be something else,
-    such as a mask [T, T]. Which inputs are cut is therefore tried out: all, all but one, or one.
-    """
-    inputs = {id(x): x for call in calls for x in call.inputs if x.shape[0] == num_datums}
-    choices = [set(inputs)]
-    if len(inputs) > 1:
-        choices += [set(inputs) - {each} for each in inputs] + [{each} for each in inputs]
-    for chosen in choices:
-        yield lambda x, chosen=chosen: x[slot : slot + 1] if id(x) in chosen else x
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,7 @@ def gradients_alone(
     units: Mapping[str, nn.Parameter],
     calls: Sequence[ModelCall],
     cut: Cut,
-    slot: int,
-    num_datums: int,
+    own_part: OwnPart,
     tolerance: float,
 ) -> Alone:
     known, scaled, mismatch = Gradients(), Gradients(), None
@@ -143,13 +132,9 @@ def gradients_alone(
         outputs = call.run_again(cut)
         if len(outputs) != len(call.outputs):
             raise NotComparableError
-        axes = {
-            number: datum_axis(batch.shape, own.shape, num_datums)
-            for number, (batch, own) in enumerate(zip(call.outputs, outputs, strict=True))
-        }
-        call.datum_axes |= {number: axis for number, axis in axes.items() if axis is not None}
+        call.masks |= own_part.masks(call.outputs, outputs)
         deltas = {
-            number: cut_delta(delta, outputs[number].shape, slot, num_datums)
+            number: own_part.of_delta(delta, outputs[number].shape)
             for number, delta in call.deltas.items()
             if delta.dim()
         }
@@ -158,7 +143,7 @@ def gradients_alone(
         sent, share = {n: deltas[n] for n in last}, None
         if losses and last:
             direct = {
-                n: cut_delta(x, outputs[n].shape, slot, num_datums)
+                n: own_part.of_delta(x, outputs[n].shape)
                 for n, x in (call.direct or {}).items()
                 if n in deltas
             }
@@ -188,27 +173,6 @@ def backward(
         allow_unused=True,
     )
     return {name: x for name, x in zip(units, grads, strict=True) if x is not None}
-
-
-def cut_delta(delta: Tensor, alone: torch.Size, slot: int, num_datums: int) -> Tensor:
-    """Return the rows of one datum of a loss gradient [.., N or N · rows, ..] at an output.
-
-    Raises ``NotComparableError`` if the axis of datums is unknown.
-    """
-    axis = datum_axis(delta.shape, alone, num_datums)
-    if axis is None:
-        raise NotComparableError
-    return delta.unflatten(axis, (num_datums, alone[axis])).select(axis, slot)
-
-
-def datum_axis(batch: torch.Size, alone: torch.Size, num_datums: int) -> int | None:
-    """Return the axis in which a datum's own output is N times as short, if it is the only one."""
-    if num_datums == 1 and batch == alone:
-        return 0 if batch else None
-    axes = [axis for axis, (n, one) in enumerate(zip(batch, alone, strict=False)) if n != one]
-    if len(batch) != len(alone) or len(axes) != 1:
-        return None
-    return axes[0] if batch[axes[0]] == num_datums * alone[axes[0]] else None
 
 
 def compare_losses(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from capture.custom_loop.checks.split_check import Mismatch
+from capture.custom_loop.packing.documents import Documents
 from capture.errors import SplitError
 from capture.gradients.parameter_use import ParameterUse
 
@@ -14,12 +15,27 @@ REMEDY = (
 )
 
 
+PACKED = (
+    "documents of a packed row interact: they attend to each other, or positions do not start again"
+)
+PACKED_REMEDY = (
+    "Nothing of the open segment is stored. Block attention between documents (Hugging Face models "
+    "do so for position_ids without an attention mask if model.config.use_cache is False), or give "
+    "one id for each row, so that rows are the datums"
+)
+
+
 def split_error(
-    found: Mismatch, slot: int, step: int, model: nn.Module, uses: Sequence[ParameterUse]
+    found: Mismatch,
+    slot: int,
+    step: int,
+    model: nn.Module,
+    uses: Sequence[ParameterUse],
+    documents: Documents | None,
 ) -> SplitError:
     shapes = {name: use.shape for use in uses for name in use.roles}
     at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
-    cause = normalizing_module(model)
+    cause = normalizing_module(model) or (PACKED if documents is not None else "")
     if found.difference >= 0:
         share = f"{found.difference:.0%}" if found.difference >= 0.01 else f"{found.difference:.2%}"
         problem = (
@@ -33,7 +49,8 @@ def split_error(
             "outputs are not the batch's rows"
         )
         cause = cause or "the model selects rows, or cannot take one datum"
-    return SplitError(f"step {step}", f"{problem}; {cause}", REMEDY)
+    remedy = REMEDY if documents is None else PACKED_REMEDY
+    return SplitError(f"step {step}", f"{problem}; {cause}", remedy)
 
 
 def first_axis_cause(shape: Sequence[int], num_datums: int) -> str:

@@ -31,6 +31,7 @@ from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.unseen import without_torch_functions
 from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
@@ -100,8 +101,10 @@ class SplitGuard:
 
     def rows_of(self, forward: ForwardPass) -> set[tuple[object, ...]]:
         """Return how each parameter use of a pass is split; see ``use_rows``."""
+        is_packed = forward.documents is not None
         with without_torch_functions():
-            return {use_rows(use, self.watch.windows) for use in forward.uses.values()}
+            uses = forward.uses.values()
+            return {(is_packed, *use_rows(use, self.watch.windows)) for use in uses}
 
     def check(self, passes: Sequence[ForwardPass], step: int) -> None:
         """Check the newest pass of a step, if the step is drawn or uses rows in a new way.
@@ -165,7 +168,7 @@ class SplitGuard:
             for call in calls:
                 call.direct = direct_deltas(call)
             try:
-                self.check_slots(calls, inside, slots, step)
+                self.check_slots(calls, inside, slots, step, forward.documents)
             except CheckpointError:
                 return CHECKPOINTED
             self.verified |= rows
@@ -173,7 +176,7 @@ class SplitGuard:
             if not self.scheduled:
                 return ""
             try:
-                mixed = interaction(watch.log, calls, slots[0], inside[0].num_datums)
+                mixed = interaction(watch.log, calls, forward.num_datums())
             except NotRepeatableError as reason:
                 return f"{LOSS} {reason}"
         if mixed:
@@ -189,18 +192,19 @@ class SplitGuard:
         uses: list[ParameterUse],
         slots: Sequence[int],
         step: int,
+        documents: Documents | None,
     ) -> None:
         """Compare datums with passes of their own; raises ``SplitError`` if they differ."""
         is_random = any(call.is_random for call in calls)
         with WithoutDropout() if is_random else nullcontext():
             if is_random:
-                calls, uses = self.without_dropout(calls, uses[0].num_datums)
+                calls, uses = self.without_dropout(calls, uses[0].num_datums, documents)
             for slot in slots:
-                if found := check_split(self.units, calls, uses, slot):
-                    raise split_error(found, slot, step, self.model, uses)
+                if found := check_split(self.units, calls, uses, slot, documents):
+                    raise split_error(found, slot, step, self.model, uses, documents)
 
     def without_dropout(
-        self, calls: Sequence[ModelCall], num_datums: int
+        self, calls: Sequence[ModelCall], num_rows: int, documents: Documents | None
     ) -> tuple[list[ModelCall], list[ParameterUse]]:
         """Return calls and parameter uses of the batch without dropout.
 
@@ -209,11 +213,11 @@ class SplitGuard:
         """
         tape = LoopTape(self.units, self.model)
         tape.is_inside = True
-        tape.set_datums(np.arange(num_datums))
+        tape.set_datums(np.arange(num_rows))
         again = []
         with tape, watching_functions(tape):
             for call in calls:
-                tape.begin_forward(call.inputs)
+                tape.begin_forward(call.inputs, documents)
                 outputs = call.run_again(lambda x: x)
                 tape.end_forward()
                 deltas = deltas_again(call, outputs)
