@@ -14,6 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from analysis.influence.config import SWEEPS
 from analysis.influence.tables import Influence
 from analysis.run.run import Run
 from capture.corpus.datums import WORDS
@@ -49,10 +50,9 @@ def show_query(console: Console, run: Run, found: Influence, query: Row, rows: i
     console.print(Text(printable(name), style="bold"), soft_wrap=True)
     for line in explanation(query, own_rows(found.checks, name)):
         console.print(line, markup=False, soft_wrap=True)
-    helps = HELPS.get(query["better"], ("", ""))
-    for raised, title, help in ((True, "raised", helps[0]), (False, "lowered", helps[1])):
+    for raised, title in zip((True, False), datum_titles(query), strict=True):
         datums = found.strongest(name, rows, raised=raised)
-        console.print(f"\n  Datums that {title} it most{help}:")
+        console.print(f"\n  {title}:")
         if datums.empty:
             console.print("  none")
         for datum in datums.to_dict("records"):
@@ -60,6 +60,17 @@ def show_query(console: Console, run: Run, found: Influence, query: Row, rows: i
             show_datum(console, run, datum, positions[positions["datum"] == datum["datum"]])
     show_windows(console, own_rows(found.windows, name))
     show_units(console, own_rows(found.units, name), rows)
+
+
+def datum_titles(query: Row) -> tuple[str, str]:
+    """Return the titles of the datums with positive and with negative influence.
+
+    Baselines say only how they score a datum: retraining does not confirm that they name causes.
+    """
+    if query["method"] not in SWEEPS:
+        return "Datums with the highest scores", "Datums with the lowest scores"
+    helps = HELPS.get(query["better"], ("", ""))
+    return f"Datums that raised it most{helps[0]}", f"Datums that lowered it most{helps[1]}"
 
 
 def own_rows(table: pd.DataFrame, query: str) -> pd.DataFrame:

@@ -73,6 +73,17 @@ def test_beyond_the_horizon_nothing_is_shown(run: str, capsys: pytest.CaptureFix
     assert out.count("  none") == 2
 
 
+def test_a_baseline_does_not_say_that_datums_moved_the_query(
+    run: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["influence", run, "loss", "--method", "bm25", "--name", "scored"]) == 0
+    out = capsys.readouterr().out
+    assert "no claim about causes" in out
+    assert "Datums with the highest scores:" in out
+    assert "Datums with the lowest scores:" in out
+    assert not {"raised", "lowered", "helpful", "harmful"} & set(out.replace("(", " ").split())
+
+
 def test_json_holds_every_table(run: str, capsys: pytest.CaptureFixture[str]):
     words = ["influence", run, "loss", "--method", "bm25", "--name", "words", "--json"]
     assert main(words) == 0
