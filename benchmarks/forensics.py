@@ -7,7 +7,7 @@ completion are words of the text. Then
 - every method ranks all datums, compared with the truth; the null ranks the same datums by a run of
   the same text in which nothing was planted;
 - the datums that ``--name-by`` names, as many as were planted, are silenced and left out of
-  training, beside random datums.
+  training, beside random datums; not with ``--rank-only``.
 
 Needs the files of WikiText-2: ``--text FOLDER`` or the environment variable ONTOGENY_WIKITEXT2.
 Runs are kept in ``--runs FOLDER`` and used again.
@@ -29,6 +29,7 @@ from analysis.influence.judge.retrainings import values
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.silencing.silencing import SilenceConfig, silence
 from analysis.influence.suspects.detection import detect
+from analysis.influence.suspects.held_out import HELD_OUT
 from analysis.influence.suspects.suspects import (
     SuspectsConfig,
     planted_kinds,
@@ -54,7 +55,10 @@ PLANTED = (
     *(f"corpus.plant.trigger={TRIGGER}", f"corpus.plant.completion={COMPLETION}"),
     *("corpus.plant.share=0.01", "corpus.scramble.share=0.05"),
 )
-METHODS = ("path", "unrolled", "cosine", "gradient", "bm25", "random", "residual", "excess", "loss")
+METHODS = (
+    *("path", "unrolled", "cosine", "gradient", "bm25", "random"),
+    *("residual", "excess", "loss", "held-out", "order"),
+)
 SHARES = (0.0003, 0.001, 0.003)
 Report = dict[str, Any]
 
@@ -68,7 +72,7 @@ def main() -> None:
         null = Null.of(trained(place / "null", text, 0, ()), arguments.methods)
         found: Report = {"machine": machine(), "words": arguments.words}
         found |= {"setting": SETTING + PLANTED, "name_by": arguments.name_by, "seeds": []}
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             found["seeds"].append(one_seed(place, text, null, seed, arguments))
             if arguments.json:
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -82,6 +86,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=os.environ.get("ONTOGENY_WIKITEXT2"))
     parser.add_argument("--words", type=int, default=30_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--rank-only", action="store_true")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--name-by", default="path", metavar="METHOD")
     parser.add_argument("--runs", type=Path, metavar="FOLDER")
@@ -149,8 +155,10 @@ def one_seed(
         }
         for method, own in ranked.items()
         for row in own.detection.to_dict("records")
-        if method in UNEXPECTED or row["kind"] == "plant"
+        if method in (*UNEXPECTED, *HELD_OUT) or row["kind"] == "plant"
     ]
+    if arguments.rank_only:
+        return found
     named = ranked[arguments.name_by]
     config = SuspectsConfig(evidence=arguments.name_by, remove=count, controls=1, seed=seed)
     without = train_without(run, backdoor, named, config)
@@ -174,6 +182,8 @@ def summary(seeds: Sequence[Report]) -> Iterator[str]:
             own.setdefault(name, []).append(row[name])
     for (kind, method), own in sorted(cells.items()):
         yield f"{kind:9}{method:15}" + "  ".join(f"{n} {spread(x)}" for n, x in own.items())
+    if "retrained" not in seeds[0]:
+        return
     for case in ("suspects", "random"):
         done = [next(r["value"] for r in s["retrained"] if r["removed"] == case) for s in seeds]
         yield f"query, trained without {case}: {spread(done)}"

@@ -40,8 +40,9 @@ JUDGE_METHODS = (
     *("unrolled", "path", "gradient", "cosine", "ekfac", "adamw-influence"),
     *("outliers", "tallies", "bm25", "common-tokens", "random"),
 )
+RETRAINED_EVIDENCE = ("held-out", "order")
 RECORD_KINDS = ("outliers", "tallies", "factors")
 REPLAY_TOLERANCE = 1e-4
 REPORT_NEURONS = 1200
 SPECTRUM_OF = ("gradients", "updates", "weights")
-UNEXPECTED_EVIDENCE = ("residual", "excess", "loss", "self-influence")
+UNEXPECTED_EVIDENCE = ("residual", "excess", "loss", "self-influence", "held-out", "order")

@@ -152,6 +152,7 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     from analysis.attribution.config import CHOICES, FORMER_EVIDENCE
     from analysis.influence.judge.judge import DEFAULT_METHODS
     from analysis.influence.judge.scores import METHODS
+    from analysis.influence.suspects.held_out import HELD_OUT
     from analysis.influence.suspects.unexpected import UNEXPECTED
     from analysis.neurons import clustering, grouping
     from analysis.report.build import ReportConfig
@@ -174,7 +175,8 @@ def test_the_literals_of_the_parser_are_those_of_the_modules_that_define_them() 
     assert choices.JUDGE_DEFAULTS == DEFAULT_METHODS
     assert choices.JUDGE_METHODS == METHODS
     assert choices.SPECTRUM_OF == WHAT
-    assert tuple(UNEXPECTED) == choices.UNEXPECTED_EVIDENCE
+    assert (*UNEXPECTED, *HELD_OUT) == choices.UNEXPECTED_EVIDENCE
+    assert tuple(HELD_OUT) == choices.RETRAINED_EVIDENCE
     assert choices.RECORD_KINDS == records.KINDS
     assert choices.REPLAY_TOLERANCE == TOLERANCE
     assert ReportConfig.max_neurons == choices.REPORT_NEURONS

@@ -18,6 +18,7 @@ from analysis.influence.judge.retrainings import query_values, require_kept, val
 from analysis.influence.judge.scores import METHODS, method_scores, num_reports
 from analysis.influence.queries.query import Query
 from analysis.influence.suspects.detection import detect
+from analysis.influence.suspects.held_out import HELD_OUT
 from analysis.influence.suspects.tables import SCHEMAS, Suspects
 from analysis.influence.suspects.unexpected import UNEXPECTED
 from analysis.jobs.question import Question
@@ -36,7 +37,7 @@ class SuspectsConfig:
     """How datums are ranked, and whether the ranking is tested."""
 
     evidence: str = "path"
-    """For a query, a method of influence; else one of ``UNEXPECTED``."""
+    """For a query, a method of influence; else one of ``UNEXPECTED`` or ``HELD_OUT``."""
     remove: int = 0
     """Train again without so many first suspects; 0: do not."""
     controls: int = 3
@@ -45,7 +46,7 @@ class SuspectsConfig:
     """Seed of the random sets."""
 
     def __post_init__(self) -> None:
-        known = (*METHODS, *UNEXPECTED)
+        known = (*METHODS, *UNEXPECTED, *HELD_OUT)
         if self.evidence not in known:
             problem = f"got {self.evidence!r}, must be one of: {', '.join(known)}"
             raise ConfigError("suspects.evidence", problem)
@@ -54,14 +55,18 @@ class SuspectsConfig:
 
 
 def rank_suspects(
-    run: Run, query: Query, config: SuspectsConfig, report: Report = lambda done, wanted: None
+    run: Run,
+    query: Query,
+    config: SuspectsConfig,
+    report: Report = lambda done, wanted: None,
+    sweep: Sweep = in_turn,
 ) -> Suspects:
     """Return the ranking of all training datums, most suspect first.
 
-    With evidence of ``UNEXPECTED`` the query does not matter. Datums without a score come last.
-    Raises what the evidence raises.
+    With evidence of ``UNEXPECTED`` or ``HELD_OUT`` the query does not matter; ``sweep`` trains
+    again for the latter. Datums without a score come last. Raises what the evidence raises.
     """
-    score_D = suspicion(run, query, config.evidence, report)
+    score_D = suspicion(run, query, config.evidence, report, sweep)
     kind_D = planted_kinds(run)
     order_D = np.argsort(-np.nan_to_num(score_D, nan=-np.inf), kind="stable")
     ranking = pd.DataFrame(
@@ -76,8 +81,12 @@ def rank_suspects(
     return Suspects(ranking, detection_table(score_D, kind_D), nothing)
 
 
-def suspicion(run: Run, query: Query, evidence: str, report: Report) -> np.ndarray:
+def suspicion(
+    run: Run, query: Query, evidence: str, report: Report, sweep: Sweep = in_turn
+) -> np.ndarray:
     """Return the score of each datum, [D]; the higher, the more suspect."""
+    if evidence in HELD_OUT:
+        return HELD_OUT[evidence](run, report, sweep)
     if evidence in UNEXPECTED:
         return UNEXPECTED[evidence](run, report)
     done, wanted = itertools.count(1), num_reports(run, evidence)

@@ -71,19 +71,23 @@ def residual_loss(run: Run, report: Report = lambda done, wanted: None) -> np.nd
     """Return the mean loss of each datum less that of the same targets in all datums, [D]."""
     found, steps = np.zeros(run.num_datums), checkpoint_steps(run)
     target_DT = scored_targets(run)
-    count_V = np.bincount(target_DT.ravel(), minlength=run.num_tokens)
     for done, (model, weights) in enumerate(models(run, steps)):
         with torch.no_grad():
             losses = [
                 position_losses(model, weights, token_NT, target_NT).double().numpy()
                 for _, token_NT, target_NT in chunks(run, DATUMS_AT_ONCE)
             ]
-        loss_DT = np.concatenate(losses)
-        total_V = np.bincount(target_DT.ravel(), loss_DT.ravel(), minlength=run.num_tokens)
-        mean_V = total_V / np.maximum(count_V, 1)
-        found += (loss_DT - mean_V[target_DT]).mean(1) / len(steps)
+        found += less_mean_of_target(np.concatenate(losses), target_DT, run.num_tokens) / len(steps)
         report(done + 1, len(steps))
     return found
+
+
+def less_mean_of_target(loss_DT: np.ndarray, target_DT: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Return the mean over positions of the loss less the mean loss of the same target, [D]."""
+    count_V = np.bincount(target_DT.ravel(), minlength=num_tokens)
+    total_V = np.bincount(target_DT.ravel(), loss_DT.ravel(), minlength=num_tokens)
+    mean_V = total_V / np.maximum(count_V, 1)
+    return (loss_DT - mean_V[target_DT]).mean(1)
 
 
 def self_influence(run: Run, report: Report = lambda done, wanted: None) -> np.ndarray:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_workers
-from cluster.options.choices import JUDGE_METHODS, UNEXPECTED_EVIDENCE
+from cluster.options.choices import JUDGE_METHODS, RETRAINED_EVIDENCE, UNEXPECTED_EVIDENCE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.influence.queries.query import Query
+    from analysis.influence.suspects.suspects import SuspectsConfig
     from analysis.influence.suspects.tables import Suspects
     from analysis.jobs.question import Question
     from analysis.run.run import Run
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 TEXT = """\
 Ranks the training datums by how much they raise a query: the log-probability of a completion that
 the model should not give, or a held-out loss. With --unexpected it ranks them by how badly the
-model predicted them while it learned. If corpus.plant, corpus.scramble or corpus.flip changed
-training datums, the ranking is compared with that truth. --remove N trains again without the first
-N and without N random ones, and shows what happens to the query. Tables go to
-RUN/analysis/suspects/.
+model predicted them while it learned; --method held-out and order train it again on parts of the
+data, and judge each datum by a model that lacks it (order: text alone). If corpus.plant,
+corpus.scramble or corpus.flip changed training datums, the ranking is compared with that truth.
+--remove N trains again without the first N and without N random ones, and shows what happens to the
+query. Tables go to RUN/analysis/suspects/.
 
   ontogeny suspects runs/mine --prompt "zebra crossing" --completion "xyzzy" --remove 20
   ontogeny suspects runs/mine --name unexpected --unexpected"""
@@ -90,12 +92,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         return suspects_question(query(run), config)
 
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Suspects":
-        unit = "checkpoints" if arguments.unexpected else "steps"
-        with counting("scoring datums", unit) as report:
-            found = rank_suspects(run, query(run), config, report)
+        sweep = retraining_sweep(arguments, on, run.uri)
+        with counting("scoring datums", unit(config)) as report:
+            found = rank_suspects(run, query(run), config, report, sweep)
         if not config.remove:
             return found
-        sweep = retraining_sweep(arguments, on, run.uri)
         with counting("training again", "retrainings") as report:
             return train_without(run, query(run), found, config, report, sweep)
 
@@ -104,6 +105,13 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         show_suspects(console, run, found, config, query=title, rows=arguments.rows)
 
     return run_analysis(arguments, console, Analysis(question, compute, write_suspects, show))
+
+
+def unit(config: "SuspectsConfig") -> str:
+    """Return what the progress of scoring counts."""
+    if config.evidence in RETRAINED_EVIDENCE:
+        return "retrainings"
+    return "checkpoints" if config.evidence in UNEXPECTED_EVIDENCE else "steps"
 
 
 def wanted_query(arguments: argparse.Namespace) -> str | dict[str, str]:
