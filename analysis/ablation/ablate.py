@@ -50,14 +50,14 @@ from capture.parts import KnownModel
 def ablate(
     run: Run, config: AblationConfig, report: Report | None = None, sweep: Sweep = in_turn
 ) -> Ablation:
-    """Ablate the chosen subjects, one at a time, in the run's last model.
+    """Ablate the chosen subjects, one at a time, in the model after ``config.step`` updates.
 
     ``report`` is called with the number of (subject, datum) pairs done and their total. ``sweep``
     decides on which machines the model runs. Raises ``RunError`` if the run has no attribution, if
     its attribution covers fewer steps than the run, or if it selected nothing to ablate; raises
     ``ConfigError`` or ``UnitError`` for subjects that do not exist.
     """
-    model, text = run.parted(), SplitText.of(run, config.split)
+    model, text = run.parted(config.step), SplitText.of(run, config.split)
     choice = choose_subjects(run, model, len(text.token_NT), config)
     tokens = text.token_NT
     plan = AblationPlan.of(model, tokens, choice.subjects, config.value, run.token_NT, config.seed)

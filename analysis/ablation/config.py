@@ -61,6 +61,8 @@ class AblationConfig:
     """Contexts stored for every flipped token of a subject."""
     seed: int = 0
     """Seed of the random samples of datums, and of the ``resample`` value."""
+    step: int | None = None
+    """Number of updates behind the model; by default all committed ones."""
     attribution: str = ""
     """Name of the attribution that chooses tokens and datums; by default the one without a name."""
 
@@ -148,7 +150,7 @@ def require_asked(run: Run, config: AblationConfig) -> None:
     """Raise what ``choose_subjects`` raises for the attribution and the subjects asked for."""
     require_attribution(run, config.attribution)
     if config.only:
-        require_subjects(run.parted(), parse_subjects(config.only, config.level))
+        require_subjects(run.parted(config.step), parse_subjects(config.only, config.level))
 
 
 def require_attribution(run: Run, name: str) -> None:

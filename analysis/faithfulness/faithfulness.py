@@ -113,9 +113,10 @@ def faithfulness(
 ) -> Faithfulness:
     """Evaluate every method against ablation.
 
-    ``report`` is called with the number of (neuron, datum) pairs done and their total. Raises
-    ``RunError`` if the run has no text of the kind, no outliers, no neurons, or too little text to
-    rank tokens.
+    With ``config.step``, the model is the one after so many updates, and the evidence is what was
+    recorded until then. ``report`` is called with the number of (neuron, datum) pairs done and
+    their total. Raises ``RunError`` if the run has no text of the kind, no outliers, no neurons, or
+    too little text to rank tokens.
     """
     run.require_shards("outliers")
     subjects = draw_neurons(run, config)
@@ -123,7 +124,7 @@ def faithfulness(
     affected_SW = affected_tokens(effects, effects.whole, config)
     evaluated = [
         evaluate(method, effects.token_W, affected_SW, subjects, config)
-        for method in scoring_methods(run, run_job, subjects, config.seed)
+        for method in scoring_methods(run, run_job, subjects, config)
     ]
     evaluated.append(split_half(effects, subjects, config))
     neurons = pd.concat(evaluated, ignore_index=True)

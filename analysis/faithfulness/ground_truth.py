@@ -38,6 +38,9 @@ class FaithfulnessConfig:
     """Share of the ranked tokens that count as affected."""
     min_count: int = 10
     """A token is ranked if it is the target at this many positions or more."""
+    step: int | None = None
+    """Number of updates behind the model, and of the steps whose record is evidence; by default all
+    committed ones."""
     max_datums: int = 2000
     """Largest number of datums of the text, drawn at random if it has more."""
     first: int = 5
@@ -51,6 +54,8 @@ class FaithfulnessConfig:
         for name in ("neurons", "min_count", "max_datums", "first", "resamples"):
             at_least(f"faithfulness.{name}", getattr(self, name), 1)
         at_least("faithfulness.seed", self.seed, 0)
+        if self.step is not None:  # before the first step there is no evidence
+            at_least("faithfulness.step", self.step, 1)
         if not 0 < self.affected <= 0.5:
             problem = f"got {self.affected}, must be above 0 and at most 0.5"
             raise ConfigError("faithfulness.affected", problem)
@@ -139,7 +144,7 @@ def measure_effects(
     ``RunError`` if the text is missing or too small for ``MIN_TOKENS`` tokens to be ranked.
     """
     token_NT, target_NT = evaluation_text(run, config)
-    model, num_datums = run.parted(), len(token_NT)
+    model, num_datums = run.parted(config.step), len(token_NT)
     halves = []
     for own in (range(num_datums // 2), range(num_datums // 2, num_datums)):
 

@@ -20,6 +20,7 @@ from analysis.attribution.row_evidence import evidence_from_rows
 from analysis.attribution.row_passes import OutlierRows
 from analysis.attribution.tally_evidence import TallyEvidence
 from analysis.attribution.token_evidence import TokenEvidence, choose_in_groups
+from analysis.faithfulness.ground_truth import FaithfulnessConfig
 from analysis.jobs.job import Runner
 from analysis.levels import Groups, groups_at
 from analysis.measures.selection import METHODS, Method, SelectionConfig
@@ -68,23 +69,27 @@ class ScoringMethod:
 
 
 def scoring_methods(
-    run: Run, run_job: Runner, subjects: Sequence[Subject], seed: int
+    run: Run, run_job: Runner, subjects: Sequence[Subject], chosen: FaithfulnessConfig
 ) -> Iterator[ScoringMethod]:
-    """Yield every method; those from tallies only if the run has tallies."""
-    yield from baselines(run, subjects, seed)
+    """Yield every method; those from tallies if a window of them ends by the chosen step."""
+    yield from baselines(run, subjects, chosen)
     groups = groups_at("neuron", run.layout, heads=1)
     index_S = group_indices(groups, subjects)
     for name, config in OUTLIER_EVIDENCE.items():
-        rows = OutlierRows.of(run, run_job, config)
+        rows = OutlierRows.of(run, run_job, replace(config, end_step=chosen.step))
         collected = rows.collect(groups, tokens=True)
         yield from attribution_methods(name, evidence_from_rows(rows, groups, collected), index_S)
-    if not run.shards("tallies"):
+    windows = tally_windows(run) if run.shards("tallies") else None
+    if windows is not None and chosen.step is not None:
+        windows = windows[windows["end_step"] <= chosen.step]
+    if windows is None or windows.empty:
         return
     for name, config in TALLY_EVIDENCE.items():
+        config = replace(config, end_step=chosen.step)
         yield from attribution_methods(name, TallyEvidence.of(run, config).evidence(), index_S)
-    last = int(tally_windows(run)["first_step"].iloc[-1])
+    last = int(windows["first_step"].iloc[-1])
     for name in LAST_WINDOW:
-        config = replace(TALLY_EVIDENCE[name], first_step=last)
+        config = replace(TALLY_EVIDENCE[name], first_step=last, end_step=chosen.step)
         evidence = TallyEvidence.of(run, config).evidence()
         yield from attribution_methods(f"{name}, last window", evidence, index_S)
 
@@ -128,11 +133,13 @@ def attribution_scores(
 # --- without a record -----------------------------------------------------------------------------
 
 
-def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[ScoringMethod]:
-    """Yield the baselines: chance, token frequency, and activations of the last model."""
+def baselines(
+    run: Run, subjects: Sequence[Subject], chosen: FaithfulnessConfig
+) -> Iterator[ScoringMethod]:
+    """Yield the baselines: chance, token frequency, and activations of the chosen model."""
     shape = len(subjects), run.num_tokens
     count_V = np.bincount(run.target_NT.ravel(), minlength=run.num_tokens)
-    random_SV = np.random.default_rng(seed).random(shape, np.float32)
+    random_SV = np.random.default_rng(chosen.seed).random(shape, np.float32)
     yield ScoringMethod("random", "", "", random_SV, baseline=True)
     yield ScoringMethod(
         "frequent tokens", "", "", np.tile(count_V.astype("f4"), (len(subjects), 1)), True
@@ -143,7 +150,7 @@ def baselines(run: Run, subjects: Sequence[Subject], seed: int) -> Iterator[Scor
     units = list(dict.fromkeys(subject.unit for subject in subjects))
     text = run.token_NT, run.target_NT, run.num_tokens
     for by in ("input", "target"):
-        found = activation_statistics(run.parted(), *text, by=by, units=units)
+        found = activation_statistics(run.parted(chosen.step), *text, by=by, units=units)
         score_VI = {unit: activation_scores(stats) for unit, stats in found.items()}
         score_SV = np.stack([score_VI[subject.unit][:, subject.group] for subject in subjects])
         yield ScoringMethod(f"activations by {by}", "", "", score_SV, baseline=True)

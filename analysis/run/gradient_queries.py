@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
-from analysis.run.applied_updates import UpdateSource
 from analysis.run.custom_loop import read_settings
 from analysis.run.gradients import Gradients, StepDatum
 from analysis.run.lifetimes import Lifetimes, LifetimeShifts
 from analysis.run.stored_run import StoredRun
+from analysis.run.updates.applied_updates import UpdateSource
+from capture.errors import RunError
+from capture.format.checkpoint import split_checkpoint
 
 
 class GradientQueries(StoredRun):
@@ -24,6 +27,40 @@ class GradientQueries(StoredRun):
     def _lifetimes(self) -> Lifetimes:
         settings = read_settings(self.uri, self.provenance)
         return Lifetimes(UpdateSource(self.config, self.committed, self.gradients, settings))
+
+    @cached_property
+    def _replayed_weights(self) -> dict[int, dict[str, Tensor]]:
+        """The weights that were replayed last, by step."""
+        return {}
+
+    def weights(self, step: int | None = None) -> dict[str, Tensor]:
+        """Return the model's weights after ``step`` updates (default: all committed), by name.
+
+        Read from the checkpoint there; without one, the steps since the checkpoint before are
+        replayed.
+
+        Raises:
+            RunError: The run has not taken so many steps, or a step that would have to be replayed
+                was taken in a custom training loop.
+            ReplayError: This machine does not arrive at the stored checkpoints.
+
+        Example:
+            >>> run.weights(0).keys() == run.weights(3).keys()
+            True
+        """
+        step = self.steps_done if step is None else step
+        kept = step in (0, *(segment.end_step for segment in self.segments))
+        if kept or self.from_custom_loop:
+            return split_checkpoint(self.committed.checkpoint(step))[0]
+        if not 0 <= step <= self.steps_done:
+            raise RunError(self.uri, f"has no weights after {step} steps; it has {self.steps_done}")
+        if step not in self._replayed_weights:
+            from capture.replay.steps import StepReplayer  # loads the training engine
+
+            replayer = StepReplayer(self.gradients.replayable, [self.start, *self.segments])
+            self._replayed_weights.clear()
+            self._replayed_weights[step] = replayer.tensors_after(step)
+        return self._replayed_weights[step]
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Return a datum's gradient of its share of the batch's mean loss, before clipping.

@@ -225,8 +225,8 @@ class Run(GradientQueries, TokenWindows):
         """Return the model after ``step`` updates (default: all committed), for evaluation.
 
         Raises:
-            RunError: There is no checkpoint after ``step`` updates, or the run's model is not
-                Ontogeny's own transformer.
+            RunError: The run has no weights after ``step`` updates (see ``weights``), or its model
+                is not Ontogeny's own transformer.
 
         Example:
             >>> run.model().config.layers == run.config.model.layers
@@ -280,14 +280,14 @@ class Run(GradientQueries, TokenWindows):
     def network(self, step: int | None = None) -> AnyModel:
         """Like ``model``, but also returns Hugging Face models.
 
-        Raises ``RunError`` without a checkpoint there, or if the model is that of a custom loop.
+        Raises what ``weights`` raises, and ``RunError`` for the model of a custom loop.
         """
         return self.restored(self.blank_model(), step)
 
     def restored(self, model: AnyNetwork, step: int | None = None) -> AnyNetwork:
         """Return a model with the weights after ``step`` updates, for evaluation."""
         step = self.steps_done if step is None else step
-        checkpoint.restore(model, self.checkpoint(step), f"{self.uri}/{checkpoint.key_of(step)}")
+        checkpoint.restore(model, self.weights(step), f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
 
     def checkpoint(self, step: int | None = None) -> dict[str, Tensor]:

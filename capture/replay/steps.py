@@ -78,6 +78,18 @@ class StepReplayer:
             here = step
             yield step, copy_weights(engine, units)
 
+    def tensors_after(self, steps: int, report: Report = lambda: None) -> Weights:
+        """Return the model after so many steps as a checkpoint holds it, without optimizer state.
+
+        Buffers are among the tensors, and tied weights appear once.
+        """
+        units = self.run.plan.config.capture.units
+        engine, marker = self.engine(units, kinds=()), self.marker_before(steps)
+        restore(engine, self.run.store, marker)
+        for _ in self.advance(engine, marker.end_step, steps):
+            report()
+        return checkpoint.snapshot(engine.model)
+
     def updates(self, steps: range, units: Sequence[str], report: Report) -> Iterator[Update]:
         """Yield the update of each of these steps, in order."""
         engine = self.engine(units, kinds=("factors",))

@@ -7,6 +7,7 @@ from capture.errors import at_least
 from cluster.options.analysis import Analysis, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ABLATION_LEVELS, ABLATION_SPLITS, ABLATION_VALUES
+from cluster.options.model_steps import add_model_steps, at_each_step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,8 @@ true next token falls. By default it ablates the neurons that attribution named,
 that moved it most. Run ontogeny attribute first. Tables go to RUN/analysis/ablate/.
 
   ontogeny ablate runs/demo --name two --only layers.2.linear2.weight:17,80
-  ontogeny ablate runs/demo --name heads --level head --all --value mean --split validation"""
+  ontogeny ablate runs/demo --name heads --level head --all --value mean --split validation
+  ontogeny ablate runs/demo --name early --level head --all --steps 0,20:101:40"""
 
 
 def add(commands: "Commands") -> None:
@@ -56,6 +58,7 @@ def add(commands: "Commands") -> None:
     text = "seed of random samples, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
+    add_model_steps(made)
     add_model(made)
     add_ray(made)
     add_tables(made)
@@ -86,6 +89,10 @@ def add_subjects(made: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
+    return at_each_step(arguments, lambda own: run_once(own, console))
+
+
+def run_once(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.ablation.config import AblationConfig
 
     at_least("--rows", arguments.rows, 1)
@@ -99,6 +106,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         scored_datums=arguments.scored_datums,
         split=arguments.split,
         seed=arguments.seed,
+        step=arguments.step,
         attribution=arguments.attribution,
     )
     return run_analysis(arguments, console, ablation(config, rows=arguments.rows))

@@ -7,6 +7,7 @@ from capture.errors import at_least
 from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ACTIVATION_QUANTITIES as QUANTITIES
+from cluster.options.model_steps import add_model_steps, at_each_step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,11 +44,10 @@ def add(commands: "Commands") -> None:
     text = "what is measured, see above; default inputs"
     made.add_argument("--of", choices=QUANTITIES, default="inputs", metavar="OF", help=text)
     made.add_argument("--by", choices=("target", "input"), default="target", help="default target")
-    text = "step of the checkpoint, default the last"
-    made.add_argument("--step", type=int, metavar="N", help=text)
     text = "name of the attribution to take them from, default the one without a name"
     made.add_argument("--attribution", default="", metavar="NAME", help=text)
     made.add_argument("--rows", type=int, default=3, metavar="N", help="tokens shown, default 3")
+    add_model_steps(made)
     add_model(made)
     add_ray(made)
     add_tables(made)
@@ -55,6 +55,10 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
+    return at_each_step(arguments, lambda own: run_once(own, console))
+
+
+def run_once(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.activations.config import ActivationConfig, require_asked
     from analysis.activations.tables import activations, write_activations
     from analysis.jobs.question import Question

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.options.model_steps import add_model_steps, at_each_step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,8 @@ which tokens' log-probability changes most on held-out text: the ground truth. E
 ranks the same tokens: outlier rows by window, input and target token, tallies, and the baselines
 that need no record (activations, token frequency, chance). AUC is how often an affected token ranks
 above another one; 0.5 is chance. One half of the text also predicts the other half, which shows how
-noisy the ground truth itself is. Tables go to RUN/analysis/faithfulness/."""
+noisy the ground truth itself is. With --step, the model is the one after so many steps, and the
+evidence is what was recorded until then. Tables go to RUN/analysis/faithfulness/."""
 
 
 def add(commands: "Commands") -> None:
@@ -36,6 +38,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--min-count", type=int, default=10, metavar="N", help=text)
     made.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
     add_skip_damaged(made)
+    add_model_steps(made)
     add_model(made)
     add_ray(made)
     add_tables(made)
@@ -43,6 +46,10 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
+    return at_each_step(arguments, lambda own: run_once(own, console))
+
+
+def run_once(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.faithfulness.faithfulness import faithfulness, write_faithfulness
     from analysis.faithfulness.ground_truth import FaithfulnessConfig
     from analysis.jobs.question import Question
@@ -53,6 +60,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         text=arguments.text,
         max_datums=arguments.datums,
         min_count=arguments.min_count,
+        step=arguments.step,
         seed=arguments.seed,
     )
 

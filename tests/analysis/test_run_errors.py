@@ -65,9 +65,9 @@ def run() -> Run:
             "memory://tiny-run: has no datum 51: its datums are 0 to 50.",
         ),
         (
-            lambda run: run.model(8),
+            lambda run: run.model(25),
             RunError,
-            "memory://tiny-run: has no checkpoint after 8 steps; the nearest are after 0, 7, 14.",
+            "memory://tiny-run: has no weights after 25 steps; it has 24.",
         ),
         (
             lambda run: run.datums("test"),

@@ -78,9 +78,9 @@ def about(run: Run, **settings: Any) -> dict[str, Any]:
             "activations.by: got 'position', must be target or input.",
         ),
         (
-            {"step": 8},
+            {"step": 25},
             RunError,
-            "memory://tiny-run: has no checkpoint after 8 steps; the nearest are after 0, 7, 14.",
+            "memory://tiny-run: has no weights after 25 steps; it has 24.",
         ),
     ],
 )
