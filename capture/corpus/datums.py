@@ -135,9 +135,7 @@ def corpus_of_task(task: TaskDatums, config: CorpusConfig, *, batch: int) -> Cor
     return Corpus(vocabulary, train, splits.get("validation"), splits.get("test"), planted)
 
 
-def with_flips(
-    datums: Datums, names: Sequence[str], flip: FlipConfig
-) -> tuple[Datums, Planted | None]:
+def with_flips(datums: Datums, names: list[str], flip: FlipConfig) -> tuple[Datums, Planted | None]:
     """Return the datums with wrong labels as configured, and which these are."""
     if not flip.share:
         return datums, None
@@ -145,7 +143,7 @@ def with_flips(
     label_N, planted = flip_labels(old_N, flip)
     texts = datums.texts and [  # such as "3 (8 × 8 pixels)": the label comes first
         names[label] + text.removeprefix(names[old])
-        for text, old, label in zip(datums.texts, old_N, label_N, strict=True)
+        for text, old, label in zip(datums.texts, old_N.tolist(), label_N.tolist(), strict=True)
     ]
     target_NT = np.column_stack([datums.target_NT[:, :-1], label_N])
     return replace(datums, target_NT=target_NT, texts=texts), planted

@@ -55,23 +55,25 @@ def model_without(fold: int) -> torch.nn.Module:
     return model
 
 
-def losses(datum: int, token_M: np.ndarray) -> np.ndarray:
-    """Losses of a text under the run trained again without the fold of a datum."""
-    folds = enumerate(held_out.folds_of(run().num_datums))
-    (fold,) = (number for number, datum_N in folds if datum in datum_N)
-    token_M = torch.from_numpy(token_M)
-    logit_TV = model_without(fold)(token_M[None, :-1].long())[0].detach()
-    return F.cross_entropy(logit_TV, token_M[1:].long(), reduction="none").numpy()
+def losses(fold: int, token_NM: np.ndarray) -> np.ndarray:
+    """Losses of texts under the run trained again without a fold, [N, T]."""
+    text_NM = torch.from_numpy(token_NM).long()
+    logit_NVT = model_without(fold)(text_NM[:, :-1]).detach().transpose(1, 2)
+    return F.cross_entropy(logit_NVT, text_NM[:, 1:], reduction="none").numpy()
 
 
 def test_evidence_is_that_of_models_trained_without_the_datum():
     whole_DM = held_out.whole_datums(run())
-    loss_DT = np.array([losses(datum, token_M) for datum, token_M in enumerate(whole_DM)])
+    folds, loss_DT = held_out.folds_of(run().num_datums), np.empty(run().target_NT.shape)
+    for number, datum_N in enumerate(folds):
+        loss_DT[datum_N] = losses(number, whole_DM[datum_N])
     by_target = [loss_DT[run().target_NT == target].mean() for target in run().target_NT[5]]
     score_D = held_out.HELD_OUT["held-out"](run(), nothing, in_turn)
     assert score_D[5] == pytest.approx((loss_DT[5] - by_target).mean(), abs=1e-5)
     rng, shuffles = np.random.default_rng(1), 64
-    shuffled_K = [losses(5, rng.permutation(whole_DM[5])).mean() for _ in range(shuffles)]
+    (fold,) = (number for number, datum_N in enumerate(folds) if 5 in datum_N)
+    orders_KM = np.stack([rng.permutation(whole_DM[5]) for _ in range(shuffles)])
+    shuffled_K = losses(fold, orders_KM).mean(1)
     wanted = loss_DT[5].mean() - (np.mean(by_target) + np.mean(shuffled_K)) / 2
     score_D = held_out.HELD_OUT["order"](run(), nothing, in_turn)
     error = float(np.std(shuffled_K)) * (1 / shuffles + 1 / held_out.SHUFFLES) ** 0.5 / 2
