@@ -11,6 +11,8 @@ import numpy as np
 
 LOG = logging.getLogger(__name__)
 COLUMN = "input_ids"
+LENGTHS = "seq_lengths"
+"""Column in which TRL stores the lengths of the documents that it packs into a row."""
 TOO_SHORT = (
     "The rows of the dataset have no tokens that could be told apart ({}), so datums are numbers. "
     "Pass datums=tokens for analyses of tokens"
@@ -23,10 +25,13 @@ def describe_datums(dataset: Any) -> list[np.ndarray] | int | None:
         number = len(dataset)
     except TypeError:
         return None
-    rows = stored_tokens(dataset)
+    rows, ends = stored_tokens(dataset), document_ends(dataset)
+    number = number if ends is None else int(ends[-1])
     if rows is None:
         return number
     tokens = [np.asarray(row) for row in rows]
+    if ends is not None:
+        tokens = documents(tokens, dataset)
     problem = next(filter(None, map(problem_of, tokens)), "")
     if problem:
         LOG.warning(TOO_SHORT.format(problem))
@@ -45,6 +50,34 @@ def stored_tokens(dataset: Any) -> Sequence[Any] | None:
     if not all(isinstance(row, Mapping) and COLUMN in row for row in dataset):
         return None
     return [row[COLUMN] for row in dataset]
+
+
+def document_ends(dataset: Any) -> np.ndarray | None:
+    """Return for each row the number of documents in it and all rows before, behind a 0.
+
+    None if the rows are not packed of documents.
+    """
+    if not is_table(dataset) or LENGTHS not in dataset.column_names:
+        return None
+    counts = [len(lengths) for lengths in dataset.select_columns([LENGTHS])[:][LENGTHS]]
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def datums_of_rows(rows: Sequence[int], ends: np.ndarray | None) -> Sequence[int]:
+    """Return the datums in rows of a dataset: the rows, or by ``ends`` the documents in them."""
+    if ends is None:
+        return rows
+    return [datum for row in rows for datum in range(ends[row], ends[row + 1])]
+
+
+def documents(rows: Sequence[np.ndarray], dataset: Any) -> list[np.ndarray]:
+    """Return the tokens of each document of packed rows."""
+    lengths = dataset.select_columns([LENGTHS])[:][LENGTHS]
+    return [
+        own_T
+        for row_T, own in zip(rows, lengths, strict=True)
+        for own_T in np.split(row_T, np.cumsum(own)[:-1])
+    ]
 
 
 def is_table(dataset: Any) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +25,12 @@ from capture.shifts.outliers import OutlierConfig
 from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
 from capture.training.rewind import rewind
-from ontogeny.trainers.dataset_tokens import describe_datums, token_names
+from ontogeny.trainers.dataset_tokens import (
+    datums_of_rows,
+    describe_datums,
+    document_ends,
+    token_names,
+)
 from ontogeny.trainers.drawn_batches import DrawnBatches, stop_watching, watch
 
 LOSS = "loss"
@@ -68,6 +74,10 @@ class TrainedRun:
         self.overwrite = overwrite
         self.recording: Recording | None = None
         self.drawn: DrawnBatches | None = None
+        self.document_ends: np.ndarray | None = None
+        """Documents in each row of the dataset and those before, if rows are packed of them."""
+        self.document_ends: np.ndarray | None = None
+        """See ``dataset_tokens.document_ends``."""
         self.loader: Any = None
         self.has_begun = False
         """Whether an earlier call of training began this run."""
@@ -149,15 +159,19 @@ class TrainedRun:
     ) -> tuple[DatumDescriptions, Sequence[str] | None]:
         """Return the datums of the run and the texts of their tokens: as given, or the dataset's.
 
-        Raises ``ConfigError`` if as many were given as the dataset does not have.
+        Where TRL has packed documents into the rows, datums are the documents. Raises
+        ``ConfigError`` if as many were given as the dataset does not have.
         """
+        self.document_ends = ends = document_ends(dataset)
         if self.datums is None:
             found: Any = describe_datums(dataset)
             return found, self.vocabulary or token_names(tokenizer, found)
         given = self.datums if isinstance(self.datums, int) else len(self.datums)
-        if self.drawn is not None and given != len(dataset):
-            problem = f"are {given}, the dataset has {len(dataset)}"
-            raise ConfigError("datums", problem, "Describe each row of the dataset, in its order")
+        wanted, part = (len(dataset), "row") if ends is None else (int(ends[-1]), "document")
+        if self.drawn is not None and given != wanted:
+            problem = f"are {given}, the dataset has {wanted} {part}s"
+            remedy = f"Describe each {part} of the dataset, in its order"
+            raise ConfigError("datums", problem, remedy)
         return self.datums, self.vocabulary
 
     def begin_epoch(self, number: int) -> None:
@@ -169,7 +183,7 @@ class TrainedRun:
     def next_batch(self) -> None:
         """Tell the recording which datums the trainer's next batch holds."""
         if self.recording is not None and self.drawn is not None:
-            self.recording.datums(self.drawn.take())
+            self.recording.datums(datums_of_rows(self.drawn.take(), self.document_ends))
 
     def evaluations(self, metrics: Mapping[str, Any]) -> None:
         """Store the losses among a trainer's metrics: ``eval_loss`` as that of the split eval."""

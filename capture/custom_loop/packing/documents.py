@@ -14,6 +14,7 @@ from functools import cache, partial
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from capture.errors import UnitError
 from capture.gradients.factors import Factor, Factors
@@ -71,7 +72,7 @@ class Documents:
         """Return the entries of each document, padded with 0 to the length of the longest."""
         lengths_N = self.stop_N - self.start_N
         rest = x_REF.shape[2:]
-        x_RWF = x_REF.reshape(self.num_rows, self.width, per_position, *rest)
+        x_RWF = self.whole_rows(x_REF, per_position).unflatten(1, (self.width, per_position))
         out_NLF = x_REF.new_zeros(len(self), int(lengths_N.max()), per_position, *rest)
         places = zip(self.row_N, self.start_N, self.stop_N, strict=True)
         for own_LF, (row, start, stop) in zip(out_NLF, places, strict=True):
@@ -82,23 +83,31 @@ class Documents:
         """Return the factor of one document, [1, its entries, F], from that of the rows."""
         each = self.entries_per_position(name, factor)
         row, start, stop = self.row_N[slot], self.start_N[slot], self.stop_N[slot]
-        return factor.map_tensors(lambda x: x[row : row + 1, start * each : stop * each])
+        return factor.map_tensors(
+            lambda x: self.whole_rows(x, each)[row : row + 1, start * each : stop * each]
+        )
+
+    def whole_rows(self, x_REF: Tensor, per_position: int) -> Tensor:
+        """Return entries of all positions, with 0 for a last one that the unit was not used at."""
+        missing = self.width * per_position - x_REF.shape[1]
+        return F.pad(x_REF, (0, 0) * (x_REF.dim() - 2) + (0, missing)) if missing else x_REF
 
     def entries_per_position(self, unit: str, factor: Factor) -> int:
         """Return how many entries of a factor belong to a position.
 
-        Raises ``UnitError`` if they are not those of all positions.
+        The last position may lack, as in a head that computes the loss from ``x[:, :-1]``. (If the
+        first lacks, the check of the split finds other gradients.) Raises ``UnitError`` if more
+        lack, so that entries cannot be told apart.
         """
-        entries = factor.delta_NTO.shape[1]
-        each = factor.per_position if factor.per_position > 1 else max(entries // self.width, 1)
-        if entries != each * self.width or (each > 1 and factor.per_position != each):
-            problem = (
-                f"is used {entries} times in each row of {self.width} positions, so documents in "
-                "the row cannot be told apart"
-            )
-            remedy = 'Leave it out: units=["!PATTERN"], or give one id for each row'
-            raise UnitError(unit, problem, remedy)
-        return each
+        entries, each = factor.delta_NTO.shape[1], factor.per_position
+        if entries in (each * self.width, each * (self.width - 1)):
+            return each
+        problem = (
+            f"is used {entries} times in each row of {self.width} positions, so documents in the "
+            "row cannot be told apart"
+        )
+        remedy = 'Leave it out: units=["!PATTERN"], or give one id for each row'
+        raise UnitError(unit, problem, remedy)
 
     # --- inputs and outputs of the model ----------------------------------------------------------
 
@@ -123,10 +132,14 @@ class Documents:
         return x if found is None else found
 
     def of_output(self, x: Tensor, slot: int) -> Tensor | None:
-        """Return a document's part of [R, W, …], [1, W, …] or [R · W, …]; None for other shapes."""
+        """Return a document's part of [R, W, …], [1, W, …] or [R · W, …]; None for other shapes.
+
+        Where the last position lacks, as in log-probabilities of the next tokens [R, W - 1], it
+        lacks in each document: what it would predict is no part of the document.
+        """
         row, own = int(self.row_N[slot]), self.positions(slot)
-        if x.dim() > 1 and x.shape[1] == self.width and len(x) in (1, self.num_rows):
-            return x[min(row, len(x) - 1)][None, own]
+        if x.dim() > 1 and len(x) in (1, self.num_rows) and self.width - x.shape[1] in (0, 1):
+            return x[min(row, len(x) - 1)][None, own.start : own.stop - self.width + x.shape[1]]
         if x.dim() and len(x) == self.num_rows * self.width:
             return x[row * self.width + own.start : row * self.width + own.stop]
         return None

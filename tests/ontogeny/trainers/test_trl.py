@@ -19,7 +19,6 @@ from trainer_runs import (
 
 import ontogeny
 from analysis.run.run import open_run
-from capture.errors import UnitError
 
 trl = pytest.importorskip("trl", reason="trl is not installed")
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
@@ -136,23 +135,31 @@ def test_rows_that_are_packed_and_cut_are_datums(uri: str, tmp_path: Path) -> No
 PACKED: dict[str, Any] = {"packing": True, "packing_strategy": "bfd", "max_length": 16}
 
 
-def test_one_packed_row_in_each_micro_batch_is_a_datum(uri: str, tmp_path: Path) -> None:
-    settings = PACKED | {"per_device_train_batch_size": 1}
+@pytest.mark.parametrize("rows_per_batch", [1, 2])
+def test_packed_documents_are_datums(rows_per_batch: int, uri: str, tmp_path: Path) -> None:
+    settings = PACKED | {"per_device_train_batch_size": rows_per_batch}
     plain, recorded = llama(), llama()
     train(tmp_path, plain, [], **settings)
     training = train(tmp_path, recorded, [ontogeny.Callback(uri, **FULL)], **settings)
     assert same_weights(plain, recorded)
+    documents = packed_documents(training.train_dataset)
+    assert len(documents) == 8 > len(training.train_dataset)
+    assert sorted_datums(open_run(uri)) == [*range(8)]
 
     def share(model: nn.Module, step: int, datum: int) -> Tensor:
-        batch = training.data_collator([training.train_dataset[datum]])
-        # With a cache, the model would let documents attend to those before them.
+        batch = training.data_collator([{"input_ids": documents[datum]}])
         return model(**batch, use_cache=False, num_items_in_batch=training.counts[step]).loss
 
     assert largest_error(uri, llama(), share, unchecked=METRICS) < 1e-5
+    assert [list(own) for own in open_run(uri).datums().tokens] == [own[:-1] for own in documents]
 
 
-def test_packed_rows_in_one_sequence_are_refused(uri: str, tmp_path: Path) -> None:
-    callback = ontogeny.Callback(uri)
-    with pytest.raises(UnitError, match=r"got one row of \d+ tokens for 2 datums, as .* packed"):
-        train(tmp_path, llama(), [callback], **PACKED)
-    callback.close()
+def packed_documents(dataset: Any) -> list[list[int]]:
+    """Return the tokens of each document in the rows, by the lengths that TRL stores."""
+    found = []
+    for row in dataset:
+        at = 0
+        for length in row["seq_lengths"]:
+            found.append(list(row["input_ids"][at : at + length]))
+            at += length
+    return found
