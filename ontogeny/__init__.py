@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from capture.config.settings import Config
     from capture.custom_loop.record import record
     from capture.errors import CaptureError
+    from capture.optim.rules import UnitUpdate
     from capture.parts.model_parts import ModelParts
     from capture.shifts.outliers import OutlierConfig
     from capture.store.config import StoreConfig
@@ -106,6 +107,7 @@ __all__ = [
     "SuspectsConfig",
     "TrajectoryConfig",
     "TransitionsConfig",
+    "UnitUpdate",
     "__version__",
     "ablate",
     "activations",
@@ -175,6 +177,7 @@ _HOMES = {
     "capture.custom_loop.record": ("record",),
     "capture.errors": ("CaptureError",),
     "capture.parts.model_parts": ("ModelParts",),
+    "capture.optim.rules": ("UnitUpdate",),
     "capture.shifts.outliers": ("OutlierConfig",),
     "capture.store.config": ("StoreConfig",),
     "ontogeny.analyses": ("ablate", "activations", "attribute", "faithfulness"),

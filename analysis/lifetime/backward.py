@@ -21,10 +21,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from analysis.run.applied_updates import UpdateSource
 from analysis.run.custom_loop import read_settings
 from analysis.run.lifetimes import Lifetimes
 from analysis.run.run import Run
+from analysis.run.updates.applied_updates import UpdateSource
 from capture.format.factor_reader import DatumFactors
 from capture.gradients.factors import Factor, Factors
 from capture.optim.lifetime import Coefficient, Persistence

@@ -4,7 +4,7 @@ Such a run has no model that this project could build, and its datums may have n
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +31,8 @@ class UnitSettings:
     optimizer: OptimizerConfig
     rate: float = 1.0
     """Learning rate, divided by the one that is recorded, of the first unit."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """All settings of an optimizer that ``OptimizerConfig`` does not describe."""
 
 
 def read_layout(
@@ -61,7 +63,8 @@ def read_settings(uri: str, provenance: Mapping[str, Any]) -> dict[str, UnitSett
         for group in provenance.get("parameter_groups", []):
             training = config["training"] | {"optimizer": group["optimizer"]}
             own = make_config(config | {"training": training}, where=where).training.optimizer
-            settings = UnitSettings(own, float(group["rate"]))
+            options = dict(group.get("settings", {}))
+            settings = UnitSettings(own, float(group["rate"]), options)
             found |= dict.fromkeys(map(str, group["units"]), settings)
     except (ConfigError, TypeError, KeyError, ValueError) as error:
         raise ShardError(where, "is not readable: its parameter_groups", REMEDY) from error

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.run.applied_updates import StepUpdate, UpdateSource
 from analysis.run.gradients import covers
 from analysis.run.names import nearest
 from analysis.run.shift_tables import wanted_steps
+from analysis.run.updates.applied_updates import StepUpdate, UpdateSource
 from capture.errors import UnitError
 from capture.format.factor_reader import dense
 from capture.gradients.factors import Factor

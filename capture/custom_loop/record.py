@@ -20,6 +20,11 @@ from capture.config.records import FactorConfig
 from capture.config.settings import CaptureConfig, Config, RunConfig
 from capture.corpus.datums import CorpusConfig
 from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_per_datum
+from capture.custom_loop.optimizer_settings import (
+    initial_learning_rate,
+    optimizer_config,
+    settings_of_groups,
+)
 from capture.custom_loop.ranks.beginning import BEGIN, begin_run, steps_before
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
 from capture.custom_loop.ranks.loop_state import state_of
@@ -32,12 +37,7 @@ from capture.custom_loop.units import (
     plain_optimizer,
     without_compilation,
 )
-from capture.custom_loop.update import (
-    groups_of_units,
-    initial_learning_rate,
-    optimizer_config,
-    settings_of_groups,
-)
+from capture.custom_loop.update import groups_of_units
 from capture.device import packing_threads
 from capture.errors import ConfigError
 from capture.format.chain import read_segments, require_start
@@ -90,9 +90,10 @@ def record(
             model runs uncompiled while it is recorded, and its parameters have their own names. In
             a ``DistributedDataParallel`` over several processes, or under ``fully_shard``, all of
             them call ``record`` alike, each with its own datums, and make one record.
-        optimizer: ``torch.optim.SGD``, ``Adam`` or ``AdamW``, with any parameter groups, also in a
-            wrapper that keeps it as ``optimizer`` (accelerate, Lightning). ``amsgrad``,
-            ``maximize``, ``dampening`` and ``differentiable`` are not supported.
+        optimizer: one of ``torch.optim`` other than ``LBFGS``, ``Rprop`` and ``SparseAdam``,
+            transformers' ``Adafactor``, or one of yours that has ``preconditioner`` and ``carry``
+            (``UnitUpdate``); with any parameter groups, also in a wrapper that keeps it as
+            ``optimizer`` (accelerate, Lightning).
         run: where the run is stored: a folder, ``file:///…``, ``memory://…`` or
             ``s3://bucket/prefix``.
         units: glob patterns over parameter names; the parameters that match any are captured,

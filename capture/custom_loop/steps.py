@@ -23,6 +23,7 @@ from capture.engine.audit import (
     discrepancies,
     probed_discrepancies,
 )
+from capture.engine.mapped_factors import mapped_factors
 from capture.engine.observer import Observation
 from capture.engine.step import Step
 from capture.errors import AuditError, UnitError
@@ -54,7 +55,7 @@ def find_shifts(
 
     ``buffer``: None if no outliers are recorded.
     """
-    parts = before.expected.split(before.clip)
+    parts = before.expected.split(before.clip, before.grads, before.before_P)
     step = Step(
         before.loss,
         before.gradient_norm,
@@ -66,11 +67,13 @@ def find_shifts(
         parts.preconditioner,
         parts.carry,
         before.grads,
+        parts.side_maps,
     )
     config, preconditioner = capture.outliers, step.preconditioner
     outliers = None
     if buffer is not None:
-        outliers, _ = find_outliers(buffer, step.factors, step.scale, config, preconditioner)
+        factors = mapped_factors(step.factors, step.side_maps)
+        outliers, _ = find_outliers(buffer, factors, step.scale, config, preconditioner)
     if before.sums.probe is not None:
         return FoundShifts(step, outliers, before.sums.summed_Q * step.scale)
     layout = Layout.of(before.expected.units)
@@ -112,7 +115,7 @@ def after_step(
             capture.factors.precision,
             packing=capture.factors.packing,
             first_slot=first_slot,
-            preconditioned=step.preconditioner is not None,
+            preconditioned=step.preconditioner is not None or step.side_maps is not None,
         )
     return Observation(row_of(position, step, largest, datums.all_N), outliers, factors), after_P
 

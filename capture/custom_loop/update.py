@@ -1,9 +1,11 @@
 """Split the update of a user's optimizer into gradient part, preconditioner and carry.
 
 The inputs are the gradients that the optimizer is given and its state and settings, which are read
-at every step because schedules change them. Between backward pass and step, a loop may multiply all
-gradients by one number c (clipping, unscaling). Least squares finds it:
-c = ⟨ĝ, Σ_i g_i⟩ / ‖Σ_i g_i‖². The audit detects any other change of the gradients.
+at every step because schedules change them. ``capture.optim.rules`` knows each kind of optimizer.
+
+Between backward pass and step, a loop may multiply all gradients by one number c (clipping,
+unscaling). Least squares finds it: c = ⟨ĝ, Σ_i g_i⟩ / ‖Σ_i g_i‖². The audit detects any other
+change of the gradients.
 
 Shapes: P all captured parameters.
 """
@@ -18,51 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from capture.errors import ConfigError
-from capture.optim.optimizer import (
-    InheritedTerms,
-    Tensors,
-    UpdateParts,
-    inherited_terms,
-    optimizer_state,
-    split_update,
-    state_names,
-)
+from capture.gradients.layout import Layout
+from capture.optim.optimizer import Tensors, UpdateParts
 from capture.optim.optimizer_config import OptimizerConfig
+from capture.optim.rules import UnitParts, UnitUpdate, find_rule, refused_option
+from capture.optim.rules.unit_update import Rule
 
-KINDS = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
-REQUIRED_OPTIONS = {"dampening": 0, "maximize": False, "amsgrad": False, "differentiable": False}
-"""Optimizer options, each with the only value for which the update can be decomposed."""
 ONE_TOLERANCE = 1e-6
 """A multiplier this close to 1 differs from 1 by rounding only."""
 
 
-def optimizer_config(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> OptimizerConfig:
-    """Return the settings of a parameter group.
-
-    Raises ``ConfigError`` if updates with these settings cannot be decomposed.
-    """
-    kind = KINDS.get(type(optimizer))
-    name = type(optimizer).__name__
-    if kind is None:
-        problem = f"is {name}, whose updates cannot be decomposed"
-        raise ConfigError("optimizer", problem, "Use SGD, Adam or AdamW of torch.optim")
-    for option, wanted in REQUIRED_OPTIONS.items():
-        if (found := group.get(option, wanted)) != wanted:
-            problem = f"is {name} with {option}={found}, whose updates cannot be decomposed"
-            raise ConfigError("optimizer", problem, f"Set {option}={wanted}")
-    decay = float(group["weight_decay"])
-    if kind == "sgd":
-        momentum, nesterov = float(group["momentum"]), bool(group["nesterov"])
-        return OptimizerConfig(momentum=momentum, nesterov=nesterov, weight_decay=decay)
-    beta1, beta2 = map(float, group["betas"])
-    decoupled = kind == "adamw" or group.get("decoupled_weight_decay")
-    return OptimizerConfig(
-        kind="adamw" if decoupled else "adam",
-        weight_decay=decay,
-        beta1=beta1,
-        beta2=beta2,
-        epsilon=float(group["eps"]),
-    )
+def require_options(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for a group with an option whose updates cannot be decomposed."""
+    if found := refused_option(group):
+        option, wanted = found
+        name = type(optimizer).__name__
+        problem = f"is {name} with {option}={group[option]}, whose updates cannot be decomposed"
+        raise ConfigError("optimizer", problem, f"Set {option}={wanted}")
 
 
 def groups_of_units(
@@ -77,47 +51,17 @@ def groups_of_units(
     return {name: groups[id(parameter)] for name, parameter in units.items()}
 
 
-def initial_learning_rate(group: Mapping[str, Any]) -> float:
-    """Return a group's learning rate; a scheduler keeps the initial one beside the current one."""
-    return float(group.get("initial_lr", group["lr"]))
-
-
-def settings_of_groups(
-    optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]
-) -> list[dict[str, Any]]:
-    """Return what ``run.yaml`` says of the parameter groups other than the first unit's.
-
-    ``rate`` is the ratio of the group's initial learning rate
-    to the first unit's; it holds as long as schedules multiply all groups by one factor.
-    """
-    groups = groups_of_units(optimizer, units)
-    first = next(iter(groups.values()))
-    if not (divisor := initial_learning_rate(first)):
-        return []
-    found: dict[int, dict[str, Any]] = {}
-    for name, group in groups.items():
-        if group is not first:
-            rate, config = (
-                initial_learning_rate(group) / divisor,
-                optimizer_config(optimizer, group),
-            )
-            settings = {"units": [], "rate": rate, "optimizer": vars(config)}
-            found.setdefault(id(group), settings)["units"].append(name)
-    return list(found.values())
-
-
 @dataclass(frozen=True)
 class ExpectedUpdate:
     """State and settings of the optimizer before an update, from which the update follows."""
 
     optimizer: torch.optim.Optimizer
+    rule: Rule
     units: Mapping[str, nn.Parameter]
     groups: dict[str, dict[str, Any]]
     """Parameter group by unit."""
-    configs: dict[str, OptimizerConfig]
-    """Settings by unit."""
-    inherited: dict[str, InheritedTerms]
-    """Terms of momentum and weight decay by unit, which do not depend on the new gradients."""
+    before: dict[str, dict[str, Any]]
+    """Copies of the states that the rule reads, by unit."""
     idle: frozenset[str]
     """Units without gradient, which the optimizer leaves as they are: momentum and decay too."""
 
@@ -125,64 +69,75 @@ class ExpectedUpdate:
     def of(
         cls, optimizer: torch.optim.Optimizer, units: Mapping[str, nn.Parameter]
     ) -> "ExpectedUpdate":
-        groups = groups_of_units(optimizer, units)
-        configs = {name: optimizer_config(optimizer, group) for name, group in groups.items()}
-        inherited = {}
-        for name, config in configs.items():
-            own, states = {name: units[name]}, state_names(config)
-            moments = optimizer_state(optimizer, own, states[0]) if states else {}
-            moments = {name: moment.to_dense() for name, moment in moments.items()}
-            inherited[name] = inherited_terms(config, own, moments)
+        groups, rule = groups_of_units(optimizer, units), find_rule(optimizer)
+        for group in optimizer.param_groups:
+            require_options(optimizer, group)
+        states = {name: optimizer.state.get(unit, {}) for name, unit in units.items()}
+        before = {name: copied(state, rule.reads) for name, state in states.items()}
         idle = frozenset(name for name, unit in units.items() if unit.grad is None)
-        return cls(optimizer, units, groups, configs, inherited, idle)
+        return cls(optimizer, rule, units, groups, before, idle)
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the first unit."""
-        return float(next(iter(self.groups.values()))["lr"])
+        """Learning rate of the first unit; 1.0 if the optimizer finds its own."""
+        found = next(iter(self.groups.values()))["lr"]
+        return 1.0 if found is None else float(found)
 
     @property
     def most_rounding(self) -> OptimizerConfig:
-        """Settings of the group that rounds weights most often: AdamW with decay, if present."""
-        return max(self.configs.values(), key=lambda c: (c.kind == "adamw", c.weight_decay))
+        """Settings that round weights as often as this optimizer does: AdamW's, or SGD's."""
+        if any(self.rule.decays(group) for group in self.groups.values()):
+            return OptimizerConfig(kind="adamw", weight_decay=1.0)
+        return OptimizerConfig()
 
-    def split(self, clip: float) -> UpdateParts:
+    def split(self, clip: float, grads: Tensors, before_P: Tensor) -> UpdateParts:
         """Split the update; call this after the optimizer has updated its state.
 
+        ``grads``: the gradients that it was given, by unit; ``before_P``: the weights before it.
         All units share one scale. A unit whose group has another learning rate has the ratio in its
         preconditioner.
         """
-        parts = {name: self.split_unit(name, clip) for name in self.units if name not in self.idle}
+        layout = Layout.of(self.units)
+        weights = zip(layout.names, before_P.split(layout.sizes), strict=True)
+        before = {name: own_S.view(layout.shapes[name]) for name, own_S in weights}
+        parts = {
+            name: self.split_unit(name, grads[name], before[name])
+            for name in self.units
+            if name not in self.idle
+        }
         # The largest scale is the common one: no ratio divides by 0 unless all scales are 0.
         scale = max((part.scale for part in parts.values()), key=abs, default=0.0)
-        none = {name: UpdateParts(scale, None, None) for name in self.idle}
+        parts |= {name: UnitParts(scale) for name in self.idle}
         preconditioner, carry = None, None
-        if any(part.preconditioner or part.scale != scale for part in parts.values()):
-            parts |= none
+        if any(p.preconditioner is not None or p.scale != scale for p in parts.values()):
             ratios = {n: part.scale / scale if scale else 1.0 for n, part in parts.items()}
             preconditioner = {
                 name: self.tensor_or(parts[name].preconditioner, name, 1.0) * ratios[name]
                 for name in self.units
             }
-        if any(part.carry for part in parts.values()):
-            parts |= none
+        if any(part.carry is not None for part in parts.values()):
             carry = {name: self.tensor_or(parts[name].carry, name, 0.0) for name in self.units}
-        return UpdateParts(scale, preconditioner, carry)
+        maps = {name: part.side_map for name, part in parts.items() if part.side_map is not None}
+        return UpdateParts(scale * clip, preconditioner, carry, maps or None)
 
-    def split_unit(self, name: str, clip: float) -> UpdateParts:
-        own = {name: self.units[name]}
-        counted = self.optimizer.state[self.units[name]].get("step", 1)
-        return split_update(
-            self.configs[name],
-            self.inherited[name],
-            optimizer_state(self.optimizer, own, "exp_avg_sq"),
-            learning_rate=float(self.groups[name]["lr"]),
-            clip=clip,
-            step=int(counted) - 1,  # the optimizer has counted this update already
-        )
+    def split_unit(self, name: str, gradient: Tensor, weight: Tensor) -> UnitParts:
+        unit = self.units[name]
+        after = self.optimizer.state.get(unit, {})
+        group = self.groups[name]
+        return self.rule.parts(UnitUpdate(weight, gradient, group, self.before[name], after))
 
-    def tensor_or(self, tensors: Tensors | None, name: str, value: float) -> Tensor:
-        return tensors[name] if tensors else torch.full_like(self.units[name], value)
+    def tensor_or(self, tensor: Tensor | None, name: str, value: float) -> Tensor:
+        return torch.full_like(self.units[name], value) if tensor is None else tensor
+
+
+def copied(state: Mapping[str, Any], reads: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return copies of the named states, dense; None: of all."""
+    wanted = {key: state[key] for key in (state if reads is None else reads) if key in state}
+    return {
+        key: value.detach().to_dense().clone() if isinstance(value, Tensor) else value
+        for key, value in wanted.items()
+        if value is not None
+    }
 
 
 def gradient_multiplier(given_P: Tensor, summed_P: Tensor) -> float:

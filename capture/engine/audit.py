@@ -37,6 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capture.engine.mapped_factors import mapped_gradients
 from capture.engine.probe import LOOK_AGAIN, Probe
 from capture.engine.step import Step
 from capture.gradients.dense import slice_datums, sum_shifts
@@ -138,8 +139,10 @@ def formula(step: Step, layout: Layout) -> tuple[Tensor, Tensor]:
     rate = step.scale / step.clip if step.clip else 0.0
     fresh_P = layout.flatten(step.gradients).mul_(rate)
     applied_P = fresh_P
+    if step.side_maps:
+        applied_P = mapped_gradients(fresh_P, layout, step.side_maps)
     if step.preconditioner:
-        applied_P = fresh_P * layout.flatten(step.preconditioner)
+        applied_P = applied_P * layout.flatten(step.preconditioner)
     if step.carry:
         applied_P = applied_P + layout.flatten(step.carry)
     return fresh_P, applied_P

@@ -1,11 +1,12 @@
 """What one step returns: loss, clipping, factors, and the parts of the update."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from capture.gradients.dense import join_datums
 from capture.gradients.factors import Factors
 from capture.optim.optimizer import Tensors
+from capture.optim.side_map import SideMap
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Step:
     gradients: Tensors | None = None
     """Clipped gradient that the optimizer was given, by unit. None for plain SGD in float32, where
     the audit compares shifts with the change of the weights directly."""
+    side_maps: Mapping[str, SideMap] | None = None
+    """Linear maps of whole gradients, by unit (Muon); None: none. No unit has both a map and a
+    preconditioner that is not one number."""
 
 
 def join_last_tokens(pieces: Sequence[LastToken]) -> LastToken | None:

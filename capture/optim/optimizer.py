@@ -26,8 +26,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from capture.errors import ShardError
+from capture.errors import ConfigError, ShardError
 from capture.optim.optimizer_config import OptimizerConfig
+from capture.optim.side_map import SideMap
 
 REMEDY = "Run: ontogeny verify"
 Tensors = dict[str, Tensor]
@@ -37,7 +38,13 @@ Tensors = dict[str, Tensor]
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: OptimizerConfig, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer; the engine sets its learning rate at every step."""
+    """Return the torch optimizer; the engine sets its learning rate at every step.
+
+    Raises ``ConfigError`` for another kind of optimizer, which only loops of users have.
+    """
+    if config.kind == "other":
+        problem = f"is {config.name}, which only a training loop of your own can have"
+        raise ConfigError("training.optimizer", problem, "Use sgd, adam or adamw")
     decay = config.weight_decay
     if config.kind == "sgd":
         return torch.optim.SGD(
@@ -110,6 +117,8 @@ class UpdateParts:
     """Further multiplier for each entry; None means 1."""
     carry: Tensors | None
     """Part of the update that is due to no gradient of this step; None means 0."""
+    side_maps: dict[str, SideMap] | None = None
+    """Linear maps of the gradients of some units, before the scale; None: none."""
 
 
 @torch.no_grad()
@@ -155,13 +164,13 @@ def snapshot(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Param
     """Return a CPU copy of the optimizer's state, keyed ``state/parameter``.
 
     The step count is left out, for it equals the run's. The result is empty for plain SGD and
-    before the first step. Sparse tensors become dense.
+    before the first step. Sparse tensors become dense, and numbers tensors without axes.
     """
     return {
-        f"{state}/{name}": tensor.detach().to_dense().to("cpu", copy=True)
+        f"{state}/{name}": torch.as_tensor(value).detach().to_dense().to("cpu", copy=True)
         for name, parameter in parameters.items()
-        for state, tensor in optimizer.state.get(parameter, {}).items()
-        if state != "step" and tensor is not None
+        for state, value in optimizer.state.get(parameter, {}).items()
+        if state != "step" and isinstance(value, Tensor | bool | int | float)
     }
 
 
@@ -179,11 +188,13 @@ def restore(
     Raises ``ShardError`` if ``kept`` is not the state of such an optimizer.
     """
     wanted = expected_state(parameters, kept, config=config, step=step, where=where)
+    if config.kind == "other" and not kept:
+        return  # some optimizers have a state before the first step
     optimizer.state.clear()
     for key, parameter in wanted.items():
         own = optimizer.state[parameter]
         own[key.partition("/")[0]] = kept[key].to(parameter.device, copy=True)
-        if config.kind != "sgd":
+        if config.kind in ("adam", "adamw"):
             own["step"] = torch.tensor(float(step))
 
 
@@ -197,8 +208,11 @@ def expected_state(
 ) -> Tensors:
     """Return ``state/parameter`` → parameter for the full state after ``step`` updates.
 
-    Raises ``ShardError`` if ``kept`` has other keys, shapes or types.
+    Raises ``ShardError`` if ``kept`` has other keys, shapes or types. What another kind of
+    optimizer keeps is not known, so that only the parameters' names are checked.
     """
+    if config.kind == "other":
+        return named_state(parameters, kept, where)
     states = state_names(config) if step else ()
     wanted = {f"{state}/{name}": p for state in states for name, p in parameters.items()}
     for key in sorted(wanted.keys() | kept.keys()):
@@ -209,6 +223,20 @@ def expected_state(
         if (kept[key].shape, kept[key].dtype) != (wanted[key].shape, wanted[key].dtype):
             raise ShardError(where, f"has optimizer/{key} of another shape or type", REMEDY)
     return wanted
+
+
+def named_state(
+    parameters: Mapping[str, Tensor], kept: Mapping[str, Tensor], where: str
+) -> Tensors:
+    """Return ``state/parameter`` → parameter for all of ``kept``.
+
+    Raises ``ShardError`` for a parameter that the optimizer does not train.
+    """
+    names = {key: key.partition("/")[2] for key in kept}
+    for key, name in names.items():
+        if name not in parameters:
+            raise ShardError(where, f"has an unknown optimizer/{key}", REMEDY)
+    return {key: parameters[name] for key, name in names.items()}
 
 
 def state_names(config: OptimizerConfig) -> tuple[str, ...]:

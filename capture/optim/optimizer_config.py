@@ -10,8 +10,10 @@ from capture.errors import ConfigError
 class OptimizerConfig:
     """How gradients become updates; the default is plain SGD, as in the study."""
 
-    kind: Literal["sgd", "adam", "adamw"] = "sgd"
-    """SGD, Adam or AdamW of torch.optim."""
+    kind: Literal["sgd", "adam", "adamw", "other"] = "sgd"
+    """SGD, Adam or AdamW of torch.optim; other: any of your own training loop (ontogeny.record)."""
+    name: str = ""
+    """Name of another optimizer; set by ontogeny.record."""
     momentum: float = 0.0
     """SGD's μ, at least 0 and below 1."""
     nesterov: bool = False
@@ -35,6 +37,9 @@ class OptimizerConfig:
             )
         if not 0 < self.epsilon < float("inf"):
             raise config_error("epsilon", f"got {self.epsilon}, must be above 0 and finite")
+        if (self.kind == "other") != bool(self.name):
+            problem = "is only for runs of your own training loop, which name their optimizer"
+            raise config_error("kind", f"other {problem}", "Use sgd, adam or adamw")
         if self.momentum and self.kind != "sgd":
             problem = f"got {self.momentum}, but the optimizer is {self.kind}"
             raise config_error("momentum", problem, "Only SGD has momentum; Adam has beta1")
@@ -55,9 +60,10 @@ def config_error(name: str, problem: str, remedy: str = "") -> ConfigError:
 
 def describe_optimizer(config: OptimizerConfig) -> str:
     """Return a phrase such as "SGD with Nesterov momentum 0.9, weight decay 0.01"."""
-    words = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.kind]
+    kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "other": config.name}
+    words = kinds[config.kind]
     if config.momentum:
         words += f" with {'Nesterov ' if config.nesterov else ''}momentum {config.momentum:g}"
-    elif config.kind != "sgd":
+    elif config.kind in ("adam", "adamw"):
         words += f" (β₁ {config.beta1:g}, β₂ {config.beta2:g})"
     return words + (f", weight decay {config.weight_decay:g}" if config.weight_decay else "")

@@ -1,7 +1,8 @@
 """Step counts of parameters that an optimizer has updated less often than it took steps.
 
 ``torch.optim`` skips a parameter without gradient: its state and its count stay as they are. A
-checkpoint stores such a count as ``step/PARAMETER``, so that a resumed run continues with it.
+checkpoint stores such a count as ``step/PARAMETER``, so that a resumed run continues with it. Of an
+optimizer other than SGD, Adam and AdamW it stores all counts that the optimizer keeps.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from capture.optim.optimizer import Tensors
 from capture.optim.optimizer_config import OptimizerConfig
 
 STEP = "step/"
+COUNTED_BY_RUN = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers whose state is known from the settings and the number of steps."""
 
 
 def own_step_counts(
@@ -23,6 +26,10 @@ def own_step_counts(
 
     A parameter without any state, where others have some, has count 0.
     """
+    if type(optimizer) not in COUNTED_BY_RUN:
+        states = {name: optimizer.state.get(p, {}) for name, p in parameters.items()}
+        counted = {name: int(own["step"]) for name, own in states.items() if "step" in own}
+        return {f"{STEP}{name}": torch.tensor(count) for name, count in counted.items()}
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     counts = {
         name: step_count(optimizer, parameter, step)
@@ -64,14 +71,17 @@ def restore(
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = {name: p for name, p in model.named_parameters() if id(p) in trained}
     counts = {k.removeprefix(STEP): int(x) for k, x in kept.items() if k.startswith(STEP)}
+    other = config.kind == "other"
     optimizers.restore(
         optimizer,
-        {name: p for name, p in parameters.items() if counts.get(name) != 0},
+        {name: p for name, p in parameters.items() if other or counts.get(name) != 0},
         {key: tensor for key, tensor in kept.items() if not key.startswith(STEP)},
         config=config,
         step=step,
         where=where,
     )
     for name, count in counts.items():
-        if count and name in parameters and "step" in (own := optimizer.state[parameters[name]]):
+        if other and name in parameters:
+            optimizer.state[parameters[name]]["step"] = torch.tensor(float(count))
+        elif count and name in parameters and "step" in (own := optimizer.state[parameters[name]]):
             own["step"] = torch.full_like(own["step"], float(count))

@@ -9,12 +9,15 @@ import torch
 from custom_loops import Small, Sometimes, loss_of, tokens, uri
 from torch import nn
 
-from analysis.run.custom_loop import read_settings
+from analysis.run.custom_loop import UnitSettings, read_settings
 from analysis.run.run import Run, open_run
+from analysis.run.updates.followed_unit import require_followed
 from capture.config.records import FactorConfig
 from capture.config.settings import Config, to_values
 from capture.custom_loop.record import record
 from capture.errors import CaptureError, RunError
+from capture.optim.optimizer_config import OptimizerConfig
+from capture.optim.rules import UnitUpdate
 from capture.shifts.outliers import OutlierConfig
 
 
@@ -32,12 +35,27 @@ def decay_of_matrices(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, 0.02)
 
 
+def transformers_adafactor(model: nn.Module) -> torch.optim.Optimizer:
+    optimization = pytest.importorskip("transformers.optimization")
+    return optimization.Adafactor(model.parameters(), beta1=0.9)
+
+
+OTHERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "amsgrad": lambda m: torch.optim.AdamW(m.parameters(), 0.02, amsgrad=True, weight_decay=0.1),
+    "rmsprop": lambda m: torch.optim.RMSprop(
+        m.parameters(), 0.01, centered=True, momentum=0.9, weight_decay=0.01
+    ),
+    "adagrad": lambda m: torch.optim.Adagrad(m.parameters(), 0.1, initial_accumulator_value=0.1),
+    "adafactor": lambda m: torch.optim.Adafactor(m.parameters(), 0.05),
+    "adafactor of transformers": transformers_adafactor,
+}
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "momentum": lambda m: torch.optim.SGD(m.parameters(), 0.3, 0.9, nesterov=True),
     "adam": lambda m: torch.optim.Adam(m.parameters(), 0.02, weight_decay=0.1),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), 0.02),
     "two learning rates": two_rates,
     "no decay of vectors": decay_of_matrices,
+    **OTHERS,
 }
 
 
@@ -46,6 +64,7 @@ def recorded(
     make: Callable[[nn.Module], torch.optim.Optimizer],
     *,
     factors: bool = True,
+    k: int = 197,
     model: nn.Module | None = None,
     after_step: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None,
 ) -> Run:
@@ -55,7 +74,7 @@ def recorded(
         model,
         optimizer,
         run=uri(folder),
-        outliers=OutlierConfig(k=197),
+        outliers=OutlierConfig(k=k),
         factors=FactorConfig(enabled=factors),
         segment_steps=3,
     ) as recorder:
@@ -89,7 +108,9 @@ def assert_as_recorded(run: Run) -> None:
             assert np.linalg.norm(found - wanted) <= 5e-4 * np.linalg.norm(wanted) + 1e-9
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [name for name in OPTIMIZERS if name not in OTHERS or name == "adagrad"]
+)
 def test_steps_that_leave_a_unit_out_have_shifts_of_zero(tmp_path, name):
     run = recorded(tmp_path, OPTIMIZERS[name], model=Sometimes())
     assert not run.shift(1, 4, "layer.weight").any()
@@ -113,12 +134,70 @@ def test_without_factors_they_are_asked_for(tmp_path):
         run.shift(0, 1, "layer.weight")
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_lifetime_shifts_and_decay_sum_to_the_change(tmp_path, name):
+    run, unit = recorded(tmp_path, OTHERS[name]), "layer.weight"
+    total = run.initial_decay(unit)
+    for found in run.lifetime_shifts(unit):
+        total = total + found.shift_N.sum(0)
+    change = (run.checkpoint()[unit] - run.checkpoint(0)[unit]).numpy()
+    assert np.linalg.norm(total - change) <= 1e-4 * np.linalg.norm(change)
+
+
+class Halving(torch.optim.SGD):
+    """Moves the weights by half of the learning rate, and says so."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] / 2 * p.grad
+
+    def preconditioner(self, update: UnitUpdate) -> float:
+        return -update.learning_rate / 2
+
+    def carry(self, update: UnitUpdate) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            lambda m: torch.optim.Muon([m.layer.weight]),
+            "trained layer.weight with Muon, which mixes the entries of a matrix",
+        ),
+        (lambda m: Halving([m.layer.weight], 0.1), "with Halving, which states its own rule"),
+    ],
+)
+def test_lifetime_shifts_without_coefficients_are_refused_by_the_optimizers_name(
+    tmp_path, make, reason
+):
+    run = recorded(tmp_path, make, k=5)
+    with pytest.raises(RunError, match=reason) as raised:
+        next(iter(run.lifetime_shifts("layer.weight")))
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_that_an_optimizer_does_not_take_are_one_line():
+    config = OptimizerConfig(kind="other", name="RMSprop")
+    settings = UnitSettings(config, options={"fused": False, "betas": 3})
+    require_followed(settings, "w", "runs/mine")  # unknown ones change nothing
+    wrong = UnitSettings(config, options={"alpha": "fast"})
+    with pytest.raises(
+        RunError, match=r"has settings of RMSprop in run\.yaml that it does not take"
+    ):
+        require_followed(wrong, "w", "runs/mine")
+
+
 @pytest.mark.parametrize(
     "groups",
     [
         3,
         [3],
         {"units": 1},
+        [{"units": ["w"], "rate": 1.0, "optimizer": {"kind": "other"}}],
+        [{"units": ["w"], "rate": 1.0, "optimizer": {}, "settings": 3}],
         [{"units": ["layer.weight"], "rate": "fast", "optimizer": {}}],
         [{"units": ["layer.weight"], "rate": 1.0, "optimizer": {"beta1": 7}}],
         [{"units": ["layer.weight"], "rate": 1.0, "optimizer": 3}],

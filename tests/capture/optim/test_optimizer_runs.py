@@ -232,7 +232,7 @@ def test_another_optimizer_is_another_configuration(tmp_path):
         ),
         (
             "training.optimizer.kind=lion",
-            "training.optimizer.kind: got 'lion', must be one of sgd, adam, adamw.",
+            "training.optimizer.kind: got 'lion', must be one of sgd, adam, adamw, other.",
         ),
         (
             "training.optimizer.nesterov=true",

@@ -8,6 +8,7 @@ import exact_models
 import exact_optimizers
 import exact_passes
 import refused_models
+import refused_optimizers
 from exact_loops import EXACT as EXACT
 from refused_loops import REFUSED as REFUSED
 
@@ -20,5 +21,6 @@ MODULES = (
     exact_models,
     exact_families,
     refused_models,
+    refused_optimizers,
 )
 """Each adds its kinds when it is imported."""

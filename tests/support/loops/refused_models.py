@@ -6,7 +6,7 @@ import torch
 from custom_loops import D, Small, V, loss_of
 from exact_attention import Attending, Encoder
 from exact_families import deberta, hugging_face, masked_loss
-from exact_loops import ADAMW, SGD
+from exact_loops import SGD
 from exact_models import Experts
 from loop_session import Session
 from refused_loops import TOKENS, kind, train
@@ -14,7 +14,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from capture.errors import (
-    ConfigError,
     SplitError,
     UnitError,
 )
@@ -275,29 +274,3 @@ def custom_layer(session: Session) -> None:
 @kind("weights that are not float32", UnitError, "embedding.weight: is bfloat16, must be float32")
 def half_weights(session: Session) -> None:
     train(session, Small().bfloat16())
-
-
-@kind("another optimizer", ConfigError, "optimizer: is RMSprop, whose updates cannot be decomposed")
-def other_optimizer(session: Session) -> None:
-    model = Small()
-    train(session, model, optimizer=torch.optim.RMSprop(model.parameters()))
-
-
-@kind("amsgrad, maximize, dampening", ConfigError, "optimizer: is AdamW with amsgrad=True")
-def amsgrad(session: Session) -> None:
-    model = Small()
-    train(session, model, optimizer=ADAMW(model.parameters(), amsgrad=True))
-
-
-@kind("an optimizer of another model", ConfigError, "optimizer: trains no parameter of the model")
-def foreign_optimizer(session: Session) -> None:
-    train(session, Small(), optimizer=ADAMW(Small().parameters(), 0.01))
-
-
-@kind(
-    "a frozen parameter named in units", ConfigError, "is not a parameter that the optimizer trains"
-)
-def frozen_unit(session: Session) -> None:
-    model = Small()
-    model.embedding.requires_grad_(False)
-    train(session, model, units=["*"])

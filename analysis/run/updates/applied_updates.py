@@ -12,7 +12,7 @@ There are three sources:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,20 @@ from analysis.run.committed import Committed
 from analysis.run.custom_loop import UnitSettings
 from analysis.run.gradients import Gradients
 from analysis.run.scan import REMEDY
+from analysis.run.updates.followed_unit import FollowedUnit, require_followed
 from capture.config.settings import Config
 from capture.errors import RunError
 from capture.format.factor_reader import dense
 from capture.format.markers import Marker
 from capture.gradients.factors import Factor
-from capture.optim.lifetime import AppliedUpdate, moment_weights
-from capture.optim.optimizer import first_moment_weight
+from capture.optim.lifetime import AppliedUpdate
 from capture.optim.update import clip_factor
 
 COLUMNS = ["step", "learning_rate", "gradient_norm", "clip", "datums"]
 FOLLOWED = {"float32": 1e-4, "float16": 2e-3}
 """Largest accepted ‖followed − checkpoint‖ / ‖change in the segment‖, by precision of factors."""
+NO_UPDATE = AppliedUpdate(0.0, 1.0, 1.0, 1.0, old=1.0)
+"""Of a step in which the optimizer leaves a unit as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,8 @@ class UpdateSource:
         unit: str,
         row: dict[str, Any],
         preconditioner: Tensor | None = None,
-        count: int | None = None,
     ) -> AppliedUpdate:
-        """Describe the update of a step; ``count``: updates of the unit before it (None: all)."""
+        """Describe the update of a step."""
         training, clip, own = self.config.training, row["clip"], self.settings_of(unit)
         if self.config.run.loop != "own":
             # The table rounds the factor to float32, but not the norm, from which it follows.
@@ -93,7 +94,7 @@ class UpdateSource:
             own.optimizer,
             learning_rate=row["learning_rate"] * own.rate,
             clip=clip,
-            step=row["step"] if count is None else count,
+            step=row["step"],
             preconditioner=preconditioner,
         )
 
@@ -143,24 +144,28 @@ class UpdateSource:
 
     def follow(self, unit: str, segment: Marker) -> list[StepUpdate]:
         """Return the updates of a segment in order."""
+        require_followed(self.settings_of(unit), unit, self.committed.store.uri)
         rows = self.rows(segment.first_step)
         steps = range(segment.first_step, segment.end_step)
         gradients = [self.batch_gradient(unit, step, rows[step]["datums"]) for step in steps]
-        start = FollowedState.of(self.committed.checkpoint(segment.first_step), unit, steps.start)
+        settings, start = self.settings_of(unit), self.committed.checkpoint(segment.first_step)
         wanted = self.committed.checkpoint(segment.end_step)[unit].double()
-        size = float((wanted - start.weight).norm())
+        size = float((wanted - start[unit].double()).norm())
         # float32 weights round at every step.
         rounding = len(steps) ** 0.5 * 2.0**-24 * float(wanted.norm())
         allowed = FOLLOWED[self.config.capture.factors.precision] * size + rounding
         missed = []
         for skips_zeros in (False, True):
-            state, found = start, []
+            followed, found = FollowedUnit.of(settings, start, unit, steps.start), []
             for step, gradient in zip(steps, gradients, strict=True):
-                idle = skips_zeros and not gradient.any()
-                after, update = self.follow_step(unit, state, rows[step], gradient)
-                found.append(replace(update, idle=idle))
-                state = state if idle else after
-            missed.append(float((state.weight - wanted).norm()))
+                row, idle = rows[step], skips_zeros and not gradient.any()
+                if not idle:
+                    rate = row["learning_rate"] * settings.rate
+                    applied = followed.step(rate, row["clip"], gradient)
+                else:
+                    applied = NO_UPDATE
+                found.append(StepUpdate(step, row["datums"], applied, idle=idle))
+            missed.append(float((followed.weight - wanted).norm()))
             if missed[-1] <= allowed:
                 return found
         problem = (
@@ -178,47 +183,3 @@ class UpdateSource:
             found = self.gradients.read_one(unit, step, slot, datum)
             total += dense(found.uses, found.shape)
         return total
-
-    def follow_step(
-        self, unit: str, state: "FollowedState", row: dict[str, Any], gradient: Tensor
-    ) -> tuple["FollowedState", StepUpdate]:
-        """Return the state after an update, and the update."""
-        config = self.settings_of(unit).optimizer
-        l2 = 0.0 if config.kind == "adamw" else config.weight_decay
-        u = row["clip"] * gradient + l2 * state.weight
-        square, preconditioner = state.square, None
-        if config.kind != "sgd":
-            square = config.beta2 * square + (1 - config.beta2) * u.square()
-            correction = (1 - config.beta2 ** (state.count + 1)) ** 0.5
-            preconditioner = 1 / (square.sqrt() / correction + config.epsilon)
-        applied = self.applied(unit, row, preconditioner, state.count)
-        old, new = moment_weights(config)
-        given = u + first_moment_weight(config) * state.moment
-        weight = applied.kept * state.weight + applied.rate * (applied.preconditioner * given)
-        after = FollowedState(weight, old * state.moment + new * u, square, state.count + 1)
-        return after, StepUpdate(row["step"], row["datums"], applied)
-
-
-@dataclass(frozen=True, eq=False)
-class FollowedState:
-    """A unit and its optimizer's state, float64."""
-
-    weight: Tensor
-    moment: Tensor
-    square: Tensor
-    """Adam's second moment; 0 for SGD."""
-    count: int
-    """Updates of the unit so far."""
-
-    @classmethod
-    def of(cls, checkpoint: dict[str, Tensor], unit: str, steps: int) -> "FollowedState":
-        """Read the state from a checkpoint after ``steps`` steps."""
-        weight = checkpoint[unit].double()
-        none = torch.zeros_like(weight)
-
-        def stored(*states: str) -> Tensor:
-            keys = [f"optimizer/{state}/{unit}" for state in states]
-            return next((checkpoint[key].double() for key in keys if key in checkpoint), none)
-
-        count = checkpoint.get(f"optimizer/step/{unit}", steps)
-        return cls(weight, stored("momentum_buffer", "exp_avg"), stored("exp_avg_sq"), int(count))

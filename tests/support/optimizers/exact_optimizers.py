@@ -4,11 +4,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from custom_loops import D, Small, loss_of
 from exact_loops import ADAM, ADAMW, EXACT, SGD, TOKENS, kind, shares_of, train
+from lion import Lion
 from loop_session import Session
 from torch import Tensor, nn
+
+
+def transformers_adafactor(model: nn.Module) -> torch.optim.Optimizer:
+    optimization = pytest.importorskip("transformers.optimization")
+    return optimization.Adafactor(model.parameters(), lr=0.01, beta1=0.9, relative_step=False)
 
 
 def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
@@ -32,12 +39,33 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
         "AdamW with parameter groups, one with learning rate 0": grouped,
         "AdamW, foreach": lambda m: ADAMW(m.parameters(), 0.01, foreach=True),
         "AdamW, fused": lambda m: ADAMW(m.parameters(), 0.01, fused=True),
+        "AdamW with amsgrad": lambda m: ADAMW(m.parameters(), 0.01, amsgrad=True),
+        "SGD with dampening, maximize": lambda m: SGD(
+            m.parameters(), 0.1, momentum=0.9, dampening=0.5, maximize=True
+        ),
+        "RMSprop": lambda m: torch.optim.RMSprop(m.parameters(), 0.01),
+        "RMSprop, centered, with momentum and decay": lambda m: torch.optim.RMSprop(
+            m.parameters(), 0.01, centered=True, momentum=0.9, weight_decay=0.01
+        ),
+        "Adagrad": lambda m: torch.optim.Adagrad(m.parameters(), 0.1, lr_decay=0.1),
+        "Adagrad, fused": lambda m: torch.optim.Adagrad(m.parameters(), 0.1, fused=True),
+        "Adadelta": lambda m: torch.optim.Adadelta(m.parameters()),
+        "ASGD": lambda m: torch.optim.ASGD(m.parameters(), 0.1, lambd=0.01),
+        "Adamax": lambda m: torch.optim.Adamax(m.parameters(), 0.01),
+        "NAdam": lambda m: torch.optim.NAdam(m.parameters(), 0.01, weight_decay=0.1),
+        "RAdam": lambda m: torch.optim.RAdam(m.parameters(), 0.01),
+        "Adafactor": lambda m: torch.optim.Adafactor(m.parameters(), 0.1),
+        "Adafactor of transformers": lambda m: transformers_adafactor(m),
+        "Muon (shifts by the map of its orthogonalization)": lambda m: torch.optim.Muon(
+            [p for p in m.parameters() if p.dim() == 2], 0.01
+        ),
+        "Lion, which states its own rule": lambda m: Lion(m.parameters(), 0.01, weight_decay=0.1),
     }
 
 
 def with_optimizer(make: Callable[[nn.Module], torch.optim.Optimizer], session: Session) -> None:
     model = Small()
-    train(session, model, make(model), steps=3)
+    train(session, model, make(model), after_step=model.zero_grad, steps=3)
 
 
 for _name, _make in optimizers().items():

@@ -1,0 +1,51 @@
+"""Lion (Chen et al. 2023, algorithm 2), which states its own rule."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from capture.optim.rules import UnitUpdate
+
+
+class Lion(torch.optim.Optimizer):
+    """Moves each weight by the learning rate, against the sign of c = β₁ m + (1 − β₁) g.
+
+    sign(c) = c / |c| is linear in g, given the step's own |c|.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore
+        for group in self.param_groups:
+            lr, (beta1, beta2) = group["lr"], group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                moment = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_((beta1 * moment + (1 - beta1) * p.grad).sign(), alpha=-lr)
+                moment.lerp_(p.grad, 1 - beta2)
+
+    def preconditioner(self, update: UnitUpdate) -> Tensor:
+        direction, beta1 = self.direction(update), update.group["betas"][0]
+        by = torch.where(direction == 0, 0.0, 1 / direction.abs())
+        return by * (-update.learning_rate * (1 - beta1))
+
+    def carry(self, update: UnitUpdate) -> Tensor:
+        lr, moved = update.learning_rate, self.direction(update).sign()
+        decay = update.weight * update.group["weight_decay"]
+        return -lr * (moved + decay) - self.preconditioner(update) * update.gradient
+
+    def direction(self, update: UnitUpdate) -> Tensor:
+        beta1 = update.group["betas"][0]
+        moment = update.before.get("exp_avg", torch.zeros_like(update.weight))
+        return beta1 * moment + (1 - beta1) * update.gradient
