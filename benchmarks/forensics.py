@@ -128,8 +128,16 @@ class Null:
     def of(cls, run: Run, methods: Sequence[str]) -> "Null":
         (query,) = build_queries(run, [BACKDOOR])
         (value,) = values([query], dict(run.network().named_parameters()))
-        scores = {method: suspicion(run, query, method, lambda *done: None) for method in methods}
+        scores = {
+            method: suspicion(run, query, method, lambda *done: None)
+            for method in methods
+            if method not in HELD_OUT  # five trainings more
+        }
         return cls(float(value), scores)
+
+    def auc(self, method: str, planted_D: np.ndarray) -> float | None:
+        """Return the AUC of the same datums in this run; None if the method was not tried."""
+        return detect(self.scores[method], planted_D).auc if method in self.scores else None
 
 
 def one_seed(
@@ -151,7 +159,7 @@ def one_seed(
         {
             "method": method,
             **row,
-            "null_auc": detect(null.scores[method], kind_D == row["kind"]).auc,
+            "null_auc": null.auc(method, kind_D == row["kind"]),
         }
         for method, own in ranked.items()
         for row in own.detection.to_dict("records")
@@ -179,7 +187,8 @@ def summary(seeds: Sequence[Report]) -> Iterator[str]:
     for row in [row for seed in seeds for row in seed["detection"]]:
         own = cells.setdefault((row["kind"], row["method"]), {})
         for name in ("auc", "precision", "precise_recall", "null_auc"):
-            own.setdefault(name, []).append(row[name])
+            if row[name] is not None:
+                own.setdefault(name, []).append(row[name])
     for (kind, method), own in sorted(cells.items()):
         yield f"{kind:9}{method:15}" + "  ".join(f"{n} {spread(x)}" for n, x in own.items())
     if "retrained" not in seeds[0]:
