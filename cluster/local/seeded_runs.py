@@ -1,14 +1,15 @@
-"""Train one configuration with several seeds, each run in a process of this machine."""
+"""Train one configuration with several seeds, each run in a process of its own."""
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from analysis.jobs.sweep import Sweep
 from capture.config.reading import make_config
 from capture.config.settings import Config, to_values
 from capture.errors import ConfigError
 from capture.training.loop import capture_run
-from cluster.local.work_pool import in_processes
 
 Vary = Literal["seed", "weights", "order"]
 VARY: tuple[Vary, ...] = get_args(Vary)
@@ -47,13 +48,14 @@ def apart(config: Config) -> list[str]:
     return [f"model.seed={config.weight_seed}", f"training.order_seed={config.order_seed}"]
 
 
-def train_seeds(configs: Sequence[Config], report: Report, *, workers: int) -> list[str]:
+def train_seeds(configs: Sequence[Config], report: Report, *, sweep: Sweep) -> list[str]:
     """Train each configuration and return where the runs are; raise what ``capture_run`` raises.
 
-    A run that exists is resumed, and a finished one is left as it is.
+    ``sweep`` decides on which machines they train. A run that exists is resumed, and a finished one
+    is left as it is.
     """
     found: list[str] = []
-    for uri in in_processes(workers, configs[0].run.uri)(Training(), configs):
+    for uri in sweep(Training(secrets.token_hex(8)), configs):
         found.append(uri)
         report(len(found), len(configs))
     return found
@@ -63,10 +65,15 @@ def train_seeds(configs: Sequence[Config], report: Report, *, workers: int) -> l
 class Training:
     """The work on each configuration, as ``Sweep`` takes it."""
 
+    group: str
+    """Under this name all attempts hold the runs' leases: one takes over from a lost one at once.
+    """
+
     def to(self, device: str) -> "Training":
         """Ignores the device: the configuration chooses it."""
         return self
 
     def __call__(self, config: Config, /) -> str:
-        capture_run(config, lambda event: None, resume=True)
+        owner = f"{self.group}.{secrets.token_hex(4)}"
+        capture_run(config, lambda event: None, resume=True, owner=owner)
         return config.run.uri

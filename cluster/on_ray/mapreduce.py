@@ -140,8 +140,11 @@ def shard_result(reference: ObjectRef, where: str) -> Any:
     return result_of(reference, where, lost, "Check whether workers run out of memory")
 
 
-def require_visible(store: Store) -> None:
-    """Raises ``StoreError`` for a run that not every worker can read."""
+def require_visible(store: Store, key: str = START) -> None:
+    """Raises ``StoreError`` for a run that not every worker can read.
+
+    ``key``: a file of it that exists.
+    """
     scheme = store.uri.partition("://")[0] if "://" in store.uri else "file"
     if scheme == "memory":
         remedy = "Capture to a folder or to s3://, or leave out --ray"
@@ -152,7 +155,7 @@ def require_visible(store: Store) -> None:
     if scheme not in ("file", "local") or len(nodes) < 2:
         return
     on = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
-    checks = [can_see.options(scheduling_strategy=where).remote(store) for where in on]
+    checks = [can_see.options(scheduling_strategy=where).remote(store, key) for where in on]
     pairs = zip(nodes, checks, strict=True)
     unable = {node["NodeName"] for node, check in pairs if not shard_result(check, store.uri)}
     if unable:
@@ -161,5 +164,5 @@ def require_visible(store: Store) -> None:
 
 
 @ray.remote(num_cpus=0, max_retries=MAX_LOSSES)
-def can_see(store: Store) -> bool:
-    return store.exists(START)
+def can_see(store: Store, key: str) -> bool:
+    return store.exists(key)

@@ -109,13 +109,15 @@ def seeds(
         [[True, 0]]
     """
     from cluster.local.seeded_runs import seeded_configs, train_seeds
+    from cluster.local.work_pool import in_processes
 
     if isinstance(config, Config):
         base = make_config(to_values(config), overrides)
     else:
         base = read_config(config, overrides)
     report, chosen = progress or (lambda done, wanted: None), compare or CompareConfig()
-    made = train_seeds(seeded_configs(base, seeds, vary), report, workers=workers)
+    configs = seeded_configs(base, seeds, vary)
+    made = train_seeds(configs, report, sweep=in_processes(workers, base.run.uri))
     runs = [open_run(uri, base.store) for uri in made]
     return Keep(save, "", replace=save).answer(
         runs[0],
