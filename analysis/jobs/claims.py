@@ -19,6 +19,8 @@ from capture.store.access import require_writable
 
 ADDED = {"lifetime": False}
 """Options that tables of earlier versions do not name, with the value that they had."""
+CHANGES_SHOWN = 4
+"""Differences that an error names."""
 LONGEST_NAME = 40
 """Letters of a suggested name."""
 
@@ -102,12 +104,24 @@ def extends(new: Question, old: Question) -> bool:
 
 
 def difference(new: Question, old: Question) -> str:
-    """Say in a few words how two questions differ."""
+    """Say which options two questions differ in, with their values in both; the first few."""
     if not old.options:
         return "an earlier version did not record it"
-    name = next(differing(new, old))
-    was, now = (json.dumps(asked.options.get(name))[:60] for asked in (old, new))
-    return f"{name}={was}, now {name}={now}"
+    pairs = ((name, old.options.get(name), new.options.get(name)) for name in differing(new, old))
+    changes = [change for pair in pairs for change in changes_of(*pair)]
+    left = len(changes) - CHANGES_SHOWN
+    return "; ".join([*changes[:CHANGES_SHOWN], *([f"{left} more"] if left > 0 else [])])
+
+
+def changes_of(name: str, was: Any, now: Any) -> Iterator[str]:
+    """Yield the changes of an option: one, or those of its parts if both values are groups."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for part in dict.fromkeys([*now, *was]):
+            if was.get(part) != now.get(part):
+                yield from changes_of(f"{name}.{part}", was.get(part), now.get(part))
+        return
+    old, new = ("{…}" if isinstance(x, dict) else json.dumps(x)[:60] for x in (was, now))
+    yield f"{name}={old}, now {name}={new}"
 
 
 def differing(new: Question, old: Question) -> Iterator[str]:

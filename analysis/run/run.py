@@ -23,7 +23,7 @@ from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
     Indices,
-    indices_of_neurons,
+    parameters_of_neurons,
     require_known,
     study_columns,
     wanted_datums,
@@ -183,8 +183,8 @@ class Run(GradientQueries, TokenWindows):
             index: Flat (row-major) index into the unit, or several; needs ``unit``.
             steps: Steps of the run, as a range.
             datum: Number of one datum or several.
-            neuron: Number of one neuron or several of the one ``unit``, which has two axes: its
-                columns, or its rows where the weight is stored transposed.
+            neuron: Number of one neuron or several of one ``unit`` with two axes: its columns, or
+                rows where the weight is stored transposed. Needs no ``unit`` if only one has two.
 
         Returns:
             Columns epoch and batch; datum_ix (slot in the batch); unit (categorical) and index;
@@ -192,7 +192,7 @@ class Run(GradientQueries, TokenWindows):
             datum_id; position (in the window, of the largest contribution to the shift).
 
         Raises:
-            UnitError: A unit, index or neuron was not captured.
+            UnitError: A unit, index or neuron was not captured, or ``neuron`` needs a ``unit``.
             RunError: The run lacks one of the steps, a datum, or the outlier record.
 
         Example:
@@ -207,7 +207,7 @@ class Run(GradientQueries, TokenWindows):
         if datum is not None:
             wanted["datum"] = wanted_datums(self.uri, datum, self.num_datums)
         if neuron is not None:
-            index = indices_of_neurons(self.layout, unit, neuron, index)
+            unit, index = parameters_of_neurons(self.layout, unit, neuron, index)
         if unit is not None:
             wanted |= wanted_parameters(self.layout, unit, index)
         elif index is not None:

@@ -17,6 +17,9 @@ from analysis.run.scan import REMEDY, Wanted
 from capture.errors import RunError, ShardError, UnitError
 from capture.gradients.layout import Layout
 
+UNITS_LISTED = 8
+"""Units that an error names."""
+
 Indices = int | np.integer | Sequence[int] | np.ndarray
 """One index or several."""
 
@@ -40,17 +43,17 @@ def wanted_parameters(layout: Layout, unit: str | Sequence[str], index: Indices 
 
 
 def indices_of_neurons(
-    layout: Layout, unit: str | Sequence[str] | None, neuron: Indices, index: Indices | None
+    layout: Layout, unit: str | Sequence[str], neuron: Indices, index: Indices | None
 ) -> np.ndarray:
     """Return the flat indices of neurons: the columns of a unit with two axes, int64 [K].
 
     Where a weight is stored [I, O], as in Hugging Face's Conv1D, neurons are its rows.
     Raises ``UnitError`` without exactly one such unit, or for a neuron that it does not have.
     """
-    units = [unit] if isinstance(unit, str) else list(unit or [])
+    units = [unit] if isinstance(unit, str) else list(unit)
     if len(units) != 1 or index is not None:
         beside = "beside an index" if index is not None else f"with {len(units)} units"
-        problem = f"got {neuron} {beside if units else 'without a unit'}"
+        problem = f"got {neuron} {beside}"
         raise UnitError("neuron", problem, "Ask for the neurons of one unit, without index")
     (name,) = units
     if name not in layout.shapes:
@@ -65,6 +68,35 @@ def indices_of_neurons(
         problem = f"does not exist: the unit's neurons are 0 to {len(index_IO) - 1}"
         raise UnitError(f"{name}:{found}", problem)
     return np.sort(index_IO[neuron_K], axis=None)
+
+
+def parameters_of_neurons(
+    layout: Layout, unit: str | Sequence[str] | None, neuron: Indices, index: Indices | None
+) -> tuple[str | Sequence[str], np.ndarray]:
+    """Return the unit and the flat indices of neurons; without a unit, of the only one that fits.
+
+    Raises ``UnitError`` as ``indices_of_neurons`` and ``only_unit_with_neurons`` do.
+    """
+    if unit is None:
+        unit = [] if index is not None else only_unit_with_neurons(layout, neuron)
+    return unit, indices_of_neurons(layout, unit, neuron, index)
+
+
+def only_unit_with_neurons(layout: Layout, neuron: Indices) -> str:
+    """Return the one unit that has neurons (two axes).
+
+    Raises ``UnitError``, which lists the units, if none or several have.
+    """
+    units = [name for name, shape in layout.shapes.items() if len(shape) == 2]
+    if len(units) == 1:
+        return units[0]
+    if not units:
+        raise UnitError("neuron", f"got {neuron}, but no captured unit has two axes")
+    listed = ", ".join(units[:UNITS_LISTED])
+    more = f" and {len(units) - UNITS_LISTED} more" if len(units) > UNITS_LISTED else ""
+    problem = f"got {neuron} without a unit, and {len(units)} units have neurons: {listed}{more}"
+    example = f"Say which one: run.shifts(unit={units[0]!r}, neuron={neuron})"
+    raise UnitError("neuron", problem, example)
 
 
 def wanted_steps(uri: str, steps: range, steps_done: int) -> range:

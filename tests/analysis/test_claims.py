@@ -10,7 +10,7 @@ import pytest
 from refusals import snapshot
 from tiny_run import copied, tiny_run
 
-from analysis.jobs.claims import claim, extends, is_answered, suggested_name
+from analysis.jobs.claims import claim, difference, extends, is_answered, suggested_name
 from analysis.jobs.question import Question
 from analysis.jobs.tables import read_question, read_table, table_set, table_sets, write_tables
 from analysis.run.run import open_run
@@ -51,6 +51,22 @@ def test_another_question_under_the_same_name_is_refused(uri) -> None:
         "Keep both: --name top-7. Or replace them: --replace."
     )
     assert snapshot(uri) == before
+
+
+def test_every_option_that_changed_is_named(uri) -> None:
+    """Also parts of a group, and those behind a group that was left out."""
+    options = {"top": 5, "confirm": {"datums": 9, "seed": 0}, "units": [], "of": None}
+    whole = Question("job", options, {})
+    other = Question("job", options | {"confirm": None, "units": ["a"], "of": "inputs"}, {})
+    assert difference(other, whole) == (
+        'confirm={…}, now confirm=null; units=[], now units=["a"]; of=null, now of="inputs"'
+    )
+    part = Question("job", options | {"confirm": {"datums": 7, "seed": 0}}, {})
+    assert difference(part, whole) == "confirm.datums=9, now confirm.datums=7"
+    many = Question("job", {str(n): n for n in range(6)}, {})
+    assert difference(many, Question("job", {str(n): 0 for n in range(6)}, {})).endswith(
+        "4=0, now 4=4; 1 more"
+    )
 
 
 def test_the_same_question_again_another_name_or_replace_is_fine(uri) -> None:

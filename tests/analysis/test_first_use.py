@@ -104,7 +104,9 @@ def test_the_neurons_of_a_unit_divide_its_shifts(run: Run) -> None:
         ({"unit": WEIGHT, "neuron": 12}, f"{WEIGHT}:12: does not exist: the unit's neurons are 0 "),
         ({"unit": WEIGHT, "neuron": -1}, f"{WEIGHT}:-1: does not exist"),
         ({"unit": "layers.1.linear2.bias", "neuron": 0}, "has no neurons: it has one axis"),
-        ({"neuron": 3}, "neuron: got 3 without a unit"),
+        ({"neuron": 3}, "neuron: got 3 without a unit, and 4 units have neurons: layers.0.linear1"),
+        ({"neuron": 3}, "Say which one: run.shifts(unit='layers.0.linear1.weight', neuron=3)"),
+        ({"neuron": 3, "index": 3}, "neuron: got 3 beside an index"),
         ({"unit": WEIGHT, "neuron": 3, "index": 3}, "neuron: got 3 beside an index"),
         ({"unit": [WEIGHT, "layers.0.linear2.weight"], "neuron": 3}, "neuron: got 3 with 2 units"),
     ],
@@ -113,3 +115,14 @@ def test_a_neuron_that_does_not_exist_is_refused(run: Run, asked: dict, text: st
     with pytest.raises(UnitError) as raised:
         run.shifts(**asked)
     assert text in str(raised.value)
+
+
+def test_a_neuron_needs_no_unit_where_one_unit_alone_has_neurons(tmp_path: Path) -> None:
+    units = f"capture.units=[{WEIGHT},layers.1.linear2.bias]"
+    config = tiny_config(tmp_path, "training.epochs=1", units)
+    make_run(config)
+    run = open_run(config.run.uri)
+    assert len(run.shifts(neuron=3)) > 0
+    assert run.shifts(neuron=3).equals(run.shifts(unit=WEIGHT, neuron=3))
+    with pytest.raises(UnitError, match=f"{WEIGHT}:99: does not exist"):
+        run.shifts(neuron=99)

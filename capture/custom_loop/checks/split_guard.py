@@ -117,7 +117,7 @@ class SplitGuard:
             self.check_rows(forward, rows, step)
         elif not rows <= self.verified:  # tried in vain
             self.unchecked.add_step(self.failed)
-        elif is_drawn(self.seed, step):
+        elif self.num_to_skip and is_drawn(self.seed, step):
             self.num_to_skip -= 1
             self.unchecked.add_step(COSTLY)
         self.watch.begin_pass(None)
