@@ -13,7 +13,7 @@ from analysis.trajectory.checkpoints.source import Source, observe
 from analysis.trajectory.checkpoints.spacing import choose_steps
 from analysis.trajectory.config import TrajectoryConfig
 from analysis.trajectory.metrics.catalogue import CATALOGUE, Metric
-from analysis.trajectory.metrics.choosing import Chosen, choose
+from analysis.trajectory.metrics.choosing import Chosen, choose, require_known
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, text_of_run
@@ -41,13 +41,7 @@ def measure(
     Raises ``ConfigError`` for fewer than two checkpoints, and for a metric that is not known or
     that the model or the text cannot give.
     """
-    steps = choose_steps(
-        str(config.steps),
-        source.available,
-        config.checkpoints,
-        source.where,
-        replays=source.replays,
-    )
+    steps = chosen_steps(source, config)
     frames: list[pd.DataFrame] = []
     chosen: Chosen | None = None
     for done, model in enumerate(observe(source, steps)):
@@ -63,6 +57,21 @@ def measure(
         concat_frames([describe(chosen, frames)], METRICS),
         concat_frames([checkpoints], CHECKPOINTS),
     )
+
+
+def chosen_steps(source: Source, config: TrajectoryConfig) -> list[int]:
+    """Return the steps to measure; raises ``ConfigError`` for fewer than two, or unknown ones."""
+    available, where = source.available, source.where
+    steps, count = str(config.steps), config.checkpoints
+    return choose_steps(steps, available, count, where, replays=source.replays)
+
+
+def require_asked(run: Run, config: TrajectoryConfig) -> None:
+    """Raise ``ConfigError`` for a metric or step that does not exist."""
+    chosen_steps(RunCheckpoints(run), config)
+    known = [name for metric in CATALOGUE for name in metric.names]
+    for name in config.metrics:
+        require_known(name, known)
 
 
 def measured(model: Observed, text: Text, chosen: Chosen) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set, write_tables
+from analysis.run.names import nearest
 from analysis.run.run import Run
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.curves import MIN_POINTS, Curve, curves_of
@@ -58,6 +59,17 @@ def find_transitions(
     moved, notes = find_movers(runs[0], window_of(first, end, runs[0].steps_done), run_job)
     notes = [f"What moved is asked of the window of {name}.", *notes]
     return replace(found, moved=moved, notes=[*found.notes, *notes])
+
+
+def require_asked(frames: Frames, config: TransitionsConfig) -> None:
+    """Raise ``ConfigError`` for a metric or a curve that no run has."""
+    chosen = [choose_metrics(frame, config.metrics, uri) for uri, frame in frames.items()]
+    names = {curve.name: None for frame in chosen for curve in curves_of(frame)}
+    for option in ("target", "around"):
+        wanted = getattr(config, option)
+        if wanted and wanted not in names:
+            close = nearest(wanted, list(names))
+            raise ConfigError(f"transitions.{option}", f"{wanted!r} is not among the curves", close)
 
 
 def transitions_of(

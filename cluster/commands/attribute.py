@@ -165,6 +165,7 @@ def attribution(
 ) -> "Analysis[Attribution]":
     """The attribution that is chosen for a run; ``focus`` says which rows are printed."""
     from analysis.attribution.attribute import attribute, write_attribution
+    from analysis.attribution.row_passes import chosen_steps
     from analysis.faithfulness.confirm import Confirmed, confirm, require_confirmable
     from analysis.jobs.question import Question
     from analysis.run.ablatable import obstacle_to_confirmation
@@ -192,6 +193,7 @@ def attribution(
         return Question.of("attribute", *configs)
 
     def check(run: "Run") -> None:
+        chosen_steps(run, choose(run))
         check_focus(run, choose(run), focus)
 
     return Analysis(question, compute, write_attribution, show, check)

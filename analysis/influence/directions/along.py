@@ -25,7 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.influence.directions.bases import NEURONS, SIDES, Side, directions, module_of
+from analysis.influence.directions.bases import (
+    NEURONS,
+    SIDES,
+    Side,
+    directions,
+    module_of,
+    read_directions,
+)
 from analysis.influence.drift.moments import require_matrix
 from analysis.influence.path import PathSweep
 from analysis.influence.queries.query import Query
@@ -89,9 +96,7 @@ def influence_along(
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
     directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
     """
-    shape = require_matrix(run, config.unit)
-    width = shape[1] if config.side == "inputs" else shape[0]
-    module = module_of(run, config.unit)
+    width, module = require_asked(run, config)
     own_KC = directions(run, config.unit, config.side, config.basis, width, config.seed)
     rng = np.random.default_rng(config.seed)
     whole_KC = unit_length(np.concatenate([own_KC, rng.normal(size=(config.random, width))]))
@@ -102,6 +107,18 @@ def influence_along(
             found_QDK[:, datum] += own_QNK[:, slot]
         report(done, run.steps_done)
     return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :])
+
+
+def require_asked(run: Run, config: DirectionsConfig) -> tuple[int, str]:
+    """Return the length of a direction, and the name of the unit's module.
+
+    Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError`` for
+    directions that do not fit it.
+    """
+    shape = require_matrix(run, config.unit)
+    width = shape[1] if config.side == "inputs" else shape[0]
+    read_directions("directions.basis", config.basis, width)
+    return width, module_of(run, config.unit)
 
 
 def unit_length(direction_KC: np.ndarray) -> np.ndarray:

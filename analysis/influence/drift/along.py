@@ -92,10 +92,8 @@ def measure_drift(
 
     Raises what ``run_moments`` raises, and ``ConfigError`` for a file without such directions.
     """
-    rows, columns = require_matrix(run, config.unit)
-    width = columns if config.side == "inputs" else rows
+    width, basis_KC = read_basis(run, config)
     during_training = config.basis == PCA and config.side == "inputs"
-    basis_KC = read_directions("drift.basis", config.basis, width)
     if basis_KC is None and not during_training:
         asked = (config.unit, config.side, config.basis, width, config.seed)
         basis_KC = directions(run, *asked)
@@ -104,6 +102,17 @@ def measure_drift(
     basis_KC = own_basis(moments, config.basis) if basis_KC is None else basis_KC
     found = drift_along(moments, basis_KC)
     return Drift(found.sort_values("drift", ascending=False, kind="stable"), moments.count)
+
+
+def read_basis(run: Run, config: DriftConfig) -> tuple[int, np.ndarray | None]:
+    """Return the length of a direction, and the directions of a file; None for a named basis.
+
+    Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError`` for
+    a file without directions that fit it.
+    """
+    rows, columns = require_matrix(run, config.unit)
+    width = columns if config.side == "inputs" else rows
+    return width, read_directions("drift.basis", config.basis, width)
 
 
 def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:

@@ -83,7 +83,7 @@ def add_what_is_said(made: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.spectra.config import SpectrumConfig
-    from analysis.spectra.reading import chosen_layout
+    from analysis.spectra.reading import chosen_layout, chosen_steps
     from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
     from cluster.options.machines import retraining_sweep
     from cluster.terminal.dynamics.spectrum import show_spectrum
@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
 
     def check(run: "Run") -> None:
         chosen_layout(run, config.units)
+        chosen_steps(run, config)
 
     answer = Analysis(lambda run: question, compute, write_spectrum, show, check)
     return run_analysis(arguments, console, answer)

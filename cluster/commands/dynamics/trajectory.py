@@ -120,6 +120,7 @@ def measure_checkpoints(
 def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":
     """The trajectory of a run, of which ``rows`` components of each metric are printed."""
     from analysis.trajectory.trajectory import (
+        require_asked,
         trajectory_of_run,
         trajectory_question,
         write_trajectory,
@@ -136,4 +137,7 @@ def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":
     def show(console: "Console", run: "Run", found: "Trajectory") -> None:
         show_trajectory(console, found, rows=rows)
 
-    return Analysis(question, compute, write_trajectory, show)
+    def check(run: "Run") -> None:
+        require_asked(run, config)
+
+    return Analysis(question, compute, write_trajectory, show, check)

@@ -59,9 +59,11 @@ def add(commands: "Commands") -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.run.run import open_run
     from analysis.transitions.config import TransitionsConfig
+    from analysis.transitions.sources import frame_of
     from analysis.transitions.stored import holds_trajectory
     from analysis.transitions.transitions import (
         find_transitions,
+        require_asked,
         transitions_question,
         write_transitions,
     )
@@ -89,12 +91,17 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Transitions") -> None:
         show_transitions(console, found)
 
+    def check(run: "Run") -> None:
+        runs = [run, *others]
+        require_asked({each.uri: frame_of(each, config.trajectory) for each in runs}, config)
+
     uris = [other.uri for other in others]
     answer = Analysis(
         lambda run: transitions_question(config, [run.uri, *uris]),
         compute,
         write_transitions,
         show,
+        check,
     )
     return run_analysis(arguments, console, answer)
 

@@ -52,7 +52,11 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.influence.directions.along import DirectionsConfig, influence_along
+    from analysis.influence.directions.along import (
+        DirectionsConfig,
+        influence_along,
+        require_asked,
+    )
     from analysis.influence.directions.tables import (
         directions_question,
         tabulate,
@@ -87,4 +91,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     def show(console: "Console", run: "Run", found: "Directions") -> None:
         show_directions(console, run, found, config, rows=arguments.rows)
 
-    return run_analysis(arguments, console, Analysis(question, compute, write_directions, show))
+    def check(run: "Run") -> None:
+        require_asked(run, config)
+
+    answer = Analysis(question, compute, write_directions, show, check)
+    return run_analysis(arguments, console, answer)

@@ -45,8 +45,12 @@ def add(commands: "Commands") -> None:
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.influence.drift.along import DriftConfig, measure_drift, write_drift
-    from analysis.influence.drift.moments import require_matrix
+    from analysis.influence.drift.along import (
+        DriftConfig,
+        measure_drift,
+        read_basis,
+        write_drift,
+    )
     from analysis.jobs.question import Question
     from cluster.terminal.influence.drift import show_drift
 
@@ -69,7 +73,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     question = Question.of("drift", config)
 
     def check(run: "Run") -> None:
-        require_matrix(run, config.unit)
+        read_basis(run, config)
 
     answer = Analysis(lambda run: question, compute, write_drift, show, check)
     return run_analysis(arguments, console, answer)

@@ -161,6 +161,7 @@ def influence(
         compute_influence,
         discard_unfinished,
         influence_question,
+        wanted_steps,
     )
     from analysis.influence.queries.parsing import build_queries
     from analysis.influence.tables import write_influence
@@ -188,4 +189,7 @@ def influence(
     def show(console: "Console", run: "Run", found: "Influence") -> None:
         show_influence(console, run, found, rows=rows)
 
-    return Analysis(question, compute, write, show)
+    def check(run: "Run") -> None:
+        wanted_steps(run, config)
+
+    return Analysis(question, compute, write, show, check)

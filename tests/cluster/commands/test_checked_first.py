@@ -16,19 +16,33 @@ from capture.errors import CaptureError
 from cluster.cli import main
 
 UNIT = "layers.1.linear2.weight"
-COMMANDS = ("ablate", "activations", "attribute", "behaviour", "bigrams", "drift", "spectrum")
+COMMANDS = (
+    *("ablate", "activations", "attribute", "behaviour", "bigrams", "directions", "drift"),
+    *("influence", "spectrum", "trajectory", "transitions"),
+)
 
 
 @functools.cache
-def taken() -> str:
-    """Return the URI of a run where each command's unnamed tables answer another question."""
-    uri = copied(tiny_run(), "memory://checked-first").uri
-    assert main(["attribute", uri, "--quiet", "--name", "whole"]) == 0
+def taken(command: str = "") -> str:
+    """Return the URI of a run where each command's unnamed tables answer another question.
+
+    Those of ``trajectory`` are taken in a run of its own, because ``transitions`` reads them.
+    """
+    if command == "trajectory":
+        uri = copied(tiny_run(), "memory://checked-trajectory").uri
+    else:
+        uri = copied(tiny_run(), "memory://checked-first").uri
+        assert main(["attribute", uri, "--quiet", "--name", "whole"]) == 0
     schemas, frames = {"first": pa.schema([("value", pa.int32())])}, pd.DataFrame({"value": [1]})
-    for command in COMMANDS:
-        other = Question(command, {"other": 1}, {"ontogeny": "1"})
-        write_tables(open_run(uri), command, {"first": frames}, schemas, other)
+    for name in COMMANDS:
+        if (name == "trajectory") == (command == "trajectory"):
+            other = Question(name, {"other": 1}, {"ontogeny": "1"})
+            write_tables(open_run(uri), name, {"first": frames}, schemas, other)
     return uri
+
+
+def taken_for(command: str) -> str:
+    return taken("trajectory" if command == "trajectory" else "")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +62,23 @@ def taken() -> str:
         (f"ablate RUN --attribution whole --only {UNIT}:99", "does not exist: the unit's neurons"),
         ("drift RUN layers.1.linear3.weight", "was not captured. Did you mean"),
         ("spectrum RUN --units nothing*", "nothing*: matches no captured unit"),
+        ("attribute RUN --steps 500:600", "has steps 0 to 23, asked for 500 to 599"),
+        ("influence RUN loss --steps 500:600", "has no steps 500 to 599"),
+        ("spectrum RUN --steps 500:600", "has no steps 500 to 599; it has 24"),
+        ("directions RUN layers.1.linear3.weight loss", "was not captured. Did you mean"),
+        (f"directions RUN {UNIT} loss --basis xyz", "got 'xyz', which cannot be read"),
+        (f"drift RUN {UNIT} --basis xyz", "got 'xyz', which cannot be read"),
+        ("transitions RUN --metrics xyz", "has no 'xyz'"),
+        ("transitions RUN --trajectory xyz", "xyz"),
+        ("transitions RUN --target xyz", "'xyz' is not among the curves. Did you mean"),
+        ("transitions RUN --around xyz", "'xyz' is not among the curves. Did you mean"),
+        ("trajectory RUN --metrics xyz", "got 'xyz', which is no metric"),
+        ("trajectory RUN --steps 500", "got 500, but the last checkpoint is at 24"),
     ],
 )
 def test_a_command_tells_it(line: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([word.replace("RUN", taken()) for word in line.split()]) == 2
+    words = line.split()
+    assert main([word.replace("RUN", taken_for(words[0])) for word in words]) == 2
     told = capsys.readouterr().err
     assert text in told
     assert "another question" not in told
@@ -62,8 +89,9 @@ def test_what_the_run_has_is_refused_for_the_tables(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"behaviour": ["--target", "w3"], "drift": [UNIT]}
-    asked |= {"ablate": ["--attribution", "whole"]}
-    assert main([command, taken(), *asked.get(command, [])]) == 2
+    asked |= {"ablate": ["--attribution", "whole"], "influence": ["loss"]}
+    asked |= {"directions": [UNIT, "loss"]}
+    assert main([command, taken_for(command), *asked.get(command, [])]) == 2
     assert "holds the tables of another question" in capsys.readouterr().err
 
 
