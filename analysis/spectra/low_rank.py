@@ -92,36 +92,38 @@ def low_rank_losses(
     """
     layout, steps = source.layout, range(source.steps.start, source.steps.stop)
     engine = replayer.engine(layout.names, kinds=())
-    go_to(replayer, engine, steps.start, report)
+    go_to(replayer, engine, steps.start)
+    first = engine.snapshot()
     start_P, start = layout.flatten(own(engine, layout.names)), held_out(replayer, engine)
     for _ in projected_steps(replayer, engine, steps, None, layout.names):
         report()
     end_P, end = layout.flatten(own(engine, layout.names)), held_out(replayer, engine)
+    last, where = engine.snapshot(), replayer.run.store.uri
     rows = []
     for count in counts:
         for basis in bases:
             left_PK = basis.left_PK[:, :count].to(engine.device)
             projected_P = start_P + left_PK @ (left_PK.T @ (end_P - start_P))
+            # Other units stand at the end of the run when its change is projected.
+            engine.restore(last, steps.stop, where)
             write(engine, layout.names, projected_P)
             projected = held_out(replayer, engine)
-            go_to(replayer, engine, steps.start, report)
+            engine.restore(first, steps.start, where)
             for _ in projected_steps(replayer, engine, steps, left_PK, layout.names):
                 report()
             trained = held_out(replayer, engine)
             rows.append((count, basis.name, basis.draw, projected, trained, start, end))
-            # Other units must stand at the end of the run when the next change is projected.
-            go_to(replayer, engine, steps.stop, report)
     return pd.DataFrame(rows, columns=LOW_RANK.names)
 
 
-def go_to(replayer: "StepReplayer", engine: "Engine", step: int, report: Report) -> None:
+def go_to(replayer: "StepReplayer", engine: "Engine", step: int) -> None:
     """Bring the engine to the state of the run after so many steps."""
     from capture.engine.build import restore  # loads the training engine
 
     marker = replayer.marker_before(step)
     restore(engine, replayer.run.store, marker)
     for _ in replayer.advance(engine, marker.end_step, step):
-        report()
+        pass
 
 
 def projected_steps(

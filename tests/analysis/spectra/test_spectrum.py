@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tiny_run import make_run
+from torch import Tensor
 
 from analysis.jobs.tables import read_question, read_table
 from analysis.run.run import Run, open_run
@@ -18,6 +19,8 @@ from analysis.spectra.reading import StepSource, step_source
 from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
 from analysis.spectra.tables import SCHEMAS, Spectrum
 from analysis.spectra.unfinished import UnfinishedGram
+from capture.engine.engine import Engine
+from capture.engine.step import Step
 from capture.errors import CaptureError, ShardError
 from cluster.local.work_pool import in_processes
 
@@ -195,6 +198,24 @@ def test_training_in_all_directions_is_the_run_and_in_few_is_not(kind: str):
         assert whole["trained"] == pytest.approx(whole["end"], abs=2e-4)
         assert rows[1, draw]["trained"] != pytest.approx(whole["end"], abs=2e-3)
     assert rows[1, 1]["trained"] != rows[1, 2]["trained"]
+
+
+def test_no_step_is_replayed_between_two_trainings(monkeypatch):
+    steps, plain = [], Engine.step
+
+    def counted(self: Engine, *batch: Tensor, step: int, epoch: int) -> Step:
+        steps.append(step)
+        return plain(self, *batch, step=step, epoch=epoch)
+
+    def taken(*counts: int) -> list[int]:
+        steps.clear()
+        measure_spectrum(run("adam"), replace(config, low_rank=counts))
+        return steps.copy()
+
+    config = replace(FEW, datums=0, steps=(9, 12))
+    one, two = taken(1), taken(1, 2)
+    # Another number of directions takes three more trainings: of the leading and of two random ones.
+    assert two == one + [9, 10, 11] * 3
 
 
 @pytest.mark.parametrize(
