@@ -70,10 +70,10 @@ def checksum_placeholder(num_chunks: int) -> dict[str, str]:
     return {CRC_KEY.decode(): "-" * CRC_DIGITS * num_chunks}
 
 
-def fill_checksums(data: pa.Buffer) -> memoryview:
+def fill_checksums(data: memoryview) -> memoryview:
     """Return the file with its placeholder replaced by the chunks' checksums, in place."""
-    found = parquet.read_metadata(pa.BufferReader(data))
-    size, view = len(data), memoryview(data).cast("B")
+    size, view = len(data), data.cast("B")
+    found = parquet.read_metadata(pa.BufferReader(pa.py_buffer(view)))
     crcs = "".join(crc32_hex(view[c.start : c.end]) for c in chunks_of(found)).encode()
     placeholder = found.metadata[CRC_KEY]
     assert len(placeholder) == len(crcs), "one checksum per chunk"

@@ -15,10 +15,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from capture.shards.column_chunks import checksum_placeholder, fill_checksums
+from capture.shards.reused_memory import ReusedSink
 from capture.shards.schema import SCHEMA_VERSION
 from capture.shards.verified_parquet import open_parquet
 
 ROWS_PER_GROUP = 32_768
+REUSED_BYTES = 4 * 2**20
+"""The bytes of a larger table are made in memory that is used again."""
 VERSION_KEY = b"ontogeny.schema_version"
 
 
@@ -40,11 +43,12 @@ def encode(
     ``metadata``: further key-value pairs for the footer.
     """
     table = table.replace_schema_metadata({VERSION_KEY: str(SCHEMA_VERSION).encode()})
-    sink = pa.BufferOutputStream()
+    is_large = table.nbytes > REUSED_BYTES
+    sink = ReusedSink(table.nbytes) if is_large else pa.BufferOutputStream()
     size = rows_per_group or ROWS_PER_GROUP
     flat = [field for field in table.schema if not pa.types.is_nested(field.type)]
     writer = parquet.ParquetWriter(
-        sink,
+        pa.PythonFile(sink, "w") if isinstance(sink, ReusedSink) else sink,
         table.schema,
         write_statistics=statistics,
         **compression(table.schema, uncompressed),
@@ -57,7 +61,7 @@ def encode(
     with writer:
         writer.write_table(table, row_group_size=size)
         writer.add_key_value_metadata({**metadata, **checksum_placeholder(num_chunks(table, size))})
-    return fill_checksums(sink.getvalue())
+    return fill_checksums(memoryview(sink.getvalue()))
 
 
 def compression(schema: pa.Schema, uncompressed: Collection[str]) -> dict[str, Any]:

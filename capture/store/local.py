@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from capture.errors import ShardError
-
-CACHED_BYTES = 4 * 2**20
-"""A larger file does not stay in the system's memory once it is on disk: training does not read it
-again, and every file would need pages that were not used before. Those cost most of the time of a
-write on a virtual machine, where the host provides them one by one (35 ms for 18.5 MB, 5 with pages
-that are used again)."""
+from capture.store.direct import write_to_disk
 
 
 class LocalBackend:
@@ -131,23 +126,12 @@ def temporary_beside(path: Path, data: bytes | memoryview) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            if len(data) > CACHED_BYTES:
-                forget_pages(file.fileno())
+        with temporary.open("wb", buffering=0) as file:
+            write_to_disk(file.fileno(), data)
         yield temporary
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def forget_pages(handle: int) -> None:
-    """Drop a flushed file from the system's memory, where the system can be asked to."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

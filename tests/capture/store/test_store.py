@@ -10,7 +10,7 @@ from capture.config.reading import read_config
 from capture.errors import CaptureError, ConfigError, ShardError, StoreError
 from capture.store import Store
 from capture.store.config import StoreConfig
-from capture.store.local import CACHED_BYTES, write_file
+from capture.store.local import write_file
 from capture.store.range_file import RangeFile
 
 SECRET = "hunter2/SECRET+x"
@@ -108,24 +108,6 @@ def test_a_failed_write_leaves_the_old_value(tmp_path: Path, monkeypatch) -> Non
     monkeypatch.undo()
     assert store.get("a") == b"old"
     assert store.unfinished() == []
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no such advice")
-def test_only_large_files_leave_memory_and_only_when_they_are_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    flush = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: calls.append("flush") or flush(handle))
-    monkeypatch.setattr(os, "posix_fadvise", lambda *_: calls.append("forget"))
-    store = Store(str(tmp_path))
-    store.put("small", b"x" * CACHED_BYTES)
-    assert "forget" not in calls
-    calls.clear()
-    large = b"y" * (CACHED_BYTES + 1)
-    store.put("large", large)
-    assert calls[:2] == ["flush", "forget"]
-    assert store.get("large") == large
 
 
 def test_a_file_or_folder_in_the_way_is_named(tmp_path: Path) -> None:
