@@ -11,6 +11,7 @@ While the ``with`` block of ``record`` is active,
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import pyarrow as pa
 import torch
@@ -43,6 +44,7 @@ from capture.errors import ConfigError
 from capture.format.chain import read_segments, require_start
 from capture.format.run_yaml import MAX_BYTES, describe_run
 from capture.gradients.layout import Layout
+from capture.gradients.vmap_fallback import Fallback
 from capture.models.huggingface import stored_transposed
 from capture.optim.config import TrainingConfig
 from capture.shifts.outliers import OutlierConfig
@@ -68,6 +70,7 @@ def record(
     store: StoreConfig = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
+    fallback: Fallback = "none",
 ) -> Iterator[Recording]:
     """Record what every datum does to the parameters of ``model`` in each step of ``optimizer``.
 
@@ -115,6 +118,9 @@ def record(
         store: settings for retries, timeouts and pending bytes.
         resume: continue an existing run after its last committed step: see ``Recording.restore``.
         overwrite: replace an existing run.
+        fallback: ``"vmap"`` splits every parameter without factors, by running the innermost module
+            again for each datum whose inputs and outputs have the batch as first axis: at worst the
+            whole model. ``"none"`` does so only for a module's own parameters (LSTM, experts).
 
     Yields:
         Recording: takes datums, epochs and evaluations from your loop. When the block ends, the
@@ -125,7 +131,7 @@ def record(
         RunError: if the run exists and neither ``resume`` nor ``overwrite`` is set, if it has
             another configuration, or if another process records it.
         ConfigError: for an unsupported optimizer, units that it does not train, invalid datums, or
-            ``outliers`` or ``factors`` that are no such configuration.
+            ``outliers`` or ``factors`` that are no such configuration, or another ``fallback``.
         UnitError: for a parameter whose gradient cannot be split by datum.
         AuditError: if the shifts of a step do not add up to the change of the weights.
         StoreError: if the store refuses a file, or stays away longer than its patience.
@@ -144,10 +150,10 @@ def record(
     with ExitStack() as stack:
         ranks = stack.enter_context(ranks_of(model, store.patience_seconds))
         wrapper = data_parallel(model) if ranks.size > 1 else None
-        model, optimizer = plain_model(model), plain_optimizer(optimizer)
+        given, model, optimizer = model, plain_model(model), plain_optimizer(optimizer)
 
         def prepare() -> Prepared:
-            require_configs(outliers, factors)
+            require_configs(outliers, factors, fallback)
             chosen = custom_loop_units(model, optimizer, units)
             tables = datum_tables(datums, vocabulary)
             capture = CaptureConfig(
@@ -157,6 +163,7 @@ def record(
                 segment_steps=segment_steps,
                 audit_tolerance=audit_tolerance,
                 tally=TallyConfig(enabled=False),
+                fallback=fallback,
             )
             window = tokens_per_datum(tables) or 1
             config = custom_loop_config(optimizer, chosen, run, store, capture, window=window)
@@ -197,15 +204,17 @@ def record(
         settings = own.config.training.optimizer
         checkpoints = LoopCheckpoints(target, state, settings, last)
         loop = RecordedLoop(ranks, checkpoints, wrapper, steps_before(target, last))
-        stack.enter_context(without_compilation())
+        stack.enter_context(without_compilation(given))
         with Recording(
             recorder, own.config, model, optimizer, own.units, own.tables, loop
         ) as recording:
             yield recording
 
 
-def require_configs(outliers: object, factors: object) -> None:
+def require_configs(outliers: object, factors: object, fallback: object = "none") -> None:
     """Raise ``ConfigError`` unless each is None or the configuration of its kind of record."""
+    if fallback not in get_args(Fallback):
+        raise ConfigError("fallback", f"got {fallback!r:.80}, must be one of none, vmap")
     if not isinstance(outliers, OutlierConfig | None):
         remedy = "Pass outliers=ontogeny.OutlierConfig(k=1000)"
         raise ConfigError("outliers", f"got {outliers!r:.80}, must be an OutlierConfig", remedy)

@@ -4,6 +4,7 @@ Models that spread parameters or gradients over several processes are refused he
 is written.
 """
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from capture.custom_loop.ranks.wrappers import DDP
 from capture.errors import ConfigError, UnitError
 from capture.gradients.factors import choose_units, require_size
 
+LOG = logging.getLogger(__name__)
+UNCOMPILED = (
+    "The model is compiled. While it is recorded it runs uncompiled, at the cost of an uncompiled "
+    "step, because a compiled graph does not show which datum a gradient comes from"
+)
 EXCLUDES = "!"
 """First character of a pattern whose matches are left out."""
 
@@ -41,12 +47,22 @@ def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether a model, or a module in it, is compiled."""
+    # ``torch.compile`` wraps a module, and ``Module.compile`` sets what calls of it run.
+    modules = model.modules()
+    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
+
+
 @contextmanager
-def without_compilation() -> Iterator[None]:
+def without_compilation(model: nn.Module) -> Iterator[None]:
     """Within the block, compiled models run as if they were not compiled.
 
-    The tape has to see each call of a parameter, and a compiled graph has none.
+    The tape has to see each call of a parameter, and a compiled graph has none. Nothing is compiled
+    for the recording, and graphs that exist are used again after it.
     """
+    if is_compiled(model):
+        LOG.warning(UNCOMPILED)
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and loading it takes long
         yield
         return
