@@ -10,25 +10,25 @@ retrainings.
 Shapes: Q query, D datum, M retraining.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analysis.influence.config import InfluenceConfig
 from analysis.influence.judge.designs import Variation, random_subsets
-from analysis.influence.judge.retrainings import (
-    Weights,
-    is_kept,
-    read_kept,
-    require_kept,
-    values,
-)
+from analysis.influence.judge.retrainings import Weights, is_kept, read_kept, values
+from analysis.influence.judge.retrainings import keep as store_retraining
 from analysis.influence.queries.query import Query
 from analysis.influence.tables import Influence
+from analysis.jobs.sweep import Sweep, in_turn
 from analysis.run.run import Run
 from capture.errors import InfluenceError
+
+if TYPE_CHECKING:
+    from capture.replay.segments import ReplayableRun
 
 KEEP = 0.9
 """Share of the datums that stay."""
@@ -45,21 +45,43 @@ def confirmed(
     report: Report = lambda: None,
     *,
     keep: bool,
+    sweep: Sweep = in_turn,
 ) -> Influence:
     """Return the tables with ``checks``, and with the departure of each query.
 
     ``keep``: keep the retrainings in the run, as ``ontogeny lds`` does. ``report`` is called after
-    each of ``config.checks`` retrainings.
+    each of ``config.checks`` retrainings. ``sweep`` trains again.
     """
     end_step = run.steps_done if config.end_step is None else config.end_step
-    whole = (config.first_step, end_step) == (0, run.steps_done)
-    steps = None if whole else range(config.first_step, end_step)
-    subsets = random_subsets(run.num_datums, keep=KEEP, count=config.checks, seed=SEED)
-    variations = [Variation(subset.weight_D, steps) for subset in subsets]
-    trained_Q = values(queries, dict(run.network(end_step).named_parameters()))
+    steps, count = range(config.first_step, end_step), config.checks
+    checks = checked(run, queries, influence_QD, count, steps, report, keep=keep, sweep=sweep)
+    departures = departures_of(checks, queries)
+    return replace(found, checks=checks, queries=found.queries.assign(departure=departures))
+
+
+def checked(
+    run: Run,
+    queries: Sequence[Query],
+    influence_QD: np.ndarray,
+    count: int,
+    steps: range,
+    report: Report = lambda: None,
+    *,
+    keep: bool = True,
+    sweep: Sweep = in_turn,
+) -> pd.DataFrame:
+    """Return what ``count`` random removals do to each query, predicted and retrained; ``CHECKS``.
+
+    ``steps``: those in which the datums are left out, and whose influences are given.
+    """
+    whole = steps == range(run.steps_done)
+    subsets = random_subsets(run.num_datums, keep=KEEP, count=count, seed=SEED)
+    variations = [Variation(one.weight_D, None if whole else steps) for one in subsets]
+    trained_Q = values(queries, dict(run.network(steps.stop).named_parameters()))
     changes = []
-    for variation in variations:
-        changes.append(change(run, queries, variation, end_step, trained_Q, keep))
+    for weights in retrained(run, variations, steps.stop, sweep, keep=keep):
+        nothing_Q = np.full(len(queries), np.nan)
+        changes.append(nothing_Q if weights is None else values(queries, weights) - trained_Q)
         report()
     change_QM = np.stack(changes, axis=1)
     weight_MD = np.stack([variation.weight_D for variation in variations])
@@ -77,40 +99,58 @@ def confirmed(
         )
         for q, query in enumerate(queries)
     ]
-    pairs = zip(predicted_QM, change_QM, strict=True)
-    departures = [departure(*pair) for pair in pairs]
-    queries_table = found.queries.assign(departure=departures)
-    return replace(found, checks=pd.concat(frames, ignore_index=True), queries=queries_table)
+    return pd.concat(frames, ignore_index=True)
 
 
-def change(
-    run: Run,
-    queries: Sequence[Query],
-    variation: Variation,
-    end_step: int,
-    trained_Q: np.ndarray,
-    keep: bool,
-) -> np.ndarray:
-    """Return how much each query changes by a retraining, [Q]; NaN if it diverges."""
-    try:
-        return values(queries, weights_after(run, variation, end_step, keep)) - trained_Q
-    except InfluenceError:
-        return np.full(len(queries), np.nan)
+def departures_of(checks: pd.DataFrame, queries: Sequence[Query]) -> list[float]:
+    """Return the departure of each query."""
+    parts = [checks[checks["query"] == query.name] for query in queries]
+    return [departure(own["predicted"].to_numpy(), own["change"].to_numpy()) for own in parts]
 
 
-def weights_after(run: Run, variation: Variation, end_step: int, keep: bool) -> Weights:
-    """Return the weights after a retraining up to a step; raise ``InfluenceError`` if it
-    diverges."""
-    if end_step == run.steps_done:
-        if keep:
-            require_kept(run, [variation])
-        if is_kept(run, variation):
-            return read_kept(run, variation)
-    from capture.retraining.retrain import retrain  # loads the training engine
-    from capture.retraining.weighting import Weighting
+def retrained(
+    run: Run, variations: Sequence[Variation], end_step: int, sweep: Sweep, *, keep: bool
+) -> Iterator[Weights | None]:
+    """Yield the weights after each retraining up to a step, or None if it diverged.
 
-    weighting = Weighting(variation.weight_D, variation.steps)
-    return retrain(run.gradients.replayable, weighting, end_step=end_step)
+    Those of the whole run are taken from the run if it holds them, and with ``keep`` stored there.
+    """
+    whole = end_step == run.steps_done
+    known = [whole and is_kept(run, variation) for variation in variations]
+    missing = [one for one, is_known in zip(variations, known, strict=True) if not is_known]
+    made = iter(())
+    if missing:
+        made = iter(sweep(Attempt(run.gradients.replayable, end_step), missing))
+    for variation, is_known in zip(variations, known, strict=True):
+        if is_known:
+            yield read_kept(run, variation)
+            continue
+        weights = next(made)
+        if whole and keep and weights is not None:
+            store_retraining(run, variation, weights)
+        yield weights
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Trains a run again up to a step, unless training diverges; ``Work`` of a ``Sweep``."""
+
+    past: "ReplayableRun"
+    end_step: int
+
+    def to(self, device: str) -> "Attempt":
+        """Ignores the device: the run's configuration chooses it."""
+        return self
+
+    def __call__(self, variation: Variation, /) -> Weights | None:
+        from capture.retraining.retrain import retrain  # loads the training engine
+        from capture.retraining.weighting import Weighting
+
+        weighting = Weighting(variation.weight_D, variation.steps)
+        try:
+            return retrain(self.past, weighting, end_step=self.end_step)
+        except InfluenceError:
+            return None
 
 
 def departure(predicted_M: np.ndarray, change_M: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from analysis.influence.sweeps import BackwardSweep, SweepStep, begin_sweep
 from analysis.influence.tables import JOB, Influence
 from analysis.influence.tabulation import scored_tables, swept_tables
 from analysis.jobs.question import Question
-from analysis.jobs.sweep import Sweep
+from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import table_set
 from analysis.run.ablatable import held_out_splits
 from analysis.run.run import Run
@@ -44,6 +44,7 @@ def compute_influence(
     name: str = "",
     resumable: bool = True,
     machines: Sweep | None = None,
+    retraining: Sweep = in_turn,
 ) -> Influence:
     """Return the influence of every training datum on every query.
 
@@ -57,6 +58,7 @@ def compute_influence(
             Segments are deleted by ``discard_unfinished``.
         machines: What computes the segments where these do not depend on each other: path
             influence under SGD without momentum. By default this process. Changes no number.
+        retraining: What trains again for ``config.checks``. By default this process.
 
     Raises:
         RunError: The run is one of a custom loop and the method needs its model or its steps; it
@@ -89,10 +91,16 @@ def compute_influence(
     if not checks:
         return tables
 
-    def retrained() -> None:
-        report(next(counted), wanted)
-
-    return confirmed(run, queries, tables, sums.total_QD, config, retrained, keep=resumable)
+    return confirmed(
+        run,
+        queries,
+        tables,
+        sums.total_QD,
+        config,
+        lambda: report(next(counted), wanted),
+        keep=resumable,
+        sweep=retraining,
+    )
 
 
 def require_method(run: Run, method: str) -> None:

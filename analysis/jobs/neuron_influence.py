@@ -8,6 +8,7 @@ read from every set of tables in the run; nothing is computed.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,17 +102,24 @@ def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
             queries = read_table(run, job, "queries", QUERIES, {"method": [METHOD]})
         except (RunError, ColumnError):
             continue
+        asked_by_query = {
+            str(row.query): asked
+            for row in queries.itertuples(index=False)
+            if is_neuron(asked := json.loads(str(row.description)))
+        }
+        if not asked_by_query:
+            continue
+        datums = read_table(run, job, "datums", DATUMS, {"query": list(asked_by_query)})
+        order = ["influence", "datum"]
+        ranked = dict(list(datums.sort_values(order, ascending=[False, True]).groupby("query")))
         for row in queries.itertuples(index=False):
-            asked = json.loads(str(row.description))
-            if (asked.get("kind"), asked.get("level")) != ("effect", "neuron"):
+            asked = asked_by_query.get(str(row.query))
+            if asked is None:
                 continue
-            datums = read_table(run, job, "datums", DATUMS, {"query": [str(row.query)]})
-            order = ["influence", "datum"]
-            ranked = datums.sort_values(order, ascending=[False, True], ignore_index=True)
             own = NeuronInfluence(
                 name,
                 str(row.query),
-                ranked[["datum", "influence"]],
+                ranked[str(row.query)][["datum", "influence"]].reset_index(drop=True),
                 int(row.end_step),  # pyright: ignore[reportArgumentType]
                 int(row.reliable_from),  # pyright: ignore[reportArgumentType]
                 float(row.departure),  # pyright: ignore[reportArgumentType]
@@ -119,6 +127,11 @@ def neuron_influences(run: Run) -> dict[Neuron, list[NeuronInfluence]]:
             )
             found.setdefault((asked["unit"], int(asked["number"])), []).append(own)
     return found
+
+
+def is_neuron(asked: dict[str, Any]) -> bool:
+    """Return whether a query, as it is described in a table, is about a neuron's effect."""
+    return (asked.get("kind"), asked.get("level")) == ("effect", "neuron")
 
 
 def effects_left(run: Run) -> dict[str, EffectLeft]:

@@ -65,7 +65,12 @@ def retraining_sweep(arguments: argparse.Namespace, on: Machines, where: str) ->
 
     ``where`` names the run in errors.
     """
-    return in_processes(arguments.workers, where) if on is HERE else on.sweep
+    return sweep_of(on, arguments.workers, where)
+
+
+def sweep_of(on: Machines, workers: int, where: str) -> Sweep:
+    """Like ``retraining_sweep``, for a number of workers."""
+    return in_processes(workers, where) if on is HERE else on.sweep
 
 
 def path_sweep(on: Machines, workers: int, where: str) -> Sweep | None:

@@ -1,6 +1,7 @@
 """What a neuron would be without some data: tables of the run, on its page and in Python."""
 
 import json
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from report_run import NEURONS, report_run
 from analysis.influence.judge.tables import SCHEMAS as JUDGED
 from analysis.influence.tables import SCHEMAS as INFLUENCE
 from analysis.jobs.neuron_influence import DATUMS, JUDGEMENTS, QUERIES, neuron_influences
-from analysis.jobs.tables import write_tables
+from analysis.jobs.tables import read_table, write_tables
 from analysis.report.pages.website import neuron_key
 from analysis.run.run import Run, open_run
 from ontogeny.neuron import DATUMS as OWN_DATUMS
@@ -74,6 +75,18 @@ def test_the_columns_that_are_read_are_columns_of_the_tables():
     ):
         for field in mine:
             assert field.equals(theirs.field(field.name))
+
+
+def test_the_datums_of_a_set_are_read_once(run: Run):
+    asked: list[str] = []
+
+    def watched(run: Run, job: str, name: str, *given: object):
+        asked.append(f"{job}/{name}")
+        return read_table(run, job, name, *given)  # pyright: ignore[reportArgumentType]
+
+    with mock.patch("analysis.jobs.neuron_influence.read_table", watched):
+        neuron_influences(run)
+    assert asked.count("influence/effect/datums") == 1
 
 
 def test_only_neurons_are_read_and_the_strongest_datums_come_first(run: Run):

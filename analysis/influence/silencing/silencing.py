@@ -91,9 +91,10 @@ def silence(
     rows = list(rows_of(TRAINED, 0.0, 0, [before_Q], queries, before_Q, reference_Q))
     if config.retrain:
         rows += rows_of(RETRAINED, 0.0, 0, [reference_Q], queries, before_Q, reference_Q)
-    models = {}
+    models, largest = {}, max(config.shares)
+    ranked = [most_moved(trained, own, largest) for own in moved]
     for share in config.shares:
-        each = [without_most_moved(trained, own, share) for own in moved]
+        each = [silenced(trained, index_K, share) for index_K in ranked]
         models[share] = each[0]
         count = num_silenced(trained, share)
         found = [values(queries, own) for own in each]
@@ -139,16 +140,21 @@ def num_silenced(weights: Weights, share: float) -> int:
     return max(1, round(share * sum(own.numel() for own in matrices(weights).values())))
 
 
-def without_most_moved(weights: Weights, moved: Weights, share: float) -> Weights:
-    """Return the weights with the share of those in matrices 0 that has the largest |moved|.
+def most_moved(weights: Weights, moved: Weights, share: float) -> Tensor:
+    """Return which weights of matrices moved most, as places in the row of all, largest first.
 
-    Of equal ones, any may be chosen; weights that did not move stay, so there may be fewer.
+    Weights that did not move are left out, so there may be fewer than the share.
     """
+    size_W = torch.cat([moved[name].abs().flatten() for name in matrices(weights)])
+    found = size_W.topk(num_silenced(weights, share))
+    return found.indices[found.values > 0]
+
+
+def silenced(weights: Weights, index_K: Tensor, share: float) -> Weights:
+    """Return the weights with the first of ``index_K`` 0, as many as the share of matrices is."""
     chosen = matrices(weights)
-    size_W = torch.cat([moved[name].abs().flatten() for name in chosen])
-    index_K = size_W.topk(num_silenced(weights, share)).indices
-    keep_W = torch.ones_like(size_W, dtype=torch.bool)
-    keep_W[index_K[size_W[index_K] > 0]] = False
+    keep_W = torch.ones(sum(own.numel() for own in chosen.values()), dtype=torch.bool)
+    keep_W[index_K[: num_silenced(weights, share)]] = False
     parts = keep_W.split([own.numel() for own in chosen.values()])
     silent = {
         name: own * keep.view(own.shape)

@@ -88,9 +88,8 @@ def add(commands: "Commands") -> None:
     made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
     text = "memory for states of training in GiB, default 2; less takes longer"
     made.add_argument("--memory", type=float, default=2.0, metavar="GIB", help=text)
-    text = (
-        "processes for path influence under SGD without momentum, default 1; other sweeps take one"
-    )
+    text = "processes for --checks and for path influence under SGD without momentum, default 1; "
+    text += "other sweeps take one"
     made.add_argument("--workers", type=num_workers, default=1, metavar="N", help=text)
     add_ray(made)
     text = "datums shown on each side, default 5"
@@ -165,7 +164,7 @@ def influence(
     )
     from analysis.influence.queries.parsing import build_queries
     from analysis.influence.tables import write_influence
-    from cluster.options.machines import path_sweep
+    from cluster.options.machines import path_sweep, sweep_of
     from cluster.terminal.influence.influence import show_influence
 
     @cache
@@ -178,8 +177,12 @@ def influence(
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Influence":
         with counting(*progress_of(config.method)) as report:
             machines = path_sweep(on, workers, run.uri)
+            again = sweep_of(on, workers, run.uri)
             return compute_influence(
-                run, queries(run), config, report, name=name, machines=machines
+                *(run, queries(run), config, report),
+                name=name,
+                machines=machines,
+                retraining=again,
             )
 
     def write(run: "Run", found: "Influence", asked: "Question", name: str) -> None:

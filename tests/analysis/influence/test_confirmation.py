@@ -1,9 +1,11 @@
 """Unrolled influence is put to the test: random datums are left out, and training is repeated."""
 
 import functools
+import pickle
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_run import copied, make_run
 
@@ -71,8 +73,9 @@ def test_they_are_of_the_chosen_steps_and_kept_with_the_tables():
     late = compute_influence(opened, queries, InfluenceConfig(checks=1, first_step=3))
     assert (late.checks["change"] != whole["change"]).all()
     assert (late.queries["departure"] < 0.1).all()
-    early = InfluenceConfig(checks=1, end_step=2)
-    assert (compute_influence(opened, queries, early).queries["departure"] < 0.1).all()
+    for end_step in (2, 3):  # at a checkpoint, and between two
+        early = InfluenceConfig(checks=1, end_step=end_step)
+        assert (compute_influence(opened, queries, early).queries["departure"] < 0.1).all()
 
 
 def test_without_checks_and_by_path_nothing_is_trained_again():
@@ -82,6 +85,22 @@ def test_without_checks_and_by_path_nothing_is_trained_again():
             found = compute_influence(run(), queries, config, resumable=False)
         assert found.checks.empty
         assert found.queries["departure"].isna().all()
+
+
+def test_other_processes_can_train_again():
+    asked: list[list[str]] = []
+
+    def by_copies(work, items):
+        asked.append([item.name for item in items])
+        return iter([pickle.loads(pickle.dumps(work))(item) for item in reversed(items)][::-1])
+
+    place = copied(run().uri, "memory://confirmation-copies")
+    opened = open_run(place.uri)
+    queries = build_queries(opened, ASKED)
+    for _ in range(2):  # the second time they are in the run
+        found = compute_influence(opened, queries, InfluenceConfig(), retraining=by_copies)
+        pd.testing.assert_frame_equal(found.checks, answer().checks)
+    assert asked == [answer().checks["retraining"][:2].tolist()]
 
 
 def test_every_retraining_is_reported():

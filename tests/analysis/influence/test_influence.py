@@ -229,7 +229,6 @@ def test_tables_are_written_and_read():
         ({"method": "unrolled", "units": True}, "is for method path"),
         ({"method": "bm25", "first_step": 3}, "Leave out the steps"),
         ({"method": "path", "first_step": 99}, "Its steps are 0 to 5"),
-        ({"method": "unrolled", "end_step": 3}, "has no checkpoint after 3 steps"),
         ({"method": "path", "max_bytes": 1}, "max_bytes: got 1"),
     ],
 )

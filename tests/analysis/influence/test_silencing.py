@@ -14,7 +14,7 @@ from tiny import make_run, tiny_config
 
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.silencing.contributions import contributions
-from analysis.influence.silencing.silencing import SilenceConfig, silence, without_most_moved
+from analysis.influence.silencing.silencing import SilenceConfig, most_moved, silence, silenced
 from analysis.influence.suspects.suspects import planted_kinds
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError
@@ -79,12 +79,14 @@ def test_exactly_the_weights_that_moved_most_become_zero():
     weights = {"a": torch.tensor([[1.0, 2.0, 3.0]]), "b": torch.tensor([[4.0], [5.0]])}
     moved = {"a": torch.tensor([[0.0, -9.0, 1.0]]), "b": torch.tensor([[2.0], [0.0]])}
     bias = {"bias": torch.tensor([6.0])}
-    found = without_most_moved(weights | bias, moved | {"bias": torch.tensor([99.0])}, 0.4)
+    index_K = most_moved(weights | bias, moved | {"bias": torch.tensor([99.0])}, 0.6)
+    assert index_K.tolist() == [1, 3, 2]  # once for the largest share; smaller ones are its start
+    found = silenced(weights | bias, index_K, 0.4)
     assert found["a"].tolist() == [[1, 0, 3]]
     assert found["b"].tolist() == [[0], [5]]
     assert found["bias"].tolist() == [6]  # acts on every token, so it stays
     still = {name: torch.zeros_like(own) for name, own in weights.items()}
-    assert torch.equal(without_most_moved(weights, still, 0.4)["a"], weights["a"])
+    assert torch.equal(silenced(weights, most_moved(weights, still, 0.4), 0.4)["a"], weights["a"])
 
 
 # --- effects --------------------------------------------------------------------------------------
