@@ -36,6 +36,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "ray": "cluster/on_ray/",
     "rich": "cluster/",
     "ruptures": "analysis/transitions/shape/segments.py",
+    "shapiq": "analysis/trajectory/metrics/interactions.py",
     "s3fs": "tests/",  # for pandas and DuckDB; the store itself uses botocore
     # clusters of neurons and positions; probes; mixtures of outcomes
     "sklearn": (

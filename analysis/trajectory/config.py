@@ -34,7 +34,15 @@ class TrajectoryConfig:
     shots: int = 0
     """Other examples of the concept in front of each prompt."""
 
+    dependencies: str | None = None
+    """File of sentences with their syntax in the CoNLL-U format, for ``syntactic_heads``."""
+    paths: Sequence[str] = ()
+    """Pairs of components for ``path_patching``, as in L0H1:L1H2, L0MLP:L1H0 or L1H2:logits; one
+    may stand without a list; empty for all heads, if there are few."""
+
     def __post_init__(self) -> None:
+        paths = (self.paths,) if isinstance(self.paths, str) else tuple(self.paths)
+        object.__setattr__(self, "paths", paths)
         metrics = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
         object.__setattr__(self, "metrics", metrics)
         if not isinstance(self.steps, str):

@@ -12,8 +12,9 @@ from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.checkpoints.source import Source, observe
 from analysis.trajectory.checkpoints.spacing import choose_steps
 from analysis.trajectory.config import TrajectoryConfig
-from analysis.trajectory.metrics.catalogue import CATALOGUE, Metric
+from analysis.trajectory.metrics.catalogue import CATALOGUE
 from analysis.trajectory.metrics.choosing import Chosen, choose, require_known
+from analysis.trajectory.metrics.metric import Metric
 from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, text_of_run

@@ -3,57 +3,21 @@
 A metric is a function (model, text) → rows. Its docstring defines its values and their null.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
-
-from analysis.trajectory.metrics.ablations import head_ablation
-from analysis.trajectory.metrics.concepts import completions, probe
+from analysis.trajectory.metrics.concepts import completions, probe, probe_hypervolume
 from analysis.trajectory.metrics.fourier import modular_waves
+from analysis.trajectory.metrics.heads.ablations import head_ablation, neuron_ablation
+from analysis.trajectory.metrics.heads.composition import composition
+from analysis.trajectory.metrics.heads.paths import path_patching
+from analysis.trajectory.metrics.heads.patterns import attention_patterns
+from analysis.trajectory.metrics.heads.syntax import syntactic_heads
+from analysis.trajectory.metrics.interactions import token_interactions
 from analysis.trajectory.metrics.lens import logit_lens
+from analysis.trajectory.metrics.metric import Described, Metric
 from analysis.trajectory.metrics.ngrams import ngram_divergence
 from analysis.trajectory.metrics.noise import gradient_noise
-from analysis.trajectory.metrics.patterns import attention_patterns
 from analysis.trajectory.metrics.prediction import copying, in_context, prediction
-from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.metrics.similarity import representation_similarity
 from analysis.trajectory.metrics.weights import weight_changes, weight_sizes
-from analysis.trajectory.observed.model import Observed, Part
-from analysis.trajectory.observed.text import Text
-
-Need = (
-    Part
-    | Literal["held-out text", "training text", "repeated tokens", "windows of 20 tokens"]
-    | Literal["prompts with completions (--concept)", "texts with labels (--concept)"]
-    | Literal["modular addition"]
-)
-Function = Callable[[Observed, Text], Iterable[Row]]
-
-
-@dataclass(frozen=True)
-class Described:
-    """One name that rows carry."""
-
-    name: str
-    unit: str
-    meaning: str
-    null: str = ""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A function that measures one or several named metrics."""
-
-    function: Function
-    gives: tuple[Described, ...]
-    needs: frozenset[Need] = frozenset()
-    own: bool = False
-    """Whether it is the user's own; the names of its rows are then known from the rows alone."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(each.name for each in self.gives)
-
 
 UNIFORM = "uniform attention to all tokens so far"
 UNIFORM_TOKENS = "a uniform prediction"
@@ -61,6 +25,8 @@ PERMUTED = "the same with positions permuted"
 OTHER = "the completion after another prompt"
 DEALT = "a probe for labels dealt at random"
 RANDOM, WEAK, SHUFFLED = "random logits", "the 5 weakest instead", "numbers in random order"
+MATRICES = "random matrices of the same shapes"
+FIXED = "a look at one fixed distance, the best for the relation"
 UNIGRAM = "a unigram model of the training text"
 CATALOGUE = (
     Metric(
@@ -119,6 +85,37 @@ CATALOGUE = (
         frozenset({"held-out text", "head outputs"}),
     ),
     Metric(
+        neuron_ablation,
+        (Described("neuron_ablation", "nats", "loss increase with a neuron set to zero", "0"),),
+        frozenset({"held-out text", "neurons"}),
+    ),
+    Metric(
+        path_patching,
+        (Described("path_patching", "nats", "loss increase by one direct path, in copying", "0"),),
+        frozenset(
+            {"repeated tokens", "head paths", "64 pairs of components at most (--paths)"},
+        ),
+    ),
+    Metric(
+        composition,
+        tuple(
+            Described(f"{letter}_composition", "", f"what a later head's {what} reads", MATRICES)
+            for letter, what in (("q", "query"), ("k", "key"), ("v", "value"))
+        ),
+        frozenset({"head matrices"}),
+    ),
+    Metric(
+        syntactic_heads,
+        (Described("syntactic_heads", "share", "dependencies along which a head looks", FIXED),),
+        frozenset({"attention", "sentences with dependencies (--dependencies)"}),
+    ),
+    Metric(
+        token_interactions,
+        (Described("token_interactions", "nats", "|interaction| of two tokens of a context", "0"),),
+        frozenset({"held-out text", "logits at all positions"}),
+        asked=True,
+    ),
+    Metric(
         representation_similarity,
         (
             Described("cka_before", "", "CKA of a layer with itself before", PERMUTED),
@@ -138,6 +135,8 @@ CATALOGUE = (
         weight_changes,
         (
             Described("update_norm", "", "norm of the change since the checkpoint before"),
+            Described("update_mean", "", "mean of its entries"),
+            Described("update_variance", "", "variance of its entries"),
             Described("update_cosine", "", "cosine of this change with the one before", "0"),
         ),
     ),
@@ -146,6 +145,9 @@ CATALOGUE = (
         (
             Described("gradient_norm", "", "mean norm of a training datum's gradient"),
             Described("noise_scale", "datums", "batch size at which noise equals signal"),
+            Described("batch_gradient_norm", "", "norm of the datums' mean gradient, by unit"),
+            Described("batch_gradient_mean", "", "mean of its entries"),
+            Described("batch_gradient_variance", "", "variance of its entries"),
         ),
         frozenset({"training text"}),
     ),
@@ -161,6 +163,11 @@ CATALOGUE = (
     Metric(
         probe,
         (Described("probe", "share", "accuracy of a linear probe for the label", DEALT),),
+        frozenset({"texts with labels (--concept)", "layers"}),
+    ),
+    Metric(
+        probe_hypervolume,
+        (Described("probe_hypervolume", "", "accuracy of probes over their complexity", DEALT),),
         frozenset({"texts with labels (--concept)", "layers"}),
     ),
     Metric(

@@ -11,11 +11,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from analysis.trajectory.metrics.catalogue import CATALOGUE, Described, Metric, Need
+from analysis.trajectory.metrics.catalogue import CATALOGUE
 from analysis.trajectory.metrics.fourier import LEAST_MODULUS
+from analysis.trajectory.metrics.heads.paths import MOST_PAIRS, all_paths
+from analysis.trajectory.metrics.metric import Described, Metric, Need
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import LEAST_REPEATED_WINDOW, Text
 from capture.errors import ConfigError
+
+NOT_ASKED = "takes long; name it"
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,18 @@ def choose(wanted: Sequence[str], model: Observed, text: Text) -> Chosen:
     }
     known = [name for metric in CATALOGUE for name in metric.names]
     able = [name for name in known if name not in lacking]
+    slow = {name for metric in CATALOGUE if metric.asked for name in metric.names}
     for name in wanted:
         require_known(name, known)
         if name in lacking:
             problem = f"{lacking[name]}, which this model or text does not have"
             raise ConfigError(f"metric {name}", problem, f"It can give: {', '.join(able)}")
-    names = {name for name in wanted if ":" not in name} if wanted else set(able)
+    names = {name for name in wanted if ":" not in name} if wanted else {*able} - slow
     if not names and not own:
         raise ConfigError("--metrics", "none can be measured on this model without text")
     metrics = [metric for metric in CATALOGUE if names & set(metric.names)]
-    omitted = {} if wanted else lacking
+    unasked = {name: NOT_ASKED for name in able if name in slow}
+    omitted = {} if wanted else lacking | unasked
     return Chosen((*metrics, *own), frozenset(names), omitted)
 
 
@@ -73,6 +79,10 @@ def available(model: Observed, text: Text) -> frozenset[Need]:
         found.add("texts with labels (--concept)")
     if text.window >= 20:
         found.add("windows of 20 tokens")
+    if text.sentences:
+        found.add("sentences with dependencies (--dependencies)")
+    if text.paths or (model.parted and len(all_paths(model.parted)) <= MOST_PAIRS):
+        found.add("64 pairs of components at most (--paths)")
     return frozenset(found)
 
 

@@ -56,24 +56,66 @@ def probe(model: Observed, text: Text) -> Iterator[Row]:
     rng = np.random.default_rng(text.seed)
     label_N = np.array(text.concept.labels)
     dealt_N = rng.permutation(label_N)
+    for number, state_ND in enumerate(last_states(model, text)):
+        hits_N = probed(state_ND, label_N, text.seed)
+        null = float(probed(state_ND, dealt_N, text.seed).mean())
+        yield mean_row("probe", state_name(number), hits_N, null)
+
+
+def probe_hypervolume(model: Observed, text: Text) -> Iterator[Row]:
+    """Area below the best accuracy of a probe that is no more complex than x, x from 0 to 1.
+
+    The Pareto hypervolume of Pimentel et al. 2020, "Pareto probing". A probe of rank k reads the
+    first k principal components of the states (k = 0 guesses the most frequent label); its
+    complexity is log(1 + k) / log(1 + width). A concept that few directions hold has a larger
+    area than one that takes many, at the same best accuracy. Null: labels dealt at random.
+    """
+    rng = np.random.default_rng(text.seed)
+    label_N = np.array(text.concept.labels)
+    dealt_N = rng.permutation(label_N)
+    for number, state_ND in enumerate(last_states(model, text)):
+        area = hypervolume(state_ND, label_N, text.seed)
+        null = hypervolume(state_ND, dealt_N, text.seed)
+        yield Row("probe_hypervolume", state_name(number), area, len(label_N), null=null)
+
+
+def hypervolume(state_ND: np.ndarray, label_N: np.ndarray, seed: int) -> float:
+    """Return the area below the Pareto frontier of complexity and accuracy, 0 to 1."""
+    width = state_ND.shape[1]
+    most = min(width, len(state_ND) - -(-len(state_ND) // LEAST_OF_A_LABEL))
+    ranks = [0, *(2**power for power in range(most.bit_length()) if 2**power < most), most]
+    accuracy_K = [probed(state_ND, label_N, seed, rank).mean() for rank in ranks]
+    best_K = np.maximum.accumulate(accuracy_K)
+    ends = np.append(np.log1p(ranks) / np.log1p(width), 1.0)
+    return float(best_K @ np.diff(ends))
+
+
+def last_states(model: Observed, text: Text) -> list[np.ndarray]:
+    """Return each layer's state at the last token of each labelled text, [N, D]."""
     states: list[list[np.ndarray]] = [[] for _ in range(len(model.blocks) + 1)]
     for tokens in text.concept.texts:
         for found, state_1TD in zip(states, model.states(torch.tensor([tokens])), strict=True):
             found.append(state_1TD[0, -1].double().cpu().numpy())
-    for number, found in enumerate(states):
-        hits_N = probed(np.array(found), label_N, text.seed)
-        null = float(probed(np.array(found), dealt_N, text.seed).mean())
-        yield mean_row("probe", state_name(number), hits_N, null)
+    return [np.array(found) for found in states]
 
 
-def probed(state_ND: np.ndarray, label_N: np.ndarray, seed: int) -> np.ndarray:
-    """Return whether each label is predicted from the other folds, float64 [N]."""
+def probed(
+    state_ND: np.ndarray, label_N: np.ndarray, seed: int, rank: int | None = None
+) -> np.ndarray:
+    """Return whether each label is predicted from the other folds, float64 [N].
+
+    ``rank``: number of principal components that the probe reads; None for the states themselves.
+    """
     # These take a second to load.
+    from sklearn.decomposition import PCA
+    from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    first = [] if rank is None else [PCA(rank)]
+    classifier = make_pipeline(*first, StandardScaler(), LogisticRegression(max_iter=1000))
+    classifier = DummyClassifier() if rank == 0 else classifier
     folds = StratifiedKFold(LEAST_OF_A_LABEL, shuffle=True, random_state=seed)
     return (cross_val_predict(classifier, state_ND, label_N, cv=folds) == label_N).astype(float)

@@ -24,13 +24,19 @@ def gradient_noise(model: Observed, text: Text) -> Iterator[Row]:
 
     ``gradient_norm``: mean norm of the gradient of one datum's mean loss. ``noise_scale``: tr Σ /
     ‖G‖², in datums, from unbiased estimates of both; NaN where the estimate of ‖G‖² is not
-    positive, because noise hides the gradient. At most 32 training datums.
+    positive, because noise hides the gradient. ``batch_gradient_…``: norm, mean and variance of the
+    entries of the datums' mean gradient, by unit. At most 32 training datums.
     """
     assert text.training
     some = text.training.spread(MOST_DATUMS)
-    square_N, mean_square = gradient_squares(model.network, some, model.device)
+    square_N, mean = squares_and_mean(model.network, some, model.device)
     yield mean_row("gradient_norm", WHOLE, np.sqrt(square_N))
-    yield Row("noise_scale", WHOLE, noise_scale(square_N, mean_square), len(square_N))
+    yield Row("noise_scale", WHOLE, noise_scale(square_N, square_of(mean)), len(square_N))
+    for unit, gradient in mean.items():
+        own_S = gradient.double().flatten()
+        yield Row("batch_gradient_norm", unit, float(own_S.norm()), len(own_S))
+        yield Row("batch_gradient_mean", unit, float(own_S.mean()), len(own_S))
+        yield Row("batch_gradient_variance", unit, float(own_S.var(correction=0)), len(own_S))
 
 
 def noise_scale(square_N: np.ndarray, mean_square: float) -> float:
@@ -45,7 +51,20 @@ def gradient_squares(
     network: nn.Module, windows: Windows, device: torch.device
 ) -> tuple[np.ndarray, float]:
     """Return the squared norm of each datum's gradient, and that of their mean."""
-    parameters = list(network.parameters())
+    square_N, mean = squares_and_mean(network, windows, device)
+    return square_N, square_of(mean)
+
+
+def square_of(gradients: dict[str, Tensor]) -> float:
+    return sum(float(each.double().square().sum()) for each in gradients.values())
+
+
+def squares_and_mean(
+    network: nn.Module, windows: Windows, device: torch.device
+) -> tuple[np.ndarray, dict[str, Tensor]]:
+    """Return the squared norm of each datum's gradient, and their mean by unit."""
+    named = dict(network.named_parameters())
+    parameters = list(named.values())
     required = [parameter.requires_grad for parameter in parameters]
     squares: list[float] = []
     total: list[Tensor] = [torch.zeros_like(parameter) for parameter in parameters]
@@ -64,5 +83,5 @@ def gradient_squares(
     finally:
         for parameter, before in zip(parameters, required, strict=True):
             parameter.requires_grad_(before)
-    mean = [each / len(squares) for each in total]
-    return np.array(squares), sum(float(each.double().square().sum()) for each in mean)
+    mean = {unit: each / len(squares) for unit, each in zip(named, total, strict=True)}
+    return np.array(squares), mean

@@ -28,15 +28,18 @@ def weight_sizes(model: Observed, text: Text) -> Iterator[Row]:
 def weight_changes(model: Observed, text: Text) -> Iterator[Row]:
     """How the weights changed since the measured checkpoint before.
 
-    ``update_norm``: norm of the change, by unit and of all together. ``update_cosine``: cosine of
-    this change with the change before it; null: 0, as for random directions. With consecutive
-    steps (``--steps 0:100``) these are the updates of single steps.
+    ``update_norm``: norm of the change, by unit and of all together; ``update_mean`` and
+    ``update_variance``: of its entries, by unit. ``update_cosine``: cosine of this change with the
+    change before it; null: 0, as for random directions. With consecutive steps (``--steps 0:100``)
+    these are the updates of single steps.
     """
     if model.before is None:
         return
     changes = difference(model, model.before)
     for unit, change_S in changes.items():
         yield Row("update_norm", unit, float(change_S.norm()), change_S.numel())
+        yield Row("update_mean", unit, float(change_S.mean()), change_S.numel())
+        yield Row("update_variance", unit, float(change_S.var(correction=0)), change_S.numel())
     entries = sum(change_S.numel() for change_S in changes.values())
     yield Row("update_norm", WHOLE, norm_of(changes), entries)
     if model.before.before is None:

@@ -1,5 +1,6 @@
 """The text of files, tokenized for models of Hugging Face's transformers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import numpy as np
 
 from analysis.trajectory.config import TrajectoryConfig
 from analysis.trajectory.observed.concept import Concept, library_encoder, read_concept
+from analysis.trajectory.observed.dependencies import (
+    Sentence,
+    read_dependencies,
+    words_of_library,
+)
 from analysis.trajectory.observed.text import Text, Windows
 from capture.corpus.text import read_path
 from capture.corpus.tokenizer import HFTokenizer
@@ -55,7 +61,8 @@ def text_of_files(
         problem = f"got {window}, but the model takes {longest} tokens"
         raise CorpusError("--window", problem, "Shorten the window")
     paths = [texts.text, texts.training_text]
-    own = HFTokenizer(tokenizer) if any(paths) or config.concept else None
+    read = any(paths) or config.concept or config.dependencies
+    own = HFTokenizer(tokenizer) if read else None
     held_out, training = (
         cut(own, Path(path).expanduser(), window, num_tokens) if own and path else None
         for path in paths
@@ -65,8 +72,13 @@ def text_of_files(
     if own and config.concept:
         most = longest or LONGEST_CONCEPT
         concept = read_concept(config.concept, library_encoder(own), most, config.shots)
+    sentences: Sequence[Sentence] = ()
+    if own and config.dependencies:
+        most = longest or LONGEST_CONCEPT
+        sentences = read_dependencies(config.dependencies, words_of_library(own), most)
+    more = {"paths": config.paths, "sentences": sentences}
     sizes = config.datums, config.seed
-    return Text(num_tokens, window, shown, training, names, *sizes, concept)
+    return Text(num_tokens, window, shown, training, names, *sizes, concept, **more)
 
 
 def cut(tokenizer: HFTokenizer, path: Path, window: int, num_tokens: int) -> Windows:

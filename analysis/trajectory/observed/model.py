@@ -15,11 +15,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from capture.errors import ConfigError
+from analysis.trajectory.observed.heads import HeadMatrices, head_matrices
+from capture.errors import CaptureError, ConfigError
 from capture.models.huggingface import HFModel, layers_pattern
 from capture.models.transformer import AnyModel, LanguageModel, SelfAttention
+from capture.parts.parted import Parted, parted
 
-Part = Literal["logits at all positions", "layers", "attention", "head outputs", "logit lens"]
+Part = Literal[
+    "logits at all positions",
+    "layers",
+    "attention",
+    "head outputs",
+    "head matrices",
+    "head paths",
+    "neurons",
+    "logit lens",
+]
 OUT_PROJECTIONS = ("out_proj", "c_proj", "o_proj", "dense")
 """Names that libraries give to the weight that mixes the heads' outputs."""
 
@@ -128,6 +139,12 @@ class Observed:
             found.add("attention")
         if self.num_heads and all(self.out_projections):
             found.add("head outputs")
+        if self.num_heads and len(self.blocks) > 1 and self.head_matrices:
+            found.add("head matrices")
+        if self.parted and self.num_heads and self.network.scored is None:
+            found.add("head paths")
+        if self.parted and any(self.parted.parts.mlp_out):
+            found.add("neurons")
         if self.blocks and self.reader:
             found.add("logit lens")
         return frozenset(found)
@@ -156,6 +173,25 @@ class Observed:
         if len(counts) != 1 or len(found) != len(self.blocks):
             return 0
         return next(iter(counts))[0]
+
+    @cached_property
+    def parted(self) -> Parted | None:
+        """The model with its heads and MLPs as ``capture.parts`` finds them; None if it cannot be
+        taken apart, or if a layer has no heads."""
+        token_NT = self.two_tokens.repeat(2, 2)
+        try:
+            found = parted(self.network, token_NT)
+        except (CaptureError, ValueError, TypeError, IndexError, RuntimeError):
+            return None
+        there = found.parts.attention
+        return found if len(there) == len(self.blocks) and all(there) else None
+
+    @cached_property
+    def head_matrices(self) -> list[HeadMatrices]:
+        """The matrices of each layer's heads; empty if a layer stores them in no known way."""
+        pairs = zip(self.blocks, self.out_projections, strict=True)
+        found = [head_matrices(block, out, self.num_heads) for block, out in pairs]
+        return [own for own in found if own] if all(found) else []
 
     @cached_property
     def out_projections(self) -> list[nn.Module | None]:

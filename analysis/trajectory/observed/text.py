@@ -3,7 +3,7 @@
 Shapes: N datum or sequence, T position, V vocabulary, P token of a repeated block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,6 +19,13 @@ from analysis.trajectory.observed.concept import (
     library_encoder,
     read_concept,
     word_encoder,
+)
+from analysis.trajectory.observed.dependencies import (
+    Sentence,
+    Words,
+    read_dependencies,
+    words_of_library,
+    words_of_run,
 )
 from capture.corpus.datums import WORDS
 from capture.corpus.tokenizer import HFTokenizer
@@ -76,6 +83,10 @@ class Text:
     """Examples of the user's; empty if there are none."""
     modulus: int | None = None
     """p, if the task is addition modulo p."""
+    paths: Sequence[str] = ()
+    """Pairs of components whose direct paths are patched, as in ``L0H1>L1H2``; empty for all."""
+    sentences: Sequence[Sentence] = ()
+    """Sentences with their dependencies; empty if there are none."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What metrics compute from the text once for all checkpoints; see ``remember``."""
 
@@ -104,6 +115,9 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
     window, concept = run.config.corpus.window, Concept()
     if config.concept is not None:
         concept = read_concept(config.concept, encoder_of(run), window, config.shots)
+    sentences: Sequence[Sentence] = ()
+    if config.dependencies is not None:
+        sentences = read_dependencies(config.dependencies, words_of(run), window)
     return Text(
         run.num_tokens,
         window,
@@ -114,6 +128,8 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
         config.seed,
         concept,
         modulus,
+        config.paths,
+        sentences,
     )
 
 
@@ -123,6 +139,14 @@ def encoder_of(run: Run) -> Encode:
     if tokenizer == WORDS:
         return word_encoder(run.tokens)
     return library_encoder(HFTokenizer(tokenizer))
+
+
+def words_of(run: Run) -> Words:
+    """Return the encoder of the words of a run; raises ``ConfigError`` if the tokenizer is away."""
+    tokenizer = run.config.corpus.tokenizer
+    return (
+        words_of_run(run.tokens) if tokenizer == WORDS else words_of_library(HFTokenizer(tokenizer))
+    )
 
 
 def held_out_split(run: Run, wanted: SplitChoice) -> Split:

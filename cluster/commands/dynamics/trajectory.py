@@ -31,13 +31,18 @@ Measures a model at the checkpoints of its training. Metrics:
   loss, accuracy, top5           on held-out text
   in_context, copying            loss late in a window minus early; on a repeated random block
   previous_token, duplicate_token, induction    attention of each head, on repeated random tokens
+  q_composition, k_composition, v_composition   what a head reads of an earlier head's output
+  path_patching                  loss by one direct path between two components (--paths)
+  syntactic_heads                dependencies along which heads look (--dependencies FILE.conllu)
   ngram_kl                       distance from the uni-, bi- and trigrams of the training text
   logit_lens, logit_lens_kl      predictions read after each layer
-  head_ablation                  loss increase without each attention head
+  head_ablation, neuron_ablation loss increase without each head, without single neurons
+  token_interactions             Shapley-Taylor interactions of two tokens; only if named
   cka_before, cka_layers         similarity with the checkpoint before, and of layers
-  weight_norm, weight_mean, weight_variance, update_norm, update_cosine    by unit
+  weight_…, update_…, batch_gradient_norm, …_mean, …_variance; update_cosine    by unit
   gradient_norm, noise_scale     per-sample gradients of training text
-  completion_loss, completion_accuracy, completion_top5, probe    on examples of --concept FILE
+  completion_loss, completion_accuracy, completion_top5    prompts of --concept FILE
+  probe, probe_hypervolume       linear probes for labels of --concept FILE; over their complexity
   sum_waves, restricted_loss, excluded_loss, embedding_gini    of modular addition
   MODULE:FUNCTION                your own function of (model, text), which yields rows
 
@@ -69,6 +74,13 @@ def add(commands: "Commands") -> None:
     made.add_argument("--concept", metavar="FILE", help=text)
     text = "other examples in front of each prompt, default 0"
     made.add_argument("--shots", type=int, default=0, metavar="N", help=text)
+    text = "sentences with their syntax, in the CoNLL-U format"
+    made.add_argument("--dependencies", metavar="FILE", help=text)
+    text = (
+        "direct paths to patch, as in L0H1:L1H2, L0MLP:L1H0 or L1H2:logits; default all pairs of "
+    )
+    text += "heads, if there are few"
+    made.add_argument("--paths", nargs="+", action="extend", default=[], metavar="A:B", help=text)
     add_texts(made)
     text = "components shown of each metric, default 3"
     made.add_argument("--rows", type=int, default=3, metavar="N", help=text)
@@ -89,6 +101,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         seed=arguments.seed,
         concept=arguments.concept,
         shots=arguments.shots,
+        dependencies=arguments.dependencies,
+        paths=tuple(arguments.paths),
     )
     if holds_checkpoints(arguments.run):
         return measure_checkpoints(arguments, console, config)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from analysis.run.run import open_run
 from analysis.trajectory.config import TrajectoryConfig
-from analysis.trajectory.metrics.concepts import completions, probe
+from analysis.trajectory.metrics.concepts import (
+    completions,
+    hypervolume,
+    probe,
+    probe_hypervolume,
+    probed,
+)
 from analysis.trajectory.observed.concept import Completion, Concept, read_concept
 from analysis.trajectory.observed.text import Text
 from analysis.trajectory.trajectory import trajectory_of_run
@@ -104,6 +110,26 @@ def test_a_planted_label_is_read_where_it_lies_and_nowhere_else() -> None:
         assert abs(rows[name].value - rows[name].null) < 0.2
     assert rows["layer 0"].null < 0.75
     assert rows["layer 0"].n == 90
+
+
+def test_the_hypervolume_is_large_where_one_strong_direction_holds_the_label() -> None:
+    labels = ["pun" if n % 3 else "plain" for n in range(90)]
+    concept = Concept((), [[n, 1, 2] for n in range(90)], labels)
+    model: Any = Planted(dict(enumerate(labels)))
+    rows = {row.component: row for row in probe_hypervolume(model, with_concept(concept))}
+    first = np.log(2) / np.log(7)  # complexity of a probe of rank 1 of 6
+    assert rows["layer 0"].value == pytest.approx(2 / 3 * first + 1 - first, abs=0.02)
+    assert rows["layer 1"].value < 0.75
+    assert rows["layer 0"].null < 0.75
+
+
+def test_the_hypervolume_is_that_of_guessing_if_the_weakest_direction_holds_the_label() -> None:
+    rng = np.random.default_rng(0)
+    label_N = np.array(["pun" if n % 3 else "plain" for n in range(90)])
+    state_ND = rng.normal(size=(90, 5)) @ np.diag([5.0, 4, 3, 2, 1])
+    weak_N1 = 0.1 * (label_N == "pun")[:, None] + 0.001 * rng.normal(size=(90, 1))
+    assert hypervolume(np.hstack([state_ND, weak_N1]), label_N, 0) < 0.72
+    assert probed(np.hstack([state_ND, weak_N1]), label_N, 0).mean() > 0.95
 
 
 # --- on a run, and bad input ----------------------------------------------------------------------

@@ -3,21 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from tiny_hf import SETTINGS
+from observed_models import KINDS, T, V, network
 from torch import Tensor, nn
 
-from analysis.trajectory.metrics.ablations import head_ablation
+from analysis.trajectory.metrics.heads.ablations import head_ablation, neuron_ablation
 from analysis.trajectory.metrics.lens import logit_lens
 from analysis.trajectory.metrics.prediction import prediction
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, Windows
-from capture.models.huggingface import HFConfig, build_hf_model
-from capture.models.transformer import AnyModel, ModelConfig, fresh_model
 
-V, T = 30, 8
-SHAPES = {**SETTINGS, "opt": {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}}
-SHAPES["opt"] |= {"ffn_dim": 16, "max_position_embeddings": 16, "word_embed_proj_dim": 8}
-KINDS = ["transformer", *SHAPES]
 OUT = {
     "transformer": "layers.{}.self_attn.out_proj.weight",
     "gpt2": "transformer.h.{}.attn.c_proj.weight",
@@ -25,21 +19,6 @@ OUT = {
     "llama": "model.layers.{}.self_attn.o_proj.weight",
     "opt": "model.decoder.layers.{}.self_attn.out_proj.weight",
 }
-
-
-def network(kind: str) -> AnyModel:
-    """A model with larger weights than at the start, so that all its parts matter."""
-    if kind == "transformer":
-        config = ModelConfig(layers=2, width=8, hidden=12, heads=2)
-        made: AnyModel = fresh_model(config, vocabulary=V, window=T, seed=0)
-    else:
-        config = HFConfig(family=kind, settings=SHAPES[kind])
-        made = build_hf_model(config, vocabulary=V, window=T, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return made.eval().requires_grad_(False)
 
 
 @pytest.fixture(params=KINDS)
@@ -63,7 +42,7 @@ def some_text() -> Text:
 
 def test_every_family_has_all_parts(model: Observed) -> None:
     every = {"logits at all positions", "layers", "attention", "head outputs", "logit lens"}
-    assert model.parts == every
+    assert model.parts == every | {"head matrices", "head paths", "neurons"}
     assert len(model.blocks) == model.num_heads == 2
 
 
@@ -106,6 +85,25 @@ def test_a_head_is_ablated_as_by_zeros_in_the_weight_that_mixes_heads(
             weight[:, own] = 0
     with model.without_head(layer, head):
         torch.testing.assert_close(model.logits(token_NT), Observed(0, other).logits(token_NT))
+
+
+def test_a_neuron_is_ablated_as_by_zeros_in_the_weight_that_reads_it(kind: str) -> None:
+    model, other = Observed(0, network(kind)), network(kind)
+    rows = {row.component: row for row in neuron_ablation(model, some_text())}
+    assert model.parted
+    (weight,) = (own for own in model.parted.parts.mlp_out[:1] if own)
+    use, own = model.parted.parts.uses[weight], dict(other.named_parameters())[weight]
+    assert {f"{weight}:{number}" for number in (0, use.inputs - 1)} <= rows.keys()
+    assert len(rows) == 2 * min(use.inputs, 32)
+    with torch.no_grad():
+        (own if use.transposed else own.T)[use.inputs - 1] = 0
+    before, after = (
+        next(row.value for row in prediction(each, some_text()) if row.metric == "loss")
+        for each in (model, Observed(0, other))
+    )
+    found = rows[f"{weight}:{use.inputs - 1}"]
+    assert found.value == pytest.approx(after - before, abs=1e-5)
+    assert found.n == 4
 
 
 def test_a_model_without_heads_or_layers_has_fewer_parts() -> None:

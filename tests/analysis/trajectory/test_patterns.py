@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from analysis.trajectory.metrics.patterns import attention_patterns, uniform_share
+from analysis.trajectory.metrics.heads.patterns import attention_patterns, uniform_share
 from analysis.trajectory.observed.text import Text, repeated_tokens
 from capture.errors import ConfigError
 

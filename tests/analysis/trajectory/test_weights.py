@@ -40,7 +40,11 @@ def test_changes_of_weights_and_their_direction() -> None:
     assert list(weight_changes(first, NO_TEXT)) == []
     second.before = first
     rows = list(weight_changes(second, NO_TEXT))
-    assert {(row.component, row.value) for row in rows} == {("a", 5), ("b", 0), ("", 5)}
+    norms = {(row.component, row.value) for row in rows if row.metric == "update_norm"}
+    assert norms == {("a", 5), ("b", 0), ("", 5)}
+    others = {(row.metric, row.component): row.value for row in rows}
+    assert others["update_mean", "a"] == 3.5
+    assert others["update_variance", "a"] == 0.25
     third.before = second
     rows = weight_changes(third, NO_TEXT)
     found = {(row.metric, row.component): row.value for row in rows}
@@ -122,3 +126,12 @@ def test_gradients_of_datums_are_those_of_a_plain_backward_pass() -> None:
     assert len(square_N) == 5
     rows = list(gradient_noise(Observed(0, network), Text(V, T, None, windows, [])))
     assert rows[0].value == pytest.approx(np.sqrt(square_N).mean())
+    own = {(row.metric, row.component): row.value for row in rows}
+    for name, parameter in network.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None
+        wanted = {"norm": gradient.norm(), "mean": gradient.mean()}
+        wanted["variance"] = gradient.var(correction=0)
+        for kind, value in wanted.items():
+            found = own[f"batch_gradient_{kind}", name]
+            assert found == pytest.approx(float(value), rel=1e-3, abs=1e-7)
