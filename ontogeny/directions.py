@@ -41,8 +41,8 @@ def directions(
         progress: Called with the number of steps replayed and to replay.
 
     Returns:
-        DataFrames ``directions`` (one row per query and direction) and ``datums`` (those with the
-        largest absolute influence along each).
+        DataFrames ``directions`` (one row per query and direction), ``datums`` (those with the
+        largest absolute influence along each) and ``checks`` (of unrolled influence by retraining).
 
     Raises:
         UnitError: The unit was not captured, or has not two axes.

@@ -15,6 +15,7 @@ from analysis.influence.judge.judge import (
 )
 from analysis.influence.judge.tables import Judged
 from analysis.influence.queries.parsing import build_queries
+from analysis.influence.suspects.held_out import HELD_OUT
 from analysis.influence.suspects.suspects import (
     SuspectsConfig,
     rank_suspects,
@@ -95,8 +96,9 @@ def suspects(
     Args:
         run: A run, or where it is.
         query: One query, as in ``ontogeny.influence``; None for unexpected datums.
-        config: The evidence (a method of influence for a query; residual, excess, loss or
-            self-influence without one), and how many suspects to train again without.
+        config: The evidence (a method of influence for a query; residual, excess, loss,
+            self-influence, held-out or order without one), and how many suspects to train again
+            without. held-out, order and unrolled keep retrainings in ``RUN/analysis/retrain/``.
         save: Also write the tables to the run.
         name: Keep the tables beside others, under ``analysis/suspects/NAME/``.
         replace: Replace tables of another question that have the same name.
@@ -104,7 +106,8 @@ def suspects(
 
     Returns:
         DataFrames ``suspects`` (all datums, most suspect first), ``detection`` (against what was
-        planted; empty if nothing was) and ``retrained`` (empty unless asked for).
+        planted; empty if nothing was), ``retrained`` (empty unless asked for) and ``checks`` (of
+        unrolled influence by retraining).
 
     Raises:
         ConfigError: The evidence does not fit the question, or the query does not exist.
@@ -117,7 +120,7 @@ def suspects(
     """
     opened = opened_run(run)
     chosen = config or SuspectsConfig(evidence="residual" if query is None else "path")
-    if (chosen.evidence in UNEXPECTED) != (query is None):
+    if (chosen.evidence in (*UNEXPECTED, *HELD_OUT)) != (query is None):
         problem = f"is {chosen.evidence!r}, which {'needs' if query is None else 'takes no'} query"
         raise ConfigError("suspects.evidence", problem)
     asked = build_queries(opened, ["loss" if query is None else query])[0]

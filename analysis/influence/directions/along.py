@@ -17,14 +17,17 @@ Shapes: Q query, N datum of a step (slot), D training datum, T position, R outpu
 K direction.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.influence.confirmation import checked
 from analysis.influence.directions.bases import (
     NEURONS,
     SIDES,
@@ -38,6 +41,8 @@ from analysis.influence.path import PathSweep
 from analysis.influence.queries.query import Query
 from analysis.influence.queries.states import captured_state
 from analysis.influence.sweeps import UnrolledMethod, begin_sweep
+from analysis.influence.tables import CHECKS
+from analysis.jobs.sweep import Sweep, in_turn
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
 
@@ -64,6 +69,8 @@ class DirectionsConfig:
     """Random directions of the null."""
     datums: int = 10
     """Datums kept of each direction: those with the largest absolute influence."""
+    checks: int = 2
+    """Retrainings without a random tenth of the datums, which test method unrolled."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -72,7 +79,7 @@ class DirectionsConfig:
         if self.method not in METHODS:
             problem = f"got {self.method!r}, wanted {' or '.join(METHODS)}"
             raise ConfigError("directions.method", problem)
-        for name, least in (("random", 19), ("datums", 1), ("seed", 0)):
+        for name, least in (("random", 19), ("datums", 1), ("checks", 0), ("seed", 0)):
             at_least(f"directions.{name}", getattr(self, name), least)
 
 
@@ -83,6 +90,8 @@ class Along:
     influence_QDK: np.ndarray
     null_QDK: np.ndarray
     """Along the random directions."""
+    checks: pd.DataFrame
+    """What random removals do to the queries, through all weights; unrolled."""
 
 
 def influence_along(
@@ -90,8 +99,12 @@ def influence_along(
     queries: Sequence[Query],
     config: DirectionsConfig,
     report: Report = lambda done, wanted: None,
+    sweep: Sweep = in_turn,
 ) -> Along:
     """Return the influence of every training datum along the directions; replays the run once.
+
+    Unrolled influence through all weights is checked by retraining (``sweep``), which keeps the
+    retrainings in the run.
 
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
     directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
@@ -101,12 +114,24 @@ def influence_along(
     rng = np.random.default_rng(config.seed)
     whole_KC = unit_length(np.concatenate([own_KC, rng.normal(size=(config.random, width))]))
     found_QDK = np.zeros((len(queries), run.num_datums, len(whole_KC)))
-    for done, (step, vector_QRC) in enumerate(unit_vectors(run, queries, config), 1):
+    total_QD = np.zeros((len(queries), run.num_datums))
+    checks = config.checks if config.method == "unrolled" else 0
+    counted, wanted = itertools.count(1), run.steps_done + checks
+    for step, vector_QRC, influence_QN in unit_vectors(run, queries, config):
         own_QNK = along_step(step, module, config, vector_QRC, whole_KC)
         for slot, datum in enumerate(step.planned.datum_N.tolist()):
             found_QDK[:, datum] += own_QNK[:, slot]
-        report(done, run.steps_done)
-    return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :])
+            total_QD[:, datum] += influence_QN[:, slot]
+        report(next(counted), wanted)
+    table = pd.DataFrame(columns=CHECKS.names)
+    if checks:
+        steps = range(run.steps_done)
+
+        def retrained() -> None:
+            report(next(counted), wanted)
+
+        table = checked(run, queries, total_QD, checks, steps, retrained, sweep=sweep)
+    return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :], table)
 
 
 def require_asked(run: Run, config: DirectionsConfig) -> tuple[int, str]:
@@ -127,8 +152,9 @@ def unit_length(direction_KC: np.ndarray) -> np.ndarray:
 
 def unit_vectors(
     run: Run, queries: Sequence[Query], config: DirectionsConfig
-) -> "Iterator[tuple[BackwardStep, Tensor]]":
-    """Yield each step, last first, with the vectors U of the unit, as [Q, outputs, inputs]."""
+) -> "Iterator[tuple[BackwardStep, Tensor, np.ndarray]]":
+    """Yield each step, last first, with the vectors U of the unit, as [Q, outputs, inputs], and the
+    influence of its datums through all weights, [Q, N]."""
     from capture.unrolled.reverse import sweep as unrolled_sweep  # loads the training engine
     from capture.unrolled.states import backward_steps
 
@@ -146,12 +172,14 @@ def unit_vectors(
                 yield step
 
         for found in unrolled_sweep(remembered(), begun.adjoint):
-            yield last[0], oriented(found.of_gradient[config.unit], transposed)
+            vector_QRC = oriented(found.of_gradient[config.unit], transposed)
+            yield last[0], vector_QRC, found.influence_QNT.sum(2)
         return
     path = PathSweep(queries, past.plan.config.training.optimizer)
     for step in passed:
-        vectors = [own[config.unit] for own in path.step(step).along_Q]
-        yield step, oriented(torch.stack(vectors), transposed)
+        taken = path.step(step)
+        vectors = [own[config.unit] for own in taken.along_Q]
+        yield step, oriented(torch.stack(vectors), transposed), taken.influence_QNT.sum(2)
 
 
 def oriented(vector: Tensor, transposed: bool) -> Tensor:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from analysis.influence.directions.along import Along, DirectionsConfig
 from analysis.influence.queries.query import Query
+from analysis.influence.tables import CHECKS
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
@@ -36,7 +37,7 @@ DATUMS = pa.schema(
         pa.field("influence", pa.float64()),
     ]
 )
-SCHEMAS = {"directions": DIRECTIONS, "datums": DATUMS}
+SCHEMAS = {"directions": DIRECTIONS, "datums": DATUMS, "checks": CHECKS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,8 @@ class Directions:
     """One row per query and direction, that with the largest ``absolute`` first."""
     datums: pd.DataFrame
     """The datums with the largest absolute influence along each direction."""
+    checks: pd.DataFrame
+    """What retraining without random datums says about unrolled influence; else empty."""
 
 
 def tabulate(found: Along, queries: Sequence[Query], config: DirectionsConfig) -> Directions:
@@ -74,7 +77,8 @@ def tabulate(found: Along, queries: Sequence[Query], config: DirectionsConfig) -
             part = {"query": query.name, "direction": direction, "rank": np.arange(len(order_M))}
             part |= {"datum": order_M, "influence": own_DK[order_M, direction]}
             datums.append(pd.DataFrame(part))
-    return Directions(concat_frames(rows, DIRECTIONS), concat_frames(datums, DATUMS))
+    frames = ((rows, DIRECTIONS), (datums, DATUMS), ([found.checks], CHECKS))
+    return Directions(*(concat_frames(*own) for own in frames))
 
 
 def directions_question(queries: Sequence[Query], config: DirectionsConfig) -> Question:

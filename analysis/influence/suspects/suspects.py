@@ -8,11 +8,12 @@ Shapes: D datum.
 
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from analysis.influence.confirmation import checked
 from analysis.influence.judge import designs
 from analysis.influence.judge.retrainings import query_values, require_kept, values
 from analysis.influence.judge.scores import METHODS, method_scores, num_reports
@@ -42,6 +43,8 @@ class SuspectsConfig:
     """Train again without so many first suspects; 0: do not."""
     controls: int = 3
     """Random sets of as many datums to train again without."""
+    checks: int = 2
+    """Retrainings without a random tenth of the datums, which test evidence unrolled."""
     seed: int = 0
     """Seed of the random sets."""
 
@@ -50,7 +53,7 @@ class SuspectsConfig:
         if self.evidence not in known:
             problem = f"got {self.evidence!r}, must be one of: {', '.join(known)}"
             raise ConfigError("suspects.evidence", problem)
-        for name in ("remove", "controls", "seed"):
+        for name in ("remove", "controls", "checks", "seed"):
             at_least(f"suspects.{name}", getattr(self, name), 0)
 
 
@@ -64,7 +67,8 @@ def rank_suspects(
     """Return the ranking of all training datums, most suspect first.
 
     With evidence of ``UNEXPECTED`` or ``HELD_OUT`` the query does not matter; ``sweep`` trains
-    again for the latter. Datums without a score come last. Raises what the evidence raises.
+    again for the latter, and to check unrolled influence. Datums without a score come last. Raises
+    what the evidence raises.
     """
     score_D = suspicion(run, query, config.evidence, report, sweep)
     kind_D = planted_kinds(run)
@@ -78,7 +82,11 @@ def rank_suspects(
         }
     )
     nothing = pd.DataFrame(columns=SCHEMAS["retrained"].names)
-    return Suspects(ranking, detection_table(score_D, kind_D), nothing)
+    checks = pd.DataFrame(columns=SCHEMAS["checks"].names)
+    if config.evidence == "unrolled" and config.checks:
+        steps = range(run.steps_done)
+        checks = checked(run, [query], score_D[None], config.checks, steps, sweep=sweep)
+    return Suspects(ranking, detection_table(score_D, kind_D), nothing, checks)
 
 
 def suspicion(
@@ -142,7 +150,7 @@ def train_without(
     ]
     if others:
         rows.append(row_of("random", count, query, others))
-    return Suspects(found.suspects, found.detection, pd.DataFrame(rows))
+    return replace(found, retrained=pd.DataFrame(rows))
 
 
 def row_of(removed: str, count: int, query: Query, value: list[float]) -> dict[str, object]:

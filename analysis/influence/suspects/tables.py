@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
+from analysis.influence.tables import CHECKS
+
 SUSPECTS = pa.schema(
     [
         pa.field("rank", pa.int32()),  # from 0, most suspect first
@@ -35,13 +37,20 @@ RETRAINED = pa.schema(
         pa.field("retrainings", pa.int32()),
     ]
 )
-SCHEMAS = {"suspects": SUSPECTS, "detection": DETECTION, "retrained": RETRAINED}
+SCHEMAS = {
+    "suspects": SUSPECTS,
+    "detection": DETECTION,
+    "retrained": RETRAINED,
+    "checks": CHECKS,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Suspects:
-    """What ``rank_suspects`` found; ``detection`` has rows only if something was planted."""
+    """What ``rank_suspects`` found; ``detection`` has rows only if something was planted, and
+    ``checks`` only with unrolled influence."""
 
     suspects: pd.DataFrame
     detection: pd.DataFrame
     retrained: pd.DataFrame
+    checks: pd.DataFrame

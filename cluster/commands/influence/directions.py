@@ -44,6 +44,9 @@ def add(commands: "Commands") -> None:
     made.add_argument("--random", type=int, default=99, metavar="N", help=text)
     text = "datums kept of each direction, default 10"
     made.add_argument("--datums", type=int, default=10, metavar="N", help=text)
+    text = "with --method unrolled: retrainings without a random tenth of the datums that check "
+    text += "it, default 2"
+    made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
     text = "seed of the random directions and of the dictionary, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     made.add_argument("--rows", type=int, default=10, metavar="N", help="rows shown, default 10")
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         method=arguments.method,
         random=arguments.random,
         datums=arguments.datums,
+        checks=arguments.checks,
         seed=arguments.seed,
     )
 

@@ -54,6 +54,9 @@ def add(commands: "Commands") -> None:
     made.add_argument("--remove", type=int, default=0, metavar="N", help=text)
     text = "random sets of N datums to train again without, default 3"
     made.add_argument("--controls", type=int, default=3, metavar="N", help=text)
+    text = "with --method unrolled: retrainings without a random tenth of the datums that check "
+    text += "it, default 2"
+    made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of these sets, default 0")
     add_workers(made)
     text = "suspects shown, default 10"
@@ -81,6 +84,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         evidence=wanted_evidence(arguments),
         remove=arguments.remove,
         controls=arguments.controls,
+        checks=arguments.checks,
         seed=arguments.seed,
     )
 

@@ -6,6 +6,7 @@ from analysis.influence.directions.along import DirectionsConfig
 from analysis.influence.directions.bases import DICTIONARY, NEURONS, PCA
 from analysis.influence.directions.tables import Directions
 from analysis.run.run import Run
+from cluster.terminal.influence.checks import check_lines
 from cluster.terminal.tables import data_table, print_table
 
 NOUNS = {PCA: "component", DICTIONARY: "atom"}
@@ -30,6 +31,9 @@ def show_directions(
             )
         title = f"{query}: {config.method} influence through {config.unit} by {noun}"
         print_table(console, title, table)
+        if config.method == "unrolled":
+            for line in check_lines(found.checks[found.checks["query"] == query]):
+                console.print(line, markup=False, soft_wrap=True)
     beyond = int((found.directions["absolute"] > found.directions["null_high"]).sum())
     console.print(
         f"{beyond} of {len(found.directions)} exceed 95 % of {config.random} random directions; by "

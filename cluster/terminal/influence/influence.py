@@ -18,6 +18,7 @@ from analysis.influence.config import SWEEPS
 from analysis.influence.tables import Influence
 from analysis.run.run import Run
 from capture.corpus.datums import WORDS
+from cluster.terminal.influence.checks import check_lines
 from cluster.terminal.plain import printable
 from cluster.terminal.tables import data_table, print_table
 
@@ -85,7 +86,7 @@ def explanation(query: Row, checks: pd.DataFrame) -> list[str]:
     if query["method"] == "path":
         return path_lines(query)
     if query["method"] == "unrolled":
-        return [*unrolled_lines(query), *check_lines(query, checks)]
+        return [*unrolled_lines(query), *check_lines(checks)]
     kind = KINDS.get(str(query["method"]), f"Scores of the method {query['method']}")
     return [f"{kind}; no claim about causes. Confirm with --method unrolled or ontogeny lds."]
 
@@ -124,30 +125,6 @@ def unrolled_lines(query: Row) -> list[str]:
         f"Steps before {reliable} are beyond the horizon; what they did is left out as unreliable."
     )
     return [*lines, note]
-
-
-NO_BETTER = 1.0
-"""Departure of a prediction that nothing changes."""
-NOT_CONFIRMED = (
-    "NOT CONFIRMED: predicting no change at all is no worse. Make no causal claim of it."
-)
-NOT_CHECKED = "Not confirmed by retraining: the horizon alone proves nothing. Use --checks, or lds."
-"""The derivative of one query can stay small in training that is unstable in other directions."""
-
-
-def check_lines(query: Row, checks: pd.DataFrame) -> list[str]:
-    """Return what retraining without random datums says about the prediction."""
-    if checks.empty:
-        return [NOT_CHECKED]
-    changed, predicted = (
-        ", ".join(f"{value:+.3g}" for value in checks[column]) for column in ("change", "predicted")
-    )
-    left_out = " and ".join(dict.fromkeys(str(count) for count in checks["left_out"]))
-    line = (
-        f"Check: retraining without {left_out} random datums changed it by {changed}; "
-        f"predicted {predicted}. Off by {query['departure']:.0%} of the change."
-    )
-    return [line, *([] if query["departure"] < NO_BETTER else [NOT_CONFIRMED])]
 
 
 # --- datums ---------------------------------------------------------------------------------------

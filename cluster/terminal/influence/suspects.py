@@ -5,6 +5,7 @@ from rich.console import Console
 from analysis.influence.suspects.suspects import SuspectsConfig
 from analysis.influence.suspects.tables import Suspects
 from analysis.run.run import Run
+from cluster.terminal.influence.checks import check_lines
 from cluster.terminal.tables import data_table, print_table
 
 
@@ -19,6 +20,9 @@ def show_suspects(
         table.add_row(str(row["datum"]), f"{row['score']:.3g}", row["planted"], text)
     what = f"that raise the query most: {query}" if query else "that the model expected least"
     print_table(console, f"Training datums {what} ({config.evidence})", table)
+    if config.evidence == "unrolled":
+        for line in check_lines(found.checks):
+            console.print(line, markup=False, soft_wrap=True)
     show_detection(console, found)
     show_retrained(console, found)
 

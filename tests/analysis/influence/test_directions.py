@@ -6,14 +6,17 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 from tiny_run import copied, make_run
 
+from analysis.influence.config import InfluenceConfig
 from analysis.influence.directions.along import DirectionsConfig, influence_along, unit_vectors
 from analysis.influence.directions.bases import activations, directions
 from analysis.influence.directions.tables import tabulate
+from analysis.influence.influence import compute_influence
 from analysis.influence.path import PathSweep, batch_derivatives
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
@@ -45,7 +48,7 @@ def queries() -> list[Query]:
 def through_unit(method: str) -> np.ndarray:
     """Influence of each datum through the unit, [Q, D], from directional derivatives of losses."""
     found_QD = np.zeros((len(queries()), run().num_datums))
-    for step, vector_QRC in unit_vectors(
+    for step, vector_QRC, _ in unit_vectors(
         run(), queries(), DirectionsConfig(unit=UNIT, method=method)
     ):
         own_QNT = batch_derivatives(step, {UNIT: vector_QRC})
@@ -61,9 +64,17 @@ def test_parts_of_an_orthonormal_basis_sum_to_the_influence_through_the_unit(met
     wanted_QD = through_unit(method)
     scale = np.abs(wanted_QD).max()
     for basis, side in (("neurons", "inputs"), ("pca", "inputs"), ("neurons", "outputs")):
-        config = DirectionsConfig(unit=UNIT, basis=basis, side=side, method=method, random=19)  # pyright: ignore[reportArgumentType]
+        how = {"unit": UNIT, "method": method, "random": 19, "checks": 0}
+        config = DirectionsConfig(basis=basis, side=side, **how)  # pyright: ignore[reportArgumentType]
         found = influence_along(run(), queries(), config)
         np.testing.assert_allclose(found.influence_QDK.sum(2), wanted_QD, atol=1e-4 * scale)
+
+
+def test_unrolled_influence_is_checked_as_influence_is():
+    config = DirectionsConfig(unit=UNIT, method="unrolled", random=19, checks=1)
+    found = tabulate(influence_along(run(), queries(), config), queries(), config).checks
+    wanted = compute_influence(run(), queries(), InfluenceConfig(checks=1)).checks
+    pd.testing.assert_frame_equal(found, wanted, check_dtype=False)
 
 
 def test_unit_vectors_give_the_parts_of_single_neurons():
@@ -155,7 +166,9 @@ def test_the_command_prints_directions_beside_random_ones(tmp_path: Path):
         asked = parsed(place, UNIT, "loss", *more, "--random", "19", "--replace")
         assert command.run(asked, console) == 0
         assert isinstance(console.file, io.StringIO)
-        assert "19 random directions" in console.file.getvalue()
+        out = console.file.getvalue()
+        assert "19 random directions" in out
+        assert ("Check: retraining without" in out) == ("unrolled" in more)
 
 
 def test_bad_input_is_one_line(tmp_path: Path):

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,8 @@ from rich.console import Console
 from tiny import make_run, tiny_config
 from torch.nn import functional as F
 
+from analysis.influence.config import InfluenceConfig
+from analysis.influence.influence import compute_influence
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
 from analysis.influence.suspects import unexpected
@@ -151,6 +154,14 @@ def test_the_datums_of_a_backdoor_are_found_and_training_without_them_removes_it
     tested = train_without(run(), backdoor(), found, config).retrained.set_index("removed")["value"]
     assert tested["suspects"] < tested["nothing"] - 1
     assert tested["suspects"] < tested["random"] - 1
+
+
+def test_unrolled_influence_is_checked_by_retraining():
+    config = SuspectsConfig(evidence="unrolled", checks=1)
+    found = rank_suspects(run(), backdoor(), config)
+    assert found.checks["left_out"].tolist() == [round(0.1 * run().num_datums)]
+    wanted = compute_influence(run(), [backdoor()], InfluenceConfig(checks=1)).checks
+    pd.testing.assert_frame_equal(found.checks, wanted)
 
 
 # --- the command ----------------------------------------------------------------------------------
