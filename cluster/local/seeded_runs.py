@@ -1,5 +1,6 @@
 """Train one configuration with several seeds, each run in a process of its own."""
 
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,35 @@ Report = Callable[[int, int], None]
 """Called with runs finished and all runs."""
 
 
-def seeded_configs(config: Config, seeds: Sequence[int], vary: Vary) -> list[Config]:
+def along_axis(config: Config, axis: str) -> list[Config]:
+    """Return a configuration for each value of ``KEY=V1,V2[,…]``, at ``URI-seeds/KEY-VALUE``.
+
+    Raises ``ConfigError`` for another form, a seed as the key, and values that are named twice or
+    have other characters than letters, digits, points, plus, minus and underscores.
+    """
+    key, _, text = axis.partition("=")
+    words = text.split(",")
+    plain = all(re.fullmatch(r"[\w.+-]+", word, re.ASCII) for word in words)
+    if not plain or len(words) < 2 or len(set(words)) < len(words):
+        example = "As in model.width=16,32,64"
+        raise ConfigError("axis", f"got {axis!r}, must be KEY=VALUE,VALUE, each once", example)
+    if key in ("run.uri", *SETTINGS.values()):
+        raise ConfigError("axis", f"got {key}, which each run has for itself", "Choose another key")
+    values = to_values(config)
+    return [
+        make_config(values, [f"{key}={word}", f"run.uri={config.run.uri}-seeds/{key}-{word}"])
+        for word in words
+    ]
+
+
+def seeded_configs(
+    config: Config, seeds: Sequence[int], vary: Vary, axis: str | None = None
+) -> list[Config]:
     """Return a configuration for each seed, at ``URI-seeds/VARY-SEED``.
 
-    Raises ``ConfigError`` for no seeds, seeds that are named twice, another kind of variation, and
-    for a configuration that needs several workers.
+    With an ``axis`` (see ``along_axis``), a configuration for each of its values and each seed, at
+    ``URI-seeds/KEY-VALUE/VARY-SEED``. Raises ``ConfigError`` for no seeds, seeds that are named
+    twice, another kind of variation, and for a configuration that needs several workers.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError("seeds", f"got {list(seeds)}, must be one or more, each once")
@@ -32,13 +57,18 @@ def seeded_configs(config: Config, seeds: Sequence[int], vary: Vary) -> list[Con
     if config.workers.count > 1 or config.engine != "plain":
         problem = "asks for workers, but each seed is trained in one process"
         raise ConfigError("workers.count", problem, "Set workers.count=1 and engine=plain")
-    values = to_values(config)
+    if axis is not None:
+        points = along_axis(config, axis)
+        return [one for own in points for one in with_seeds(own, seeds, vary, own.run.uri)]
+    return with_seeds(config, seeds, vary, f"{config.run.uri}-seeds")
+
+
+def with_seeds(config: Config, seeds: Sequence[int], vary: Vary, place: str) -> list[Config]:
+    """Return a configuration for each seed, at ``PLACE/VARY-SEED``."""
     kept = [] if vary == "seed" else apart(config)
+    values = to_values(config)
     return [
-        make_config(
-            values,
-            [*kept, f"{SETTINGS[vary]}={seed}", f"run.uri={config.run.uri}-seeds/{vary}-{seed}"],
-        )
+        make_config(values, [*kept, f"{SETTINGS[vary]}={seed}", f"run.uri={place}/{vary}-{seed}"])
         for seed in seeds
     ]
 

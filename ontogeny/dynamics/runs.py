@@ -45,8 +45,9 @@ def compare(
 
     Returns:
         DataFrames ``runs`` (groups of equal settings), ``milestones`` (half step of each metric),
-        ``stability``, ``outliers``, ``outcomes`` (one kind or two), ``parting`` (first step that
-        differs, with its datums) and ``curves``.
+        ``stability``, ``outliers``, ``outcomes`` (one kind or two), ``shares`` (of
+        the kinds in each group), ``parting`` (first step that differs, with its datums) and
+        ``curves``.
 
     Raises:
         ConfigError: There are fewer than two runs, or a metric is unknown.
@@ -77,6 +78,7 @@ def seeds(
     seeds: Sequence[int],
     *overrides: str,
     vary: "Vary" = "seed",
+    axis: str | None = None,
     compare: CompareConfig | None = None,
     workers: int = 1,
     save: bool = False,
@@ -92,6 +94,8 @@ def seeds(
         overrides: Settings as on the command line, such as ``"training.epochs=2"``.
         vary: What the seed changes: all (``"seed"``), initial ``"weights"``, or the ``"order"`` of
             the data.
+        axis: Train with each of these values of a setting, too, such as
+            ``"model.width=50,100"``; runs are then at ``URI-seeds/KEY-VALUE/VARY-SEED``.
         compare: Which curves to compare.
         workers: Runs trained at once on this machine.
         save: Also write the tables to the first run.
@@ -116,7 +120,7 @@ def seeds(
     else:
         base = read_config(config, overrides)
     report, chosen = progress or (lambda done, wanted: None), compare or CompareConfig()
-    configs = seeded_configs(base, seeds, vary)
+    configs = seeded_configs(base, seeds, vary, axis)
     made = train_seeds(configs, report, sweep=in_processes(workers, base.run.uri))
     runs = [open_run(uri, base.store) for uri in made]
     return Keep(save, "", replace=save).answer(

@@ -13,6 +13,7 @@ from analysis.run.run import Run
 from analysis.transitions.curves import MAX_POINTS, Curve, curves_of
 from analysis.transitions.runs.parting import find_parting
 from analysis.transitions.runs.settings import describe
+from analysis.transitions.runs.shares import find_shares
 from analysis.transitions.runs.stability import (
     FEWEST_FOR_OUTLIERS,
     FEWEST_FOR_TWO_KINDS,
@@ -74,12 +75,14 @@ def compare_runs(
     described = describe(runs)
     table = pd.concat(miles, ignore_index=True)
     values = quantities(table, dict(zip(described["run"], described["group"], strict=True)))
+    outcomes = find_outcomes(values)
     return Comparison(
         runs=described,
         milestones=table,
         stability=find_stability(values),
         outliers=find_outliers(values, seed=config.seed),
-        outcomes=find_outcomes(values),
+        outcomes=outcomes,
+        shares=find_shares(values, outcomes, seed=config.seed),
         parting=find_parting(runs),
         curves=pd.concat(frames, ignore_index=True),
         notes=too_few(described),

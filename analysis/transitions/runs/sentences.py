@@ -12,7 +12,7 @@ MOST_NAMED = 8
 
 def summarise(found: Comparison) -> list[str]:
     """Return the report, one sentence or a few in each line."""
-    parts = (groups, parting, stability, outliers, outcomes, same_order)
+    parts = (groups, parting, stability, outliers, outcomes, shares, same_order)
     return [*(line for part in parts for line in part(found)), *found.notes]
 
 
@@ -104,6 +104,27 @@ def outcomes(found: Comparison) -> list[str]:
             f"n = {row['runs']} runs)."
         )
     return lines
+
+
+def shares(found: Comparison) -> list[str]:
+    """Return how the share of the upper kind of outcome changes over groups."""
+    lines = []
+    keys = ["metric", "component", "quantity"]
+    for _, own in found.shares.groupby(keys, sort=False):
+        first = own.iloc[0].to_dict()
+        cells = [
+            f"{row['upper_share']:.0%} ({row['low']:.0%} to {row['high']:.0%}, n = {row['runs']}) "
+            f"with {row['group']}"
+            for row in own.to_dict("records")
+        ]
+        boundary = first["boundary"]
+        boundary = np.expm1(boundary) if first["quantity"] == HALF else boundary
+        verdict = "differ" if first["q"] <= ALPHA else "do not differ"
+        lines.append(
+            f"{name_of(first)}, {first['quantity']}: the shares of runs above {boundary:.4g} "
+            f"{verdict} between groups (q = {first['q']:.3f}): {'; '.join(cells)}."
+        )
+    return lines[:MOST_NAMED]
 
 
 def same_order(found: Comparison) -> list[str]:

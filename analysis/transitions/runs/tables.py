@@ -71,6 +71,20 @@ OUTCOMES = pa.schema(
         pa.field("two_kinds", pa.bool_()),  # the dip is significant, and two fit better
     ]
 )
+SHARES = pa.schema(
+    [
+        pa.field("group", pa.string()),
+        *CURVE,
+        pa.field("quantity", pa.string()),
+        pa.field("boundary", pa.float64()),  # between the two kinds, the same for all groups
+        pa.field("runs", pa.int32()),
+        pa.field("upper_share", pa.float64()),  # share of the group's runs above the boundary
+        pa.field("low", pa.float64()),  # 95 % interval (Wilson)
+        pa.field("high", pa.float64()),
+        pa.field("p", pa.float64()),  # of equal shares in all groups, by permutation of the runs
+        pa.field("q", pa.float64()),
+    ]
+)
 PARTING = pa.schema(
     [
         *RUN,
@@ -91,6 +105,7 @@ SCHEMAS = {
     "stability": STABILITY,
     "outliers": OUTLIERS,
     "outcomes": OUTCOMES,
+    "shares": SHARES,
     "parting": PARTING,
     "curves": CURVES,
 }
@@ -105,6 +120,7 @@ class Comparison:
     stability: pd.DataFrame
     outliers: pd.DataFrame
     outcomes: pd.DataFrame
+    shares: pd.DataFrame
     parting: pd.DataFrame
     curves: pd.DataFrame
     notes: list[str] = field(default_factory=list)

@@ -31,6 +31,7 @@ run.
 
   ontogeny seeds demo --seeds 0:10
   ontogeny seeds demo --seeds 0:10 --vary order --workers 2
+  ontogeny seeds demo --seeds 0:20 --axis model.width=50,100,200
   ontogeny seeds demo run.uri=s3://bucket/runs/demo --seeds 0:50 --ray"""
 
 
@@ -42,6 +43,8 @@ def add(commands: "Commands") -> None:
     made.add_argument("--seeds", default="0:5", metavar="A:B", help=f"{text}; default 0:5")
     text = "what the seed changes: all (seed, default), initial weights, or order of the data"
     made.add_argument("--vary", choices=("seed", "weights", "order"), default="seed", help=text)
+    text = "train with each of these values of a setting, too; the values form groups"
+    made.add_argument("--axis", metavar="KEY=V,V[,V…]", help=text)
     add_workers(made)
     add_ray(made)
     add_choices(made)
@@ -56,7 +59,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from cluster.terminal.progress import counting
 
     config = read_config(arguments.config, arguments.overrides)
-    configs = seeded_configs(config, parse_seeds(arguments.seeds), arguments.vary)
+    seeds = parse_seeds(arguments.seeds)
+    configs = seeded_configs(config, seeds, arguments.vary, arguments.axis)
     if len(configs) < 2:
         raise ConfigError("--seeds", f"got {arguments.seeds}, a comparison needs two or more")
     chosen = compare_config(arguments)
