@@ -31,6 +31,7 @@ from analysis.lifetime.tables import CONTRIBUTIONS_KEY, FOLDER, JOB, UNITS, norm
 from analysis.run.run import Run
 from capture.errors import AuditError, StoreAwayError, StoreError
 from capture.format.markers import File, Marker
+from capture.gradients.dense import sum_shifts
 from capture.optim.update import BFLOAT16_ROUNDING
 from capture.shards import encoding as shards
 from capture.shifts.outliers import find_outliers
@@ -123,7 +124,8 @@ class Recording:
             self.buffer = ShiftBuffer(self.run.layout, len(step.datum_N), device)
         config = self.run.config.capture.outliers
         scale, by_entry = step.multipliers
-        found, total_P = find_outliers(self.buffer, step.factors, scale, config, by_entry)
+        found = find_outliers(self.buffer, step.factors, scale, config, by_entry)
+        total_P = sum_shifts(step.factors, self.run.layout, scale, by_entry)
         self.total_P += total_P.cpu().double()
         self.pieces.append(outlier_rows(step.step, found, np.array(step.datum_N)))
         self.contributions.add(step)

@@ -73,7 +73,7 @@ def find_shifts(
     outliers = None
     if buffer is not None:
         factors = mapped_factors(step.factors, step.side_maps)
-        outliers, _ = find_outliers(buffer, factors, step.scale, config, preconditioner)
+        outliers = find_outliers(buffer, factors, step.scale, config, preconditioner)
     if before.sums.probe is not None:
         return FoundShifts(step, outliers, before.sums.summed_Q * step.scale)
     layout = Layout.of(before.expected.units)

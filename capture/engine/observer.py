@@ -98,9 +98,7 @@ class Observer:
         outliers = None
         if "outliers" in self.kinds:
             config = self.plan.config.capture.outliers
-            outliers, _ = find_outliers(
-                self.buffer, recorded, step.scale, config, step.preconditioner
-            )
+            outliers = find_outliers(self.buffer, recorded, step.scale, config, step.preconditioner)
             outliers = keep_of_worker(outliers, config, self.engine.group, self.slots.start)
         error = self.audit(planned, step, before_P, after_P)
         factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None

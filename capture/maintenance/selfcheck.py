@@ -159,9 +159,8 @@ def check_outliers(probe: Probe, factors: Factors, dense_DP: Tensor, config: Con
     parts = dense_DP.split(probe.layout.sizes if by_unit else [dense_DP.shape[1]], 1)
     k = min(config.capture.outliers.k, max(part_DS.shape[1] for part_DS in parts))
     buffer = ShiftBuffer(probe.layout, probe.num, dense_DP.device)
-    found, _ = find_outliers(
-        buffer, own, 1.0, OutlierConfig(k=k, scope="unit" if by_unit else "datum")
-    )
+    outlier_config = OutlierConfig(k=k, scope="unit" if by_unit else "datum")
+    found = find_outliers(buffer, own, 1.0, outlier_config)
     wanted = [part_DS.abs().topk(min(k, part_DS.shape[1]), 1).values for part_DS in parts]
     size_DK, wanted_DK = found.shift_M.view(probe.num, -1).abs(), torch.cat(wanted, 1)
     found_parts = size_DK.split([part_DK.shape[1] for part_DK in wanted], 1)

@@ -52,7 +52,6 @@ class ShiftBuffer:
         self.block_NS = [block.view(self.datums, -1) for block in blocks]
         self.peak_NG = torch.empty(self.datums, sum(groups), device=device)
         self.peaks_NG = self.peak_NG.split(groups, dim=1)
-        self.total_P = torch.zeros(layout.size, device=device)
         self.groups_U = torch.tensor(groups, device=device, dtype=torch.int64)
         self.first_group_U = self.groups_U.cumsum(0) - self.groups_U
         self.stride_UJ = self.groups_U[:, None] * torch.arange(GROUP_SIZE, device=device)
@@ -65,24 +64,22 @@ class ShiftBuffer:
         factors: Factors,
         scale: float,
         preconditioner: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Compute these datums' shifts and return their sum, [P], 0 for wide units.
+    ) -> None:
+        """Compute these datums' shifts of all dense units, and the peaks of their groups.
 
         ``preconditioner`` multiplies each entry by unit, besides ``scale``; None means 1.
         """
         N = next(iter(factors.values()))[0].delta_NTO.shape[0]
-        for (name, (offset, size)), block, peaks in zip(
+        for (name, (_, size)), block, peaks in zip(
             self.dense.items(), self.block_NS, self.peaks_NG, strict=True
         ):
             shift_NS = block[:N, :size]
             write_shifts(factors[name], scale, shift_NS)
             if preconditioner:
                 shift_NS *= preconditioner[name].reshape(-1)
-            torch.sum(shift_NS, 0, out=self.total_P[offset : offset + size])
             # [N, J, G]: the entries of a group are one number of groups apart. The padding is 0.
             grouped = block[:N].view(N, GROUP_SIZE, -1)
             peaks[:N] = torch.maximum(grouped.amax(1), grouped.amin(1).neg_())
-        return self.total_P
 
     def candidates(self, num_datums: int, bound_NG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return datum, column and shift of entries with |shift| ≥ their group's bound, ascending.

@@ -82,7 +82,7 @@ def test_the_recorded_position_is_the_one_of_the_window_that_contributes_most(ca
     for name, share in wanted.items():
         torch.testing.assert_close(dense(factors[name], layout.shapes[name]), share.sum(1))
     buffer = ShiftBuffer(layout, N, torch.device("cpu"))
-    found, _ = find_outliers(buffer, factors, -0.1, OutlierConfig(k=layout.size))
+    found = find_outliers(buffer, factors, -0.1, OutlierConfig(k=layout.size))
     share_NTP = torch.cat([wanted[name].flatten(2) for name in units], 2)
     assert torch.equal(found.position_M, share_NTP.abs().argmax(1)[found.slot_M, found.column_M])
 
@@ -122,5 +122,5 @@ def test_a_window_of_one_token_has_position_0_only():
         model(token_NT).backward()
     layout = Layout.of(units)
     buffer = ShiftBuffer(layout, N, torch.device("cpu"))
-    found, _ = find_outliers(buffer, tape.factors(), 1.0, OutlierConfig(k=6))
+    found = find_outliers(buffer, tape.factors(), 1.0, OutlierConfig(k=6))
     assert found.position_M.tolist() == [0] * 18

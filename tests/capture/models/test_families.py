@@ -98,7 +98,7 @@ def test_every_gradient_is_that_of_the_datum_alone_at_positions_of_the_window(fa
         wanted = torch.stack([gradient[name] for gradient in alone])
         torch.testing.assert_close(dense(factors[name], shape), wanted, rtol=1e-4, atol=1e-6)
     buffer = ShiftBuffer(layout, N, torch.device("cpu"))
-    found, _ = find_outliers(buffer, factors, 1.0, OutlierConfig(k=layout.size))
+    found = find_outliers(buffer, factors, 1.0, OutlierConfig(k=layout.size))
     assert sorted(set(found.position_M.tolist())) == list(range(T))
 
 

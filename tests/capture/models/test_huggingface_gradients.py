@@ -111,7 +111,7 @@ def test_outliers_of_all_parameters_are_the_top_k(model, monkeypatch):
         loss = loss_of(model, batch())
     loss.backward()
     factors = tape.factors()
-    outliers, _ = find_outliers(
+    outliers = find_outliers(
         ShiftBuffer(layout, N, torch.device("cpu")), factors, -1.0, OutlierConfig(k=60)
     )
     parts = [dense(factors[name], shape).flatten(1) for name, shape in layout.shapes.items()]

@@ -11,7 +11,7 @@ from reference import top_k, top_k_of_units
 from torch import Tensor
 
 from capture.device import deterministic
-from capture.gradients.dense import map_factors
+from capture.gradients.dense import map_factors, sum_shifts
 from capture.gradients.factored_algebra import dense
 from capture.gradients.factors import Factor, Factors
 from capture.gradients.layout import Layout
@@ -77,7 +77,7 @@ def dense_shifts(factors: Factors, preconditioner: dict[str, Tensor] | None = No
 
 def find(
     factors: Factors, k: int, scope: str = "datum", pieces: int | None = None, **options: object
-) -> tuple[Outliers, Tensor]:
+) -> Outliers:
     buffer = ShiftBuffer(
         layout_of(factors), pieces or len(next(iter(factors.values()))[0].delta_NTO), CPU
     )
@@ -107,7 +107,7 @@ def test_outliers_of_each_datum_are_the_top_k_with_ties_to_the_lowest_column(
 ):
     factors = make_factors(seed, batch, units, levels)
     shift_NP = dense_shifts(factors)
-    outliers, total_P = find(factors, k)
+    outliers, total_P = find(factors, k), sum_shifts(factors, layout_of(factors), SCALE)
     assert pairs(outliers) == top_k(shift_NP, k)
     np.testing.assert_array_equal(outliers.shift_M, shift_NP[outliers.slot_M, outliers.column_M])
     np.testing.assert_array_equal(total_P, shift_NP.sum(0))
@@ -119,7 +119,7 @@ def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k, units)
     factors = make_factors(seed, batch, units, levels=2)
     shift_NP = dense_shifts(factors)
     wanted = top_k(shift_NP.reshape(1, -1), k)
-    found = pairs(find(factors, k, "step")[0])
+    found = pairs(find(factors, k, "step"))
     assert found == [divmod(flat, shift_NP.shape[1]) for _, flat in wanted]
 
 
@@ -133,7 +133,7 @@ def test_outliers_of_a_step_are_the_top_k_over_its_datums(seed, batch, k, units)
 def test_outliers_of_each_unit_are_its_top_k_of_each_datum(seed, k, levels, units):
     factors = make_factors(seed, 3, units, levels)
     shift_NP = dense_shifts(factors)
-    found, _ = find(factors, k, "unit")
+    found = find(factors, k, "unit")
     assert pairs(found) == top_k_of_units(shift_NP, k, layout_of(factors).sizes)
 
 
@@ -144,7 +144,8 @@ def test_outliers_are_the_top_k_with_any_magnitudes_and_a_preconditioner(seed, k
     generator = torch.Generator().manual_seed(seed)
     preconditioner = {name: torch.randn(SHAPES[name], generator=generator).exp() for name in units}
     shift_NP = dense_shifts(factors, preconditioner)
-    outliers, total_P = find(factors, k, preconditioner=preconditioner)
+    outliers = find(factors, k, preconditioner=preconditioner)
+    total_P = sum_shifts(factors, layout_of(factors), SCALE, preconditioner)
     assert pairs(outliers) == top_k(shift_NP, k)
     size_P = np.abs(dense_shifts(map_factors(factors, torch.abs), preconditioner)).sum(0)
     missed_P = np.abs(total_P.numpy() - shift_NP.sum(0))
@@ -157,8 +158,8 @@ def test_outliers_are_the_top_k_with_any_magnitudes_and_a_preconditioner(seed, k
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
     factors = make_factors(3, 5, levels=2)
-    whole, _ = find(factors, 40, scope)
-    parts, _ = find(factors, 40, scope, pieces)
+    whole = find(factors, 40, scope)
+    parts = find(factors, 40, scope, pieces)
     assert pairs(whole) == pairs(parts)
     assert torch.equal(whole.shift_M, parts.shift_M)
     assert torch.equal(whole.position_M, parts.position_M)
@@ -166,7 +167,7 @@ def test_a_batch_in_parts_gives_the_same_outliers(scope, pieces):
 
 def test_the_position_is_the_one_that_contributes_most():
     factors = make_factors(1, 3, ("tied",))
-    outliers, _ = find(factors, 30)
+    outliers = find(factors, 30)
     alone = [
         {"tied": [use.map_tensors(lambda x, t=t: x[:, t : t + 1]) for use in factors["tied"]]}
         for t in range(T)
@@ -192,7 +193,7 @@ def test_only_rows_that_may_matter_are_computed(monkeypatch):
     monkeypatch.setattr(
         WideUnit, "rows", lambda unit, row_NW: seen.append(row_NW) or compute(unit, row_NW)
     )
-    outliers, _ = find(factors, 2 * D)
+    outliers = find(factors, 2 * D)
     assert set((outliers.column_M // D).tolist()) == {0, 1}
     assert sum(row_NW.shape[1] for row_NW in seen) == 2 + 2 * 2
 
@@ -222,8 +223,8 @@ def test_on_a_gpu_the_outliers_are_the_same(scope):
     }
     config, cuda = OutlierConfig(k=40, scope=scope), torch.device("cuda")
     with deterministic():
-        found, _ = find_outliers(ShiftBuffer(layout_of(factors), 4, cuda), there, SCALE, config)
-    wanted, _ = find(factors, 40, scope)
+        found = find_outliers(ShiftBuffer(layout_of(factors), 4, cuda), there, SCALE, config)
+    wanted = find(factors, 40, scope)
     assert pairs(found) == pairs(wanted)
     assert torch.equal(found.shift_M.cpu(), wanted.shift_M)
     assert torch.equal(found.position_M.cpu(), wanted.position_M)
