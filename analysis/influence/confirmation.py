@@ -104,8 +104,12 @@ def checked(
 
 def departures_of(checks: pd.DataFrame, queries: Sequence[Query]) -> list[float]:
     """Return the departure of each query."""
-    parts = [checks[checks["query"] == query.name] for query in queries]
-    return [departure(own["predicted"].to_numpy(), own["change"].to_numpy()) for own in parts]
+    return [departure_of(checks[checks["query"] == query.name]) for query in queries]
+
+
+def departure_of(checks: pd.DataFrame) -> float:
+    """Return the departure that the checks of one query show."""
+    return departure(checks["predicted"].to_numpy(), checks["change"].to_numpy())
 
 
 def retrained(

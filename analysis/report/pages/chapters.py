@@ -11,6 +11,7 @@ from analysis.report.pages.clusters_page import clusters
 from analysis.report.pages.comparison_page import comparison
 from analysis.report.pages.data_page import data_page
 from analysis.report.pages.faithfulness_page import faithfulness
+from analysis.report.pages.influence.influence_page import influence_page
 from analysis.report.pages.report_data import ReportData
 from analysis.report.pages.website import ReportPage, command_note, data_note
 
@@ -21,6 +22,7 @@ def chapters(data: ReportData) -> list[ReportPage]:
         chapter(data, "ablation.html", "Ablation of neurons", "ablate", ablation),
         chapter(data, "faithfulness.html", "Faithfulness", "faithfulness", faithfulness),
         chapter(data, "activations.html", "Activations", "activations", activations),
+        influence_page(data),
         comparison(data),
         data_page(data),
     ]

@@ -24,6 +24,7 @@ CHAPTERS = {
     "ablation.html": "Ablation",
     "faithfulness.html": "Faithfulness",
     "activations.html": "Activations",
+    "influence.html": "Influence",
     "compare.html": "Comparison",
     "data.html": "Data",
 }

@@ -2,11 +2,12 @@
 
 from rich.console import Console
 
+from analysis.influence.confirmation import departure_of
 from analysis.influence.directions.along import DirectionsConfig
 from analysis.influence.directions.bases import DICTIONARY, NEURONS, PCA
 from analysis.influence.directions.tables import Directions
+from analysis.jobs.influence_wording import check_lines
 from analysis.run.run import Run
-from cluster.terminal.influence.checks import check_lines
 from cluster.terminal.tables import data_table, print_table
 
 NOUNS = {PCA: "component", DICTIONARY: "atom"}
@@ -32,7 +33,8 @@ def show_directions(
         title = f"{query}: {config.method} influence through {config.unit} by {noun}"
         print_table(console, title, table)
         if config.method == "unrolled":
-            for line in check_lines(found.checks[found.checks["query"] == query]):
+            checks = found.checks[found.checks["query"] == query]
+            for line in check_lines(checks, departure_of(checks)):
                 console.print(line, markup=False, soft_wrap=True)
     beyond = int((found.directions["absolute"] > found.directions["null_high"]).sum())
     console.print(

@@ -2,10 +2,11 @@
 
 from rich.console import Console
 
+from analysis.influence.confirmation import departure_of
 from analysis.influence.suspects.suspects import SuspectsConfig
 from analysis.influence.suspects.tables import Suspects
+from analysis.jobs.influence_wording import check_lines
 from analysis.run.run import Run
-from cluster.terminal.influence.checks import check_lines
 from cluster.terminal.tables import data_table, print_table
 
 
@@ -21,7 +22,7 @@ def show_suspects(
     what = f"that raise the query most: {query}" if query else "that the model expected least"
     print_table(console, f"Training datums {what} ({config.evidence})", table)
     if config.evidence == "unrolled":
-        for line in check_lines(found.checks):
+        for line in check_lines(found.checks, departure_of(found.checks)):
             console.print(line, markup=False, soft_wrap=True)
     show_detection(console, found)
     show_retrained(console, found)

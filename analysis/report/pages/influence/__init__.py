@@ -1,0 +1,1 @@
+"""The chapter with the answers of ``ontogeny influence`` that the run holds."""

@@ -1,0 +1,66 @@
+"""The report's chapter on influence shows every stored answer, with the words that carried it."""
+
+import re
+
+import numpy as np
+import pytest
+from report_pages import Reader, build, contents
+from report_run import report_run
+
+import ontogeny
+from analysis.influence.tables import Influence
+from analysis.jobs.influence_wording import strongest_words
+from analysis.run.run import Run
+
+URI = "memory://report-influence"
+ASKED = ("datum:validation:0", "token:w3")
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return report_run(URI, "attribute")
+
+
+@pytest.fixture(scope="module")
+def answer(run: Run) -> Influence:
+    """By path influence; another, by the words that datums share, is in the run too."""
+    words = ontogeny.InfluenceConfig(method="bm25")
+    ontogeny.influence(run, ASKED, words, save=True, name="words")
+    return ontogeny.influence(run, ASKED, ontogeny.InfluenceConfig(method="path"), save=True)
+
+
+@pytest.fixture(scope="module")
+def text(run: Run, answer: Influence) -> str:
+    build(run, max_neurons=1)
+    return contents(f"{URI}/report")["influence.html"].decode()
+
+
+def test_each_answer_has_its_datums_and_says_what_it_means(answer: Influence, text: str):
+    page = Reader(text)
+    assert "Answers without a name" in page.text
+    assert "Answers named words" in page.text
+    assert page.text.count("Books: complete") == 2
+    assert page.text.count("no claim about causes") == 2
+    for query in answer.queries["query"]:
+        assert page.text.count(query) >= 2
+        for raised in (True, False):
+            for datum in answer.strongest(query, 5, raised=raised)["datum"]:
+                assert f"datum {datum:,} ·" in page.text
+
+
+def test_the_words_that_carried_the_influence_are_marked(run: Run, answer: Influence, text: str):
+    query = answer.queries["query"][0]
+    first = answer.strongest(query, 1, raised=True)["datum"].item()
+    own = answer.positions.query("query == @query and datum == @first").sort_values("position")
+    marked = strongest_words(np.append(0, own["influence"]))
+    words = [run.tokens[run.token_NT[first][0]], *(run.tokens[t] for t in run.target_NT[first])]
+    wanted = " ".join(f"<mark>{w}</mark>" if t in marked else w for t, w in enumerate(words))
+    assert marked
+    assert wanted in re.sub(r"\s+", " ", text)
+
+
+def test_without_answers_the_page_has_the_command():
+    run = report_run("memory://report-no-influence", "attribute")
+    build(run, max_neurons=1)
+    page = Reader(contents(f"{run.uri}/report")["influence.html"].decode())
+    assert f"ontogeny influence {run.uri} QUERY" in page.text
