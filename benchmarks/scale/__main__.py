@@ -20,6 +20,7 @@ from benchmarks.scale.costs import (
     REPLAY,
     RESULTS,
     SHORT_JOBS,
+    UPLOADS,
     WORKERS,
     measured,
     read,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     SHORT_JOBS: ["benchmarks.scale.jobs", "--shards=32"],
     REPLAY: ["benchmarks.scale.replay"],
     DRIFT: ["benchmarks.scale.drift"],
+    UPLOADS: ["benchmarks.scale.uploads"],
 }
 """File of results → module and options of the program that writes it.
 

@@ -21,6 +21,7 @@ GROWTH = "scale-growth-2-core-xeon.json"
 WORKERS = "scale-capture-2-core-epyc.json"
 REPLAY = "scale-replay-2-core-epyc.json"
 DRIFT = "scale-drift-2-core-epyc.json"
+UPLOADS = "scale-uploads-2-core-epyc.json"
 FACTOR_BYTES = 849_600
 """Bytes of a datum's factors in the study's model, as float32, before they are packed."""
 CPUS = 2

@@ -32,7 +32,7 @@ from capture.store.s3_errors import (
 )
 
 MAX_PARTS = 10_000
-PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 16
 """Parts of one upload under way; each holds a copy of its bytes."""
 MAX_UPLOADS = 3
 """How often a multipart upload is started in all, if the store loses it."""

@@ -70,7 +70,7 @@ def make_client(config: StoreConfig) -> Any:
         "connect_timeout": config.connect_timeout_seconds,
         "read_timeout": config.read_timeout_seconds,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "max_pool_connections": 16,
+        "max_pool_connections": 32,
     }
     for name in ("request_checksum_calculation", "response_checksum_validation"):
         is_set = name in scoped or f"AWS_{name.upper()}" in os.environ
