@@ -37,6 +37,8 @@ class ForwardPass:
     """Numbers of the uses within calls of the model; the loop itself has made the others."""
     unsplit: dict[str, str] = field(default_factory=dict)
     """Units that were reached and cannot be captured → the function that uses them."""
+    has_inseparable: bool = False
+    """Whether a module of these units was run again for one datum, in vain."""
     losses: list[Tensor] = field(default_factory=list)
     """Scalars that ``backward`` was called on."""
     backward: int = NO_BACKWARD

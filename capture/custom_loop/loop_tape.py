@@ -25,13 +25,15 @@ from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasse
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
 from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.ranks.sharding import HasGradient, local_part
+from capture.custom_loop.rerun.frames import ModuleFrame, ModuleFrames
+from capture.custom_loop.rerun.module_uses import OutputUse, split_modules
 from capture.errors import ConfigError
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape
 from capture.gradients.torch_functions import TorchCall, flatten_arguments
-from capture.gradients.vmap_fallback import unsplit_error
+from capture.gradients.vmap_fallback import Fallback, unsplit_error
 from capture.gradients.window_axis import Axis, only_axis_of_length
 
 UNSCALE = torch._amp_foreach_non_finite_check_and_unscale_  # pyright: ignore
@@ -45,13 +47,26 @@ class LoopTape(Tape):
     """Record the factors of the given parameters while the context is active."""
 
     def __init__(
-        self, units: Mapping[str, nn.Parameter], model: nn.Module, window: int | None = None
+        self,
+        units: Mapping[str, nn.Parameter],
+        model: nn.Module,
+        window: int | None = None,
+        *,
+        fallback: Fallback = "none",
     ) -> None:
-        """``window``: tokens of a datum, if datums are described."""
+        """Watch the parameters ``units`` of a model.
+
+        ``window``: tokens of a datum, if datums are described; ``fallback``: as in ``record``.
+        """
         super().__init__(units)
         self.model, self.window = model, window
+        self.frames = ModuleFrames(model, units, outward=fallback == "vmap")
+        self.frames.finish, self.frames.give_up = self.watch_module, self.note_unsplit
+        self.frames.num_datums = lambda: (self.knows_num_datums and self.num_datums) or 0
+        self.frames.is_paused = lambda: self.paused
         self.parameters: Sequence[HasGradient] = list(units.values())
         """What holds the gradients."""
+        self.units_by_name = dict(units)
         self.unit_names = dict(self.names)
         """Names by id of the units alone; ``names`` also gets tensors derived from them."""
         self.passes = [ForwardPass()]
@@ -199,6 +214,7 @@ class LoopTape(Tape):
         forward, number = self.open_pass(), next(self.numbers)
         if self.is_inside:
             forward.inside.add(number)
+        self.frames.note(number)
         return partial(self.keep_delta, forward, number, use)
 
     def keep_delta(
@@ -242,7 +258,18 @@ class LoopTape(Tape):
         if float(inverse) != 1 and any(local_part(grad).data_ptr() in own for grad in grads):
             self.loss_scale = 1 / float(inverse)
 
+    def watch_module(self, frame: ModuleFrame, outputs: list[tuple[str, Tensor]]) -> None:
+        """Watch the δ of a module's outputs, with which it is run again for each datum."""
+        frame.outputs = [(place, out.detach()) for place, out in outputs]
+        for number, (_, out) in enumerate(outputs):
+            on_delta(out, self.receiver(OutputUse.of(frame, number, out)))
+
     def mark_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
+        """Leave units without factors to their module, if it can be run again."""
+        if not self.frames.flag(unsplit):
+            self.note_unsplit(unsplit, out)
+
+    def note_unsplit(self, unsplit: dict[str, str], out: Any) -> None:
         """Note units that cannot be captured, if a backward pass reaches the output."""
         reached = self.open_pass().unsplit
         for tensor in flatten_arguments((out,)):
@@ -285,8 +312,11 @@ class LoopTape(Tape):
         Raises ``UnitError`` for units that are used in a way that cannot be captured.
         """
         found = [each for each in self.passes if each.uses or each.unsplit]
+        split_modules(found, self.units_by_name, self.numbers)
         if unsplit := {unit: use for each in found for unit, use in each.unsplit.items()}:
-            raise unsplit_error(self.model, unsplit, LEAVE_OUT)
+            in_vain = self.frames.outward or any(each.has_inseparable for each in found)
+            remedy = LEAVE_OUT if in_vain else f'{LEAVE_OUT}, or pass fallback="vmap"'
+            raise unsplit_error(self.model, unsplit, remedy)
         taken = StepPasses(found, self.loss_scale, self.has_old_gradients)
         self.passes = [ForwardPass()]
         self.knows_num_datums, self.documents, self.given_documents = False, None, None

@@ -76,7 +76,8 @@ class Recording:
         self._state = state = loop.checkpoints.state
         self._layout = Layout.of(units)
         self._window = tokens_per_datum(tables)
-        self._tape = LoopTape(state.tape_units, model, self._window)
+        fallback = config.capture.fallback
+        self._tape = LoopTape(state.tape_units, model, self._window, fallback=fallback)
         self._tape.parameters = state.gradient_holders
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
@@ -189,7 +190,7 @@ class Recording:
             self.optimizer.register_step_post_hook(self._after_optimizer_step),
         )
         with self._state.put_together():
-            hooks = (*hooks, *self._guard.watch.hooks())
+            hooks = (*hooks, *self._guard.watch.hooks(), *self._tape.frames.hooks())
         for hook in hooks:
             self._active.callback(hook.remove)
         self._active.enter_context(self._tape)

@@ -4,11 +4,13 @@ import re
 
 import pytest
 import torch
-from kinds_of_loops import EXACT, REFUSED
+from kinds_of_loops import EXACT, REFUSED, SLOW
 from loop_session import Session, Unrecorded
 
+KINDS = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in EXACT]
 
-@pytest.mark.parametrize("name", EXACT)
+
+@pytest.mark.parametrize("name", KINDS)
 def test_recorded_gradients_are_those_of_passes_of_one_datum_each(tmp_path, name):
     session, plain = Session(tmp_path), Unrecorded(tmp_path)
     for each in (session, plain):

@@ -1,10 +1,12 @@
 """All kinds of custom training loops that are tested, in the order of the table in the docs."""
 
 import exact_attention
+import exact_experts
 import exact_families
 import exact_gradients
 import exact_losses
 import exact_models
+import exact_modules
 import exact_optimizers
 import exact_passes
 import refused_models
@@ -20,7 +22,16 @@ MODULES = (
     exact_passes,
     exact_models,
     exact_families,
+    exact_modules,
+    exact_experts,
     refused_models,
     refused_optimizers,
 )
 """Each adds its kinds when it is imported."""
+
+SLOW = {
+    *("RMSprop", "Adagrad, fused", "Adadelta", "ASGD", "Adamax", "RAdam"),
+    *("Mixtral with the experts one by one", "Mixtral with batched experts"),
+    *("Qwen2-MoE (a shared expert)", "OLMoE"),
+}
+"""Kinds that differ little from others, so that `make slow` runs them."""

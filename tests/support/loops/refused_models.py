@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from custom_loops import D, Small, V, loss_of
-from exact_attention import Attending, Encoder
+from custom_loops import Small, V, loss_of
+from exact_attention import Encoder
 from exact_families import deberta, hugging_face, masked_loss
 from exact_loops import SGD
 from exact_models import Experts
+from exact_modules import Custom, Recurrent
 from loop_session import Session
 from refused_loops import TOKENS, kind, train
 from torch import Tensor, distributed, nn
@@ -165,29 +166,26 @@ def contrast_of_positions_first(session: Session) -> None:
 # --- models and optimizers ------------------------------------------------------------------------
 
 
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(V, D)
-        self.rnn = nn.LSTM(D, D, batch_first=True)
-        self.out = nn.Linear(D, V)
-
-    def forward(self, token_NT: Tensor) -> Tensor:
-        return self.out(self.rnn(self.embedding(token_NT))[0])
-
-
-@kind("an LSTM or GRU among the units", UnitError, "is used by lstm, which capture cannot split")
+@kind(
+    "an LSTM with dropout between its layers",
+    UnitError,
+    "is used by lstm; LSTM draws random numbers (dropout), which capture cannot split",
+)
 def recurrent(session: Session) -> None:
-    train(session, Recurrent())
+    train(session, Recurrent(nn.LSTM, batch_first=True, num_layers=2, dropout=0.1))
 
 
 @kind(
-    "nn.MultiheadAttention with bias_k and bias_v",
+    "BatchNorm in training mode among the units",
     UnitError,
-    "bias_v: is used by repeat, which capture cannot split",
+    "is used by batch_norm; BatchNorm2d gives other outputs for a datum alone than in its batch",
 )
-def attention_with_key_biases(session: Session) -> None:
-    train(session, Attending(add_bias_kv=True))
+def batch_norm_unit(session: Session) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(27, 1))
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer):
+        model(torch.randn(8, 2, 4, 4)).square().mean().backward()
+        optimizer.step()
 
 
 @kind(
@@ -245,29 +243,12 @@ def xlnet(session: Session) -> None:
     train(session, model, loss=masked_loss)
 
 
-class Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return x @ weight.T
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        return grads[0] @ weight, grads[0].flatten(0, -2).T @ x.flatten(0, -2)
-
-
 @kind(
     "a unit used by a custom autograd.Function",
     UnitError,
     "out.weight: is used by the custom Product, which capture cannot split per datum",
 )
 def custom_layer(session: Session) -> None:
-    class Custom(Small):
-        def forward(self, token_NT: Tensor) -> Tensor:
-            x_NTD = torch.tanh(self.layer(self.embedding(token_NT)))
-            return Product.apply(self.norm(x_NTD), self.out.weight)
-
     train(session, Custom())
 
 
