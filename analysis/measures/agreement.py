@@ -58,6 +58,8 @@ class Agreement:
     """Evaluated neurons whose interval of the difference lies below zero."""
     clear_above: int
     """Evaluated neurons whose interval of the difference lies above zero."""
+    has_notable: bool = True
+    """Whether any scored position has a notable target of any neuron."""
 
     @classmethod
     def of(cls, neurons: pd.DataFrame) -> "Agreement":
@@ -80,6 +82,7 @@ class Agreement:
             lower=int((own["difference"] < 0).sum()),
             clear_below=int((own["difference_high"] < 0).sum()),
             clear_above=int((own["difference_low"] > 0).sum()),
+            has_notable=bool(neurons["notable_positions"].any()),
         )
 
     @property
@@ -98,7 +101,14 @@ class Agreement:
             return ["No log-probabilities were computed (--scored-datums 0): nothing is evaluated."]
         if self.evaluated:
             found += [self.mean_line(nouns), self.share_line(nouns)]
-        if self.too_few:
+        if self.too_few and not self.has_notable:
+            level = nouns.removesuffix("s")
+            found.append(
+                f"The attribution names no tokens for these {nouns}, so none is compared. Make one "
+                f"of their level (attribute --level {level} --name NAME), and ablate with "
+                "--attribution NAME."
+            )
+        elif self.too_few:
             found.append(
                 f"{self.too_few} of {self.scored} {nouns} {has(self.too_few)} notable tokens at "
                 f"fewer than {MIN_POSITIONS} scored positions: too few to evaluate them."

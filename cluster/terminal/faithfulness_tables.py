@@ -1,5 +1,7 @@
 """Table of ``ontogeny faithfulness``: AUC by evidence and unit."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from rich.console import Console
 
@@ -31,7 +33,7 @@ def show_faithfulness(console: Console, found: Faithfulness, config: Faithfulnes
         f"of {found.positions:,} positions of {config.text} text; affected: the "
         f"{config.affected:.0%} whose mean log-probability changes most for certain.\n"
         f"first: share of affected tokens among the first {config.first}. *: needs no record. "
-        "by: background·statistic, as in attribute. 2.1: layers.2.linear1.weight."
+        f"by: background·statistic, as in attribute.{legend(units)}"
     )
     if warning := too_small(found.scores):
         console.print(warning)
@@ -52,6 +54,12 @@ def in_order(scores: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each evidence: split-half reliability first, then by mean AUC, best first."""
     groups = [(str(evidence), rows) for evidence, rows in scores.groupby("evidence", sort=False)]
     return sorted(groups, key=lambda group: (group[0] != SPLIT_HALF, -group[1]["auc"].mean()))
+
+
+def legend(units: Sequence[str]) -> str:
+    """Explain the short name of the first unit, if it has one."""
+    (unit, *_) = units
+    return "" if short(unit) == unit.removesuffix(".weight") else f" {short(unit)}: {unit}."
 
 
 def short(unit: str) -> str:

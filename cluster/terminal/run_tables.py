@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.run.datums.loop_settings import loop_settings
 from analysis.run.run import Run
 from capture.errors import ShardError
 from capture.format.markers import read_marker, total_bytes
@@ -116,7 +117,7 @@ def settings(run: Run) -> dict[str, str]:
     optimizing = describe_optimizer(training.optimizer)
     rate = f"{optimizing}, learning rate {training.learning_rate:g}"
     if run.from_custom_loop:
-        return own_settings(run) | {"captured": f"{size}; {kept}"}
+        return loop_settings(run) | {"captured": f"{size}; {kept}"}
     return {
         "seed": str(config.run.seed),
         "corpus": f"{config.corpus.kind}: {run.num_datums:,} datums of {config.corpus.window} "
@@ -126,21 +127,6 @@ def settings(run: Run) -> dict[str, str]:
         f"clip {training.clip:g}",
         "captured": f"{', '.join(capture.units)}: {size}; loss at {capture.loss_positions} "
         f"positions, {kept}",
-    }
-
-
-def own_settings(run: Run) -> dict[str, str]:
-    """What is known about the data and the optimizer of a custom training loop."""
-    training = run.config.training
-    tokens = ""
-    if not run.has_numbered_datums:
-        some = "" if run.length_N is None else "at most "
-        tokens = f" of {some}{run.config.corpus.window} tokens"
-    optimizing = describe_optimizer(training.optimizer)
-    return {
-        "corpus": f"{run.num_datums:,} datums{tokens}",
-        "model": "of the custom training loop",
-        "training": f"{optimizing}, initial learning rate {training.learning_rate:g}",
     }
 
 

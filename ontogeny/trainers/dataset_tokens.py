@@ -95,12 +95,19 @@ def problem_of(token_T: np.ndarray) -> str:
 
 
 def token_names(tokenizer: Any, tokens: Any) -> list[str] | None:
-    """Return the text of each token by a tokenizer's vocabulary; None if it lacks some of them."""
+    """Return the text of each token by a tokenizer's vocabulary.
+
+    A number in the vocabulary without a text is shown as "<number>". None if the tokens go beyond
+    the vocabulary, so that it may be another's.
+    """
     convert = getattr(tokenizer, "convert_ids_to_tokens", None)
     if convert is None or not isinstance(tokens, list):
         return None
     most = max(int(token_T.max()) for token_T in tokens)
-    if most >= len(tokenizer):
+    # A tokenizer made on the spot may leave numbers out, so that its last one is not its length.
+    known = tokenizer.get_vocab().values() if hasattr(tokenizer, "get_vocab") else ()
+    size = max(len(tokenizer), 1 + max(known, default=-1))
+    if most >= size:
         return None
-    names = convert(range(len(tokenizer)))
+    names = convert(range(size))
     return [f"<{number}>" if name is None else name for number, name in enumerate(names)]

@@ -90,16 +90,14 @@ def named_datums(
 
 
 def checkpoint_scales(run: Run) -> dict[int, float]:
-    """Return checkpoint → mean lr · clip / batch of the steps until the next one that is used."""
+    """Return checkpoint → mean lr · clip / datums of the steps until the next one that is used."""
     stored = [0, *(marker.end_step for marker in run.segments)][:-1] or [0]
     chosen = np.linspace(0, len(stored) - 1, min(MAX_CHECKPOINTS, len(stored))).round().astype(int)
     first = [stored[index] for index in np.unique(chosen)]
     steps = run.steps()
-    size = (steps["learning_rate"] * steps["clip"]).to_numpy()
-    ends = [*first[1:], len(steps)]
-    batch = run.config.training.batch  # micro-batches are parts of it
-    pairs = zip(first, ends, strict=True)
-    return {start: float(size[start:end].mean()) / batch for start, end in pairs}
+    size = (steps["learning_rate"] * steps["clip"] / steps["datums"].map(len)).to_numpy()
+    pairs = zip(first, [*first[1:], len(steps)], strict=True)
+    return {start: float(size[start:end].mean()) for start, end in pairs}
 
 
 def norm_blocks(

@@ -96,10 +96,10 @@ def facts(run: Run, sources: Sources) -> dict[str, str]:
         "steps": f"{run.steps_done:,}",
         "training datums": f"{run.num_datums:,}",
         "parameters recorded": f"{run.layout.size:,}",
-        "seed": str(run.config.run.seed),
     }
     if not run.from_custom_loop:
         found |= {
+            "seed": str(run.config.run.seed),
             "model": model.describe_model(run.config.model),
             "optimizer": describe_optimizer(training.optimizer),
             "learning rate": f"{training.learning_rate:g}",

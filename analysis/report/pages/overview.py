@@ -18,6 +18,7 @@ from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.sources import COURSE, CoursePage
 from analysis.report.pages.website import ReportPage, command_note, data_note
+from analysis.run.datums.loop_settings import loop_settings
 from analysis.run.run import Run
 from capture.models import transformer as model
 from capture.optim import schedule
@@ -34,8 +35,11 @@ def overview(data: ReportData, course: Sequence[CoursePage] = ()) -> ReportPage:
     """The first page. ``course``: pages on the course of training, to which it leads."""
     run = data.run
     rows = sum(file.rows or 0 for marker in run.segments for file in marker.files_of("outliers"))
+    trained = "The model of a custom training loop"
+    if not run.from_custom_loop:
+        trained = model.model_label(run.config.model)
     lead = markup.paragraph(
-        f"{model.model_label(run.config.model)} was trained on {run.num_datums:,} windows of text "
+        f"{trained} was trained on {run.num_datums:,} windows of text "
         f"for {run.steps_done:,} steps. The record holds {rows:,} outliers, the largest changes of "
         "single weights due to single datums. This report shows, for "
         f"{len(data.neurons):,} neurons, which tokens are over-represented in what moved them.",
@@ -59,26 +63,14 @@ def overview(data: ReportData, course: Sequence[CoursePage] = ()) -> ReportPage:
 
 def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
     """The figures and settings of the run; ``used``: analysis → its tables and their question."""
-    config, made = run.config, run.provenance
-    training, outliers = config.training, config.capture.outliers
-    decline = schedule.describe_schedule(training.schedule, training.decay)
+    made, outliers = run.provenance, run.config.capture.outliers
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
+    seed = "" if run.from_custom_loop else f", seed {run.config.run.seed}"
     return fact_list(
         [
             ("Run", markup.code(run.uri)),
             ("Progress", f"{run.steps_done:,} of {run.num_steps:,} steps ({finished})"),
-            (
-                "Text",
-                f"{config.corpus.kind}: {run.num_datums:,} windows of {config.corpus.window} "
-                f"tokens, vocabulary {run.num_tokens:,}",
-            ),
-            ("Model", model.describe_model(config.model)),
-            (
-                "Training",
-                f"{training.epochs} epochs of batches of {training.batch}, "
-                f"{describe_optimizer(training.optimizer)}, learning rate "
-                f"{training.learning_rate:g} {decline}, clip {training.clip:g}",
-            ),
+            *training_settings(run),
             (
                 "Recorded",
                 f"shifts: {outliers.describe()}, among "
@@ -86,9 +78,36 @@ def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
                 f"in {len(run.layout.names)} units",
             ),
             *((f"Tables of {job}", markup.code(place)) for job, place in used.items()),
-            ("Started", f"{made['started_at'][:10]} on {made['device']}, seed {config.run.seed}"),
+            ("Started", f"{made['started_at'][:10]} on {made['device']}{seed}"),
         ]
     )
+
+
+def training_settings(run: Run) -> list[tuple[str, str]]:
+    """The text, the model and the optimizer; of a custom loop, what the run knows of them."""
+    if run.from_custom_loop:
+        known = loop_settings(run)
+        return [
+            ("Text", f"{known['corpus']}, vocabulary {run.num_tokens:,}"),
+            ("Model", known["model"]),
+            ("Training", known["training"]),
+        ]
+    config, training = run.config, run.config.training
+    decline = schedule.describe_schedule(training.schedule, training.decay)
+    return [
+        (
+            "Text",
+            f"{config.corpus.kind}: {run.num_datums:,} windows of {config.corpus.window} "
+            f"tokens, vocabulary {run.num_tokens:,}",
+        ),
+        ("Model", model.describe_model(config.model)),
+        (
+            "Training",
+            f"{training.epochs} epochs of batches of {training.batch}, "
+            f"{describe_optimizer(training.optimizer)}, learning rate "
+            f"{training.learning_rate:g} {decline}, clip {training.clip:g}",
+        ),
+    ]
 
 
 def strongest_neurons(data: ReportData) -> Markup:

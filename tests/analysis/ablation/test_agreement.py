@@ -137,3 +137,13 @@ def test_shares_of_flips_have_intervals_of_some_width() -> None:
         assert (width.dropna() > 0.005).all()
     assert ((found.flips["high"] - found.flips["low"]).dropna() > 0.005).all()
     assert not (found.layers["notable_low"] == found.layers["notable_high"]).any()
+
+
+def test_subjects_that_attribution_has_at_another_level_are_said_to_have_no_tokens() -> None:
+    _, found = ablated()
+    without_tokens = found.neurons.assign(notable_positions=0, difference=np.nan)
+    sentences = Agreement.of(without_tokens).sentences("heads")
+    assert sentences[0] == (
+        "The attribution names no tokens for these heads, so none is compared. Make one of their "
+        "level (attribute --level head --name NAME), and ablate with --attribution NAME."
+    )

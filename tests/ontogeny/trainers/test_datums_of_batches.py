@@ -137,7 +137,21 @@ class Names:
         return [["a", "b", None][i] for i in ids]
 
 
+class Gap(Names):
+    """Its vocabulary leaves number 1 out."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"a": 0, "c": 2}
+
+    def convert_ids_to_tokens(self, ids: Any) -> list[str | None]:
+        return [["a", None, "c"][i] for i in ids]
+
+
 def test_tokens_have_the_names_of_the_tokenizer() -> None:
+    assert token_names(Gap(), [np.array([0, 2])]) == ["a", "<1>", "c"]
     assert token_names(Names(), [np.array([0, 2])]) == ["a", "b", "<2>"]
     assert token_names(Names(), [np.array([0, 3])]) is None
     assert token_names(Names(), 5) is None
