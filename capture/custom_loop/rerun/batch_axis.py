@@ -11,8 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
-HIDDEN = {1: "args", 2: "hx"}
-"""Where a recurrent module takes its first state."""
 ATTENDED = ("0", "1", "2", "query", "key", "value")
 
 
