@@ -14,10 +14,11 @@ from torch import Tensor
 
 from analysis.influence.baselines.methods import RANDOM
 from analysis.influence.judge import designs
-from analysis.influence.judge.correlations import datamodeling_scores, spearman
+from analysis.influence.judge.correlations import datamodeling_scores
 from analysis.influence.judge.retrainings import read_kept, require_kept
 from analysis.influence.judge.scores import method_scores
 from analysis.influence.queries.query import Query
+from analysis.measures.correlation import spearman
 from benchmarks.effects.evidence import SHIFTS
 from benchmarks.effects.tangents import dot, predicted_changes, products
 from benchmarks.effects.trainings import effects_after, effects_of_changed_weights

@@ -21,7 +21,7 @@ import pandas as pd
 
 from analysis.influence.baselines.methods import RANDOM
 from analysis.influence.judge import designs
-from analysis.influence.judge.correlations import datamodeling_scores, spearman
+from analysis.influence.judge.correlations import datamodeling_scores
 from analysis.influence.judge.designs import Removal, Variation
 from analysis.influence.judge.retrainings import query_values, require_kept, values
 from analysis.influence.judge.scores import Scores, method_scores, num_reports, require_methods
@@ -30,6 +30,7 @@ from analysis.influence.queries.query import Query
 from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import table_set, write_tables
+from analysis.measures.correlation import spearman
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.measures.permutation import p_value
 from analysis.transitions.quanta.tables import GRADIENTS, LOSS_CURVES, Quanta
 from analysis.transitions.tables import GRADUAL, STEEP, SUDDEN, UNRESOLVED
 
@@ -48,7 +49,7 @@ def share_line(falls: pd.DataFrame, kind: str) -> str:
         f"{start}{real['sudden_share']:.0%} of the fall of all loss is sudden, in "
         f"{real['sudden_clusters']:.0f} clusters; with {SHUFFLED[kind]} {null.mean():.0%} on "
         f"average and at most {null.max():.0%} ({len(null)} draws, "
-        f"p = {p_of(real['sudden_share'], null):.3f})."
+        f"p = {p_value(real['sudden_share'], null):.3f})."
     )
 
 
@@ -63,13 +64,8 @@ def together(falls: pd.DataFrame, kind: str) -> list[str]:
         f"Gradients of one cluster have a mean cosine of {real['cosine']:.2f} (shuffled "
         f"{null['cosine'].mean():.2f}). Clusters explain {real['explained']:.0%} of the variance "
         f"of the positions' loss curves (shuffled {null['explained'].mean():.0%}, "
-        f"p = {p_of(real['explained'], null['explained']):.3f})."
+        f"p = {p_value(real['explained'], null['explained']):.3f})."
     ]
-
-
-def p_of(value: float, null: pd.Series) -> float:
-    """Return (1 + draws that reach the value) / (1 + draws)."""
-    return float((1 + (null >= value - 1e-12).sum()) / (1 + len(null)))
 
 
 def cluster_line(row: dict) -> str:

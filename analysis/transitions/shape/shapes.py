@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.measures.multiple_testing import benjamini_hochberg
+from analysis.measures.permutation import p_value
 from analysis.transitions.curves import MIN_POINTS, Curve
 from analysis.transitions.shape import segments, sudden
 from analysis.transitions.shape.half import ENDS, Half, find_half
@@ -97,7 +98,7 @@ class Nulls:
         found = float(sudden.shares(curve.u_K, curve.value_K[None])[0])
         first, end = sudden.steepest(curve)
         p_smooth, p_walk = (
-            sudden.p_value(found, sudden.shares(curve.u_K, null_DK))
+            p_value(found, sudden.shares(curve.u_K, null_DK))
             for null_DK in (self.smooth_DK, self.walk_DK)
         )
         ends = {"window_first": first, "window_end": end}
@@ -115,7 +116,7 @@ class Nulls:
             drawn_D = segments.cut_draws(curve, cuts, place, draws, rng)
             low, high = (int(at) for at in np.quantile(drawn_D, ENDS, method="nearest"))
             middle = (curve.u_K[cuts[place] - 1] + curve.u_K[cuts[place]]) / 2
-            p_smooth, p_walk = (sudden.p_value(gain, null_D) for null_D in nulls)
+            p_smooth, p_walk = (p_value(gain, null_D) for null_D in nulls)
             found.append(
                 {
                     "step": float(np.expm1(middle)),

@@ -110,8 +110,3 @@ def walks(u_K: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Return Brownian paths over log steps, [D, K]."""
     steps = rng.standard_normal((draws, len(u_K) - 1)) * np.sqrt(np.diff(u_K))
     return np.concatenate([np.zeros((draws, 1)), np.cumsum(steps, 1)], 1)
-
-
-def p_value(found: float, null_D: np.ndarray) -> float:
-    """Return (1 + number of null values at least as large) / (1 + number of null values)."""
-    return float((1 + (null_D >= found).sum()) / (1 + len(null_D)))

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.measures.correlation import spearman
+from analysis.measures.permutation import p_value
 from analysis.transitions.curves import Curve
 from analysis.transitions.runs.student import student_interval
 from analysis.transitions.shape.half import ENDS, Half
@@ -137,12 +139,12 @@ def rank_correlation(
     ``FEWEST_RUNS`` runs."""
     if len(pairs) < FEWEST_RUNS:
         return np.nan, np.nan
-    a, b = (pd.Series([pair[k].step for pair in pairs]).rank().to_numpy() for k in (0, 1))
-    if not (np.ptp(a) and np.ptp(b)):
+    a, b = (np.array([pair[k].step for pair in pairs]) for k in (0, 1))
+    found = spearman(a, b)
+    if np.isnan(found):
         return np.nan, np.nan
-    found = float(np.corrcoef(a, b)[0, 1])
-    null = [np.corrcoef(rng.permutation(a), b)[0, 1] for _ in range(PERMUTATIONS)]
-    return found, float((1 + np.sum(np.array(null) >= found - 1e-12)) / (1 + PERMUTATIONS))
+    null = [spearman(rng.permutation(a), b) for _ in range(PERMUTATIONS)]
+    return found, p_value(found, null)
 
 
 def find_coincidence(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.measures.permutation import p_value
 from analysis.transitions.curves import MIN_POINTS, Curve
 from analysis.transitions.shape.shapes import ALPHA, adjusted
 from analysis.transitions.tables import (
@@ -151,6 +152,5 @@ def visitors_later(
         return float(value_R[chosen_R].mean() - value_R[~chosen_R].mean())
 
     found = later(visits_R)
-    null = np.array([later(rng.permutation(visits_R)) for _ in range(PERMUTATIONS)])
-    p = (1 + (null >= found - 1e-12).sum()) / (1 + PERMUTATIONS)
-    return float(np.exp(found)), float(p)
+    null = [later(rng.permutation(visits_R)) for _ in range(PERMUTATIONS)]
+    return float(np.exp(found)), p_value(found, null)

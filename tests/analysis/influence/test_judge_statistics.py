@@ -7,14 +7,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from analysis.influence.judge import designs
-from analysis.influence.judge.correlations import (
-    datamodeling_scores,
-    mean_over_queries,
-    pearson,
-    spearman,
-)
+from analysis.influence.judge.correlations import datamodeling_scores, mean_over_queries
 from analysis.influence.judge.designs import Variation
 from analysis.influence.queries.query import Query
+from analysis.measures.correlation import pearson, spearman
 
 values = st.lists(st.integers(-3, 3), min_size=3, max_size=12)
 

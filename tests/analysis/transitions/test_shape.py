@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import ruptures
 
+from analysis.measures.permutation import p_value
 from analysis.transitions.curves import COLUMNS, Curve, curves_of
 from analysis.transitions.shape.half import find_half
 from analysis.transitions.shape.segments import Sums, cut_draws, find_cuts, first_gains, gains
 from analysis.transitions.shape.sudden import (
     LEAST,
-    p_value,
     share_at,
     shares,
     smooth_curves,
