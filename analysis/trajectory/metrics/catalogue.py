@@ -88,6 +88,7 @@ CATALOGUE = (
         neuron_ablation,
         (Described("neuron_ablation", "nats", "loss increase with a neuron set to zero", "0"),),
         frozenset({"held-out text", "neurons"}),
+        asked=True,
     ),
     Metric(
         path_patching,
@@ -95,6 +96,7 @@ CATALOGUE = (
         frozenset(
             {"repeated tokens", "head paths", "64 pairs of components at most (--paths)"},
         ),
+        asked=True,
     ),
     Metric(
         composition,
@@ -145,9 +147,9 @@ CATALOGUE = (
         (
             Described("gradient_norm", "", "mean norm of a training datum's gradient"),
             Described("noise_scale", "datums", "batch size at which noise equals signal"),
-            Described("batch_gradient_norm", "", "norm of the datums' mean gradient, by unit"),
-            Described("batch_gradient_mean", "", "mean of its entries"),
-            Described("batch_gradient_variance", "", "variance of its entries"),
+            Described("gradient_size", "", "norm of the datums' mean gradient, by unit"),
+            Described("gradient_mean", "", "mean of its entries"),
+            Described("gradient_variance", "", "variance of its entries"),
         ),
         frozenset({"training text"}),
     ),

@@ -48,6 +48,8 @@ def choose(wanted: Sequence[str], model: Observed, text: Text) -> Chosen:
     known = [name for metric in CATALOGUE for name in metric.names]
     able = [name for name in known if name not in lacking]
     slow = {name for metric in CATALOGUE if metric.asked for name in metric.names}
+    if text.paths:
+        slow.discard("path_patching")
     for name in wanted:
         require_known(name, known)
         if name in lacking:

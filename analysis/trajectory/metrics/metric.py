@@ -36,7 +36,7 @@ class Metric:
     gives: tuple[Described, ...]
     needs: frozenset[Need] = frozenset()
     asked: bool = False
-    """Whether it is measured only if it is named: it takes long."""
+    """Whether it is measured only if it is named, because it takes long."""
     own: bool = False
     """Whether it is the user's own; the names of its rows are then known from the rows alone."""
 

@@ -24,8 +24,9 @@ def gradient_noise(model: Observed, text: Text) -> Iterator[Row]:
 
     ``gradient_norm``: mean norm of the gradient of one datum's mean loss. ``noise_scale``: tr Σ /
     ‖G‖², in datums, from unbiased estimates of both; NaN where the estimate of ‖G‖² is not
-    positive, because noise hides the gradient. ``batch_gradient_…``: norm, mean and variance of the
-    entries of the datums' mean gradient, by unit. At most 32 training datums.
+    positive, because noise hides the gradient. ``gradient_size``, ``gradient_mean`` and
+    ``gradient_variance``: norm of the datums' mean gradient, mean and variance of its entries, by
+    unit. At most 32 training datums.
     """
     assert text.training
     some = text.training.spread(MOST_DATUMS)
@@ -34,9 +35,9 @@ def gradient_noise(model: Observed, text: Text) -> Iterator[Row]:
     yield Row("noise_scale", WHOLE, noise_scale(square_N, square_of(mean)), len(square_N))
     for unit, gradient in mean.items():
         own_S = gradient.double().flatten()
-        yield Row("batch_gradient_norm", unit, float(own_S.norm()), len(own_S))
-        yield Row("batch_gradient_mean", unit, float(own_S.mean()), len(own_S))
-        yield Row("batch_gradient_variance", unit, float(own_S.var(correction=0)), len(own_S))
+        yield Row("gradient_size", unit, float(own_S.norm()), len(own_S))
+        yield Row("gradient_mean", unit, float(own_S.mean()), len(own_S))
+        yield Row("gradient_variance", unit, float(own_S.var(correction=0)), len(own_S))
 
 
 def noise_scale(square_N: np.ndarray, mean_square: float) -> float:

@@ -41,10 +41,18 @@ def prediction(model: Observed, text: Text) -> Iterator[Row]:
 def unigram_nulls(text: Text, scored: int) -> dict[str, float]:
     """Return loss, accuracy and top-5 of the training text's token frequencies, add-one smoothed.
 
-    Only the last ``scored`` positions count. NaN without a training text.
+    Only the last ``scored`` positions count. NaN without a training text. Computed once for all
+    checkpoints.
     """
     if text.training is None or text.held_out is None:
         return dict.fromkeys(("loss", "accuracy", "top5"), float("nan"))
+    return text.remember(f"unigrams of {scored}", lambda: unigram_scores(text, scored))
+
+
+def unigram_scores(text: Text, scored: int) -> dict[str, float]:
+    """Return what ``unigram_nulls`` returns for texts that are known."""
+    assert text.training
+    assert text.held_out
     seen_M = text.training.target_NT[:, -scored:].ravel()
     count_V = np.bincount(seen_M, minlength=text.num_tokens) + 1.0
     log_V = np.log(count_V / count_V.sum())

@@ -5,6 +5,7 @@ with linear kernels. Shapes: M position, D width.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,14 +23,12 @@ def representation_similarity(model: Observed, text: Text) -> Iterator[Row]:
     ``cka_before``: of each layer with itself at the measured checkpoint before. ``cka_layers``: of
     each pair of layers, as in ``layer 0 ~ layer 1``. Null: the same with positions permuted.
     """
-    rng = np.random.default_rng(text.seed)
-    states = states_at(model, text)
-    order_M = rng.permutation(len(states[0]))
+    states = [Centred.of(state_MD) for state_MD in states_at(model, text)]
+    order_M = np.random.default_rng(text.seed).permutation(len(states[0].state_MD))
     if model.before is not None:
-        for number, (own_MD, old_MD) in enumerate(
-            zip(states, states_at(model.before, text), strict=True)
-        ):
-            yield cka_row("cka_before", state_name(number), own_MD, old_MD, order_M)
+        before = [Centred.of(state_MD) for state_MD in states_at(model.before, text)]
+        for number, pair in enumerate(zip(states, before, strict=True)):
+            yield cka_row("cka_before", state_name(number), *pair, order_M)
     for first in range(len(states)):
         for second in range(first + 1, len(states)):
             name = f"{state_name(first)} ~ {state_name(second)}"
@@ -44,17 +43,31 @@ def states_at(model: Observed, text: Text) -> list[np.ndarray]:
     return [state_NTD.flatten(0, 1).double().cpu().numpy() for state_NTD in states]
 
 
-def cka_row(
-    metric: str, component: str, one_MD: np.ndarray, other_MD: np.ndarray, order_M: np.ndarray
-) -> Row:
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """A representation around its mean, [M, D], and the norm ‖XᵀX‖, which all its pairs need."""
+
+    state_MD: np.ndarray
+    size: float
+
+    @classmethod
+    def of(cls, state_MD: np.ndarray) -> "Centred":
+        centred_MD = state_MD - state_MD.mean(0)
+        return cls(centred_MD, float(np.linalg.norm(centred_MD.T @ centred_MD)))
+
+    def similarity(self, other: "Centred", order_M: np.ndarray | None = None) -> float:
+        """Return the linear CKA with another; ``order_M`` permutes the positions of the other."""
+        y_MD = other.state_MD if order_M is None else other.state_MD[order_M]
+        size = self.size * other.size
+        return float(np.linalg.norm(y_MD.T @ self.state_MD) ** 2 / size) if size else float("nan")
+
+
+def cka_row(metric: str, component: str, one: Centred, other: Centred, order_M: np.ndarray) -> Row:
     """Return the CKA of two representations with that of permuted positions as the null."""
-    value = linear_cka(one_MD, other_MD)
-    null = linear_cka(one_MD, other_MD[order_M])
-    return Row(metric, component, value, len(one_MD), null=null)
+    null = one.similarity(other, order_M)
+    return Row(metric, component, one.similarity(other), len(one.state_MD), null=null)
 
 
 def linear_cka(one_MD: np.ndarray, other_MD: np.ndarray) -> float:
     """Return ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred representations; NaN if one is constant."""
-    x, y = one_MD - one_MD.mean(0), other_MD - other_MD.mean(0)
-    size = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(y.T @ x) ** 2 / size) if size else float("nan")
+    return Centred.of(one_MD).similarity(Centred.of(other_MD))

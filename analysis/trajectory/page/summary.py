@@ -142,6 +142,9 @@ def half_way(curve: Curve) -> tuple[int, int]:
 
 
 def omitted(metrics: pd.DataFrame) -> list[str]:
-    """Return a line on each metric without values."""
+    """Return a line on each reason, with the metrics that have no values for it."""
     rows = metrics[metrics["omitted"] != ""]
-    return [f"{row['metric']}: {row['omitted']}" for row in rows.to_dict("records")]
+    return [
+        f"{', '.join(own)} ({reason})"
+        for reason, own in rows.groupby("omitted", sort=False)["metric"]
+    ]

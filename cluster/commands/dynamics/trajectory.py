@@ -32,21 +32,25 @@ Measures a model at the checkpoints of its training. Metrics:
   in_context, copying            loss late in a window minus early; on a repeated random block
   previous_token, duplicate_token, induction    attention of each head, on repeated random tokens
   q_composition, k_composition, v_composition   what a head reads of an earlier head's output
-  path_patching                  loss by one direct path between two components (--paths)
+  path_patching*                 loss by one direct path between two components (--paths)
   syntactic_heads                dependencies along which heads look (--dependencies FILE.conllu)
   ngram_kl                       distance from the uni-, bi- and trigrams of the training text
   logit_lens, logit_lens_kl      predictions read after each layer
-  head_ablation, neuron_ablation loss increase without each head, without single neurons
-  token_interactions             Shapley-Taylor interactions of two tokens; only if named
+  head_ablation                  loss increase without each attention head
+  neuron_ablation*               loss increase without single neurons of the MLPs
+  token_interactions*            Shapley-Taylor interactions of two tokens of the context
   cka_before, cka_layers         similarity with the checkpoint before, and of layers
-  weight_…, update_…, batch_gradient_norm, …_mean, …_variance; update_cosine    by unit
+  weight_norm, weight_mean, weight_variance    of each unit
+  update_norm, update_mean, update_variance, update_cosine    change since the checkpoint before
+  gradient_size, gradient_mean, gradient_variance    of the mean gradient of training text
   gradient_norm, noise_scale     per-sample gradients of training text
   completion_loss, completion_accuracy, completion_top5    prompts of --concept FILE
   probe, probe_hypervolume       linear probes for labels of --concept FILE; over their complexity
   sum_waves, restricted_loss, excluded_loss, embedding_gini    of modular addition
   MODULE:FUNCTION                your own function of (model, text), which yields rows
 
-Each has a null to compare with. Tables and a page with plots go to RUN/analysis/trajectory/.
+Those with a * take long and are measured only if you name them. Most have a null to compare with.
+Tables and a page with plots go to RUN/analysis/trajectory/.
 
   ontogeny trajectory runs/demo
   ontogeny trajectory runs/demo --name start --metrics loss ngram_kl --steps 0:50:5
@@ -82,8 +86,8 @@ def add(commands: "Commands") -> None:
     text += "heads, if there are few"
     made.add_argument("--paths", nargs="+", action="extend", default=[], metavar="A:B", help=text)
     add_texts(made)
-    text = "components shown of each metric, default 3"
-    made.add_argument("--rows", type=int, default=3, metavar="N", help=text)
+    text = "components shown of each metric, default 1"
+    made.add_argument("--rows", type=int, default=1, metavar="N", help=text)
     add_tables(made)
     add_quiet(made, json=True)
 

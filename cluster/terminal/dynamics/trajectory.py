@@ -8,7 +8,7 @@ from analysis.trajectory.page.summary import curves, foremost, omitted, summaris
 from analysis.trajectory.tables import Trajectory
 from cluster.terminal.tables import data_table, print_table
 
-COLUMNS = 7
+COLUMNS = 6
 """Checkpoints shown."""
 
 

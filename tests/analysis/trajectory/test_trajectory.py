@@ -14,6 +14,8 @@ from analysis.run.run import Run, open_run
 from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.checkpoints.source import observe
 from analysis.trajectory.config import TrajectoryConfig
+from analysis.trajectory.metrics import prediction
+from analysis.trajectory.page.summary import omitted as left_out
 from analysis.trajectory.tables import SCHEMAS, Trajectory
 from analysis.trajectory.trajectory import (
     trajectory_of_run,
@@ -162,9 +164,35 @@ def test_by_default_metrics_that_cannot_be_measured_are_named(run: Run) -> None:
     omitted = found.metrics.set_index("metric")["omitted"]
     assert omitted["in_context"] == "needs windows of 20 tokens"
     assert omitted["loss"] == ""
+    assert omitted["path_patching"] == "takes long; name it"
     assert omitted["update_cosine"] == "gives no values at these checkpoints"
     assert set(found.trajectory["metric"]) == set(omitted.index[omitted == ""])
     assert found.checkpoints["step"].tolist() == [0, 24]
+
+
+def test_metrics_that_lack_the_same_are_named_together(run: Run) -> None:
+    found = trajectory_of_run(run, TrajectoryConfig(checkpoints=2, datums=4))
+    lines = left_out(found.metrics)
+    assert "completion_loss, completion_accuracy, completion_top5" in " ".join(lines)
+    assert len(lines) == found.metrics["omitted"].replace("", None).nunique()
+
+
+def test_paths_that_are_given_are_measured_without_their_name(run: Run) -> None:
+    found = trajectory_of_run(run, TrajectoryConfig(checkpoints=2, datums=4, paths="L0H0:logits"))
+    assert len(found.series("path_patching", "L0H0 > logits")) == 2
+
+
+def test_the_unigram_null_is_computed_once(run: Run, monkeypatch) -> None:
+    calls = []
+
+    def counted(text, scored):
+        calls.append(scored)
+        return {"loss": 1.0, "accuracy": 0.0, "top5": 0.0}
+
+    monkeypatch.setattr(prediction, "unigram_scores", counted)
+    config = TrajectoryConfig(metrics=("loss", "logit_lens"), checkpoints=3)
+    assert trajectory_of_run(run, config).series("loss")["null"].tolist() == [1.0] * 3
+    assert len(calls) == 1
 
 
 def test_a_split_that_the_run_lacks_is_refused(run: Run) -> None:

@@ -130,8 +130,8 @@ def test_gradients_of_datums_are_those_of_a_plain_backward_pass() -> None:
     for name, parameter in network.named_parameters():
         gradient = parameter.grad
         assert gradient is not None
-        wanted = {"norm": gradient.norm(), "mean": gradient.mean()}
+        wanted = {"size": gradient.norm(), "mean": gradient.mean()}
         wanted["variance"] = gradient.var(correction=0)
         for kind, value in wanted.items():
-            found = own[f"batch_gradient_{kind}", name]
+            found = own[f"gradient_{kind}", name]
             assert found == pytest.approx(float(value), rel=1e-3, abs=1e-7)
