@@ -13,6 +13,7 @@ from torch import nn
 from capture.config.records import FactorConfig
 from capture.custom_loop.datums import DatumDescriptions
 from capture.errors import RunError
+from capture.gradients.vmap_fallback import Fallback
 from capture.models.hub import load_transformers
 from capture.shifts.outliers import OutlierConfig
 from capture.store import DEFAULT
@@ -51,6 +52,7 @@ class Callback(JoinsOnCreation):
         audit_tolerance: largest unexplained difference between shifts and change of the weights.
         store: settings for retries, timeouts and pending bytes.
         overwrite: replace a run that exists, unless training continues from a checkpoint.
+        fallback: "vmap" runs modules again for each datum whose parameters have no factors.
 
     Raises:
         ConfigError: transformers is not installed. ``Trainer.train`` raises what
@@ -81,6 +83,7 @@ class Callback(JoinsOnCreation):
         audit_tolerance: float = 1e-5,
         store: StoreConfig = DEFAULT,
         overwrite: bool = False,
+        fallback: Fallback = "none",
     ) -> None:
         self._run = TrainedRun(
             run,
@@ -93,6 +96,7 @@ class Callback(JoinsOnCreation):
             audit_tolerance=audit_tolerance,
             store=store,
             overwrite=overwrite,
+            fallback=fallback,
         )
 
     def close(self) -> None:

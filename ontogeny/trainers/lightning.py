@@ -16,6 +16,7 @@ from torch import nn
 from capture.config.records import FactorConfig
 from capture.custom_loop.datums import DatumDescriptions
 from capture.errors import ConfigError
+from capture.gradients.vmap_fallback import Fallback
 from capture.shifts.outliers import OutlierConfig
 from capture.store import DEFAULT
 from capture.store.config import StoreConfig
@@ -64,6 +65,7 @@ class LightningCallback(JoinsOnCreation):
         audit_tolerance: largest unexplained difference between shifts and change of the weights.
         store: settings for retries, timeouts and pending bytes.
         overwrite: replace a run that exists, unless training continues from a checkpoint.
+        fallback: "vmap" runs modules again for each datum whose parameters have no factors.
 
     Raises:
         ConfigError: Lightning is not installed. ``Trainer.fit`` raises what ``ontogeny.record``
@@ -93,6 +95,7 @@ class LightningCallback(JoinsOnCreation):
         audit_tolerance: float = 1e-5,
         store: StoreConfig = DEFAULT,
         overwrite: bool = False,
+        fallback: Fallback = "none",
     ) -> None:
         self._run = TrainedRun(
             run,
@@ -105,6 +108,7 @@ class LightningCallback(JoinsOnCreation):
             audit_tolerance=audit_tolerance,
             store=store,
             overwrite=overwrite,
+            fallback=fallback,
         )
 
     # --- events of the trainer --------------------------------------------------------------------

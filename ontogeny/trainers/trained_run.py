@@ -21,6 +21,7 @@ from capture.custom_loop.recording import Recording
 from capture.errors import ConfigError, RunError
 from capture.format.chain import read_segments
 from capture.format.markers import START
+from capture.gradients.vmap_fallback import Fallback
 from capture.shifts.outliers import OutlierConfig
 from capture.store import DEFAULT, Store
 from capture.store.config import StoreConfig
@@ -56,18 +57,20 @@ class TrainedRun:
         audit_tolerance: float = 1e-5,
         store: StoreConfig = DEFAULT,
         overwrite: bool = False,
+        fallback: Fallback = "none",
     ) -> None:
         """All arguments are those of ``ontogeny.record``.
 
-        Raises ``ConfigError`` for ``outliers`` or ``factors`` that are no such configuration.
+        Raises ``ConfigError`` for ``outliers``, ``factors`` or ``fallback`` that are none.
         """
-        require_configs(outliers, factors)
+        require_configs(outliers, factors, fallback)
         self.settings: dict[str, Any] = {
             "units": units,
             "outliers": outliers,
             "factors": factors,
             "segment_steps": segment_steps,
             "audit_tolerance": audit_tolerance,
+            "fallback": fallback,
         }
         self.store = Store(run, store)
         self.datums, self.vocabulary = datums, vocabulary
