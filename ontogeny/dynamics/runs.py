@@ -46,8 +46,8 @@ def compare(
     Returns:
         DataFrames ``runs`` (groups of equal settings), ``milestones`` (half step of each metric),
         ``stability``, ``outliers``, ``outcomes`` (one kind or two), ``shares`` (of
-        the kinds in each group), ``parting`` (first step that differs, with its datums) and
-        ``curves``.
+        the kinds in each group), ``parting`` (first step that differs, with its datums),
+        ``similarity`` (linear CKA of layers at the ends) and ``curves``.
 
     Raises:
         ConfigError: There are fewer than two runs, or a metric is unknown.

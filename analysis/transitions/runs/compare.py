@@ -1,4 +1,4 @@
-"""Compare runs: settings, milestones, stability over seeds, kinds of outcome, and parting."""
+"""Compare runs: settings, milestones, stability over seeds, kinds of outcome, parting, layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from analysis.transitions.curves import MAX_POINTS, Curve, curves_of
 from analysis.transitions.runs.parting import find_parting
 from analysis.transitions.runs.settings import describe
 from analysis.transitions.runs.shares import find_shares
+from analysis.transitions.runs.similarity import find_similarity
 from analysis.transitions.runs.stability import (
     FEWEST_FOR_OUTLIERS,
     FEWEST_FOR_TWO_KINDS,
@@ -76,6 +77,7 @@ def compare_runs(
     table = pd.concat(miles, ignore_index=True)
     values = quantities(table, dict(zip(described["run"], described["group"], strict=True)))
     outcomes = find_outcomes(values)
+    similarity, without = find_similarity(runs, seed=config.seed)
     return Comparison(
         runs=described,
         milestones=table,
@@ -84,8 +86,9 @@ def compare_runs(
         outcomes=outcomes,
         shares=find_shares(values, outcomes, seed=config.seed),
         parting=find_parting(runs),
+        similarity=similarity,
         curves=pd.concat(frames, ignore_index=True),
-        notes=too_few(described),
+        notes=[*too_few(described), *without],
     )
 
 

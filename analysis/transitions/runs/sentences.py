@@ -12,7 +12,7 @@ MOST_NAMED = 8
 
 def summarise(found: Comparison) -> list[str]:
     """Return the report, one sentence or a few in each line."""
-    parts = (groups, parting, stability, outliers, outcomes, shares, same_order)
+    parts = (groups, parting, similarity, stability, outliers, outcomes, shares, same_order)
     return [*(line for part in parts for line in part(found)), *found.notes]
 
 
@@ -28,6 +28,20 @@ def groups(found: Comparison) -> list[str]:
 def parting(found: Comparison) -> list[str]:
     """Return where each run parts from the first."""
     return [part_sentence(row) for row in found.parting.head(MOST_NAMED).to_dict("records")]
+
+
+def similarity(found: Comparison) -> list[str]:
+    """Return how alike the layers of the first run and each other are, beside the null."""
+    table = found.similarity
+    lines = []
+    for (run, other), own in list(table.groupby(["run", "other"], sort=False))[:MOST_NAMED]:
+        same = own[own["layer"] == own["other_layer"]]
+        told = ", ".join(f"{row.layer} {row.cka:.2f}" for row in same.itertuples())
+        lines.append(
+            f"Linear CKA of the layers of {run} and {other} at their ends: {told} (positions "
+            f"permuted: at most {own['null'].max():.2f}; n = {own['positions'].iloc[0]:,})."
+        )
+    return lines
 
 
 def part_sentence(row: dict) -> str:

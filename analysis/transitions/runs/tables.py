@@ -98,6 +98,17 @@ PARTING = pa.schema(
         pa.field("other_datums", pa.list_(pa.int32())),
     ]
 )
+SIMILARITY = pa.schema(
+    [
+        *RUN,
+        pa.field("other", pa.string()),
+        pa.field("layer", pa.string()),  # embedding, layer 0, … of the run
+        pa.field("other_layer", pa.string()),
+        pa.field("cka", pa.float64()),  # linear CKA of the two, at the ends of the runs
+        pa.field("null", pa.float64()),  # the same with positions permuted
+        pa.field("positions", pa.int32()),  # of held-out text of the run
+    ]
+)
 CURVES = pa.schema([*RUN, *CURVE, pa.field("step", pa.float64()), pa.field("value", pa.float64())])
 SCHEMAS = {
     "runs": RUNS,
@@ -107,6 +118,7 @@ SCHEMAS = {
     "outcomes": OUTCOMES,
     "shares": SHARES,
     "parting": PARTING,
+    "similarity": SIMILARITY,
     "curves": CURVES,
 }
 
@@ -122,6 +134,7 @@ class Comparison:
     outcomes: pd.DataFrame
     shares: pd.DataFrame
     parting: pd.DataFrame
+    similarity: pd.DataFrame
     curves: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     """What could not be said, and why; one sentence each."""

@@ -11,10 +11,14 @@ from scipy import stats
 from tiny_run import make_run, tiny_run
 
 from analysis.run.run import Run, open_run
+from analysis.trajectory.config import TrajectoryConfig
+from analysis.trajectory.metrics.similarity import Centred
+from analysis.trajectory.observed.text import text_of_run
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.runs.compare import CompareConfig, compare_runs
 from analysis.transitions.runs.sentences import same_order, summarise
 from analysis.transitions.runs.settings import require_same_settings
+from analysis.transitions.runs.similarity import compared, find_similarity, layers_of
 from analysis.transitions.runs.stability import find_outcomes, find_outliers, find_stability
 from analysis.transitions.runs.student import student_interval
 from analysis.transitions.runs.tables import FINAL, SCHEMAS
@@ -109,6 +113,10 @@ def test_runs_part_at_the_weights_the_order_or_the_update():
     text = "\n".join(summarise(found))
     assert "part in step 1, where the loss differs though the datums of both are" in text
     assert "Outlier runs are named among 5 runs or more." in text
+    assert f"Linear CKA of the layers of {tiny_run()} and {others()[0]} at their ends" in text
+    same = found.similarity[found.similarity["layer"] == found.similarity["other_layer"]]
+    assert (same["cka"] < 0.9999).all()
+    assert len(found.similarity) == 3 * 3 * 3
 
 
 def test_orders_are_counted_within_groups():
@@ -143,6 +151,24 @@ def test_other_architectures_are_said_as_such():
     assert "start from different weights" not in text
 
 
+def test_layers_are_alike_up_to_rotation_and_not_compared_across_vocabularies(monkeypatch):
+    run = open_run(tiny_run())
+    text = text_of_run(run, TrajectoryConfig())
+    own = layers_of(run, text)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0]
+    turned = [Centred.of(3 * each.state_MD @ rotation + 1) for each in own]
+    rows = pd.DataFrame(compared(own, turned, 0))
+    same = rows[rows["layer"] == rows["other_layer"]]
+    assert same["cka"].tolist() == pytest.approx([1] * 3)
+    other = open_run(tiny_run())
+    monkeypatch.setattr(type(other), "tokens", property(lambda run: [str(id(run))]))
+    table, notes = find_similarity([run, other], seed=0)
+    assert not len(table)
+    assert notes == [
+        f"Layers of {run.uri} and {run.uri} are not compared: their vocabularies differ."
+    ]
+
+
 def test_transitions_take_other_seeds_and_refuse_other_settings():
     weights, order, rate = others()
     require_same_settings(opened(weights, order))
@@ -156,6 +182,9 @@ def test_a_run_compared_with_itself_elsewhere_does_not_part():
     again = make_run("memory://compare-again", "capture.outliers.k=20")
     found = compare_runs(opened(again), CompareConfig(draws=99, metrics=("training loss",)))
     assert found.parting["step"].tolist() == [-1]
+    same = found.similarity[found.similarity["layer"] == found.similarity["other_layer"]]
+    assert same["cka"].tolist() == pytest.approx([1] * 3)
+    assert (same["null"] < 0.5).all()
     assert found.runs["group"].tolist() == ["", ""]
     assert "do not part in the steps that both have" in summarise(found)[0]
 
