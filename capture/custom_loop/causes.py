@@ -16,6 +16,8 @@ from capture.errors import RunError, UnitError
 from capture.gradients.layout import Layout
 
 DROPPED = "Nothing of the open segment is stored"
+MULTIPLIED = 1e-4
+"""Relative difference up to which two gradients count as equal when a cause is looked for."""
 ONLY_MULTIPLY = (
     "Between backward and step, all gradients may be multiplied by one number (clipping, "
     f"unscaling), and by nothing else; {DROPPED.lower()}"
@@ -102,12 +104,40 @@ def require_resumed(
             raise RunError(uri, problem, remedy)
 
 
-def unexplained_change(error: float, allowed: float, num_ranks: int) -> tuple[str, str]:
+def changed_gradients(layout: Layout, given_P: Tensor, summed_P: Tensor) -> str:
+    """Say how a loop changed gradients, other than by one number; empty if it is not recognized.
+
+    ``given_P``: gradients that the optimizer was given; ``summed_P``: sum of per-sample gradients.
+    """
+    most = given_P.abs().max()
+    at_limit = int((given_P.abs() >= most * (1 - 1e-6)).sum())
+    if at_limit > 1 and same(given_P, summed_P.clamp(-most, most)):
+        return f"gradients were clipped by value, at {float(most):.2g}"
+    by: dict[str, float] = {}
+    pairs = zip(given_P.split(layout.sizes), summed_P.split(layout.sizes), strict=True)
+    for name, (given, summed) in zip(layout.names, pairs, strict=True):
+        if size := float(summed @ summed):
+            by[name] = round(float(given @ summed) / size, 4)
+            if not same(given, by[name] * summed):
+                return ""
+    low, high = (choose(by, key=by.__getitem__, default="") for choose in (min, max))
+    if not by or by[high] - by[low] < MULTIPLIED * abs(by[high]):
+        return ""
+    return f"gradients of {low} were multiplied by {by[low]:.3g}, of {high} by {by[high]:.3g}"
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).norm() <= MULTIPLIED * one.norm())
+
+
+def unexplained_change(
+    error: float, allowed: float, num_ranks: int, cause: str = ""
+) -> tuple[str, str]:
     """Return problem and remedy for shifts that do not add up to the change of the weights.
 
-    ``num_ranks``: how many processes are recorded together.
+    ``num_ranks``: how many processes are recorded together; ``cause``: of ``changed_gradients``.
     """
     problem = f"shifts miss the applied change by {error:.2e} of it, allowed: {allowed:.0e}"
     if (size := num_processes()) > num_ranks:
         return f"{problem}, as if gradients were averaged over {size} processes", ONE_LOOP
-    return problem, ONLY_MULTIPLY
+    return problem + (f": {cause}" if cause else ""), ONLY_MULTIPLY

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from capture.custom_loop.update import groups_of_units, require_options
+from capture.errors import ConfigError
 from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.rules import find_rule
 
@@ -38,6 +39,18 @@ def optimizer_config(optimizer: torch.optim.Optimizer, group: Mapping[str, Any])
         beta2=beta2,
         epsilon=float(group["eps"]),
     )
+
+
+def require_rule(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ``ConfigError`` for an optimizer that cannot be recorded, with its share of a model."""
+    try:
+        find_rule(optimizer)
+    except ConfigError as error:
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        sizes = {id(p): p.numel() for p in model.parameters()}
+        share = sum(size for key, size in sizes.items() if key in trained) / sum(sizes.values())
+        problem = f"{error.problem} (it trains {share:.1%} of the model)"
+        raise ConfigError(error.where, problem, error.remedy) from error
 
 
 def initial_learning_rate(group: Mapping[str, Any]) -> float:

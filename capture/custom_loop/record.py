@@ -24,6 +24,7 @@ from capture.custom_loop.datums import DatumDescriptions, datum_tables, tokens_p
 from capture.custom_loop.optimizer_settings import (
     initial_learning_rate,
     optimizer_config,
+    require_rule,
     settings_of_groups,
 )
 from capture.custom_loop.ranks.beginning import BEGIN, begin_run, steps_before
@@ -155,6 +156,7 @@ def record(
         def prepare() -> Prepared:
             require_configs(outliers, factors, fallback)
             chosen = custom_loop_units(model, optimizer, units)
+            require_rule(model, optimizer)
             tables = datum_tables(datums, vocabulary)
             capture = CaptureConfig(
                 units=list(chosen),

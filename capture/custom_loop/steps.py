@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from capture.config.settings import CaptureConfig
-from capture.custom_loop.causes import unexplained_change
+from capture.custom_loop.causes import changed_gradients, unexplained_change
 from capture.custom_loop.ranks.step_datums import StepDatums
 from capture.custom_loop.step_inputs import StepInputs, StepPosition, divergence_error
 from capture.engine.audit import (
@@ -104,7 +104,8 @@ def after_step(
     errors = audited(before, found, after_P, training, capture.audit_tolerance, group)
     largest = max(each.error for each in errors)
     if not all(each.unexplained <= capture.audit_tolerance for each in errors):
-        raise audit_failure(position, largest, after_P, capture.audit_tolerance, group.size)
+        allowed = capture.audit_tolerance
+        raise audit_failure(before, position, largest, after_P, allowed, group.size)
     factors = None
     if "factors" in capture.kinds:
         factors = rows_of_step(
@@ -177,8 +178,17 @@ def check_positions(outliers: Outliers, window: int | None, position: StepPositi
 
 
 def audit_failure(
-    position: StepPosition, error: float, after_P: Tensor, allowed: float, num_ranks: int
+    before: StepInputs,
+    position: StepPosition,
+    error: float,
+    after_P: Tensor,
+    allowed: float,
+    num_ranks: int,
 ) -> AuditError:
     if not math.isfinite(after_P.norm()):
         return divergence_error(position)
-    return AuditError(position.where, *unexplained_change(error, allowed, num_ranks))
+    layout, cause = Layout.of(before.expected.units), ""
+    if num_ranks == 1:
+        given_P, summed_P = layout.flatten(before.grads), sum_shifts(before.factors, layout, 1.0)
+        cause = changed_gradients(layout, given_P, summed_P)
+    return AuditError(position.where, *unexplained_change(error, allowed, num_ranks, cause))

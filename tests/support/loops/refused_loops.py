@@ -139,11 +139,7 @@ def removed(session: Session) -> None:
     train(session, model, before_step=lambda: setattr(model.layer.bias, "grad", None))
 
 
-@kind(
-    "clipping layer by layer, or of values",
-    AuditError,
-    "step 0: shifts miss the applied change by",
-)
+@kind("clipping of values", AuditError, "gradients were clipped by value, at 0.001")
 def clipped_values(session: Session) -> None:
     model = Small()
     train(
@@ -151,6 +147,21 @@ def clipped_values(session: Session) -> None:
         model,
         before_step=lambda: nn.utils.clip_grad_value_(model.parameters(), 1e-3),
     )
+
+
+@kind(
+    "clipping layer by layer, or group by group",
+    AuditError,
+    "gradients of layer.weight were multiplied by 0.5, of embedding.weight by 1",
+)
+def clipped_layers(session: Session) -> None:
+    model = Small()
+
+    def clip() -> None:
+        assert model.layer.weight.grad is not None
+        model.layer.weight.grad *= 0.5
+
+    train(session, model, before_step=clip)
 
 
 @kind(

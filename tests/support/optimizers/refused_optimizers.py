@@ -27,7 +27,7 @@ class ScheduleFree(torch.optim.SGD):
 @kind(
     "an optimizer that states no rule (schedule-free, SOAP, an averaging wrapper)",
     ConfigError,
-    "optimizer: is ScheduleFree, whose updates cannot be decomposed",
+    "is ScheduleFree, whose updates cannot be decomposed (it trains 100.0% of the model)",
 )
 def without_rule(session: Session) -> None:
     model = Small()
