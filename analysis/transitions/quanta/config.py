@@ -19,7 +19,8 @@ class QuantaConfig:
     """Patterns of the parameters whose gradients are compared, one may stand without a list; empty
     for the matrices of the layers, without embeddings (Michaud et al. 2023)."""
     steps: str | Sequence[int] = "log"
-    """As ``TrajectoryConfig.steps``; 8 or more are needed."""
+    """As ``TrajectoryConfig.steps``; 8 or more are needed, so a run with fewer checkpoints is
+    replayed for log."""
     checkpoints: int = 30
     """Number of checkpoints to choose if ``steps`` is log."""
     split: SplitChoice = ""

@@ -56,14 +56,7 @@ def find_quanta(
     """
     if text.held_out is None:
         raise ConfigError("quanta", "needs a text to predict", "Give one with --text")
-    asked = config.checkpoints_chosen
-    replays = {"replays": source.replays}
-    steps = choose_steps(
-        str(asked.steps), source.available, asked.checkpoints, source.where, **replays
-    )
-    if len(steps) < MIN_POINTS:
-        problem = f"gives {len(steps)} checkpoints, and a change point needs {MIN_POINTS}"
-        raise ConfigError("--steps", problem, "Choose more, as in --steps 0,1,2,4,8,16,32:200:8")
+    steps = chosen_steps(source, config)
     chosen: Chosen | None = None
     model: Observed | None = None
     rows: list[np.ndarray] = []
@@ -79,6 +72,22 @@ def find_quanta(
     assert model
     gram_UMM = grams(model, chosen, config)
     return grouped(np.array(steps), np.array(rows), gram_UMM, chosen, text, config)
+
+
+def chosen_steps(source: Source, config: QuantaConfig) -> list[int]:
+    """Return the steps to measure; raise ``ConfigError`` for fewer than 8.
+
+    Log-spaced ones are of all steps, most of them replayed, where too few have a checkpoint.
+    """
+    asked, available = config.checkpoints_chosen, source.available
+    if source.replays and len(available) < MIN_POINTS and asked.steps == "log":
+        available = range(max(available, default=0) + 1)
+    replays = {"replays": source.replays}
+    steps = choose_steps(str(asked.steps), available, asked.checkpoints, source.where, **replays)
+    if len(steps) < MIN_POINTS:
+        problem = f"gives {len(steps)} checkpoints, and a change point needs {MIN_POINTS}"
+        raise ConfigError("--steps", problem, "Choose more, as in --steps 0,1,2,4,8,16,32:200:8")
+    return steps
 
 
 def positions_for(model: Observed, text: Text, config: QuantaConfig) -> Chosen:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from cluster.options.machines import Machines
 
 TEXT = """\
-Compares runs: the first step at which the datums or the loss differ, with those datums; the step
-at which each metric has made half of its change, and the order of these; how alike the layers are
-(linear CKA, at the ends of the runs); mean and deviation over runs; outlier runs (5 runs or more), and whether outcomes are of two kinds (8 runs or more). Runs
-whose settings differ in more than seeds form groups. Metrics are those of ontogeny transitions.
-Tables go to RUN/analysis/compare/ of the first run.
+Compares runs: the first step at which the datums or the loss differ, with those datums; the step at
+which each metric has made half of its change, and the order of these; how alike the layers are
+(linear CKA, at the ends of the runs); mean and deviation over runs; outlier runs (5 runs or more),
+and whether outcomes are of two kinds (8 runs or more). Runs whose settings differ in more than
+seeds form groups. Metrics are those of ontogeny transitions. Tables go to RUN/analysis/compare/ of
+the first run.
 
   ontogeny compare runs/demo runs/smooth"""
 

@@ -35,7 +35,8 @@ PLACE/analysis/quanta/.
   ontogeny quanta runs/demo --name fine --clusters 20 --positions 1000 --steps 0:8,8:64:4,64:560:16
   ontogeny quanta checkpoints/ --text held-out.txt --to results/
 
-8 or more checkpoints are needed, 30 are better; --steps of a run replays what is not stored."""
+8 or more checkpoints are needed, 30 are better. A run that has fewer is replayed, as it is for
+steps without a checkpoint in --steps."""
 
 
 def add(commands: "Commands") -> None:

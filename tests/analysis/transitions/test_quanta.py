@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from analysis.jobs.question import Question
 from analysis.jobs.tables import read_table
 from analysis.run.run import open_run
+from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, Windows
 from analysis.transitions.quanta import clusters
@@ -24,9 +25,10 @@ from analysis.transitions.quanta.falls import Falls
 from analysis.transitions.quanta.gradients import compared_units, position_grams
 from analysis.transitions.quanta.page import quanta_page
 from analysis.transitions.quanta.positions import Chosen, choose_positions
-from analysis.transitions.quanta.quanta import find_quanta, grouped
+from analysis.transitions.quanta.quanta import chosen_steps, find_quanta, grouped
 from analysis.transitions.quanta.sentences import summarise
 from analysis.transitions.quanta.tables import SCHEMAS, Quanta
+from capture.errors import ConfigError
 from capture.models.huggingface import HFConfig, build_hf_model
 from capture.models.transformer import AnyModel, ModelConfig, fresh_model
 from cluster.cli import main
@@ -244,6 +246,16 @@ def test_the_command_writes_tables_page_and_json(capsys: pytest.CaptureFixture[s
     assert first["target"] == run.tokens[tokens[first["position"] + 1]]
     assert main(["quanta", uri, *SMALL, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= set(SCHEMAS)
+
+
+def test_a_run_with_few_checkpoints_is_replayed_by_default() -> None:
+    source = RunCheckpoints(open_run(tiny_run()))
+    assert len(source.available) < 8
+    steps = chosen_steps(source, QuantaConfig(checkpoints=12))
+    assert len(steps) == 12
+    assert (steps[0], steps[-1]) == (0, 24)
+    with pytest.raises(ConfigError, match="gives 5 checkpoints"):
+        chosen_steps(source, QuantaConfig(steps="all"))
 
 
 @pytest.mark.parametrize(
