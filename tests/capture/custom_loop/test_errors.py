@@ -47,19 +47,14 @@ class Many(nn.Module):
 
 INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
     "optimizer": (
-        lambda m: torch.optim.RMSprop(m.parameters()),
+        lambda m: torch.optim.Rprop(m.parameters()),
         {},
-        "optimizer: is RMSprop, whose updates cannot be decomposed. Use SGD, Adam or AdamW",
+        "have changed (it trains 100.0% of the model). Use an optimizer of torch.optim, or give",
     ),
     "option": (
-        lambda m: ADAM(m.parameters(), amsgrad=True),
+        lambda m: ADAM(m.parameters(), differentiable=True),
         {},
-        "optimizer: is Adam with amsgrad=True, whose updates cannot be decomposed. Set amsgrad=",
-    ),
-    "dampening": (
-        lambda m: SGD(m.parameters(), 0.1, momentum=0.9, dampening=0.1),
-        {},
-        "optimizer: is SGD with dampening=0.1",
+        "optimizer: is Adam with differentiable=True, whose updates cannot be decomposed. Set diff",
     ),
     "untrained": (
         lambda m: SGD(list(m.parameters())[1:], 0.1),
