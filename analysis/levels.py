@@ -46,6 +46,10 @@ REQUIREMENTS = {
     "model the weight that mixes them)",
 }
 """What a level needs, for error messages."""
+HEADS_UNKNOWN = (
+    "The model of a custom loop says where its heads are. Pass it: --model MODULE:FUNCTION, or "
+    "open_run(…, model=…)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +95,14 @@ class UnitPart:
 
 
 def groups_at(
-    level: Level, layout: Layout, *, heads: int, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
+    level: Level, layout: Layout, *, heads: int | None, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
 ) -> Groups:
     """Return all groups of a level other than *parameter*; raise ``RunError`` if there are none.
 
-    ``heads`` is for the study's transformer; ``blocks`` has the heads of another model.
+    ``heads`` is for the study's transformer, None if unknown; ``blocks`` has the heads of another
+    model.
     """
-    dividing: dict[str, Callable[[str, Layout, int], UnitPart | None]] = {
+    dividing: dict[str, Callable[[str, Layout, int | None], UnitPart | None]] = {
         "neuron": inputs_of_mlp,
         "row": outputs_of_weight,
         "head": partial(heads_of_blocks, blocks) if blocks else heads_of_attention,
@@ -107,6 +112,8 @@ def groups_at(
     families = list(dict.fromkeys(part.family for part in parts if part))
     if not families:
         remedy = "Choose another --level, or capture them with capture.units"
+        if level == "head" and heads is None:
+            remedy = HEADS_UNKNOWN
         raise RunError(f"level {level}", f"the run captured no {REQUIREMENTS[level]}", remedy)
     sizes = [
         1 + max(int(part.number_S.max()) for part in parts if part and part.family == family)
@@ -124,11 +131,11 @@ def groups_at(
     return Groups(level, np.repeat(families, sizes).tolist(), number_G, family_G, group_P)
 
 
-def inputs_of_mlp(name: str, layout: Layout, heads: int) -> UnitPart | None:
+def inputs_of_mlp(name: str, layout: Layout, heads: int | None) -> UnitPart | None:
     return UnitPart(name, entries(name, layout, inputs=True)) if is_mlp(name, layout) else None
 
 
-def outputs_of_weight(name: str, layout: Layout, heads: int) -> UnitPart | None:
+def outputs_of_weight(name: str, layout: Layout, heads: int | None) -> UnitPart | None:
     if len(layout.shapes[name]) != 2:
         return None
     return UnitPart(name, entries(name, layout, inputs=False))
@@ -148,12 +155,12 @@ def entries(name: str, layout: Layout, *, inputs: bool) -> np.ndarray:
     return np.tile(np.arange(columns), rows)
 
 
-def whole_unit(name: str, layout: Layout, heads: int) -> UnitPart | None:
+def whole_unit(name: str, layout: Layout, heads: int | None) -> UnitPart | None:
     return UnitPart(name, np.zeros(np.prod(layout.shapes[name]), np.int64))
 
 
-def heads_of_attention(name: str, layout: Layout, heads: int) -> UnitPart | None:
-    if not name.endswith((IN_PROJECTION, OUT_PROJECTION)):
+def heads_of_attention(name: str, layout: Layout, heads: int | None) -> UnitPart | None:
+    if heads is None or not name.endswith((IN_PROJECTION, OUT_PROJECTION)):
         return None
     rows, width = layout.shapes[name]
     family = name.removesuffix(IN_PROJECTION).removesuffix(OUT_PROJECTION) + "self_attn"
@@ -164,7 +171,7 @@ def heads_of_attention(name: str, layout: Layout, heads: int) -> UnitPart | None
 
 
 def heads_of_blocks(
-    blocks: Mapping[str, HeadBlocks], name: str, layout: Layout, heads: int
+    blocks: Mapping[str, HeadBlocks], name: str, layout: Layout, heads: int | None
 ) -> UnitPart | None:
     if name not in blocks:
         return None

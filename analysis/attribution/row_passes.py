@@ -109,7 +109,7 @@ class OutlierRows:
         """Return the groups of the configured level; raise ``RunError`` if the run has none."""
         if self.config.level != "parameter":
             of_heads = self.config.level == "head"
-            how = {"heads": self.run.config.model.heads}
+            how = {"heads": self.run.num_heads}
             blocks = self.run.head_blocks if of_heads else NO_BLOCKS
             return groups_at(self.config.level, self.run.layout, **how, blocks=blocks)
         rows_P = self.run_job(CountRows(self.reader), self.shards) * is_weight(self.run.layout)

@@ -180,7 +180,7 @@ def analyse_behaviour(
     chosen_K = np.union1d(matched.selected_S, matched.control_SK)
     chosen_N = np.full(run.num_datums, -1)
     chosen_N[chosen_K] = np.arange(len(chosen_K))
-    levels = captured_levels(run.layout, run.config.model.heads, run.head_blocks)
+    levels = captured_levels(run.layout, run.num_heads, run.head_blocks)
     cells = finest_cells(levels)
     marked_KT = marked_positions(run, predicate, chosen_K)
     job = SumRowsByDatum(run.layout, cells, chosen_N, len(chosen_K), marked_KT)

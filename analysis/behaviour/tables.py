@@ -60,14 +60,16 @@ LEVELS: dict[Level, str] = {"unit": "units", "head": "heads", "neuron": "neurons
 
 
 def captured_levels(
-    layout: Layout, heads: int, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
+    layout: Layout, heads: int | None, blocks: Mapping[str, HeadBlocks] = NO_BLOCKS
 ) -> list[Groups]:
     """The groups of each level of which the run captured a unit; as for ``groups_at``."""
     names = layout.names
     present: dict[Level, bool] = {
         "unit": True,
         "head": any(
-            name in blocks if blocks else name.endswith((IN_PROJECTION, OUT_PROJECTION))
+            name in blocks
+            if blocks
+            else heads is not None and name.endswith((IN_PROJECTION, OUT_PROJECTION))
             for name in names
         ),
         "neuron": any(is_mlp(name, layout) for name in names),

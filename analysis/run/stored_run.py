@@ -108,6 +108,11 @@ class StoredRun:
         return self.config.run.loop == "own"
 
     @property
+    def num_heads(self) -> int | None:
+        """Heads of each layer of the study's transformer; None of a custom loop's model."""
+        return None if self.from_custom_loop else self.config.model.heads
+
+    @property
     def has_numbered_datums(self) -> bool:
         """Whether datums have numbers only: recorded in a custom loop without ``datums``."""
         return self.from_custom_loop and not self.start.files_of("corpus")

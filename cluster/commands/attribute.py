@@ -227,7 +227,7 @@ def check_focus(run: "Run", config: "AttributionConfig", focus: "Focus") -> None
         return
     level = "neuron" if config.level == "parameter" else config.level
     blocks = run.head_blocks if level == "head" else NO_BLOCKS
-    groups = groups_at(level, run.layout, heads=run.config.model.heads, blocks=blocks)
+    groups = groups_at(level, run.layout, heads=run.num_heads, blocks=blocks)
     known = list(dict.fromkeys(groups.units))
     if focus.unit not in known:
         raise UnitError(focus.unit, f"has no {level}s here", nearest(focus.unit, known))
