@@ -7,6 +7,7 @@ from capture.errors import at_least
 from cluster.options.analysis import Analysis, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import ABLATION_LEVELS, ABLATION_SPLITS, ABLATION_VALUES
+from cluster.options.lifetime import explain_lifetime
 from cluster.options.model_steps import add_model_steps, at_each_step
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def add(commands: "Commands") -> None:
     add_model_steps(made)
     add_model(made)
     add_ray(made)
+    explain_lifetime(made)
     add_tables(made)
     add_quiet(made, json=True)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_run
+from cluster.options.lifetime import explain_lifetime
 from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--top", type=int, default=20, metavar="N", help=text)
     text = "datums for each bigram, default 5, 0 for none"
     made.add_argument("--datums", type=int, default=5, metavar="N", help=text)
+    explain_lifetime(made)
     add_tables(made)
     add_quiet(made, json=True)
 

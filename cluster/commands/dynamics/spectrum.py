@@ -7,6 +7,7 @@ from capture.errors import ConfigError, at_least
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, num_workers
 from cluster.options.choices import SPECTRUM_OF
+from cluster.options.lifetime import explain_lifetime
 from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def add(commands: "Commands") -> None:
     add_what_is_said(made)
     text = "pieces of parameters at once on this machine, default 1"
     made.add_argument("--workers", type=num_workers, default=1, metavar="N", help=text)
+    explain_lifetime(made)
     add_tables(made)
     add_ray(made)
     add_quiet(made, json=True)

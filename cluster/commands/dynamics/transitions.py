@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
 from cluster.options.arguments import add_any_number, add_command, add_quiet, add_ray
+from cluster.options.lifetime import explain_lifetime
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +53,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("--no-record", action="store_true", help="do not ask which data moved then")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of draws, default 0")
     add_ray(made)
+    explain_lifetime(made)
     add_tables(made)
     add_quiet(made, json=True)
 

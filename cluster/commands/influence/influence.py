@@ -15,6 +15,7 @@ from cluster.options.arguments import (
     num_workers,
 )
 from cluster.options.choices import JUDGE_METHODS
+from cluster.options.lifetime import explain_lifetime
 from cluster.options.ranges import parse_steps
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def add(commands: "Commands") -> None:
     add_ray(made)
     text = "datums shown on each side, default 5"
     made.add_argument("--rows", type=int, default=5, metavar="N", help=text)
+    explain_lifetime(made)
     add_tables(made)
     add_quiet(made, json=True)
 
