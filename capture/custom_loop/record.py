@@ -31,6 +31,7 @@ from capture.custom_loop.ranks.beginning import BEGIN, begin_run, steps_before
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
 from capture.custom_loop.ranks.loop_state import state_of
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
+from capture.custom_loop.ranks.same_batches import SameBatches
 from capture.custom_loop.ranks.wrappers import data_parallel, ranks_of
 from capture.custom_loop.recording import Recording
 from capture.custom_loop.units import (
@@ -205,7 +206,8 @@ def record(
         last = done[-1] if done else require_start(target)
         settings = own.config.training.optimizer
         checkpoints = LoopCheckpoints(target, state, settings, last)
-        loop = RecordedLoop(ranks, checkpoints, wrapper, steps_before(target, last))
+        batches = SameBatches(steps_before(target, [*done[:1], *done[-1:]]), ranks.size)
+        loop = RecordedLoop(ranks, checkpoints, wrapper, batches)
         stack.enter_context(without_compilation(given))
         with Recording(
             recorder, own.config, model, optimizer, own.units, own.tables, loop

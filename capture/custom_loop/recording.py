@@ -95,6 +95,8 @@ class Recording:
         """Checkpoint of a full segment that stays open until the next step, for evaluations."""
         self._error: BaseException | None = None
         """The error that ended the recording."""
+        self._on_error: Callable[[BaseException], None] = lambda error: None
+        """Called with that error before it is raised; a trainer's callback closes the recording."""
         self._active = ExitStack()
 
     # --- for the user's loop --------------------------------------------------------------------
@@ -276,8 +278,8 @@ class Recording:
                 check_together(self._guard, self._state, ranks, passes, self._position)
             inputs = join_ranks(read.inputs, found, self._ranks, self._position)
             datums = self._datums.of_step([own["claims"] for own in found], self._ranks.rank, where)
-            if self._position.step == self._last.end_step:
-                self._loop.require_same_batch(len(datums.all_N), where)
+            if not any(each.documents for each in read.passes):  # packed rows hold any number
+                self._loop.batches.require(len(datums.all_N), where)
             self._inputs = inputs, datums
 
     def _read_step(self, optimizer: torch.optim.Optimizer) -> ReadStep | None:
@@ -346,7 +348,8 @@ class Recording:
         try:
             yield
         except BaseException as error:
-            self._error = error
+            self._error, self._tape.paused = error, True
+            self._on_error(error)
             raise
 
     # --- segments -------------------------------------------------------------------------------

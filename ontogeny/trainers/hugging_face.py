@@ -4,22 +4,15 @@ The trainer calls a callback when training begins, around each step, and when it
 saves. Its checkpoints and the run's segments end at the same steps, so both continue together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from capture.config.records import FactorConfig
-from capture.custom_loop.datums import DatumDescriptions
 from capture.errors import RunError
-from capture.gradients.vmap_fallback import Fallback
 from capture.models.hub import load_transformers
-from capture.shifts.outliers import OutlierConfig
-from capture.store import DEFAULT
-from capture.store.config import StoreConfig
-from ontogeny.trainers.base_class import JoinsOnCreation
-from ontogeny.trainers.trained_run import TrainedRun
+from ontogeny.trainers.recording_callback import RecordingCallback
 
 
 def trainer_callback() -> tuple[type, ...]:
@@ -27,7 +20,7 @@ def trainer_callback() -> tuple[type, ...]:
     return (load_transformers("ontogeny.Callback").TrainerCallback,)
 
 
-class Callback(JoinsOnCreation):
+class Callback(RecordingCallback):
     """Record what every datum does to the weights while a Hugging Face ``Trainer`` trains.
 
     Pass it to any ``Trainer`` of transformers, or one made of it, such as TRL's ``SFTTrainer``, and
@@ -36,27 +29,6 @@ class Callback(JoinsOnCreation):
     holds their tokens, and compares them with what goes into the model. Evaluations and epochs are
     stored as well. At each checkpoint of the trainer a segment of the run ends, and training that
     continues from the checkpoint (``resume_from_checkpoint``) continues the run from there.
-
-    Args:
-        run: where the run is stored: a folder, ``file:///…``, ``memory://…`` or
-            ``s3://bucket/prefix``.
-        units: glob patterns over parameter names; patterns that begin with ``!`` leave parameters
-            out. Default: all parameters that are trained.
-        datums: as in ``ontogeny.record``, one for each row of the dataset, in its order. Default:
-            the column ``input_ids``, or else the number of rows.
-        vocabulary: text of each token; by default the tokenizer's (``processing_class``).
-        outliers: how many of the largest shifts are stored.
-        factors: whether the factors of all per-sample gradients are stored. Default: no. They are
-            with ``FactorConfig(enabled=True)``.
-        segment_steps: steps per segment, at most.
-        audit_tolerance: largest unexplained difference between shifts and change of the weights.
-        store: settings for retries, timeouts and pending bytes.
-        overwrite: replace a run that exists, unless training continues from a checkpoint.
-        fallback: "vmap" runs modules again for each datum whose parameters have no factors.
-
-    Raises:
-        ConfigError: transformers is not installed. ``Trainer.train`` raises what
-            ``ontogeny.record`` raises, for example for a loss in which datums interact.
 
     Example:
         >>> trainer = transformers.Trainer(  # doctest: +SKIP
@@ -69,40 +41,6 @@ class Callback(JoinsOnCreation):
     @staticmethod
     def bases() -> tuple[type, ...]:
         return trainer_callback()
-
-    def __init__(
-        self,
-        run: str,
-        *,
-        units: Sequence[str] | None = None,
-        datums: DatumDescriptions = None,
-        vocabulary: Sequence[str] | None = None,
-        outliers: OutlierConfig | None = None,
-        factors: FactorConfig | None = None,
-        segment_steps: int = 100,
-        audit_tolerance: float = 1e-5,
-        store: StoreConfig = DEFAULT,
-        overwrite: bool = False,
-        fallback: Fallback = "none",
-    ) -> None:
-        self._run = TrainedRun(
-            run,
-            units=units,
-            datums=datums,
-            vocabulary=vocabulary,
-            outliers=outliers,
-            factors=factors,
-            segment_steps=segment_steps,
-            audit_tolerance=audit_tolerance,
-            store=store,
-            overwrite=overwrite,
-            fallback=fallback,
-        )
-
-    def close(self) -> None:
-        """End a recording that an error in training left open, and drop its open segment."""
-        if self._run.recording is not None:
-            self._run.drop()
 
     # --- events of the trainer --------------------------------------------------------------------
 
@@ -143,15 +81,11 @@ class Callback(JoinsOnCreation):
         self._run.next_batch()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        run = self._run
-        if run.recording is None:
-            return
-        if run.drawn is not None and not (
-            control.should_training_stop or control.should_epoch_stop
-        ):
-            run.drawn.require_all_taken()
-        if args.load_best_model_at_end:  # the trainer replaces the weights before on_train_end
-            run.recording.end_segment()
+        stops = control.should_training_stop or control.should_epoch_stop
+        self._run.end_epoch(is_whole=not stops)
+        # With load_best_model_at_end the trainer replaces the weights before on_train_end.
+        if self._run.recording is not None and args.load_best_model_at_end:
+            self._run.recording.end_segment()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, *, metrics: Mapping[str, Any], **kwargs: Any
@@ -159,12 +93,10 @@ class Callback(JoinsOnCreation):
         self._run.evaluations(metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run.recording is not None:
-            self._run.recording.commit()
+        self._run.commit()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run.recording is not None:
-            self._run.end()
+        self._run.finish()
 
 
 def skipped_batches(num_batches: int, args: Any, step: int) -> int:

@@ -5,7 +5,7 @@ Its checkpoints and the run's segments end at the same steps, so both continue t
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from capture.config.records import FactorConfig
-from capture.custom_loop.datums import DatumDescriptions
 from capture.errors import ConfigError
-from capture.gradients.vmap_fallback import Fallback
-from capture.shifts.outliers import OutlierConfig
-from capture.store import DEFAULT
-from capture.store.config import StoreConfig
-from ontogeny.trainers.base_class import JoinsOnCreation
-from ontogeny.trainers.trained_run import TrainedRun
+from ontogeny.trainers.recording_callback import RecordingCallback
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 """Two names of one library, each with a class of callbacks of its own."""
@@ -40,7 +33,7 @@ def lightning_callbacks() -> tuple[type, ...]:
     return tuple(import_module(name).Callback for name in found)
 
 
-class LightningCallback(JoinsOnCreation):
+class LightningCallback(RecordingCallback):
     """Record what every datum does to the weights while a Lightning ``Trainer`` trains.
 
     Pass it to the ``Trainer``, and train as before: the weights after training are bit-identical.
@@ -49,27 +42,6 @@ class LightningCallback(JoinsOnCreation):
     of the trainer a segment of the run ends, and training that continues from the checkpoint
     (``ckpt_path``) continues the run from there. If one child of the module holds all parameters
     that are trained, this child is what is recorded, under its own parameter names.
-
-    Args:
-        run: where the run is stored: a folder, ``file:///…``, ``memory://…`` or
-            ``s3://bucket/prefix``.
-        units: glob patterns over parameter names; patterns that begin with ``!`` leave parameters
-            out. Default: all parameters that are trained.
-        datums: as in ``ontogeny.record``, one for each row of the dataset, in its order. Default:
-            the number of rows.
-        vocabulary: text of each token, if ``datums`` are tokens.
-        outliers: how many of the largest shifts are stored.
-        factors: whether the factors of all per-sample gradients are stored. Default: no. They are
-            with ``FactorConfig(enabled=True)``.
-        segment_steps: steps per segment, at most.
-        audit_tolerance: largest unexplained difference between shifts and change of the weights.
-        store: settings for retries, timeouts and pending bytes.
-        overwrite: replace a run that exists, unless training continues from a checkpoint.
-        fallback: "vmap" runs modules again for each datum whose parameters have no factors.
-
-    Raises:
-        ConfigError: Lightning is not installed. ``Trainer.fit`` raises what ``ontogeny.record``
-            raises, for example for a loss in which datums interact.
 
     Example:
         >>> trainer = lightning.Trainer(  # doctest: +SKIP
@@ -81,35 +53,6 @@ class LightningCallback(JoinsOnCreation):
     @staticmethod
     def bases() -> tuple[type, ...]:
         return lightning_callbacks()
-
-    def __init__(
-        self,
-        run: str,
-        *,
-        units: Sequence[str] | None = None,
-        datums: DatumDescriptions = None,
-        vocabulary: Sequence[str] | None = None,
-        outliers: OutlierConfig | None = None,
-        factors: FactorConfig | None = None,
-        segment_steps: int = 100,
-        audit_tolerance: float = 1e-5,
-        store: StoreConfig = DEFAULT,
-        overwrite: bool = False,
-        fallback: Fallback = "none",
-    ) -> None:
-        self._run = TrainedRun(
-            run,
-            units=units,
-            datums=datums,
-            vocabulary=vocabulary,
-            outliers=outliers,
-            factors=factors,
-            segment_steps=segment_steps,
-            audit_tolerance=audit_tolerance,
-            store=store,
-            overwrite=overwrite,
-            fallback=fallback,
-        )
 
     # --- events of the trainer --------------------------------------------------------------------
 
@@ -159,12 +102,10 @@ class LightningCallback(JoinsOnCreation):
             self._run.evaluations(found)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        if self._run.recording is not None:
-            self._run.recording.commit()
+        self._run.commit()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._run.recording is not None:
-            self._run.end()
+        self._run.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self._run.recording is not None:

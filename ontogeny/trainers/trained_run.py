@@ -5,26 +5,22 @@ continues, and which datums each batch holds.
 """
 
 import gc
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from capture.config.records import FactorConfig
 from capture.custom_loop.datums import DatumDescriptions
 from capture.custom_loop.ranks.wrappers import DDP, num_processes, ranks_of
-from capture.custom_loop.record import record, require_configs
+from capture.custom_loop.record import record
 from capture.custom_loop.recording import Recording
 from capture.errors import ConfigError, RunError
 from capture.format.chain import read_segments
 from capture.format.markers import START
-from capture.gradients.vmap_fallback import Fallback
-from capture.shifts.outliers import OutlierConfig
-from capture.store import DEFAULT, Store
-from capture.store.config import StoreConfig
+from capture.store import Store
 from capture.training.rewind import rewind
 from ontogeny.trainers.dataset_tokens import (
     datums_of_rows,
@@ -46,41 +42,21 @@ class TrainedRun:
 
     def __init__(
         self,
-        run: str,
+        store: Store,
+        datums: DatumDescriptions,
+        vocabulary: Sequence[str] | None,
+        settings: Mapping[str, Any],
         *,
-        units: Sequence[str] | None = None,
-        datums: DatumDescriptions = None,
-        vocabulary: Sequence[str] | None = None,
-        outliers: OutlierConfig | None = None,
-        factors: FactorConfig | None = None,
-        segment_steps: int = 100,
-        audit_tolerance: float = 1e-5,
-        store: StoreConfig = DEFAULT,
-        overwrite: bool = False,
-        fallback: Fallback = "none",
+        overwrite: bool,
     ) -> None:
-        """All arguments are those of ``ontogeny.record``.
-
-        Raises ``ConfigError`` for ``outliers``, ``factors`` or ``fallback`` that are none.
-        """
-        require_configs(outliers, factors, fallback)
-        self.settings: dict[str, Any] = {
-            "units": units,
-            "outliers": outliers,
-            "factors": factors,
-            "segment_steps": segment_steps,
-            "audit_tolerance": audit_tolerance,
-            "fallback": fallback,
-        }
-        self.store = Store(run, store)
+        """``settings``: the other arguments of ``record``."""
+        self.store, self.settings = store, settings
         self.datums, self.vocabulary = datums, vocabulary
         self.overwrite = overwrite
         self.recording: Recording | None = None
         self.drawn: DrawnBatches | None = None
         self.document_ends: np.ndarray | None = None
         """Documents in each row of the dataset and those before, if rows are packed of them."""
-        self.document_ends: np.ndarray | None = None
-        """See ``dataset_tokens.document_ends``."""
         self.loader: Any = None
         self.has_begun = False
         """Whether an earlier call of training began this run."""
@@ -114,9 +90,19 @@ class TrainedRun:
         Raises what ``record`` raises, and ``RunError`` if the run has no segment that ends at
         ``step``.
         """
-        if self.recording is not None:  # training ended with an error, and told nobody
-            self.drop()
-        model = in_wrapper(model)
+        self.drop()  # if training ended with an error, and told nobody
+        with self.ending_on_error():
+            self.enter(in_wrapper(model), optimizer, dataset, tokenizer, step)
+
+    def enter(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        dataset: Any,
+        tokenizer: Any,
+        step: int,
+    ) -> None:
+        """Enter the recording; see ``begin``."""
         resume = self.resumes(model, step)
         datums, vocabulary = self.describe(dataset, tokenizer)
         entered = record(
@@ -131,6 +117,7 @@ class TrainedRun:
             **self.settings,
         )
         self.recording = self._open.enter_context(entered)
+        self.recording._on_error = self.end
         self.has_begun = True
 
     def resumes(self, model: nn.Module, step: int) -> bool:
@@ -183,10 +170,17 @@ class TrainedRun:
         if self.recording is not None:
             self.recording.epoch = self.epoch
 
+    def end_epoch(self, *, is_whole: bool) -> None:
+        """Require that an epoch that ends as a whole has taken all batches that were drawn."""
+        if is_whole and self.recording is not None and self.drawn is not None:
+            with self.ending_on_error():
+                self.drawn.require_all_taken()
+
     def next_batch(self) -> None:
         """Tell the recording which datums the trainer's next batch holds."""
         if self.recording is not None and self.drawn is not None:
-            self.recording.datums(datums_of_rows(self.drawn.take(), self.document_ends))
+            with self.ending_on_error():
+                self.recording.datums(datums_of_rows(self.drawn.take(), self.document_ends))
 
     def evaluations(self, metrics: Mapping[str, Any]) -> None:
         """Store the losses among a trainer's metrics: ``eval_loss`` as that of the split eval."""
@@ -195,10 +189,33 @@ class TrainedRun:
             if self.recording is not None and name.endswith(LOSS) and split:
                 self.recording.evaluation(split, float(value))
 
+    def commit(self) -> None:
+        """End a segment at a checkpoint of the trainer."""
+        if self.recording is not None:
+            with self.ending_on_error():
+                self.recording.commit()
+
+    def finish(self) -> None:
+        """End the recording of training that has ended well."""
+        if self.recording is not None:
+            self.end()
+
+    @contextmanager
+    def ending_on_error(self) -> Iterator[None]:
+        """End the recording if the block raises: a trainer does not tell its callbacks of errors.
+
+        Errors in hooks of the recording end it in the same way (``Recording._on_error``).
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            raise
+
     def drop(self) -> None:
-        """End the recording after an error; steps of the open segment are dropped."""
-        error = RunError(self.store.uri, "training ended with an error")
-        self.end(error)
+        """End a recording that an error left open; steps of the open segment are dropped."""
+        if self.recording is not None:
+            self.end(RunError(self.store.uri, "training ended with an error"))
 
     def end(self, error: BaseException | None = None) -> None:
         """End the recording; store the open segment, or drop it after an error."""

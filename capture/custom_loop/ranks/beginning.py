@@ -3,7 +3,7 @@
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -104,25 +104,28 @@ def require_visible(target: Store, start: str, may_commit: Callable[[], None]) -
 
 @dataclass(frozen=True)
 class StepsBefore:
-    """How the steps of a run's last segment were taken."""
+    """How the steps of a run's first and last segments were taken."""
 
     num_ranks: int
     counts: frozenset[int]
     """Numbers of datums in a step, over all ranks."""
 
 
-def steps_before(target: Store, last: Marker) -> StepsBefore | None:
-    """Return how a segment's steps were taken; None if the segment is the start of the run.
+def steps_before(target: Store, segments: Sequence[Marker]) -> StepsBefore | None:
+    """Return how the steps of these segments were taken; None without any.
 
-    The number of ranks is 1 for a run that stores neither outliers nor factors, which does not say.
+    The number of ranks is that of the last one. It is 1 for a run that stores neither outliers nor
+    factors, which does not say.
     """
-    if not last.files_of("steps"):
+    files = [file for segment in segments for file in segment.files_of("steps")[:1]]
+    if not files:
         return None
-    file = last.files_of("steps")[0]
-    rows = shards.decode(target.get(file.key), f"{target.uri}/{file.key}")
+    tables = [shards.decode(target.get(each.key), f"{target.uri}/{each.key}") for each in files]
+    counts = {len(datums) for rows in tables for datums in rows["datums"].to_pylist()}
+    last = segments[-1]
     keys = [each.key for kind in ("outliers", "factors") for each in last.files_of(kind)]
     workers = {found[1] for key in keys if (found := re.search(r"-w(\d+)", key))}
-    return StepsBefore(max(1, len(workers)), frozenset(map(len, rows["datums"].to_pylist())))
+    return StepsBefore(max(1, len(workers)), frozenset(counts))
 
 
 def first_position(store: Store, last: Marker) -> StepPosition:

@@ -1,15 +1,12 @@
 """The loop that is recorded, as its ranks train it."""
 
-import logging
 from dataclasses import dataclass
 
 from capture.custom_loop.ranks.agreement import Ranks
-from capture.custom_loop.ranks.beginning import StepsBefore
 from capture.custom_loop.ranks.checkpoints import LoopCheckpoints
+from capture.custom_loop.ranks.same_batches import SameBatches
 from capture.custom_loop.ranks.wrappers import DDP
 from capture.errors import RunError
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,8 +17,8 @@ class RecordedLoop:
     checkpoints: LoopCheckpoints
     wrapper: DDP | None
     """What averages the gradients over ranks; None for a single rank."""
-    before: StepsBefore | None
-    """How the run's last segment was recorded; None if nothing is recorded yet."""
+    batches: SameBatches
+    """Compares the first steps with those before, if a run is resumed."""
 
     def require_no_join(self) -> None:
         """Raise ``RunError`` within ``wrapper.join()``: some ranks take more steps than others."""
@@ -29,24 +26,3 @@ class RecordedLoop:
             problem = "is in join(), in which some ranks take more steps than others"
             remedy = "Give all ranks equally many batches (drop_last=True); they may differ in size"
             raise RunError("model", problem, remedy)
-
-    def require_same_batch(self, num_datums: int, where: str) -> None:
-        """Raise ``RunError`` if a run goes on with other ranks and other batches.
-
-        ``num_datums``: of the first step, over all ranks. Training itself would change. With as
-        many ranks as before, a warning is logged: the step may be the last of an epoch.
-        """
-        size, before = self.ranks.size, self.before
-        if before is None or num_datums == max(before.counts):
-            return
-        problem = (
-            f"has {num_datums} datums (ranks: {size}), but the steps before have "
-            f"{max(before.counts)} (ranks: {before.num_ranks})"
-        )
-        if before.num_ranks != size:
-            remedy = "Choose batches so that all ranks together have as many datums in a step"
-            raise RunError(where, f"{problem}, so that training itself would change", remedy)
-        if num_datums not in before.counts and self.ranks.rank == 0:
-            LOG.warning(
-                "%s: %s. Unless an epoch ends here, training itself changes", where, problem
-            )

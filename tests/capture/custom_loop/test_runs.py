@@ -1,6 +1,7 @@
 """Runs of custom training loops: reading, analysing and resuming them."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,18 +210,29 @@ def test_a_run_without_steps_is_restored_at_step_0(tmp_path):
             assert recorder.restore() == 0
 
 
-@pytest.mark.parametrize(("number", "said"), [(2, True), (3, False)])
-def test_a_run_that_goes_on_with_other_batches_is_told_so(tmp_path, number, said, caplog):
-    interrupted(uri(tmp_path))
+def resumed(folder: Path, number: int, steps: int) -> None:
+    """Go on with a run for some steps, each of so many datums."""
     model, optimizer = fresh()
-    with record(model, optimizer, run=uri(tmp_path), resume=True, **DATUMS | SETTINGS) as recorder:
+    with record(model, optimizer, run=uri(folder), resume=True, **DATUMS | SETTINGS) as recorder:
         recorder.restore()
-        recorder.datums(range(number))
-        loss_of(model, tokens()[:number]).backward()
-        optimizer.step()
-    wanted = "step 4: has 2 datums (ranks: 1), but the steps before have 3 (ranks: 1). Unless an"
-    assert (wanted in caplog.text) == said
-    assert open_run(uri(tmp_path)).steps_done == 5
+        for _ in range(steps):
+            recorder.datums(range(number))
+            loss_of(model, tokens()[:number]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("number", "steps"), [(2, 2), (4, 1)])
+def test_a_run_does_not_go_on_with_other_batches(tmp_path, number, steps):
+    """One smaller batch may be an epoch's last."""
+    interrupted(uri(tmp_path))
+    wanted = rf"^step {3 + steps}: has {number} datums \(ranks: 1\), but the steps before have 3 "
+    with pytest.raises(RunError, match=wanted):
+        resumed(tmp_path, number, steps)
+    assert open_run(uri(tmp_path)).steps_done == 4
+    resumed(tmp_path, 3, steps=1)
+    resumed(tmp_path, 2, steps=1)
+    assert open_run(uri(tmp_path)).steps_done == 6
 
 
 def test_resuming_with_other_weights_is_refused(tmp_path):

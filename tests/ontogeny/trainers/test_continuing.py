@@ -108,7 +108,6 @@ def test_a_checkpoint_that_the_run_does_not_know_is_refused(tmp_path: Path) -> N
         continued.train(resume_from_checkpoint=True)
     with pytest.raises(RunError, match=r"but .* differs from its checkpoint"):
         continued.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-4"))
-    callback.close()
 
 
 def test_an_existing_run_is_refused_or_replaced(tmp_path: Path) -> None:
@@ -164,6 +163,32 @@ def test_an_error_of_training_drops_the_open_segment_alone(tmp_path: Path) -> No
     callback.close()
     assert open_run(uri).steps_done == 3
     assert not model._forward_pre_hooks
+    assert not Store(uri).exists("lease.json")
+
+
+HOOKS = {
+    "before a forward pass": "capture.custom_loop.recording.Recording._begin_forward",
+    "before an update": "capture.custom_loop.recording.Recording._read_step",
+    "after an update": "capture.custom_loop.recording.Recording._record_step",
+    "with a batch": "ontogeny.trainers.trained_run.datums_of_rows",
+    "at a checkpoint": "capture.custom_loop.recording.Recording.commit",
+    "at the beginning": "ontogeny.trainers.trained_run.TrainedRun.describe",
+}
+
+
+@pytest.mark.parametrize("place", HOOKS)
+def test_a_recording_that_raises_ends_at_once(place: str, tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RunError("here", "is refused")
+
+    monkeypatch.setattr(HOOKS[place], refuse)
+    uri, model = str(tmp_path / "run"), llama()
+    training = trainer(tmp_path, model, [ontogeny.Callback(uri, **FEW)], **STEPS)
+    with pytest.raises(RunError, match="here: is refused"):
+        training.train()
+    assert torch._C._len_torch_function_stack() == 0
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert not training.optimizer.optimizer._optimizer_step_pre_hooks
     assert not Store(uri).exists("lease.json")
 
 

@@ -71,4 +71,3 @@ def test_rows_that_attend_to_each_other_are_refused(uri: str, tmp_path: Path) ->
     callback = ontogeny.Callback(uri)
     with pytest.raises(SplitError, match=r"attend to each other.*config\.use_cache is False"):
         flattening(tmp_path, llama(), [callback], cached=True).train()
-    callback.close()

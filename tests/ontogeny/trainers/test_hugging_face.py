@@ -178,7 +178,6 @@ def test_a_loss_in_which_datums_interact_is_refused(uri: str, tmp_path: Path) ->
     training = trainer(tmp_path, llama(), [callback], compute_loss_func=normalized)
     with pytest.raises(SplitError, match="loss"):
         training.train()
-    callback.close()
     assert open_run(uri).steps_done == 0
 
 
@@ -273,7 +272,6 @@ def test_noise_in_the_embeddings_is_refused(uri: str, tmp_path: Path) -> None:
     callback = ontogeny.Callback(uri)
     with pytest.raises(SplitError, match="from that of a pass of this datum alone"):
         trainer(tmp_path, llama(), [callback], neftune_noise_alpha=5.0).train()
-    callback.close()
 
 
 def test_names_of_datums_are_as_many_as_rows(uri: str, tmp_path: Path) -> None:
