@@ -156,9 +156,11 @@ class TrainedRun:
         if self.datums is None:
             found: Any = describe_datums(dataset)
             return found, self.vocabulary or token_names(tokenizer, found)
+        if self.drawn is None:  # as many as a stream will have is not known
+            return self.datums, self.vocabulary
         given = self.datums if isinstance(self.datums, int) else len(self.datums)
         wanted, part = (len(dataset), "row") if ends is None else (int(ends[-1]), "document")
-        if self.drawn is not None and given != wanted:
+        if given != wanted:
             problem = f"are {given}, the dataset has {wanted} {part}s"
             remedy = f"Describe each {part} of the dataset, in its order"
             raise ConfigError("datums", problem, remedy)
