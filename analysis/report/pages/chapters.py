@@ -1,4 +1,4 @@
-"""The chapters that each show one analysis of all neurons."""
+"""The chapters that each show one analysis, of training or of all neurons."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,13 @@ from analysis.report.pages.data_page import data_page
 from analysis.report.pages.faithfulness_page import faithfulness
 from analysis.report.pages.influence.influence_page import influence_page
 from analysis.report.pages.report_data import ReportData
+from analysis.report.pages.training_page import training_page
 from analysis.report.pages.website import ReportPage, command_note, data_note
 
 
 def chapters(data: ReportData) -> list[ReportPage]:
     return [
+        training_page(data.run),
         chapter(data, "clusters.html", "Clusters of neurons", "neurons", clusters),
         chapter(data, "ablation.html", "Ablation of neurons", "ablate", ablation),
         chapter(data, "faithfulness.html", "Faithfulness", "faithfulness", faithfulness),

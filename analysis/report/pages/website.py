@@ -18,6 +18,7 @@ CONTENT_SECURITY_POLICY = (
 """What a page may load. ``file:`` is for browsers in which 'self' excludes files on disk."""
 CHAPTERS = {
     "index.html": "Overview",
+    "training.html": "Training",
     "neurons.html": "Neurons",
     "tokens.html": "Tokens",
     "clusters.html": "Clusters",
