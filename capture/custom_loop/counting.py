@@ -41,12 +41,12 @@ class Counting:
 
     def are_counted(self, given: Iterable[Any]) -> bool:
         """Return whether tensors are among the arguments of a call, and all come from positions."""
-        any_tensor = False
+        counted, any_tensor = self.counted, False
         for x in flatten_arguments(given):
-            if isinstance(x, Tensor) and x.dim():
-                if id(x) not in self.counted:
-                    return False
-                any_tensor = True
+            if id(x) in counted:
+                any_tensor = any_tensor or bool(x.dim())
+            elif isinstance(x, Tensor) and x.dim():
+                return False
         return any_tensor
 
     def are_positions(self, ids: Tensor, inputs: Sequence[Tensor], num_datums: int | None) -> bool:

@@ -96,6 +96,8 @@ def join_passes(passes: Sequence[ForwardPass], units: Mapping[str, Tensor], wher
     """
     cast = Memo(Tensor.float)
     pieces = [each.factors(units, cast) for each in passes]
+    if len(pieces) == 1 and all(pieces[0].values()):
+        return pieces[0]  # the usual step, in which nothing is padded or lacking
     to_width = cache(lambda positions: Memo(partial(pad_positions, positions=positions)))
     for name, unit in units.items():
         uses = list(zip_longest(*(piece[name] for piece in pieces)))
@@ -106,7 +108,7 @@ def join_passes(passes: Sequence[ForwardPass], units: Mapping[str, Tensor], wher
         for piece in pieces:
             piece[name] = []
         for same in uses:
-            known = next((use for use in same if use is not None), zero_factor(unit))
+            known = next((use for use in same if use is not None), None) or zero_factor(unit)
             same = [
                 without_datums(known, each.num_datums()) if use is None else use
                 for use, each in zip(same, passes, strict=True)
