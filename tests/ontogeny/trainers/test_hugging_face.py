@@ -29,7 +29,7 @@ from trainer_runs import (
 
 import ontogeny
 from analysis.run.run import open_run
-from capture.errors import CaptureError, ConfigError, RunError, SplitError
+from capture.errors import ConfigError, RunError, SplitError, UnitError
 
 pytest.importorskip("accelerate", reason="accelerate is not installed, which Trainer needs")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries about themselves
@@ -306,7 +306,7 @@ def test_bfloat16_autocast_is_recorded_and_changes_nothing(uri: str, tmp_path: P
 
 def test_weights_in_bfloat16_are_refused(uri: str, tmp_path: Path) -> None:
     model = llama().to(torch.bfloat16)
-    with pytest.raises(CaptureError, match="is bfloat16, must be float32"):
+    with pytest.raises(UnitError, match="is bfloat16, must be float32"):
         trainer(tmp_path, model, [ontogeny.Callback(uri)]).train()
 
 
