@@ -32,7 +32,7 @@ from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums
 from capture.custom_loop.step_inputs import LastWeights, StepInputs, StepPosition, before_step
 from capture.custom_loop.steps import FoundShifts, after_step, check_positions, find_shifts
 from capture.custom_loop.unseen import without_torch_functions
-from capture.custom_loop.update import run_after_closure, skips_step
+from capture.custom_loop.update import is_inner_step, run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
 from capture.engine.probe import Probe
 from capture.errors import RunError
@@ -255,6 +255,8 @@ class Recording:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Observe the step's inputs: now, or after its closure, which computes the gradients."""
+        if is_inner_step(optimizer):
+            return None
         return run_after_closure(lambda: self._begin_step(optimizer), args, kwargs)
 
     def _begin_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -299,9 +301,9 @@ class Recording:
         return ReadStep.of(inputs, taken.passes, num_ranks)
 
     @torch.no_grad()
-    def _after_optimizer_step(self, *_: object) -> None:
-        if self._inputs is None:
-            return  # the optimizer has skipped the step
+    def _after_optimizer_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._inputs is None or is_inner_step(optimizer):
+            return  # the optimizer has skipped the step, or has not ended it
         (inputs, datums), self._inputs = self._inputs, None
         where, ranks = self._position.where, self._ranks
         with self._ends_on_error(), without_torch_functions():

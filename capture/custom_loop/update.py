@@ -11,6 +11,7 @@ Shapes: P all captured parameters.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -26,6 +27,8 @@ from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.rules import UnitParts, UnitUpdate, find_rule, refused_option
 from capture.optim.rules.unit_update import Rule
 
+STEP_CODE = torch.optim.Optimizer.profile_hook_step(lambda *_: None).__code__  # pyright: ignore
+"""Code of what torch wraps around the ``step`` of every class of optimizers."""
 ONE_TOLERANCE = 1e-6
 """A multiplier this close to 1 differs from 1 by rounding only."""
 
@@ -180,6 +183,20 @@ def skips_step(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether a fused optimizer will change nothing, for gradients are infinite."""
     found = getattr(optimizer, "found_inf", None)
     return found is not None and bool(found)
+
+
+def is_inner_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a step of an optimizer runs within another one of it: ``super().step()``.
+
+    Torch calls the hooks of both. Running calls are found on Python's stack, where an error within
+    a step leaves none.
+    """
+    frame, running = sys._getframe(), 0
+    while frame is not None:
+        if frame.f_code is STEP_CODE and frame.f_locals.get("self") is optimizer:
+            running += 1
+        frame = frame.f_back
+    return running > 1
 
 
 def run_after_closure(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from custom_loops import Small, Sometimes, loss_of, tokens, uri
+from lion import Halving
 from torch import nn
 
 from analysis.run.custom_loop import UnitSettings, read_settings
@@ -17,7 +18,6 @@ from capture.config.settings import Config, to_values
 from capture.custom_loop.record import record
 from capture.errors import CaptureError, RunError
 from capture.optim.optimizer_config import OptimizerConfig
-from capture.optim.rules import UnitUpdate
 from capture.shifts.outliers import OutlierConfig
 
 
@@ -142,22 +142,6 @@ def test_lifetime_shifts_and_decay_sum_to_the_change(tmp_path, name):
         total = total + found.shift_N.sum(0)
     change = (run.checkpoint()[unit] - run.checkpoint(0)[unit]).numpy()
     assert np.linalg.norm(total - change) <= 1e-4 * np.linalg.norm(change)
-
-
-class Halving(torch.optim.SGD):
-    """Moves the weights by half of the learning rate, and says so."""
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore
-        for group in self.param_groups:
-            for p in group["params"]:
-                p -= group["lr"] / 2 * p.grad
-
-    def preconditioner(self, update: UnitUpdate) -> float:
-        return -update.learning_rate / 2
-
-    def carry(self, update: UnitUpdate) -> float:
-        return 0.0
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """Kinds of custom training loops: each is recorded exactly, or refused by name, never wrong."""
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from kinds_of_loops import EXACT, REFUSED, SLOW
 from loop_session import Session, Unrecorded
 
-KINDS = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in EXACT]
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", marked(EXACT))
 def test_recorded_gradients_are_those_of_passes_of_one_datum_each(tmp_path, name):
     session, plain = Session(tmp_path), Unrecorded(tmp_path)
     for each in (session, plain):
@@ -20,7 +24,7 @@ def test_recorded_gradients_are_those_of_passes_of_one_datum_each(tmp_path, name
     assert session.largest_error() < 1e-6
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", marked(REFUSED))
 def test_other_kinds_of_loops_are_refused_in_one_line_that_names_the_cause(tmp_path, name):
     loop, error, message = REFUSED[name]
     with pytest.raises(error, match=re.escape(message)) as raised:

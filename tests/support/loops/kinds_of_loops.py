@@ -33,5 +33,6 @@ SLOW = {
     *("RMSprop", "Adagrad, fused", "Adadelta", "ASGD", "Adamax", "RAdam"),
     *("Mixtral with the experts one by one", "Mixtral with batched experts"),
     *("Qwen2-MoE (a shared expert)", "OLMoE"),
+    "Mixtral with the balancing loss of its router (output_router_logits=True)",
 }
 """Kinds that differ little from others, so that `make slow` runs them."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from custom_loops import Small, V, loss_of
 from exact_attention import Encoder
+from exact_experts import mixtral
 from exact_families import deberta, hugging_face, masked_loss
 from exact_loops import SGD
 from exact_models import Experts
@@ -224,6 +225,15 @@ def chosen_tokens(session: Session) -> None:
 @kind("routed experts among the units", UnitError, "no multiple of 4 datums, which capture cannot")
 def routed(session: Session) -> None:
     train(session, Experts())
+
+
+@kind(
+    "Mixtral with the balancing loss of its router (output_router_logits=True)",
+    SplitError,
+    "mlp.gate.weight, used on (24, 3): the gradient captured for datum 3 of the batch differs",
+)
+def balanced_router(session: Session) -> None:
+    mixtral(session, "grouped_mm", output_router_logits=True, router_aux_loss_coef=0.1)
 
 
 @kind(

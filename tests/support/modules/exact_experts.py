@@ -20,10 +20,11 @@ def language_loss(model: nn.Module, token_NT: Tensor) -> Tensor:
     return model(input_ids=token_NT, labels=token_NT).loss
 
 
-def mixtral(session: Session, experts: str) -> None:
+def mixtral(session: Session, experts: str, **more: Any) -> None:
     hf = hugging_face()
     torch.manual_seed(0)
-    config = hf.MixtralConfig(vocab_size=V, num_local_experts=3, num_experts_per_tok=2, **SHAPE)
+    routed = {"num_local_experts": 3, "num_experts_per_tok": 2}
+    config = hf.MixtralConfig(vocab_size=V, **routed, **SHAPE, **more)
     model = hf.MixtralForCausalLM(config)
     model.set_experts_implementation(experts)
     train(session, model, ADAMW(model.parameters(), 0.01), loss=language_loss)

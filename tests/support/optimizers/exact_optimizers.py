@@ -8,7 +8,7 @@ import pytest
 import torch
 from custom_loops import D, Small, loss_of
 from exact_loops import ADAM, ADAMW, EXACT, SGD, TOKENS, kind, shares_of, train
-from lion import Lion
+from lion import Halving, Lion
 from loop_session import Session
 from torch import Tensor, nn
 
@@ -59,6 +59,9 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
         "Muon (shifts by the map of its orthogonalization)": lambda m: torch.optim.Muon(
             [p for p in m.parameters() if p.dim() == 2], 0.01
         ),
+        "an optimizer that calls super().step() and states its rule": lambda m: Halving(
+            m.parameters(), 0.1
+        ),
         "Lion, which states its own rule": lambda m: Lion(m.parameters(), 0.01, weight_decay=0.1),
     }
 
@@ -70,6 +73,19 @@ def with_optimizer(make: Callable[[nn.Module], torch.optim.Optimizer], session: 
 
 for _name, _make in optimizers().items():
     EXACT[_name] = partial(with_optimizer, _make)
+
+
+@kind("Muon for matrices beside AdamW for the rest, which is left out")
+def two_optimizers(session: Session) -> None:
+    model = Small()
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    other = ADAMW([p for p in model.parameters() if p.dim() < 2], 0.01)
+
+    def step_of_other() -> None:
+        other.step()
+        other.zero_grad()
+
+    train(session, model, torch.optim.Muon(matrices, 0.01), after_step=step_of_other)
 
 
 @kind("a learning rate schedule")

@@ -1,6 +1,7 @@
-"""Lion (Chen et al. 2023, algorithm 2), which states its own rule."""
+"""Optimizers that state their own rule: Lion (Chen et al. 2023, algorithm 2), and half of SGD."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,3 +50,21 @@ class Lion(torch.optim.Optimizer):
         beta1 = update.group["betas"][0]
         moment = update.before.get("exp_avg", torch.zeros_like(update.weight))
         return beta1 * moment + (1 - beta1) * update.gradient
+
+
+class Halving(torch.optim.SGD):
+    """Moves the weights by half of the learning rate."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["lr"] /= 2
+        found = super().step(closure)
+        for group in self.param_groups:
+            group["lr"] *= 2
+        return found
+
+    def preconditioner(self, update: UnitUpdate) -> float:
+        return -update.learning_rate / 2
+
+    def carry(self, update: UnitUpdate) -> float:
+        return 0.0
