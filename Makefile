@@ -15,7 +15,7 @@ DOCS_READY := $(VENV)/.ready-docs
 BENCH_READY := $(VENV)/.ready-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check selfcheck slow machines torture bench scale studies docs package clean
+.PHONY: help demo test check selfcheck slow machines torture bench gpu-check scale studies docs package clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ scale: $(READY)  ## Measure one worker against two, many shards and long runs (a
 
 studies: $(READY)  ## Train the small models of docs/studies/ and check what is said there (30 minutes)
 	$(BIN)/python -m benchmarks.studies
+
+gpu-check: $(BENCH_READY)  ## Try everything on one NVIDIA GPU, in at most 8 minutes; writes gpu-check.json
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench: $(BENCH_READY)  ## Measure what capture, attribution and ablation cost, against other methods
 	$(BIN)/python -m benchmarks.capture

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.body.methods import Open, available
+from benchmarks.body.methods import Open, Session, available
 from benchmarks.body.workloads import WORKLOADS, Loop, Workload
 from benchmarks.harness.report import machine
 from benchmarks.harness.timing import peak_bytes, quartiles, reset_peak
@@ -38,6 +38,8 @@ class Sample:
     """Bytes on disk for each step, checkpoints included."""
     peak_bytes: int | None
     """Largest resident memory of the process during the segment."""
+    device_bytes: int | None = None
+    """Largest memory of tensors on the GPU during the segment; None on a CPU."""
 
 
 def main() -> None:
@@ -54,7 +56,12 @@ def main() -> None:
     lines = [describe(name, samples, found["plain"]) for name, samples in found.items()]
     print("\n".join([HEAD, *lines]))
     if arguments.json:
-        setting = {**asdict(workload), "optimizer": arguments.optimizer, "steps": arguments.steps}
+        setting = {
+            **asdict(workload),
+            **{name: getattr(arguments, name) for name in ("optimizer", "steps", "precision")},
+            "device": device_name(arguments.device),
+            "parameters": workload.parameters(),
+        }
         samples = {name: [asdict(each) for each in own] for name, own in found.items()}
         values = {"machine": machine() | versions(), "setting": setting, "samples": samples}
         arguments.json.write_text(json.dumps(values, indent=1) + "\n")
@@ -65,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", choices=WORKLOADS, default="llama")
     parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--steps", type=int, default=50, help="steps of a segment (default 50)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -79,7 +88,8 @@ def measure(
     workload: Workload, methods: dict[str, Open], arguments: argparse.Namespace
 ) -> dict[str, list[Sample]]:
     """Return the samples of all methods, in interleaved rounds of alternating order."""
-    loops = {name: Loop(workload, arguments.optimizer) for name in methods}
+    setting = (arguments.optimizer, arguments.device, arguments.precision)
+    loops = {name: Loop(workload, *setting) for name in methods}
     found: dict[str, list[Sample]] = {name: [] for name in methods}
     others = [name for name in methods if name != "plain"]
     for number in range(arguments.rounds):
@@ -97,18 +107,33 @@ def time_segment(method: Open, loop: Loop, steps: int) -> Sample:
         with method(loop, folder, steps) as session:
             for _ in range(steps):
                 session.step()
-            session.settle()
+            settle(session, loop.device)
             reset_peak()
+            if loop.device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(steps):
                 session.step()
-            session.settle()
+            settle(session, loop.device)
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             peak = peak_bytes()
+            on_device = torch.cuda.max_memory_allocated() if loop.device == "cuda" else None
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     finally:
         shutil.rmtree(folder)
-    return Sample(1000 * cpu / steps, 1000 * wall / steps, size / (2 * steps), peak)
+    return Sample(1000 * cpu / steps, 1000 * wall / steps, size / (2 * steps), peak, on_device)
+
+
+def settle(session: Session, device: str) -> None:
+    """Wait until everything recorded is stored, and the device has done what it was given."""
+    session.settle()
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def device_name(device: str) -> str:
+    """Return the name of the GPU, or of the processor."""
+    return torch.cuda.get_device_name() if device == "cuda" else str(machine()["cpu"])
 
 
 def describe(name: str, samples: list[Sample], plain: list[Sample]) -> str:

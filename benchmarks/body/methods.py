@@ -116,7 +116,8 @@ def capture_plan(loop: Loop, segment_steps: int) -> StepPlan:
         "model": {"kind": "hf", "hf": {"family": workload.family, "settings": workload.settings}},
         "training": {
             **{"epochs": 10**6, "batch": workload.batch, "clip": 1.0, "decay": 1.0},
-            **{"learning_rate": loop.rate, "optimizer": optimizer, "device": "cpu"},
+            **{"learning_rate": loop.rate, "optimizer": optimizer, "device": loop.device},
+            "precision": loop.precision,
         },
         "capture": {
             "units": list(workload.units),

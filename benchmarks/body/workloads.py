@@ -40,6 +40,11 @@ class Workload:
         torch.manual_seed(0)
         return transformers.AutoModelForCausalLM.from_config(config).train()
 
+    def parameters(self) -> int:
+        """Return the number of parameters, without making them."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.model().parameters())
+
     def tokens(self) -> np.ndarray:
         """Return random tokens with Zipf's frequencies, int32 [datums, T + 1]."""
         stream = zipf_tokens(self.datums * (self.window + 1), self.vocabulary)
@@ -87,17 +92,47 @@ GPT2 = Workload(
     datums=400,
 )
 """6 layers of width 384 with windows of 256 tokens: 10.6 million captured weights."""
-WORKLOADS = {each.name: each for each in (LLAMA, GPT2)}
+GPT2_SMALL = Workload(
+    name="gpt2-small",
+    family="gpt2",
+    settings={
+        **{"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1_024},
+        **{"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    },
+    vocabulary=50_257,
+    window=1_024,
+    batch=4,
+    units=("transformer.h.*",),
+    datums=80,
+)
+"""GPT-2 small with its whole window, for a GPU: 85 million captured weights."""
+TINY = Workload(
+    name="tiny",
+    family="gpt2",
+    settings={
+        **{"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8},
+        **{"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+    },
+    vocabulary=50,
+    window=8,
+    batch=2,
+    units=("transformer.h.*",),
+    datums=20,
+)
+"""The same in miniature, to try the benchmark itself."""
+WORKLOADS = {each.name: each for each in (LLAMA, GPT2, GPT2_SMALL, TINY)}
 
 
 class Loop:
     """A training loop in plain torch, as a user writes it: clipping, then the optimizer."""
 
-    def __init__(self, workload: Workload, optimizer: str) -> None:
-        """``optimizer``: adamw or sgd."""
-        self.workload = workload
-        self.model = workload.model()
-        self.token_NT = torch.from_numpy(workload.tokens()).long()
+    def __init__(
+        self, workload: Workload, optimizer: str, device: str = "cpu", precision: str = "float32"
+    ) -> None:
+        """``optimizer``: adamw or sgd. ``precision``: float32, or bfloat16 under autocast."""
+        self.workload, self.device, self.precision = workload, device, precision
+        self.model = workload.model().to(device)
+        self.token_NT = torch.from_numpy(workload.tokens()).long().to(device)
         self.kind, self.rate = optimizer, 1e-3 if optimizer == "adamw" else 0.1
         parameters = self.model.parameters()
         kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD
@@ -111,7 +146,7 @@ class Loop:
     def take_step(self, before_forward: Callable[[np.ndarray], None] | None = None) -> None:
         """Take one step; ``before_forward`` is called with the datums of the batch."""
         datum_N = self.workload.datum_N(self.steps)
-        token_NT = self.token_NT[torch.from_numpy(datum_N)]
+        token_NT = self.token_NT[torch.from_numpy(datum_N).to(self.device)]
         if before_forward:
             before_forward(datum_N)
         loss = self.loss(token_NT)
@@ -122,5 +157,6 @@ class Loop:
         self.steps += 1
 
     def loss(self, token_NT: Tensor) -> Tensor:
-        logit_NTV = self.model(input_ids=token_NT[:, :-1], use_cache=False).logits
-        return F.cross_entropy(logit_NTV.flatten(0, 1), token_NT[:, 1:].flatten())
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            logit_NTV = self.model(input_ids=token_NT[:, :-1], use_cache=False).logits
+        return F.cross_entropy(logit_NTV.float().flatten(0, 1), token_NT[:, 1:].flatten())
