@@ -314,7 +314,8 @@ class LoopTape(Tape):
         found = [each for each in self.passes if each.uses or each.unsplit]
         split_modules(found, self.units_by_name, self.numbers)
         if unsplit := {unit: use for each in found for unit, use in each.unsplit.items()}:
-            in_vain = self.frames.outward or any(each.has_inseparable for each in found)
+            tried = self.frames.outward or any(each.has_inseparable for each in found)
+            in_vain = tried or not self.frames.enabled
             remedy = LEAVE_OUT if in_vain else f'{LEAVE_OUT}, or pass fallback="vmap"'
             raise unsplit_error(self.model, unsplit, remedy)
         taken = StepPasses(found, self.loss_scale, self.has_old_gradients)

@@ -58,6 +58,8 @@ class ModuleFrames:
         """``outward``: whether a module may be run again for parameters that are not its own."""
         self.model, self.outward = model, outward
         self.names = {id(parameter): name for name, parameter in units.items()}
+        self.enabled = True
+        """Whether modules may run again at all."""
         self.running: list[tuple[nn.Module, ModuleFrame | None]] = []
         self.watched: dict[int, list[RemovableHandle]] = {}
         """Hooks by the id of their module."""
@@ -74,7 +76,7 @@ class ModuleFrames:
 
         A module whose own units were split in a call of it is not watched further.
         """
-        for module in self.model.modules():
+        for module in self.model.modules() if self.enabled else ():
             if type(module) in SPLITTABLE and not self.outward:
                 continue
             if self.outward or self.own_units(module):

@@ -64,6 +64,18 @@ class Products(Small):
         return self.out(torch.tanh(self.layer(x_NTV)))
 
 
+class Remembering(Small):
+    """Has a module that runs again for each datum."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.layer = nn.GRU(D, D, batch_first=True)  # pyright: ignore
+
+    def forward(self, token_NT: Tensor) -> Tensor:
+        x_NTD = self.embedding(token_NT)
+        return self.out(self.norm(x_NTD + self.layer(x_NTD)[0]))
+
+
 @dataclass(frozen=True)
 class Setting:
     """A kind of loop."""
@@ -103,7 +115,11 @@ SETTINGS = {
     ),
     "static": Setting(wrapper={"static_graph": True, "gradient_as_bucket_view": True}),
     "rounded": Setting(bfloat16=True, micro_batches=2),
+    "remembering": Setting(
+        torch.optim.NAdam, {"lr": 0.01}, micro_batches=2, model=Remembering, more=FACTORS
+    ),
     "sharded": Setting(sharded=True, clip=0.3, more=FACTORS),
+    "sharded rmsprop": Setting(torch.optim.RMSprop, {"lr": 0.01}, sharded=True, more=FACTORS),
     "sharded adamw": Setting(torch.optim.AdamW, ADAMW, sharded=True, micro_batches=2, more=FACTORS),
     "sharded synced": Setting(sharded=True, micro_batches=3, sync_always=True),
     "sharded rounded": Setting(sharded=True, bfloat16=True, micro_batches=2, model=Products),
