@@ -11,7 +11,8 @@ class TransitionsConfig:
     """Which curves to test, against how many null curves, and what to say about the record."""
 
     metrics: Sequence[str] = ()
-    """Names of metrics, one may stand without a list; empty for all that the runs have."""
+    """Names of metrics, one may stand without a list; empty for all that the runs have, without
+    those of single parameter tensors."""
     trajectory: str = ""
     """Name of the tables of ``ontogeny trajectory`` to read; "" for the unnamed ones."""
     target: str = ""

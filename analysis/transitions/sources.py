@@ -16,6 +16,14 @@ LOSSES = ("loss", "validation loss", "test loss", TRAINING_LOSS)
 TARGETS = ("accuracy", "validation accuracy", "test accuracy", *LOSSES)
 """The target that curves may foretell: the first that a run has and that changes."""
 
+OF_UNITS = tuple(
+    f"{what}_{how}"
+    for what in ("weight", "update", "gradient")
+    for how in ("norm", "size", "mean", "variance", "cosine")
+)
+"""Metrics with a curve for every parameter tensor. By default only those of the whole model are
+tested: hundreds of curves of units would hide the others behind the correction for their number."""
+
 
 def frame_of(run: Run, trajectory: str) -> pd.DataFrame:
     """Return all curves of a run with ``COLUMNS``; those of ``trajectory`` come first.
@@ -73,6 +81,18 @@ def choose_metrics(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> pd
             remedy = f"It has: {', '.join(known)}"
             raise ConfigError("transitions.metrics", f"{where} has no {metric!r}", remedy)
     return frame[frame["metric"].isin(list(wanted))] if wanted else frame
+
+
+def without_units(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return a table of curves without those of single units, and the number of these.
+
+    A table that has no others is returned as it is.
+    """
+    of_unit = frame["metric"].isin(OF_UNITS) & (frame["component"] != "")
+    if of_unit.all():
+        return frame, 0
+    left_out = frame.loc[of_unit, ["metric", "component"]].drop_duplicates()
+    return frame[~of_unit], len(left_out)
 
 
 def first_of(names: Sequence[str], curves: Sequence[Curve]) -> Curve | None:

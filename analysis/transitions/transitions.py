@@ -18,7 +18,14 @@ from analysis.transitions.page import transitions_page
 from analysis.transitions.runs.settings import require_same_settings
 from analysis.transitions.shape.half import Half
 from analysis.transitions.shape.shapes import Shapes, shapes_of
-from analysis.transitions.sources import LOSSES, TARGETS, choose_metrics, first_of, frame_of
+from analysis.transitions.sources import (
+    LOSSES,
+    TARGETS,
+    choose_metrics,
+    first_of,
+    frame_of,
+    without_units,
+)
 from analysis.transitions.tables import JOB, POINTS, SCHEMAS, Transitions
 from analysis.transitions.timing.order import (
     MOST_CURVES,
@@ -80,7 +87,9 @@ def transitions_of(
     Raises ``ConfigError`` for an unknown metric or target, and if no curve has enough points.
     """
     uris = list(frames)
-    runs = [curves_of(choose_metrics(frames[uri], config.metrics, uri)) for uri in uris]
+    chosen = [choose_metrics(frames[uri], config.metrics, uri) for uri in uris]
+    chosen, notes = (chosen, []) if config.metrics else of_the_model(chosen)
+    runs = [curves_of(frame) for frame in chosen]
     require_points(runs)
     shapes, total, done = [], sum(map(len, runs)), 0
     for uri, curves in zip(uris, runs, strict=True):
@@ -109,7 +118,18 @@ def transitions_of(
         half_R = [own[target].step if target in own else np.nan for own in halves]
         states = find_states(described[0], config.states, seed=config.seed)
         found |= state_tables(uris, *described, states, np.array(half_R), seed=config.seed)
-    return Transitions(**(empty | found))
+    return Transitions(**(empty | found), notes=notes)
+
+
+def of_the_model(frames: Sequence[pd.DataFrame]) -> tuple[list[pd.DataFrame], list[str]]:
+    """Return the curves without those of single units, and a sentence on these."""
+    parts = [without_units(frame) for frame in frames]
+    most = max(count for _, count in parts)
+    note = (
+        f"{most} curves of single units (norms, means, variances) are left out; --metrics with "
+        "their names tests them."
+    )
+    return [frame for frame, _ in parts], [note] if most else []
 
 
 def points_of(uri: str, curve: Curve) -> pd.DataFrame:

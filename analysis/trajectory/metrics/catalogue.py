@@ -147,7 +147,7 @@ CATALOGUE = (
         (
             Described("gradient_norm", "", "mean norm of a training datum's gradient"),
             Described("noise_scale", "datums", "batch size at which noise equals signal"),
-            Described("gradient_size", "", "norm of the datums' mean gradient, by unit"),
+            Described("gradient_size", "", "norm of the datums' mean gradient"),
             Described("gradient_mean", "", "mean of its entries"),
             Described("gradient_variance", "", "variance of its entries"),
         ),

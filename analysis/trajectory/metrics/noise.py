@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from analysis.trajectory.metrics.row import WHOLE, Row, mean_row
+from analysis.trajectory.metrics.weights import sizes
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, Windows
 
@@ -26,18 +27,14 @@ def gradient_noise(model: Observed, text: Text) -> Iterator[Row]:
     ‖G‖², in datums, from unbiased estimates of both; NaN where the estimate of ‖G‖² is not
     positive, because noise hides the gradient. ``gradient_size``, ``gradient_mean`` and
     ``gradient_variance``: norm of the datums' mean gradient, mean and variance of its entries, by
-    unit. At most 32 training datums.
+    unit and of all together. At most 32 training datums.
     """
     assert text.training
     some = text.training.spread(MOST_DATUMS)
     square_N, mean = squares_and_mean(model.network, some, model.device)
     yield mean_row("gradient_norm", WHOLE, np.sqrt(square_N))
     yield Row("noise_scale", WHOLE, noise_scale(square_N, square_of(mean)), len(square_N))
-    for unit, gradient in mean.items():
-        own_S = gradient.double().flatten()
-        yield Row("gradient_size", unit, float(own_S.norm()), len(own_S))
-        yield Row("gradient_mean", unit, float(own_S.mean()), len(own_S))
-        yield Row("gradient_variance", unit, float(own_S.var(correction=0)), len(own_S))
+    yield from sizes(("gradient_size", "gradient_mean", "gradient_variance"), mean)
 
 
 def noise_scale(square_N: np.ndarray, mean_square: float) -> float:

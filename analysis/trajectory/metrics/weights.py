@@ -4,7 +4,7 @@ Shapes: S entry of a unit.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -14,34 +14,39 @@ from analysis.trajectory.observed.text import Text
 
 
 def weight_sizes(model: Observed, text: Text) -> Iterator[Row]:
-    """Euclidean norm, mean and variance of each parameter tensor, and the norm of all together."""
-    squares, entries = 0.0, 0
-    for unit, weight in model.weights.items():
-        weight_S = weight.detach().double().flatten()
-        squares, entries = squares + float(weight_S.square().sum()), entries + len(weight_S)
-        yield Row("weight_norm", unit, float(weight_S.norm()), len(weight_S))
-        yield Row("weight_mean", unit, float(weight_S.mean()), len(weight_S))
-        yield Row("weight_variance", unit, float(weight_S.var(correction=0)), len(weight_S))
-    yield Row("weight_norm", WHOLE, math.sqrt(squares), entries)
+    """Euclidean norm, mean and variance of the entries of each unit, and of all together."""
+    yield from sizes(("weight_norm", "weight_mean", "weight_variance"), model.weights)
+
+
+def sizes(names: tuple[str, str, str], tensors: Mapping[str, Tensor]) -> Iterator[Row]:
+    """Yield norm, mean and variance of the entries of each tensor, and of all together."""
+    entries, total, squares = 0, 0.0, 0.0
+    for unit, tensor in tensors.items():
+        own_S = tensor.detach().double().flatten()
+        entries, total = entries + len(own_S), total + float(own_S.sum())
+        squares += float(own_S.square().sum())
+        values = own_S.norm(), own_S.mean(), own_S.var(correction=0)
+        for name, value in zip(names, values, strict=True):
+            yield Row(name, unit, float(value), len(own_S))
+    mean = total / entries
+    for name, value in zip(
+        names, (math.sqrt(squares), mean, squares / entries - mean**2), strict=True
+    ):
+        yield Row(name, WHOLE, value, entries)
 
 
 def weight_changes(model: Observed, text: Text) -> Iterator[Row]:
     """How the weights changed since the measured checkpoint before.
 
-    ``update_norm``: norm of the change, by unit and of all together; ``update_mean`` and
-    ``update_variance``: of its entries, by unit. ``update_cosine``: cosine of this change with the
+    ``update_norm``, ``update_mean`` and ``update_variance``: norm of the change, mean and variance
+    of its entries, by unit and of all together. ``update_cosine``: cosine of this change with the
     change before it; null: 0, as for random directions. With consecutive steps (``--steps 0:100``)
     these are the updates of single steps.
     """
     if model.before is None:
         return
     changes = difference(model, model.before)
-    for unit, change_S in changes.items():
-        yield Row("update_norm", unit, float(change_S.norm()), change_S.numel())
-        yield Row("update_mean", unit, float(change_S.mean()), change_S.numel())
-        yield Row("update_variance", unit, float(change_S.var(correction=0)), change_S.numel())
-    entries = sum(change_S.numel() for change_S in changes.values())
-    yield Row("update_norm", WHOLE, norm_of(changes), entries)
+    yield from sizes(("update_norm", "update_mean", "update_variance"), changes)
     if model.before.before is None:
         return
     former = difference(model.before, model.before.before)

@@ -38,7 +38,7 @@ def add(commands: "Commands") -> None:
     made.add_argument("run", metavar="RUN", help="folder or prefix of a run, as in runs/demo")
     text = "further runs of the same training, with other seeds"
     add_any_number(made, "others", metavar="RUN", help=text)
-    text = "only these curves; default all"
+    text = "only these curves; default all, but norms, means and variances of single units"
     made.add_argument("--metrics", nargs="+", action="extend", default=[], metavar="M", help=text)
     text = "name of the tables of ontogeny trajectory, default those without a name"
     made.add_argument("--trajectory", default="", metavar="NAME", help=text)

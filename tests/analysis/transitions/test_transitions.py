@@ -133,6 +133,19 @@ def test_a_steep_curve_that_fails_by_q_is_told_its_q():
     assert "accuracy (runs/0) is steep and not sudden by its q: p = 0.010, but q = 0.070" in text
 
 
+def test_curves_of_single_units_are_tested_only_if_they_are_named():
+    units = [rows("weight_norm", np.exp(-U / 4), name) for name in ("", "a.weight", "b.weight")]
+    table = pd.concat([*units, rows("loss", np.exp(-U / 4))])
+    config = TransitionsConfig(draws=99, states=0)
+    answer = transitions_of({"r": table}, config)
+    assert answer.curves["component"].tolist() == ["", ""]
+    assert "2 curves of single units" in summarise(answer)[-1]
+    named = transitions_of({"r": table}, replace(config, metrics="weight_norm"))
+    assert named.curves["component"].tolist() == ["", "a.weight", "b.weight"]
+    alone = transitions_of({"r": pd.concat(units[1:])}, config)
+    assert alone.curves["component"].tolist() == ["a.weight", "b.weight"]
+
+
 def test_it_is_said_which_curves_are_compared_and_shown():
     rng = np.random.default_rng(0)
     value = np.exp(-U / 4)
