@@ -74,11 +74,10 @@ def find_shifts(
     if buffer is not None:
         factors = mapped_factors(step.factors, step.side_maps)
         outliers = find_outliers(buffer, factors, step.scale, config, preconditioner)
-    if before.sums.probe is not None:
-        return FoundShifts(step, outliers, before.sums.summed_Q * step.scale)
-    layout = Layout.of(before.expected.units)
-    total_P = sum_shifts(step.factors, layout, step.scale, preconditioner)
-    return FoundShifts(step, outliers, total_P)
+    total_Q = before.sums.summed_Q * step.scale  # the sum is formed once
+    if before.sums.probe is None and preconditioner is not None:
+        total_Q *= Layout.of(before.expected.units).flatten(preconditioner)
+    return FoundShifts(step, outliers, total_Q)
 
 
 def after_step(
