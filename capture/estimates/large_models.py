@@ -5,7 +5,7 @@ Bytes follow from the shapes of a transformer. Only the training time depends on
 
 from dataclasses import dataclass
 
-from capture.errors import at_least
+from capture.errors import ConfigError, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class Assumptions:
     """Steps between two checkpoints."""
     state_copies: int = 3
     """Numbers per parameter in a checkpoint: the parameter and AdamW's two moments."""
+    gathered_copies: int = 4
+    """Numbers per captured parameter that ``ontogeny.record`` puts together on each GPU under
+    ``fully_shard``: those of a checkpoint, and the gradient."""
     outliers_per_datum: int = 1000
     """capture.outliers.k."""
     outlier_bytes: float = 7.6
@@ -51,12 +54,30 @@ class TrainingScale:
     tokens: float
     window: int
     gpus: int
+    layers: int | None = None
+    """None: from the number of parameters and ``Assumptions.width_per_layer``."""
+    width: int | None = None
+    """None exactly if ``layers`` is None."""
 
     def __post_init__(self) -> None:
+        if (self.layers is None) != (self.width is None):
+            raise ConfigError("ontogeny plan", "takes --layers and --width together")
+        at_least("--layers", self.layers or 1, 1)
+        at_least("--width", self.width or 1, 1)
         at_least("--model-params", self.params, 1e6)
         at_least("--tokens", self.tokens, 1e6)
         at_least("--window", self.window, 1)
         at_least("--gpus", self.gpus, 1)
+
+    def shape(self, given: Assumptions = ASSUMPTIONS) -> tuple[float, float]:
+        """Return the number of layers and their width.
+
+        params = 12 · layers · width² and width = width_per_layer · layers, solved for layers.
+        """
+        if self.layers is not None and self.width is not None:
+            return self.layers, self.width
+        layers = (self.params / (12 * given.width_per_layer**2)) ** (1 / 3)
+        return layers, given.width_per_layer * layers
 
     @property
     def datums(self) -> float:
@@ -81,9 +102,7 @@ def training_seconds(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> 
 
 def estimate_records(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> list[Estimate]:
     """Estimate each kind of record, sorted by size as for large models."""
-    # params = 12 · layers · width² and width = width_per_layer · layers, solved for layers.
-    layers = (scale.params / (12 * given.width_per_layer**2)) ** (1 / 3)
-    width = given.width_per_layer * layers
+    layers, width = scale.shape(given)
     steps = scale.tokens / given.batch_tokens
     state = 4 * given.state_copies * scale.params
     # A layer has MLP inputs (its width) and hidden neurons (four times its width).
@@ -92,11 +111,34 @@ def estimate_records(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> 
         "outliers": scale.datums * given.outliers_per_datum * given.outlier_bytes,
         "tallies": 4 * given.vocabulary * neurons * given.tally_bytes * given.windows,
         "checkpoints": state * (1 + steps / given.segment_steps),
-        "factors": scale.tokens * layers * given.factor_floats * width * 4 * given.packed,
+        "factors": scale.tokens * factor_bytes(scale, given) * given.packed,
         "dense": dense_bytes_of(scale),
     }
     seconds = training_seconds(scale, given) * scale.gpus
     return [Estimate(kind, size, size / seconds) for kind, size in sizes.items()]
+
+
+def factor_bytes(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> float:
+    """Return the bytes of a token's factors in all layers, float32, as they are held in memory."""
+    layers, width = scale.shape(given)
+    return layers * given.factor_floats * width * 4
+
+
+@dataclass(frozen=True)
+class HeldBytes:
+    """What recording adds to the memory of each GPU, if all parameters are captured."""
+
+    gathered: float
+    """Whole parameters, gradients and optimizer state, under ``fully_shard``."""
+    factors: float
+    """Factors of the GPU's own tokens in one step."""
+
+
+def held_bytes(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> HeldBytes:
+    """Estimate what ``ontogeny.record`` holds on each GPU while the model trains."""
+    own_tokens = given.batch_tokens / scale.gpus
+    gathered = 4.0 * given.gathered_copies * scale.params
+    return HeldBytes(gathered, own_tokens * factor_bytes(scale, given))
 
 
 def dense_bytes_of(scale: TrainingScale) -> float:

@@ -1,6 +1,7 @@
 """``ontogeny plan``: what a run will cost, before you start it."""
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from capture.errors import ConfigError
@@ -29,12 +30,19 @@ def add(commands: "Commands") -> None:
     made.add_argument("--window", type=int, default=2048, metavar="N", help=text)
     text = "GPUs that train it, default 1"
     made.add_argument("--gpus", type=int, default=1, metavar="N", help=text)
+    made.add_argument("--layers", type=int, metavar="N", help="layers; default from --model-params")
+    made.add_argument("--width", type=int, metavar="N", help="features of a layer, with --layers")
+    text = "tokens in the vocabulary, default that of GPT-3"
+    made.add_argument("--vocabulary", type=int, default=50_257, metavar="N", help=text)
+    text = "tokens of a step, default those of GPT-3"
+    made.add_argument("--batch-tokens", type=int, default=3_200_000, metavar="N", help=text)
     made.add_argument("--json", action="store_true", help="print JSON, sizes in bytes and seconds")
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> int:
     from capture.config.reading import read_config
-    from capture.estimates.large_models import TrainingScale
+    from capture.errors import at_least
+    from capture.estimates.large_models import ASSUMPTIONS, TrainingScale
     from cluster.terminal.plan_tables import show_plan, show_scale
 
     large = arguments.model_params, arguments.tokens
@@ -42,8 +50,14 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         if not all(large) or arguments.config:
             problem = "takes --model-params and --tokens together, and no CONFIG beside them"
             raise ConfigError("ontogeny plan", problem)
-        scale = TrainingScale(*large, window=arguments.window, gpus=arguments.gpus)
-        show_scale(console, scale, as_json=arguments.json)
+        at_least("--vocabulary", arguments.vocabulary, 1)
+        at_least("--batch-tokens", arguments.batch_tokens, arguments.window)
+        shape = {"layers": arguments.layers, "width": arguments.width}
+        scale = TrainingScale(*large, window=arguments.window, gpus=arguments.gpus, **shape)
+        given = replace(
+            ASSUMPTIONS, vocabulary=arguments.vocabulary, batch_tokens=arguments.batch_tokens
+        )
+        show_scale(console, scale, given, as_json=arguments.json)
     elif arguments.config:
         config = read_config(arguments.config, arguments.overrides)
         show_plan(console, config, as_json=arguments.json)

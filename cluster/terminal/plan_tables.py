@@ -26,7 +26,7 @@ from capture.estimates.costs import (
     is_recorded,
     training_seconds,
 )
-from capture.estimates.large_models import ASSUMPTIONS, TrainingScale, estimate_records
+from capture.estimates.large_models import Assumptions, TrainingScale, estimate_records
 from cluster.terminal.tables import data_table, print_table
 
 BUDGET_SECONDS = 15.0
@@ -157,14 +157,18 @@ def values_of(plan: StepPlan, found: Calibration, costs: list[Cost], dense: int)
     }
 
 
-def show_scale(console: Console, scale: TrainingScale, *, as_json: bool) -> None:
+def show_scale(
+    console: Console, scale: TrainingScale, given: Assumptions, *, as_json: bool
+) -> None:
     """Print the estimate for a large model, with its assumptions."""
-    estimates, seconds = estimate_records(scale), scaling.training_seconds(scale)
+    estimates = estimate_records(scale, given)
+    seconds, held = scaling.training_seconds(scale, given), scaling.held_bytes(scale, given)
     if as_json:
         values = {
             "training_seconds": seconds,
             "kinds": [asdict(estimate) for estimate in estimates],
-            "assumptions": asdict(ASSUMPTIONS),
+            "held_by_each_gpu": asdict(held),
+            "assumptions": asdict(given),
         }
         console.print_json(json.dumps(values))
         return
@@ -174,7 +178,15 @@ def show_scale(console: Console, scale: TrainingScale, *, as_json: bool) -> None
         table.add_row(estimate.kind, decimal(round(estimate.num_bytes)), rate)
     title = f"{scale.params:.3g} parameters, {scale.tokens:.3g} tokens, {scale.gpus:,} GPUs"
     print_table(console, f"{title}: {in_words(seconds)} of training", table)
+    console.print(
+        "Recording all parameters while training holds on each GPU, beside the training itself:\n"
+        f"{decimal(round(held.gathered))} of whole parameters, gradients and optimizer state under "
+        f"fully_shard, and {decimal(round(held.factors))} of factors of its tokens in a step. "
+        "Capture fewer parameters where this does not fit."
+    )
+    layers, width = scale.shape(given)
     assumed = data_table("assumption", "value")
-    for name, value in asdict(ASSUMPTIONS).items():
+    assumed.add_row("layers × width", f"{layers:,.4g} × {width:,.5g}")
+    for name, value in asdict(given).items():
         assumed.add_row(name.replace("_", " "), f"{value:,g}")
     print_table(console, "Assumptions", assumed)

@@ -93,9 +93,26 @@ def test_any_size_is_estimated_from_stated_assumptions(capsys):
     assert values["kinds"][-1]["num_bytes"] == pytest.approx(490e18)
 
 
+def test_the_shape_of_a_model_may_be_given(capsys):
+    """Pythia-160M, by hand: 12 · 16 · 768 · 4 bytes of factors a token, 16 bytes a parameter."""
+    asked = ["--model-params", "162e6", "--layers", "12", "--width", "768", "--tokens", "300e9"]
+    asked += ["--batch-tokens", "2097152", "--gpus", "8", "--json"]
+    assert main(["plan", *asked]) == 0
+    values = json.loads(capsys.readouterr().out)
+    found = {kind["kind"]: kind["num_bytes"] for kind in values["kinds"]}
+    assert found["factors"] == pytest.approx(300e9 * 589_824 * 0.69)
+    assert found["outliers"] == pytest.approx(300e9 / 2048 * 1000 * 7.6)
+    assert values["held_by_each_gpu"]["gathered"] == pytest.approx(16 * 162e6)
+    assert values["held_by_each_gpu"]["factors"] == pytest.approx(262_144 * 589_824)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (
+            ["--tokens", "1e9", "--model-params", "1e9", "--layers", "2"],
+            "takes --layers and --width together",
+        ),
         ([], "needs a CONFIG, or --model-params and --tokens"),
         (["--tokens", "1e9"], "takes --model-params and --tokens together"),
         (["demo", "--tokens", "1e9", "--model-params", "1e9"], "and no CONFIG beside them"),
