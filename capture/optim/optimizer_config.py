@@ -12,8 +12,6 @@ class OptimizerConfig:
 
     kind: Literal["sgd", "adam", "adamw", "other"] = "sgd"
     """SGD, Adam or AdamW of torch.optim; other: any of your own training loop (ontogeny.record)."""
-    name: str = ""
-    """Name of another optimizer; set by ontogeny.record."""
     momentum: float = 0.0
     """SGD's μ, at least 0 and below 1."""
     nesterov: bool = False
@@ -26,6 +24,8 @@ class OptimizerConfig:
     """Adam's decay rate of the second moment, at least 0 and below 1."""
     epsilon: float = 1e-8
     """Added to the root of Adam's second moment, above 0."""
+    name: str = ""
+    """Name of another optimizer; set by ontogeny.record."""
 
     def __post_init__(self) -> None:
         for name in ("momentum", "beta1", "beta2"):

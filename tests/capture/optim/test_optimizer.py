@@ -287,6 +287,16 @@ def test_an_optimizer_is_described():
         "SGD with Nesterov momentum 0.9, weight decay 0.01",
         "AdamW (β₁ 0.9, β₂ 0.95), weight decay 0.1",
     ]
+    other = OptimizerConfig(kind="other", name="RMSprop", weight_decay=0.1)
+    assert describe_optimizer(other) == "RMSprop, weight decay 0.1"
+
+
+def test_another_optimizer_is_only_for_loops_of_users():
+    with pytest.raises(ConfigError, match="kind: other is only for runs of your own training loop"):
+        OptimizerConfig(kind="other")
+    other = OptimizerConfig(kind="other", name="RMSprop")
+    with pytest.raises(ConfigError, match="is RMSprop, which only a training loop of your own"):
+        make_optimizer([torch.nn.Parameter(torch.zeros(3))], other, 1.0)
 
 
 def test_a_nesterov_step_leaves_the_gradients_unchanged_for_the_audit():
