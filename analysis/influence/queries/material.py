@@ -16,6 +16,7 @@ from analysis.ablation.config import SplitText
 from analysis.ablation.replacement import mean_states
 from analysis.ablation.subjects import ENDS, SubjectSite
 from analysis.influence.queries.query import Weights
+from analysis.run.ablatable import held_out_splits
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from analysis.run.stored_run import Split
@@ -131,6 +132,10 @@ class QueryMaterial:
             raise RunError(
                 self.run.uri, problem, "Record datums of one length, such as packed text"
             )
+        known = ["train", *held_out_splits(self.run)]
+        if split not in known:
+            remedy = f"Choose from: {', '.join(known)}"
+            raise RunError(self.run.uri, f"has no {split} split", remedy)
         return SplitText.of(self.run, split)
 
     @cached_property

@@ -205,7 +205,10 @@ class FunctionQuery(Specification):
         self, function: Callable[..., Any], material: QueryMaterial, weights: Weights
     ) -> Tensor:
         device = next(iter(weights.values())).device
-        found = function(material.model.to(device), weights)
+        model = material.model.to(device)
+        # Stored weights come in another order than a model's own.
+        names = dict.fromkeys([*(name for name, _ in model.named_parameters()), *weights])
+        found = function(model, {name: weights[name] for name in names if name in weights})
         if not isinstance(found, Tensor) or found.numel() != 1:
             shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(self.function, f"returned {shown}, wanted a tensor with one entry")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_hugging_face_models_have_the_same_queries(tmp_path: Path):
         ("", "has an unknown form"),
         ("dream:1", "has an unknown form"),
         ("token:w77", "is not in the vocabulary"),
-        ("token:test:w3", "has no corpus/test.parquet"),
+        ("token:test:w3", "has no test split. Choose from: train, validation"),
         ("datum:1000", "has no train datum 1000"),
         ("datum:x", "has 'x' for a number"),
         ("loss:dream", "wanted train, validation, test"),
@@ -233,6 +234,19 @@ def test_impossible_queries_are_refused_in_one_line(asked: Any, wanted: str):
         build_queries(run(), [asked])
     assert wanted in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_gets_the_weights_in_the_order_of_the_model(monkeypatch, tmp_path: Path):
+    """Stored weights come in another order; a function may take the first."""
+    code = "def first(model, weights):\n    return next(iter(weights.values())).norm()\n"
+    (tmp_path / "own_query.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    (query,) = build_queries(run(), ["function:own_query:first"])
+    sys.modules.pop("own_query")
+    own = weights(run())
+    backwards = dict(reversed(list(own.items())))
+    wanted = next(iter(own.values())).norm()
+    assert query.value(backwards) == query.value(own) == pytest.approx(wanted.item())
 
 
 def test_no_query_is_refused():
