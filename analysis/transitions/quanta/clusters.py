@@ -81,9 +81,12 @@ def within(cosine_MM: np.ndarray, cluster_M: np.ndarray) -> np.ndarray:
 
 
 def mean_within(cosine_MM: np.ndarray, cluster_M: np.ndarray) -> float:
-    """Return the mean cosine of all pairs of positions in one cluster; NaN without a pair."""
-    pairs_MM = np.equal.outer(cluster_M, cluster_M) & ~np.eye(len(cluster_M), dtype=bool)
-    return float(cosine_MM[pairs_MM].mean()) if pairs_MM.any() else float("nan")
+    """Return the mean over positions of their mean cosine with the others of their cluster.
+
+    A position that is alone in its cluster is left out; NaN if all are.
+    """
+    own_M = within(cosine_MM, cluster_M)[cluster_M]
+    return float(np.nanmean(own_M)) if np.isfinite(own_M).any() else float("nan")
 
 
 def explained(loss_KM: np.ndarray, cluster_M: np.ndarray) -> float:

@@ -62,10 +62,18 @@ class Falls:
         return cls(step_K, mean_KC, error_KC, count_C, shapes)
 
     @property
+    def fallen_C(self) -> np.ndarray:
+        """How much each cluster's loss falls inside its steepest window, nats; negative if it rises
+        there, NaN for a curve that is not tested."""
+        ends = self.shapes.curves[["window_first", "window_end"]].to_numpy(np.float64)
+        u_K = np.log1p(self.step_K)
+        pairs = zip(np.log1p(ends), self.mean_KC.T, strict=True)
+        return np.array([-np.diff(np.interp(at, u_K, mean_K))[0] for at, mean_K in pairs])
+
+    @property
     def sudden_C(self) -> np.ndarray:
-        """Whether each cluster's loss falls, and suddenly."""
-        falls_C = self.mean_KC[-1] < self.mean_KC[0]
-        return falls_C & (self.shapes.curves["verdict"] == SUDDEN).to_numpy()
+        """Whether each cluster's loss falls suddenly."""
+        return (self.fallen_C > 0) & (self.shapes.curves["verdict"] == SUDDEN).to_numpy()
 
     @property
     def sudden_share(self) -> float:
@@ -74,13 +82,7 @@ class Falls:
         total = float((self.mean_KC[0] - self.mean_KC[-1]) @ self.count_C)
         if total <= 0:
             return float("nan")
-        fallen = 0.0
-        for c in np.flatnonzero(self.sudden_C):
-            row = self.shapes.curves.iloc[c]
-            ends = np.log1p([row["window_first"], row["window_end"]])
-            first, end = np.interp(ends, np.log1p(self.step_K), self.mean_KC[:, c])
-            fallen += float(first - end) * self.count_C[c]
-        return fallen / total
+        return float(np.where(self.sudden_C, self.fallen_C * self.count_C, 0).sum()) / total
 
 
 def spread(own_KM: np.ndarray) -> np.ndarray:

@@ -55,6 +55,7 @@ def cluster_rows(
         positions=found.count_C,
         cosine=cosine_C,
         null_cosine=[nearest_in_size(int(count), sizes) for count in found.count_C],
+        fallen=found.fallen_C,
         first_loss=found.mean_KC[0],
         last_loss=found.mean_KC[-1],
         tokens=[frequent(chosen.target_M[cluster_M == c], text) for c in range(len(found.count_C))],

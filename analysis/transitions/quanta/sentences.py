@@ -5,6 +5,7 @@ import pandas as pd
 
 from analysis.measures.permutation import p_value
 from analysis.transitions.quanta.tables import GRADIENTS, LOSS_CURVES, Quanta
+from analysis.transitions.sentences import plural
 from analysis.transitions.tables import GRADUAL, STEEP, SUDDEN, UNRESOLVED
 
 MOST_NAMED = 8
@@ -45,11 +46,11 @@ def share_line(falls: pd.DataFrame, kind: str) -> str:
     start = f"Clusters by {kind}: "
     if np.isnan(real["sudden_share"]):
         return f"{start}the loss of these positions does not fall."
+    count, p = int(real["sudden_clusters"]), p_value(real["sudden_share"], null)
     return (
-        f"{start}{real['sudden_share']:.0%} of the fall of all loss is sudden, in "
-        f"{real['sudden_clusters']:.0f} clusters; with {SHUFFLED[kind]} {null.mean():.0%} on "
-        f"average and at most {null.max():.0%} ({len(null)} draws, "
-        f"p = {p_value(real['sudden_share'], null):.3f})."
+        f"{start}{real['sudden_share']:.0%} of the fall of all loss is sudden, in {count} "
+        f"{plural('cluster', count)}; with {SHUFFLED[kind]} {null.mean():.0%} on average and at "
+        f"most {null.max():.0%} ({len(null)} draws, p = {p:.3f})."
     )
 
 
@@ -61,9 +62,9 @@ def together(falls: pd.DataFrame, kind: str) -> list[str]:
     if kind != GRADIENTS or np.isnan(real["explained"]):
         return []
     return [
-        f"Gradients of one cluster have a mean cosine of {real['cosine']:.2f} (shuffled "
-        f"{null['cosine'].mean():.2f}). Clusters explain {real['explained']:.0%} of the variance "
-        f"of the positions' loss curves (shuffled {null['explained'].mean():.0%}, "
+        f"Gradients have a mean cosine of {real['cosine']:.2f} with the others of their cluster "
+        f"(shuffled {null['cosine'].mean():.2f}). Clusters explain {real['explained']:.0%} of the "
+        f"variance of the positions' loss curves (shuffled {null['explained'].mean():.0%}, "
         f"p = {p_value(real['explained'], null['explained']):.3f})."
     ]
 
@@ -71,9 +72,10 @@ def together(falls: pd.DataFrame, kind: str) -> list[str]:
 def cluster_line(row: dict) -> str:
     """Say when the loss of a cluster changed, from where to where, and what it predicts."""
     steps = f"95 % interval {row['half_low']:,.0f} to {row['half_high']:,.0f}"
+    verdict = row["verdict"] if row["fallen"] > 0 else f"{row['verdict']} rise"
     return (
         f"{row['kind']} cluster {row['cluster']} ({row['positions']} positions; {row['tokens']}): "
-        f"{row['verdict']}, loss {row['first_loss']:.2f} to {row['last_loss']:.2f} nats, half of "
+        f"{verdict}, loss {row['first_loss']:.2f} to {row['last_loss']:.2f} nats, half of "
         f"the change at step {row['half_step']:,.0f} ({steps}), {row['share']:.0%} of it while the "
         f"step doubles (q = {row['q']:.3f})."
     )

@@ -24,6 +24,7 @@ CLUSTERS = pa.schema(
         pa.field("share", pa.float64()),  # largest share of the change while the step doubles
         pa.field("window_first", pa.float64()),  # shortest stretch with 80 % of it, in steps
         pa.field("window_end", pa.float64()),
+        pa.field("fallen", pa.float64()),  # inside this stretch, nats; negative for a rise
         pa.field("q", pa.float64()),  # that smooth curves or random walks reach this share
         pa.field("verdict", pa.string()),  # as in the table curves of transitions
         pa.field("tokens", pa.string()),  # the most frequent targets, with their numbers
@@ -66,7 +67,7 @@ FALLS = pa.schema(
         pa.field("draw", pa.int32()),  # -1: what was found; from 0: shuffled
         pa.field("sudden_share", pa.float64()),  # of the fall of all loss, in sudden windows
         pa.field("sudden_clusters", pa.int32()),
-        pa.field("cosine", pa.float64()),  # of gradients, mean over pairs in one cluster
+        pa.field("cosine", pa.float64()),  # of gradients, mean over positions and clusters' others
         pa.field("explained", pa.float64()),  # variance of loss curves between clusters
     ]
 )

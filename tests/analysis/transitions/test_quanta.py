@@ -277,6 +277,19 @@ def test_what_cannot_be_asked_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_sudden_rise_is_no_sudden_fall() -> None:
+    u_K = np.log1p(STEPS)
+    rng = np.random.default_rng(0)
+    loss_K = 3 + 6 * ((u_K > 3) & (u_K < 5)) - 2 * u_K / u_K[-1]
+    loss_KM = loss_K[:, None] + 0.02 * rng.standard_normal((len(u_K), 6))
+    loss_KM[u_K >= 5] = np.linspace(loss_K[u_K < 5][-1], 1, (u_K >= 5).sum())[:, None]
+    found = Falls.of(STEPS, loss_KM, np.zeros(6, np.int64), seed=0, cuts=False)
+    assert found.shapes.curves["verdict"].tolist() == ["sudden"]
+    assert found.fallen_C[0] < -4
+    assert not found.sudden_C.any()
+    assert found.sudden_share == 0
+
+
 def test_a_cluster_of_one_position_has_no_error_and_no_cosine() -> None:
     loss_KM = np.linspace(3, 1, len(STEPS))[:, None] * np.ones(5)
     found = Falls.of(STEPS, loss_KM, np.array([0, 0, 0, 0, 1]), seed=0, cuts=False)
