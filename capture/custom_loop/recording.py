@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from capture.config.settings import Config
-from capture.custom_loop.causes import DROPPED, require_resumed, require_unchanged
+from capture.custom_loop.causes import DROPPED, require_resumed
 from capture.custom_loop.checks.custom_functions import watching_functions
 from capture.custom_loop.checks.exchanges import watching_exchanges
 from capture.custom_loop.checks.split_guard import SplitGuard
@@ -23,21 +23,21 @@ from capture.custom_loop.checks.unchecked import Unchecked
 from capture.custom_loop.datums import as_ids, tokens_per_datum
 from capture.custom_loop.identity import DatumIdentity
 from capture.custom_loop.loop_tape import LoopTape
-from capture.custom_loop.packing.finding import find_documents, given_documents, named_inputs
+from capture.custom_loop.packing.beginning import begin_pass
+from capture.custom_loop.packing.finding import given_documents, named_inputs
 from capture.custom_loop.ranks.beginning import first_position
 from capture.custom_loop.ranks.joint_check import check_together
 from capture.custom_loop.ranks.joint_step import ReadStep, all_skip, join_ranks
+from capture.custom_loop.ranks.open_segment import OpenSegment
 from capture.custom_loop.ranks.recorded_loop import RecordedLoop
 from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums
 from capture.custom_loop.step_inputs import LastWeights, StepInputs, StepPosition, before_step
-from capture.custom_loop.steps import FoundShifts, after_step, check_positions, find_shifts
+from capture.custom_loop.steps import FoundShifts, StepRecords
 from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import is_inner_step, run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
-from capture.engine.probe import Probe
 from capture.errors import RunError
 from capture.gradients.layout import Layout
-from capture.shifts.shift_buffer import ShiftBuffer
 from capture.training.recorder import Recorder
 
 
@@ -91,9 +91,8 @@ class Recording:
         self._inputs: tuple[StepInputs, StepDatums] | None = None
         """Inputs and datums of the step that the optimizer is taking."""
         self._weights = LastWeights(last.end_step)
-        self._buffer: ShiftBuffer | None = None
-        self._full_segment: dict[str, Tensor] | None = None
-        """Checkpoint of a full segment that stays open until the next step, for evaluations."""
+        self._steps = StepRecords(config, self._layout, self._window)
+        self._segment = OpenSegment(recorder, loop, self._layout, self._unchecked)
         self._error: BaseException | None = None
         """The error that ended the recording."""
         self._on_error: Callable[[BaseException], None] = lambda error: None
@@ -146,8 +145,7 @@ class Recording:
 
     def end_segment(self) -> None:
         """End the open segment with the last step; evaluations until the next step belong to it."""
-        if self._full_segment is None and self._recorder.open.steps:
-            self._full_segment = self._snapshot()
+        self._segment.end(self._position.step, self._weights.after_P)
 
     def commit(self) -> None:
         """Store the steps taken so far, as a segment, and wait until they are stored.
@@ -155,8 +153,7 @@ class Recording:
         Call it when your loop saves a checkpoint of its own, so that a run can continue from it.
         """
         self.end_segment()
-        if self._full_segment is not None:
-            self._commit(self._full_segment)
+        self._segment.commit()
         self._recorder.flush()
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -205,7 +202,7 @@ class Recording:
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
         self._active.close()
-        self._ranks.attempt(self._commit_full_segment)
+        self._ranks.attempt(self._segment.commit)
         error = error or self._error
         if error is not None:
             self._ranks.leave(error)
@@ -214,8 +211,8 @@ class Recording:
         else:
             with self._ranks.waiting_at_end():
                 self._ranks.agree("the end of the loop")
-            if self._recorder.open.steps:
-                self._commit(self._snapshot())
+            self.end_segment()
+            self._segment.commit()
         self._unchecked.warn(self._recorder.store.uri)
         return False
 
@@ -231,16 +228,7 @@ class Recording:
 
     def _begin_forward(self, inputs: list[Tensor], named: Mapping[str, Tensor]) -> None:
         self._loop.require_no_join()
-        tape, given_N = self._tape, self._tape.known_datum_N
-        documents = tape.given_documents or find_documents(
-            named, None if given_N is None else len(given_N)
-        )
-        if given_N is None and documents is not None and self._identity.holds_rows(inputs):
-            documents = None
-        known_N = self._identity.of_batch(inputs, tape.next_datum_N, documents)
-        if known_N is not None and tape.next_datum_N is None:
-            tape.set_datums(known_N, tape.given_documents)
-        tape.begin_forward(inputs, documents)
+        begin_pass(self._tape, self._identity, inputs, named)
 
     def _attempt_unseen(self, work: Callable[[], None]) -> None:
         """Do what precedes a forward pass; see nothing after an error, until all ranks raise."""
@@ -265,7 +253,7 @@ class Recording:
             reason = self._error or "the step before did not end"
             problem = f"recording ended before {self._position.where} ({reason})"
             raise RunError(self._recorder.store.uri, problem, DROPPED)
-        self._ranks.attempt(self._commit_full_segment)
+        self._ranks.attempt(self._segment.commit)
         if self.epoch != self._position.epoch:
             self._position = StepPosition(self._position.step, self.epoch, 0)
         where = self._position.where
@@ -295,7 +283,8 @@ class Recording:
         if skips_step(optimizer):
             return None
         with without_torch_functions():
-            weights, probe = self._weights, self._probe()
+            device = next(iter(self.units.values())).device
+            weights, probe = self._weights, self._steps.probe(position.step, device)
             inputs = before_step(self._state, taken, position, weights, num_ranks, probe)
         if not self._state.is_sharded:
             self._guard.check(taken.passes, position.step)
@@ -309,38 +298,20 @@ class Recording:
         where, ranks = self._position.where, self._ranks
         with self._ends_on_error(), without_torch_functions():
             self._state.refresh()
-            found = ranks.attempt(lambda: self._find_shifts(inputs, len(datums.own_N)))
+            found = ranks.attempt(lambda: self._steps.find_shifts(inputs, len(datums.own_N)))
             total_Q = found.total_Q if found else torch.zeros_like(inputs.sums.summed_Q)
             ranks.agree_on_success(where, total_Q)
             assert found is not None
             ranks.attempt(lambda: self._record_step(inputs, found, datums))
             ranks.agree(where)
             if self._position.step % self._config.capture.segment_steps == 0:
-                self._full_segment = self._snapshot()
-
-    def _probe(self) -> Probe | None:
-        """Return how the step's sums are seen; None if whole, at the edges of a segment."""
-        step, steps = self._position.step, self._config.capture.segment_steps
-        if step % steps in (0, steps - 1):
-            return None
-        device = next(iter(self.units.values())).device
-        return Probe(self._layout, self._config.run.seed, step, device)
-
-    def _find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
-        if self._buffer is None and "outliers" in self._config.capture.kinds:
-            self._buffer = ShiftBuffer(self._layout, num_datums, inputs.before_P.device)
-        return find_shifts(inputs, self._config.capture, self._buffer)
+                self.end_segment()
 
     def _record_step(self, inputs: StepInputs, found: FoundShifts, datums: StepDatums) -> None:
         """Audit and record a step."""
-        capture, position = self._config.capture, self._position
-        observed, after_P = after_step(
-            inputs, found, datums, position, capture, self._layout, self._ranks.group
-        )
+        position = self._position
+        observed, after_P = self._steps.observe(inputs, found, datums, position, self._ranks.group)
         self._weights = replace(self._weights, after_P=after_P)
-        if observed.outliers is not None:
-            outliers = check_positions(observed.outliers, self._window, position)
-            observed = replace(observed, outliers=outliers)
         self._recorder.add_step(observed, datums.all_N)
         self._recorder.check()
         self._position = StepPosition(position.step + 1, position.epoch, position.batch + 1)
@@ -354,24 +325,3 @@ class Recording:
             self._error, self._tape.paused = error, True
             self._on_error(error)
             raise
-
-    # --- segments -------------------------------------------------------------------------------
-
-    def _snapshot(self) -> dict[str, Tensor]:
-        """Return the checkpoint of a segment that ends now; all ranks must call this."""
-        self._state.refresh()
-        weights_P, step = self._layout.flatten(self._state.units), self._position.step
-        after_P, ranks = self._weights.after_P, self._ranks
-        tensors = self._checkpoints.snapshot(step, ranks.rank)
-        ranks.attempt(lambda: require_unchanged(self._layout, after_P, weights_P, step))
-        ranks.agree(f"the checkpoint of step {step}")
-        return tensors
-
-    def _commit_full_segment(self) -> None:
-        if self._full_segment is not None:
-            self._commit(self._full_segment)
-
-    def _commit(self, tensors: dict[str, Tensor]) -> None:
-        self._full_segment = None
-        self._recorder.open.unchecked = self._unchecked.take()
-        self._recorder.commit(tensors)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capture.config.settings import CaptureConfig
+from capture.config.settings import CaptureConfig, Config
 from capture.custom_loop.causes import changed_gradients, unexplained_change
 from capture.custom_loop.ranks.step_datums import StepDatums
 from capture.custom_loop.step_inputs import StepInputs, StepPosition, divergence_error
@@ -25,6 +25,7 @@ from capture.engine.audit import (
 )
 from capture.engine.mapped_factors import mapped_factors
 from capture.engine.observer import Observation
+from capture.engine.probe import Probe
 from capture.engine.step import Step
 from capture.errors import AuditError, UnitError
 from capture.format.factor_tables import rows_of_step
@@ -46,6 +47,46 @@ class FoundShifts:
     total_Q: Tensor
     """Sum of the shifts over this rank's datums; with a probe, what is seen of it before the
     preconditioner."""
+
+
+class StepRecords:
+    """What the steps of one recording are seen and recorded by."""
+
+    def __init__(self, config: Config, layout: Layout, window: int | None) -> None:
+        """``window``: tokens per datum, if datums are described."""
+        self.capture, self.seed = config.capture, config.run.seed
+        self.layout, self.window = layout, window
+        self.buffer: ShiftBuffer | None = None
+
+    def probe(self, step: int, device: torch.device) -> Probe | None:
+        """Return how a step's sums are seen; None if whole, at the edges of a segment."""
+        steps = self.capture.segment_steps
+        if step % steps in (0, steps - 1):
+            return None
+        return Probe(self.layout, self.seed, step, device)
+
+    def find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
+        """Return the shifts of a step of this rank, after the update; see ``find_shifts``."""
+        if self.buffer is None and "outliers" in self.capture.kinds:
+            self.buffer = ShiftBuffer(self.layout, num_datums, inputs.before_P.device)
+        return find_shifts(inputs, self.capture, self.buffer)
+
+    def observe(
+        self,
+        inputs: StepInputs,
+        found: FoundShifts,
+        datums: StepDatums,
+        position: StepPosition,
+        group: Group,
+    ) -> tuple[Observation, Tensor]:
+        """Return what is recorded of a step, and the weights after it; see ``after_step``."""
+        observed, after_P = after_step(
+            inputs, found, datums, position, self.capture, self.layout, group
+        )
+        if observed.outliers is not None:
+            outliers = check_positions(observed.outliers, self.window, position)
+            observed = replace(observed, outliers=outliers)
+        return observed, after_P
 
 
 def find_shifts(
