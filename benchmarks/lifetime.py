@@ -60,9 +60,11 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = []
     print(f"{'':<58} steps  shifts  lifetime  decay  missed")
-    for name, training in OPTIMIZERS.items():
+    for name in OPTIMIZERS:
         with tempfile.TemporaryDirectory() as folder:
-            line = measure(name, train(folder, training, arguments.epochs))
+            # Checkpoints alone; everything else is replayed.
+            run = train(folder, name, arguments.epochs, capture={"record": "checkpoints"})
+            line = measure(name, run)
         lines.append(line)
         shares = f"{line.shifts:>7.1%} {line.lifetime_shifts:>9.1%} {line.initial_decay:>6.1%}"
         print(f"{name:<58} {line.steps:>5} {shares}  {line.missed:.0e}", flush=True)
@@ -71,12 +73,12 @@ def main() -> None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def train(folder: str, training: dict[str, object], epochs: int) -> Run:
-    """Train with checkpoints alone; everything else is replayed."""
+def train(folder: str, name: str, epochs: int, *, capture: dict[str, object]) -> Run:
+    """Train the study's model under one of ``OPTIMIZERS``."""
     values = {
         "run": {"uri": f"{folder}/run"},
-        "training": {"epochs": epochs, "device": "cpu"} | training,
-        "capture": {"record": "checkpoints"},
+        "training": {"epochs": epochs, "device": "cpu"} | OPTIMIZERS[name],
+        "capture": capture,
     }
     capture_run(make_config(values), lambda event: None)
     return open_run(f"{folder}/run")

@@ -22,11 +22,9 @@ from analysis.attribution.config import AttributionConfig, Evidence
 from analysis.lifetime.record import record_lifetimes
 from analysis.lifetime.run import law_of_units, lifetime_run
 from analysis.measures.selection import SelectionConfig
-from analysis.run.run import Run, open_run
+from analysis.run.run import Run
 from benchmarks.harness.report import machine
-from benchmarks.lifetime import OPTIMIZERS
-from capture.config.reading import make_config
-from capture.training.loop import capture_run
+from benchmarks.lifetime import OPTIMIZERS, train
 from cluster.local.threads import run_job
 
 CHOSEN = tuple(name for name in OPTIMIZERS if name.startswith(("SGD", "momentum", "AdamW")))
@@ -70,11 +68,8 @@ def main() -> None:
 
 def measure(name: str, folder: str, epochs: int) -> Line:
     start = time.perf_counter()
-    training = {"epochs": epochs, "device": "cpu"} | OPTIMIZERS[name]
-    values = {"run": {"uri": f"{folder}/run"}, "training": training}
-    capture_run(make_config(values), lambda event: None)
+    run = train(folder, name, epochs, capture={})
     middle = time.perf_counter()
-    run = open_run(f"{folder}/run")
     record_lifetimes(run)
     end = time.perf_counter()
     by_rows, neurons = same_tokens(run, "target")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_settings import GROUPED, WIDE, family_settings, with_heads_of
 from reference import gradients_of
 from tiny import make_run, read_outliers
 from tiny_hf import hf_config
@@ -28,45 +29,7 @@ pytest.importorskip("transformers", reason="needs the extra ontogeny[hf]")
 
 N, T, V = 3, 4, 23
 """As many positions as heads, so that lengths alone do not tell them apart."""
-WIDE: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-}
-GROUPED = WIDE | {"num_key_value_heads": 2}
-HEADS = GROUPED | {"head_dim": 4}
-SHORT = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "gpt2": SHORT,
-    "llama": GROUPED,
-    "gpt_neox": WIDE,
-    "mistral": GROUPED,
-    "qwen2": GROUPED,
-    "gemma2": HEADS,
-    "olmo2": GROUPED,
-    "gemma": HEADS,
-    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 4},
-    "phi": WIDE,
-    "phi3": GROUPED,
-    "gptj": SHORT | {"rotary_dim": 2},
-    "gpt_neo": {
-        "hidden_size": 16,
-        "num_layers": 2,
-        "num_heads": 4,
-        "intermediate_size": 24,
-        "attention_types": [[["global", "local"], 1]],
-    },
-    "qwen3": HEADS,
-    "gemma3_text": HEADS,
-    "opt": {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 24,
-        "word_embed_proj_dim": 16,
-    },
-    "bert": WIDE | {"is_decoder": True},
+FAMILIES = family_settings(head_dim=T) | {
     "roberta": WIDE | {"is_decoder": True, "pad_token_id": 1, "max_position_embeddings": 10},
 }
 
@@ -170,7 +133,11 @@ def test_units_without_factors_are_refused_by_name_or_captured_by_vmap(tmp_path,
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_parameters_that_are_not_trained_have_no_shifts(tmp_path: Path):
-    settings = HEADS | {"num_experts": 4, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+    settings = with_heads_of(T) | {
+        "num_experts": 4,
+        "moe_intermediate_size": 8,
+        "num_experts_per_tok": 2,
+    }
     described = {"family": "afmoe", "settings": settings | {"num_dense_layers": 0}}
     make_run(hf_config(tmp_path, described, "capture.fallback=vmap"))
     units = set(open_run(str(tmp_path / "run")).layout.names)

@@ -4,56 +4,19 @@ from typing import Any
 
 import pytest
 import torch
+from family_settings import GROUPED, family_settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capture.models.huggingface import HFConfig, build_hf_model
 
 VOCABULARY, WINDOW, WIDTH = 23, 6, 16
-WIDE: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-}
-GROUPED = WIDE | {"num_key_value_heads": 2}
-HEADS = GROUPED | {"head_dim": 8}
-SHORT = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16}
-HUGGING_FACE: dict[str, dict[str, Any]] = {
-    "gpt2": SHORT,
-    "llama": GROUPED,
-    "gpt_neox": WIDE,
-    "mistral": GROUPED,
-    "qwen2": GROUPED,
-    "qwen3": HEADS,
-    "gemma": HEADS,
-    "gemma2": HEADS,
-    "gemma3_text": HEADS,
+HUGGING_FACE: dict[str, dict[str, Any]] = family_settings(head_dim=8) | {
     "olmo": GROUPED,
-    "olmo2": GROUPED,
-    "phi": WIDE,
-    "phi3": GROUPED,
-    "gptj": SHORT | {"rotary_dim": 2},
-    "gpt_neo": {
-        "hidden_size": 16,
-        "num_layers": 2,
-        "num_heads": 4,
-        "intermediate_size": 24,
-        "attention_types": [[["global", "local"], 1]],
-    },
-    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 4},
     "falcon": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "opt": {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 24,
-        "word_embed_proj_dim": 16,
-    },
     "cohere": GROUPED,
     "granite": GROUPED | {"logits_scaling": 3.0},
     "mixtral": GROUPED | {"num_local_experts": 2},
-    "bert": WIDE | {"is_decoder": True},
 }
 """Family → settings of a model of two layers, four heads and width 16."""
 
