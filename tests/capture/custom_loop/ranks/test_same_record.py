@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from recorded_ranks import (
-    CAUSES,
     LOSS,
     SETTINGS,
     SLOW,
     begin_alone,
     go_on_alone,
-    record_everything,
     train,
     train_alone,
 )
+from refused_ranks import CAUSES, record_everything
 from same_record import same_record
 from spawned import on_workers
 
