@@ -21,7 +21,7 @@ import torch
 from benchmarks.studies.pages import filled
 from benchmarks.studies.study import Results, Study
 
-NAMES = ("grokking", "ngram-stages", "induction", "seeds", "maze")
+NAMES = ("grokking", "ngram-stages", "induction", "seeds", "maze", "pun")
 """Studies that are run by default."""
 WITH_DATA = ("mnist-spectrum",)
 """Studies that need files."""
