@@ -127,7 +127,8 @@ def test_every_field_of_run_yaml_has_a_row_with_its_type():
     written = run_yaml.describe_run(Config(), torch.device("cpu"), **more)
     values = run_yaml.parse_run_yaml(written, "run.yaml")
     fields, groups = tables_in(section("`run.yaml`"))
-    assert [name for name, _ in names_and_types(groups)] == ["units", "rate", "optimizer"]
+    known = ["units", "rate", "optimizer", "settings"]
+    assert [name for name, _ in names_and_types(groups)] == known
     wanted = [(name, json_type(type(value))) for name, value in values.items()]
     assert names_and_types(fields) == wanted
 
