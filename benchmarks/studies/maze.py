@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 import ontogeny
+from benchmarks.studies import maze_stars
 from benchmarks.studies.drawing import curves_figure
 from benchmarks.studies.snapshots import split, stacked_weights
-from benchmarks.studies.study import Blocks, Results, Study, percent, step_of, table
+from benchmarks.studies.study import Blocks, Results, Study, half_width, percent, step_of, table
 from ontogeny import Run
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2, 3)
 EVERY = 10
 SETTINGS = ("capture.record=checkpoints", f"capture.segment_steps={EVERY}")
 COUNTS = (1, 4, 16)
@@ -30,7 +31,8 @@ SPLITS = {"validation": "corner", "test": "anywhere"}
 
 
 def measure(folder: Path, seeds: Sequence[int]) -> Results:
-    return {"seeds": [measured(folder, seed) for seed in seeds]}
+    stars = maze_stars.measure(folder, [seed for seed in seeds if seed in maze_stars.SEEDS])
+    return {"seeds": [measured(folder, seed) for seed in seeds], "stars": stars}
 
 
 def measured(folder: Path, seed: int) -> Results:
@@ -134,6 +136,7 @@ def claims(results: Results) -> dict[str, bool]:
             for own in every
             for count in COUNTS[1:]
         ),
+        **maze_stars.claims(results["stars"]),
         "random directions take both": all(
             max(one.values()) < 0.05
             for own in every
@@ -156,7 +159,11 @@ def at(own: Results, name: str, step: int) -> float:
 
 
 def blocks(results: Results) -> Blocks:
-    return {"course": course(results["seeds"]), "removal": removal_table(results["seeds"])}
+    return {
+        "course": course(results["seeds"]),
+        "removal": removal_table(results["seeds"]),
+        "stars": maze_stars.stars_table(results["stars"]),
+    }
 
 
 def course(every: list[Results]) -> list[str]:
@@ -170,8 +177,8 @@ def course(every: list[Results]) -> list[str]:
 
 
 def interval(share: float, n: int) -> str:
-    """Return a share and its 95 % interval (normal approximation)."""
-    return f"{percent(share)} ± {196 * np.sqrt(share * (1 - share) / n):.1f}"
+    """Return a share, and half of its 95 % interval (Wilson)."""
+    return f"{percent(share)} ± {100 * half_width(share, n):.1f}"
 
 
 def removal_table(every: list[Results]) -> list[str]:
