@@ -11,6 +11,7 @@ pyarrow's own page checksums verify less; docs/concepts/design-choices.md has th
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -74,7 +75,7 @@ def fill_checksums(data: memoryview) -> memoryview:
     """Return the file with its placeholder replaced by the chunks' checksums, in place."""
     size, view = len(data), data.cast("B")
     found = parquet.read_metadata(pa.BufferReader(pa.py_buffer(view)))
-    crcs = "".join(crc32_hex(view[c.start : c.end]) for c in chunks_of(found)).encode()
+    crcs = "".join(crc32_hex(view[start:end]) for start, end in ranges_of(found)).encode()
     placeholder = found.metadata[CRC_KEY]
     assert len(placeholder) == len(crcs), "one checksum per chunk"
     footer = bytes(view[size - TRAILER_BYTES - footer_length(view[-TRAILER_BYTES:]) :])
@@ -86,6 +87,15 @@ def fill_checksums(data: memoryview) -> memoryview:
     start += size - len(footer)
     view[start : start + len(crcs)] = crcs
     return view
+
+
+def ranges_of(metadata: parquet.FileMetaData) -> Iterator[tuple[int, int]]:
+    """Yield first and end byte of each column chunk, in the order of ``chunks_of``."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for number in range(metadata.num_columns):
+            column = group.column(number)
+            start = column.dictionary_page_offset or column.data_page_offset
+            yield start, start + column.total_compressed_size
 
 
 def crc32_hex(data: bytes | memoryview) -> str:
