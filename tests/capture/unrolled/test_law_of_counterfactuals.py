@@ -45,6 +45,11 @@ KINDS: dict[str, list[str]] = {
         *("training.learning_rate=0.01", "training.clip=0.1", "training.schedule.warmup_steps=3"),
         *("training.optimizer.beta2=0.9", "training.accumulate=2"),
     ],
+    "intervention": [
+        *("intervention.suppress=['layers.0.self_attn:0','layers.0.linear2.weight:1-2']",),
+        *("intervention.leave_out=[0-15]", "intervention.first_step=1", "intervention.end_step=4"),
+        *("training.clip=0.3", "training.optimizer.momentum=0.9"),
+    ],
     "no-dropout": ["model.dropout=0", "training.accumulate=4", "training.clip=0.3"],
 }
 
