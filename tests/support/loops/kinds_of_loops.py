@@ -32,7 +32,10 @@ MODULES = (
 SLOW = {
     *("RMSprop", "Adagrad, fused", "Adadelta", "ASGD", "Adamax", "RAdam"),
     *("Mixtral with the experts one by one", "Mixtral with batched experts"),
-    *("Qwen2-MoE (a shared expert)", "OLMoE"),
+    *("Qwen2-MoE (a shared expert)", "Qwen3-MoE", "OLMoE"),
+    *("AdamW with amsgrad", "SGD with dampening, maximize", "Adagrad", "NAdam"),
+    'fallback="vmap": DeBERTa-v2 with relative positions',
+    'fallback="vmap": a unit used by a custom autograd.Function',
     "Mixtral with the balancing loss of its router (output_router_logits=True)",
 }
 """Kinds that differ little from others, so that `make slow` runs them."""
