@@ -229,7 +229,7 @@ def states(found: Transitions) -> list[str]:
 
 
 def moved(found: Transitions) -> list[str]:
-    """Return the datums and neurons that moved more inside the window."""
+    """Return the datums, neurons and directions that moved more inside the window."""
     lines = []
     for kind, table in found.moved.groupby("kind"):
         clear = table[table["q"] <= ALPHA]
@@ -238,10 +238,12 @@ def moved(found: Transitions) -> list[str]:
             f"windows of the same length elsewhere (q ≤ {ALPHA})."
         )
         for row in clear.head(MOST_NAMED).to_dict("records"):
-            name = f"datum {row['number']}" if kind == "datum" else f"{row['unit']}:{row['number']}"
+            own = f"{row['unit']}:{row['number']}"
+            name = own if kind == "neuron" else f"{kind} {row['number']}"
+            of = "length in these directions" if kind == "direction" else "recorded shifts"
             text = f" ({row['text'][:60]})" if row["text"] else ""
             lines.append(
-                f"{name}{text}: {row['inside']:.2%} of a step's recorded shifts inside, "
+                f"{name}{text}: {row['inside']:.2%} of a step's {of} inside, "
                 f"{row['before']:.2%} before, {row['after']:.2%} after (q = {row['q']:.3f})."
             )
     if lines:

@@ -1,6 +1,6 @@
-"""Ask a run's record which datums and neurons moved more inside a transition's window."""
+"""Ask a run's record which datums, neurons and directions moved more inside a window."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import numpy as np
@@ -10,10 +10,12 @@ from analysis.jobs.job import Runner
 from analysis.levels import Groups, groups_at
 from analysis.run.run import Run
 from analysis.transitions.moved.activity import Activity, ActivityJob
+from analysis.transitions.moved.directions import directions_of
 from analysis.transitions.moved.standing_out import Entries, stand_out
 from analysis.transitions.tables import MOVED
 from capture.errors import RunError
 
+DIRECTION = "direction"
 KEPT = 200
 """Rows of each kind that are kept."""
 LONGEST_TEXT = 200
@@ -27,20 +29,28 @@ def window_of(first: float, end: float, num_steps: int) -> range:
 
 
 def find_movers(run: Run, window: range, run_job: Runner) -> tuple[pd.DataFrame, list[str]]:
-    """Return ``MOVED`` for the window, and sentences about what could not be compared."""
-    shards = run.shards("outliers")
-    if not shards:
-        return empty(), [
+    """Return ``MOVED`` for the window, and sentences about what could not be compared.
+
+    Directions of training are those of the tables of ``ontogeny spectrum``, where the run has them.
+    """
+    groups, shards = neurons_of(run), run.shards("outliers")
+    kinds: dict[str, Entries] = {}
+    notes: list[str] = []
+    if shards:
+        job = ActivityJob(run.layout, run.num_datums, groups, run.steps_done)
+        kinds |= kinds_of(run_job(job, shards), run.num_datums, groups)
+    else:
+        notes.append(
             f"{run.uri} has no record of shifts, so nothing is said of datums and neurons."
-        ]
-    groups = neurons_of(run)
-    job = ActivityJob(run.layout, run.num_datums, groups, run.steps_done)
-    activity = run_job(job, shards)
-    found, notes = compare_window(activity, window, run.num_datums, groups)
+        )
+    directions, missing = directions_of(run)
+    if directions is not None:
+        kinds[DIRECTION] = directions
+    found, short = compare_window(kinds, window, groups)
     datum = found["kind"] == "datum"
     texts = [str(run.texts[number])[:LONGEST_TEXT] for number in found.loc[datum, "number"]]
     found.loc[datum, "text"] = texts
-    return found, notes
+    return found, [*notes, *short, *missing]
 
 
 def neurons_of(run: Run) -> Groups | None:
@@ -51,20 +61,25 @@ def neurons_of(run: Run) -> Groups | None:
         return None
 
 
-def compare_window(
-    activity: Activity, window: range, num_datums: int, groups: Groups | None
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return ``MOVED`` without texts, and notes."""
+def kinds_of(activity: Activity, num_datums: int, groups: Groups | None) -> dict[str, Entries]:
+    """Return the shares of datums, and of neurons if there are any, by step."""
     kinds = {"datum": Entries(activity.datums, num_datums, activity.steps, dense=False)}
     if groups is not None:
         kinds["neuron"] = Entries(activity.neurons, groups.num_named, activity.steps, dense=True)
+    return kinds
+
+
+def compare_window(
+    kinds: Mapping[str, Entries], window: range, groups: Groups | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return ``MOVED`` without texts, and notes."""
     frames, notes = [], []
     for kind, entries in kinds.items():
         found = stand_out(entries, window)
         if found is None:
             notes.append(
                 f"The window of steps {window.start} to {window.stop - 1} is too long, or too near "
-                f"an end of {activity.steps} steps, to compare {kind}s with other windows."
+                f"an end of {entries.num_steps} steps, to compare {kind}s with other windows."
             )
             continue
         found = found.head(KEPT)
@@ -78,7 +93,7 @@ def names_of(
     kind: str, number_N: np.ndarray, groups: Groups | None
 ) -> tuple[Sequence[str], np.ndarray]:
     """Return unit and number of each entity."""
-    if kind == "datum" or groups is None:
+    if kind != "neuron" or groups is None:
         return [""] * len(number_N), number_N
     return [groups.units[group] for group in number_N], groups.number_G[number_N]
 

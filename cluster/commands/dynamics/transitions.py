@@ -22,7 +22,8 @@ ontogeny trajectory, if it was run. For each it finds change points, the step of
 and whether the change is sudden: half of it or more while the step doubles, beyond 95 % of smooth
 curves with the same noise and of random walks. Then it compares curves: which change
 first, which change where the loss does, which lead the target. A hidden Markov model gives states
-of training, and the record names datums and neurons that moved more inside the transition.
+of training, and the record names datums and neurons that moved more inside the transition; so do
+the tables of ontogeny spectrum with directions.
 
 Several runs are samples of the same training, as with other seeds: order, leads and states are
 those of all of them. RUN may also be a place to which ontogeny trajectory wrote (--to). Tables go

@@ -5,10 +5,14 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_run import tiny_run
+from tiny_run import copied, tiny_run
 
-from analysis.run.run import open_run
+from analysis.jobs.question import Question
+from analysis.jobs.tables import write_tables
+from analysis.run.run import Run, open_run
+from analysis.spectra.tables import SCHEMAS as SPECTRUM
 from analysis.transitions.moved.activity import ActivityJob, Sums
+from analysis.transitions.moved.directions import directions_of
 from analysis.transitions.moved.movers import find_movers, neurons_of, window_of
 from analysis.transitions.moved.standing_out import Entries, null_windows, stand_out
 from cluster.local.threads import run_job
@@ -134,10 +138,46 @@ def test_law_6_merging_in_any_order_equals_the_whole():
                 np.testing.assert_allclose(a, b)
 
 
+def write_directions(run: Run, share_SK: np.ndarray) -> None:
+    """Write tables of ``ontogeny spectrum`` with directions that have these shares of each step."""
+    length_K = np.sqrt(share_SK.sum(0))
+    rows = [
+        {"direction": k, "step": step, "weight": np.sqrt(share_SK[step, k]) / length_K[k]}
+        for k in range(share_SK.shape[1])
+        for step in range(len(share_SK))
+    ]
+    frames = {name: schema.empty_table().to_pandas() for name, schema in SPECTRUM.items()}
+    values = pd.DataFrame({"direction": range(share_SK.shape[1]), "value": length_K})
+    frames |= {"steps": pd.DataFrame(rows)}
+    frames |= {"directions": values.reindex(columns=SPECTRUM["directions"].names)}
+    write_tables(run, "spectrum", frames, SPECTRUM, Question.of("spectrum"))
+
+
+def test_a_direction_that_grew_in_the_window_stands_out():
+    run = open_run(copied(tiny_run(), "memory://moved-directions").uri)
+    share_SK = np.random.default_rng(0).dirichlet([50] * 5, size=run.steps_done)
+    share_SK[10:13, 3] += 1
+    share_SK /= share_SK.sum(1, keepdims=True)
+    write_directions(run, share_SK)
+    entries, missing = directions_of(run)
+    assert entries is not None
+    assert not missing
+    np.testing.assert_allclose(entries.sums.sum_E, share_SK.ravel(), atol=1e-12)
+    found, notes = find_movers(run, range(10, 13), run_job)
+    assert not notes
+    own = found[found["kind"] == "direction"].set_index("number")
+    assert own["z"].idxmax() == 3
+    assert own.loc[3, "inside"] == pytest.approx(share_SK[10:13, 3].mean())
+    write_directions(run, share_SK[:9])
+    assert directions_of(run)[1] == [
+        "Directions are not compared: ontogeny spectrum left steps out."
+    ]
+
+
 def test_the_record_answers_for_a_window():
     run = open_run(tiny_run())
     found, notes = find_movers(run, range(10, 13), run_job)
-    assert not notes
+    assert notes == ["Directions are compared after: ontogeny spectrum."]
     assert set(found["kind"]) == {"datum", "neuron"}
     assert found.loc[found["kind"] == "datum", "text"].str.len().gt(0).all()
     assert found["p"].between(0, 1).all()

@@ -1,0 +1,36 @@
+"""How much of each step lies in each direction of training, as ``ontogeny spectrum`` found them.
+
+Of the matrix C = U S Vᵀ of all steps' gradients (or updates), step t has the length (s_k v_tk)² in
+direction k. Its share is that of the lengths in all directions that the tables hold.
+
+Shapes: E entry (a step and a direction), S step.
+"""
+
+import numpy as np
+
+from analysis.jobs.tables import marker_key, read_table
+from analysis.run.run import Run
+from analysis.spectra.tables import DIRECTIONS, STEPS
+from analysis.transitions.moved.activity import Sums
+from analysis.transitions.moved.standing_out import Entries
+
+SPECTRUM = "spectrum"
+
+
+def directions_of(run: Run) -> tuple[Entries | None, list[str]]:
+    """Return the shares of directions by step, and a sentence if the run has none to compare.
+
+    They are those of the unnamed tables of ``ontogeny spectrum``, if these are about every step.
+    """
+    if not any(store.exists(marker_key(SPECTRUM)) for store in (run.tables, run.store)):
+        return None, ["Directions are compared after: ontogeny spectrum."]
+    steps = read_table(run, SPECTRUM, "steps", STEPS)
+    values = read_table(run, SPECTRUM, "directions", DIRECTIONS).set_index("direction")["value"]
+    if len(values) < 2 or set(steps["step"]) != set(range(run.steps_done)):
+        return None, ["Directions are not compared: ontogeny spectrum left steps out."]
+    size_E = np.square(values.loc[steps["direction"]].to_numpy() * steps["weight"].to_numpy())
+    step_E, number_E = (steps[name].to_numpy(np.int64) for name in ("step", "direction"))
+    total_S = np.bincount(step_E, size_E, minlength=run.steps_done)
+    share_E = size_E / np.where(total_S > 0, total_S, 1.0)[step_E]
+    count = int(number_E.max()) + 1
+    return Entries(Sums.of(step_E, number_E, share_E), count, run.steps_done, dense=True), []
