@@ -114,9 +114,9 @@ def main() -> None:
             samples = measure(lines, plan.planned_steps(0), arguments.rounds)
         costs.append(cost_of(way.__name__.removesuffix("_lines"), model, samples))
         print(describe(costs[-1]), flush=True)
-    if arguments.json:
-        found = {"costs": [vars(cost) for cost in costs], "every": EVERY, "machine": machine()}
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        if arguments.json:
+            found = {"costs": [vars(cost) for cost in costs], "every": EVERY, "machine": machine()}
+            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def cost_of(way: str, model: str, samples: dict[str, Samples]) -> Cost:
