@@ -45,3 +45,6 @@ def test_the_shifts_of_the_page_are_there(page_variables: dict[str, Any]) -> Non
     assert set(page_variables["shifts"]["step"]) == {0, 1}
     assert len(page_variables["steps"]) == 10
     assert list(ontogeny.open_run("runs/lightning").evaluations()["step"]) == [5, 10]
+    table = page_variables["table"]
+    assert table.num_rows == 40
+    assert {"datum", "tokens", "last_target", "text"} <= set(table.column_names)
