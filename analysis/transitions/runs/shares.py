@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.measures.permutation import p_value
+from analysis.measures.shares import wilson
 from analysis.transitions.runs.stability import KEYS
 from analysis.transitions.runs.tables import SHARES
 from analysis.transitions.shape.shapes import adjusted
@@ -21,7 +23,6 @@ from analysis.transitions.shape.shapes import adjusted
 DRAWS = 2000
 """Permutations of the runs among groups."""
 CURVE_KEYS = [name for name in KEYS if name != "group"]
-Z95 = 1.959964
 
 
 def find_shares(values: pd.DataFrame, outcomes: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -56,15 +57,13 @@ def shares_of(upper_R: np.ndarray, group_R: np.ndarray) -> pd.DataFrame:
     rows = []
     for group in dict.fromkeys(group_R):
         own = upper_R[group_R == group]
-        n, share = len(own), float(own.mean())
-        middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-        half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
-        rows.append((group, n, share, max(0.0, middle - half), min(1.0, middle + half)))
+        low, high = wilson(own.sum(), len(own))
+        rows.append((group, len(own), float(own.mean()), float(low), float(high)))
     return pd.DataFrame(rows, columns=pd.Index(["group", "runs", "upper_share", "low", "high"]))
 
 
 def p_of_shares(upper_R: np.ndarray, group_R: np.ndarray, rng: np.random.Generator) -> float:
-    """Return the permutation p of the shares' being equal in all groups."""
+    """Return the permutation p of the hypothesis that all groups have the same share."""
     _, index_R = np.unique(group_R.astype(str), return_inverse=True)
     count_G = np.bincount(index_R)
 
@@ -75,5 +74,4 @@ def p_of_shares(upper_R: np.ndarray, group_R: np.ndarray, rng: np.random.Generat
         return (count_G * (share_DG - upper_R.mean()) ** 2).sum(-1)
 
     found = spread(upper_R[None])[0]
-    draws = spread(np.stack([rng.permutation(upper_R) for _ in range(DRAWS)]))
-    return float((1 + (draws >= found - 1e-12).sum()) / (1 + DRAWS))
+    return p_value(found, spread(np.stack([rng.permutation(upper_R) for _ in range(DRAWS)])))

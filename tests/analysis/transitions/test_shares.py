@@ -1,11 +1,10 @@
-"""Shares of two kinds of outcome along an axis: planted shares are found; equal ones do not differ.
-"""
+"""Shares of two kinds of outcome: planted shares are found, and equal ones do not differ."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.transitions.runs.shares import find_shares, p_of_shares, shares_of
+from analysis.transitions.runs.shares import find_shares, p_of_shares
 from analysis.transitions.runs.stability import find_outcomes
 from analysis.transitions.runs.tables import FINAL, SHARES
 from capture.config.settings import Config
@@ -54,18 +53,12 @@ def test_law_14_equal_shares_differ_in_about_5_percent_of_samples():
     assert np.mean(np.array(p_D) <= 0.05) <= 0.12
 
 
-def test_wilsons_interval_is_scipys():
-    from scipy.stats import binomtest
-
-    row = shares_of(np.arange(10) < 3, np.array(["a"] * 10)).iloc[0]
-    wanted = binomtest(3, 10).proportion_ci(method="wilson")
-    assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
-
-
 def test_an_axis_makes_a_run_for_each_value_and_seed():
     made = seeded_configs(Config(), [0, 3], "weights", "model.width=40,80")
     assert [own.run.uri for own in made] == [
-        f"runs/run-seeds/model.width-{width}/weights-{seed}" for width in (40, 80) for seed in (0, 3)
+        f"runs/run-seeds/model.width-{width}/weights-{seed}"
+        for width in (40, 80)
+        for seed in (0, 3)
     ]
     assert [(own.model.width, own.weight_seed, own.run.seed) for own in made[1:3]] == [
         (40, 3, 0),
