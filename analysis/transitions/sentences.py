@@ -240,7 +240,7 @@ def moved(found: Transitions) -> list[str]:
         for row in clear.head(MOST_NAMED).to_dict("records"):
             own = f"{row['unit']}:{row['number']}"
             name = own if kind == "neuron" else f"{kind} {row['number']}"
-            of = "length in these directions" if kind == "direction" else "recorded shifts"
+            of = "squared length in these directions" if kind == "direction" else "recorded shifts"
             text = f" ({row['text'][:60]})" if row["text"] else ""
             lines.append(
                 f"{name}{text}: {row['inside']:.2%} of a step's {of} inside, "

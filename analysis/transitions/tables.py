@@ -141,7 +141,7 @@ MOVED = pa.schema(
         pa.field("kind", pa.string()),  # datum, neuron or direction
         pa.field("unit", pa.string()),  # of a neuron; else ""
         pa.field("number", pa.int32()),  # datum, neuron of the unit, or direction of spectrum
-        pa.field("inside", pa.float64()),  # mean share of a step's shifts, or length, in the window
+        pa.field("inside", pa.float64()),  # mean share of a step's shifts in the window
         pa.field("before", pa.float64()),  # NaN if it was in no step there
         pa.field("after", pa.float64()),
         pa.field("z", pa.float64()),  # the smaller of the two differences, standardised

@@ -1,7 +1,8 @@
 """How much of each step lies in each direction of training, as ``ontogeny spectrum`` found them.
 
-Of the matrix C = U S Vᵀ of all steps' gradients (or updates), step t has the length (s_k v_tk)² in
-direction k. Its share is that of the lengths in all directions that the tables hold.
+The matrix of all steps' gradients (or updates) is C = U S Vᵀ, so step t has the squared length
+(s_k v_tk)² in direction k. A share is relative to the squared lengths of the step in all directions
+that the tables hold.
 
 Shapes: E entry (a step and a direction), S step.
 """
@@ -20,7 +21,7 @@ SPECTRUM = "spectrum"
 def directions_of(run: Run) -> tuple[Entries | None, list[str]]:
     """Return the shares of directions by step, and a sentence if the run has none to compare.
 
-    They are those of the unnamed tables of ``ontogeny spectrum``, if these are about every step.
+    Reads the unnamed tables of ``ontogeny spectrum``, which must be about every step.
     """
     if not any(store.exists(marker_key(SPECTRUM)) for store in (run.tables, run.store)):
         return None, ["Directions are compared after: ontogeny spectrum."]

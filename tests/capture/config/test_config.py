@@ -166,7 +166,8 @@ def test_every_group_of_settings_is_documented_and_frozen():
         (
             "colour=red",
             "colour: unknown key; allowed here: "
-            "run, corpus, model, training, capture, intervention, store, workers, engine, deepspeed.",
+            "run, corpus, model, training, capture, intervention, store, workers, engine, "
+            "deepspeed.",
         ),
         ("run.seed.x=1", "run.seed.x: unknown key; run.seed has no keys."),
         ("model.layers=many", "model.layers: got 'many', must be a whole number."),
