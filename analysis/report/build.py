@@ -16,7 +16,7 @@ from analysis.jobs.job import Runner
 from analysis.jobs.tables import check_set_name, read_question, table_set
 from analysis.report.measured.neurons import measure_neurons
 from analysis.report.pages.chapters import chapters
-from analysis.report.pages.compared_runs import compare_runs
+from analysis.report.pages.comparison.compared_runs import compare_runs
 from analysis.report.pages.data_page import data_files
 from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page

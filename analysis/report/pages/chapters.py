@@ -8,7 +8,7 @@ from analysis.report.drawing.markup import element, fragment
 from analysis.report.pages.ablation_page import ablation
 from analysis.report.pages.activations_page import activations
 from analysis.report.pages.clusters_page import clusters
-from analysis.report.pages.comparison_page import comparison
+from analysis.report.pages.comparison.comparison_page import comparison
 from analysis.report.pages.data_page import data_page
 from analysis.report.pages.faithfulness_page import faithfulness
 from analysis.report.pages.influence.influence_page import influence_page

@@ -14,7 +14,7 @@ from analysis.report.pages.website import Links, Neuron
 from analysis.run.run import Run
 
 if TYPE_CHECKING:
-    from analysis.report.pages.compared_runs import Comparison
+    from analysis.report.pages.comparison.compared_runs import Comparison
 
 DATUMS_SHOWN = 8
 """Datums on a neuron's page."""

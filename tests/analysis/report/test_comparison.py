@@ -11,8 +11,8 @@ from tiny_run import make_run
 import ontogeny
 from analysis.jobs.tables import write_tables
 from analysis.report.build import ReportConfig, gather_report_data, report_store, write_report
-from analysis.report.pages.compared_runs import ALL, compare_runs, paired_neurons
-from analysis.report.pages.comparison_page import KEY, datums_per_step, facts
+from analysis.report.pages.comparison.compared_runs import ALL, compare_runs, paired_neurons
+from analysis.report.pages.comparison.comparison_page import KEY, datums_per_step, facts
 from analysis.report.pages.sources import WANTED, read_sources
 from analysis.run.run import Run, open_run
 from capture.errors import RunError

@@ -10,7 +10,7 @@ from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import Column, element, fragment, section
 from analysis.report.drawing.plots import Series
 from analysis.report.pages import definitions
-from analysis.report.pages.compared_runs import Comparison
+from analysis.report.pages.comparison.compared_runs import Comparison
 from analysis.report.pages.overview import bin_means
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.sources import Sources
