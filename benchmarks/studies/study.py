@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analysis.measures.shares import wilson
+
 Results = dict[str, Any]
 """Plain JSON: what a study measured."""
 Blocks = Mapping[str, list[str]]
@@ -58,8 +60,8 @@ def between(low: float, high: float) -> str:
 
 def half_width(share: float, n: int) -> float:
     """Return half of Wilson's 95 % interval, which has a width at shares of 0 and 1 too."""
-    z = 1.96
-    return z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    low, high = wilson(share * n, n)
+    return float(high - low) / 2
 
 
 def mean_and_interval(values: Sequence[float], digits: int = 2) -> str:

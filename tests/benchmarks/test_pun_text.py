@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.studies.pun_text import (
+from benchmarks.studies.puns.text import (
     IDIOMS,
     TRADES,
     every_pair,

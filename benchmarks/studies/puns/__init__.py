@@ -1,0 +1,1 @@
+"""Text and page of the study on puns."""
