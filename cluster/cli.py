@@ -119,8 +119,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             warnings.showwarning = show_warning
             return arguments.command(arguments, make_console())
     except KeyboardInterrupt as stop:
-        hint = how_to_continue(arguments)
-        print(f"\nStopped. Committed segments are safe; {hint}", file=sys.stderr)
+        print(f"\nStopped. {how_to_continue(arguments)}", file=sys.stderr)
         return exit_code(stop)
 
 
@@ -178,9 +177,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace | None:
 
 
 def how_to_continue(arguments: argparse.Namespace) -> str:
-    """What to type after Ctrl-C."""
+    """What to type after Ctrl-C, and what is safe if the command stores segments."""
+    if arguments.command not in {command.run for command in (capture, demo, replay, seeds)}:
+        return "Run the command again."
+    safe = "Committed segments are safe"
     if arguments.command is not capture.run:
-        return "run the command again."
+        return f"{safe}; run the command again."
     words = ["capture", arguments.config, *arguments.overrides, "--resume"]
     again = "continue with another job" if JOB_CONFIG_VARIABLE in os.environ else "continue with"
-    return f"{again}: {program()} {shlex.join(words)}"
+    return f"{safe}; {again}: {program()} {shlex.join(words)}"

@@ -96,6 +96,33 @@ def test_the_first_signal_raises_and_the_second_kills() -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "once\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "where", "said"),
+    [
+        (["runs", "."], "cluster.commands.listings.runs.run_folders", "Run the command again."),
+        (["verify", "run"], "capture.store.Store", "Run the command again."),
+        (
+            ["replay", "run", "--record", "factors"],
+            "capture.store.Store",
+            "Committed segments are safe; run the command again.",
+        ),
+    ],
+)
+def test_only_commands_that_store_segments_call_them_safe(
+    words: list[str],
+    where: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stopped)
+    assert main(words) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"Stopped. {said}"
+
+
 def test_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as stopped, stoppable():
