@@ -158,7 +158,7 @@ def test_half_of_the_text_is_evaluated_against_the_other(run, effects):
 
 def test_every_method_scores_every_token(run):
     subjects = draw_neurons(run, ONE)
-    found = list(scoring_methods(run, run_job, subjects, seed=0))
+    found = list(scoring_methods(run, run_job, subjects, ONE))
     assert all(method.score_SV.shape == (len(subjects), run.num_tokens) for method in found)
     assert not any(np.isnan(method.score_SV).any() for method in found)
     names = {method.evidence for method in found}

@@ -103,7 +103,7 @@ def test_parts_along_a_basis_of_a_perceptron_sum_to_the_influence_through_the_un
     queries = build_queries(run, ["loss"])
     config = DirectionsConfig(unit=unit, side=side, basis="pca", random=19)
     wanted_D = np.zeros(run.num_datums)
-    for step, vector_QRC in unit_vectors(run, queries, config):
+    for step, vector_QRC, _ in unit_vectors(run, queries, config):
         own_QNT = batch_derivatives(step, {unit: vector_QRC})
         np.add.at(wanted_D, step.planned.datum_N, own_QNT[0].sum(1))
     found_D = influence_along(run, queries, config).influence_QDK[0].sum(1)
