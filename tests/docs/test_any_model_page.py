@@ -30,4 +30,4 @@ def test_the_model_of_the_page_is_ablated(variables: dict[str, Any]) -> None:
 
 def test_the_table_has_a_row_for_each_tested_family() -> None:
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| [^|]+ \|$", PAGE, flags=re.MULTILINE)
-    assert rows[1:] == families()
+    assert sorted(rows[1:]) == sorted(families())

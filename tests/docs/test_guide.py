@@ -36,6 +36,7 @@ from analysis.report import timeline
 from analysis.spectra import tables as spectrum_tables
 from analysis.trajectory import tables as trajectory_tables
 from analysis.transitions import tables as transition_tables
+from analysis.transitions.quanta import tables as quanta_tables
 from analysis.transitions.runs import tables as comparison_tables
 from cluster.cli import parser
 
@@ -49,6 +50,7 @@ JOBS: dict[str, Mapping[str, pa.Schema]] = {
     "behaviour": behaviour.TABLES,
     "trajectory": trajectory_tables.SCHEMAS,
     "transitions": transition_tables.SCHEMAS,
+    "quanta": quanta_tables.SCHEMAS,
     "compare": comparison_tables.SCHEMAS,
     "bigrams": bigram_tables.TABLES,
     "faithfulness": faithfulness.TABLES,
@@ -207,7 +209,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_taken_by_the_parser(page):
-    lines = re.findall(r"^(?:\$ )?ontogeny (.*)$", page.read_text(), flags=re.MULTILINE)
+    text = page.read_text().replace("\\\n", " ")  # a command may go on in the next line
+    lines = re.findall(r"^(?:\$ )?ontogeny (.*)$", text, flags=re.MULTILINE)
     for line in lines:
         parser().parse_args(shlex.split(line, comments=True))
     assert len(lines) > 5 or page.name != "README.md"
