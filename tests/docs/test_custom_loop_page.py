@@ -11,7 +11,8 @@ from kinds_of_loops import EXACT, REFUSED
 
 from cluster.cli import main, parser
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "custom-loop.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "how-to" / "custom-loop.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,4 @@ def test_the_table_of_kinds_has_a_row_for_each_test():
     assert rows == dict.fromkeys(EXACT, "exact") | refused
     assert set(list(rows)[: len(EXACT)]) == set(EXACT)  # those that are exact come first
     assert len(rows) >= 60
+    assert f"[{len(rows)} kinds of loops and models]" in (ROOT / "README.md").read_text()
