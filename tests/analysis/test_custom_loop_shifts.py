@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adafactors import transformers_adafactor
 from custom_loops import Small, Sometimes, loss_of, tokens, uri
 from lion import Halving
 from torch import nn
@@ -33,11 +34,6 @@ def decay_of_matrices(model: nn.Module) -> torch.optim.Optimizer:
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     return torch.optim.Adam(groups, 0.02)
-
-
-def transformers_adafactor(model: nn.Module) -> torch.optim.Optimizer:
-    optimization = pytest.importorskip("transformers.optimization")
-    return optimization.Adafactor(model.parameters(), beta1=0.9)
 
 
 OTHERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {

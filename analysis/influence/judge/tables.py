@@ -34,7 +34,6 @@ SCORES = pa.schema(
     ]
 )
 SCHEMAS = {"judgements": JUDGEMENTS, "retrained": RETRAINED, "scores": SCORES}
-TESTS = ("lds", "tsloo", "removal", "duplication")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ EFFECT = (
     "positions, in nats; below 0.001 the neuron is nearly dead"
 )
 POSITIONS = "Number of positions in the text that the mean is taken over"
-BOOTSTRAP = "95 % bootstrap interval of the column before, in its unit"
 
 
 def interval_of(what: str) -> str:

@@ -66,8 +66,3 @@ def cka_row(metric: str, component: str, one: Centred, other: Centred, order_M: 
     """Return the CKA of two representations with that of permuted positions as the null."""
     null = one.similarity(other, order_M)
     return Row(metric, component, one.similarity(other), len(one.state_MD), null=null)
-
-
-def linear_cka(one_MD: np.ndarray, other_MD: np.ndarray) -> float:
-    """Return ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred representations; NaN if one is constant."""
-    return Centred.of(one_MD).similarity(Centred.of(other_MD))

@@ -1,7 +1,6 @@
 """Attribution from rows and tallies against plain pandas; levels, outliers, windows, tables."""
 
 import functools
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -14,12 +13,10 @@ from tiny_run import copied, tiny_run
 from analysis.attribution import tables as attribution_tables
 from analysis.attribution.attribute import attribute, write_attribution
 from analysis.attribution.config import AttributionConfig
-from analysis.attribution.outlier_weights import RowEvidence
 from analysis.jobs.tables import marker_key, read_table
 from analysis.levels import Level, groups_at
-from analysis.neurons.tokens import neuron_tokens
 from analysis.run.run import open_run
-from capture.errors import RunError, ShardError, UnitError
+from capture.errors import RunError, ShardError
 from capture.format.markers import segment_key
 from capture.store import Store
 from cluster.local.threads import run_job
@@ -143,40 +140,6 @@ def test_a_range_of_steps_uses_only_its_rows() -> None:
         [9, 10],
         [14, 16],
     ]
-
-
-# --- one neuron, directly -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("evidence", ["target", "input", "window"])
-def test_tokens_of_a_neuron_equal_plain_counting(evidence: RowEvidence) -> None:
-    run, unit, steps = open_run(tiny_run()), "layers.1.linear2.weight", range(3, 20)
-    rows = neuron_rows().query("unit == @unit and neuron == 4 and 3 <= step < 20")
-    counts, sizes = Counter(), Counter()
-    for row in records(rows):
-        own = run.token_NT[row.datum].tolist() if evidence == "window" else [getattr(row, evidence)]
-        for token in own:
-            counts[token] += 1
-            sizes[token] += abs(row.shift)
-    found = neuron_tokens(run, unit, 4, evidence=evidence, steps=steps)
-    assert dict(zip(found["token_id"], found["count"], strict=True)) == counts
-    assert dict(zip(found["token_id"], found["size"], strict=True)) == pytest.approx(dict(sizes))
-    assert found["count"].is_monotonic_decreasing
-    assert found["share"].sum() == pytest.approx(1)
-    token_NT = run.target_NT if evidence == "target" else run.token_NT
-    first = records(found)[0]
-    text = (token_NT == first.token_id).mean()
-    assert first.relative_frequency == pytest.approx(first.share / text)
-
-
-def test_a_neuron_that_does_not_exist_is_refused() -> None:
-    run = open_run(tiny_run())
-    with pytest.raises(
-        UnitError, match=r"is not a captured unit with neurons. Did you mean layers\.1\.l"
-    ):
-        neuron_tokens(run, "layers.1.linear3.weight", 0)
-    with pytest.raises(UnitError, match=r"neuron 12: does not exist; the unit has neurons 0 to 11"):
-        neuron_tokens(run, "layers.1.linear2.weight", 12)
 
 
 # --- other outliers -------------------------------------------------------------------------------

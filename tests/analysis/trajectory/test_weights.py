@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from analysis.trajectory.metrics.noise import gradient_noise, gradient_squares, noise_scale
-from analysis.trajectory.metrics.similarity import linear_cka, representation_similarity
+from analysis.trajectory.metrics.similarity import Centred, representation_similarity
 from analysis.trajectory.metrics.weights import weight_changes, weight_sizes
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, Windows
@@ -53,6 +53,10 @@ def test_changes_of_weights_and_their_direction() -> None:
 
 
 # --- similarity -----------------------------------------------------------------------------------
+
+
+def linear_cka(one_MD: np.ndarray, other_MD: np.ndarray) -> float:
+    return Centred.of(one_MD).similarity(Centred.of(other_MD))
 
 
 @given(seed=st.integers(0, 50), scale=st.floats(0.01, 100), shift=st.floats(-5, 5))

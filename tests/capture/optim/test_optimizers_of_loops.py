@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adafactors import transformers_adafactor
 from custom_loops import Small, loss_of, tokens, uri
 from lion import Lion
 from torch import Tensor, nn
@@ -21,11 +22,6 @@ Make = Callable[[nn.Module], torch.optim.Optimizer]
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.dim() == 2]
-
-
-def transformers_adafactor(model: nn.Module) -> torch.optim.Optimizer:
-    optimization = pytest.importorskip("transformers.optimization")
-    return optimization.Adafactor(model.parameters(), beta1=0.9)
 
 
 def steps(model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Any, part: range) -> None:

@@ -1,6 +1,6 @@
 """A loss of outputs that processes have exchanged is refused, whatever exchanged them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,10 @@ from capture.errors import SplitError
 TOKENS = tokens()
 Exchange = Callable[[Tensor], Tensor]
 Loss = Callable[[nn.Module, Tensor], Tensor]
-pytestmark = pytest.mark.filterwarnings("ignore")  # of functional collectives about themselves
-
-
-@pytest.fixture(autouse=True)
-def one_process() -> Iterator[None]:
-    store = distributed.HashStore()  # pyright: ignore
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
+pytestmark = [
+    pytest.mark.usefixtures("one_process"),
+    pytest.mark.filterwarnings("ignore"),  # of functional collectives about themselves
+]
 
 
 def recorded(folder: Path, loss: Loss, after: Callable[[Tensor], object] = id) -> dict[str, int]:

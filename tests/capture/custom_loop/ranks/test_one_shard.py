@@ -1,26 +1,15 @@
 """A model that ``fully_shard`` keeps on one process is recorded like the model alone."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from custom_loops import Small
 from recorded_ranks import SETTINGS, STEPS, Remembering, sharded, take_step, train
 from same_record import same_record
-from torch import distributed
 
 from capture.custom_loop.record import record
 from capture.errors import UnitError
 from capture.process_group import SINGLE_PROCESS
 from capture.shifts.outliers import OutlierConfig
-
-
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    store = distributed.HashStore()  # pyright: ignore
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped")
