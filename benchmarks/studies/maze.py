@@ -136,6 +136,15 @@ def claims(results: Results) -> dict[str, bool]:
             for own in every
             for count in COUNTS[1:]
         ),
+        "without directions of the first half neither kind is solved": all(
+            max(one.values()) <= 0.05
+            for own in every
+            for count in COUNTS
+            for one in removed(own, count, "first half")
+        ),
+        "without one direction of the second half at most 5 % of either kind are": all(
+            max(one.values()) <= 0.05 for own in every for one in removed(own, 1, "second half")
+        ),
         **maze_stars.claims(results["stars"]),
         "random directions take both": all(
             max(one.values()) < 0.05

@@ -125,17 +125,27 @@ def claims(every: list[Results]) -> dict[str, bool]:
     return {
         "one head takes much of the way to the cheese, and leaves most of that to the star": all(
             one["walked"][1] < own["whole"][1] / 2 and one["walked"][0] > 0.9 * own["whole"][0]
-            for own in every
-            for one in own["silenced"]
-            if one["aim"] == "cheese"
+            for own, one in chosen(every, "cheese")
+        ),
+        "either head takes more of its own way than the median head": all(
+            one["walked"][leg] < one["median"][leg] - half_width(one["median"][leg], own["n"])
+            for leg, aim in enumerate(("star", "cheese"))
+            for own, one in chosen(every, aim)
         ),
         "the head that takes most of the way to the star takes some of that to the cheese too": all(
             one["walked"][1] < own["whole"][1] - half_width(own["whole"][1], own["n"])
-            for own in every
-            for one in own["silenced"]
-            if one["aim"] == "star"
+            for own, one in chosen(every, "star")
+        ),
+        "but no more of that than the median head": all(
+            one["walked"][1] > one["median"][1] - half_width(one["median"][1], own["n"])
+            for own, one in chosen(every, "star")
         ),
     }
+
+
+def chosen(every: list[Results], aim: str) -> list[tuple[Results, Results]]:
+    """Return each seed's results beside each set of heads that was chosen to take one leg."""
+    return [(own, one) for own in every for one in own["silenced"] if one["aim"] == aim]
 
 
 def stars_table(every: list[Results]) -> list[str]:
