@@ -11,6 +11,23 @@ from typing import Any, Literal
 from capture.config.settings import Config
 from capture.errors import ConfigError
 
+COMMON_WORDS = {
+    "max_steps": "training.epochs",
+    "num_steps": "training.epochs",
+    "training.steps": "training.epochs",
+    "lr": "training.learning_rate",
+    "batch_size": "training.batch",
+    "warmup": "training.schedule.warmup_steps",
+    "dim": "model.width",
+    "d_model": "model.width",
+    "hidden_size": "model.width",
+    "n_embd": "model.width",
+    "n_layer": "model.layers",
+    "num_layers": "model.layers",
+    "n_head": "model.heads",
+}
+"""Names that other trainers give to a setting → its key here."""
+
 
 def check_keys(values: dict[Any, Any], kind: type, prefix: str) -> None:
     """Raise ``ConfigError`` unless every nested key is a field of the dataclass at its level."""
@@ -46,12 +63,20 @@ def check_key(key: str) -> None:
 
 
 def similar_keys(key: str) -> list[str]:
-    """Return up to two known dotted keys that may be meant by an unknown one."""
-    known = [name for name in every_key(Config) if not key.startswith(name)]
+    """Return up to two known dotted keys that may be meant by an unknown one.
+
+    Their last words are like its last word: a key of the same group with another name misleads.
+    """
     last = key.rpartition(".")[2]
+    if meant := COMMON_WORDS.get(key) or COMMON_WORDS.get(last):
+        return [meant]
+    known = [name for name in every_key(Config) if not key.startswith(name)]
     if same := [name for name in known if name.rpartition(".")[2] == last]:
         return difflib.get_close_matches(key, same, n=2, cutoff=0)
-    return difflib.get_close_matches(key, known, n=1)
+    words = [name.rpartition(".")[2] for name in known]
+    near = difflib.get_close_matches(last, words, n=2)
+    close = [name for name, word in zip(known, words, strict=True) if word in near]
+    return difflib.get_close_matches(key, close, n=1, cutoff=0)
 
 
 def every_key(kind: Any, prefix: str = "") -> Iterable[str]:

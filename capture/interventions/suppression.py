@@ -93,7 +93,29 @@ def find_suppression(
             require_numbers(part, numbers, len(groups_GE), "heads" if part in heads else "inputs")
             groups_GE[slice(None) if numbers is None else numbers] = True
         masks[module] = mask_C
-    return Suppression(masks, steps)
+    suppression = Suppression(masks, steps)
+    require_dependence(model, suppression, token_NT[:1])
+    return suppression
+
+
+@torch.no_grad()
+def require_dependence(model: nn.Module, suppression: Suppression, token_1T: Tensor) -> None:
+    """Raise ``ConfigError`` if the predictions no longer depend on the datum.
+
+    A datum is compared with itself in reverse order, in passes without dropout.
+    """
+    was_training = model.training
+    model.eval()
+    both = (token_1T, token_1T.flip(1))
+    whole = [model(one) for one in both]
+    with suppression.within(model, suppression.steps.start):
+        rest = [model(one) for one in both]
+    model.train(was_training)
+    if torch.equal(*rest) and not torch.equal(*whole):
+        parts = (
+            f"without {', '.join(suppression.mask_C)}, predictions no longer depend on the datum"
+        )
+        raise ConfigError(SUPPRESS, parts, "Suppress less, for example some inputs: NAME:0-9")
 
 
 def require_numbers(part: str, numbers: list[int] | None, count: int, noun: str) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from capture import errors
 from capture.config import safe_yaml
+from capture.config.keys import COMMON_WORDS, every_key, similar_keys
 from capture.config.reading import differences, make_config, read_config
 from capture.config.settings import Config, to_values
 from capture.errors import CaptureError, ConfigError
@@ -203,10 +204,28 @@ def test_a_wrong_override_is_explained(override, text):
         ("trainning.epochs=2", "Perhaps training.epochs is meant."),
         ("capture.outlier.k=2", "Perhaps capture.outliers.k is meant."),
         ("kind=text", "Perhaps model.kind or corpus.kind is meant."),
+        ("training.max_steps=9", "Perhaps training.epochs is meant."),
+        ("training.steps=9", "Perhaps training.epochs is meant."),
+        ("training.lr=0.1", "Perhaps training.learning_rate is meant."),
+        ("training.batch_size=4", "Perhaps training.batch is meant."),
+        ("training.warmup=4", "Perhaps training.schedule.warmup_steps is meant."),
+        ("model.dim=4", "Perhaps model.width is meant."),
+        ("model.num_layers=4", "Perhaps model.layers is meant."),
+        ("trainning.epoch=2", "Perhaps training.epochs is meant."),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_whole_name_of_one(override, meant):
     assert message(override).endswith(meant)
+
+
+def test_no_key_is_suggested_whose_name_is_another_word():
+    for key in every_key(Config):
+        assert similar_keys(f"{key.rpartition('.')[0]}.qzqzqzqz") == []
+
+
+def test_words_of_other_trainers_lead_to_keys_that_exist():
+    assert set(COMMON_WORDS.values()) <= set(every_key(Config))
+    assert not set(COMMON_WORDS) & {key.rpartition(".")[2] for key in every_key(Config)}
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,8 @@ def test_heads_of_a_hugging_face_model_are_suppressed(tmp_path):
         (["intervention.suppress=[layers.5.self_attn]"], "'layers.5.self_attn', which is no"),
         (["intervention.suppress=['layers.0.self_attn:x']"], "Write numbers and ranges"),
         (["intervention.suppress=[layers.0.self_attn:1,2]"], "entries with a comma in quotes"),
+        (["intervention.suppress=[decoder.weight]"], "predictions no longer depend on the datum"),
+        (["intervention.suppress=['*.weight']"], "predictions no longer depend on the datum"),
         (["intervention.leave_out=[9999]"], "there is no training datum 9999"),
         (["intervention.leave_out=[0-58]"], "leaves out every training datum"),
         (["intervention.first_step=3"], "nothing is suppressed or left out"),
@@ -219,6 +221,12 @@ def test_what_cannot_be_done_is_refused_before_training(tmp_path, overrides, tex
         build_engine(plan_of(tmp_path, *overrides), ())
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("parts", ["decoder.weight:0-10", "layers.*"])
+def test_parts_are_suppressed_as_long_as_something_reaches_the_predictions(tmp_path, parts):
+    engine = build_engine(plan_of(tmp_path, f'intervention.suppress=["{parts}"]'), ())
+    assert engine.suppression is not None
 
 
 def test_compare_says_what_was_done_and_where_the_runs_part(runs, untouched):
