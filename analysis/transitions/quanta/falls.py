@@ -1,6 +1,6 @@
 """When the loss of each cluster fell, and how much of all loss fell suddenly.
 
-Shapes: K checkpoint, M position, C cluster.
+Shapes: K checkpoint, M position, C cluster, N datum that has one of the positions.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Falls:
     step_K: np.ndarray
     mean_KC: np.ndarray
     error_KC: np.ndarray
-    """Standard error over positions; NaN for a single one."""
+    """Standard error over datums; NaN for positions of a single one."""
     count_C: np.ndarray
     shapes: Shapes
     """Row c of ``shapes.curves`` is that of cluster c."""
@@ -35,15 +35,20 @@ class Falls:
         loss_KM: np.ndarray,
         cluster_M: np.ndarray,
         *,
+        datum_M: np.ndarray,
         seed: int,
         cuts: bool = True,
     ) -> "Falls":
-        """Average the losses of each cluster and test the curves; ``cuts``: for change points."""
-        groups = [loss_KM[:, cluster_M == c] for c in range(cluster_M.max() + 1)]
+        """Average the losses of each cluster and test the curves.
+
+        ``datum_M``: datum of each position; ``cuts``: whether change points are looked for.
+        """
+        own_CM = [cluster_M == c for c in range(cluster_M.max() + 1)]
+        groups = [loss_KM[:, own_M] for own_M in own_CM]
         count_C = np.array([own_KM.shape[1] for own_KM in groups])
         mean_KC = np.stack([own_KM.mean(1) for own_KM in groups], 1)
-        deviation_KC = np.stack([spread(own_KM) for own_KM in groups], 1)
-        error_KC = deviation_KC / np.sqrt(count_C)
+        errors = [standard_error(loss_KM[:, own_M], datum_M[own_M]) for own_M in own_CM]
+        error_KC = np.stack(errors, 1)
         frames = [
             pd.DataFrame(
                 {
@@ -85,8 +90,16 @@ class Falls:
         return float(np.where(self.sudden_C, self.fallen_C * self.count_C, 0).sum()) / total
 
 
-def spread(own_KM: np.ndarray) -> np.ndarray:
-    """Return the standard deviation over positions, [K]; NaN for a single one."""
-    if own_KM.shape[1] < 2:
-        return np.full(len(own_KM), np.nan)
-    return own_KM.std(1, ddof=1)
+def standard_error(loss_KM: np.ndarray, datum_M: np.ndarray) -> np.ndarray:
+    """Return the standard error of the mean over positions, [K]; NaN for those of a single datum.
+
+    Positions of one datum depend on each other, so the deviations from the mean are summed within
+    each datum before they are squared (Liang and Zeger 1986).
+    """
+    datums, row_M = np.unique(datum_M, return_inverse=True)
+    if len(datums) < 2:
+        return np.full(len(loss_KM), np.nan)
+    belongs_MN = row_M[:, None] == np.arange(len(datums))
+    sum_KN = (loss_KM - loss_KM.mean(1, keepdims=True)) @ belongs_MN
+    variance_K = np.square(sum_KN).sum(1) * len(datums) / (len(datums) - 1)
+    return np.sqrt(variance_K) / len(datum_M)

@@ -128,9 +128,10 @@ def grouped(
         GRADIENTS: clusters.by_gradients(cosine_MM, count, seed),
         LOSS_CURVES: clusters.by_curves(loss_KM, count, seed),
     }
-    falls = {kind: Falls.of(step_K, loss_KM, own[kind], seed=seed) for kind in own}
+    datum_M = chosen.row_M
+    falls = {k: Falls.of(step_K, loss_KM, own[k], datum_M=datum_M, seed=seed) for k in own}
     rows = [fall_row(kind, -1, falls[kind], loss_KM, own[kind], cosine_MM) for kind in own]
-    without_cuts = partial(Falls.of, step_K, seed=seed, cuts=False)
+    without_cuts = partial(Falls.of, step_K, datum_M=datum_M, seed=seed, cuts=False)
     sizes: list[tuple[int, float]] = []
     for draw in range(config.draws):
         null_MM = clusters.cosines(clusters.shuffled(gram_UMM, rng))

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from planted_skills import BEGINNING, VOCABULARY, WINDOW, skilled_models, skilled_windows
@@ -160,7 +159,9 @@ def test_groups_without_a_common_cause_explain_nothing() -> None:
     gram_UMM = np.einsum("ump,unp->umn", gradient_UMP, gradient_UMP)
     cluster_M = clusters.by_gradients(clusters.cosines(gram_UMM), 3, 0)
     assert clusters.explained(loss_KM, cluster_M) < 0.1
-    assert Falls.of(STEPS, loss_KM, cluster_M, seed=0, cuts=False).sudden_share == 0
+    alone_M = np.arange(len(cluster_M))
+    found = Falls.of(STEPS, loss_KM, cluster_M, datum_M=alone_M, seed=0, cuts=False)
+    assert found.sudden_share == 0
 
 
 def test_shuffling_keeps_the_gradients_of_each_unit() -> None:
@@ -275,24 +276,3 @@ def test_what_cannot_be_asked_is_one_line(
     error = capsys.readouterr().err
     assert problem in error
     assert error.count("\n") == 1
-
-
-def test_a_sudden_rise_is_no_sudden_fall() -> None:
-    u_K = np.log1p(STEPS)
-    rng = np.random.default_rng(0)
-    loss_K = 3 + 6 * ((u_K > 3) & (u_K < 5)) - 2 * u_K / u_K[-1]
-    loss_KM = loss_K[:, None] + 0.02 * rng.standard_normal((len(u_K), 6))
-    loss_KM[u_K >= 5] = np.linspace(loss_K[u_K < 5][-1], 1, (u_K >= 5).sum())[:, None]
-    found = Falls.of(STEPS, loss_KM, np.zeros(6, np.int64), seed=0, cuts=False)
-    assert found.shapes.curves["verdict"].tolist() == ["sudden"]
-    assert found.fallen_C[0] < -4
-    assert not found.sudden_C.any()
-    assert found.sudden_share == 0
-
-
-def test_a_cluster_of_one_position_has_no_error_and_no_cosine() -> None:
-    loss_KM = np.linspace(3, 1, len(STEPS))[:, None] * np.ones(5)
-    found = Falls.of(STEPS, loss_KM, np.array([0, 0, 0, 0, 1]), seed=0, cuts=False)
-    assert np.isnan(found.error_KC[:, 1]).all()
-    assert np.isnan(clusters.within(np.eye(5), np.array([0, 0, 0, 0, 1]))[1])
-    assert isinstance(found.shapes.curves, pd.DataFrame)
