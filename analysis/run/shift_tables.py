@@ -57,7 +57,8 @@ def indices_of_neurons(
         raise UnitError("neuron", problem, "Ask for the neurons of one unit, without index")
     (name,) = units
     if name not in layout.shapes:
-        raise UnitError(name, "was not captured", nearest(name, layout.names))
+        with_neurons = [unit for unit, shape in layout.shapes.items() if len(shape) == 2]
+        raise UnitError(name, "was not captured", nearest(name, with_neurons))
     if len(layout.shapes[name]) != 2:
         axes = {1: "one axis"}.get(len(layout.shapes[name]), f"{len(layout.shapes[name])} axes")
         raise UnitError(name, f"has no neurons: it has {axes}, not two")

@@ -104,6 +104,7 @@ def test_the_neurons_of_a_unit_divide_its_shifts(run: Run) -> None:
         ({"unit": WEIGHT, "neuron": 12}, f"{WEIGHT}:12: does not exist: the unit's neurons are 0 "),
         ({"unit": WEIGHT, "neuron": -1}, f"{WEIGHT}:-1: does not exist"),
         ({"unit": "layers.1.linear2.bias", "neuron": 0}, "has no neurons: it has one axis"),
+        ({"unit": "layers.1.linear2", "neuron": 0}, f"was not captured. Did you mean {WEIGHT}."),
         ({"neuron": 3}, "neuron: got 3 without a unit, and 8 units have neurons: layers.0"),
         ({"neuron": 3}, "in_proj_weight', neuron=3)."),
         ({"neuron": 3, "index": 3}, "neuron: got 3 beside an index"),
