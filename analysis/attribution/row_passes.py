@@ -18,6 +18,7 @@ from analysis.attribution.strongest_rows import GroupDatumPairs
 from analysis.attribution.token_history import HistoryAndStrongest, TokenHistoryJob
 from analysis.jobs.job import Runner
 from analysis.levels import NO_BLOCKS, Groups, groups_at, is_weight, parameters_at
+from analysis.run.datums.recorded_steps import recorded_steps
 from analysis.run.run import Run
 from analysis.run.scan import Shard
 from capture.errors import RunError
@@ -40,6 +41,8 @@ class OutlierRows:
         run.require_shards("outliers")
         steps = chosen_steps(run, config)
         shards = run.shards("outliers", steps)
+        if not shards:
+            run.committed.require_steps("outliers", steps)
         some = None if steps == range(run.steps_done) else steps
         window = run.token_NT.shape[1]
         reader = RowReader(run.layout, run.num_datums, window, steps=some, length_N=run.length_N)
@@ -86,9 +89,9 @@ class OutlierRows:
         """
         if not self.every_datum_counts:
             return np.flatnonzero(rows_N)
-        table = self.run.steps()
+        table = recorded_steps(self.run, "outliers")
         now = table[table["step"].between(self.steps.start, self.steps.stop - 1)]
-        return np.unique(np.concatenate(now["datums"].to_numpy()))
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *now["datums"]]))
 
     def reader_for(self, groups: Groups) -> RowReader:
         """Return a reader that skips units without any of the groups."""

@@ -37,6 +37,7 @@ from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.lifetime.run import lifetime_run, require_positions
+from analysis.run.datums.recorded_steps import recorded_steps
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -220,7 +221,8 @@ def write_behaviour(
 
 def count_visits(run: Run) -> np.ndarray:
     """Number of committed steps that visited each training datum, [N]."""
-    return np.bincount(np.concatenate(run.steps()["datums"].tolist()), minlength=run.num_datums)
+    visits = recorded_steps(run, "outliers")
+    return np.bincount(np.concatenate(visits["datums"].tolist()), minlength=run.num_datums)
 
 
 def choose_datums(

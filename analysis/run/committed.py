@@ -1,5 +1,6 @@
 """The committed part of a run: its markers, and the files that they list."""
 
+import logging
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,10 @@ from capture.maintenance.verify import Finding, check_file
 from capture.optim.optimizer import Tensors
 from capture.store import Store
 
+LOG = logging.getLogger(__name__)
+MOST_SPANS = 8
+"""Ranges of steps that a sentence lists at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class Committed:
@@ -25,6 +30,10 @@ class Committed:
     """Whether tables that differ from their markers are left out and listed in ``skipped``."""
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     """Findings of each table checked so far, by key; filled with ``skip_damaged`` only."""
+    can_be_replayed: bool = True
+    """Whether a replay can add records: not for a run of a custom loop."""
+    told: set[str] = field(default_factory=set)
+    """Kinds of which a warning has said that some segments lack them."""
 
     @property
     def last(self) -> Marker:
@@ -58,11 +67,59 @@ class Committed:
         return bool(self.findings.get(file.key))
 
     def require_shards(self, kind: str) -> list[Shard]:
-        """Return all tables of a kind; raise ``RunError`` if there are none."""
+        """Return all tables of a kind; raise ``RunError`` if there are none.
+
+        Warns once of a kind that some segments lack, with the steps that have it.
+        """
         shards = self.shards(kind)
         if not shards:
             raise self.lacking(kind)
+        if kind not in self.told and (partly := self.partly_recorded(kind)):
+            self.told.add(kind)
+            LOG.warning("%s: has %s. %s", self.uri, partly, self.how_to_add(kind))
         return shards
+
+    @property
+    def uri(self) -> str:
+        return self.store.uri
+
+    def how_to_add(self, kind: str, segment: int | None = None) -> str:
+        """Say how to add a kind to the segments that lack it, or to one of them."""
+        if not self.can_be_replayed:
+            return "A custom loop is not replayed; it records them only while it trains"
+        which = "" if segment is None else f" --segments {segment}"
+        return f"Add them: ontogeny replay {self.uri} --record {kind}{which}"
+
+    def partly_recorded(self, kind: str) -> str:
+        """Say of which steps a kind is recorded; empty if of all steps, or of none.
+
+        Tallies are of windows, not of segments, and are not asked about.
+        """
+        spans: list[range] = []
+        for segment in self.segments:
+            if not segment.files_of(kind):
+                continue
+            start = spans.pop().start if spans and spans[-1].stop == segment.first_step else None
+            first = segment.first_step if start is None else start
+            spans.append(range(first, segment.end_step))
+        if not spans or spans == [range(self.steps_done)]:
+            return ""
+        number = sum(map(len, spans))
+        listed = [f"{span.start}-{span.stop - 1}" for span in spans]
+        few = listed if len(listed) <= MOST_SPANS else [*listed[: MOST_SPANS - 1], "…", listed[-1]]
+        return f"{kind} of {number:,} of {self.steps_done:,} steps: {', '.join(few)}"
+
+    def require_steps(self, kind: str, steps: range) -> None:
+        """Raise ``RunError`` if a segment with any of the steps lacks a kind."""
+        lacking = [
+            (number, segment)
+            for number, segment in enumerate(self.segments)
+            if overlap(steps, segment) and not segment.files_of(kind)
+        ]
+        if lacking:
+            number, segment = lacking[0]
+            problem = f"has no {kind} of steps {segment.first_step} to {segment.end_step - 1}"
+            raise RunError(self.uri, problem, self.how_to_add(kind, number))
 
     def lacking(self, kind: str) -> RunError:
         """Return an error that says why there are no tables of a kind, and how to get them."""
@@ -71,8 +128,7 @@ class Committed:
             problem = f"has no intact {kind}: {len(self.skipped)} shards are damaged"
             return RunError(uri, problem, "Restore the run from a copy")
         if self.segments:
-            remedy = f"Add them: ontogeny replay {uri} --record {kind}"
-            return RunError(uri, f"has no {kind} recorded", remedy)
+            return RunError(uri, f"has no {kind} recorded", self.how_to_add(kind))
         remedy = "Let it train on: ontogeny capture … --resume"
         return RunError(uri, "holds no committed segment yet", remedy)
 

@@ -100,7 +100,8 @@ def unbuilt_model_error(uri: str) -> RunError:
 def instead_of_replay(*, recorded: bool) -> str:
     """Say what a run whose steps cannot be replayed can answer; ``recorded``: it has factors."""
     if recorded:
-        remedy = "Its factors give gradients, lifetime shifts and spectra of gradients"
+        remedy = "Its factors give gradients, lifetime shifts and spectra of gradients of the "
+        remedy += "steps that have factors"
     else:
         remedy = "Record factors while it trains: ontogeny.record or ontogeny.Callback(…, factors="
         remedy += "ontogeny.FactorConfig(enabled=True)). They give gradients, lifetime shifts and "

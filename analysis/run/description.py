@@ -41,7 +41,8 @@ def records(run: StoredRun) -> str:
         rows = sum(file.rows or 0 for file in files)
         if files:
             found.append(f"{kind} {rows:,} rows" if rows else f"{kind} {len(files):,} files")
-    return ", ".join(found) or "checkpoints only"
+    partly = filter(None, map(run.committed.partly_recorded, ("outliers", "factors")))
+    return "; ".join([", ".join(found) or "checkpoints only", *partly])
 
 
 def as_text(lines: dict[str, str]) -> str:

@@ -176,7 +176,7 @@ class Run(GradientQueries, TokenWindows):
 
         A shift is the change of one parameter in one step due to one datum, −lr · clip ·
         preconditioner · gradient share. Only the largest of each datum and step are recorded
-        (``capture.outliers.k``). Only row groups that can hold matching rows are read.
+        (``capture.outliers.k``, ``.steps``). Only row groups that can hold matching rows are read.
 
         Args:
             unit: Name of one unit or several.
@@ -204,6 +204,7 @@ class Run(GradientQueries, TokenWindows):
         wanted: dict[str, Sequence[Any]] = {}
         if steps is not None:
             wanted["step"] = steps = wanted_steps(self.uri, steps, self.steps_done)
+            self.committed.require_steps("outliers", steps)
         if datum is not None:
             wanted["datum"] = wanted_datums(self.uri, datum, self.num_datums)
         if neuron is not None:

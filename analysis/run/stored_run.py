@@ -65,7 +65,8 @@ class StoredRun:
         segments = add_replayed_files(place, read_segments(place))
         warn_if_short(place, start, segments, provenance["config"])
         elsewhere = None if tables is None else Store(os.fspath(tables), store)
-        committed = Committed(place, start, segments, skip_damaged)
+        replayed = config.run.loop == "capture"
+        committed = Committed(place, start, segments, skip_damaged, can_be_replayed=replayed)
         return cls(committed, config, provenance, elsewhere, GivenModel.of(model))
 
     @property

@@ -1,10 +1,11 @@
 """The kinds of record that a capture can make of each step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from capture.errors import ConfigError
+from capture.shifts.recorded_steps import require_entries
 
 RecordKind = Literal["outliers", "tallies", "factors"]
 """What can be recorded for a step beside its row of ``steps``. A replay can add any of them
@@ -23,6 +24,11 @@ class FactorConfig:
     packing: Literal["plain", "planes"] = "plain"
     """plain: the numbers as they are, which takes no time. planes: signs and exponents compressed
     apart from the rest, which saves 15 to 30 % of the bytes at 0.1 GB per second and core."""
+    steps: list[str] = field(default_factory=list)
+    """Record only segments with any of these steps, as in ``capture.outliers.steps``."""
+
+    def __post_init__(self) -> None:
+        require_entries(self.steps, "capture.factors.steps")
 
 
 def wanted_kinds(names: Sequence[str], where: str) -> frozenset[RecordKind]:

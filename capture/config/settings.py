@@ -1,6 +1,6 @@
 """All settings of a run, as frozen dataclasses that YAML and ``key=value`` overrides fill."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from capture.config.records import FactorConfig, RecordKind
@@ -13,6 +13,7 @@ from capture.optim.config import TrainingConfig
 from capture.optim.deepspeed_config import DeepSpeedConfig, require_captured
 from capture.process_group import WorkersConfig, require_equal_shares
 from capture.shifts.outliers import OutlierConfig
+from capture.shifts.recorded_steps import any_chosen
 from capture.shifts.tallies import TallyConfig
 from capture.store.config import StoreConfig
 
@@ -88,6 +89,21 @@ class CaptureConfig:
             "factors": self.factors.enabled,
         }
         return frozenset(kind for kind, wanted in chosen.items() if wanted)
+
+    def leaves_out(self, kind: RecordKind, step: int) -> bool:
+        """Whether the segment of a step is recorded without this kind, by its ``steps``."""
+        first = step - step % self.segment_steps
+        entries = {"outliers": self.outliers.steps, "factors": self.factors.steps}.get(kind, [])
+        return not any_chosen(entries, range(first, first + self.segment_steps))
+
+    def records(self, kind: RecordKind, step: int) -> bool:
+        """Whether this kind of record is made of a step while training runs."""
+        return kind in self.kinds and not self.leaves_out(kind, step)
+
+    def at_every_step(self) -> "CaptureConfig":
+        """Return the same settings, with no segment left out."""
+        outliers, factors = replace(self.outliers, steps=[]), replace(self.factors, steps=[])
+        return replace(self, outliers=outliers, factors=factors)
 
 
 @dataclass(frozen=True, kw_only=True)

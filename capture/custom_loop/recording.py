@@ -298,7 +298,8 @@ class Recording:
         where, ranks = self._position.where, self._ranks
         with self._ends_on_error(), without_torch_functions():
             self._state.refresh()
-            found = ranks.attempt(lambda: self._steps.find_shifts(inputs, len(datums.own_N)))
+            step, own = self._position.step, len(datums.own_N)
+            found = ranks.attempt(lambda: self._steps.find_shifts(inputs, own, step))
             total_Q = found.total_Q if found else torch.zeros_like(inputs.sums.summed_Q)
             ranks.agree_on_success(where, total_Q)
             assert found is not None

@@ -65,9 +65,11 @@ class StepRecords:
             return None
         return Probe(self.layout, self.seed, step, device)
 
-    def find_shifts(self, inputs: StepInputs, num_datums: int) -> FoundShifts:
+    def find_shifts(self, inputs: StepInputs, num_datums: int, step: int) -> FoundShifts:
         """Return the shifts of a step of this rank, after the update; see ``find_shifts``."""
-        if self.buffer is None and "outliers" in self.capture.kinds:
+        if not self.capture.records("outliers", step):
+            return find_shifts(inputs, self.capture, None)
+        if self.buffer is None:
             self.buffer = ShiftBuffer(self.layout, num_datums, inputs.before_P.device)
         return find_shifts(inputs, self.capture, self.buffer)
 
@@ -147,7 +149,7 @@ def after_step(
         allowed = capture.audit_tolerance
         raise audit_failure(before, position, largest, after_P, allowed, group.size)
     factors = None
-    if "factors" in capture.kinds:
+    if capture.records("factors", position.step):
         factors = rows_of_step(
             position.step,
             datums.own_N,

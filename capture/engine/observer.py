@@ -96,14 +96,20 @@ class Observer:
         if not math.isfinite(step.loss + step.gradient_norm):
             raise divergence_error(planned, step)  # NaN shifts would never be among the largest
         outliers = None
-        if "outliers" in self.kinds:
+        if self.records("outliers", planned):
             config = self.plan.config.capture.outliers
             outliers = find_outliers(self.buffer, recorded, step.scale, config, step.preconditioner)
             outliers = keep_of_worker(outliers, config, self.engine.group, self.slots.start)
         error = self.audit(planned, step, before_P, after_P)
-        factors = self.factors(planned, step, recorded) if "factors" in self.kinds else None
+        factors = None
+        if self.records("factors", planned):
+            factors = self.factors(planned, step, recorded)
         row = self.row(planned, step, error)
         return Observation(row, outliers, factors, step.preconditioner, unchecked)
+
+    def records(self, kind: RecordKind, planned: PlannedStep) -> bool:
+        """Whether this kind of record is made of a step."""
+        return kind in self.kinds and not self.plan.config.capture.leaves_out(kind, planned.step)
 
     def datum_alone(self, planned: PlannedStep) -> tuple[DatumAlone | None, str]:
         """Return the gradient of one datum by a pass of its own, if the split is checked now.

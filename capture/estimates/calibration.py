@@ -50,8 +50,8 @@ class Calibration:
     """Seconds of a step by the records that it makes, without writing. The empty set is plain
     training."""
     recorded_seconds: float
-    """Seconds of a step with the configured records, packed and stored during the next steps.
-    Includes the step's part of a checkpoint, but not storing tallies at the end of a window."""
+    """Seconds of a step in a segment with all configured records, packed and stored during the next
+    steps. Includes the step's part of a checkpoint, but not storing tallies at a window's end."""
     evaluation_seconds: float
     """Seconds of evaluating one datum."""
     window_seconds: float
@@ -76,8 +76,11 @@ class Calibration:
 def calibrate(plan: StepPlan, budget_seconds: float) -> Calibration:
     """Repeat the first steps of a run for about ``budget_seconds``, and record some of them.
 
+    Every segment is recorded, also those that the run leaves out (``capture.outliers.steps``).
     Raises the errors that the run itself would raise before its first step.
     """
+    whole = plan.config.capture.at_every_step()
+    plan = replace(plan, config=replace(plan.config, capture=whole))
     with deterministic():
         engine = build_engine(plan, KINDS)
         start_bytes = len(checkpoint.encode(engine.snapshot()))

@@ -14,6 +14,7 @@ import numpy as np
 from capture.config.records import KINDS
 from capture.engine.step_plan import StepPlan
 from capture.estimates.calibration import EVERYTHING, PLAIN, Calibration
+from capture.estimates.segments import recorded_lengths, segment_lengths
 from capture.format.corpus_tables import corpus_tables
 from capture.format.factor_parts import rows_of_parts
 from capture.format.markers import File
@@ -155,13 +156,13 @@ def checkpoint_cost(counts: RunCounts, found: Calibration) -> Cost:
 
 
 def outlier_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
-    """Return the cost of one table of outliers per segment and worker."""
-    config = plan.config.capture
+    """Return the cost of one table of outliers per recorded segment and worker."""
+    config, lengths = plan.config.capture, recorded_lengths(plan, "outliers")
     per_step = config.outliers.rows_of_step(found.layout.sizes, plan.config.training.batch)
-    steps = min(config.segment_steps, counts.steps)
-    size = row_bytes(found, "outliers") * per_step * counts.steps
-    memory = ENCODING_COPIES * ROW_BYTES * per_step * steps
-    objects = counts.segments * plan.config.workers.count
+    size = row_bytes(found, "outliers") * per_step * sum(lengths)
+    memory = ENCODING_COPIES * ROW_BYTES * per_step * max(lengths, default=0)
+    objects = len(lengths) * plan.config.workers.count
+    seconds *= sum(lengths) / counts.steps
     return cost_of_files("outliers", objects, size, step_seconds=seconds, memory_bytes=memory)
 
 
@@ -185,11 +186,13 @@ def tally_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: f
 
 def factor_cost(plan: StepPlan, counts: RunCounts, found: Calibration, seconds: float) -> Cost:
     """Return the cost of factor tables, each packed as soon as it is full."""
-    size = row_bytes(found, "factors") * counts.datums
-    lengths = segment_lengths(plan)
+    lengths = recorded_lengths(plan, "factors")
+    share = sum(lengths) / counts.steps
+    size = row_bytes(found, "factors") * counts.datums * share
     tables = [rows for steps in lengths for rows in factor_table_rows(plan, found, steps)]
-    held = max(tables) * found.factor_row_bytes
+    held = max(tables, default=0) * found.factor_row_bytes
     memory = round(held * (1 + PACKING_COPIES * max(1, found.packing_threads)))
+    seconds *= share
     return cost_of_files("factors", len(tables), size, step_seconds=seconds, memory_bytes=memory)
 
 
@@ -198,12 +201,6 @@ def factor_table_rows(plan: StepPlan, found: Calibration, steps: int) -> list[in
     workers = plan.config.workers.count
     datums = plan.config.training.batch // workers
     return rows_of_parts(found.factor_row_bytes, steps=steps, datums=datums) * workers
-
-
-def segment_lengths(plan: StepPlan) -> list[int]:
-    """Return the number of steps of each segment."""
-    most = plan.config.capture.segment_steps
-    return [min(most, plan.num_steps - first) for first in range(0, plan.num_steps, most)]
 
 
 def marker_cost(plan: StepPlan, counts: RunCounts, each: Sequence[Cost]) -> Cost:
@@ -244,10 +241,19 @@ def training_seconds(plan: StepPlan, found: Calibration) -> float:
     """Estimate the run as configured: steps with their recording, evaluations, tally windows."""
     counts = count_run(plan)
     return (
-        counts.steps * found.recorded_seconds
+        counts.steps * mean_step_seconds(plan, found)
         + counts.evaluated * found.evaluation_seconds
         + window_seconds(plan, counts, found)
     )
+
+
+def mean_step_seconds(plan: StepPlan, found: Calibration) -> float:
+    """Return the seconds of a step with its records, on average over all segments."""
+    left_out = sum(
+        added_seconds(found, kind) * (1 - sum(recorded_lengths(plan, kind)) / plan.num_steps)
+        for kind in plan.config.capture.kinds
+    )
+    return max(found.step_seconds[PLAIN], found.recorded_seconds - left_out)
 
 
 def window_seconds(plan: StepPlan, counts: RunCounts, found: Calibration) -> float:

@@ -162,9 +162,9 @@ def check_next(unlisted: list[str], markers: dict[str, Marker]) -> Iterator[Find
         (number for key in markers if (number := segment_of(key)) is not None), default=-1
     )
     name = f"segment-{segment + 1:06d}"
-    # Every segment has steps and a checkpoint; outliers only where the one before has them.
-    before = markers.get(segment_key(segment))
-    has_outliers = before is None or bool(before.files_of("outliers"))
+    # Every segment has steps and a checkpoint; outliers only where all before have them.
+    before = [marker for key, marker in markers.items() if segment_of(key) is not None]
+    has_outliers = all(marker.files_of("outliers") for marker in before)
     wanted = [f"steps/{name}", "checkpoints/step-", *[f"outliers/{name}"] * has_outliers]
     if all(any(key.startswith(beginning) for key in unlisted) for beginning in wanted):
         detail = "its files exist: it was lost, or capture ended before it. Continue with --resume"

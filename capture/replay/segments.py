@@ -93,11 +93,11 @@ def read_replayable_run(store: Store, precision: Precision | None = None) -> Rep
 
 
 def replay_config(config: Config, precision: Precision | None) -> Config:
-    """Return the run's configuration with tallies enabled and the given factor precision.
+    """Return the run's configuration with tallies, all segments and the given factor precision.
 
     The kinds to record are given to each replay, so those of the configuration do not matter.
     """
-    capture = config.capture
+    capture = config.capture.at_every_step()
     tally = replace(capture.tally, enabled=True)
     factors = replace(capture.factors, precision=precision or capture.factors.precision)
     return replace(config, capture=replace(capture, tally=tally, factors=factors))

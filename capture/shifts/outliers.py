@@ -5,7 +5,7 @@ A entry of any worker, R row to select in, W widest row, K kept.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from capture.gradients.factors import Factors
 from capture.gradients.layout import Layout
 from capture.process_group import Group
 from capture.shifts.positions import strongest_positions
+from capture.shifts.recorded_steps import describe_steps, require_entries
 from capture.shifts.shift_buffer import ShiftBuffer
 from capture.shifts.wide_units import ENTRIES_AT_ONCE, WideRows, WideUnit
 
@@ -36,10 +37,15 @@ class OutlierConfig:
     """datum: the k largest of each datum in each step, as in the study. step: of the whole step.
     unit: of each unit, for each datum in each step; a unit with at most k entries keeps them
     all."""
+    steps: list[str] = field(default_factory=list)
+    """Record only segments with any of these steps: ranges (0-99), every:N (each N-th step), log:N
+    (N steps a decade). Empty: all segments. The audit and the tallies go on at every step, and
+    ``ontogeny replay`` adds the segments left out."""
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError("capture.outliers.k", f"got {self.k}, must be at least 1")
+        require_entries(self.steps, "capture.outliers.steps")
 
     def rows_of_step(self, sizes: Sequence[int], batch: int) -> int:
         """Return the rows recorded of a step, with the ``sizes`` of the captured units."""
@@ -64,7 +70,7 @@ class OutlierConfig:
         if not self.enabled:
             return "no outliers"
         each = "datum and unit" if self.scope == "unit" else self.scope
-        return f"top {self.k:,} a {each}"
+        return f"top {self.k:,} a {each}{describe_steps(self.steps)}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from capture.estimates.costs import (
     dense_bytes,
     estimate_costs,
     is_recorded,
+    mean_step_seconds,
     training_seconds,
 )
 from capture.estimates.large_models import Assumptions, TrainingScale, estimate_records
@@ -94,7 +95,7 @@ def summary(console: Console, plan: StepPlan, costs: list[Cost], found: Calibrat
     """Print the totals of the run as configured."""
     own = [cost for cost in costs if is_recorded(plan, cost.kind)]
     size, uri = sum(cost.num_bytes for cost in own), plan.config.run.uri
-    steps = found.recorded_seconds / found.step_seconds[PLAIN]
+    steps = mean_step_seconds(plan, found) / found.step_seconds[PLAIN]
     device = found.device_peak_bytes
     console.print(
         f"\n[bold]As configured[/]: {decimal(size)} in {sum(c.objects for c in own):,} objects by "
@@ -146,7 +147,7 @@ def values_of(plan: StepPlan, found: Calibration, costs: list[Cost], dense: int)
         "kinds": [asdict(cost) | {"recorded": is_recorded(plan, cost.kind)} for cost in costs],
         "dense_bytes": dense,
         "training_seconds": training_seconds(plan, found),
-        "recorded_step_seconds": found.recorded_seconds,
+        "recorded_step_seconds": mean_step_seconds(plan, found),
         "step_seconds": {
             "+".join(sorted(kinds)) or "plain": seconds
             for kinds, seconds in found.step_seconds.items()

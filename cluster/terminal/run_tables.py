@@ -80,7 +80,13 @@ def provenance(run: Run) -> dict[str, str]:
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if k != "ontogeny"),
         "retries": retries(run),
         "waiting": waiting(run),
-    } | unchecked(run)
+    } | (recorded_in_part(run) | unchecked(run))
+
+
+def recorded_in_part(run: Run) -> dict[str, str]:
+    """Return the steps of outliers and factors; nothing if all segments have them, or none."""
+    found = filter(None, map(run.committed.partly_recorded, ("outliers", "factors")))
+    return {"recorded": text} if (text := "; ".join(found)) else {}
 
 
 def unchecked(run: Run) -> dict[str, str]:

@@ -64,6 +64,7 @@ def overview(data: ReportData, course: Sequence[CoursePage] = ()) -> ReportPage:
 def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
     """The figures and settings of the run; ``used``: analysis → its tables and their question."""
     made, outliers = run.provenance, run.config.capture.outliers
+    partly = run.committed.partly_recorded("outliers")
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
     seed = "" if run.from_custom_loop else f", seed {run.config.run.seed}"
     return fact_list(
@@ -77,6 +78,7 @@ def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
                 f"{run.layout.size:,} parameters "
                 f"in {len(run.layout.names)} units",
             ),
+            *(("Recorded in part", text) for text in [partly] if text),
             *((f"Tables of {job}", markup.code(place)) for job, place in used.items()),
             ("Started", f"{made['started_at'][:10]} on {made['device']}{seed}"),
         ]
@@ -202,9 +204,9 @@ def outliers_over_time(timeline: pd.DataFrame, units: list[str]) -> Markup:
     rows = timeline.pivot_table(index="first_step", columns="unit", values="rows", aggfunc="sum")
     size = timeline.pivot_table(index="first_step", columns="unit", values="size", aggfunc="sum")
     middle = timeline.groupby("first_step")[["first_step", "end_step"]].first().mean(axis=1)
-    total = np.maximum(rows.sum(axis=1).to_numpy(), 1)
-    share = {unit: 100 * rows[unit].to_numpy() / total for unit in units}
-    with np.errstate(divide="ignore", invalid="ignore"):  # a bin without outliers has no mean
+    total = rows.sum(axis=1).to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):  # a bin without outliers has neither
+        share = {unit: 100 * rows[unit].to_numpy() / total for unit in units}
         mean = {unit: size[unit].to_numpy() / rows[unit].to_numpy() for unit in units}
     step = middle.to_numpy()
     return fragment(

@@ -39,6 +39,8 @@ def find_movers(run: Run, window: range, run_job: Runner) -> tuple[pd.DataFrame,
     if shards:
         job = ActivityJob(run.layout, run.num_datums, groups, run.steps_done)
         kinds |= kinds_of(run_job(job, shards), run.num_datums, groups)
+        if partly := run.committed.partly_recorded("outliers"):
+            notes.append(f"{run.uri} has {partly}; what is said of datums and neurons is of these.")
     else:
         notes.append(
             f"{run.uri} has no record of shifts, so nothing is said of datums and neurons."

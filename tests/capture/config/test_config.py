@@ -183,7 +183,7 @@ def test_every_group_of_settings_is_documented_and_frozen():
         ("capture={}", "capture: got '{}', must be a group of keys: record, units, "),
         (
             "capture.outliers=5",
-            "capture.outliers: got 5, must be a group of keys: enabled, k, scope.",
+            "capture.outliers: got 5, must be a group of keys: enabled, k, scope, steps.",
         ),
         ("run.uri=", "run.uri: is empty, must name a folder or a prefix."),
         ("run.uri=${oc.env:HOME}", "run.uri: got '${oc.env:HOME}'; interpolations are not supp"),

@@ -108,6 +108,23 @@ def test_each_worker_has_its_own_tables(made: tuple[StepPlan, Calibration, Run],
     assert alone | {"outliers": 14} == both
 
 
+def test_segments_that_are_left_out_cost_nothing(
+    made: tuple[StepPlan, Calibration, Run], tmp_path: Path
+):
+    _, found, _ = made
+    whole, part = (
+        {cost.kind: cost for cost in estimate_costs(plan, found)}
+        for settings in ((), ("capture.outliers.steps=[0-7]", "capture.factors.steps=[99-200]"))
+        for plan in [plan_of(tiny_config(tmp_path, *EVERYTHING, *settings))]
+    )
+    share = part["outliers"].objects / whole["outliers"].objects
+    assert 0 < share < 1
+    assert part["outliers"].num_bytes == pytest.approx(whole["outliers"].num_bytes * share, rel=0.2)
+    assert part["outliers"].step_seconds <= whole["outliers"].step_seconds
+    assert (part["factors"].objects, part["factors"].num_bytes) == (0, 0)
+    assert part["tallies"] == whole["tallies"]
+
+
 @pytest.mark.slow
 def test_objects_of_all_workers_are_counted(tmp_path: Path):
     settings = ("training.epochs=1", "workers.count=2")

@@ -1,5 +1,7 @@
 """Small custom loops, recorded with factors, under four optimizers."""
 
+from collections.abc import Sequence
+
 import torch
 from custom_loops import Small, Sometimes, loss_of, tokens, uri
 
@@ -8,11 +10,20 @@ from capture.config.records import FactorConfig
 from capture.custom_loop.record import record
 
 
-def recorded(folder, optimizer_of, *, model=None, factors: bool = True, **options) -> Run:
+def recorded(
+    folder,
+    optimizer_of,
+    *,
+    model=None,
+    factors: bool = True,
+    factor_steps: Sequence[str] = (),
+    **options,
+) -> Run:
     model, data = model or Small(), tokens()
     optimizer = optimizer_of(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 3))
-    options = {"factors": FactorConfig(enabled=factors), "segment_steps": 4} | options
+    stored = FactorConfig(enabled=factors, steps=list(factor_steps))
+    options = {"factors": stored, "segment_steps": 4} | options
     with record(model, optimizer, run=uri(folder), datums=data, **options) as recorder:
         for step in range(10):
             ids = [(4 * step + slot) % 12 for slot in range(4)]
