@@ -1,6 +1,6 @@
 """When the loss of each cluster fell, and how much of all loss fell suddenly.
 
-Shapes: K checkpoint, M position, C cluster, N datum that has one of the positions.
+Shapes: K checkpoint, M position, C cluster.
 """
 
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.measures.standard_error import standard_error
 from analysis.transitions.curves import COLUMNS, curves_of
 from analysis.transitions.shape.shapes import Shapes, shapes_of
 from analysis.transitions.tables import SUDDEN
@@ -88,18 +89,3 @@ class Falls:
         if total <= 0:
             return float("nan")
         return float(np.where(self.sudden_C, self.fallen_C * self.count_C, 0).sum()) / total
-
-
-def standard_error(loss_KM: np.ndarray, datum_M: np.ndarray) -> np.ndarray:
-    """Return the standard error of the mean over positions, [K]; NaN for those of a single datum.
-
-    Positions of one datum depend on each other, so the deviations from the mean are summed within
-    each datum before they are squared (Liang and Zeger 1986).
-    """
-    datums, row_M = np.unique(datum_M, return_inverse=True)
-    if len(datums) < 2:
-        return np.full(len(loss_KM), np.nan)
-    belongs_MN = row_M[:, None] == np.arange(len(datums))
-    sum_KN = (loss_KM - loss_KM.mean(1, keepdims=True)) @ belongs_MN
-    variance_K = np.square(sum_KN).sum(1) * len(datums) / (len(datums) - 1)
-    return np.sqrt(variance_K) / len(datum_M)

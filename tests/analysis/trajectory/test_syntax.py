@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import sem
 from tiny_run import tiny_run
 from torch import Tensor
 
@@ -136,6 +137,8 @@ def test_planted_heads_look_along_their_relations() -> None:
     before = np.mean([abs(e.head - e.dependent) == 1 for s in SENTENCES for e in s.edges])
     assert found["L0H2"].value == pytest.approx(before)
     assert found["L0H2"].null == pytest.approx(before)  # one back is the best fixed distance
+    share_S = [np.mean([abs(e.head - e.dependent) == 1 for e in s.edges]) for s in SENTENCES]
+    assert found["L0H2"].standard_error == pytest.approx(sem(share_S))  # over sentences
     assert found["L0H1 nsubj"].value > found["L0H1 nsubj"].null + 0.3
 
 

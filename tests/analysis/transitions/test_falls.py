@@ -1,38 +1,12 @@
-"""Falls of clusters: standard errors allow for dependent positions, and rises do not count."""
+"""Falls of clusters: a sudden rise is none, and a single position has no standard error."""
 
 import numpy as np
 import pandas as pd
-from hypothesis import given
-from hypothesis import strategies as st
 
 from analysis.transitions.quanta import clusters
-from analysis.transitions.quanta.falls import Falls, standard_error
+from analysis.transitions.quanta.falls import Falls
 
 STEPS = np.unique(np.round(np.expm1(np.linspace(0, np.log(1000), 40)))).astype(np.int64)
-
-
-@given(seed=st.integers(0, 99), copies=st.integers(1, 5))
-def test_positions_of_a_datum_that_are_alike_count_once(seed: int, copies: int) -> None:
-    loss_KN = np.random.default_rng(seed).normal(size=(3, 12))
-    wanted_K = loss_KN.std(1, ddof=1) / np.sqrt(12)
-    datum_M = np.repeat(np.arange(12), copies)
-    found_K = standard_error(np.repeat(loss_KN, copies, axis=1), datum_M)
-    np.testing.assert_allclose(found_K, wanted_K)
-
-
-def test_the_standard_error_is_the_spread_of_means_over_samples_of_datums() -> None:
-    rng = np.random.default_rng(0)
-    datum_M = np.repeat(np.arange(40), rng.integers(1, 6, 40))
-
-    def sample() -> np.ndarray:
-        of_datum_N = rng.normal(size=40)
-        return (of_datum_N[datum_M] + 0.5 * rng.normal(size=len(datum_M)))[None]
-
-    samples = [sample() for _ in range(2000)]
-    spread = np.std([one.mean() for one in samples])
-    found = np.sqrt(np.mean([standard_error(one, datum_M) ** 2 for one in samples]))
-    assert abs(found / spread - 1) < 0.1
-    assert spread > 1.3 * samples[0].std() / np.sqrt(len(datum_M))
 
 
 def test_a_sudden_rise_is_no_sudden_fall() -> None:

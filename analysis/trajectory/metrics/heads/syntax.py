@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.trajectory.metrics.row import Row, head_name, mean_row
+from analysis.measures.standard_error import standard_error
+from analysis.trajectory.metrics.row import Row, head_name
 from analysis.trajectory.observed.dependencies import Edge, Sentence
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text
@@ -28,26 +29,31 @@ def syntactic_heads(model: Observed, text: Text) -> Iterator[Row]:
 
     A head looks along a dependency if, of all words before the later one, the earlier one gets most
     of its attention: summed over the tokens looked at, averaged over those that look. Null: the
-    share that a look at one fixed distance finds at best, chosen for the relation.
+    share that a look at one fixed distance finds at best, chosen for the relation. Standard errors
+    are over sentences, whose dependencies depend on each other.
     """
     hits: dict[str, list[np.ndarray]] = defaultdict(list)
     distances: dict[str, list[int]] = defaultdict(list)
-    for sentence in text.sentences:
+    sentences: dict[str, list[int]] = defaultdict(list)
+    for number, sentence in enumerate(text.sentences):
         layers = words_attended(model, sentence)
         for edge in sentence.edges:
             found = np.array([along(layer_HWW, edge) for layer_HWW in layers])
             for relation in ("", edge.relation):
                 hits[relation].append(found)
                 distances[relation].append(abs(edge.head - edge.dependent))
+                sentences[relation].append(number)
     nulls = {relation: fixed_distance(own) for relation, own in distances.items()}
     for relation, own in sorted(hits.items()):
         if relation and len(own) < FEWEST_EDGES:
             continue
-        hit_ELH = np.array(own, np.float64)
-        for layer in range(hit_ELH.shape[1]):
-            for head in range(hit_ELH.shape[2]):
+        hit_LHE = np.moveaxis(np.array(own, np.float64), 0, -1)
+        for layer, hit_HE in enumerate(hit_LHE):
+            errors = standard_error(hit_HE, np.array(sentences[relation])).tolist()
+            for head, (hit_E, error) in enumerate(zip(hit_HE, errors, strict=True)):
                 name = f"{head_name(layer, head)} {relation}".strip()
-                yield mean_row("syntactic_heads", name, hit_ELH[:, layer, head], nulls[relation])
+                value, null = float(hit_E.mean()), nulls[relation]
+                yield Row("syntactic_heads", name, value, len(hit_E), error, null)
 
 
 def words_attended(model: Observed, sentence: Sentence) -> list[np.ndarray]:
