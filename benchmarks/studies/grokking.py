@@ -17,6 +17,9 @@ from torch.nn import functional as F
 import ontogeny
 from benchmarks.studies.drawing import curves_figure
 from benchmarks.studies.snapshots import (
+    random_claims,
+    random_removals,
+    random_table,
     removal_claims,
     removal_table,
     snapshot_spectrum,
@@ -27,6 +30,8 @@ from benchmarks.studies.transitions import half_cell, lead_cell, lead_rows, verd
 from ontogeny import Run
 
 SEEDS = (0, 1, 2)
+NULL_SEEDS = (0,)
+"""Seeds whose weights lose random directions, too."""
 P = 53
 METRICS = (
     *("accuracy", "loss", "sum_waves", "restricted_loss", "excluded_loss", "embedding_gini"),
@@ -48,7 +53,9 @@ among training pairs and decay."""
 def measure(folder: Path, seeds: Sequence[int]) -> Results:
     every = [measured(folder, seed) for seed in seeds]
     first = ontogeny.open_run(folder / f"grokking-{seeds[0]}")
-    return {"seeds": every, "taught": [taught(first, start) for start in STRETCHES]}
+    nulls = [at_random(folder, own) for own in every if own["seed"] in NULL_SEEDS]
+    shared = [taught(first, start) for start in STRETCHES]
+    return {"seeds": every, "random": nulls, "taught": shared}
 
 
 def measured(folder: Path, seed: int) -> Results:
@@ -79,6 +86,13 @@ def measured(folder: Path, seed: int) -> Results:
         "leads": own_curves(lead_rows(changes.warnings)),
         "snapshots": snapshot_spectrum(run, steps[1:], P, scorer(run), judged),
     }
+
+
+def at_random(folder: Path, own: Results) -> Results:
+    """Take random directions out of the weights of a run that is measured."""
+    run = ontogeny.open_run(folder / f"grokking-{own['seed']}")
+    judged = [int(step) for step in own["snapshots"]["whole"]]
+    return random_removals(run, own["steps"][1:], scorer(run), judged)
 
 
 def taught(run: Run, start: int) -> Results:
@@ -152,6 +166,7 @@ def claims(results: Results) -> dict[str, bool]:
             one["decay"] < min(0, one["datums"]) for one in results["taught"]
         ),
         **removal_claims(every),
+        **random_claims(every, results["random"]),
     }
 
 
@@ -164,6 +179,7 @@ def blocks(results: Results) -> Blocks:
         "leads": leads_table(every),
         "snapshots": snapshots_table(every),
         "removal": removal_table(every),
+        "random": random_table(every, results["random"]),
         "taught": taught_table(results["taught"]),
     }
 

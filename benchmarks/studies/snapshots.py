@@ -3,7 +3,8 @@
 Seed of the study: N. Nanda's comment on "Performing an SVD on a time-series matrix of gradient
 updates": 400 checkpoints of modular addition, stacked, have five singular values over 10 % of the
 largest; the first direction is dense in the Fourier basis, and the model generalizes better without
-it. Shapes: S checkpoint, P entry of the weights, K direction.
+it. Random directions of the same space are the null, by number and by length.
+Shapes: S checkpoint, P entry of the weights, K direction, D draw.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from ontogeny import Run
 
 MOST = 6
 """Directions that are looked at one by one."""
+DRAWS = 40
+"""Random directions for each seed."""
 Score = Callable[[Mapping[str, Tensor]], tuple[float, float]]
 """From weights to loss and accuracy on held-out pairs."""
 
@@ -49,6 +52,11 @@ def directions_of(weight_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value_K, (left_SS[:, ::-1].T @ weight_SP) / value_K[:, None].clip(1e-12)
 
 
+def kept(row_P: np.ndarray, right_P: np.ndarray) -> np.ndarray:
+    """Return the weights without their part in a direction of length 1."""
+    return row_P - right_P * (right_P @ row_P)
+
+
 def snapshot_spectrum(
     run: Run, steps: list[int], p: int, score: Score, judged_at: list[int]
 ) -> dict[str, object]:
@@ -67,8 +75,7 @@ def snapshot_spectrum(
         without = {}
         for step in judged_at:
             row_P = weight_SP[steps.index(step)]
-            kept_P = row_P - right_P * (right_P @ row_P)
-            without[str(step)] = score(split(kept_P, shapes))
+            without[str(step)] = score(split(kept(row_P, right_P), shapes))
         load_S = weight_SP @ right_P
         centre = float((np.array(steps) * load_S**2).sum() / (load_S**2).sum())
         found.append({"gini": gini(powers(embedding)), "centre": centre, "without": without})
@@ -79,6 +86,57 @@ def snapshot_spectrum(
         "over_cutoff_centred": int(numbers_of(centred).over_cutoff),
         "whole": {str(at): score(split(weight_SP[steps.index(at)], shapes)) for at in judged_at},
         "directions": found,
+    }
+
+
+# --- the null -------------------------------------------------------------------------------------
+
+
+def random_directions(weight_SP: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Return unit vectors, [D, P], uniform on the sphere of the space that the rows span."""
+    basis_KP = np.linalg.qr(weight_SP.T)[0].T
+    mixed_DK = np.random.default_rng(seed).normal(size=(draws, len(basis_KP)))
+    return (mixed_DK / np.linalg.norm(mixed_DK, axis=1, keepdims=True)) @ basis_KP
+
+
+def moved_as_far(row_P: np.ndarray, right_P: np.ndarray, random_P: np.ndarray) -> np.ndarray:
+    """Return the weights moved along another direction, as far as a removal moves them."""
+    return row_P - random_P * abs(right_P @ row_P)
+
+
+def random_removals(
+    run: Run, steps: list[int], score: Score, judged_at: list[int]
+) -> dict[str, object]:
+    """Return the accuracies of weights that lose random directions, [D] for each step.
+
+    ``removed``: one random direction is removed. ``as_far``: for each of the first directions, the
+    weights are moved along a random one, as far as the removal of the first moves them; ``share``
+    is its share of the squared length of the weights.
+    """
+    weight_SP, shapes = stacked_weights(run, steps)
+    right_KP = directions_of(weight_SP)[1][:MOST]
+    random_DP = random_directions(weight_SP, DRAWS, run.config.run.seed)
+    rows = {str(step): weight_SP[steps.index(step)] for step in judged_at}
+
+    def accuracies(moved: list[np.ndarray]) -> list[float]:
+        return [score(split(row_P, shapes))[1] for row_P in moved]
+
+    return {
+        "seed": run.config.run.seed,
+        "removed": {
+            at: accuracies([kept(row_P, one_P) for one_P in random_DP])
+            for at, row_P in rows.items()
+        },
+        "as_far": {
+            at: [
+                accuracies([moved_as_far(row_P, right_P, one_P) for one_P in random_DP])
+                for right_P in right_KP
+            ]
+            for at, row_P in rows.items()
+        },
+        "share": {
+            at: ((right_KP @ row_P) ** 2 / (row_P @ row_P)).tolist() for at, row_P in rows.items()
+        },
     }
 
 
@@ -113,6 +171,34 @@ def removal_claims(every: list[Results]) -> dict[str, bool]:
             own["snapshots"]["directions"][0]["gini"] > one["gini"]
             for own in every
             for one in own["snapshots"]["directions"][1:]
+        ),
+    }
+
+
+def random_claims(every: list[Results], nulls: list[Results]) -> dict[str, bool]:
+    """Return what the page says of random directions → whether all seeds that have some agree."""
+    found = []
+    for null in nulls:
+        own = next(own["snapshots"] for own in every if own["seed"] == null["seed"])
+        for at, draw_D in null["removed"].items():
+            left = [one["without"][at][1] for one in own["directions"]]
+            found.append((left, draw_D, null["as_far"][at], at == max(own["whole"], key=int)))
+    return {
+        "without a later direction the accuracy is above that of every random move as far": all(
+            max(far_D) < without
+            for left, _, far, _ in found
+            for without, far_D in zip(left[1:], far[1:], strict=True)
+        ),
+        "without the first direction it is within the range of random moves as far": all(
+            min(far[0]) <= left[0] <= max(far[0]) for left, _, far, _ in found
+        ),
+        "without a later direction it is within the range of random removals": all(
+            min(draw_D) <= without <= max(draw_D)
+            for left, draw_D, _, _ in found
+            for without in left[1:]
+        ),
+        "without the first direction it is below every random removal, at the end only": all(
+            (left[0] < min(draw_D)) == at_end for left, draw_D, _, at_end in found
         ),
     }
 
@@ -153,3 +239,31 @@ def removal_table(every: list[Results]) -> list[str]:
 def score_of(pair: list[float], n: int) -> str:
     """Return loss, and accuracy with its 95 % interval over ``n`` held-out pairs."""
     return f"{pair[0]:.2f}, {percent(pair[1])} ± {100 * half_width(pair[1], n):.1f}"
+
+
+def random_table(every: list[Results], nulls: list[Results]) -> list[str]:
+    """Return accuracies without each direction beside those of random directions."""
+    own_of = {own["seed"]: own for own in every}
+    judged, rows = list(every[0]["snapshots"]["whole"]), []
+    for null in nulls:
+        own = own_of[null["seed"]]["snapshots"]
+        rows += [[str(null["seed"]), "none"], [str(null["seed"]), "one at random"]]
+        for at in judged:
+            rows[-2] += ["–", percent(own["whole"][at][1]), "–"]
+            rows[-1] += ["–", "–", range_of(null["removed"][at])]
+        for place, one in enumerate(own["directions"]):
+            rows.append([str(null["seed"]), str(place + 1)])
+            for at in judged:
+                rows[-1] += [percent(null["share"][at][place]), percent(one["without"][at][1])]
+                rows[-1].append(range_of(null["as_far"][at][place]))
+    head = ["seed", "direction removed"]
+    for at in judged:
+        head += [f"its part of the squared length, step {int(at):,}", "accuracy without it"]
+        head.append("accuracy, at random")
+    return table(head, rows)
+
+
+def range_of(share_D: list[float]) -> str:
+    """Return the mean of random draws, and the lowest and highest."""
+    low, high = percent(min(share_D)), percent(max(share_D))
+    return f"{percent(float(np.mean(share_D)))} ({low} to {high})"
