@@ -32,7 +32,7 @@ class Tangent:
     change_D: np.ndarray
     weights: Tensors
     first: Tensors
-    """Of Adam's first moments."""
+    """Derivative of Adam's first moments."""
     second: Tensors
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Of a custom loop's run, the report states what was recorded, not settings of other runs."""
+"""The report of a custom loop's run states what was recorded, not settings of other runs."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def answer(run: Run) -> Influence:
-    """By path influence; another, by the words that datums share, is in the run too."""
+    """Return an answer by path influence; the run also holds scores by shared words."""
     words = ontogeny.InfluenceConfig(method="bm25")
     ontogeny.influence(run, ASKED, words, save=True, name="words")
     return ontogeny.influence(run, ASKED, ontogeny.InfluenceConfig(method="path"), save=True)

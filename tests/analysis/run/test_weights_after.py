@@ -21,7 +21,7 @@ STEP = 13
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same training with checkpoints after 8, 16, 24, and after 13, 26 steps."""
+    """Return one training with checkpoints after 8, 16, 24 steps, and after 13, 26 steps."""
     folder = tmp_path_factory.mktemp("runs")
     make_run(tiny_config(folder, name="coarse"))
     make_run(tiny_config(folder, f"capture.segment_steps={STEP}", name="fine"))

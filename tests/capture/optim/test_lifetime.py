@@ -137,7 +137,7 @@ def test_in_the_last_step_a_lifetime_shift_is_the_shift(config):
 
 
 def test_momentum_multiplies_an_early_shift_by_almost_ten():
-    """Of 60 steps with μ = 0.9, a first gradient acts with Σ μ^s = (1 − μ^60) / (1 − μ)."""
+    """A first gradient acts with Σ μ^s = (1 − μ^60) / (1 − μ) over 60 steps with μ = 0.9."""
     config = KINDS["momentum"]
     updates = [AppliedUpdate.of(config, learning_rate=0.1, clip=1.0, step=s) for s in range(60)]
     by_t, left = coefficients(updates)
