@@ -122,7 +122,7 @@ def suspects(
     chosen = config or SuspectsConfig(evidence="residual" if query is None else "path")
     if (chosen.evidence in (*UNEXPECTED, *HELD_OUT)) != (query is None):
         problem = f"is {chosen.evidence!r}, which {'needs' if query is None else 'takes no'} query"
-        raise ConfigError("suspects.evidence", problem)
+        raise ConfigError("suspects.evidence (--method)", problem)
     asked = build_queries(opened, ["loss" if query is None else query])[0]
     report = progress or (lambda done, wanted: None)
 

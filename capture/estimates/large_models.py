@@ -62,8 +62,8 @@ class TrainingScale:
     def __post_init__(self) -> None:
         if (self.layers is None) != (self.width is None):
             raise ConfigError("ontogeny plan", "takes --layers and --width together")
-        at_least("--layers", self.layers or 1, 1)
-        at_least("--width", self.width or 1, 1)
+        at_least("--layers", 1 if self.layers is None else self.layers, 1)
+        at_least("--width", 1 if self.width is None else self.width, 1)
         at_least("--model-params", self.params, 1e6)
         at_least("--tokens", self.tokens, 1e6)
         at_least("--window", self.window, 1)

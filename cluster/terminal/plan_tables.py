@@ -177,7 +177,8 @@ def show_scale(
     for estimate in estimates:
         rate = f"{decimal(round(estimate.bytes_per_second))}/s"
         table.add_row(estimate.kind, decimal(round(estimate.num_bytes)), rate)
-    title = f"{scale.params:.3g} parameters, {scale.tokens:.3g} tokens, {scale.gpus:,} GPUs"
+    gpus = f"{scale.gpus:,} GPU{'' if scale.gpus == 1 else 's'}"
+    title = f"{scale.params:.3g} parameters, {scale.tokens:.3g} tokens, {gpus}"
     print_table(console, f"{title}: {in_words(seconds)} of training", table)
     console.print(
         "Recording all parameters while training holds on each GPU, beside the training itself:\n"
@@ -189,5 +190,7 @@ def show_scale(
     assumed = data_table("assumption", "value")
     assumed.add_row("layers × width", f"{layers:,.4g} × {width:,.5g}")
     for name, value in asdict(given).items():
-        assumed.add_row(name.replace("_", " "), f"{value:,g}")
+        if name != "width_per_layer" or scale.layers is None:
+            number = f"{value:,}" if isinstance(value, int) else f"{value:,g}"
+            assumed.add_row(name.replace("_", " "), number)
     print_table(console, "Assumptions", assumed)

@@ -54,7 +54,7 @@ def order_residual(run: Run, report: Report, sweep: Sweep) -> np.ndarray:
     """
     if run.config.corpus.scored is not None:
         problem = f"got 'order', but a datum of {run.config.corpus.kind} is no text"
-        raise ConfigError("suspects.evidence", problem, "Choose held-out")
+        raise ConfigError("suspects.evidence (--method)", problem, "Choose held-out")
     token_DM = whole_datums(run)
     rng, loss_DT = np.random.default_rng(0), np.empty(run.target_NT.shape)
     shuffled_D = np.empty(run.num_datums)

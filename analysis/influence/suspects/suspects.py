@@ -52,7 +52,7 @@ class SuspectsConfig:
         known = (*METHODS, *UNEXPECTED, *HELD_OUT)
         if self.evidence not in known:
             problem = f"got {self.evidence!r}, must be one of: {', '.join(known)}"
-            raise ConfigError("suspects.evidence", problem)
+            raise ConfigError("suspects.evidence (--method)", problem)
         for name in ("remove", "controls", "checks", "seed"):
             at_least(f"suspects.{name}", getattr(self, name), 0)
 

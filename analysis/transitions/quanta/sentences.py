@@ -70,12 +70,16 @@ def together(falls: pd.DataFrame, kind: str) -> list[str]:
 
 
 def cluster_line(row: dict) -> str:
-    """Say when the loss of a cluster changed, from where to where, and what it predicts."""
+    """Say when the loss of a cluster changed, from where to where, and what it predicts.
+
+    Its fastest change may be a rise although the loss falls in all, or the other way round.
+    """
     steps = f"95 % interval {row['half_low']:,.0f} to {row['half_high']:,.0f}"
-    verdict = row["verdict"] if row["fallen"] > 0 else f"{row['verdict']} rise"
+    moves = "falls" if row["fallen"] > 0 else "rises"
     return (
         f"{row['kind']} cluster {row['cluster']} ({row['positions']} positions; {row['tokens']}): "
-        f"{verdict}, loss {row['first_loss']:.2f} to {row['last_loss']:.2f} nats, half of "
-        f"the change at step {row['half_step']:,.0f} ({steps}), {row['share']:.0%} of it while the "
-        f"step doubles (q = {row['q']:.3f})."
+        f"{row['verdict']}, loss {row['first_loss']:.2f} to {row['last_loss']:.2f} nats, half of "
+        f"the change at step {row['half_step']:,.0f} ({steps}). It {moves} fastest from step "
+        f"{row['window_first']:,.0f} to {row['window_end']:,.0f}, by {abs(row['fallen']):.2f} "
+        f"nats; {row['share']:.0%} of its range while the step doubles (q = {row['q']:.3f})."
     )

@@ -25,7 +25,7 @@ from analysis.transitions.quanta.gradients import compared_units, position_grams
 from analysis.transitions.quanta.page import quanta_page
 from analysis.transitions.quanta.positions import Chosen, choose_positions
 from analysis.transitions.quanta.quanta import chosen_steps, find_quanta, grouped
-from analysis.transitions.quanta.sentences import summarise
+from analysis.transitions.quanta.sentences import cluster_line, summarise
 from analysis.transitions.quanta.tables import SCHEMAS, Quanta
 from capture.errors import ConfigError
 from capture.models.huggingface import HFConfig, build_hf_model
@@ -150,6 +150,26 @@ def test_tables_text_and_page_say_it(found: Quanta) -> None:
     page = quanta_page(found, Question("quanta", {}, {}), "r").decode()
     assert page.count("<svg") == 2
     assert "&lt;unk&gt; 60" in page
+
+
+@pytest.mark.parametrize(
+    ("last_loss", "fallen", "said"),
+    [
+        (5.2, 1.1, "It falls fastest from step 5 to 6, by 1.10 nats"),
+        (5.2, -1.1, "It rises fastest from step 5 to 6, by 1.10 nats"),
+        (9.7, -1.1, "It rises fastest from step 5 to 6, by 1.10 nats"),
+        (9.7, 1.1, "It falls fastest from step 5 to 6, by 1.10 nats"),
+    ],
+)
+def test_a_cluster_that_falls_is_not_said_to_rise(
+    found: Quanta, last_loss: float, fallen: float, said: str
+) -> None:
+    row: dict[str, Any] = found.clusters.iloc[0].to_dict()
+    row |= {"first_loss": 8.5, "last_loss": last_loss, "verdict": "gradual", "fallen": fallen}
+    row |= {"window_first": 5.0, "window_end": 6.0}
+    line = cluster_line(row)
+    assert f"): gradual, loss 8.50 to {last_loss:.2f} nats, half of the change at step" in line
+    assert said in line
 
 
 def test_groups_without_a_common_cause_explain_nothing() -> None:

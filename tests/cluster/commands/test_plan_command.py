@@ -19,6 +19,9 @@ SETTINGS = [
 ]
 
 
+LARGE = ("--tokens", "1e9", "--model-params", "1e9")
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Measure as few steps as possible, on a text of some hundred words."""
@@ -106,13 +109,26 @@ def test_the_shape_of_a_model_may_be_given(capsys):
     assert values["held_by_each_gpu"]["factors"] == pytest.approx(262_144 * 589_824)
 
 
+def test_assumptions_that_are_not_used_are_not_shown(capsys):
+    asked = ["plan", "--model-params", "162e6", "--tokens", "300e9"]
+    assert main([*asked, "--layers", "12", "--width", "768"]) == 0
+    said = capsys.readouterr().out
+    assert "width per layer" not in said
+    assert "3,200,000" in said
+    assert "1 GPU:" in said
+    assert main(asked) == 0
+    assert "width per layer" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         (
-            ["--tokens", "1e9", "--model-params", "1e9", "--layers", "2"],
+            [*LARGE, "--layers", "2"],
             "takes --layers and --width together",
         ),
+        ([*LARGE, "--layers", "0", "--width", "768"], "--layers: got 0, must be at least 1"),
+        ([*LARGE, "--layers", "12", "--width", "0"], "--width: got 0, must be at least 1"),
         ([], "needs a CONFIG, or --model-params and --tokens"),
         (["--tokens", "1e9"], "takes --model-params and --tokens together"),
         (["demo", "--tokens", "1e9", "--model-params", "1e9"], "and no CONFIG beside them"),

@@ -197,7 +197,10 @@ def test_bad_input_is_one_line():
         ((), "give a QUERY, --prompt and --completion, or --unexpected"),
         (("loss", "--unexpected"), "give a QUERY, --prompt and --completion, or --unexpected"),
         (("--prompt", "the"), "--completion: is missing"),
-        (("loss", "--method", "magic"), "suspects.evidence: got 'magic', must be one of"),
+        (
+            ("loss", "--method", "magic"),
+            "suspects.evidence (--method): got 'magic', must be one of",
+        ),
         (("loss", "--method", "excess"), "--method: got 'excess', which needs --unexpected"),
         (("--unexpected", "--method", "path"), "--method: got 'path', which needs a query"),
         (("loss", "--rows", "0"), "--rows: got 0, must be at least 1"),
