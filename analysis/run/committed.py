@@ -76,19 +76,21 @@ class Committed:
             raise self.lacking(kind)
         if kind not in self.told and (partly := self.partly_recorded(kind)):
             self.told.add(kind)
-            LOG.warning("%s: has %s. %s", self.uri, partly, self.how_to_add(kind))
+            LOG.warning(
+                "%s: has %s. %s", self.uri, partly, self.how_to_add(kind, what="the others")
+            )
         return shards
 
     @property
     def uri(self) -> str:
         return self.store.uri
 
-    def how_to_add(self, kind: str, segment: int | None = None) -> str:
+    def how_to_add(self, kind: str, segment: int | None = None, what: str = "them") -> str:
         """Say how to add a kind to the segments that lack it, or to one of them."""
         if not self.can_be_replayed:
-            return "A custom loop is not replayed; it records them only while it trains"
+            return f"A custom loop is not replayed; it records {what} only while it trains"
         which = "" if segment is None else f" --segments {segment}"
-        return f"Add them: ontogeny replay {self.uri} --record {kind}{which}"
+        return f"Add {what}: ontogeny replay {self.uri} --record {kind}{which}"
 
     def partly_recorded(self, kind: str) -> str:
         """Say of which steps a kind is recorded; empty if of all steps, or of none.

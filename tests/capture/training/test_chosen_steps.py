@@ -83,7 +83,7 @@ def test_readers_say_which_steps_are_recorded(chosen, caplog):
     assert set(run.shifts()["step"]) == {*range(8), *range(16, 24)}
     run.shifts()
     (warning,) = caplog.messages  # once
-    assert "has outliers of 16 of 28 steps: 0-7, 16-23. Add them: ontogeny replay" in warning
+    assert "has outliers of 16 of 28 steps: 0-7, 16-23. Add the others: ontogeny replay" in warning
 
 
 def test_visits_and_backgrounds_count_the_recorded_steps(chosen):
