@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from capture import __version__
 from capture.config.reading import make_config
 from capture.config.safe_yaml import read_yaml
 from capture.config.settings import Config, to_values
@@ -26,7 +27,7 @@ MAX_BYTES = 2**17
 REMEDY = "Run: ontogeny verify"
 FIELDS = {"started_at": str, "git_commit": str, "versions": dict, "device": str, "config": dict}
 """Fields that ``run.yaml`` must have beside ``schema_version``, with their types."""
-PACKAGES = (*("ontogeny", "torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers"),)
+PACKAGES = ("torch", "numpy", "pyarrow", "safetensors", "omegaconf", "transformers")
 
 
 def describe_run(
@@ -46,7 +47,7 @@ def describe_run(
         "schema_version": SCHEMA_VERSION,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": git_commit(),
-        "versions": {"python": platform.python_version()} | dict(map(version_of, PACKAGES)),
+        "versions": versions(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "config": to_values(config),
@@ -93,6 +94,15 @@ def read_run_config(store: Store) -> Config:
     """Read the configuration of a run."""
     values = read_run(store, require_start(store))
     return make_config(values["config"], where=f"{store.uri}/{KEY}")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this code and of the packages that it needs.
+
+    That of this code is its own: an installed package may be older than the code that runs.
+    """
+    own = {"python": platform.python_version(), "ontogeny": __version__}
+    return own | dict(map(version_of, PACKAGES))
 
 
 @functools.cache
