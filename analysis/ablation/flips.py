@@ -206,10 +206,8 @@ def labels_of(key: object) -> dict[str, object]:
 
 def layer_means(own: pd.DataFrame) -> dict[str, float]:
     """Return the means over the neurons of one unit, and their intervals."""
-    flipped_low, flipped_high = mean_interval(own["flipped_tokens"].to_numpy(np.float64))
-    notable_low, notable_high = mean_interval(own["share"].to_numpy(np.float64))
-    if notable_low == notable_high:  # equal neurons, as all at 0, say nothing about others
-        notable_low = notable_high = math.nan
+    flipped_low, flipped_high = interval_of_unequal(own["flipped_tokens"])
+    notable_low, notable_high = interval_of_unequal(own["share"])
     return {
         "neurons": len(own),
         "flipped_tokens": own["flipped_tokens"].mean(),
@@ -219,6 +217,12 @@ def layer_means(own: pd.DataFrame) -> dict[str, float]:
         "notable_low": notable_low,
         "notable_high": notable_high,
     }
+
+
+def interval_of_unequal(values: pd.Series) -> tuple[float, float]:
+    """Return the interval of the mean; NaN if all are equal, which says nothing about others."""
+    low, high = mean_interval(values.to_numpy(np.float64))
+    return (math.nan, math.nan) if low == high else (low, high)
 
 
 # --- contexts -------------------------------------------------------------------------------------

@@ -93,9 +93,9 @@ LAYERS = pa.schema(
         pa.field("flipped_tokens", pa.float64()),  # mean over neurons
         pa.field("notable_share", pa.float64()),  # mean share of flipped tokens that are notable
         pa.field("flipped_low", pa.float64()),  # 95 % interval of flipped_tokens over neurons;
-        pa.field("flipped_high", pa.float64()),  # NaN for a single neuron
-        pa.field("notable_low", pa.float64()),  # 95 % interval of notable_share over neurons
-        pa.field("notable_high", pa.float64()),
+        pa.field("flipped_high", pa.float64()),  # NaN for a single neuron, and if all are equal
+        pa.field("notable_low", pa.float64()),  # 95 % interval of notable_share over neurons,
+        pa.field("notable_high", pa.float64()),  # likewise
     ]
 )
 """One row per unit, in the model's order."""

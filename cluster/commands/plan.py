@@ -46,10 +46,16 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from cluster.terminal.plan_tables import show_plan, show_scale
 
     large = arguments.model_params, arguments.tokens
-    if any(large):
-        if not all(large) or arguments.config:
-            problem = "takes --model-params and --tokens together, and no CONFIG beside them"
-            raise ConfigError("ontogeny plan", problem)
+    if any(number is not None for number in (*large, arguments.layers, arguments.width)):
+        if arguments.config:
+            problem = (
+                f"got the configuration {arguments.config!r} beside --model-params or --tokens"
+            )
+            raise ConfigError("ontogeny plan", problem, "Give one or the other")
+        if None in large:
+            named = zip(("--model-params", "--tokens"), large, strict=True)
+            lacking = " and ".join(option for option, number in named if number is None)
+            raise ConfigError("ontogeny plan", f"also needs {lacking} for a large model")
         at_least("--vocabulary", arguments.vocabulary, 1)
         at_least("--batch-tokens", arguments.batch_tokens, arguments.window)
         shape = {"layers": arguments.layers, "width": arguments.width}

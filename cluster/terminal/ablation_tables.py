@@ -89,6 +89,10 @@ def layers(console: Console, found: Ablation) -> None:
         cells += [ends(layer["notable_low"], layer["notable_high"], 3)]
         table.add_row(layer["unit"], *cells)
     print_table(console, f"By unit, mean over its ablated {NOUNS[level]}", table)
+    if found.layers[["flipped_low", "notable_low"]].isna().any(axis=None):
+        console.print(
+            f"No interval is given for a single one or for {NOUNS[level]} with equal values."
+        )
 
 
 def signed(change: float, digits: int) -> str:
@@ -105,5 +109,4 @@ def ends(low: float, high: float, digits: int) -> str:
     """An interval; empty for NaN."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    dash = " to " if low < 0 else "–"
-    return f"{low:.{digits}f}{dash}{high:.{digits}f}"
+    return f"{low:.{digits}f} to {high:.{digits}f}"

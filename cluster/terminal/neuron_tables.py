@@ -30,7 +30,7 @@ def show_clusters(console: Console, clusters: pd.DataFrame, rows: int) -> None:
     table.add_column("tokens that its neurons share, best first")
     table.add_column("units")
     for cluster in clusters.head(rows).to_dict("records"):
-        interval = f"{cluster['low']:.2f}–{cluster['high']:.2f}"
+        interval = f"{cluster['low']:.2f} to {cluster['high']:.2f}"
         numbers = [f"{cluster['size']:,}", f"{cluster['stability']:.2f}", interval]
         texts = [escape(token_list(cluster["tokens"], 8)), short_units(cluster["units"])]
         table.add_row(str(cluster["cluster"]), *numbers, *texts)

@@ -102,7 +102,7 @@ def show_windows(console: Console, windows: pd.DataFrame) -> None:
     shown = ["raised", "lowered", *(["decay"] if windows["decay"].any() else [])]
     table = data_table("steps", *shown, "")
     for row in windows.to_dict("records"):
-        cells = [f"{row[name]:+.4g}" for name in shown]
+        cells = [f"{row[name]:+.4g}" if row["reliable"] else "" for name in shown]
         note = "" if row["reliable"] else "beyond the horizon"
         table.add_row(f"{row['first_step']}–{row['end_step'] - 1}", *cells, note)
     print_table(console, "By window of training", table)

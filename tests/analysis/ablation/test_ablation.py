@@ -179,10 +179,25 @@ def test_layers_are_means_over_their_neurons() -> None:
         assert (layer.neurons, layer.flipped_tokens) == (len(own), own["flipped_tokens"].mean())
         shares = [n.notable_flipped / n.flipped_tokens for n in records(own) if n.flips]
         assert not shares or layer.notable_share == pytest.approx(np.mean(shares))
+        if own["flipped_tokens"].nunique() == 1:
+            assert np.isnan([layer.flipped_low, layer.flipped_high]).all()
+            continue
         assert layer.flipped_low <= layer.flipped_tokens <= layer.flipped_high
         drawn = draw_counts(len(own)) @ own["flipped_tokens"].to_numpy() / len(own)
         wanted = np.quantile(drawn, [0.025, 0.975], method="nearest")
         np.testing.assert_allclose([layer.flipped_low, layer.flipped_high], wanted, rtol=1e-5)
+
+
+def test_equal_neurons_and_single_ones_give_no_interval() -> None:
+    _, found = ablated()
+    equal = found.neurons.assign(flipped_tokens=5, notable_flipped=1)
+    for neurons in (equal, found.neurons.drop_duplicates("unit")):
+        table = layer_table(neurons, [])
+        assert (
+            table[["flipped_low", "flipped_high", "notable_low", "notable_high"]]
+            .isna()
+            .all(axis=None)
+        )
 
 
 def test_layers_of_units_that_were_not_captured_come_last() -> None:

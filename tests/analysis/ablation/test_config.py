@@ -231,6 +231,7 @@ def test_subjects_without_notable_tokens_are_shown_without_shares(
     assert cli.main(["ablate", run.uri, "--only", f"{UNIT}:11", "--scored-datums", "0"]) == 0
     shown = capsys.readouterr().out
     assert "nan" not in shown
+    assert "No interval is given for a single one or for neurons with equal values." in shown
     assert "No log-probabilities were computed" in shown
 
 

@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from tiny_run import copied, make_run
 
 from analysis.influence.config import METHODS
@@ -13,7 +14,7 @@ from analysis.run.run import open_run
 from capture.store import Store
 from cluster.cli import main
 from cluster.options.choices import JUDGE_METHODS
-from cluster.terminal.influence.influence import marked_text, strongest_words
+from cluster.terminal.influence.influence import marked_text, show_windows, strongest_words
 
 RUN = "memory://influence-command"
 SHORT = ("training.epochs=1", "training.batch=8", "capture.segment_steps=3")
@@ -27,6 +28,15 @@ def run() -> str:
 
 def test_help_lists_the_methods():
     assert JUDGE_METHODS == METHODS
+
+
+def test_no_numbers_are_shown_of_windows_beyond_the_horizon(capsys: pytest.CaptureFixture[str]):
+    rows = {"first_step": [0, 10], "end_step": [10, 20], "raised": [7.004e16, 66.76]}
+    rows |= {"lowered": [-3e15, -2.5], "decay": [0.0, 0.0], "reliable": [False, True]}
+    show_windows(Console(width=80), pd.DataFrame(rows))
+    before, within = capsys.readouterr().out.splitlines()[-3:-1]
+    assert before.split() == ["0–9", "beyond", "the", "horizon"]
+    assert within.split() == ["10–19", "+66.76", "-2.5"]
 
 
 def test_path_says_that_its_books_close(run: str, capsys: pytest.CaptureFixture[str]):
