@@ -164,7 +164,7 @@ def test_tables_text_and_page_say_it(found: Quanta) -> None:
 def test_a_cluster_that_falls_is_not_said_to_rise(
     found: Quanta, last_loss: float, fallen: float, said: str
 ) -> None:
-    row: dict[str, Any] = found.clusters.iloc[0].to_dict()
+    row: dict[Any, Any] = found.clusters.iloc[0].to_dict()
     row |= {"first_loss": 8.5, "last_loss": last_loss, "verdict": "gradual", "fallen": fallen}
     row |= {"window_first": 5.0, "window_end": 6.0}
     line = cluster_line(row)
