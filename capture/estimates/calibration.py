@@ -92,10 +92,12 @@ def calibrate(plan: StepPlan, budget_seconds: float) -> Calibration:
         sets = dict.fromkeys([PLAIN, plan.config.capture.kinds, *map(only, KINDS), EVERYTHING])
         observers = {kinds: observer_of(plan, engine, kinds) for kinds in sets}
         seconds = time_steps(repeated_steps(plan, engine), observers, budget_seconds)
+        medians = {kinds: statistics.median(own) for kinds, own in seconds.items()}
         return Calibration(
             min(map(len, seconds.values())),
-            {kinds: statistics.median(own) for kinds, own in seconds.items()},
-            recorded_seconds,
+            medians,
+            # A difference of times, which noise can make shorter than the training it contains.
+            max(recorded_seconds, medians[PLAIN]),
             evaluating_seconds,
             window_seconds,
             (short, long),

@@ -211,7 +211,7 @@ def test_training_time_adds_steps_evaluations_and_windows(
 )
 def test_recording_is_timed_for_all_settings(settings: tuple[str, ...], tmp_path: Path):
     found = calibrate(plan_of(tiny_config(tmp_path, *settings)), 0)
-    assert found.recorded_seconds > found.step_seconds[PLAIN] / 10
+    assert found.recorded_seconds >= found.step_seconds[PLAIN]
     assert found.window_seconds >= 0
 
 
