@@ -37,6 +37,8 @@ class ForwardPass:
     """Numbers of the uses within calls of the model; the loop itself has made the others."""
     unsplit: dict[str, str] = field(default_factory=dict)
     """Units that were reached and cannot be captured → the function that uses them."""
+    shared: list[ParameterUse] = field(default_factory=list)
+    """Uses on one row for all datums that the backward pass has reached, the last one first."""
     has_inseparable: bool = False
     """Whether a module of these units was run again for one datum, in vain."""
     losses: list[Tensor] = field(default_factory=list)
@@ -52,6 +54,11 @@ class ForwardPass:
 
     def num_rows(self) -> int:
         return next(iter(self.uses.values())).num_datums
+
+    def without_rows(self, reason: str) -> dict[str, str]:
+        """Return units used on one row to which no δ of each datum came → function and reason."""
+        lost = [use for use in reversed(self.shared) if use.delta is None]
+        return {name: f"{use.func} {reason}" for use in lost for name in use.roles}
 
     def add_delta(self, number: int, use: ParameterUse, delta: Tensor) -> None:
         """Keep δ of a use; if ``backward`` goes through the same graph twice, keep the sum."""

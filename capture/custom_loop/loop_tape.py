@@ -27,17 +27,19 @@ from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.ranks.sharding import HasGradient, local_part
 from capture.custom_loop.rerun.frames import ModuleFrame, ModuleFrames
 from capture.custom_loop.rerun.module_uses import OutputUse, split_modules
+from capture.custom_loop.rerun.row_axes import RowAxes
 from capture.errors import ConfigError
 from capture.gradients.output_hooks import on_delta
 from capture.gradients.parameter_use import ParameterUse
 from capture.gradients.shared_outputs import Receive
 from capture.gradients.tape import Tape
-from capture.gradients.torch_functions import TorchCall, flatten_arguments
+from capture.gradients.torch_functions import TorchCall, flatten_arguments, function_name
 from capture.gradients.vmap_fallback import Fallback, unsplit_error
 from capture.gradients.window_axis import Axis, only_axis_of_length
 
 UNSCALE = torch._amp_foreach_non_finite_check_and_unscale_  # pyright: ignore
 """What a ``GradScaler`` divides gradients with."""
+ONE_ROW = "on one row that does not meet the batch as a row for all datums does (a chosen one?)"
 AfterOperation = Callable[[Any], None]
 OnOperation = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], AfterOperation | None]
 """Called before a torch function of the loop; what it returns is called with the result."""
@@ -61,6 +63,10 @@ class LoopTape(Tape):
         super().__init__(units)
         self.model, self.window = model, window
         self.frames = ModuleFrames(model, units, outward=fallback == "vmap")
+        self.fallback: Fallback = fallback
+        self.rows = RowAxes() if fallback == "vmap" else None
+        """The axis of datums in each activation; None where a call's rows count as datums."""
+        self.frames.rows = self.rows
         self.frames.finish, self.frames.give_up = self.watch_module, self.note_unsplit
         self.frames.num_datums = lambda: (self.knows_num_datums and self.num_datums) or 0
         self.frames.is_paused = lambda: self.paused
@@ -91,6 +97,8 @@ class LoopTape(Tape):
         self.on_operation: OnOperation | None = None
         self.on_backward: Callable[[Tensor, Tensor | None], None] | None = None
         """Called with the tensor and the gradient that ``backward`` is called with."""
+        self.last_use: ParameterUse | None = None
+        """The parameter use that was recorded last."""
         self.replaced_datums = False
         """Whether the loop gave the datums of the next pass twice, and not the same."""
         self.runs_from_loss = False
@@ -121,6 +129,8 @@ class LoopTape(Tape):
             out = super().__torch_function__(func, types, args, kwargs)
         if after is not None:
             after(out)
+        if self.rows is not None:
+            self.rows.note(func, args, kwargs, out)
         if self.inputs:
             self.counting.note(func, (*args, *kwargs.values()), out)
         return out
@@ -180,6 +190,8 @@ class LoopTape(Tape):
             N = len(self.next_datum_N)
             require_rows(inputs, N)
         self.inputs, self.num_datums, self.knows_num_datums = list(inputs), N, True
+        if self.rows is not None:
+            self.rows.begin(inputs, N)
 
     def end_forward(self) -> None:
         """Note that the model's forward is over."""
@@ -191,6 +203,40 @@ class LoopTape(Tape):
         if self.documents is not None:
             return only_axis_of_length(middle, {self.documents.width})
         return loop_window_axis(middle, self.inputs, self.window)
+
+    def run_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = super().run_attention(args, kwargs)
+        if self.rows is not None:
+            self.rows.set(out[0], 1)
+        return out
+
+    def record_call(
+        self,
+        func: Callable[..., Any],
+        found: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+    ) -> Any:
+        """Record a call, or leave it to a module around it if its rows may not be the datums."""
+        if self.rows is not None and isinstance(out, Tensor) and self.attention_datums is None:
+            self.rows.note(func, args, kwargs, out)
+            if self.rows.are_others(out, args, kwargs) and (self.num_datums or 0) != 1:
+                use = f"{function_name(func)} on rows that are not known to be the datums"
+                self.mark_unsplit(dict.fromkeys(found, use), out)
+                return out
+        return super().record_call(func, found, args, kwargs, out)
+
+    def record_use(
+        self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor
+    ) -> Tensor:
+        """Record a call; one that all datums share must get a δ of each of them."""
+        super().record_use(func, found, call, out)
+        use = self.last_use
+        if use is not None and use.is_shared:
+            shared = self.open_pass().shared
+            out.register_hook(lambda delta: shared.append(use))
+        return out
 
     def is_shared(self, call: TorchCall, out: Tensor) -> bool:
         """Return whether all datums share the output of a call, as with position embeddings.
@@ -212,6 +258,7 @@ class LoopTape(Tape):
     def receiver(self, use: ParameterUse) -> Receive:
         """Add the use to the open pass as soon as a part of its δ arrives."""
         forward, number = self.open_pass(), next(self.numbers)
+        self.last_use = use
         if self.is_inside:
             forward.inside.add(number)
         self.frames.note(number)
@@ -311,6 +358,8 @@ class LoopTape(Tape):
 
         Raises ``UnitError`` for units that are used in a way that cannot be captured.
         """
+        for each in self.passes:
+            each.unsplit |= each.without_rows(ONE_ROW)
         found = [each for each in self.passes if each.uses or each.unsplit]
         split_modules(found, self.units_by_name, self.numbers)
         if unsplit := {unit: use for each in found for unit, use in each.unsplit.items()}:
@@ -322,6 +371,7 @@ class LoopTape(Tape):
         self.passes = [ForwardPass()]
         self.knows_num_datums, self.documents, self.given_documents = False, None, None
         self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
+        self.last_use = None
         self.names = dict(self.unit_names)
         self.derived.clear()
         self.parts.clear()

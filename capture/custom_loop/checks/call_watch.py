@@ -40,6 +40,8 @@ class CallWatch:
         """The pass that they belong to."""
         self.windows: set[int] = set()
         """Lengths of the second axes of the pass's inputs."""
+        self.left_out = False
+        """Whether outputs of a call of this pass were not kept, as no check seemed to need them."""
         self.log = LossLog(self.device)
         self.has_log = False
         """Whether operations on the outputs are noted."""
@@ -72,7 +74,7 @@ class CallWatch:
         for call in self.calls:
             call.clear()
         self.log.clear()
-        self.forward, self.calls, self.windows = forward, [], set()
+        self.forward, self.calls, self.windows, self.left_out = forward, [], set(), False
         self.log = LossLog(self.device)
 
     # --- called by hooks and by the tape ----------------------------------------------------------
@@ -110,6 +112,7 @@ class CallWatch:
         with without_torch_functions():
             self.windows |= {x.shape[1] for x in call.inputs if x.dim() in (2, 3)}
             if not self.needs(call):
+                self.left_out = True
                 return
             call.end(output)
             self.calls.append(call)

@@ -4,7 +4,7 @@
 loss that the module returns beside its logits, or logits beside hidden states.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,17 +18,22 @@ ROUNDING = 1e-3
 
 def computed_from(outputs: Sequence[Tensor], numbers: Iterable[int]) -> dict[int, set[int]]:
     """Return for each of these outputs those of them from which it is computed."""
-    numbers = list(numbers)
-    nodes = {outputs[number].grad_fn: number for number in numbers}
-    found = {}
+    edges: dict[tuple[Node | None, int], list[int]] = {}
     for number in numbers:
-        waiting, seen = [outputs[number].grad_fn], set[Node]()
+        edges.setdefault((outputs[number].grad_fn, outputs[number].output_nr), []).append(number)
+    found = {}
+    for number in (n for same in edges.values() for n in same):
+        start = outputs[number].grad_fn
+        waiting, seen, reached = [start], set[Node](), set[tuple[Node | None, int]]()
         while waiting:
             node = waiting.pop()
             if node is not None and node not in seen:
                 seen.add(node)
+                reached |= set(node.next_functions)
                 waiting += [before for before, _ in node.next_functions]
-        found[number] = {nodes[node] for node in seen if node in nodes} - {number}
+        same = edges[start, outputs[number].output_nr]
+        twins = same[: same.index(number)]  # one tensor that is returned twice
+        found[number] = {n for edge in reached for n in edges.get(edge, ())} | set(twins)
     return found
 
 
@@ -59,11 +64,19 @@ def direct_deltas(call: ModelCall) -> dict[int, Tensor] | None:
         return None  # the module cannot be called twice; ``check_split`` finds so, too
     if len(outputs) != len(call.outputs):
         return None
-    before = computed_from(outputs, call.deltas)
+    return direct_parts(outputs, call.deltas)
+
+
+def direct_parts(outputs: Sequence[Tensor], deltas: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return the part of each δ that did not come through other outputs, by number.
+
+    ``outputs``: of one call of the module; ``deltas``: all that came back to each of them.
+    """
+    before = computed_from(outputs, deltas)
     direct: dict[int, Tensor] = {}
     # An output is computed from fewer than those that are computed from it, so it comes later here.
     for number in sorted(before, key=lambda n: len(before[n]), reverse=True):
-        delta = call.deltas[number]
+        delta = deltas[number]
         later = [n for n in direct if number in before[n]]
         if later:
             (through,) = torch.autograd.grad(
@@ -71,8 +84,9 @@ def direct_deltas(call: ModelCall) -> dict[int, Tensor] | None:
                 [outputs[number]],
                 [direct[n] for n in later],
                 retain_graph=True,
+                allow_unused=True,
             )
-            missed = delta - through
+            missed = delta if through is None else delta - through
             delta = missed if missed.norm() > ROUNDING * delta.norm() else missed * 0
         direct[number] = delta
     return direct

@@ -37,6 +37,7 @@ from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
 
 NO_CALL = "no call of the model led to the loss"
+NOT_KEPT = "a parameter was used on a number of rows that was new, and outputs had not been kept"
 NOT_FINITE = "the loss gradient was not finite"
 CHANGED = "an input of the model was changed before the optimizer's step"
 LOSS = "whether datums interact in the loss is unknown because of"
@@ -91,7 +92,7 @@ class SplitGuard:
         It does not if no check is due at the step, and a call of these shapes has been checked.
         Where rows were selected, their number is known only after the call.
         """
-        is_settled = all(row[-1] for row in self.verified)
+        is_settled = all(row[-1] for row in self.verified) and self.tape.rows is None
         return self.scheduled or not is_settled or call.shapes not in self.known
 
     def is_due(self, passes: Sequence[ForwardPass]) -> bool:
@@ -159,7 +160,9 @@ class SplitGuard:
         if calls and self.scheduled and (name := exchange_in_loss(watch.log)):
             raise exchange_error(name, step)
         if not calls or not all(map(is_finite, deltas)):
-            return NOT_FINITE if calls else NO_CALL
+            if calls:
+                return NOT_FINITE
+            return NOT_KEPT if watch.left_out else NO_CALL
         if not all(call.is_intact for call in calls):
             return CHANGED
         if not inside:
@@ -211,7 +214,7 @@ class SplitGuard:
         Any gradient at the outputs serves to compare batch and datum, so that of the real pass is
         kept, but where the module computes the loss from another output itself.
         """
-        tape = LoopTape(self.units, self.model)
+        tape = LoopTape(self.units, self.model, fallback=self.tape.fallback)
         tape.is_inside = True
         tape.set_datums(np.arange(num_rows))
         again = []
@@ -235,7 +238,11 @@ class SplitGuard:
                     [call.deltas[number] for number in numbers],
                     allow_unused=True,
                 )
-        return again, [use for _, use in sorted(tape.passes[-1].uses.items())]
+        forward = tape.passes[-1]
+        uses = [use for _, use in sorted(forward.uses.items())]
+        for use in uses:  # units that another use left to a module's rerun have parts of δ only
+            use.roles = {n: role for n, role in use.roles.items() if n not in forward.unsplit}
+        return again, uses
 
 
 def is_finite(x: Tensor) -> bool:

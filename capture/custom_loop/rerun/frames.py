@@ -1,6 +1,6 @@
 """Calls of modules while they run, and those that must be run again for each datum."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from capture.custom_loop.rerun.batch_axis import have_rows, leaves_of
+from capture.custom_loop.rerun.batch_axis import batch_axis, have_rows, leaves_of
+from capture.custom_loop.rerun.row_axes import RowAxes
 from capture.custom_loop.unseen import without_torch_functions
 
 SPLITTABLE = (nn.Linear, nn.Embedding, nn.LayerNorm)
@@ -58,6 +59,8 @@ class ModuleFrames:
         """``outward``: whether a module may be run again for parameters that are not its own."""
         self.model, self.outward = model, outward
         self.names = {id(parameter): name for name, parameter in units.items()}
+        self.rows: RowAxes | None = None
+        """The axis of datums in each activation, if it is followed."""
         self.enabled = True
         """Whether modules may run again at all."""
         self.running: list[tuple[nn.Module, ModuleFrame | None]] = []
@@ -121,11 +124,22 @@ class ModuleFrames:
             suits = bool(N) and (
                 have_rows(module, leaves_of(out), N, is_input=False)
                 and have_rows(module, given(inputs), N, is_input=True)
+                and self.fit(module, inputs, is_input=True)
+                and (not self.running or self.fit(module, leaves_of(out), is_input=False))
             )
         if suits:
             self.finish(frame, outputs)
         elif not self.flag(frame.unsplit):
             self.give_up(frame.unsplit, [x for _, x in outputs])
+
+    def fit(self, module: nn.Module, leaves: Sequence[tuple[str, Any]], *, is_input: bool) -> bool:
+        """Return whether the datums are where the module has them, as far as is known."""
+        if self.rows is None:
+            return True
+        found = ((place, x, self.rows.of(x)) for place, x in leaves if isinstance(x, Tensor))
+        return all(
+            axis in (None, batch_axis(module, place, is_input=is_input)) for place, _, axis in found
+        )
 
     def flag(self, unsplit: dict[str, str]) -> bool:
         """Leave units to the innermost running call that may be run again; False if none may."""

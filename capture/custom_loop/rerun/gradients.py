@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from capture.custom_loop.checks.model_calls import nothing_changes
+from capture.custom_loop.checks.output_gradients import direct_parts
 from capture.custom_loop.rerun.batch_axis import batch_axis, leaves_of, rows_of_datum
 from capture.custom_loop.rerun.frames import ModuleFrame
 
@@ -65,16 +66,21 @@ def gradients_alone(
     if not torch.equal(before, torch.get_rng_state()):
         raise NotSeparableError("draws random numbers (dropout)")
     own = {place: x for place, x in leaves_of(out) if isinstance(x, Tensor)}
-    outputs, deltas = [], []
+    outputs, deltas = list[Tensor](), dict[int, Tensor]()
     for number, (place, whole) in enumerate(frame.outputs):
         axis = batch_axis(frame.module, place, is_input=False)
         wanted = rows_of_datum(whole, axis, slot, frame.num_datums)
-        require_same(own.get(place), wanted)
+        outputs.append(require_same(own.get(place), wanted))
         delta = frame.deltas.get(number)
-        if delta is not None:
-            outputs.append(own[place])
-            deltas.append(rows_of_datum(delta, axis, slot, frame.num_datums))
-    return torch.autograd.grad(outputs, parameters, deltas, allow_unused=True)
+        if delta is not None and outputs[-1].requires_grad:  # it may be an input, passed through
+            found = rows_of_datum(delta, axis, slot, frame.num_datums)
+            assert found is not None
+            deltas[number] = found
+    if not deltas:
+        return (None,) * len(parameters)
+    direct = direct_parts(outputs, deltas)
+    sent = [outputs[number] for number in direct]
+    return torch.autograd.grad(sent, parameters, list(direct.values()), allow_unused=True)
 
 
 def cut(frame: ModuleFrame, slot: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -94,14 +100,15 @@ def cut(frame: ModuleFrame, slot: int) -> tuple[tuple[Any, ...], dict[str, Any]]
     return tree_unflatten(found, structure)
 
 
-def require_same(found: Tensor | None, wanted: Tensor | None) -> None:
-    """Raise ``NotSeparableError`` unless an output equals the batch's rows of the datum."""
+def require_same(found: Tensor | None, wanted: Tensor | None) -> Tensor:
+    """Return an output; raises ``NotSeparableError`` unless it equals the datum's rows."""
     if found is None or wanted is None or found.shape != wanted.shape:
         raise NotSeparableError("gives outputs of another shape for one datum alone")
     allowed = ROUNDING.get(wanted.dtype, 0.1)
     difference = (found.detach() - wanted).float().norm()
     if not difference <= allowed * wanted.float().norm() + 1e-6:
         raise NotSeparableError("gives other outputs for a datum alone than in its batch")
+    return found
 
 
 def unsplit_units(frame: ModuleFrame, reason: NotSeparableError) -> dict[str, str]:
