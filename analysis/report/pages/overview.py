@@ -17,7 +17,7 @@ from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.sources import COURSE, CoursePage
-from analysis.report.pages.website import ReportPage, command_note, data_note
+from analysis.report.pages.website import ReportPage, command_note, data_note, tables_used
 from analysis.run.datums.loop_settings import loop_settings
 from analysis.run.run import Run
 from capture.models import transformer as model
@@ -79,7 +79,7 @@ def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
                 f"in {len(run.layout.names)} units",
             ),
             *(("Recorded in part", text) for text in [partly] if text),
-            *((f"Tables of {job}", markup.code(place)) for job, place in used.items()),
+            *((f"Tables of {job}", tables_used(job, text)) for job, text in used.items()),
             ("Started", f"{made['started_at'][:10]} on {made['device']}{seed}"),
         ]
     )

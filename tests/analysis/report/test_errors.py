@@ -1,6 +1,7 @@
 """Errors of the report, and the command ``report``."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -139,6 +140,17 @@ def test_the_command_prints_the_address_and_what_is_missing(capsys) -> None:
     assert any("neurons (ontogeny neurons memory://report-command)" in line for line in lines)
     assert any(line.startswith("Tables of ablate: analysis/ablate (ablate") for line in lines)
     assert not any("ontogeny ablate" in line for line in lines)
+
+
+def test_the_question_of_tables_unfolds_in_the_head_of_the_page() -> None:
+    report_run("memory://report-folded", "attribute")
+    assert run_command("memory://report-folded", "--quiet") == 0
+    page = Store("memory://report-folded/report").get(INDEX).decode()
+    (facts,) = re.findall('<dl class="facts">.*?</dl>', page, flags=re.DOTALL)
+    folded = "<details><summary><code>analysis/attribute</code></summary><code>attribute"
+    assert folded in facts.replace("\n", "")
+    shown = re.sub("<details>.*?</details>", "", facts, flags=re.DOTALL)
+    assert "; 24 steps" not in shown
 
 
 def test_the_command_can_be_quiet_and_write_to_another_folder(capsys) -> None:
