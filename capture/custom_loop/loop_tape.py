@@ -221,11 +221,16 @@ class LoopTape(Tape):
         """Record a call, or leave it to a module around it if its rows may not be the datums."""
         if self.rows is not None and isinstance(out, Tensor) and self.attention_datums is None:
             self.rows.note(func, args, kwargs, out)
-            if self.rows.are_others(out, args, kwargs) and (self.num_datums or 0) != 1:
+            activations = [x for x in (*args, *kwargs.values()) if self.is_activation(x)]
+            if self.rows.are_others(out, activations) and (self.num_datums or 0) != 1:
                 use = f"{function_name(func)} on rows that are not known to be the datums"
                 self.mark_unsplit(dict.fromkeys(found, use), out)
                 return out
         return super().record_call(func, found, args, kwargs, out)
+
+    def is_activation(self, x: Any) -> bool:
+        """Return whether an argument is neither a unit, nor one row that all datums share."""
+        return isinstance(x, Tensor) and id(x) not in self.names and x not in self.shared
 
     def record_use(
         self, func: Callable[..., Any], found: dict[str, Tensor], call: TorchCall, out: Tensor

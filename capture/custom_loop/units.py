@@ -81,6 +81,8 @@ def custom_loop_units(
     """
     if isinstance(patterns, str):
         raise ConfigError("units", f"got {patterns!r}, must be a list of patterns")
+    if patterns is not None and not patterns:
+        raise ConfigError("units", "is empty, must hold at least one pattern")
     wanted = [p for p in patterns or () if not p.startswith(EXCLUDES)]
     unwanted = [p.removeprefix(EXCLUDES) for p in patterns or () if p.startswith(EXCLUDES)]
     chosen = choose_units(model, wanted) if wanted else trained_parameters(model, optimizer)

@@ -61,9 +61,16 @@ class RowAxes:
     def of(self, x: Tensor) -> int | None:
         return self.axes.get(x)
 
-    def are_others(self, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Return whether rows of a call's output are known not to be the datums, one by one."""
-        return self.axes.get(out, 0) != 0
+    def are_others(self, out: Tensor, activations: Sequence[Tensor]) -> bool:
+        """Return whether the rows of a call's output are not known to be the datums, one by one.
+
+        ``activations``: its arguments beside units and what all datums share. What is unknown has
+        come through a function that hides its calls, unless no gradient leads through it.
+        """
+        axis = self.of(out)
+        if axis is not None:
+            return axis != 0
+        return any(x.grad_fn is not None for x in activations)
 
     def set(self, out: Any, axis: int) -> None:
         for x in flatten_arguments((out,)):

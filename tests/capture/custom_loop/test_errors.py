@@ -76,6 +76,11 @@ INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
         {"units": "*.weight"},
         "units: got '*.weight', must be a list of patterns",
     ),
+    "no pattern": (
+        lambda m: SGD(m.parameters(), 0.1),
+        {"units": []},
+        "units: is empty, must hold at least one pattern",
+    ),
     "k": (
         lambda m: SGD(m.parameters(), 0.1),
         {"outliers": OutlierConfig(k=9999)},
