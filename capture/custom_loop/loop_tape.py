@@ -221,7 +221,8 @@ class LoopTape(Tape):
         """Record a call, or leave it to a module around it if its rows may not be the datums."""
         if self.rows is not None and isinstance(out, Tensor) and self.attention_datums is None:
             self.rows.note(func, args, kwargs, out)
-            activations = [x for x in (*args, *kwargs.values()) if self.is_activation(x)]
+            given = (*args, *kwargs.values()) if self.inputs else ()
+            activations = [x for x in given if self.is_activation(x)]
             if self.rows.are_others(out, activations) and (self.num_datums or 0) != 1:
                 use = f"{function_name(func)} on rows that are not known to be the datums"
                 self.mark_unsplit(dict.fromkeys(found, use), out)

@@ -96,6 +96,8 @@ class ModuleFrames:
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen = not self.is_paused() and torch.is_grad_enabled()
         frame = ModuleFrame.of(module, args, kwargs, self.num_datums()) if seen else None
+        if frame and frame.num_datums and self.rows is not None and not self.running:
+            self.rows.begin([x for x in args if isinstance(x, Tensor)], frame.num_datums)
         self.running.append((module, frame))
 
     def end(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
@@ -125,7 +127,7 @@ class ModuleFrames:
                 have_rows(module, leaves_of(out), N, is_input=False)
                 and have_rows(module, given(inputs), N, is_input=True)
                 and self.fit(module, inputs, is_input=True)
-                and (not self.running or self.fit(module, leaves_of(out), is_input=False))
+                and (not self.running or self.fit_again(module, inputs, outputs))
             )
         if suits:
             self.finish(frame, outputs)
@@ -140,6 +142,25 @@ class ModuleFrames:
         return all(
             axis in (None, batch_axis(module, place, is_input=is_input)) for place, _, axis in found
         )
+
+    def fit_again(
+        self,
+        module: nn.Module,
+        inputs: Sequence[tuple[str, Any]],
+        outputs: Sequence[tuple[str, Tensor]],
+    ) -> bool:
+        """Return whether the datums may be where the module has them in its outputs.
+
+        A module may sort rows and put them back, which is compared with each datum alone when it
+        runs again. It returns as many rows as it was given, then.
+        """
+        if self.rows is None or self.fit(module, outputs, is_input=False):
+            return True
+        sizes = {len(x) for _, x in inputs if isinstance(x, Tensor) and self.rows.of(x) == 0}
+        if not all(x.dim() and len(x) in sizes for _, x in outputs):
+            return False
+        self.rows.set([x for _, x in outputs], 0)
+        return True
 
     def flag(self, unsplit: dict[str, str]) -> bool:
         """Leave units to the innermost running call that may be run again; False if none may."""

@@ -205,11 +205,11 @@ class Block(nn.Module):
 class Dropping(nn.Module):
     """Dropout outside of the block that runs again."""
 
-    def __init__(self) -> None:
+    def __init__(self, route: Route = by_index, dropout: float = 0.5) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embedding, self.out = nn.Embedding(V, D), nn.Linear(D, V)
-        self.block, self.drop = Block(by_index), nn.Dropout(0.5)
+        self.block, self.drop = Block(route), nn.Dropout(dropout)
 
     def forward(self, token_NT: Tensor) -> Tensor:
         return self.out(self.drop(self.block(self.embedding(token_NT), token_NT)))
@@ -229,3 +229,12 @@ def test_dropout_beside_chosen_rows_is_checked(tmp_path, caplog):
             optimizer.step()
             optimizer.zero_grad()
     assert "could not be checked" not in caplog.text
+
+
+def test_a_module_that_sorts_rows_and_puts_them_back_runs_again_by_itself(tmp_path):
+    """The layers around it are split as they are."""
+    session = Session(tmp_path)
+    take_steps(
+        session, Dropping(by_sorting, 0.0), [with_counts(4), with_counts(3, 2)], fallback="vmap"
+    )
+    assert session.largest_error() < 1e-6
