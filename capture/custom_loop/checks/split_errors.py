@@ -32,7 +32,10 @@ def split_error(
     model: nn.Module,
     uses: Sequence[ParameterUse],
     documents: Documents | None,
+    *,
+    follows_rows: bool,
 ) -> SplitError:
+    """Return the error; ``follows_rows``: whether ``fallback="vmap"`` was passed already."""
     shapes = {name: use.shape for use in uses for name in use.roles}
     at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
     cause = normalizing_module(model) or (PACKED if documents is not None else "")
@@ -50,6 +53,8 @@ def split_error(
         )
         cause = cause or "the model selects rows, or cannot take one datum"
     remedy = REMEDY if documents is None else PACKED_REMEDY
+    if documents is None and not follows_rows and not normalizing_module(model):
+        remedy += '. If the model chooses rows or puts positions first, pass fallback="vmap"'
     return SplitError(f"step {step}", f"{problem}; {cause}", remedy)
 
 

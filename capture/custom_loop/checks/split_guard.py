@@ -204,7 +204,10 @@ class SplitGuard:
                 calls, uses = self.without_dropout(calls, uses[0].num_datums, documents)
             for slot in slots:
                 if found := check_split(self.units, calls, uses, slot, documents):
-                    raise split_error(found, slot, step, self.model, uses, documents)
+                    follows = self.tape.rows is not None
+                    raise split_error(
+                        found, slot, step, self.model, uses, documents, follows_rows=follows
+                    )
 
     def without_dropout(
         self, calls: Sequence[ModelCall], num_rows: int, documents: Documents | None

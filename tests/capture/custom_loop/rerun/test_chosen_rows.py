@@ -15,7 +15,7 @@ from exact_loops import ADAMW
 from loop_session import Session
 from torch import Tensor, nn
 
-from capture.errors import UnitError
+from capture.errors import SplitError, UnitError
 
 N = 4
 Route = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -142,6 +142,11 @@ def test_one_chosen_row_is_refused_for_its_own_reason(tmp_path):
     with pytest.raises(UnitError, match=r'one row.*pass fallback="vmap"') as raised:
         take_steps(Session(tmp_path), Routed(by_index), [with_counts(1)])
     assert "heckpoint" not in str(raised.value)
+
+
+def test_a_split_that_fails_names_the_fallback(tmp_path):
+    with pytest.raises(SplitError, match=r'puts positions first, pass fallback="vmap"\.$'):
+        take_steps(Session(tmp_path), PositionsFirst(by_index), [with_counts(3, 2)])
 
 
 class Cells(nn.Module):
