@@ -51,8 +51,17 @@ class FsspecBackend:
         base = self.path(prefix) if prefix else self.root
         if not self.filesystem.exists(base):
             return []
-        found = (PurePosixPath(path) for path in self.filesystem.find(base))
+        found = (PurePosixPath(path) for path in self.find(base))
         return [str(p.relative_to(self.root)) for p in found if not p.name.startswith(".")]
+
+    def find(self, base: str) -> list[str]:
+        """List the files below a path; again if those of ``memory://`` change meanwhile."""
+        while True:
+            try:
+                return self.filesystem.find(base)
+            except RuntimeError as error:  # a thread or finalizer changed the dictionary
+                if "changed size during iteration" not in str(error):
+                    raise
 
     def unfinished(self) -> list[str]:
         return []

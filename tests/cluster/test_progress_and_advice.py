@@ -52,9 +52,9 @@ def test_a_stopped_job_advises_its_own_command(monkeypatch) -> None:
     assert arguments is not None
     monkeypatch.setattr("sys.argv", ["/job/cluster/__main__.py"])
     command = "python -m cluster capture demo run.uri=s3://lab/run --resume"
-    assert how_to_continue(arguments) == f"continue with: {command}"
+    assert how_to_continue(arguments) == f"Committed segments are safe; continue with: {command}"
     monkeypatch.setenv(JOB_CONFIG_VARIABLE, "{}")
-    assert how_to_continue(arguments) == f"continue with another job: {command}"
+    assert how_to_continue(arguments).endswith(f"; continue with another job: {command}")
 
 
 def test_a_capture_leads_to_questions_that_its_run_can_answer() -> None:

@@ -3,8 +3,10 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from capture.config.reading import read_config
 from capture.errors import CaptureError, ConfigError, ShardError, StoreError
@@ -226,3 +228,21 @@ def test_a_credential_in_the_settings_is_refused_and_not_repeated(override: str)
 def test_the_repr_of_settings_holds_no_secret() -> None:
     assert "hunter2" not in repr(StoreConfig(endpoint_url="https://host:9000", profile="lab"))
     assert logging.getLogger("capture.store.retry").handlers == []
+
+
+def test_keys_in_memory_are_listed_again_if_files_change_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``memory://`` is one dictionary, which the end of another run may change during a listing."""
+    store, find = Store("memory://listed-again"), MemoryFileSystem.find
+    store.put("a/b", b"")
+    errors = [RuntimeError("dictionary changed size during iteration")]
+
+    def found(*given: Any) -> list[str]:
+        if errors:
+            raise errors.pop()
+        return find(*given)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", found)
+    assert store.keys("a") == ["a/b"]
+    assert not errors
