@@ -44,7 +44,7 @@ def test_ablate_and_report_use_the_attribution_named_and_say_so(run: str, capsys
     assert main(["report", run, "--neurons", "2", "--attribution", "late"]) == 0
     assert "analysis/attribute/late" in capsys.readouterr().out
     page = Store(run).get("report/index.html").decode()
-    assert "analysis/attribute/late (attribute level=" in page
+    assert "<code>analysis/attribute/late</code></summary><code>attribute level=" in page
 
 
 def test_a_report_shows_the_named_tables_of_other_analyses(run: str, capsys) -> None:
@@ -56,7 +56,7 @@ def test_a_report_shows_the_named_tables_of_other_analyses(run: str, capsys) -> 
     assert main(["report", run, "--neurons", "2", "--set", "ablate=heads"]) == 0
     assert "Tables of ablate: analysis/ablate/heads (ablate level=" in capsys.readouterr().out
     page = Store(run).get("report/index.html").decode()
-    assert "analysis/ablate/heads (ablate level=" in page
+    assert "<code>analysis/ablate/heads</code></summary><code>ablate level=" in page
     for wrong, text in (
         ("ablate=absent", "has no tables of ablate/absent. Run: ontogeny ablate"),
         ("bigram=x", "--set: got 'bigram', must be one of attribute, ablate, activations"),
