@@ -26,7 +26,12 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+SLOW = {"sgd-decay", "momentum", "adam-decay"}
+"""Variants that differ little from others: for the slow proofs."""
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def run(request) -> Run:
     return open_run(make_run(f"memory://lifetime-{request.param}", *VARIANTS[request.param]))
 

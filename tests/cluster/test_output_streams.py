@@ -38,7 +38,11 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("arguments", "closed"),
-    [("--help", ">&-"), ("info RUN", ">&-"), ("verify RUN", "<&- >&- 2>&-")],
+    [
+        ("--help", ">&-"),
+        pytest.param("info RUN", ">&-", marks=pytest.mark.slow),
+        ("verify RUN", "<&- >&- 2>&-"),
+    ],
 )
 def test_without_stdout_it_works_and_says_nothing(run: Path, arguments: str, closed: str) -> None:
     done = shell(f"ontogeny {arguments.replace('RUN', str(run))} {closed}")
@@ -51,7 +55,13 @@ def test_without_streams_an_error_keeps_its_exit_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["info RUN", "--help", "", "plan --model-params 1e9 --tokens 1e9 --json"]
+    "arguments",
+    [
+        "info RUN",
+        "--help",
+        "",
+        pytest.param("plan --model-params 1e9 --tokens 1e9 --json", marks=pytest.mark.slow),
+    ],
 )
 def test_a_full_stdout_is_one_line_and_exit_code_2(run: Path, arguments: str) -> None:
     done = shell(f"ontogeny {arguments.replace('RUN', str(run))} > /dev/full")

@@ -88,7 +88,14 @@ except ontogeny.CaptureError as error:
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "package"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("file", marks=pytest.mark.slow),
+        pytest.param("folder", marks=pytest.mark.slow),
+        "package",
+    ],
+)
 def test_files_of_the_user_with_the_names_of_packages_are_no_hindrance(
     tmp_path: Path, kind: str
 ) -> None:

@@ -59,7 +59,10 @@ def test_silencing_equals_zero_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["mean", "resample"])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "position first, by hand"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", pytest.param("llama", marks=pytest.mark.slow), "gemma2", "position first, by hand"],
+)
 def test_other_values_equal_a_hook_that_puts_them(name: str, value: Value) -> None:
     model = of_family(name)
     subjects = subjects_of(model)

@@ -47,7 +47,14 @@ def plan_of(config: Config) -> StepPlan:
     return StepPlan(config, load_corpus(config.corpus, batch=config.training.batch))
 
 
-@pytest.fixture(scope="module", params=OPTIMIZERS)
+SLOW = {"sgd"}
+"""Variants that differ little from others: for the slow proofs."""
+CASES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in OPTIMIZERS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[StepPlan, Calibration, Run]:
@@ -81,7 +88,14 @@ def test_objects_are_counted_exactly(made: tuple[StepPlan, Calibration, Run]):
     assert sum(objects.values()) == len(run.store.keys())
 
 
-@pytest.mark.parametrize(("segment_steps", "most"), [(5, 10), (8, 3), (100, 10)])
+@pytest.mark.parametrize(
+    ("segment_steps", "most"),
+    [
+        pytest.param(5, 10, marks=pytest.mark.slow),
+        (8, 3),
+        pytest.param(100, 10, marks=pytest.mark.slow),
+    ],
+)
 def test_factor_tables_are_counted_as_they_are_cut(segment_steps, most, tmp_path, monkeypatch):
     """14 steps of 4 datums, in segments whose last one is shorter."""
     monkeypatch.setattr(factor_parts, "PART_ROWS", most)

@@ -47,7 +47,17 @@ def tally_files(uri: str) -> dict[str, bytes]:
     return {key: data for key, data in contents(uri).items() if key.startswith("tallies/")}
 
 
-@pytest.mark.parametrize("steps", [1, 9, 10, 16, 19, 27])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        1,
+        9,
+        10,
+        pytest.param(16, marks=pytest.mark.slow),
+        19,
+        pytest.param(27, marks=pytest.mark.slow),
+    ],
+)
 def test_resuming_gives_the_tallies_of_a_run_that_never_stopped(tmp_path, whole, steps):
     config = tiny_config(tmp_path, "capture.tally.window_steps=5")
 
@@ -66,7 +76,15 @@ def test_resuming_gives_the_tallies_of_a_run_that_never_stopped(tmp_path, whole,
     assert not store.exists(WINDOW)
 
 
-@pytest.mark.parametrize("left", ["nothing", "no marker", "a damaged marker", "a damaged file"])
+@pytest.mark.parametrize(
+    "left",
+    [
+        "nothing",
+        pytest.param("no marker", marks=pytest.mark.slow),
+        pytest.param("a damaged marker", marks=pytest.mark.slow),
+        "a damaged file",
+    ],
+)
 def test_resuming_without_the_sums_of_the_open_window_takes_its_steps_again(tmp_path, whole, left):
     """As runs of earlier versions do."""
     config = tiny_config(tmp_path, "capture.tally.window_steps=5")

@@ -37,7 +37,12 @@ class Stopped(Exception):
     """Raised by a test to stop a capture."""
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+SLOW = {"momentum"}
+"""Variants that differ little from others: for the slow proofs."""
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def whole(request, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
     """Return a finished run, which must not be changed, and its settings."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -58,7 +63,7 @@ def steps_table(run: Path):
     return parquet.read_table(str(run / "steps")).to_pandas()
 
 
-@pytest.mark.parametrize("steps", [9, 23])
+@pytest.mark.parametrize("steps", [9, pytest.param(23, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_one_that_was_never_stopped(whole, tmp_path, steps):
     run, settings = whole
     config = tiny_config(tmp_path, *settings)

@@ -68,7 +68,9 @@ def test_a_segment_ends_at_each_checkpoint(whole: tuple[str, Any]) -> None:
     assert set(run.evaluations()["split"]) == {"eval"}
 
 
-@pytest.mark.parametrize("stopped", [3, 5, 7])
+@pytest.mark.parametrize(
+    "stopped", [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_continues_from_the_trainers_checkpoint(
     stopped: int, whole: tuple[str, Any], tmp_path: Path
 ) -> None:
@@ -133,7 +135,14 @@ def test_several_calls_of_train_are_one_run(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("strategy", ["steps", "epoch", "best"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param("steps", marks=pytest.mark.slow),
+        pytest.param("epoch", marks=pytest.mark.slow),
+        "best",
+    ],
+)
 def test_the_best_model_may_be_loaded_at_the_end(strategy: str, tmp_path: Path) -> None:
     uri = str(tmp_path / "run")
     settings = {

@@ -50,7 +50,7 @@ def flattening(
     )
 
 
-@pytest.mark.parametrize("boundaries", [False, True])
+@pytest.mark.parametrize("boundaries", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_row_of_the_dataset_is_a_datum(uri: str, tmp_path: Path, boundaries: bool) -> None:
     plain, recorded = (llama() for _ in range(2))
     collator = {"return_flash_attn_kwargs": boundaries}

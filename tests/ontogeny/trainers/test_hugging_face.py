@@ -66,9 +66,12 @@ KINDS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "SGD without clipping": (llama, {"optim": "sgd", "max_grad_norm": 0.0}),
     "workers that load": (llama, {"dataloader_num_workers": 1}),
 }
+SLOW = {"rows grouped by length", "SGD without clipping", "workers that load"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in KINDS]
+)
 def test_gradients_are_those_of_the_trainers_own_loss(kind: str, uri: str, tmp_path: Path) -> None:
     make, settings = KINDS[kind]
     settings = {"num_train_epochs": 1} | settings
@@ -117,7 +120,14 @@ def normalized(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> 
     return (score - score.mean()).square().sum()
 
 
-@pytest.mark.parametrize("loss", [summed, mean_of_means, weighted])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(summed, marks=pytest.mark.slow),
+        pytest.param(mean_of_means, marks=pytest.mark.slow),
+        weighted,
+    ],
+)
 def test_a_loss_of_the_users_is_split_as_it_is(loss: Any, uri: str, tmp_path: Path) -> None:
     model = llama()
     callbacks = [ontogeny.Callback(uri, **FULL)]

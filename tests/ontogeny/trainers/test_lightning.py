@@ -93,7 +93,7 @@ def uri(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("child", [True, False])
-@pytest.mark.parametrize("datums", [DATA, None])
+@pytest.mark.parametrize("datums", [pytest.param(DATA, marks=pytest.mark.slow), None])
 def test_gradients_are_those_of_one_datum(child: bool, datums: Any, uri: str) -> None:
     plain, recorded = Language(child=child), Language(child=child)
     fit(plain, [])

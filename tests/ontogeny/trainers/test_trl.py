@@ -82,7 +82,7 @@ def uri(tmp_path: Path) -> str:
     return f"memory://{tmp_path.name}"
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("selects", [False, True])
 def test_the_fused_head_is_split(
     tied: bool, selects: bool, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,7 +112,7 @@ def test_completions_alone_are_targets(uri: str, tmp_path: Path) -> None:
     assert largest_error(uri, llama(), own_loss(training), unchecked=METRICS) < 1e-5
 
 
-@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize("checkpoints", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_dropout_and_checkpointing_are_recorded(
     checkpoints: bool, uri: str, tmp_path: Path
 ) -> None:
@@ -135,7 +135,7 @@ def test_rows_that_are_packed_and_cut_are_datums(uri: str, tmp_path: Path) -> No
 PACKED: dict[str, Any] = {"packing": True, "packing_strategy": "bfd", "max_length": 16}
 
 
-@pytest.mark.parametrize("rows_per_batch", [1, 2])
+@pytest.mark.parametrize("rows_per_batch", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_packed_documents_are_datums(rows_per_batch: int, uri: str, tmp_path: Path) -> None:
     settings = PACKED | {"per_device_train_batch_size": rows_per_batch}
     plain, recorded = llama(), llama()
