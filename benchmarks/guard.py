@@ -36,7 +36,7 @@ from capture.config.reading import make_config
 from capture.corpus.datums import Corpus, Vocabulary, cut_windows
 from capture.custom_loop.checks.call_watch import CallWatch
 from capture.custom_loop.checks.split_guard import SplitGuard
-from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.engine import split
 from capture.engine.build import build_engine
 from capture.engine.observer import Observer

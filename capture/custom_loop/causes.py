@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass
+from capture.custom_loop.passes.forward_passes import LEAVE_OUT, ForwardPass
 from capture.custom_loop.ranks.wrappers import ONE_LOOP, num_processes
 from capture.errors import RunError, UnitError
 from capture.gradients.layout import Layout

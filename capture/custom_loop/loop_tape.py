@@ -1,11 +1,8 @@
 """A tape for custom training loops, which stays active across steps.
 
-A user's loop does not announce where a batch begins, so the tape infers it. The forward calls that
-one backward pass reaches form one ``ForwardPass``. Several of them before an update are
-micro-batches and are joined along N. A parameter use is recorded when its δ arrives, so a forward
-pass without backward pass (an evaluation) leaves nothing behind, not even its activations. If
-gradients are discarded (``zero_grad`` without an update, as after an overflow under a
-``GradScaler``), their passes are discarded as well.
+A parameter use is recorded when its δ arrives, so a forward pass without backward pass (an
+evaluation) leaves nothing behind, not even its activations. ``capture.custom_loop.passes`` keeps
+the passes of a step.
 
 Shapes: N datum, T position, as in ``capture.gradients.factors``.
 """
@@ -21,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from capture.custom_loop.counting import Counting
-from capture.custom_loop.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
 from capture.custom_loop.packing.documents import Documents
-from capture.custom_loop.ranks.sharding import HasGradient, local_part
+from capture.custom_loop.passes.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
+from capture.custom_loop.passes.open_passes import OpenPasses
 from capture.custom_loop.rerun.frames import ModuleFrame, ModuleFrames
 from capture.custom_loop.rerun.module_uses import OutputUse, split_modules
 from capture.custom_loop.rerun.row_axes import RowAxes
@@ -70,13 +67,10 @@ class LoopTape(Tape):
         self.frames.finish, self.frames.give_up = self.watch_module, self.note_unsplit
         self.frames.num_datums = lambda: (self.knows_num_datums and self.num_datums) or 0
         self.frames.is_paused = lambda: self.paused
-        self.parameters: Sequence[HasGradient] = list(units.values())
-        """What holds the gradients."""
         self.units_by_name = dict(units)
         self.unit_names = dict(self.names)
         """Names by id of the units alone; ``names`` also gets tensors derived from them."""
-        self.passes = [ForwardPass()]
-        """Passes since the last update. The last one is open and may be empty."""
+        self.passes = OpenPasses(list(units.values()))
         self.numbers = itertools.count()
         self.next_datum_N: np.ndarray | None = None
         """Datums of the next forward pass, if the loop gave them."""
@@ -101,12 +95,6 @@ class LoopTape(Tape):
         """The parameter use that was recorded last."""
         self.replaced_datums = False
         """Whether the loop gave the datums of the next pass twice, and not the same."""
-        self.runs_from_loss = False
-        """Whether a backward pass is running that began at one scalar."""
-        self.loss_scale = 1.0
-        """Number by which a ``GradScaler`` has divided the gradients since the last update."""
-        self.has_old_gradients = False
-        """Whether gradients of units were not 0 when the first δ since the last update arrived."""
 
     def __torch_function__(
         self,
@@ -121,7 +109,7 @@ class LoopTape(Tape):
         if func is torch.Tensor.backward:
             return self.run_backward(*args, **kwargs)
         if func is UNSCALE:
-            self.note_unscaling(*args)
+            self.passes.note_unscaling(*args)
         after = self.on_operation and self.on_operation(func, args, kwargs)
         if func is torch.arange or not torch.is_grad_enabled():
             out = func(*args, **kwargs)
@@ -144,8 +132,8 @@ class LoopTape(Tape):
         if root.numel() != 1:
             root.backward(gradient, *args, **kw)
             return
-        self.passes[-1].losses.append(root.detach())
-        with self.from_one_loss():
+        self.passes.last.losses.append(root.detach())
+        with self.passes.from_one_loss():
             root.backward(gradient, *args, **kw)
 
     @contextmanager
@@ -168,7 +156,7 @@ class LoopTape(Tape):
     @property
     def known_datum_N(self) -> np.ndarray | None:
         """Datums of the calls made now, if the loop gave them."""
-        last = self.passes[-1]
+        last = self.passes.last
         return last.datum_N if self.next_datum_N is None and not last.uses else self.next_datum_N
 
     def begin_forward(self, inputs: Sequence[Tensor], documents: Documents | None = None) -> None:
@@ -275,41 +263,8 @@ class LoopTape(Tape):
     ) -> None:
         """Keep δ, and drop earlier passes whose gradients have been discarded."""
         if not forward.uses:
-            self.begin_backward(forward)
+            self.passes.begin_backward(forward)
         forward.add_delta(number, use, delta)
-
-    def begin_backward(self, forward: ForwardPass) -> None:
-        """Note that the first δ of a pass arrives."""
-        if forward not in self.passes:
-            return  # of an earlier step: its graph was kept
-        forward.has_loss = self.runs_from_loss
-        forward.backward = torch._C._current_graph_task_id()
-        reached = [each for each in self.passes if each.uses]
-        if any(each.backward == forward.backward for each in reached):
-            return  # one backward pass through several forward passes: its gradients are not old
-        # The order forward, zero_grad, backward is usual, so look at the gradients now.
-        if self.gradients_are_zero():
-            self.discard_used_passes()
-        elif not reached:
-            self.has_old_gradients = True
-
-    @contextmanager
-    def from_one_loss(self) -> Iterator[None]:
-        """Within the block, ``backward`` of a scalar runs."""
-        before, self.runs_from_loss = self.runs_from_loss, True
-        try:
-            yield
-        finally:
-            self.runs_from_loss = before
-
-    def note_unscaling(self, grads: Sequence[Tensor], found_inf: Tensor, inverse: Tensor) -> None:
-        """Note that a ``GradScaler`` multiplies gradients by ``inverse``, if they are of units.
-
-        For a fused optimizer it passes 1 here, to look for infinities only.
-        """
-        own = {values_of(p.grad).data_ptr() for p in self.parameters if p.grad is not None}
-        if float(inverse) != 1 and any(local_part(grad).data_ptr() in own for grad in grads):
-            self.loss_scale = 1 / float(inverse)
 
     def watch_module(self, frame: ModuleFrame, outputs: list[tuple[str, Tensor]]) -> None:
         """Watch the δ of a module's outputs, with which it is run again for each datum."""
@@ -330,62 +285,31 @@ class LoopTape(Tape):
                 tensor.register_hook(lambda delta: reached.update(unsplit))
 
     def open_pass(self) -> ForwardPass:
-        """Return the pass of a forward call; a new one if the last has had a backward pass."""
-        if self.passes[-1].uses:
-            if self.gradients_are_zero():
-                self.discard_used_passes()
-            self.passes.append(ForwardPass())
-        elif self.is_of_other_datums(self.passes[-1]):
-            self.passes.append(ForwardPass())
-        if self.next_datum_N is not None:
-            self.passes[-1].datum_N, self.next_datum_N = self.next_datum_N, None
-        self.passes[-1].documents = self.documents or self.passes[-1].documents
-        return self.passes[-1]
-
-    def discard_used_passes(self) -> None:
-        """Drop the passes whose gradients the loop has set to 0."""
-        self.passes = [each for each in self.passes if not each.uses]
-        self.has_old_gradients, self.loss_scale = False, 1.0
-
-    def is_of_other_datums(self, forward: ForwardPass) -> bool:
-        """Return whether the next calls are of other datums than this pass, as far as is known."""
-        if forward.documents and self.documents and forward.documents != self.documents:
-            return True
-        one, other = forward.datum_N, self.next_datum_N
-        return one is not None and other is not None and not np.array_equal(one, other)
-
-    def gradients_are_zero(self) -> bool:
-        """Return whether all gradients are None or 0, as after ``zero_grad``."""
-        grads = [parameter.grad for parameter in self.parameters]
-        return not any(grad is not None and bool(values_of(grad).any()) for grad in grads)
+        """Return the pass of a forward call, with the datums that the loop gave for it."""
+        found = self.passes.of(self.next_datum_N, self.documents)
+        self.next_datum_N = None
+        return found
 
     def take_passes(self) -> StepPasses:
         """Return the passes since the last update, and start with an empty one.
 
         Raises ``UnitError`` for units that are used in a way that cannot be captured.
         """
-        for each in self.passes:
+        for each in self.passes.passes:
             each.unsplit |= each.without_rows(ONE_ROW)
-        found = [each for each in self.passes if each.uses or each.unsplit]
+        found = self.passes.used()
         split_modules(found, self.units_by_name, self.numbers)
         if unsplit := {unit: use for each in found for unit, use in each.unsplit.items()}:
             tried = self.frames.outward or any(each.has_inseparable for each in found)
             in_vain = tried or not self.frames.enabled
             remedy = LEAVE_OUT if in_vain else f'{LEAVE_OUT}, or pass fallback="vmap"'
             raise unsplit_error(self.model, unsplit, remedy)
-        taken = StepPasses(found, self.loss_scale, self.has_old_gradients)
-        self.passes = [ForwardPass()]
+        taken = self.passes.take(found)
         self.knows_num_datums, self.documents, self.given_documents = False, None, None
-        self.has_old_gradients, self.replaced_datums, self.loss_scale = False, False, 1.0
-        self.last_use = None
+        self.replaced_datums, self.last_use = False, None
         self.names = dict(self.unit_names)
         self.derived.clear()
         self.parts.clear()
         self.roundings.clear()
         self.shared.clear()
         return taken
-
-
-def values_of(grad: Tensor) -> Tensor:
-    """Return the numbers of a gradient on this rank; it may be sparse, or a shard."""
-    return grad._values() if grad.is_sparse else local_part(grad)

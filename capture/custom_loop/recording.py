@@ -79,7 +79,7 @@ class Recording:
         fallback = config.capture.fallback
         self._tape = LoopTape(state.tape_units, model, self._window, fallback=fallback)
         self._tape.frames.enabled = not state.is_sharded  # shards are not whole after the pass
-        self._tape.parameters = state.gradient_holders
+        self._tape.passes.parameters = state.gradient_holders
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
         self._datums = KnownDatums.of_run(tables, recorder, last, self._unchecked)

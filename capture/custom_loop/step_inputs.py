@@ -18,7 +18,7 @@ from capture.custom_loop.causes import (
     require_unchanged,
     require_zeroed,
 )
-from capture.custom_loop.forward_passes import ForwardPass, StepPasses, join_passes
+from capture.custom_loop.passes.forward_passes import ForwardPass, StepPasses, join_passes
 from capture.custom_loop.ranks.loop_state import PlainState
 from capture.custom_loop.sums import GradientSums
 from capture.custom_loop.update import (

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from capture.custom_loop.checks.loss_log import LossLog
 from capture.custom_loop.checks.model_calls import ModelCall
-from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.loop_tape import LoopTape
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.custom_loop.unseen import without_torch_functions
 
 
@@ -93,7 +93,7 @@ class CallWatch:
         if not inside_backward:
             with without_torch_functions():
                 self.call = ModelCall.begin(name, module, args, kwargs, self.device)
-                if self.has_log and self.forward is self.tape.passes[-1]:
+                if self.has_log and self.forward is self.tape.passes.last:
                     self.log.add_inputs(self.call.inputs)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -104,7 +104,7 @@ class CallWatch:
         if self.depth or self.call is None:
             return
         call, self.call = self.call, None
-        forward = self.tape.passes[-1]
+        forward = self.tape.passes.last
         if forward.uses:  # of an earlier pass: this call has used no unit
             return
         if forward is not self.forward:

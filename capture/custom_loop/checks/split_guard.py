@@ -29,9 +29,9 @@ from capture.custom_loop.checks.output_gradients import deltas_again, direct_del
 from capture.custom_loop.checks.split_check import check_split
 from capture.custom_loop.checks.split_errors import loss_error, split_error
 from capture.custom_loop.checks.unchecked import Unchecked
-from capture.custom_loop.forward_passes import ForwardPass
 from capture.custom_loop.loop_tape import LoopTape
 from capture.custom_loop.packing.documents import Documents
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.custom_loop.unseen import without_torch_functions
 from capture.engine.split import is_drawn
 from capture.gradients.parameter_use import ParameterUse
@@ -230,7 +230,7 @@ class SplitGuard:
                 # A loss of the loop has no part in these δ where the module computes one.
                 direct = {n: x * 0 for n, x in deltas.items() if x.dim() and call.has_loss}
                 again.append(replace(call, outputs=outputs, deltas=deltas, direct=direct))
-            tape.passes[-1].uses.clear()  # the δ of a loss inside the module came by already
+            tape.passes.last.uses.clear()  # the δ of a loss inside the module came by already
             for call in again:
                 # δ at other outputs came from the losses of the module, if it computes any.
                 numbers = [n for n, delta in call.deltas.items() if not delta.dim()]
@@ -241,7 +241,7 @@ class SplitGuard:
                     [call.deltas[number] for number in numbers],
                     allow_unused=True,
                 )
-        forward = tape.passes[-1]
+        forward = tape.passes.last
         uses = [use for _, use in sorted(forward.uses.items())]
         for use in uses:  # units that another use left to a module's rerun have parts of δ only
             use.roles = {n: role for n, role in use.roles.items() if n not in forward.unsplit}

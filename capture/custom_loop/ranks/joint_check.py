@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from capture.custom_loop.checks.split_guard import SplitGuard
-from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.custom_loop.ranks.agreement import Ranks
 from capture.custom_loop.ranks.loop_state import PlainState
 from capture.custom_loop.step_inputs import StepPosition

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from capture.custom_loop.causes import DROPPED, require_seen
-from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.custom_loop.ranks.agreement import Ranks, Values
 from capture.custom_loop.ranks.step_datums import claims_of
 from capture.custom_loop.step_inputs import StepInputs, StepPosition, divergence_error

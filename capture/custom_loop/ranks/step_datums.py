@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from capture.custom_loop.checks.unchecked import NUMBERED, Unchecked
 from capture.custom_loop.datums import next_unused_datum
-from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.errors import ConfigError, RunError
 from capture.format.extent import DATUMS
 from capture.format.markers import Marker

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from capture.custom_loop.forward_passes import ForwardPass
+from capture.custom_loop.passes.forward_passes import ForwardPass
 from capture.custom_loop.rerun.frames import ModuleFrame
 from capture.custom_loop.rerun.gradients import NotSeparableError, module_gradients, unsplit_units
 from capture.gradients.parameter_use import ParameterUse
