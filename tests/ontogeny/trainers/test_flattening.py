@@ -26,11 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries about them
 FLAT = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in ROWS]
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"memory://{tmp_path.name}"
-
-
 def flattening(
     folder: Path, model: nn.Module, callbacks: list[Any], *, cached: bool = False, **collator: Any
 ) -> Any:

@@ -35,11 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries about them
 EXACT = 1e-5
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"memory://{tmp_path.name}"
-
-
 def gpt2() -> Any:
     import transformers
 

@@ -87,11 +87,6 @@ def fit(
     return trainer
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"memory://{tmp_path.name}"
-
-
 @pytest.mark.parametrize("child", [True, False])
 @pytest.mark.parametrize("datums", [pytest.param(DATA, marks=pytest.mark.slow), None])
 def test_gradients_are_those_of_one_datum(child: bool, datums: Any, uri: str) -> None:

@@ -77,11 +77,6 @@ def own_loss(training: Any) -> Any:
     return share
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"memory://{tmp_path.name}"
-
-
 @pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("selects", [False, True])
 def test_the_fused_head_is_split(
