@@ -3,7 +3,7 @@
 Attribution names tokens, and for outliers also datums. A datum scores what the evidence gives to
 its positions: Σ over its targets (or inputs) of the mean evidence per position of such a token.
 
-Shapes: Q query, D datum, T position, V vocabulary, I neuron.
+Shapes: Q query, D datum, T position, V vocabulary, G neuron of all units.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,30 @@ import pandas as pd
 
 from analysis.ablation.subjects import Level
 from analysis.attribution.attribute import attribute
-from analysis.attribution.config import AttributionConfig
+from analysis.attribution.config import AttributionConfig, Evidence
 from analysis.attribution.outlier_weights import Weight
 from analysis.attribution.tables import Attribution
+from analysis.attribution.tally_evidence import TallyEvidence
 from analysis.influence.queries.query import Query
 from analysis.run.run import Run
-from analysis.run.tallies import read_tally, tally_units
-from capture.shifts.tallies import By
 from cluster.local.threads import run_job
 
 SHIFTS, ROWS = "outliers of the subject, sum", "outliers of the subject, number"
 CHOSEN, STUDY = "tokens that attribute names", "tokens that attribute --study names"
-TALLIES: dict[str, tuple[str, By]] = {
-    "update norm": ("update-norm", "target"),
-    "ablation estimate": ("ablation-estimate", "target"),
-    "geometric mean": ("geometric-mean", "target"),
-    "update norm by input": ("update-norm", "input"),
-    "ablation estimate by input": ("ablation-estimate", "input"),
+TALLIES: dict[str, Evidence] = {
+    "update norm": "update-norm",
+    "ablation estimate": "ablation-estimate",
+    "geometric mean": "geometric-mean",
+    "update norm by input": "input-update-norm",
+    "ablation estimate by input": "input-ablation-estimate",
 }
-"""Name in the table → evidence and the tokens that it belongs to."""
+"""Name in the table → evidence."""
 LEVELS: tuple[Level, ...] = ("neuron", "head")
 
 
 def evidence_scores(run: Run, queries: Sequence[Query]) -> dict[str, np.ndarray]:
     """Return the scores of each evidence, [Q, D]; NaN where the record has none of a subject."""
-    found = {name: tally_scores(run, queries, *how) for name, how in TALLIES.items()}
+    found = {name: tally_scores(run, queries, own) for name, own in TALLIES.items()}
     return found | row_scores(run, queries) | chosen_scores(run, queries)
 
 
@@ -46,25 +45,24 @@ def subject_of(query: Query) -> tuple[str, str, int]:
     return tuple(query.description[key] for key in ("level", "unit", "number"))  # pyright: ignore
 
 
-def tally_scores(run: Run, queries: Sequence[Query], evidence: str, by: By) -> np.ndarray:
+def tally_scores(run: Run, queries: Sequence[Query], evidence: Evidence) -> np.ndarray:
     """Return Σ over the datum's tokens of the neuron's mean evidence per position, [Q, D].
 
     Negative ablation estimates count 0, as in attribution.
     """
-    token_DT = run.target_NT if by == "target" else run.token_NT
+    tallies = TallyEvidence.of(run, AttributionConfig(evidence=evidence))
+    value_GV, count_V = tallies.whole
+    mean_GV = value_GV / np.maximum(count_V, 1)
+    group_of = {
+        ("neuron", unit, number): group
+        for unit, own in tallies.units()
+        for group, number in enumerate(tallies.groups.number_G[own].tolist(), own.start)
+    }
+    token_DT = run.target_NT if tallies.by == "target" else run.token_NT
     found_QD = np.full((len(queries), run.num_datums), np.nan)
-    for unit in tally_units(run):
-        tally = read_tally(run, unit, by)
-        value_VI = tally.update_norm_VI
-        if evidence == "ablation-estimate":
-            value_VI = np.maximum(tally.ablation_estimate_VI, 0)
-        elif evidence == "geometric-mean":
-            value_VI = np.sqrt(tally.update_norm_VI * np.abs(tally.ablation_estimate_VI))
-        mean_VI = value_VI / np.maximum(tally.count_V, 1)[:, None]
-        for row, query in enumerate(queries):
-            level, of_query, number = subject_of(query)
-            if (level, of_query) == ("neuron", unit):
-                found_QD[row] = mean_VI[token_DT, number].sum(1)
+    for row, query in enumerate(queries):
+        if (group := group_of.get(subject_of(query))) is not None:
+            found_QD[row] = mean_GV[group][token_DT].sum(1)
     return found_QD
 
 
