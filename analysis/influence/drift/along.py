@@ -140,12 +140,6 @@ def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:
     )
 
 
-def entry_drift(moments: Moments) -> np.ndarray:
-    """Return |Σ s| / √(Σ s²) of every weight, [R, C]; 0 for a weight that nothing moved."""
-    walked_RC = moments.square_RC.sqrt()
-    return (moments.sum_RC.abs() / torch.where(walked_RC > 0, walked_RC, torch.inf)).numpy()
-
-
 def own_basis(moments: Moments, name: str) -> np.ndarray:
     """Return the inputs, or the principal components of the inputs in all steps, [K, C].
 
