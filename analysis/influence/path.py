@@ -11,7 +11,7 @@ Memory: for each query, two float64 vectors of all weights, beside the states of
 Shapes: Q query, N datum of a step (slot), T position.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,6 @@ from analysis.influence.path_formulas import (
     share_step,
 )
 from analysis.influence.queries.query import Query
-from analysis.run.run import Run
 from capture.errors import ShardError
 from capture.optim.optimizer_config import OptimizerConfig
 
@@ -46,7 +45,6 @@ MOST_POINTS = 8
 POINTS = "points"
 VALUES = "values/"
 """Keys of a stored sweep; the number of updates follows behind that of the queries' values."""
-Report = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,27 +204,3 @@ def batch_derivatives(found: "BackwardStep", along_Q: dict[str, Tensor]) -> np.n
         for slots in loss.micro_batches
     ]
     return torch.cat(pieces, dim=1).double().cpu().numpy()
-
-
-def path_steps(
-    run: Run,
-    queries: Sequence[Query],
-    steps: range,
-    *,
-    max_bytes: int | None = None,
-    report: Report = lambda: None,
-) -> Iterator[PathStep]:
-    """Yield the parts of each of these steps in the change of the queries over them, last to first.
-
-    The change is q(weights after the last of the steps) − q(weights before the first). Raises what
-    replay raises, ``RunError`` for a run that cannot be replayed or a query that is not finite, and
-    ``ConfigError`` for a query that does not depend on the weights.
-    """
-    from capture.unrolled.states import MAX_BYTES, backward_steps  # loads the training engine
-
-    replayable = run.gradients.replayable
-    markers = [run.start, *run.segments]
-    bound = MAX_BYTES if max_bytes is None else max_bytes
-    sweep = PathSweep(queries, replayable.plan.config.training.optimizer)
-    for found in backward_steps(replayable, markers, steps, max_bytes=bound, report=report):
-        yield sweep.step(found)

@@ -7,12 +7,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from path_steps import path_steps
 from tiny_run import copied, make_run
 
 from analysis.influence.config import METHODS, InfluenceConfig
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.influence import compute_influence, discard_unfinished, finished_segments
-from analysis.influence.path import path_steps
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.sums import windows_of
 from analysis.influence.tables import DATUMS, JOB, Influence, write_influence

@@ -5,9 +5,10 @@ import functools
 import numpy as np
 import pytest
 import torch
+from path_steps import path_steps
 from tiny_run import make_run
 
-from analysis.influence.path import PathStep, path_steps
+from analysis.influence.path import PathStep
 from analysis.influence.path_formulas import mean_gradient
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query

@@ -7,12 +7,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from path_steps import path_steps
 from tiny_run import copied, make_run
 
 from analysis.influence.config import InfluenceConfig
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.influence import compute_influence, discard_unfinished
-from analysis.influence.path import path_steps
 from analysis.influence.path_segments import is_possible
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.tables import Influence

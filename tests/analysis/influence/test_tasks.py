@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from path_steps import path_steps
 from tiny_tasks import EVERYTHING, SMALL, tiny_task
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ from analysis.influence.config import InfluenceConfig
 from analysis.influence.directions.along import DirectionsConfig, influence_along, unit_vectors
 from analysis.influence.drift.along import DriftConfig, measure_drift
 from analysis.influence.influence import compute_influence
-from analysis.influence.path import batch_derivatives, path_steps
+from analysis.influence.path import batch_derivatives
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.suspects.unexpected import UNEXPECTED
 from analysis.run.run import Run, open_run
