@@ -4,8 +4,6 @@
   distribution, drawn by Bartlett's decomposition (Bartlett 1933) without the P × S entries.
 - norms kept: every step keeps its length, and its direction is uniformly random.
 
-The edges of the first are those of Marchenko and Pastur (1967): σ (√P ± √S).
-
 Shapes: P entry of a parameter, S step.
 """
 
@@ -39,13 +37,3 @@ def wishart(entries: int, steps: int, rng: np.random.Generator) -> np.ndarray:
     factor_SS = np.tril(rng.normal(size=(steps, steps)), -1)
     np.fill_diagonal(factor_SS, np.sqrt(rng.chisquare(entries - np.arange(steps))))
     return factor_SS @ factor_SS.T
-
-
-def gaussian_edges(entries: int, steps: int, mean_square: float) -> tuple[float, float]:
-    """Return the smallest and largest singular value of a large gaussian matrix.
-
-    ``mean_square``: of its entries.
-    """
-    wide, narrow = max(entries, steps) ** 0.5, min(entries, steps) ** 0.5
-    sigma = mean_square**0.5
-    return sigma * (wide - narrow), sigma * (wide + narrow)

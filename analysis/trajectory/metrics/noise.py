@@ -45,15 +45,8 @@ def noise_scale(square_N: np.ndarray, mean_square: float) -> float:
     return noise / signal if signal > 0 else float("nan")
 
 
-def gradient_squares(
-    network: nn.Module, windows: Windows, device: torch.device
-) -> tuple[np.ndarray, float]:
-    """Return the squared norm of each datum's gradient, and that of their mean."""
-    square_N, mean = squares_and_mean(network, windows, device)
-    return square_N, square_of(mean)
-
-
 def square_of(gradients: dict[str, Tensor]) -> float:
+    """Return the squared norm of the gradients of all units."""
     return sum(float(each.double().square().sum()) for each in gradients.values())
 
 

@@ -15,7 +15,7 @@ from analysis.spectra.gram import (
     treated,
     treatment_matrix,
 )
-from analysis.spectra.nulls import NULLS, gaussian_edges, null_gram, wishart
+from analysis.spectra.nulls import NULLS, null_gram, wishart
 from analysis.spectra.samples import sampled_spectra
 
 TREATMENTS = [
@@ -112,9 +112,10 @@ def test_the_gaussian_null_has_the_distribution_of_a_gaussian_matrix(entries: in
         [np.linalg.svd(rng.normal(size=(entries, 40)), compute_uv=False) for _ in range(30)]
     )
     np.testing.assert_allclose(drawn.mean(0)[: dense.shape[1]], dense.mean(0), rtol=0.03, atol=0.3)
-    low, high = gaussian_edges(entries, 40, 1.0)
-    assert dense[:, 0].mean() == pytest.approx(high, rel=0.06)
-    assert dense[:, -1].mean() == pytest.approx(low, rel=0.06, abs=0.6)
+    # Edges of a large matrix: √P ± √S (Marchenko and Pastur 1967).
+    wide, narrow = max(entries, 40) ** 0.5, min(entries, 40) ** 0.5
+    assert dense[:, 0].mean() == pytest.approx(wide + narrow, rel=0.06)
+    assert dense[:, -1].mean() == pytest.approx(wide - narrow, rel=0.06, abs=0.6)
 
 
 def test_nulls_keep_what_they_say():

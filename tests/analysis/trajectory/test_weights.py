@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from analysis.trajectory.metrics.noise import gradient_noise, gradient_squares, noise_scale
+from analysis.trajectory.metrics.noise import (
+    gradient_noise,
+    noise_scale,
+    square_of,
+    squares_and_mean,
+)
 from analysis.trajectory.metrics.similarity import Centred, representation_similarity
 from analysis.trajectory.metrics.weights import weight_changes, weight_sizes
 from analysis.trajectory.observed.model import Observed
@@ -118,7 +123,7 @@ def test_gradients_of_datums_are_those_of_a_plain_backward_pass() -> None:
     network = fresh_model(config, vocabulary=V, window=T, seed=0).eval().requires_grad_(False)
     token_NM = np.random.default_rng(0).integers(0, V, (5, T + 1))
     windows = Windows(token_NM[:, :-1], token_NM[:, 1:])
-    square_N, mean_square = gradient_squares(network, windows, torch.device("cpu"))
+    square_N, mean = squares_and_mean(network, windows, torch.device("cpu"))
     assert not any(parameter.requires_grad for parameter in network.parameters())
     network.requires_grad_(True)
     logits_NTV = network(torch.from_numpy(windows.token_NT))
@@ -126,7 +131,7 @@ def test_gradients_of_datums_are_those_of_a_plain_backward_pass() -> None:
         logits_NTV.flatten(0, 1), torch.from_numpy(windows.target_NT).flatten()
     ).backward()
     whole = sum(float(parameter.grad.square().sum()) for parameter in network.parameters())  # pyright: ignore
-    assert mean_square == pytest.approx(whole, rel=1e-5)
+    assert square_of(mean) == pytest.approx(whole, rel=1e-5)
     assert len(square_N) == 5
     rows = list(gradient_noise(Observed(0, network), Text(V, T, None, windows, [])))
     assert rows[0].value == pytest.approx(np.sqrt(square_N).mean())
