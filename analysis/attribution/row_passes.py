@@ -18,7 +18,7 @@ from analysis.attribution.strongest_rows import GroupDatumPairs
 from analysis.attribution.token_history import HistoryAndStrongest, TokenHistoryJob
 from analysis.jobs.job import Runner
 from analysis.levels import NO_BLOCKS, Groups, groups_at, is_weight, parameters_at
-from analysis.run.datums.recorded_steps import recorded_steps
+from analysis.run.datums.recorded_steps import recorded_datums
 from analysis.run.run import Run
 from analysis.run.scan import Shard
 from capture.errors import RunError
@@ -89,9 +89,7 @@ class OutlierRows:
         """
         if not self.every_datum_counts:
             return np.flatnonzero(rows_N)
-        table = recorded_steps(self.run, "outliers")
-        now = table[table["step"].between(self.steps.start, self.steps.stop - 1)]
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *now["datums"]]))
+        return np.unique(recorded_datums(self.run, "outliers", self.steps))
 
     def reader_for(self, groups: Groups) -> RowReader:
         """Return a reader that skips units without any of the groups."""

@@ -37,7 +37,7 @@ from analysis.jobs.job import Runner
 from analysis.jobs.question import Question
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.lifetime.run import lifetime_run, require_positions
-from analysis.run.datums.recorded_steps import recorded_steps
+from analysis.run.datums.recorded_steps import recorded_datums
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from capture.errors import RunError, at_least
@@ -220,9 +220,9 @@ def write_behaviour(
 
 
 def count_visits(run: Run) -> np.ndarray:
-    """Number of committed steps that visited each training datum, [N]."""
-    visits = recorded_steps(run, "outliers")
-    return np.bincount(np.concatenate(visits["datums"].tolist()), minlength=run.num_datums)
+    """Return the number of steps with outliers that visited each training datum, [N]."""
+    visits = recorded_datums(run, "outliers", range(run.steps_done))
+    return np.bincount(visits, minlength=run.num_datums)
 
 
 def choose_datums(

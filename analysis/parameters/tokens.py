@@ -23,7 +23,7 @@ from analysis.lifetime.run import lifetime_run, require_positions
 from analysis.measures.selection import choose
 from analysis.parameters.config import ParameterConfig
 from analysis.parameters.tables import ABOUT, JOB, TABLES, TOKENS, ParameterTokens
-from analysis.run.datums.recorded_steps import recorded_steps
+from analysis.run.datums.recorded_steps import recorded_datums
 from analysis.run.run import Run
 from analysis.run.scan import read_all
 from capture.errors import RunError
@@ -137,10 +137,8 @@ def most_outliers(run: Run, unit: str, steps: range) -> str:
 
 def datums_of_steps(run: Run, steps: range) -> np.ndarray:
     """Return whether each datum was trained on in those of these steps with outliers, bool [N]."""
-    table = recorded_steps(run, "outliers")
-    now = table[table["step"].between(steps.start, steps.stop - 1)]
     seen_N = np.zeros(run.num_datums, bool)
-    seen_N[np.concatenate([np.zeros(0, np.int64), *now["datums"]])] = True
+    seen_N[recorded_datums(run, "outliers", steps)] = True
     return seen_N
 
 
