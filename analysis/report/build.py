@@ -115,7 +115,8 @@ def write_report(
     store.put(MANIFEST, manifest(data.run, keys))
     first = overview(data, course_pages(data.run, store.uri))
     store.put(INDEX, render_page(first, data.run.uri))
-    found = {"missing": dict(data.sources.missing), "used": dict(data.sources.used)}
+    used = {job: str(tables) for job, tables in data.sources.used.items()}
+    found = {"missing": dict(data.sources.missing), "used": used}
     return WrittenReport(f"{store.uri}/{INDEX}", len(keys), **found)
 
 

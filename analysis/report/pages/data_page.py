@@ -80,8 +80,8 @@ def files_of(data: ReportData, source: str) -> Markup:
         ),
     ]
     own = [file for file in data.files if file.source == source]
-    question = data.sources.used.get(source)
-    note = markup.paragraph("From ", markup.code(question), kind="soft") if question else None
+    used = data.sources.used.get(source)
+    note = markup.paragraph("From ", markup.code(str(used)), kind="soft") if used else None
     table = markup.data_table(f"Files of {source}", columns, own)
     return section(source.capitalize(), note, table, identity=source)
 

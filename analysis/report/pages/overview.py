@@ -16,8 +16,8 @@ from analysis.report.drawing.plots import Series
 from analysis.report.pages.confirmation import confirmed_neurons
 from analysis.report.pages.neuron_table import neuron_table
 from analysis.report.pages.report_data import ReportData, rows_of
-from analysis.report.pages.sources import COURSE, CoursePage
-from analysis.report.pages.website import ReportPage, command_note, data_note, tables_used
+from analysis.report.pages.sources import COURSE, CoursePage, UsedTables
+from analysis.report.pages.website import ReportPage, command_note, data_note
 from analysis.run.datums.loop_settings import loop_settings
 from analysis.run.run import Run
 from capture.models import transformer as model
@@ -61,7 +61,7 @@ def overview(data: ReportData, course: Sequence[CoursePage] = ()) -> ReportPage:
     return ReportPage("index.html", "Overview", body, "index.html")
 
 
-def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
+def run_settings(run: Run, used: Mapping[str, UsedTables]) -> Markup:
     """The figures and settings of the run; ``used``: analysis → its tables and their question."""
     made, outliers = run.provenance, run.config.capture.outliers
     partly = run.committed.partly_recorded("outliers")
@@ -79,10 +79,16 @@ def run_settings(run: Run, used: Mapping[str, str]) -> Markup:
                 f"in {len(run.layout.names)} units",
             ),
             *(("Recorded in part", text) for text in [partly] if text),
-            *((f"Tables of {job}", tables_used(job, text)) for job, text in used.items()),
+            *((f"Tables of {job}", tables_used(tables)) for job, tables in used.items()),
             ("Started", f"{made['started_at'][:10]} on {made['device']}{seed}"),
         ]
     )
+
+
+def tables_used(tables: UsedTables) -> Markup:
+    """Show where the tables of an analysis lie; their question, which is long, unfolds."""
+    summary = element("summary", markup.code(tables.place))
+    return element("details", summary, markup.code(tables.question))
 
 
 def training_settings(run: Run) -> list[tuple[str, str]]:

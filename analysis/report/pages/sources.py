@@ -144,6 +144,18 @@ COURSE = ("trajectory", "transitions", "quanta", "spectrum")
 """Jobs about the course of training, which write a page of their own beside their tables."""
 
 
+@dataclass(frozen=True)
+class UsedTables:
+    """A set of tables that the report shows."""
+
+    place: str
+    question: str
+    """Command, options and steps in one line."""
+
+    def __str__(self) -> str:
+        return f"{self.place} ({self.question})"
+
+
 @dataclass(frozen=True, eq=False)
 class Sources:
     """Tables by job and name. The tables of a job in ``missing`` are empty."""
@@ -151,8 +163,7 @@ class Sources:
     tables: Mapping[str, Frames]
     missing: Mapping[str, str]
     """Job → the command that computes its tables."""
-    used: Mapping[str, str]
-    """Job → where its tables lie, and the question that they answer."""
+    used: Mapping[str, UsedTables]
 
     def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
         job, name = key
@@ -176,7 +187,7 @@ def read_sources(run: Run, sets: Mapping[str, str]) -> Sources:
                 for name, columns in wanted.items()
             }
             place = "" if place_of(run, own) is run.store else f"{run.tables.uri}/"
-            used[job] = f"{place}analysis/{own} ({in_words(read_question(run, own))})"
+            used[job] = UsedTables(f"{place}analysis/{own}", in_words(read_question(run, own)))
         except RunError:
             if job == REQUIRED or sets.get(job):
                 raise

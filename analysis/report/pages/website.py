@@ -94,17 +94,6 @@ def token_text(token: str) -> Markup:
     return element("span", token, class_="token")
 
 
-def tables_used(job: str, text: str) -> Markup:
-    """Show where the tables of an analysis lie; their question, which is long, unfolds.
-
-    ``text``: as in ``Sources.used``.
-    """
-    start = f" ({job}"
-    where, _, rest = text.partition(start)
-    question = code(f"{job}{rest.removesuffix(')')}")
-    return element("details", element("summary", code(where)), question)
-
-
 def data_note(jobs: Sequence[str], root: str = "") -> Markup:
     """Links to the raw data of some analyses."""
     links = [element("a", job, href=f"{root}data.html#{job}") for job in jobs]
