@@ -2,15 +2,14 @@
 
 Two legs of an episode are told apart: the moves to the star, and those from there to the cheese. A
 leg counts as walked if every move of it is the optimal one, given the moves before. Each head of
-the trained model is silenced in turn. The heads that take most of the stars and least of the cheese
-are chosen on one half of the held-out mazes and judged on the other, beside all sets of as many
-heads. Part of the page docs/studies/maze.md.
+the trained model is silenced in turn. The head that takes most of the stars and least of the cheese
+is chosen on one half of the held-out mazes and judged on the other, beside all heads. Part of the
+page docs/studies/maze.md.
 
 Shapes: N datum, T position, E scored move, H head.
 """
 
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ SETTINGS = (
     *("corpus.maze.corner=20000", "corpus.maze.anywhere=20000"),
     *("capture.record=checkpoints", "capture.segment_steps=10"),
 )
-MOST_HEADS = 1
 
 
 def measure(folder: Path, seeds: Sequence[int]) -> list[Results]:
@@ -45,7 +43,7 @@ def measured(folder: Path, seed: int) -> Results:
     config = run.config.model
     heads = [(layer, head) for layer in range(config.layers) for head in range(config.heads)]
 
-    def legs(silent: tuple[tuple[int, int], ...]) -> np.ndarray:
+    def legs(silent: Sequence[tuple[int, int]]) -> np.ndarray:
         """Return which legs are walked, bool [N, 2]."""
         right_NE = predictions(run, silenced(run, silent), token_NT, target_NE) == target_NE
         star_N = (right_NE | ~before_NE).all(1)
@@ -53,25 +51,22 @@ def measured(folder: Path, seed: int) -> Results:
         return torch.stack([star_N, cheese_N], 1).numpy()
 
     whole_N2 = legs(())
-    rows = []
-    for number in range(1, MOST_HEADS + 1):
-        sets = list(combinations(heads, number))
-        walked_SN2 = np.stack([legs(own) for own in sets])
-        choose, judge = walked_SN2[:, ::2].mean(1), walked_SN2[:, 1::2].mean(1)
-        best = {
-            "star": int((choose[:, 1] - choose[:, 0]).argmax()),
-            "cheese": int((choose[:, 0] - choose[:, 1]).argmax()),
+    walked_HN2 = np.stack([legs([own]) for own in heads])
+    choose_H2, judge_H2 = walked_HN2[:, ::2].mean(1), walked_HN2[:, 1::2].mean(1)
+    best = {
+        "star": int((choose_H2[:, 1] - choose_H2[:, 0]).argmax()),
+        "cheese": int((choose_H2[:, 0] - choose_H2[:, 1]).argmax()),
+    }
+    rows = [
+        {
+            "heads": ["L{}H{}".format(*heads[place])],
+            "aim": aim,
+            "walked": judge_H2[place].tolist(),
+            "median": np.median(judge_H2, 0).tolist(),
+            "sets": len(heads),
         }
-        for aim, place in best.items():
-            rows.append(
-                {
-                    "heads": [f"L{layer}H{head}" for layer, head in sets[place]],
-                    "aim": aim,
-                    "walked": judge[place].tolist(),
-                    "median": np.median(judge, 0).tolist(),
-                    "sets": len(sets),
-                }
-            )
+        for aim, place in best.items()
+    ]
     return {
         "seed": seed,
         "n": len(whole_N2[1::2]),
@@ -97,7 +92,7 @@ def before_star(token_NT: Tensor, target_NE: Tensor, size: int) -> Tensor:
     return ~torch.cat([torch.zeros_like(reached_NE[:, :1]), reached_NE[:, :-1]], 1)
 
 
-def silenced(run: Run, silent: tuple[tuple[int, int], ...]) -> dict[str, Tensor]:
+def silenced(run: Run, silent: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
     """Return the trained weights with the outputs of these heads at 0."""
     weights = {name: own.clone() for name, own in run.weights().items()}
     size = run.config.model.width // run.config.model.heads
@@ -165,9 +160,3 @@ def stars_table(every: list[Results]) -> list[str]:
 
 def share(value: float, n: int) -> str:
     return f"{percent(value)} ± {100 * half_width(value, n):.1f}"
-
-
-def gap(one: Results) -> float:
-    """Return by how much less often the leg that was aimed at is walked than the other."""
-    star, cheese = one["walked"]
-    return cheese - star if one["aim"] == "star" else star - cheese

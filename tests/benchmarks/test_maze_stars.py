@@ -1,8 +1,8 @@
-"""The variant of the maze with a star: the legs of an episode, and silenced heads."""
+"""The variant of the maze with a star: the legs of an episode."""
 
 import torch
 
-from benchmarks.studies.maze_stars import before_star, gap
+from benchmarks.studies.maze_stars import before_star
 from capture.corpus.tasks.maze import CELLS, CHEESE, FLOOR, STAR, WALL
 
 
@@ -21,8 +21,3 @@ def test_a_path_that_starts_beside_the_star_has_a_leg_of_one_move():
     token_NT = torch.tensor([[*cells, *(len(CELLS) + at for at in path[:-1])]])
     target_NE = torch.tensor([[len(CELLS) + at for at in path[1:]]])
     assert before_star(token_NT, target_NE, 3)[0].tolist() == [True, False, False, False]
-
-
-def test_the_gap_is_of_the_leg_that_was_aimed_at():
-    assert gap({"aim": "star", "walked": [0.25, 0.75]}) == 0.5
-    assert gap({"aim": "cheese", "walked": [0.25, 0.75]}) == -0.5
