@@ -14,6 +14,7 @@ from torch import Tensor
 from capture.errors import ConfigError
 from capture.models.hub import first_line, library_errors
 from capture.models.huggingface import HFModel, known_settings
+from capture.models.kept_mode import kept_mode
 
 TOLERANCE = 1e-5
 """Largest change of earlier logits, relative to the largest logit. A causal model computes the same
@@ -44,15 +45,14 @@ def require_causal(model: HFModel, token_1T: Tensor) -> None:
 @torch.no_grad()
 def require_no_randomness(model: HFModel, token_1T: Tensor) -> None:
     """Raise ``ConfigError`` if random numbers change the logits of a pass in training mode."""
-    training, family = model.training, model.whole.config.model_type
+    family = model.whole.config.model_type
     kept = [buffer.clone() for buffer in model.buffers()]
     devices = [token_1T.device] if token_1T.device.type == "cuda" else []
-    model.train()
-    with torch.random.fork_rng(devices=devices):
+    with kept_mode(model), torch.random.fork_rng(devices=devices):
+        model.train()
         before_state = random_state(token_1T.device)
         one, other = model(token_1T), model(token_1T)
         draws = not torch.equal(before_state, random_state(token_1T.device))
-    model.train(training)
     for buffer, before in zip(model.buffers(), kept, strict=True):
         if not torch.equal(buffer, before):
             buffer.copy_(before)
@@ -72,14 +72,12 @@ def random_state(device: torch.device) -> Tensor:
 @torch.no_grad()
 def logits(model: HFModel, token_1T: Tensor, family: str) -> Tensor:
     """Return logits of one datum, without dropout, [1, T, V]."""
-    training = model.training
-    model.eval()
-    try:
-        return model.whole(input_ids=token_1T, use_cache=False).logits
-    except library_errors() as error:
-        cause = first_line(error).partition(", but expected")[0]  # torch lists all signatures
-        problem = f"got {family}, which fails on the corpus's tokens: {cause}"
-        remedy = "See which model.hf.settings the family needs, such as pad_token_id"
-        raise ConfigError("model.hf.family", problem, remedy) from error
-    finally:
-        model.train(training)
+    with kept_mode(model):
+        model.eval()
+        try:
+            return model.whole(input_ids=token_1T, use_cache=False).logits
+        except library_errors() as error:
+            cause = first_line(error).partition(", but expected")[0]  # torch lists all signatures
+            problem = f"got {family}, which fails on the corpus's tokens: {cause}"
+            remedy = "See which model.hf.settings the family needs, such as pad_token_id"
+            raise ConfigError("model.hf.family", problem, remedy) from error

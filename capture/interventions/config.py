@@ -1,7 +1,6 @@
 """Settings of an intervention: parts that are suppressed and datums that are left out, and when."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from capture.errors import ConfigError, at_least
@@ -98,7 +97,7 @@ def parse_ids(key: str, text: str) -> list[int]:
 
 def require_datums(config: InterventionConfig, num_datums: int) -> None:
     """Raise ``ConfigError`` if a datum that is left out does not exist, or if none is left."""
-    left_out: Sequence[int] = config.left_out()
+    left_out = config.left_out()
     if left_out and left_out[-1] >= num_datums:
         problem = f"there is no training datum {left_out[-1]}; there are {num_datums:,}"
         raise ConfigError(f"{KEY}.leave_out", problem, f"Choose from 0 to {num_datums - 1}")

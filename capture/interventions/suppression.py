@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from capture.errors import ConfigError
 from capture.interventions.config import KEY, InterventionConfig, split_part
+from capture.models.kept_mode import kept_mode
 from capture.models.transformer import AnyModel, LanguageModel, SelfAttention
 from capture.parts import parted
 
@@ -69,7 +70,8 @@ def find_suppression(
     steps = config.steps(num_steps)
     if not config.suppress:
         return None
-    weights, heads = weights_of(model), heads_of(model, config, token_NT)
+    weights = weights_of(model)
+    heads = heads_of(model, config, weights, token_NT)
     known = [*heads, *weights]
     chosen: dict[str, list[tuple[str, list[int] | None]]] = {}
     for entry in config.suppress:
@@ -104,18 +106,16 @@ def require_dependence(model: nn.Module, suppression: Suppression, token_1T: Ten
 
     A datum is compared with itself in reverse order, in passes without dropout.
     """
-    was_training = model.training
-    model.eval()
     both = (token_1T, token_1T.flip(1))
-    whole = [model(one) for one in both]
-    with suppression.within(model, suppression.steps.start):
-        rest = [model(one) for one in both]
-    model.train(was_training)
+    with kept_mode(model):
+        model.eval()
+        whole = [model(one) for one in both]
+        with suppression.within(model, suppression.steps.start):
+            rest = [model(one) for one in both]
     if torch.equal(*rest) and not torch.equal(*whole):
-        parts = (
-            f"without {', '.join(suppression.mask_C)}, predictions no longer depend on the datum"
-        )
-        raise ConfigError(SUPPRESS, parts, "Suppress less, for example some inputs: NAME:0-9")
+        names = ", ".join(suppression.mask_C)
+        problem = f"without {names}, predictions no longer depend on the datum"
+        raise ConfigError(SUPPRESS, problem, "Suppress less, for example some inputs: NAME:0-9")
 
 
 def require_numbers(part: str, numbers: list[int] | None, count: int, noun: str) -> None:
@@ -137,11 +137,11 @@ def weights_of(model: nn.Module) -> dict[str, str]:
 
 
 def heads_of(
-    model: AnyModel, config: InterventionConfig, token_NT: Tensor
+    model: AnyModel, config: InterventionConfig, weights: Mapping[str, str], token_NT: Tensor
 ) -> dict[str, tuple[str, int]]:
     """Return attention module → the module that reads its heads, and their number.
 
-    Those of a Hugging Face model are looked for only if a part is not a weight.
+    Those of a Hugging Face model are looked for only if a part is none of ``weights``.
     """
     if isinstance(model, LanguageModel):
         return {
@@ -149,7 +149,6 @@ def heads_of(
             for name, module in model.named_modules()
             if isinstance(module, SelfAttention)
         }
-    weights = weights_of(model)
     names = [split_part(entry)[0] for entry in config.suppress]
     if all(any(fnmatchcase(weight, name) for weight in weights) for name in names):
         return {}
@@ -171,13 +170,11 @@ def input_sizes(model: AnyModel, modules: list[str], token_1T: Tensor) -> dict[s
 
         return hook
 
-    was_training = model.training
-    with ExitStack() as hooks:
+    with kept_mode(model), ExitStack() as hooks:
         for name in modules:
             module = model.get_submodule(name)
             hooks.enter_context(module.register_forward_pre_hook(look(name), with_kwargs=True))
         model.eval()(token_1T)
-    model.train(was_training)
     for name, found in widths.items():
         if len(found) != 1:
             problem = f"got {name}, which a forward pass calls {len(found)} times, must be once"

@@ -39,6 +39,7 @@ from capture.maintenance.probe import (
     one_at_a_time,
 )
 from capture.models.huggingface import HFModel
+from capture.models.kept_mode import kept_mode
 from capture.parts import parted
 from capture.parts.finding import TOLERANCE
 from capture.parts.silencing import silencing_error
@@ -174,13 +175,12 @@ def check_outliers(probe: Probe, factors: Factors, dense_DP: Tensor, config: Con
 
 def check_silencing(model: HFModel, token_NT: Tensor) -> Check:
     """Compare silenced neurons and heads, as ``ontogeny ablate`` does, with weights set to zero."""
-    what, training = "a neuron or head silenced = its weights at zero", model.training
+    what = "a neuron or head silenced = its weights at zero"
     try:
-        found = silencing_error(parted(model, token_NT))
+        with kept_mode(model):
+            found = silencing_error(parted(model, token_NT))
     except ConfigError as error:
         return Check(what, math.nan, TOLERANCE, f"not possible: {error.problem}", "")
-    finally:
-        model.train(training)
     if found is None:
         detail = "not possible: neither heads nor neurons were found"
         return Check(what, math.nan, TOLERANCE, detail, "")
