@@ -10,6 +10,7 @@ from capture.custom_loop.update import groups_of_units, require_options
 from capture.errors import ConfigError
 from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.rules import find_rule
+from capture.optim.rules.unit_update import rate_or_one
 
 KINDS = {"SGD": "sgd", "Adam": "adam", "AdamW": "adamw"}
 PLAIN_OPTIONS = {"dampening": 0, "maximize": False, "amsgrad": False}
@@ -58,8 +59,7 @@ def initial_learning_rate(group: Mapping[str, Any]) -> float:
 
     It is 1.0 for an optimizer that finds its own (Adafactor).
     """
-    found = group.get("initial_lr", group["lr"])
-    return 1.0 if found is None else float(found)
+    return rate_or_one(group.get("initial_lr", group["lr"]))
 
 
 def settings_of_groups(

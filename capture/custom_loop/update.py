@@ -25,7 +25,7 @@ from capture.gradients.layout import Layout
 from capture.optim.optimizer import Tensors, UpdateParts
 from capture.optim.optimizer_config import OptimizerConfig
 from capture.optim.rules import UnitParts, UnitUpdate, find_rule, refused_option
-from capture.optim.rules.unit_update import Rule
+from capture.optim.rules.unit_update import Rule, rate_or_one
 
 STEP_CODE = torch.optim.Optimizer.profile_hook_step(lambda *_: None).__code__  # pyright: ignore
 """Code of what torch wraps around the ``step`` of every class of optimizers."""
@@ -83,8 +83,7 @@ class ExpectedUpdate:
     @property
     def learning_rate(self) -> float:
         """Learning rate of the first unit; 1.0 if the optimizer finds its own."""
-        found = next(iter(self.groups.values()))["lr"]
-        return 1.0 if found is None else float(found)
+        return rate_or_one(next(iter(self.groups.values()))["lr"])
 
     @property
     def most_rounding(self) -> OptimizerConfig:

@@ -14,5 +14,4 @@ class SideMap:
     matrix: Tensor
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        pair = (self.matrix, gradient) if self.side == "left" else (gradient, self.matrix)
-        return pair[0] @ pair[1]
+        return self.matrix @ gradient if self.side == "left" else gradient @ self.matrix

@@ -47,8 +47,8 @@ def rmsprop(update: UnitUpdate) -> AppliedUpdate:
         square = square.addcmul(mean, mean, value=-1)
     by = square.sqrt().add_(group["eps"]).reciprocal_()
     momentum = float(group["momentum"])
-    applied = AppliedUpdate(-lr, 1.0, 1.0, by, added=-lr * momentum, old=momentum)
-    applied = replace(applied, new=by if momentum else 0.0)
+    new = by if momentum else 0.0
+    applied = AppliedUpdate(-lr, 1.0, 1.0, by, added=-lr * momentum, old=momentum, new=new)
     return with_decay(applied, update)
 
 
@@ -73,8 +73,7 @@ def asgd(update: UnitUpdate) -> AppliedUpdate:
     # Torch keeps the rate in float32, and begins with the learning rate of its first step.
     rate = float(update.before.get("eta", torch.tensor(update.learning_rate)))
     applied = with_decay(AppliedUpdate(-rate, 1.0, 1.0, 1.0), update)
-    kept = 1 - float(update.group["lambd"]) * rate
-    return AppliedUpdate(-rate, applied.clip, kept, 1.0, l2=applied.l2)
+    return replace(applied, kept=1 - float(update.group["lambd"]) * rate)
 
 
 RULES = {

@@ -56,11 +56,6 @@ def refused_option(group: Mapping[str, Any]) -> tuple[str, Any] | None:
     return None
 
 
-def linear_rules() -> dict[str, tuple[type, LinearRule]]:
-    """Return each rule with coefficients, and its class of ``torch.optim``, by name."""
-    return {r.name: (kind, r) for kind, r in RULES.items() if isinstance(r, LinearRule)}
-
-
 def class_of(name: str) -> tuple[type, LinearRule] | None:
     """Return the class and the rule of an optimizer that a run names; None if it has no such rule.
 
@@ -69,4 +64,5 @@ def class_of(name: str) -> tuple[type, LinearRule] | None:
     if name == adafactor.TRANSFORMERS.name:
         module, kind = TRANSFORMERS
         return getattr(importlib.import_module(module), kind), adafactor.TRANSFORMERS
-    return linear_rules().get(name)
+    known = {r.name: (kind, r) for kind, r in RULES.items() if isinstance(r, LinearRule)}
+    return known.get(name)

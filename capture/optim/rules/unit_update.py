@@ -11,6 +11,11 @@ from capture.optim.lifetime import AppliedUpdate
 from capture.optim.side_map import SideMap
 
 
+def rate_or_one(learning_rate: Any) -> float:
+    """Return a group's learning rate; 1.0 for None, as the optimizer finds its own (Adafactor)."""
+    return 1.0 if learning_rate is None else float(learning_rate)
+
+
 @dataclass(frozen=True, eq=False)
 class UnitUpdate:
     """One update of one parameter, after the optimizer has changed its state."""
@@ -28,9 +33,8 @@ class UnitUpdate:
 
     @property
     def learning_rate(self) -> float:
-        """``lr`` of the group; 1.0 if the optimizer finds its own (Adafactor)."""
-        found = self.group["lr"]
-        return 1.0 if found is None else float(found)
+        """``lr`` of the group; 1.0 if the optimizer finds its own."""
+        return rate_or_one(self.group["lr"])
 
     @property
     def count(self) -> int:
