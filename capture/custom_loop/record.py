@@ -215,7 +215,7 @@ def record(
             yield recording
 
 
-def require_configs(outliers: object, factors: object, fallback: object = "none") -> None:
+def require_configs(outliers: object, factors: object, fallback: object) -> None:
     """Raise ``ConfigError`` unless each is None or the configuration of its kind of record."""
     if fallback not in get_args(Fallback):
         raise ConfigError("fallback", f"got {fallback!r:.80}, must be one of none, vmap")

@@ -3,17 +3,14 @@
 Shapes: N datum.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from capture.custom_loop.checks.model_calls import ModelCall
-from capture.custom_loop.packing.documents import Documents
-
-Cut = Callable[[Tensor], Tensor]
-"""Takes an input of the batch, returns that of one datum."""
+from capture.custom_loop.packing.documents import Cut, Documents
 
 
 class NotComparableError(Exception):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from capture.custom_loop.checks.model_calls import ModelCall
 from capture.custom_loop.checks.output_gradients import last_outputs
-from capture.custom_loop.checks.own_part import Cut, NotComparableError, OwnPart
-from capture.custom_loop.packing.documents import Documents
+from capture.custom_loop.checks.own_part import NotComparableError, OwnPart
+from capture.custom_loop.packing.documents import Cut, Documents
 from capture.gradients.factored_algebra import dense
 from capture.gradients.parameter_use import ParameterUse
 

@@ -38,7 +38,8 @@ def split_error(
     """Return the error; ``follows_rows``: whether ``fallback="vmap"`` was passed already."""
     shapes = {name: use.shape for use in uses for name in use.roles}
     at = f", used on {tuple(shapes[found.what])}" if found.what in shapes else ""
-    cause = normalizing_module(model) or (PACKED if documents is not None else "")
+    normalizing = normalizing_module(model)
+    cause = normalizing or (PACKED if documents is not None else "")
     if found.difference >= 0:
         share = f"{found.difference:.0%}" if found.difference >= 0.01 else f"{found.difference:.2%}"
         problem = (
@@ -53,7 +54,7 @@ def split_error(
         )
         cause = cause or "the model selects rows, or cannot take one datum"
     remedy = REMEDY if documents is None else PACKED_REMEDY
-    if documents is None and not follows_rows and not normalizing_module(model):
+    if documents is None and not follows_rows and not normalizing:
         remedy += '. If the model chooses rows or puts positions first, pass fallback="vmap"'
     return SplitError(f"step {step}", f"{problem}; {cause}", remedy)
 

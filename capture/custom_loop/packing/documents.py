@@ -21,7 +21,7 @@ from capture.gradients.factors import Factor, Factors
 from capture.gradients.memo import Memo
 
 Cut = Callable[[Tensor], Tensor]
-"""Takes an input of the batch, returns that of one document."""
+"""Takes an input of the batch, returns that of one datum."""
 
 
 @dataclass(frozen=True, eq=False)
