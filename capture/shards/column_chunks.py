@@ -13,6 +13,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -75,7 +76,8 @@ def fill_checksums(data: memoryview) -> memoryview:
     """Return the file with its placeholder replaced by the chunks' checksums, in place."""
     size, view = len(data), data.cast("B")
     found = parquet.read_metadata(pa.BufferReader(pa.py_buffer(view)))
-    crcs = "".join(crc32_hex(view[start:end]) for start, end in ranges_of(found)).encode()
+    ranges = (byte_range(column) for _, column in columns_of(found))
+    crcs = "".join(crc32_hex(view[start:end]) for start, end in ranges).encode()
     placeholder = found.metadata[CRC_KEY]
     assert len(placeholder) == len(crcs), "one checksum per chunk"
     footer = bytes(view[size - TRAILER_BYTES - footer_length(view[-TRAILER_BYTES:]) :])
@@ -89,13 +91,17 @@ def fill_checksums(data: memoryview) -> memoryview:
     return view
 
 
-def ranges_of(metadata: parquet.FileMetaData) -> Iterator[tuple[int, int]]:
-    """Yield first and end byte of each column chunk, in the order of ``chunks_of``."""
+def columns_of(metadata: parquet.FileMetaData) -> Iterator[tuple[int, Any]]:
+    """Yield the number of rows of each column chunk and what the footer states of it."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for number in range(metadata.num_columns):
-            column = group.column(number)
-            start = column.dictionary_page_offset or column.data_page_offset
-            yield start, start + column.total_compressed_size
+            yield group.num_rows, group.column(number)
+
+
+def byte_range(column: Any) -> tuple[int, int]:
+    """Return first and end byte of a column chunk."""
+    start = column.dictionary_page_offset or column.data_page_offset
+    return start, start + column.total_compressed_size
 
 
 def crc32_hex(data: bytes | memoryview) -> str:
@@ -130,17 +136,13 @@ def chunks_of(metadata: parquet.FileMetaData) -> list[Chunk]:
     """
     text = (metadata.metadata or {}).get(CRC_KEY, b"").decode("ascii", "replace")
     crcs = [text[i : i + CRC_DIGITS] for i in range(0, len(text), CRC_DIGITS)]
-    columns = [
-        (group.num_rows, group.column(number))
-        for group in map(metadata.row_group, range(metadata.num_row_groups))
-        for number in range(metadata.num_columns)
-    ]
+    columns = list(columns_of(metadata))
     if crcs and len(crcs) != len(columns):
         raise ValueError(f"it has {len(columns)} chunks and {len(crcs)} checksums")
     return [
         Chunk(
             name=column.path_in_schema,
-            start=column.dictionary_page_offset or column.data_page_offset,
+            start=byte_range(column)[0],
             num_bytes=column.total_compressed_size,
             uncompressed_bytes=column.total_uncompressed_size,
             num_rows=num_rows,
