@@ -25,13 +25,13 @@ def describe_datums(dataset: Any) -> list[np.ndarray] | int | None:
         number = len(dataset)
     except TypeError:
         return None
-    rows, ends = stored_tokens(dataset), document_ends(dataset)
-    number = number if ends is None else int(ends[-1])
+    rows, lengths = stored_tokens(dataset), document_lengths(dataset)
+    number = number if lengths is None else sum(map(len, lengths))
     if rows is None:
         return number
     tokens = [np.asarray(row) for row in rows]
-    if ends is not None:
-        tokens = documents(tokens, dataset)
+    if lengths is not None:
+        tokens = documents(tokens, lengths)
     problem = next(filter(None, map(problem_of, tokens)), "")
     if problem:
         LOG.warning(TOO_SHORT.format(problem))
@@ -52,15 +52,20 @@ def stored_tokens(dataset: Any) -> Sequence[Any] | None:
     return [row[COLUMN] for row in dataset]
 
 
+def document_lengths(dataset: Any) -> Sequence[Sequence[int]] | None:
+    """Return the lengths of the documents in each row; None if rows are not packed of them."""
+    if not is_table(dataset) or LENGTHS not in dataset.column_names:
+        return None
+    return dataset.select_columns([LENGTHS])[:][LENGTHS]
+
+
 def document_ends(dataset: Any) -> np.ndarray | None:
     """Return for each row the number of documents in it and all rows before, behind a 0.
 
     None if the rows are not packed of documents.
     """
-    if not is_table(dataset) or LENGTHS not in dataset.column_names:
-        return None
-    counts = [len(lengths) for lengths in dataset.select_columns([LENGTHS])[:][LENGTHS]]
-    return np.concatenate([[0], np.cumsum(counts)])
+    lengths = document_lengths(dataset)
+    return None if lengths is None else np.cumsum([0, *map(len, lengths)])
 
 
 def datums_of_rows(rows: Sequence[int], ends: np.ndarray | None) -> Sequence[int]:
@@ -70,9 +75,8 @@ def datums_of_rows(rows: Sequence[int], ends: np.ndarray | None) -> Sequence[int
     return [datum for row in rows for datum in range(ends[row], ends[row + 1])]
 
 
-def documents(rows: Sequence[np.ndarray], dataset: Any) -> list[np.ndarray]:
+def documents(rows: Sequence[np.ndarray], lengths: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """Return the tokens of each document of packed rows."""
-    lengths = dataset.select_columns([LENGTHS])[:][LENGTHS]
     return [
         own_T
         for row_T, own in zip(rows, lengths, strict=True)
