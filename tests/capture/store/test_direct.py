@@ -57,11 +57,8 @@ def test_a_system_that_writes_a_part_at_a_time(tmp_path: Path, monkeypatch, most
     assert (tmp_path / "a").read_bytes() == data
 
 
-@pytest.mark.usefixtures("large_from_nothing")
-@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOSPC, False)])
-def test_a_file_system_without_direct_writes_gets_ordinary_ones(
-    tmp_path: Path, monkeypatch, number: int, passes: bool
-) -> None:
+def refuse_direct_writes(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let direct writes fail with an error of the system."""
     write = os.write
 
     def refuse(handle: int, view: memoryview) -> int:
@@ -70,14 +67,26 @@ def test_a_file_system_without_direct_writes_gets_ordinary_ones(
         return write(handle, view)
 
     monkeypatch.setattr(os, "write", refuse)
+
+
+@pytest.mark.usefixtures("large_from_nothing")
+def test_a_file_system_without_direct_writes_gets_ordinary_ones(
+    tmp_path: Path, monkeypatch
+) -> None:
+    refuse_direct_writes(monkeypatch, errno.EINVAL)
     data = pages(2 * PAGE + 1)
-    if not passes:
-        with pytest.raises(OSError, match="No space left"):
-            write_file(tmp_path / "a", data)
-        assert not list(tmp_path.iterdir())
-        return
     write_file(tmp_path / "a", data)
     assert (tmp_path / "a").read_bytes() == data
+
+
+@pytest.mark.usefixtures("large_from_nothing")
+def test_other_errors_of_direct_writes_are_raised_and_leave_no_file(
+    tmp_path: Path, monkeypatch
+) -> None:
+    refuse_direct_writes(monkeypatch, errno.ENOSPC)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(tmp_path / "a", pages(2 * PAGE + 1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_large_files_leave_memory_and_only_when_they_are_on_disk(
