@@ -24,7 +24,7 @@ class Counting:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.counted: dict[int, Tensor] = {}
-        """By id; keeps the tensors alive, for their ids."""
+        """Counted tensors by their id, kept alive so that no other tensor gets it."""
 
     def __contains__(self, x: Tensor) -> bool:
         return id(x) in self.counted

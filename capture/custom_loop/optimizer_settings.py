@@ -1,4 +1,4 @@
-"""What ``run.yaml`` says of the optimizer of a custom training loop."""
+"""Read the settings of a custom loop's optimizer, as ``run.yaml`` stores them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -50,7 +50,7 @@ class FoundShifts:
 
 
 class StepRecords:
-    """What the steps of one recording are seen and recorded by."""
+    """Takes the steps of one recording: probes, shift buffer, and what is recorded of each."""
 
     def __init__(self, config: Config, layout: Layout, window: int | None) -> None:
         """``window``: tokens per datum, if datums are described."""

@@ -37,7 +37,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model does with some datums, without dropout."""
+    """Loss and accuracies of a model on some datums, without dropout."""
 
     loss: float
     """Mean cross-entropy, nats per token."""

@@ -50,7 +50,7 @@ class DatumAlone:
     slot: int
     """Slot of the datum in the whole batch."""
     gradients: dict[str, Tensor]
-    """By unit, on the CPU, so that the batch has the device's memory for itself."""
+    """Gradients by unit, on the CPU, so that the batch has the device's memory for itself."""
 
 
 def datum_alone(

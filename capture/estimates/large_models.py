@@ -126,7 +126,7 @@ def factor_bytes(scale: TrainingScale, given: Assumptions = ASSUMPTIONS) -> floa
 
 @dataclass(frozen=True)
 class HeldBytes:
-    """What recording adds to the memory of each GPU, if all parameters are captured."""
+    """Bytes that recording adds to the memory of each GPU, if all parameters are captured."""
 
     gathered: float
     """Whole parameters, gradients and optimizer state, under ``fully_shard``."""

@@ -1,4 +1,4 @@
-"""What is changed on purpose while a model trains: parts that are suppressed, datums left out.
+"""Interventions in training: parts that are suppressed, and datums that are left out.
 
 Imports from ``capture`` models and parts. Exports nothing.
 """

@@ -106,7 +106,7 @@ class LocalBackend:
 
 
 def raise_error(error: OSError) -> None:
-    """For ``os.walk``, which otherwise takes a folder that it cannot list for an empty one."""
+    """Raise an error; ``os.walk`` takes a folder that it cannot list for an empty one otherwise."""
     raise error
 
 

@@ -127,7 +127,7 @@ class BackwardWalker:
     engine: Engine
     max_bytes: int
     checkpoints: Mapping[int, Marker]
-    """By number of updates: where the engine must arrive at the stored weights."""
+    """Number of updates → the checkpoint whose weights the engine must arrive at."""
     graphs: bool = False
     """Keep the graphs of the steps' gradients as far as ``max_bytes`` allows."""
     graph_bytes: int | None = None

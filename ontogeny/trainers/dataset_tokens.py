@@ -1,4 +1,4 @@
-"""What a trainer's dataset tells of its datums: their tokens, or their number.
+"""Read the datums of a trainer's dataset: their tokens, or their number.
 
 Only datasets whose rows are stored are read: asking any other for a row may draw random numbers.
 """

@@ -1,4 +1,4 @@
-"""What the callbacks of all trainers have in common: their arguments, and ``close``."""
+"""Base class of the callbacks of all trainers: their arguments, and ``close``."""
 
 from collections.abc import Sequence
 

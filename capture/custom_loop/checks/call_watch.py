@@ -63,7 +63,7 @@ class CallWatch:
             yield module.register_forward_hook(self.leave, always_call=True)
 
     def note_losses(self, noted: bool) -> None:
-        """From now on, note operations on the outputs, or do not."""
+        """Note operations on the outputs from now on, or stop noting them."""
         self.has_log = noted
         self.tape.on_operation = self.note_operation if noted else None
         self.tape.on_backward = self.note_backward if noted else None

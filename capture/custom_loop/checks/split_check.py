@@ -40,7 +40,7 @@ Gradients = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What differs most between batch and datum."""
+    """The largest difference between batch and datum."""
 
     what: str
     """A unit, or "the loss gradient at an output"."""
@@ -110,7 +110,7 @@ def captured_gradients(
 
 @dataclass(frozen=True)
 class Alone:
-    """What a pass of one datum gives."""
+    """Result of a pass of one datum."""
 
     known: Gradients
     scaled: Gradients

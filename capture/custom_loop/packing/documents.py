@@ -1,4 +1,4 @@
-"""Where each document of a packed batch is, and what belongs to it in tensors of the whole batch.
+"""Find each document of a packed batch, and what belongs to it in tensors of the whole batch.
 
 The tape sees rows. The factors of a row are sums over its positions, so those of a document are the
 factors at its positions. ``Documents`` takes them out, and positions then count in the document.

@@ -1,4 +1,4 @@
-"""Where the tensors of a module's call have the batch, and the rows of one datum.
+"""Find the batch in the tensors of a module's call, and the rows of one datum.
 
 The first axis is the batch, or batch and positions flattened. torch's recurrent modules and its
 attention may have it second. A tensor whose first axis is no multiple of the datums is shared by

@@ -1,4 +1,4 @@
-"""How calls of modules that are run again join the parameter uses of a forward pass."""
+"""Join calls of modules that are run again with the parameter uses of a forward pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

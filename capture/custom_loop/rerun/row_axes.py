@@ -1,4 +1,4 @@
-"""Which axis of an activation is the datum's, followed from the model's inputs call by call.
+"""Follow the axis of datums from the model's inputs through its activations, call by call.
 
 The number of rows does not tell: an expert may get as many chosen rows as the batch has datums.
 So with ``fallback="vmap"``, a call is split as it is only if its rows are known to be the datums'.

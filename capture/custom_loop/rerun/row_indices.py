@@ -1,4 +1,4 @@
-"""Where the axis of datums is after ``x[index]``."""
+"""Find the axis of datums after ``x[index]``."""
 
 from typing import Any
 

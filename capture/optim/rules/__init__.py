@@ -1,4 +1,4 @@
-"""What the optimizers of custom loops make of a gradient: one rule per kind of optimizer.
+"""Rules by which the optimizers of custom loops turn a gradient into an update, one per kind.
 
 A rule states the update of one parameter as a formula that is linear in the gradient, given the
 optimizer's state: multiplier ⊙ gradient + carry. It reads the optimizer's settings and state, never

@@ -10,7 +10,7 @@ from capture.optim.lifetime import AppliedUpdate
 from capture.optim.rules.unit_update import UnitParts, UnitUpdate, parts_of
 
 Coefficients = Callable[[UnitUpdate], AppliedUpdate]
-"""From an update of a parameter to its coefficients, for a loop that has not clipped."""
+"""Takes an update of a parameter, returns its coefficients for a loop that has not clipped."""
 
 
 @dataclass(frozen=True)

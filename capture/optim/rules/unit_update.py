@@ -29,7 +29,7 @@ class UnitUpdate:
     before: Mapping[str, Any]
     """The optimizer's state of the parameter before the update; empty at the first."""
     after: Mapping[str, Any]
-    """The same state after the update."""
+    """The optimizer's state of the parameter after the update."""
 
     @property
     def learning_rate(self) -> float:

@@ -42,7 +42,7 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def chosen(tmp_path_factory) -> tuple[Path, int]:
-    """The same run with chosen segments, and how often it searched for outliers."""
+    """A run with chosen segments, and how often it searched for outliers."""
     folder, calls, find = tmp_path_factory.mktemp("chosen"), [], observer.find_outliers
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(observer, "find_outliers", lambda *a: calls.append(1) or find(*a))

@@ -47,7 +47,7 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def gathered_with_own(x: Tensor) -> Tensor:
-    """As in CLIP: the gradient comes back through the process's own rows alone."""
+    """Gather outputs as CLIP does: the gradient comes back through the process's own rows alone."""
     parts = [torch.zeros(x.shape)]
     distributed.all_gather(parts, x.detach())
     parts[distributed.get_rank()] = x + 0 * parts[0]
