@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-from analysis.measures.correlation import spearman
+from analysis.measures.correlation import pearson, spearman
 from analysis.measures.permutation import p_value
 from analysis.transitions.curves import Curve
 from analysis.transitions.runs.student import student_interval
@@ -143,7 +144,8 @@ def rank_correlation(
     found = spearman(a, b)
     if np.isnan(found):
         return np.nan, np.nan
-    null = [spearman(rng.permutation(a), b) for _ in range(PERMUTATIONS)]
+    ranks_a, ranks_b = rankdata(a), rankdata(b)
+    null = [pearson(rng.permutation(ranks_a), ranks_b) for _ in range(PERMUTATIONS)]
     return found, p_value(found, null)
 
 
