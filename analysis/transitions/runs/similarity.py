@@ -30,18 +30,29 @@ def find_similarity(runs: Sequence[Run], *, seed: int) -> tuple[pd.DataFrame, li
     except CaptureError as error:
         return empty(), [f"Layers are not compared: {error}"]
     for other in runs[1:]:
-        try:
-            reason = "" if other.tokens == runs[0].tokens else "their vocabularies differ"
-            others = [] if reason else layers_of(other, text)
-        except CaptureError as error:
-            reason, others = str(error), []
-        if not reason and not (own and others):
-            reason = "one has no stack of layers"
+        others, reason = layers_beside(runs[0], own, other, text)
         if reason:
-            notes.append(f"Layers of {runs[0].uri} and {other.uri} are not compared: {reason}.")
+            notes.append(f"Layers of {runs[0].uri} and {other.uri} are not compared: {reason}")
+            continue
         pair = {"run": runs[0].uri, "other": other.uri}
         rows += [pair | row for row in compared(own, others, seed)]
     return pd.DataFrame(rows, columns=pd.Index(SIMILARITY.names)), notes
+
+
+def layers_beside(
+    first: Run, own: Sequence[Centred], other: Run, text: Text
+) -> tuple[list[Centred], str]:
+    """Return the layers of another run, and why they are not compared; empty if they are.
+
+    ``own``: the layers of the first run.
+    """
+    try:
+        if other.tokens != first.tokens:
+            return [], "their vocabularies differ."
+        others = layers_of(other, text)
+    except CaptureError as error:
+        return [], str(error)
+    return others, "" if own and others else "one has no stack of layers."
 
 
 def layers_of(run: Run, text: Text) -> list[Centred]:
@@ -56,8 +67,6 @@ def compared(
     own: Sequence[Centred], others: Sequence[Centred], seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the CKA of each layer of one run with each of another, beside permuted positions."""
-    if not (own and others):
-        return
     order_M = np.random.default_rng(seed).permutation(len(own[0].state_MD))
     for number, one in enumerate(own):
         for other_number, other in enumerate(others):
