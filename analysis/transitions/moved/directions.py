@@ -9,7 +9,7 @@ Shapes: E entry (a step and a direction), S step.
 
 import numpy as np
 
-from analysis.jobs.tables import marker_key, read_table
+from analysis.jobs.tables import marker_key, place_of, read_table
 from analysis.run.run import Run
 from analysis.spectra.tables import DIRECTIONS, STEPS
 from analysis.transitions.moved.activity import Sums
@@ -23,7 +23,7 @@ def directions_of(run: Run) -> tuple[Entries | None, list[str]]:
 
     Reads the unnamed tables of ``ontogeny spectrum``, which must be about every step.
     """
-    if not any(store.exists(marker_key(SPECTRUM)) for store in (run.tables, run.store)):
+    if not place_of(run, SPECTRUM).exists(marker_key(SPECTRUM)):
         return None, ["Directions are compared after: ontogeny spectrum."]
     steps = read_table(run, SPECTRUM, "steps", STEPS)
     values = read_table(run, SPECTRUM, "directions", DIRECTIONS).set_index("direction")["value"]
