@@ -34,9 +34,8 @@ from analysis.influence.directions.bases import (
     Side,
     directions,
     module_of,
-    read_directions,
 )
-from analysis.influence.drift.moments import require_matrix
+from analysis.influence.drift.moments import read_basis
 from analysis.influence.path import PathSweep
 from analysis.influence.queries.query import Query
 from analysis.influence.queries.states import captured_state
@@ -109,8 +108,10 @@ def influence_along(
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
     directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
     """
-    width, module = require_asked(run, config)
-    own_KC = directions(run, config.unit, config.side, config.basis, width, config.seed)
+    width, own_KC = read_basis(run, config.unit, config.side, config.basis, "directions.basis")
+    module = module_of(run, config.unit)
+    if own_KC is None:
+        own_KC = directions(run, config.unit, config.side, config.basis, width, config.seed)
     rng = np.random.default_rng(config.seed)
     whole_KC = unit_length(np.concatenate([own_KC, rng.normal(size=(config.random, width))]))
     found_QDK = np.zeros((len(queries), run.num_datums, len(whole_KC)))
@@ -134,16 +135,13 @@ def influence_along(
     return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :], table)
 
 
-def require_asked(run: Run, config: DirectionsConfig) -> tuple[int, str]:
-    """Return the length of a direction, and the name of the unit's module.
+def require_asked(run: Run, config: DirectionsConfig) -> None:
+    """Raise ``UnitError`` or ``ConfigError`` for a unit or directions that cannot be asked about.
 
-    Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError`` for
-    directions that do not fit it.
+    They are those of ``read_basis`` and ``module_of``.
     """
-    shape = require_matrix(run, config.unit)
-    width = shape[1] if config.side == "inputs" else shape[0]
-    read_directions("directions.basis", config.basis, width)
-    return width, module_of(run, config.unit)
+    read_basis(run, config.unit, config.side, config.basis, "directions.basis")
+    module_of(run, config.unit)
 
 
 def unit_length(direction_KC: np.ndarray) -> np.ndarray:

@@ -52,14 +52,10 @@ def read_directions(where: str, name: str, width: int) -> np.ndarray | None:
 
 
 def directions(run: Run, unit: str, side: Side, name: str, width: int, seed: int) -> np.ndarray:
-    """Return the directions of a basis, [K, C]; those of a name have length 1.
+    """Return the directions of a named basis, [K, C], each of length 1.
 
-    Raises ``ConfigError`` for a file that does not fit, and for a unit whose module has no
-    activations of its own.
+    Raises ``ConfigError`` for a unit whose module has no activations of its own.
     """
-    given = read_directions("directions.basis", name, width)
-    if given is not None:
-        return given
     if name == NEURONS:
         return np.eye(width)
     state_MC = activations(run, unit, side)

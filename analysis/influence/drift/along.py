@@ -21,9 +21,8 @@ from analysis.influence.directions.bases import (
     Side,
     directions,
     principal_components,
-    read_directions,
 )
-from analysis.influence.drift.moments import Moments, require_matrix, run_moments
+from analysis.influence.drift.moments import Moments, read_basis, run_moments
 from analysis.influence.drift.moments import Report as Report
 from analysis.jobs.question import Question
 from analysis.jobs.tables import table_set, write_tables
@@ -92,7 +91,7 @@ def measure_drift(
 
     Raises what ``run_moments`` raises, and ``ConfigError`` for a file without such directions.
     """
-    width, basis_KC = read_basis(run, config)
+    width, basis_KC = read_basis(run, config.unit, config.side, config.basis, "drift.basis")
     during_training = config.basis == PCA and config.side == "inputs"
     if basis_KC is None and not during_training:
         asked = (config.unit, config.side, config.basis, width, config.seed)
@@ -104,15 +103,9 @@ def measure_drift(
     return Drift(found.sort_values("drift", ascending=False, kind="stable"), moments.count)
 
 
-def read_basis(run: Run, config: DriftConfig) -> tuple[int, np.ndarray | None]:
-    """Return the length of a direction, and the directions of a file; None for a named basis.
-
-    Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError`` for
-    a file without directions that fit it.
-    """
-    rows, columns = require_matrix(run, config.unit)
-    width = columns if config.side == "inputs" else rows
-    return width, read_directions("drift.basis", config.basis, width)
+def require_asked(run: Run, config: DriftConfig) -> None:
+    """Raise what ``read_basis`` raises for the unit and the basis that are asked for."""
+    read_basis(run, config.unit, config.side, config.basis, "drift.basis")
 
 
 def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:

@@ -13,10 +13,11 @@ Shapes: N datum, T position, R output of the weight, C input, D random walk.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.influence.directions.bases import Side
+from analysis.influence.directions.bases import Side, read_directions
 from analysis.run.names import nearest
 from analysis.run.run import Run
 from capture.errors import RunError, UnitError
@@ -87,6 +88,19 @@ def require_matrix(run: Run, unit: str) -> tuple[int, int]:
         raise UnitError(unit, f"has {len(shapes[unit])} axes; drift needs a weight with two")
     outputs, inputs = reversed(shapes[unit]) if unit in run.layout.transposed else shapes[unit]
     return outputs, inputs
+
+
+def read_basis(
+    run: Run, unit: str, side: Side, basis: str, where: str
+) -> tuple[int, np.ndarray | None]:
+    """Return the length of a direction, and the directions of a file; None for a named basis.
+
+    Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError``,
+    which names the setting ``where``, for a file without directions that fit it.
+    """
+    rows, columns = require_matrix(run, unit)
+    width = columns if side == "inputs" else rows
+    return width, read_directions(where, basis, width)
 
 
 def run_moments(

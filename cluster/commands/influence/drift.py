@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     from analysis.influence.drift.along import (
         DriftConfig,
         measure_drift,
-        read_basis,
+        require_asked,
         write_drift,
     )
     from analysis.jobs.question import Question
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
     question = Question.of("drift", config)
 
     def check(run: "Run") -> None:
-        read_basis(run, config)
+        require_asked(run, config)
 
     answer = Analysis(lambda run: question, compute, write_drift, show, check)
     return run_analysis(arguments, console, answer)
