@@ -1,6 +1,6 @@
 """Forward passes over many windows, a few at a time.
 
-Shapes: N datum, T position, V vocabulary.
+Shapes: N datum, T position, D width, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Windows
+from capture.parts.parted import Parted
 
 LOGITS_AT_ONCE = 2**24
 """Entries of the largest logits to hold; 64 MiB."""
@@ -32,6 +33,12 @@ def losses(model: Observed, windows: Windows, num_tokens: int) -> np.ndarray:
         logits_NTV = model.logits(torch.from_numpy(batch.token_NT))
         found.append(cross_entropy(logits_NTV, torch.from_numpy(batch.target_NT)))
     return np.concatenate(found)
+
+
+def unembedded(network: Parted, hidden_NTD: Tensor) -> Tensor:
+    """Return the logits of what enters the unembedding, [N, T, V]."""
+    weight_VD, bias_V, logit_map = network.unembedding
+    return logit_map(hidden_NTD @ weight_VD.T + bias_V)
 
 
 def cross_entropy(logits_NTV: Tensor, target_NT: Tensor) -> np.ndarray:

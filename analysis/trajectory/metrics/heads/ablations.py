@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.trajectory.metrics.row import Row, head_name, mean_row
 from analysis.trajectory.observed.model import Observed
-from analysis.trajectory.observed.passes import cross_entropy, losses
+from analysis.trajectory.observed.passes import cross_entropy, losses, unembedded
 from analysis.trajectory.observed.text import Text, Windows
 from capture.parts.found_parts import PartSite
 from capture.parts.parted import Parted
@@ -48,7 +48,7 @@ def neuron_ablation(model: Observed, text: Text) -> Iterator[Row]:
     assert text.held_out
     some = text.held_out.spread(NEURON_DATUMS)
     token_NT = torch.from_numpy(some.token_NT)
-    layers = [number for number in range(len(network.parts.layers)) if network.parts.resumable]
+    layers = range(len(network.parts.layers)) if network.parts.resumable else ()
     states = network.observe(token_NT, layers=layers)
     clean_N = loss_of(model, network, states.hidden_NTD, some)
     for weight in filter(None, network.parts.mlp_out):
@@ -68,8 +68,7 @@ def neuron_ablation(model: Observed, text: Text) -> Iterator[Row]:
 
 def loss_of(model: Observed, network: Parted, hidden_NTD: Tensor, windows: Windows) -> np.ndarray:
     """Return the mean loss of each datum from what enters the unembedding, [N]."""
-    weight_VD, bias_V, logit_map = network.unembedding
-    logits_NTV = logit_map(hidden_NTD @ weight_VD.T + bias_V)[:, model.scored]
+    logits_NTV = unembedded(network, hidden_NTD)[:, model.scored]
     return cross_entropy(logits_NTV, torch.from_numpy(windows.target_NT)).mean(1)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from analysis.trajectory.metrics.row import Row, mean_row
 from analysis.trajectory.observed.model import Observed
-from analysis.trajectory.observed.passes import cross_entropy
+from analysis.trajectory.observed.passes import cross_entropy, unembedded
 from analysis.trajectory.observed.text import Repeated, Text
 from capture.errors import ConfigError
 from capture.parts.found_parts import PartSite, laid_out
@@ -137,7 +137,7 @@ class Patched:
     own: dict[str, Tensor]
     """Weight → what enters it (heads, side by side) or leaves it (an MLP), in memory's order."""
     other: dict[str, Tensor]
-    """The same of the other input."""
+    """Weight → the same state for the other input."""
 
     @classmethod
     def of(cls, model: Parted, repeated: Repeated, text: Text) -> "Patched":
@@ -180,8 +180,7 @@ class Patched:
 
     def loss(self, hidden_NTD: Tensor) -> np.ndarray:
         """Return the mean loss on the second block without its first token, [N]."""
-        weight_VD, bias_V, logit_map = self.model.unembedding
-        logits_NTV = logit_map(hidden_NTD @ weight_VD.T + bias_V)
+        logits_NTV = unembedded(self.model, hidden_NTD)
         loss_NT = cross_entropy(logits_NTV[:, :-1], self.token_NT[:, 1:])
         lengths = self.repeated.length_N
         pairs = zip(loss_NT, lengths, strict=True)
