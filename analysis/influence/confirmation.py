@@ -19,7 +19,13 @@ import pandas as pd
 
 from analysis.influence.config import InfluenceConfig
 from analysis.influence.judge.designs import Variation, random_subsets
-from analysis.influence.judge.retrainings import Weights, is_kept, read_kept, values
+from analysis.influence.judge.retrainings import (
+    Weights,
+    is_kept,
+    read_kept,
+    trained_again,
+    values,
+)
 from analysis.influence.judge.retrainings import keep as store_retraining
 from analysis.influence.queries.query import Query
 from analysis.influence.tables import Influence
@@ -147,12 +153,8 @@ class Attempt:
         return self
 
     def __call__(self, variation: Variation, /) -> Weights | None:
-        from capture.retraining.retrain import retrain  # loads the training engine
-        from capture.retraining.weighting import Weighting
-
-        weighting = Weighting(variation.weight_D, variation.steps)
         try:
-            return retrain(self.past, weighting, end_step=self.end_step)
+            return trained_again(self.past, variation, self.end_step)
         except InfluenceError:
             return None
 

@@ -47,10 +47,20 @@ class Retraining:
         return self
 
     def __call__(self, variation: Variation, /) -> tuple[Variation, Weights]:
-        from capture.retraining.retrain import retrain  # loads the training engine
-        from capture.retraining.weighting import Weighting
+        return variation, trained_again(self.past, variation)
 
-        return variation, retrain(self.past, Weighting(variation.weight_D, variation.steps))
+
+def trained_again(
+    past: "ReplayableRun", variation: Variation, end_step: int | None = None
+) -> Weights:
+    """Return the weights after a retraining, by default of all steps.
+
+    Raises ``InfluenceError`` if it diverges.
+    """
+    from capture.retraining.retrain import retrain  # loads the training engine
+    from capture.retraining.weighting import Weighting
+
+    return retrain(past, Weighting(variation.weight_D, variation.steps), end_step=end_step)
 
 
 def require_kept(
