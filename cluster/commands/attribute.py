@@ -193,8 +193,9 @@ def attribution(
         return Question.of("attribute", *configs)
 
     def check(run: "Run") -> None:
-        chosen_steps(run, choose(run))
-        check_focus(run, choose(run), focus)
+        config = choose(run)
+        chosen_steps(run, config)
+        check_focus(run, config, focus)
 
     return Analysis(question, compute, write_attribution, show, check)
 

@@ -45,4 +45,4 @@ RECORD_KINDS = ("outliers", "tallies", "factors")
 REPLAY_TOLERANCE = 1e-4
 REPORT_NEURONS = 1200
 SPECTRUM_OF = ("gradients", "updates", "weights")
-UNEXPECTED_EVIDENCE = ("residual", "excess", "loss", "self-influence", "held-out", "order")
+UNEXPECTED_EVIDENCE = ("residual", "excess", "loss", "self-influence", *RETRAINED_EVIDENCE)
