@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 STACKED = ("in_proj_weight", "c_attn.weight")
-INTERLEAVED = ("query_key_value.weight",)
+INTERLEAVED = "query_key_value.weight"
 INTERLEAVED_IN = ("GPTNeoX", "Bloom")
 """Families whose ``query_key_value`` is interleaved by head; others order it otherwise."""
 SEPARATE = tuple(f"{name}_proj.weight" for name in "qkv")
+KNOWN_ENDS = (*STACKED, INTERLEAVED, *SEPARATE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def inputs_of(
     block: nn.Module, named: dict[str, Tensor], num_heads: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return the matrices of queries, keys and values, each [H, E, D]; None if not known."""
-    ends = {end: name for name in named for end in known_ends() if name.endswith(end)}
+    ends = {end: name for name in named for end in KNOWN_ENDS if name.endswith(end)}
     if all(end in ends for end in SEPARATE):
         q_CD, k_CD, v_CD = (named[ends[end]] for end in SEPARATE)
         q_HED = q_CD.unflatten(0, (num_heads, -1))
@@ -80,14 +81,10 @@ def inputs_of(
             q, k, v = weight.unflatten(0, (3, num_heads, -1)).unbind(0)
             return q, k, v
     family = type(block).__name__
-    if INTERLEAVED[0] in ends and family.startswith(INTERLEAVED_IN):
-        q, k, v = named[ends[INTERLEAVED[0]]].unflatten(0, (num_heads, 3, -1)).unbind(1)
+    if INTERLEAVED in ends and family.startswith(INTERLEAVED_IN):
+        q, k, v = named[ends[INTERLEAVED]].unflatten(0, (num_heads, 3, -1)).unbind(1)
         return q, k, v
     return None
-
-
-def known_ends() -> tuple[str, ...]:
-    return (*STACKED, *INTERLEAVED, *SEPARATE)
 
 
 def shared(weight_CD: Tensor, num_heads: int, width: int) -> Tensor:
