@@ -9,7 +9,7 @@ from capture.corpus.tokenizer import HFTokenizer
 from capture.errors import CorpusError
 
 COLUMNS = 10
-FORMAT = "wanted 10 columns between tabs, as in CoNLL-U: ID FORM … HEAD DEPREL DEPS MISC"
+FORMAT = "Wanted 10 columns between tabs, as in CoNLL-U: ID FORM … HEAD DEPREL DEPS MISC"
 UNKNOWN = "<unk>"
 
 
@@ -20,7 +20,7 @@ class Edge:
     dependent: int
     head: int
     relation: str
-    """Without a subtype: ``nsubj`` for ``nsubj:pass``."""
+    """Relation without its subtype: ``nsubj`` for ``nsubj:pass``."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sentence:
 
 
 Words = Callable[[str, bool], list[int]]
-"""From a word, and whether a space stands before it, to its token ids; maybe none."""
+"""Function from a word, and whether a space stands before it, to its token ids; maybe none."""
 
 
 def read_dependencies(path: str, encode: Words, window: int) -> list[Sentence]:

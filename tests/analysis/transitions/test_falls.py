@@ -1,7 +1,6 @@
 """Falls of clusters: a sudden rise is none, and a single position has no standard error."""
 
 import numpy as np
-import pandas as pd
 
 from analysis.transitions.quanta import clusters
 from analysis.transitions.quanta.falls import Falls
@@ -29,4 +28,3 @@ def test_a_cluster_of_one_position_has_no_error_and_no_cosine() -> None:
     found = Falls.of(STEPS, loss_KM, cluster_M, datum_M=np.arange(5), seed=0, cuts=False)
     assert np.isnan(found.error_KC[:, 1]).all()
     assert np.isnan(clusters.within(np.eye(5), cluster_M)[1])
-    assert isinstance(found.shapes.curves, pd.DataFrame)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from observed_models import T, V, network
 from planted_skills import BEGINNING, VOCABULARY, WINDOW, skilled_models, skilled_windows
 from sklearn.metrics import adjusted_rand_score
-from tiny_hf import SETTINGS
 from tiny_run import copied, tiny_run
 from torch.nn import functional as F
 
@@ -28,21 +28,8 @@ from analysis.transitions.quanta.quanta import chosen_steps, find_quanta, groupe
 from analysis.transitions.quanta.sentences import cluster_line, summarise
 from analysis.transitions.quanta.tables import SCHEMAS, Quanta
 from capture.errors import ConfigError
-from capture.models.huggingface import HFConfig, build_hf_model
-from capture.models.transformer import AnyModel, ModelConfig, fresh_model
+from capture.models.transformer import AnyModel
 from cluster.cli import main
-
-V, T = 30, 8
-
-
-def network(kind: str) -> AnyModel:
-    if kind == "transformer":
-        config = ModelConfig(layers=2, width=8, hidden=12, heads=2)
-        made: AnyModel = fresh_model(config, vocabulary=V, window=T, seed=0)
-    else:
-        config = HFConfig(family=kind, settings=SETTINGS[kind])
-        made = build_hf_model(config, vocabulary=V, window=T, seed=0)
-    return made.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "gpt2", "llama"])
