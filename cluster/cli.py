@@ -63,7 +63,7 @@ COMMANDS = (
     *(spectrum, trajectory, transitions, quanta, seeds, compare),
     *(plan, config, runs, info, verify, selfcheck, garbage),
 )
-"""In the order of the help."""
+"""All commands, in the order of the help."""
 
 EPILOG = """\
 a first quarter of an hour:

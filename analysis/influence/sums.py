@@ -45,7 +45,7 @@ class InfluenceSums:
     window_QDW: np.ndarray = field(init=False)
     """Reliable contributions."""
     steps: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    """By step: what raised and what lowered each query, [Q] each, and the method's numbers."""
+    """Step → what raised and what lowered each query, [Q] each, and the method's numbers."""
     within_Q: np.ndarray = field(init=False)
     """Whether the steps added so far are within the horizon."""
 

@@ -40,7 +40,7 @@ class BackwardStep:
     step: int
     datum_N: list[int]
     factors: Factors
-    """Of the loss whose shifts the run records."""
+    """Gradients of the loss whose shifts the run records."""
     coefficients: dict[str, Coefficient]
     """Multiplier from gradient to lifetime shift, by unit."""
 

@@ -49,7 +49,7 @@ class UnitGradients:
     unit: str
     uses: list[Factor]
     multiplier: Tensor | float = 1.0
-    """From gradient to the datum's part of the column: 1, or what makes it a shift."""
+    """Multiplier from gradient to the datum's part of the column: 1, or what makes it a shift."""
 
 
 @dataclass(frozen=True, eq=False)

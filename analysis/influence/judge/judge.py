@@ -82,7 +82,7 @@ class Plan:
     subsets: dict[float, list[Variation]]
     removals: list[Removal]
     named: dict[tuple[designs.Sort, str, int], Variation]
-    """By what is done, method and query."""
+    """Variations by what is done, method and query."""
     controls: dict[designs.Sort, list[Variation]]
     num_datums: int
 

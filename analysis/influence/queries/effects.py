@@ -75,7 +75,7 @@ class EffectQuery(Specification):
     """What replaces the subject: zero weights, its mean over the training text, or a resampled
     value."""
     token: str | None = None
-    """By default the token whose log-probability falls most in the run's last model."""
+    """Token to predict; default: that whose log-probability falls most in the run's last model."""
     split: str = ""
     """Default: validation, else test, else train."""
     max_datums: int = MOST_DATUMS

@@ -46,7 +46,7 @@ class QueryMaterial:
 
     @cached_property
     def parted(self) -> KnownModel:
-        """The same model with its parts; raises what ``Run.parted`` raises."""
+        """The run's model with its parts; raises what ``Run.parted`` raises."""
         return self.run.parted()
 
     @cached_property

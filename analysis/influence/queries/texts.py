@@ -77,7 +77,7 @@ class TextQuery(Specification):
 
     kind: ClassVar[str] = "text"
     text: str
-    """At least two tokens."""
+    """The text, of at least two tokens."""
 
     def title(self) -> str:
         words = self.text.split()

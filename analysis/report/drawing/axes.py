@@ -36,7 +36,7 @@ class Axes:
     bottom: int = 40
     log_y: bool = False
     log_x: bool = False
-    """For counts that may be 0, such as steps: the logarithm of 1 + value."""
+    """Whether places follow the logarithm of 1 + value: for counts that may be 0, such as steps."""
 
     @property
     def floor(self) -> int:

@@ -1,4 +1,4 @@
-"""From numbers to pixels: scales, round ticks and their labels."""
+"""Scales from numbers to pixels, round ticks and their labels."""
 
 import math
 from collections.abc import Sequence

@@ -47,7 +47,7 @@ def extreme_neurons(data: ReportData, table: pd.DataFrame) -> Markup:
 
 
 def figures(comparisons: pd.DataFrame, histograms: pd.DataFrame) -> list[Markup]:
-    """For each comparison a chart of medians and quartiles, then a histogram of each group."""
+    """Return a section for each comparison: a chart of quartiles, then its groups' histograms."""
     return [
         section(
             heading,

@@ -226,7 +226,7 @@ class ReportData:
 
     @cached_property
     def nearest_neurons(self) -> Mapping[Neuron, list[Neuron]]:
-        """For each neuron on the map, those nearest to it, nearest first."""
+        """Neuron on the map → those nearest to it, nearest first."""
         table = self.sources["neurons", "neurons"].dropna(subset=["x", "y"])
         position_R2 = table[["x", "y"]].to_numpy()
         keys = list(zip(table["unit"], table["neuron"].tolist(), strict=True))

@@ -36,7 +36,7 @@ COLUMNS = ["step", "learning_rate", "gradient_norm", "clip", "datums"]
 FOLLOWED = {"float32": 1e-4, "float16": 2e-3}
 """Largest accepted ‖followed − checkpoint‖ / ‖change in the segment‖, by precision of factors."""
 NO_UPDATE = AppliedUpdate(0.0, 1.0, 1.0, 1.0, old=1.0)
-"""Of a step in which the optimizer leaves a unit as it is."""
+"""The coefficients of a step in which the optimizer leaves a unit as it is."""
 
 
 @dataclass(frozen=True, eq=False)

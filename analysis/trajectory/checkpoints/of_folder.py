@@ -26,7 +26,7 @@ class StoredCheckpoints:
     names: Mapping[int, str]
     """Step → name."""
     read: Callable[[str], HFModel]
-    """From a name to the model."""
+    """Function from a name to the model."""
     tokenizer: str
     """Folder or hub id whose tokenizer the models use."""
 

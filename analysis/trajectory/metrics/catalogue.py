@@ -183,4 +183,4 @@ CATALOGUE = (
         frozenset({"modular addition", "training text"}),
     ),
 )
-"""In the order of tables and pages."""
+"""All metrics, in the order of tables and pages."""

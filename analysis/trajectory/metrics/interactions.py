@@ -20,7 +20,7 @@ CONTEXT = 8
 """Tokens whose pairs are measured: all 2⁸ subsets of them are predicted from."""
 MOST_DATUMS = 20
 Game = Callable[[np.ndarray], np.ndarray]
-"""From subsets, bool [S, P], to values, [S]."""
+"""Function from subsets, bool [S, P], to values, [S]."""
 
 
 def token_interactions(model: Observed, text: Text) -> Iterator[Row]:

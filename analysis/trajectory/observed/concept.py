@@ -16,7 +16,7 @@ from capture.corpus.tokenizer import HFTokenizer
 from capture.errors import ConfigError, CorpusError
 
 Encode = Callable[[str, str], list[int]]
-"""From a text and its place, for errors, to token ids."""
+"""Function from a text and its place, for errors, to token ids."""
 LEAST_OF_A_LABEL = 5
 """Texts of each label, as many as a probe's folds."""
 PAIR, LABELLED = {"prompt", "completion"}, {"text", "label"}

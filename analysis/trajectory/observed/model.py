@@ -208,7 +208,7 @@ class Observed:
 
     @cached_property
     def reader(self) -> Callable[[Tensor], Tensor] | None:
-        """From a residual state to logits: the last norm, if any, and the unembedding.
+        """Function from a residual state to logits: the last norm, if any, and the unembedding.
 
         None if no norm of the model, followed by its unembedding, gives its logits.
         """

@@ -84,7 +84,7 @@ class Text:
     modulus: int | None = None
     """p, if the task is addition modulo p."""
     paths: Sequence[str] = ()
-    """Pairs of components whose direct paths are patched, as in ``L0H1>L1H2``; empty for all."""
+    """Pairs of components whose direct paths are patched, as in ``L0H1:L1H2``; empty for all."""
     sentences: Sequence[Sentence] = ()
     """Sentences with their dependencies; empty if there are none."""
     memory: dict[str, Any] = field(default_factory=dict)

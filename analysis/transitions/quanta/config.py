@@ -19,8 +19,8 @@ class QuantaConfig:
     """Patterns of the parameters whose gradients are compared, one may stand without a list; empty
     for the matrices of the layers, without embeddings (Michaud et al. 2023)."""
     steps: str | Sequence[int] = "log"
-    """As ``TrajectoryConfig.steps``; 8 or more are needed, so a run with fewer checkpoints is
-    replayed for log."""
+    """Checkpoints to measure, as in ``TrajectoryConfig.steps``. 8 or more are needed, so a run with
+    fewer checkpoints is replayed for log."""
     checkpoints: int = 30
     """Number of checkpoints to choose if ``steps`` is log."""
     split: SplitChoice = ""
@@ -42,6 +42,6 @@ class QuantaConfig:
 
     @property
     def checkpoints_chosen(self) -> TrajectoryConfig:
-        """The same checkpoints and text as those of a trajectory; raises what it raises."""
+        """Checkpoints and text of a trajectory; raises what ``TrajectoryConfig`` raises."""
         chosen = {"steps": self.steps, "checkpoints": self.checkpoints, "split": self.split}
         return TrajectoryConfig(**chosen, datums=10**9, seed=self.seed)

@@ -58,7 +58,7 @@ class HiddenStates:
     change_SS: np.ndarray
     """Probability of the next point's state."""
     bic: dict[int, float]
-    """By number of states."""
+    """Number of states → BIC of the model with as many."""
     null_states: list[int]
     """Number of states that BIC chooses for random walks."""
 

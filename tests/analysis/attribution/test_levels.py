@@ -137,7 +137,7 @@ def test_a_run_without_segments_is_refused() -> None:
 
 
 def test_neurons_of_a_weight_that_is_stored_transposed_are_its_rows() -> None:
-    """As in Hugging Face's Conv1D; both functions that group a unit's entries agree."""
+    """Hugging Face's Conv1D stores weights so; both functions that group a unit's entries agree."""
     names = ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.bias", "h.0.attn.c_attn.weight"]
     layout = Layout(dict(zip(names, [(4, 3), (3,), (4, 6)], strict=True)), frozenset(names))
     neurons, rows = (groups_at(level, layout, heads=2) for level in ("neuron", "row"))
