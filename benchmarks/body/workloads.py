@@ -78,12 +78,14 @@ LLAMA = Workload(
     units=("model.layers.*",),
 )
 """3 layers of width 200: 841,200 captured weights, two thirds of the products of a step."""
+NO_DROPOUT = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+"""Settings of GPT-2."""
 GPT2 = Workload(
     name="gpt2",
     family="gpt2",
     settings={
         **{"n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 256},
-        **{"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+        **NO_DROPOUT,
     },
     vocabulary=2_000,
     window=256,
@@ -97,7 +99,7 @@ GPT2_SMALL = Workload(
     family="gpt2",
     settings={
         **{"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1_024},
-        **{"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+        **NO_DROPOUT,
     },
     vocabulary=50_257,
     window=1_024,
@@ -111,7 +113,7 @@ TINY = Workload(
     family="gpt2",
     settings={
         **{"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8},
-        **{"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+        **NO_DROPOUT,
     },
     vocabulary=50,
     window=8,
@@ -119,7 +121,7 @@ TINY = Workload(
     units=("transformer.h.*",),
     datums=20,
 )
-"""The same in miniature, to try the benchmark itself."""
+"""A GPT-2 in miniature, to try the benchmark itself."""
 WORKLOADS = {each.name: each for each in (LLAMA, GPT2, GPT2_SMALL, TINY)}
 
 

@@ -26,17 +26,12 @@ def main() -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("gpu-check: this machine has no CUDA device. Try the script with --device cpu")
         return 2
-    found: dict[str, object] = {
-        "device": device_name(arguments.device),
-        "machine": machine(),
-        "parts": {},
-    }
     results: dict[str, dict[str, object]] = {}
+    found = {"device": device_name(arguments.device), "machine": machine(), "parts": results}
     with tempfile.TemporaryDirectory() as folder:
         for part in parts(arguments.device, arguments.model, Path(folder)):
             print(f"{part.name} (at most {part.seconds} s) …", flush=True)
             results[part.name] = run_part(part)
-            found["parts"] = results
             arguments.json.write_text(json.dumps(found, indent=1) + "\n")
             print(summary(part.name, results[part.name]), flush=True)
     return int(any(result["problem"] for result in results.values()))
