@@ -36,7 +36,7 @@ NAMES = {
 }
 """Method → its name in tables, in the order of the rows."""
 Columns = Sequence[Mapping[str, Sequence[float]]]
-"""For each column of a table: method → value of each query."""
+"""Columns of a table; each is a mapping from method to the value of each query."""
 
 
 def read(name: str) -> dict[str, Any]:

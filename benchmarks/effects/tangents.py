@@ -1,4 +1,4 @@
-"""What unrolled influence predicts of retrainings, for any number of queries.
+"""Predictions of retrainings by unrolled influence, for any number of queries.
 
 With r_i the change of the weight of datum i's loss, the change of the weights at the end of
 training is, to first order, that of a forward derivative through all steps. Its inner product with

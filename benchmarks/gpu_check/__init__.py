@@ -1,1 +1,1 @@
-"""Everything to be known of one GPU in eight minutes: see ``benchmarks.gpu_check.__main__``."""
+"""A check of this project on one GPU, in eight minutes: see ``benchmarks.gpu_check.__main__``."""

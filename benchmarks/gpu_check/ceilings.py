@@ -1,4 +1,4 @@
-"""What the device can do at most: bytes copied and products of matrices each second.
+"""Measure the ceilings of a device: bytes copied and products of matrices each second.
 
 ``python -m benchmarks.gpu_check.ceilings cuda`` prints one line of JSON. The steps of a model are
 compared with these, measured in the same check.

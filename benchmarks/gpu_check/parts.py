@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TAIL_CHARACTERS = 4_000
-"""How much of a part's output is kept."""
+"""Length of the end of a part's output that is kept."""
 
 
 @dataclass(frozen=True)

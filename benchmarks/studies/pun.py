@@ -47,7 +47,7 @@ LENS = "benchmarks.studies.pun:punchline_lens"
 
 
 def punchline_lens(model: Observed, text: Text) -> Iterator[Row]:
-    """Loss of the punchline read after each layer, nats; null: that of another pun's."""
+    """Yield the loss of the punchline read after each layer, nats; null: of another pun's."""
     puns = list(text.concept.completions)
     for number in range(len(model.blocks) + 1):
         own, null = [], []

@@ -33,7 +33,7 @@ class Study:
     seeds: Sequence[int]
     """Seeds of the page; empty if the study trains one configuration only."""
     fewest: int = 1
-    """With fewer seeds the study cannot be measured."""
+    """Least number of seeds with which the study can be measured."""
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ CURVES = {
 }
 PROBES = {"trades": "which half of the trades, before the punchline", "puns": "pun or no pun"}
 STATES = ("the embedding", "layer 0", "layer 1")
-"""Where the lens reads, in the order of ``punchline_lens``."""
+"""States that the lens reads, in the order of ``punchline_lens``."""
 CROSSINGS = (0.7, 0.9)
 BY_TRADE = 1 / len(IDIOMS)
 """Share of puns that a random word of the trade completes."""
