@@ -56,7 +56,7 @@ def interaction(log: LossLog, calls: Sequence[ModelCall], num_datums: int) -> fl
     inner = {id(x) for call in mixed for x in call.outputs if x.dim()}
     own = [masks[id(x)] for x in reached]
     true = [deltas[id(x)] * mask for x, mask in zip(reached, own, strict=True)]
-    tolerance = HALF_TOLERANCE if any(call.autocast[1] for call in calls) else TOLERANCE
+    tolerance = HALF_TOLERANCE if any(call.autocast.enabled for call in calls) else TOLERANCE
     for roots in possible_roots(log):
         before, is_random = gradients(log, roots, reached, values)
         before = [x * mask for x, mask in zip(before, own, strict=True)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from capture.custom_loop.checks.autocast_state import AutocastState
 from capture.custom_loop.checks.exchanges import Exchanged, functional_name
 from capture.custom_loop.checks.model_calls import tensors_of
 from capture.gradients.output_hooks import on_delta
@@ -41,7 +42,7 @@ class Operation:
     kwargs: dict[str, Any]
     has_gradient: bool
     """Whether gradients were on."""
-    autocast: tuple[str, bool, torch.dtype]
+    autocast: AutocastState
     made: list[Tensor]
     """Tensors of the result, and the tensor that was changed in place."""
     before: dict[int, Tensor]
@@ -55,10 +56,9 @@ class Operation:
         args, kwargs = tree_map(
             lambda x: now.get(id(x), x) if isinstance(x, Tensor) else x, (self.args, self.kwargs)
         )
-        device, enabled, dtype = self.autocast
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.has_gradient))
-            stack.enter_context(torch.autocast(device, dtype, enabled=enabled))
+            stack.enter_context(self.autocast.again())
             found = tensors_of(self.func(*args, **kwargs))
         if len(found) > len(self.made):
             raise NotRepeatableError("an operation whose results differ in number")
@@ -142,11 +142,7 @@ class LossLog:
         self.keep_outputs_of(changed)
         before = {id(x): x.detach().clone() for x in changed if id(x) not in self.tracked}
         gradient = torch.is_grad_enabled()
-        autocast = (
-            self.device,
-            torch.is_autocast_enabled(self.device),
-            torch.get_autocast_dtype(self.device),
-        )
+        autocast = AutocastState.now(self.device)
         outside = [x for x in given if id(x) not in self.tracked and id(x) not in before]
         tracked, exchanged = self.tracked.intersection(map(id, given)), self.exchanged
         functional, num_exchanges = functional_name(func), exchanged.num_exchanges

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from capture.custom_loop.checks.autocast_state import AutocastState
 from capture.custom_loop.checks.module_attributes import attributes_put_back
 from capture.gradients.output_hooks import on_delta
 
@@ -42,8 +43,7 @@ class ModelCall:
     kwargs: dict[str, Any]
     given: list[Tensor]
     """All tensors among the arguments."""
-    autocast: tuple[str, bool, torch.dtype]
-    """Device type, whether autocast was on, and its type."""
+    autocast: AutocastState
     versions: list[int]
     """Version counters of the inputs: changed inputs cannot be used again."""
     random_state: Tensor | None
@@ -70,7 +70,7 @@ class ModelCall:
         kwargs: dict[str, Any],
         device: str,
     ) -> "ModelCall":
-        autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        autocast = AutocastState.now(device)
         given = tensors_of((args, kwargs))
         versions = [x._version for x in given if not x.is_inference()]
         return cls(name, module, args, kwargs, given, autocast, versions, torch.get_rng_state())
@@ -122,12 +122,11 @@ class ModelCall:
             torch.manual_seed(0)
             random.seed(0)
             np.random.seed(0)
-        device, enabled, dtype = self.autocast
         # Inputs are detached, because a call that they come from is run again by itself.
         args, kwargs = tree_map(
             lambda x: change(x).detach() if isinstance(x, Tensor) else x, (self.args, self.kwargs)
         )
-        with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
+        with torch.enable_grad(), self.autocast.again():
             return [x for x in tensors_of(self.module(*args, **kwargs)) if x.requires_grad]
 
 

@@ -82,7 +82,7 @@ def check_split(
 
 def tolerance_of(calls: Sequence[ModelCall], uses: Sequence[ParameterUse]) -> float:
     """Return the largest difference that rounding explains; models may turn autocast on inside."""
-    has_autocast = any(call.autocast[1] for call in calls)
+    has_autocast = any(call.autocast.enabled for call in calls)
     deltas = [use.delta for use in uses if use.delta is not None]
     has_halves = any(delta.dtype.itemsize < 4 for delta in deltas)
     return HALF_TOLERANCE if has_autocast or has_halves else TOLERANCE

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from capture.custom_loop.checks.autocast_state import AutocastState
 from capture.custom_loop.rerun.batch_axis import batch_axis, have_rows, leaves_of
 from capture.custom_loop.rerun.row_axes import RowAxes
 from capture.custom_loop.unseen import without_torch_functions
@@ -25,8 +26,7 @@ class ModuleFrame:
     kwargs: dict[str, Any]
     versions: dict[int, int]
     """Versions of the tensors among the arguments, by their id."""
-    autocast: tuple[str, bool, torch.dtype]
-    """Device type, whether autocast was on, and its type."""
+    autocast: AutocastState
     num_datums: int
     """0 if it is not known."""
     unsplit: dict[str, str] = field(default_factory=dict)
@@ -46,8 +46,7 @@ class ModuleFrame:
             tensors = [x for _, x in leaves_of((args, kwargs)) if isinstance(x, Tensor)]
             device = next((x.device.type for x in tensors), "cpu")
             versions = {id(x): x._version for x in tensors if not x.is_inference()}
-        autocast = device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        return cls(module, args, kwargs, versions, autocast, num_datums)
+        return cls(module, args, kwargs, versions, AutocastState.now(device), num_datums)
 
 
 class ModuleFrames:

@@ -54,10 +54,9 @@ def gradients_alone(
     frame: ModuleFrame, parameters: list[nn.Parameter], slot: int
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of the call's part for the datum in a slot."""
-    device, enabled, dtype = frame.autocast
     before = torch.get_rng_state()
     args, kwargs = cut(frame, slot)
-    with torch.enable_grad(), torch.autocast(device, dtype, enabled=enabled):
+    with torch.enable_grad(), frame.autocast.again():
         try:
             out = frame.module.forward(*args, **kwargs)
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
