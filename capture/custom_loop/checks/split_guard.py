@@ -155,16 +155,15 @@ class SplitGuard:
         """
         watch = self.watch
         calls = [call for call in watch.calls if call.deltas] if forward is watch.forward else []
-        deltas = [delta for call in calls for delta in call.deltas.values()]
-        inside = [use for number, use in sorted(forward.uses.items()) if number in forward.inside]
-        if calls and self.scheduled and (name := exchange_in_loss(watch.log)):
-            raise exchange_error(name, step)
-        if not calls or not all(map(is_finite, deltas)):
-            if calls:
-                return NOT_FINITE
+        if not calls:
             return NOT_KEPT if watch.left_out else NO_CALL
+        if self.scheduled and (name := exchange_in_loss(watch.log)):
+            raise exchange_error(name, step)
+        if not all(is_finite(delta) for call in calls for delta in call.deltas.values()):
+            return NOT_FINITE
         if not all(call.is_intact for call in calls):
             return CHANGED
+        inside = [use for number, use in sorted(forward.uses.items()) if number in forward.inside]
         if not inside:
             return NO_CALL
         with self.tape.pausing(), nothing_changes(self.model):
