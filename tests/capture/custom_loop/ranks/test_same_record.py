@@ -159,7 +159,25 @@ def test_an_error_of_one_rank_ends_the_recording_on_all_with_its_reason(name: st
     patterns = ERRORS[name]
     assert re.match(patterns[0], first), first
     assert re.match(patterns[1], second), second
-    run = pair.folder / name / "run"
-    if run.exists():
-        assert open_run(str(run)).steps_done == (2 if name == "unequal_numbers_of_steps" else 0)
-        assert not Store(str(run)).exists("lease.json")
+
+
+BEFORE_THE_RUN = {
+    *("other_runs", "other_rates", "in_memory", "changed_by_a_hook", "an_existing_run"),
+    *("another_batch_after_resuming", "reduced_in_bfloat16", "sharded_in_part"),
+    *("tensor_parallel", "sharded_along_two_axes", "other_divisor"),
+}
+"""Errors before a run begins in a folder of its own."""
+KEPT = {"unequal_numbers_of_steps": 2}
+"""Steps that are stored in spite of the error, where there are any."""
+
+
+@pytest.mark.parametrize("name", sorted(CAUSES.keys() - BEFORE_THE_RUN))
+def test_a_run_that_an_error_ends_keeps_whole_segments_and_no_lease(name: str, pair: Recorded):
+    run = str(pair.folder / name / "run")
+    assert open_run(run).steps_done == KEPT.get(name, 0)
+    assert not Store(run).exists("lease.json")
+
+
+@pytest.mark.parametrize("name", sorted(BEFORE_THE_RUN))
+def test_an_error_before_the_run_begins_leaves_no_run(name: str, pair: Recorded):
+    assert not (pair.folder / name / "run").exists()
