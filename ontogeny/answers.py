@@ -19,6 +19,11 @@ def opened_run(run: Run | str | PathLike[str]) -> Run:
     return run if isinstance(run, Run) else open_run(run)
 
 
+def report_to(progress: Progress | None) -> Progress:
+    """Return the function to call with progress; one that does nothing for None."""
+    return progress or (lambda done, wanted: None)
+
+
 @dataclass(frozen=True)
 class Keep:
     """Whether and where the tables of an answer are kept."""

@@ -13,7 +13,7 @@ from analysis.influence.directions.tables import (
 )
 from analysis.influence.queries.parsing import build_queries
 from analysis.run.run import Run
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def directions(
@@ -56,7 +56,7 @@ def directions(
     """
     opened = opened_run(run)
     asked = build_queries(opened, queries)
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
 
     def compute() -> Directions:
         return tabulate(influence_along(opened, asked, config, report), asked, config)

@@ -14,7 +14,7 @@ from analysis.influence.queries.parsing import build_queries
 from analysis.influence.tables import Influence, write_influence
 from analysis.jobs.question import Question
 from analysis.run.run import Run
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def influence(
@@ -66,7 +66,7 @@ def influence(
     opened, chosen = opened_run(run), config or InfluenceConfig()
     asked = build_queries(opened, [queries] if isinstance(queries, str | Mapping) else queries)
     question = influence_question(asked, chosen)
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
 
     def compute() -> Influence:
         return compute_influence(opened, asked, chosen, report, name=name, resumable=save)

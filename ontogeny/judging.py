@@ -28,7 +28,7 @@ from analysis.influence.suspects.unexpected import UNEXPECTED
 from analysis.jobs.question import Question
 from analysis.run.run import Run
 from capture.errors import ConfigError
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 Asked = str | Mapping[str, Any]
 
@@ -71,7 +71,7 @@ def lds(
     """
     opened, chosen = opened_run(run), config or JudgeConfig()
     asked = build_queries(opened, [queries] if isinstance(queries, str | Mapping) else queries)
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
 
     def compute() -> Judged:
         scores = score_methods(opened, asked, chosen.methods)
@@ -124,7 +124,7 @@ def suspects(
         problem = f"is {chosen.evidence!r}, which {'needs' if query is None else 'takes no'} query"
         raise ConfigError("suspects.evidence (--method)", problem)
     asked = build_queries(opened, ["loss" if query is None else query])[0]
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
 
     def compute() -> Suspects:
         found = rank_suspects(opened, asked, chosen, report)
@@ -169,7 +169,7 @@ def drift(
     """
     opened = opened_run(run)
     require_matrix(opened, config.unit)
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
     question = Question.of("drift", config)
     return Keep(save, name, replace).answer(
         opened, question, lambda: measure_drift(opened, config, report), write_drift

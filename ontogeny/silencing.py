@@ -13,7 +13,7 @@ from analysis.influence.silencing.silencing import (
 from analysis.influence.silencing.silencing import silence as compute_silenced
 from analysis.influence.silencing.tables import Silenced
 from analysis.run.run import Run
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def silence(
@@ -56,7 +56,7 @@ def silence(
     """
     opened = opened_run(run)
     asked = build_queries(opened, queries)
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
 
     def compute() -> Silenced:
         return compute_silenced(opened, asked, config, report)

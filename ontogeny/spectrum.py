@@ -7,7 +7,7 @@ from analysis.spectra.config import SpectrumConfig
 from analysis.spectra.reading import chosen_layout
 from analysis.spectra.spectrum import measure_spectrum, spectrum_question, write_spectrum
 from analysis.spectra.tables import Spectrum
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def spectrum(
@@ -53,7 +53,7 @@ def spectrum(
     chosen_layout(opened, chosen.units)
 
     def compute() -> Spectrum:
-        report = progress or (lambda done, wanted: None)
+        report = report_to(progress)
         return measure_spectrum(opened, chosen, report, name=name, resumable=save)
 
     return Keep(save, name, replace).answer(

@@ -19,6 +19,7 @@ from capture.maintenance.verify import verify as verify_run
 from capture.replay.segments import read_replayable_run
 from capture.store import Store
 from cluster.local.processes import replay_segments
+from ontogeny.answers import report_to
 from ontogeny.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def replay(
     chosen = (
         range(len(open_run(store.uri, store.config).segments)) if segments is None else segments
     )
-    told = progress or (lambda done, total: None)
+    told = report_to(progress)
     replay_segments(replayable, list(chosen), kinds, told, workers=workers)
     return open_run(store.uri, store.config)
 

@@ -6,7 +6,7 @@ from analysis.run.run import Run
 from analysis.transitions.quanta.config import QuantaConfig
 from analysis.transitions.quanta.places import quanta_of_run, quanta_question, write_quanta
 from analysis.transitions.quanta.tables import Quanta
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def quanta(
@@ -50,7 +50,7 @@ def quanta(
         [40, 40]
     """
     opened, chosen = opened_run(run), config or QuantaConfig()
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
     return Keep(save, name, replace).answer(
         opened,
         quanta_question(chosen),

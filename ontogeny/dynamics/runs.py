@@ -17,7 +17,7 @@ from analysis.transitions.runs.tables import COMPARE, SEEDS, Comparison
 from capture.config.reading import make_config, read_config
 from capture.config.settings import Config, to_values
 from capture.errors import ConfigError
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 from ontogeny.run import open_run
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def compare(
     if not runs:
         raise ConfigError("runs", "got none, must be a list of two or more")
     opened, chosen = [opened_run(run) for run in runs], config or CompareConfig()
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
     return Keep(save, name, replace).answer(
         opened[0],
         compare_question(COMPARE, chosen, [run.uri for run in opened]),
@@ -119,7 +119,7 @@ def seeds(
         base = make_config(to_values(config), overrides)
     else:
         base = read_config(config, overrides)
-    report, chosen = progress or (lambda done, wanted: None), compare or CompareConfig()
+    report, chosen = report_to(progress), compare or CompareConfig()
     configs = seeded_configs(base, seeds, vary, axis)
     made = train_seeds(configs, report, sweep=in_processes(workers, base.run.uri))
     runs = [open_run(uri, base.store) for uri in made]

@@ -10,7 +10,7 @@ from analysis.trajectory.trajectory import (
     trajectory_question,
     write_trajectory,
 )
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 
 def trajectory(
@@ -50,7 +50,7 @@ def trajectory(
         True
     """
     opened, chosen = opened_run(run), config or TrajectoryConfig()
-    report = progress or (lambda done, wanted: None)
+    report = report_to(progress)
     return Keep(save, name, replace).answer(
         opened,
         trajectory_question(chosen),

@@ -18,7 +18,7 @@ from analysis.transitions.transitions import (
 )
 from capture.errors import ConfigError
 from cluster.local.threads import run_job
-from ontogeny.answers import Keep, Progress, opened_run
+from ontogeny.answers import Keep, Progress, opened_run, report_to
 
 Place = Run | str | PathLike[str]
 
@@ -63,7 +63,7 @@ def transitions(
         >>> found.curves["metric"].tolist()
         ['training loss']
     """
-    chosen, report = config or TransitionsConfig(), progress or (lambda done, wanted: None)
+    chosen, report = config or TransitionsConfig(), report_to(progress)
     if isinstance(runs, pd.DataFrame):
         if save:
             raise ConfigError("save", "is set, but a table of curves has no place", "Give a run")
