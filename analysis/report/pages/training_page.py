@@ -33,7 +33,7 @@ from analysis.report.drawing.markup import (
 from analysis.report.drawing.plots import NUM_COLOURS, Interval, Series
 from analysis.report.pages.website import ReportPage, command_note
 from analysis.run.run import Run
-from capture.errors import RunError
+from capture.errors import ColumnError, RunError
 
 KEY = "training.html"
 STRING, INT, LONG, REAL = pa.string(), pa.int32(), pa.int64(), pa.float64()
@@ -107,7 +107,8 @@ def shown(
 def course_tables(run: Run, job: str) -> CourseTables | None:
     """Return a job's tables without a name, or else the first set; None without any that fit.
 
-    Raises ``ShardError`` for damaged tables.
+    Tables of an earlier state of the run, or of an earlier version, do not fit. Raises
+    ``ShardError`` for damaged ones.
     """
     for name in table_sets(run, job):
         own = table_set(job, name)
@@ -116,7 +117,7 @@ def course_tables(run: Run, job: str) -> CourseTables | None:
                 table: read_table(run, own, table, pa.schema(columns.items()))
                 for table, columns in WANTED[job].items()
             }
-        except RunError:
+        except (RunError, ColumnError):
             continue
         return CourseTables(frames, read_question(run, own).line())
     return None

@@ -3,14 +3,19 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_pages import Reader, build, contents
 from report_run import report_run
+from tiny_run import copied, tiny_run
 
 import ontogeny
-from analysis.influence.tables import Influence
+from analysis.influence.tables import SCHEMAS, Influence
 from analysis.jobs.influence_wording import strongest_words
-from analysis.run.run import Run
+from analysis.jobs.question import Question
+from analysis.jobs.tables import write_tables
+from analysis.report.pages.influence.answers import read_answers
+from analysis.run.run import Run, open_run
 
 URI = "memory://report-influence"
 ASKED = ("datum:validation:0", "token:w3")
@@ -57,6 +62,18 @@ def test_the_words_that_carried_the_influence_are_marked(run: Run, answer: Influ
     wanted = " ".join(f"<mark>{w}</mark>" if t in marked else w for t, w in enumerate(words))
     assert marked
     assert wanted in re.sub(r"\s+", " ", text)
+
+
+def test_tables_of_another_version_are_left_out():
+    run = open_run(copied(tiny_run(), "memory://report-influence-old").uri)
+    found = ontogeny.influence(run, ASKED[:1], ontogeny.InfluenceConfig(method="bm25"))
+    frames: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in SCHEMAS}
+    write_tables(run, "influence", frames, SCHEMAS, Question.of("influence"))
+    assert len(list(read_answers(run))) == 1
+    old = SCHEMAS | {"datums": SCHEMAS["datums"].remove(SCHEMAS["datums"].get_field_index("times"))}
+    frames["datums"] = frames["datums"].drop(columns="times")
+    write_tables(run, "influence", frames, old, Question.of("influence"))
+    assert list(read_answers(run)) == []
 
 
 def test_without_answers_the_page_has_the_command():

@@ -1,10 +1,14 @@
 """The chapter on training: tables of the three analyses, and the commands for those it lacks."""
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from report_pages import Reader
 from tiny_run import copied, tiny_run
 
-from analysis.report.pages.training_page import training_page
+from analysis.jobs.question import Question
+from analysis.jobs.tables import write_tables
+from analysis.report.pages.training_page import WANTED, training_page
 from analysis.report.pages.website import CHAPTERS
 from analysis.run.run import Run, open_run
 from analysis.spectra.config import SpectrumConfig
@@ -40,6 +44,16 @@ def test_metrics_transitions_states_and_directions_are_drawn(measured: Run):
     assert "How much of each direction lies in which steps" in page.body
     assert "Not computed" not in page.body
     assert "nan" not in page.body.lower().replace("nanda", "")
+
+
+def test_tables_of_another_version_count_as_missing():
+    run = open_run(copied(tiny_run(), "memory://training-page-old").uri)
+    schema = pa.schema([("step", pa.int64())])
+    table: pd.DataFrame = schema.empty_table().to_pandas()
+    for job, names in WANTED.items():
+        old = dict.fromkeys(names, schema)
+        write_tables(run, job, dict.fromkeys(names, table), old, Question.of(job))
+    assert training_page(run).body.count("Not computed") == 4
 
 
 def test_each_section_names_the_command_that_makes_its_tables():

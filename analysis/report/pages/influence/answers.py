@@ -90,27 +90,33 @@ def read_answers(run: Run) -> Iterator[AnswerSet]:
     ``ShardError`` for damaged ones.
     """
     for name in table_sets(run, JOB):
-        job = table_set(JOB, name)
         try:
-            queries = read_table(run, job, "queries", QUERIES)
+            found = read_set(run, name)
         except (RunError, ColumnError):
             continue
-        shown = queries.head(MOST_QUERIES).to_dict("records")
-        wanted = {"query": [str(row["query"]) for row in shown]}
-        datums, positions, checks = (
-            by_query(read_table(run, job, table, schema, wanted))
-            for table, schema in (("datums", DATUMS), ("positions", POSITIONS), ("checks", CHECKS))
+        yield found
+
+
+def read_set(run: Run, name: str) -> AnswerSet:
+    """Return the answers of one set of tables; raises what ``read_table`` raises."""
+    job = table_set(JOB, name)
+    queries = read_table(run, job, "queries", QUERIES)
+    shown = queries.head(MOST_QUERIES).to_dict("records")
+    wanted = {"query": [str(row["query"]) for row in shown]}
+    datums, positions, checks = (
+        by_query(read_table(run, job, table, schema, wanted))
+        for table, schema in (("datums", DATUMS), ("positions", POSITIONS), ("checks", CHECKS))
+    )
+    answers = [
+        Answer(
+            row,
+            *strongest(datums[row["query"]]),
+            positions.get(row["query"], empty(POSITIONS)),
+            checks.get(row["query"], empty(CHECKS)),
         )
-        answers = [
-            Answer(
-                row,
-                *strongest(datums[row["query"]]),
-                positions.get(row["query"], empty(POSITIONS)),
-                checks.get(row["query"], empty(CHECKS)),
-            )
-            for row in shown
-        ]
-        yield AnswerSet(name, answers, len(queries) - len(shown))
+        for row in shown
+    ]
+    return AnswerSet(name, answers, len(queries) - len(shown))
 
 
 def by_query(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
