@@ -53,9 +53,7 @@ def probe(model: Observed, text: Text) -> Iterator[Row]:
     Logistic regression on standardised states, predicted in five folds. Null, the control task of
     Hewitt & Liang 2019 for labels of texts: the same probe for labels dealt at random.
     """
-    rng = np.random.default_rng(text.seed)
-    label_N = np.array(text.concept.labels)
-    dealt_N = rng.permutation(label_N)
+    label_N, dealt_N = labels_and_dealt(text)
     for number, state_ND in enumerate(last_states(model, text)):
         hits_N = probed(state_ND, label_N, text.seed)
         null = float(probed(state_ND, dealt_N, text.seed).mean())
@@ -70,13 +68,17 @@ def probe_hypervolume(model: Observed, text: Text) -> Iterator[Row]:
     complexity is log(1 + k) / log(1 + width). A concept that few directions hold has a larger
     area than one that takes many, at the same best accuracy. Null: labels dealt at random.
     """
-    rng = np.random.default_rng(text.seed)
-    label_N = np.array(text.concept.labels)
-    dealt_N = rng.permutation(label_N)
+    label_N, dealt_N = labels_and_dealt(text)
     for number, state_ND in enumerate(last_states(model, text)):
         area = hypervolume(state_ND, label_N, text.seed)
         null = hypervolume(state_ND, dealt_N, text.seed)
         yield Row("probe_hypervolume", state_name(number), area, len(label_N), null=null)
+
+
+def labels_and_dealt(text: Text) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of the texts, and the same dealt at random, [N] each."""
+    label_N = np.array(text.concept.labels)
+    return label_N, np.random.default_rng(text.seed).permutation(label_N)
 
 
 def hypervolume(state_ND: np.ndarray, label_N: np.ndarray, seed: int) -> float:
@@ -114,8 +116,9 @@ def probed(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    first = [] if rank is None else [PCA(rank)]
-    classifier = make_pipeline(*first, StandardScaler(), LogisticRegression(max_iter=1000))
-    classifier = DummyClassifier() if rank == 0 else classifier
+    classifier = DummyClassifier()
+    if rank != 0:
+        first = [] if rank is None else [PCA(rank)]
+        classifier = make_pipeline(*first, StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedKFold(LEAST_OF_A_LABEL, shuffle=True, random_state=seed)
     return (cross_val_predict(classifier, state_ND, label_N, cv=folds) == label_N).astype(float)
