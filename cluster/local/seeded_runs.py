@@ -96,8 +96,7 @@ class Training:
     """The work on each configuration, as ``Sweep`` takes it."""
 
     group: str
-    """Under this name all attempts hold the runs' leases: one takes over from a lost one at once.
-    """
+    """Name under which all attempts hold the runs' leases, so that one takes over a lost one's."""
 
     def to(self, device: str) -> "Training":
         """Ignores the device: the configuration chooses it."""

@@ -15,7 +15,7 @@ def add_model_steps(made: argparse.ArgumentParser) -> None:
 
 
 def at_each_step(arguments: argparse.Namespace, ask: Callable[[argparse.Namespace], int]) -> int:
-    """Ask once for each step that the arguments name; returns the last exit code.
+    """Ask once for each step that the arguments name; returns the largest exit code.
 
     ``ask`` is called with arguments whose ``step`` is one step. Raises ``ConfigError`` for steps
     that the run does not have, and for ``--steps`` beside ``--step`` or ``--json``.
