@@ -1,8 +1,7 @@
 """AdamW-influence by dattri-llm against its definition, written out with our own derivatives."""
 
-import builtins
 import functools
-from typing import Any
+import sys
 
 import numpy as np
 import pytest
@@ -73,14 +72,7 @@ def test_scores_are_those_of_the_definition():
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **named: Any) -> Any:
-        if name.startswith("dattri_llm"):
-            raise ImportError("no", name="dattri_llm")
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "dattri_llm", None)
     with pytest.raises(ConfigError, match="dattri-llm") as caught:
         adamw_influence(run(), queries())
     assert "ontogeny[adamw-influence]" in str(caught.value)
