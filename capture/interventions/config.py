@@ -36,7 +36,7 @@ class InterventionConfig:
             raise ConfigError(f"{KEY}.{name}", problem, f"Set {KEY}.suppress or {KEY}.leave_out")
         for entry in self.suppress:
             split_part(entry)
-        self.left_out()
+        self.left_out_ranges()
 
     @property
     def is_set(self) -> bool:
@@ -65,12 +65,16 @@ class InterventionConfig:
 
     def left_out(self) -> list[int]:
         """Return the ids of the datums that are left out, ascending."""
-        ids = [parse_ids(f"{KEY}.leave_out", str(entry)) for entry in self.leave_out]
-        return sorted({number for own in ids for number in own})
+        return sorted({number for own in self.left_out_ranges() for number in own})
+
+    def left_out_ranges(self) -> list[range]:
+        """Return the ranges of these ids as they are written."""
+        found = (parse_ranges(f"{KEY}.leave_out", str(entry)) for entry in self.leave_out)
+        return [own for ranges in found for own in ranges]
 
 
-def split_part(entry: str) -> tuple[str, list[int] | None]:
-    """Split NAME or NAME:NUMBERS into the name and the numbers; None: all.
+def split_part(entry: str) -> tuple[str, list[range] | None]:
+    """Split NAME or NAME:NUMBERS into the name and the ranges of numbers; None: all.
 
     Raises ``ConfigError`` for an empty name and for anything but numbers after the colon.
     """
@@ -80,26 +84,26 @@ def split_part(entry: str) -> tuple[str, list[int] | None]:
         raise ConfigError(f"{KEY}.suppress", problem, "Put entries with a comma in quotes")
     if not colon:
         return name.strip(), None
-    return name.strip(), parse_ids(f"{KEY}.suppress", numbers)
+    return name.strip(), parse_ranges(f"{KEY}.suppress", numbers)
 
 
-def parse_ids(key: str, text: str) -> list[int]:
+def parse_ranges(key: str, text: str) -> list[range]:
     """Parse numbers and ranges such as 0-9,12; raise ``ConfigError`` for anything else."""
-    found: set[int] = set()
+    found = []
     for part in text.split(","):
         ends = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip(), re.ASCII)
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
         if first > last:
             raise ConfigError(key, f"got {text!r}", "Write numbers and ranges: 0-9,12")
-        found |= set(range(first, last + 1))
-    return sorted(found)
+        found.append(range(first, last + 1))
+    return found
 
 
 def require_datums(config: InterventionConfig, num_datums: int) -> None:
     """Raise ``ConfigError`` if a datum that is left out does not exist, or if none is left."""
-    left_out = config.left_out()
-    if left_out and left_out[-1] >= num_datums:
-        problem = f"there is no training datum {left_out[-1]}; there are {num_datums:,}"
+    last = max((own[-1] for own in config.left_out_ranges()), default=0)
+    if last >= num_datums:
+        problem = f"there is no training datum {last}; there are {num_datums:,}"
         raise ConfigError(f"{KEY}.leave_out", problem, f"Choose from 0 to {num_datums - 1}")
-    if len(left_out) == num_datums:
+    if len(config.left_out()) == num_datums:
         raise ConfigError(f"{KEY}.leave_out", "leaves out every training datum")

@@ -73,7 +73,7 @@ def find_suppression(
     weights = weights_of(model)
     heads = heads_of(model, config, weights, token_NT)
     known = [*heads, *weights]
-    chosen: dict[str, list[tuple[str, list[int] | None]]] = {}
+    chosen: dict[str, list[tuple[str, list[range] | None]]] = {}
     for entry in config.suppress:
         name, numbers = split_part(entry)
         found = [one for one in known if one == name] or [
@@ -93,7 +93,8 @@ def find_suppression(
         for part, numbers in parts:
             groups_GE = mask_C.view(heads[part][1] if part in heads else len(mask_C), -1)
             require_numbers(part, numbers, len(groups_GE), "heads" if part in heads else "inputs")
-            groups_GE[slice(None) if numbers is None else numbers] = True
+            for own in [range(len(groups_GE))] if numbers is None else numbers:
+                groups_GE[own.start : own.stop] = True
         masks[module] = mask_C
     suppression = Suppression(masks, steps)
     require_dependence(model, suppression, token_NT[:1])
@@ -118,9 +119,10 @@ def require_dependence(model: nn.Module, suppression: Suppression, token_1T: Ten
         raise ConfigError(SUPPRESS, problem, "Suppress less, for example some inputs: NAME:0-9")
 
 
-def require_numbers(part: str, numbers: list[int] | None, count: int, noun: str) -> None:
-    if numbers and numbers[-1] >= count:
-        problem = f"got {part}:{numbers[-1]}, but it has {noun} 0 to {count - 1}"
+def require_numbers(part: str, numbers: list[range] | None, count: int, noun: str) -> None:
+    last = max((own[-1] for own in numbers or ()), default=0)
+    if last >= count:
+        problem = f"got {part}:{last}, but it has {noun} 0 to {count - 1}"
         raise ConfigError(SUPPRESS, problem)
 
 
