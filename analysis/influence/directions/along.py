@@ -41,7 +41,6 @@ from analysis.influence.queries.query import Query
 from analysis.influence.queries.states import captured_state
 from analysis.influence.sweeps import UnrolledMethod, begin_sweep
 from analysis.influence.tables import CHECKS
-from analysis.jobs.sweep import Sweep, in_turn
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
 
@@ -98,12 +97,11 @@ def influence_along(
     queries: Sequence[Query],
     config: DirectionsConfig,
     report: Report = lambda done, wanted: None,
-    sweep: Sweep = in_turn,
 ) -> Along:
     """Return the influence of every training datum along the directions; replays the run once.
 
-    Unrolled influence through all weights is checked by retraining (``sweep``), which keeps the
-    retrainings in the run.
+    Unrolled influence through all weights is checked by retraining, which keeps the retrainings in
+    the run.
 
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
     directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
@@ -131,7 +129,7 @@ def influence_along(
         def retrained() -> None:
             report(next(counted), wanted)
 
-        table = checked(run, queries, total_QD, checks, steps, retrained, sweep=sweep)
+        table = checked(run, queries, total_QD, checks, steps, retrained)
     return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :], table)
 
 
