@@ -144,11 +144,12 @@ class UpdateSource:
 
     def follow(self, unit: str, segment: Marker) -> list[StepUpdate]:
         """Return the updates of a segment in order."""
-        require_followed(self.settings_of(unit), unit, self.committed.store.uri)
+        settings = self.settings_of(unit)
+        require_followed(settings, unit, self.committed.store.uri)
         rows = self.rows(segment.first_step)
         steps = range(segment.first_step, segment.end_step)
         gradients = [self.batch_gradient(unit, step, rows[step]["datums"]) for step in steps]
-        settings, start = self.settings_of(unit), self.committed.checkpoint(segment.first_step)
+        start = self.committed.checkpoint(segment.first_step)
         wanted = self.committed.checkpoint(segment.end_step)[unit].double()
         size = float((wanted - start[unit].double()).norm())
         # float32 weights round at every step.
@@ -159,11 +160,8 @@ class UpdateSource:
             followed, found = FollowedUnit.of(settings, start, unit, steps.start), []
             for step, gradient in zip(steps, gradients, strict=True):
                 row, idle = rows[step], skips_zeros and not gradient.any()
-                if not idle:
-                    rate = row["learning_rate"] * settings.rate
-                    applied = followed.step(rate, row["clip"], gradient)
-                else:
-                    applied = NO_UPDATE
+                rate = row["learning_rate"] * settings.rate
+                applied = NO_UPDATE if idle else followed.step(rate, row["clip"], gradient)
                 found.append(StepUpdate(step, row["datums"], applied, idle=idle))
             missed.append(float((followed.weight - wanted).norm()))
             if missed[-1] <= allowed:
