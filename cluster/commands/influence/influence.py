@@ -179,13 +179,8 @@ def influence(
     def compute(run: "Run", on: "Machines", counting: Counting) -> "Influence":
         with counting(*progress_of(config.method)) as report:
             machines = path_sweep(on, workers, run.uri)
-            again = sweep_of(on, workers, run.uri)
-            return compute_influence(
-                *(run, queries(run), config, report),
-                name=name,
-                machines=machines,
-                retraining=again,
-            )
+            sweeps = {"machines": machines, "retraining": sweep_of(on, workers, run.uri)}
+            return compute_influence(run, queries(run), config, report, name=name, **sweeps)
 
     def write(run: "Run", found: "Influence", asked: "Question", name: str) -> None:
         write_influence(run, found, asked, name)
