@@ -61,7 +61,7 @@ def confirmed(
     end_step = run.steps_done if config.end_step is None else config.end_step
     steps, count = range(config.first_step, end_step), config.checks
     checks = checked(run, queries, influence_QD, count, steps, report, keep=keep, sweep=sweep)
-    departures = departures_of(checks, queries)
+    departures = [departure_of(checks[checks["query"] == query.name]) for query in queries]
     return replace(found, checks=checks, queries=found.queries.assign(departure=departures))
 
 
@@ -106,11 +106,6 @@ def checked(
         for q, query in enumerate(queries)
     ]
     return pd.concat(frames, ignore_index=True)
-
-
-def departures_of(checks: pd.DataFrame, queries: Sequence[Query]) -> list[float]:
-    """Return the departure of each query."""
-    return [departure_of(checks[checks["query"] == query.name]) for query in queries]
 
 
 def departure_of(checks: pd.DataFrame) -> float:

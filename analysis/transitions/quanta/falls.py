@@ -48,8 +48,8 @@ class Falls:
         groups = [loss_KM[:, own_M] for own_M in own_CM]
         count_C = np.array([own_KM.shape[1] for own_KM in groups])
         mean_KC = np.stack([own_KM.mean(1) for own_KM in groups], 1)
-        errors = [standard_error(loss_KM[:, own_M], datum_M[own_M]) for own_M in own_CM]
-        error_KC = np.stack(errors, 1)
+        pairs = zip(groups, own_CM, strict=True)
+        error_KC = np.stack([standard_error(own_KM, datum_M[m]) for own_KM, m in pairs], 1)
         frames = [
             pd.DataFrame(
                 {
