@@ -22,7 +22,7 @@ from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
 from analysis.report.pages.report_data import ReportData, counted_shifts
-from analysis.report.pages.sources import WANTED, course_pages, read_sources
+from analysis.report.pages.sources import WANTED, UsedTables, course_pages, read_sources
 from analysis.report.pages.token_pages import token_page, tokens_page, vocabulary_counts
 from analysis.report.pages.website import (
     CHAPTERS,
@@ -82,8 +82,8 @@ class WrittenReport:
     num_files: int
     missing: dict[str, str]
     """Analyses that the report lacks, each with the command that computes it."""
-    used: dict[str, str]
-    """Other analyses, each with the place of its tables and the question that they answer."""
+    used: dict[str, UsedTables]
+    """Other analyses, each with its tables."""
 
 
 def report_store(run: Run, to: str | None = None) -> Store:
@@ -115,8 +115,7 @@ def write_report(
     store.put(MANIFEST, manifest(data.run, keys))
     first = overview(data, course_pages(data.run, store.uri))
     store.put(INDEX, render_page(first, data.run.uri))
-    used = {job: str(tables) for job, tables in data.sources.used.items()}
-    found = {"missing": dict(data.sources.missing), "used": used}
+    found = {"missing": dict(data.sources.missing), "used": dict(data.sources.used)}
     return WrittenReport(f"{store.uri}/{INDEX}", len(keys), **found)
 
 

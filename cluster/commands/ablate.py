@@ -134,8 +134,8 @@ def ablation(config: "AblationConfig", *, rows: int) -> "Analysis[Ablation]":
     def show(console: "Console", run: Run, found: Ablation) -> None:
         show_ablation(console, found, rows=rows)
         job = table_set("attribute", config.attribution)
-        asked = read_question(run, job).line()
-        console.print(f"Attribution: analysis/{job} ({asked})", markup=False)
+        steps = read_question(run, job).steps
+        console.print(f"Attribution: analysis/{job}, {steps:,} steps", markup=False)
 
     question = Question.of("ablate", config)
 

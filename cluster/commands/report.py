@@ -122,9 +122,8 @@ def report(
 
 
 def show(console: "Console", built: "WrittenReport") -> None:
-    for job, place in built.used.items():
-        name = "Attribution" if job == "attribute" else f"Tables of {job}"
-        console.print(f"{name}: {place}", markup=False)
+    for job, tables in built.used.items():
+        console.print(f"Tables of {job}: {tables.place}", markup=False)
     for job, command in built.missing.items():
         console.print(f"Not in the report, because it was not run: {job} ({command})", markup=False)
     console.print(f"{built.num_files:,} files", highlight=False)

@@ -54,7 +54,7 @@ def test_a_report_shows_the_named_tables_of_other_analyses(run: str, capsys) -> 
     heads = ["--level", "head", "--all", "--name", "heads"]
     assert main(["ablate", run, *few, *heads]) == 0
     assert main(["report", run, "--neurons", "2", "--set", "ablate=heads"]) == 0
-    assert "Tables of ablate: analysis/ablate/heads (ablate level=" in capsys.readouterr().out
+    assert "Tables of ablate: analysis/ablate/heads\n" in capsys.readouterr().out
     page = Store(run).get("report/index.html").decode()
     assert "<code>analysis/ablate/heads</code></summary><code>ablate level=" in page
     for wrong, text in (

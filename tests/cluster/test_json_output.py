@@ -61,7 +61,8 @@ def test_a_report_says_where_it_is_and_what_it_shows(run: Path, tmp_path: Path, 
     found = printed(f"report {run} --neurons 2 --to {tmp_path}/pages --json", capsys)
     assert found["index"] == f"{tmp_path}/pages/index.html"
     assert found["num_files"] > 5
-    assert found["used"]["attribute"].startswith("analysis/attribute (attribute level=")
+    assert found["used"]["attribute"]["place"] == "analysis/attribute"
+    assert found["used"]["attribute"]["question"].startswith("attribute level=")
     assert found["missing"]["faithfulness"] == f"ontogeny faithfulness {run}"
 
 

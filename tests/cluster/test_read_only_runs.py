@@ -57,7 +57,7 @@ def test_every_command_works_with_tables_elsewhere(read_only, tmp_path: Path, ca
     assert main(["bigrams", read_only, "--to", mine, "--quiet", "--datums", "0"]) == 0
     assert main(["report", read_only, "--tables", mine, "--to", f"{tmp_path}/pages"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Attribution: {mine}/analysis/attribute (" in shown
+    assert f"Tables of attribute: {mine}/analysis/attribute Tables of" in shown
     assert {"ablate", "attribute", "bigrams"} <= {
         key.split("/")[1] for key in Store(mine).keys("analysis")
     }

@@ -152,9 +152,6 @@ class UsedTables:
     question: str
     """Command, options and steps in one line."""
 
-    def __str__(self) -> str:
-        return f"{self.place} ({self.question})"
-
 
 @dataclass(frozen=True, eq=False)
 class Sources:
