@@ -4,7 +4,9 @@ Each study trains small models below ``--runs``, measures them, checks what its 
 docs/studies/ says, and prints the figures. ``--seeds 0`` trains one seed only, to see that a study
 works; its claims are then those of that seed. With ``--write`` the results go to
 benchmarks/results/studies/ and figures and plot to the page. ``--again`` makes the pages from the
-stored results and trains nothing. The command ends with 1 if a claim does not hold.
+stored results and trains nothing. The command ends with 1 if a claim does not hold. Studies run
+side by side in two processes with one thread each: other numbers of threads round differently, and
+train other networks.
 ``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST`` and runs only if it is named.
 """
 
@@ -12,8 +14,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -52,6 +56,40 @@ def write(study: Study, results: Results) -> None:
         study.draw(results, PAGES / f"{study.name}.png")
 
 
+def pool_of(size: int) -> Executor:
+    """Return a pool of so many fresh processes."""
+    return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+
+
+def measured(
+    name: str, folder: Path, seeds: Sequence[int], threads: int
+) -> tuple[Results, float, float]:
+    """Train and measure a study; return its results, and wall and processor time in seconds."""
+    torch.set_num_threads(threads)
+    start, worked = time.monotonic(), time.process_time()
+    results = study_of(name).measure(folder, seeds)
+    return results, time.monotonic() - start, time.process_time() - worked
+
+
+def each_measured(
+    names: Sequence[str], folder: Path, seeds: Sequence[int], threads: int, processes: int
+) -> Iterator[tuple[str, Results, str]]:
+    """Yield name, results and time of each study, as they end."""
+    asked = {name: (name, folder, seeds or study_of(name).seeds, threads) for name in names}
+    if min(processes, len(names)) == 1:
+        for name, words in asked.items():
+            yield name, *timed(*measured(*words))
+        return
+    with pool_of(processes) as pool:
+        pending = {pool.submit(measured, *words): name for name, words in asked.items()}
+        for done in as_completed(pending):
+            yield pending[done], *timed(*done.result())
+
+
+def timed(results: Results, wall_seconds: float, cpu_seconds: float) -> tuple[Results, str]:
+    return results, f"{wall_seconds:.0f} seconds ({cpu_seconds:.0f} of processor time)"
+
+
 def report(study: Study, results: Results) -> bool:
     """Print blocks and claims of a study; return whether all claims hold."""
     for name, lines in study.blocks(results).items():
@@ -78,7 +116,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where runs go")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch, default 2")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="studies that run side by side, default 2"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of PyTorch in each process, default 1"
+    )
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="SEED", help="train these only, default: the page's"
     )
@@ -91,19 +134,23 @@ def main(words: Sequence[str] | None = None) -> int:
     if unknown := set(names) - {*NAMES, *WITH_DATA}:
         known = ", ".join((*NAMES, *WITH_DATA))
         parser.error(f"no study {', '.join(sorted(unknown))}; choose from {known}")
+    if min(arguments.processes, arguments.threads) < 1:
+        parser.error("--processes and --threads: want 1 or more")
     if arguments.seeds and (arguments.write or arguments.again):
         parser.error("--seeds goes with neither --write nor --again: a page is of all its seeds")
     for study in map(study_of, names) if arguments.seeds else ():
         if problem := seeds_problem(study, arguments.seeds):
             parser.error(problem)
-    torch.set_num_threads(arguments.threads)
+    if arguments.again:
+        found = ((name, stored_results(name), "stored results") for name in names)
+    else:
+        how = (arguments.seeds or (), arguments.threads, arguments.processes)
+        found = each_measured(names, arguments.runs, *how)
     good = True
-    for name in names:
-        study, start = study_of(name), time.monotonic()
-        seeds = arguments.seeds or study.seeds
-        results = stored_results(name) if arguments.again else study.measure(arguments.runs, seeds)
+    for name, results, spent in found:
+        study = study_of(name)
         good &= report(study, results)
-        print(f"{name}: {time.monotonic() - start:.0f} seconds", flush=True)
+        print(f"{name}: {spent}", flush=True)
         if arguments.write:
             write(study, results)
     return 0 if good else 1

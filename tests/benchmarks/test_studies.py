@@ -1,6 +1,7 @@
 """Pages of the studies: their figures come from the stored results, whose claims hold."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,7 +169,8 @@ def test_one_seed_is_enough_to_try_a_study(
     small = Study("induction", measure, lambda _: {"a claim": True}, said, None, (0, 1, 2))
     monkeypatch.setattr(studies, "study_of", lambda _: small)
     monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
-    common = ["induction", "--runs", str(tmp_path), "--threads", str(torch.get_num_threads())]
+    common = ["induction", "--runs", str(tmp_path), "--processes", "1"]
+    common += ["--threads", str(torch.get_num_threads())]
     for words, seeds in (([], [0, 1, 2]), (["--seeds", "1"], [1])):
         assert studies.main([*common, *words]) == 0
         assert asked.pop() == (tmp_path, seeds)
@@ -176,11 +178,53 @@ def test_one_seed_is_enough_to_try_a_study(
     assert not (tmp_path / "results").exists()
 
 
+class Pool(Executor):
+    """Runs what it is given when it is asked, the last first."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.asked = size, []
+
+    def submit(self, fn, /, *words, **named):
+        self.asked.append((words, done := Future()))
+        if len(self.asked) == 3:
+            for others, other in reversed(self.asked):
+                other.set_result(fn(*others))
+        return done
+
+
+def test_studies_side_by_side_are_reported_once_each_and_claims_fail_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def study(name: str) -> Study:
+        return Study(
+            name,
+            lambda folder, seeds: {"seeds": list(seeds)},
+            lambda _: {f"claim of {name}": name != "maze"},
+            lambda results: {"seeds": [str(results["seeds"])]},
+            None,
+            (0, 1),
+        )
+
+    pools = []
+    monkeypatch.setattr(studies, "study_of", study)
+    monkeypatch.setattr(studies, "pool_of", lambda size: pools.append(Pool(size)) or pools[-1])
+    words = ["--runs", str(tmp_path), "--processes", "2"]
+    words += ["--threads", str(torch.get_num_threads())]
+    assert studies.main(["induction", "maze", "pun", *words]) == 1
+    assert [pool.size for pool in pools] == [2]
+    out = capsys.readouterr().out
+    for name, verdict in (("induction", "holds"), ("maze", "FAILS"), ("pun", "holds")):
+        assert out.count(f"{verdict}: claim of {name}") == 1
+    assert studies.main(["pun", *words]) == 0
+    assert len(pools) == 1, "one study alone needs no other process"
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
         (["induction", "--seeds", "0", "--write"], "--seeds goes with neither --write nor --again"),
         (["induction", "--seeds", "0", "--again"], "--seeds goes with neither --write nor --again"),
+        (["induction", "--processes", "0"], "--processes and --threads: want 1 or more"),
         (["induction", "--seeds", "0", "0"], "want each seed once"),
         (["seeds", "--seeds", "0"], "pass --seeds with 2 seeds or more"),
         (["mnist-spectrum", "--seeds", "0"], "mnist-spectrum has no seeds to choose"),
