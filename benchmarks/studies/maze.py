@@ -26,6 +26,8 @@ SEEDS = (0, 1, 2, 3)
 EVERY = 10
 SETTINGS = ("capture.record=checkpoints", f"capture.segment_steps={EVERY}")
 COUNTS = (1, 4, 16)
+MANY = 4
+"""The count of which the first table speaks."""
 DRAWS = 5
 SPLITS = {"validation": "corner", "test": "anywhere"}
 
@@ -169,10 +171,59 @@ def at(own: Results, name: str, step: int) -> float:
 
 def blocks(results: Results) -> Blocks:
     return {
+        "beside": beside_table(results),
         "course": course(results["seeds"]),
         "removal": removal_table(results["seeds"]),
         "stars": maze_stars.stars_table(results["stars"]),
     }
+
+
+def beside_table(results: Results) -> list[str]:
+    """What the source wishes beside what is found here."""
+    every, stars = results["seeds"], results["stars"]
+    late, early = (
+        {name: whole_and_left(every, basis, name) for name in SPLITS}
+        for basis in ("second half", "first half")
+    )
+    ends = spread([at(own, "test", own["moved_at"]) for own in every])
+    return table(
+        ["the wish", "here"],
+        [
+            [
+                "an agent that walks to a cheese in the top right corner, by reinforcement",
+                f"a transformer that clones shortest paths, without reinforcement; {len(every)} "
+                "seeds",
+            ],
+            [
+                "the corner is learned first, the cheese later",
+                f"when the cheese moves, {ends} of the mazes with the cheese elsewhere are solved",
+            ],
+            [
+                "ablate the way to the cheese, keep the corner",
+                f"yes, in part: without {MANY} directions of the second half, anywhere "
+                f"{late['test']}; in the corner {late['validation']}",
+            ],
+            [
+                "ablate the way to the corner, keep the cheese",
+                f"not reproduced: without {MANY} directions of the first half, in the corner "
+                f"{early['validation']}; anywhere {early['test']}",
+            ],
+            ["ablate the way to the stars, keep the cheese", maze_stars.beside(stars, "star")],
+            ["ablate the way to the cheese, keep the stars", maze_stars.beside(stars, "cheese")],
+        ],
+    )
+
+
+def whole_and_left(every: list[Results], basis: str, name: str) -> str:
+    """Return shares solved by the whole models, and without directions of a half."""
+    left = [removed(own, MANY, basis)[0][name] for own in every]
+    return f"{spread([own['whole'][name] for own in every])} → {spread(left)}"
+
+
+def spread(shares: list[float]) -> str:
+    """Return the mean over seeds, and the range."""
+    low, high = percent(min(shares)), percent(max(shares))
+    return f"{percent(float(np.mean(shares)))} ({low} to {high})"
 
 
 def course(every: list[Results]) -> list[str]:

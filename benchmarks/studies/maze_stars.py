@@ -143,6 +143,17 @@ def chosen(every: list[Results], aim: str) -> list[tuple[Results, Results]]:
     return [(own, one) for own in every for one in own["silenced"] if one["aim"] == aim]
 
 
+def beside(every: list[Results], aim: str) -> str:
+    """Return what the heads do that were chosen to take one leg, as means over seeds."""
+    whole = np.mean([own["whole"] for own in every], 0)
+    walked = np.mean([one["walked"] for _, one in chosen(every, aim)], 0)
+    parts = [
+        f"{name} {percent(before)} → {percent(left)}"
+        for name, before, left in zip(("star", "cheese"), whole, walked, strict=True)
+    ]
+    return f"without the head chosen for it, {', '.join(parts)} (mean of {len(every)} seeds)"
+
+
 def stars_table(every: list[Results]) -> list[str]:
     """Return the legs walked by the whole model, and with the chosen heads silenced."""
     rows = []

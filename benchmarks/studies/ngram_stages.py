@@ -112,6 +112,7 @@ def blocks(results: Results) -> Blocks:
     every = results["seeds"]
     return {
         "text": [about(results)],
+        "beside": beside_table(every),
         "stages": stages_table(every),
         "nearest": nearest_table(every),
         "transitions": transitions_table(every),
@@ -126,6 +127,34 @@ def about(results: Results) -> str:
         f"batches of {BATCH}, {own['steps'][-1]:,} steps; {len(results['seeds'])} seeds; "
         f"{own['n']} held-out windows."
     )
+
+
+def beside_table(every: list[Results]) -> list[str]:
+    """What was published beside what is found here, one value for each seed."""
+    steps = [step_of(lowest(own, "unigram")[0]) for own in every]
+    closest = [f"{lowest(own, 'unigram')[1]:.2f}" for own in every]
+    away = [f"{own['kl']['unigram'][-1]:.2f}" for own in every]
+    last = sum(lowest(own, "bigram")[0] == own["steps"][-1] for own in every)
+    first = [f"{half_cell(own['transitions'].get('ngram_kl unigram'))}" for own in every]
+    rows = [
+        [
+            'models at first behave "similarly to n-gram models" (the study of 2023)',
+            f"nearest to unigrams at step {', '.join(steps)}: {', '.join(closest)} nats",
+        ],
+        [
+            'and later exhibit "linguistic patterns" (the same)',
+            f"they leave the unigrams: {', '.join(away)} nats at the end; syntax was not measured",
+        ],
+        [
+            "a stage of bigrams follows (Belrose et al. 2024)",
+            f"not reproduced: still nearing the bigrams at the end in {last} of {len(every)} seeds",
+        ],
+        [
+            'early on a single step may be a "shift these n-grams" operation (the study of 2023)',
+            f"half of the way to the unigrams is made at step: {'; '.join(first)}",
+        ],
+    ]
+    return table(["published", f"here (n = {len(every)})"], rows)
 
 
 def stages_table(every: list[Results]) -> list[str]:

@@ -15,7 +15,7 @@ from scipy import stats
 import ontogeny
 from analysis.transitions.runs.tables import FINAL, HALF, Comparison
 from benchmarks.studies.drawing import curves_figure
-from benchmarks.studies.study import Blocks, Results, Study, table
+from benchmarks.studies.study import Blocks, Results, Study, percent, table
 from benchmarks.studies.transitions import known
 
 SEEDS = range(10)
@@ -98,11 +98,47 @@ def claims(results: Results) -> dict[str, bool]:
 
 def blocks(results: Results) -> Blocks:
     return {
+        "beside": beside_table(results),
         "stability": stability_table(results),
         "ratio": [ratio_sentence(results)],
         "outliers": outliers_table(results),
         "orders": orders_table(results),
     }
+
+
+def beside_table(results: Results) -> list[str]:
+    """What was published of language models beside what is found here."""
+    runs = final(results["seed"], "test loss", FINAL)["runs"]
+    accuracy = final(results["seed"], "test accuracy", FINAL)
+    outliers, tested, kinds, outcomes = (
+        sum(results[vary][what] for vary in VARIED)
+        for what in ("outliers", "tested", "two_kinds", "outcomes")
+    )
+    common = [
+        f"{max(results[vary]['orders'].values())} of {runs} ({VARIED[vary]})" for vary in VARIED
+    ]
+    rows = [
+        [
+            "45 new runs, 9 seeds for each of 5 sizes, and 5 older ones; about 7,000 checkpoints "
+            "(PolyPythias)",
+            f"{len(VARIED) * runs} runs, {runs} seeds for each of {len(VARIED)} ways to vary",
+        ],
+        [
+            '"highly consistent training dynamics" (PolyPythias)',
+            f"accuracy at the end {percent(accuracy['mean'])}, standard deviation "
+            f"{percent(accuracy['deviation'])} with both varied",
+        ],
+        ["outlier runs exist (PolyPythias)", f"{outliers} of {tested} values of runs"],
+        [
+            "outcomes are of two kinds at some scales (Distributional Scaling Laws)",
+            f"{kinds} of {outcomes} quantities",
+        ],
+        [
+            "milestones may come in the same order in all models (a comment)",
+            f"the commonest order in {', '.join(common)}",
+        ],
+    ]
+    return table(["published", "here"], rows)
 
 
 def stability_table(results: Results) -> list[str]:
