@@ -10,9 +10,11 @@ outliers, tallies and held-out text. Tests:
   *Reproducibility*: the spread of each effect over trainings from initial weights that differ by
   one millionth. √(1 − its variance / the variance over subsets) bounds the LDS of any method.
 - removal (``--removed N``): training without the 5 % of the datums that a method names, for all
-  heads and for those N neurons of the first 32 that have the largest effects.
+  heads and for the N neurons of largest effect; see ``benchmarks.effects.removals``. The
+  last weights of each retraining are kept in the run.
 
-Results are kept in ``--work FOLDER``, so that a benchmark that was stopped goes on.
+``--methods`` adds methods of ``ontogeny influence`` to the LDS. Results are kept in
+``--work FOLDER``, so that a benchmark that was stopped goes on.
 """
 
 import argparse
@@ -24,20 +26,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.influence.baselines.methods import RANDOM, random_scores
-from analysis.influence.judge.correlations import mean_over_queries
+from analysis.influence.baselines.methods import BASELINES, RANDOM, random_scores
 from analysis.influence.judge.scores import method_scores
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
 from analysis.run.run import Run, open_run
 from benchmarks.effects.evidence import evidence_scores
-from benchmarks.effects.judge import CHANGE, CHANGES, REMOVED_BY, UNROLLED, Bench
+from benchmarks.effects.judge import CHANGE, CHANGES, Bench, stored
+from benchmarks.effects.removals import Removals
+from benchmarks.effects.tables import bound_line, correlation_lines, removal_lines
 from benchmarks.effects.values import Effects
 from benchmarks.harness.report import machine
 
 RECORD = ("bm25", "common-tokens", "tallies", "outliers")
 """Methods of ``ontogeny influence`` that need no replay."""
-LEVELS = ("neuron", "head")
 
 
 def main() -> None:
@@ -47,6 +49,12 @@ def main() -> None:
     queries = queries_of(run, arguments.work)[: arguments.most]
     scores = {name: method_scores(run, queries, name).total_QD for name in RECORD}
     scores |= evidence_scores(run, queries) | {RANDOM: random_scores(run, queries)}
+    for name in arguments.methods:
+        scores[name] = stored(
+            arguments.work,
+            f"{name}-{len(queries)}",
+            lambda own=name: {"total": method_scores(run, queries, own).total_QD},
+        )["total"]
     bench = Bench(Effects(run, queries), scores, arguments.work)
     found: dict[str, Any] = {"machine": machine(), "steps": run.steps_done}
     found |= {"datums": run.num_datums, "queries": bench.described(), "keep": {}}
@@ -56,14 +64,23 @@ def main() -> None:
     if not arguments.no_changes:
         found["reproducibility"] = {"change": CHANGE, "trainings": CHANGES}
         found["reproducibility"]["spread"] = bench.reproducibility()
-    write(arguments.json, found)
-    for line in lds_lines(found):
-        print(line, flush=True)
-    for rows in bench.removals(arguments.removed) if arguments.removed else ():
-        found["removal"] = rows
         write(arguments.json, found)
-    for line in removal_lines(found):
+    if arguments.removed:
+        for own in Removals(bench, arguments.removed, arguments.controls).judged():
+            found["removal"] = own
+            write(arguments.json, found)
+    for line in lines(found):
         print(line)
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the tables of what was measured."""
+    if found["keep"]:
+        yield from correlation_lines(found)
+    if found["keep"] and "reproducibility" in found:
+        yield bound_line(found)
+    if "removal" in found:
+        yield from removal_lines(found)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,9 +89,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("run")
     parser.add_argument("--work", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--most", type=int, default=1000, metavar="N", help="queries")
-    parser.add_argument("--keep", type=float, nargs="+", default=[0.9, 0.5], metavar="SHARE")
+    parser.add_argument("--keep", type=float, nargs="*", default=[0.9, 0.5], metavar="SHARE")
     parser.add_argument("--subsets", type=int, default=24, metavar="N", help="for each share")
-    parser.add_argument("--removed", type=int, default=8, metavar="N", help="neurons; 0: none")
+    parser.add_argument("--methods", nargs="*", default=[], choices=sorted(BASELINES))
+    parser.add_argument("--removed", type=int, default=1000, metavar="N", help="neurons; 0: none")
+    parser.add_argument("--controls", type=int, default=16, metavar="N", help="random removals")
     parser.add_argument("--no-changes", action="store_true", help="leave out reproducibility")
     parser.add_argument("--json", type=Path, metavar="PATH")
     return parser.parse_args()
@@ -97,43 +116,6 @@ def queries_of(run: Run, work: Path) -> list[Query]:
         work.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps([dict(query.description) for query in built]))
     return build_queries(run, json.loads(kept.read_text()))
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def lds_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a row of the table for each method: mean LDS with its interval, by level and share."""
-    level_Q = np.array([own["level"] for own in found["queries"]])
-    shares = list(found["keep"].values())
-
-    def line(name: str, values: list[np.ndarray]) -> str:
-        cells = [shown(own_Q[level_Q == level]) for level in LEVELS for own_Q in values]
-        return f"| {name} | {' | '.join(cells)} |"
-
-    for method in shares[0]["lds"]:
-        yield line(method, [np.array(own["lds"][method]) for own in shares])
-    if "reproducibility" in found:
-        noise_Q = np.array(found["reproducibility"]["spread"])
-        spreads = [np.array(own["spread"]) for own in shares]
-        kept = [np.sqrt(np.clip(1 - (noise_Q / own) ** 2, 0, 1)) for own in spreads]
-        yield line("bound by reproducibility", kept)
-
-
-def removal_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a row for each method: effect left, over neurons and over heads."""
-    levels, rows = [own["level"] for own in found["queries"]], found.get("removal", [])
-    for method in (UNROLLED, *REMOVED_BY, RANDOM):
-        cells = []
-        for level in LEVELS:
-            own = [row["left"] for row in rows if levels[row["query"]] == level]
-            cells.append(shown(np.array([left.get(method, np.nan) for left in own])))
-        yield f"| {method} | {' | '.join(cells)} |"
-
-
-def shown(value_Q: np.ndarray) -> str:
-    mean, low, high, count = mean_over_queries(value_Q)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f}), n = {count}" if count else "–"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Shapes: Q query, D datum, M retraining.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from analysis.influence.baselines.methods import RANDOM
 from analysis.influence.judge import designs
 from analysis.influence.judge.correlations import datamodeling_scores
 from analysis.influence.judge.retrainings import read_kept, require_kept
 from analysis.influence.judge.scores import method_scores
 from analysis.influence.queries.query import Query
 from analysis.measures.correlation import spearman
-from benchmarks.effects.evidence import SHIFTS
 from benchmarks.effects.tangents import dot, predicted_changes, products
 from benchmarks.effects.trainings import effects_after, effects_of_changed_weights
 from benchmarks.effects.values import Effects
 
-TOP, CONTROLS = 0.05, 3
 UNROLLED, KNOWN = "unrolled", "last weights known, query linear"
-REMOVED_BY = ("geometric mean", SHIFTS)
-"""Evidence that is judged by removal beside unrolled influence."""
-CANDIDATES = 32
-"""Neurons among which those of largest effect are judged by removal."""
+AT_ONCE = 34
+"""Queries of one sweep; each needs three times the memory of the model."""
 CHANGE, CHANGES = 1e-6, 6
 Arrays = dict[str, np.ndarray]
 Scores = Mapping[str, np.ndarray]
@@ -101,14 +96,7 @@ class Bench:
         }
 
     def stored(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """Return arrays from the folder, computed now if they are not there."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        kept = self.work / f"{name}-{len(self.queries)}.npz"
-        if not kept.exists():
-            np.savez(kept, **compute())  # pyright: ignore[reportArgumentType]
-            print(f"computed {name}", flush=True)
-        with np.load(kept) as own:
-            return dict(own)
+        return stored(self.work, f"{name}-{len(self.queries)}", compute)
 
     def after(self, variations: Sequence[designs.Variation]) -> Arrays:
         return {"after": effects_after(self.effects, variations)}
@@ -137,45 +125,28 @@ class Bench:
         )
         return own["after"].std(0, ddof=1).tolist()
 
-    # --- removal ----------------------------------------------------------------------------------
+    def unrolled_QD(self) -> np.ndarray:
+        """Return unrolled influence of every datum on every query, swept in groups of queries."""
+        run, parts = self.effects.run, []
+        for start in range(0, len(self.queries), AT_ONCE):
+            own = self.queries[start : start + AT_ONCE]
+            swept = self.stored(
+                f"unrolled-{start}",
+                lambda own=own: {"total": method_scores(run, own, UNROLLED).total_QD},
+            )
+            parts.append(swept["total"])
+        return np.concatenate(parts)
 
-    def removals(self, neurons: int) -> Iterator[list[dict[str, Any]]]:
-        """Yield, query by query, the effect left without the datums that each method names."""
-        run, chosen = self.effects.run, self.removed(neurons)
-        count = max(1, round(TOP * run.num_datums))
-        drawn = designs.random_datums(run.num_datums, number=count, count=CONTROLS, seed=0)
-        controls = [designs.reweighted(run.num_datums, own, "removal") for own in drawn]
-        control_MQ = effects_after(self.effects, controls)
-        asked = [self.queries[row] for row in chosen]
-        unrolled_QD = self.stored(
-            f"unrolled-{len(chosen)}",
-            lambda: {"total": method_scores(run, asked, UNROLLED).total_QD},
-        )["total"]
-        rows: list[dict[str, Any]] = []
-        for place, query in enumerate(chosen):
-            left = {RANDOM: float(control_MQ[:, query].mean() / self.trained_Q[query])}
-            named = {UNROLLED: unrolled_QD[place]}
-            named |= {method: self.scores[method][query] for method in REMOVED_BY}
-            for method, score_D in named.items():
-                if np.isfinite(score_D).all():
-                    left[method] = self.left(query, score_D, count)
-            rows.append({"query": query, "left": left})
-            yield rows
 
-    def left(self, query: int, score_D: np.ndarray, count: int) -> float:
-        """Return a query without the datums of largest score, relative to its value as trained."""
-        asked = self.queries[query]
-        named = designs.named_datums(asked, score_D, count)
-        one = designs.reweighted(self.effects.run.num_datums, named, "removal")
-        own = Effects(self.effects.run, [asked])
-        return float(effects_after(own, [one])[0, 0] / self.trained_Q[query])
-
-    def removed(self, neurons: int) -> list[int]:
-        """Return the queries that are judged by removal: all heads, and some neurons."""
-        levels = [query.description["level"] for query in self.queries]
-        heads = [row for row, level in enumerate(levels) if level == "head"]
-        first = [row for row, level in enumerate(levels) if level == "neuron"][:CANDIDATES]
-        return heads + sorted(first, key=lambda row: -self.trained_Q[row])[:neurons]
+def stored(work: Path, name: str, compute: Callable[[], Arrays]) -> Arrays:
+    """Return arrays from the folder, computed now if they are not there."""
+    work.mkdir(parents=True, exist_ok=True)
+    kept = work / f"{name}.npz"
+    if not kept.exists():
+        np.savez(kept, **compute())  # pyright: ignore[reportArgumentType]
+        print(f"computed {name}", flush=True)
+    with np.load(kept) as own:
+        return dict(own)
 
 
 def columnwise(predicted_MQ: np.ndarray, value_MQ: np.ndarray) -> np.ndarray:

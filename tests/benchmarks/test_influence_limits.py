@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.influence_tables import BOUND, EFFECTS, bold, cell, number, read
+from benchmarks.effects.judge import KNOWN
+from benchmarks.harness.markdown import bold, cell, number
+from benchmarks.influence_tables import EFFECTS, read
 
 PAGE = Path(__file__).parents[2] / "docs/results.md"
 CONFIGS = "influence-configs-2-core-epyc.json"
@@ -27,7 +29,7 @@ def test_what_limits_unrolled_influence() -> None:
     found = read(EFFECTS)
     kept, queries = found["keep"]["0.9"], found["queries"]
     neuron_Q = is_neuron(queries)
-    assert_said(f"It is {np.mean(np.array(kept['lds'][BOUND])[neuron_Q]):.2f}, so an effect")
+    assert_said(f"It is {np.mean(np.array(kept['lds'][KNOWN])[neuron_Q]):.2f}, so an effect")
 
     correlation_Q = np.array(kept["lds"]["unrolled"])[neuron_Q]
     positions_Q, value_Q = (
@@ -115,7 +117,7 @@ def test_the_evidence_of_attribute_predicts_nothing() -> None:
     found = read(EFFECTS)
     neuron_Q = is_neuron(found["queries"])
     found_Q = {name: np.array(own)[neuron_Q] for name, own in found["keep"]["0.9"]["lds"].items()}
-    record = set(found_Q) - {"unrolled", "random", "bm25", "common-tokens", BOUND}
+    record = set(found_Q) - {"unrolled", "random", "bm25", "common-tokens", KNOWN}
     largest = max(abs(np.nanmean(found_Q[name])) for name in record)
     unnamed = np.isnan(found_Q["tokens that attribute --study names"]).sum()
     assert_said(

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.influence_tables import cell, rows, tables
+from benchmarks.harness.markdown import cell, rows
+from benchmarks.influence_tables import tables
 
 PAGE = Path(__file__).parents[2] / "docs/results.md"
 
@@ -19,4 +20,5 @@ def test_a_table_has_means_intervals_and_the_best_in_bold():
     first, last = rows(columns, ["unrolled", "random", "path"])
     assert first.startswith("| unrolled | **0.60** (0.50 to 0.70) | **−0.20** (−0.20 to −0.20) |")
     assert last.startswith("| random (null) | 0.00 (−0.10 to 0.10) | – |")
-    assert cell(None) == "–"
+    assert cell(None) == cell([None, float("nan")]) == "–"
+    assert cell([0.25, None]) == "0.25"
