@@ -68,6 +68,11 @@ def claims(results: Results) -> dict[str, bool]:
             < min(own["lens"][name]["value"][-1] for name in ("layer 0", "layer 1"))
             for own in every
         ),
+        "from the middle to the end of training it hardly moves to the first layer": all(
+            curve[len(curve) // 2] - curve[-1] < 0.5
+            for own in every
+            for curve in [own["lens"]["layer 1"]["value"]]
+        ),
         "examples in context help at no step by more than 2 of 16 puns": all(
             helped(own).max() * own["n"]["held"] < 2.5 for own in every
         ),
@@ -176,10 +181,38 @@ def beside(every: list[Results]) -> list[str]:
             "when is the probe above 90 %?",
             f"that of the trade from step {steps}; that of the pun never",
         ],
+        ["does the punchline move to earlier layers?", f"hardly: {lenses(every)}"],
         ["sudden or gradual?", kinds],
+        ["does it come with other abilities?", together(every)],
         ["do examples in context help?", f"at the step where they help most, by {best}"],
     ]
     return table(["the exercise asks", f"here (n = {len(every)} seeds)"], rows)
+
+
+def lenses(every: list[Results]) -> str:
+    """Return the punchline's loss after the first and the last layer, from the middle to the end
+    of training."""
+    parts = []
+    for name, number in ((STATES[1], 1), (STATES[-1], len(STATES) - 1)):
+        curves = [list(own["lens"].values())[number]["value"] for own in every]
+        told = [f"{one[len(one) // 2]:.2f} → {one[-1]:.2f}" for one in curves]
+        parts.append(f"loss after {name} {', '.join(told)}")
+    return "; ".join(parts)
+
+
+def together(every: list[Results]) -> str:
+    """Return the half steps of the puns beside those of the loss and of copying."""
+    names = {
+        "completion_accuracy": "puns half at step",
+        "loss": "held-out loss",
+        "copying": "copying of random tokens",
+    }
+    parts = []
+    for name, label in names.items():
+        halves = [(own["transitions"].get(name) or {}).get("half_step") for own in every]
+        told = ["unchanged" if step is None else step_of(step) for step in halves]
+        parts.append(f"{label} {', '.join(told)}")
+    return "; ".join(parts)
 
 
 def draw(results: Results, path: Path) -> None:
