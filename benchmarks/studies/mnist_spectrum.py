@@ -1,7 +1,8 @@
 """Training on MNIST in a few directions, beside several draws of random ones.
 
-A block of the page docs/studies/mnist-spectrum.md, whose other tables ``benchmarks.mnist_tables``
-makes. The bundled configuration ``mnist`` is captured on the folder in ``ONTOGENY_MNIST``.
+A block of the page docs/studies/mnist-spectrum.md, whose other tables
+``benchmarks.mnist_spectrum.tables`` makes. The bundled configuration ``mnist`` is captured on the
+folder in ``ONTOGENY_MNIST``.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Tables and figure of docs/studies/mnist-spectrum.md from the results of ``mnist_spectrum``.
+"""Tables and figure of docs/studies/mnist-spectrum.md from the results of this package.
 
-``python -m benchmarks.mnist_tables RESULTS [--figure FILE]`` prints the tables as Markdown.
+``python -m benchmarks.mnist_spectrum.tables RESULTS [--figure FILE]`` prints Markdown.
 Intervals are standard deviations over seeds; each line of the results is one training.
 """
 
@@ -14,16 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mnist_spectrum import ADAM, OPTIMIZERS, SGD, Condition
+from benchmarks.mnist_spectrum.conditions import ADAM, OPTIMIZERS, SGD, Condition
+from benchmarks.mnist_spectrum.drawing import draw
 
 Line = dict[str, Any]
 AXES = {
     "noise": ("uniform noise in every pixel", "share of noise"),
     "moved_pixels": ("pixels permuted within each image", "share of pixels"),
+    "moved_rows": ("rows permuted within each image", "share of rows"),
+    "moved_columns": ("columns permuted within each image", "share of columns"),
+    "exchanged_pixels": ("pixels permuted among images", "share of pixels"),
+    "exchanged_rows": ("rows permuted among images", "share of rows"),
+    "exchanged_columns": ("columns permuted among images", "share of columns"),
     "shuffled_labels": ("labels permuted among images", "share of labels"),
     "classes": ("classes", "digits used"),
     "pixels": ("image averaged down", "pixels a side"),
     "initial_scale": ("initial weights", "factor"),
+    "rate_scale": ("learning rate", "factor"),
+    "dimensions": ("projected model", "dimensions"),
 }
 """Field of ``Condition`` → what fades, and the unit of its axis."""
 
@@ -146,37 +154,6 @@ def chosen(
     return [line for condition, line in results if wanted(condition)]
 
 
-# --- the figure -----------------------------------------------------------------------------------
-
-
-def draw(results: list[tuple[Condition, Line]], path: Path) -> None:
-    """Draw the number of values over 10 % as each thing fades, one panel each."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    for place, (axis, levels) in enumerate(fading(results).items(), 1):
-        axes = figure.add_subplot(2, 3, place)
-        axes.set_title(AXES[axis][0], loc="left", fontsize=10)
-        axes.set_xlabel(AXES[axis][1])
-        axes.set_ylim(0, 420)
-        axes.grid(color="#dddddd", linewidth=0.6)
-        at = sorted(levels)
-        places = np.arange(len(at))
-        for name, colour in (("as recorded", "#4477AA"), ("unit length", "#EE6677")):
-            values = [[o["gradients"][name]["over_cutoff"] for o in levels[level]] for level in at]
-            axes.plot(places, [np.mean(own) for own in values], "o-", color=colour, label=name)
-            for spot, own in zip(places, values, strict=True):
-                axes.plot([spot] * len(own), own, ".", color=colour, alpha=0.5)
-        axes.set_xticks(places, [f"{level:g}" for level in at])
-    figure.axes[0].legend(fontsize=8)
-    figure.axes[0].set_ylabel("values over 10 %")
-    figure.axes[3].set_ylabel("values over 10 %")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results", type=Path, help="file of results, a line each")
@@ -186,7 +163,8 @@ def main() -> None:
     for table in (optimizers_table, treatments_table, fading_table):
         print("\n".join(table(results)), end="\n\n")
     if arguments.figure:
-        draw(results, arguments.figure)
+        panels = {AXES[axis]: levels for axis, levels in fading(results).items()}
+        draw(panels, arguments.figure)
 
 
 if __name__ == "__main__":
