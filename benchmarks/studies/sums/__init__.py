@@ -1,0 +1,1 @@
+"""What the study of grokking measures beside metrics, and its page."""
