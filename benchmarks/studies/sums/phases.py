@@ -14,7 +14,9 @@ from ontogeny import Run
 
 def hidden_states(runs: Sequence[Run], metrics: Sequence[str], target: str) -> Results:
     """Return the number of states, those of random walks, and each run's path through them."""
-    config = ontogeny.TransitionsConfig(metrics=metrics, target=target, record=False, draws=99)
+    config = ontogeny.TransitionsConfig(
+        metrics=metrics, target=target, states=12, record=False, draws=99
+    )
     found = ontogeny.transitions(runs, config)
     choice, summary = found.state_choice, found.state_summary
     paths = []
