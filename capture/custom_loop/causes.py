@@ -19,8 +19,8 @@ DROPPED = "Nothing of the open segment is stored"
 MULTIPLIED = 1e-4
 """Relative difference up to which two gradients count as equal when a cause is looked for."""
 ONLY_MULTIPLY = (
-    "Between backward and step, all gradients may be multiplied by one number (clipping, "
-    f"unscaling), and by nothing else; {DROPPED.lower()}"
+    "Between the last backward and step, change gradients only by multiplying or clamping them in "
+    f"place (clip_grad_norm_, clip_grad_value_, GradScaler); {DROPPED.lower()}"
 )
 
 

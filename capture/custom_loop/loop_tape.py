@@ -21,6 +21,7 @@ from capture.custom_loop.counting import Counting
 from capture.custom_loop.model_inputs import count_rows, loop_window_axis, require_rows
 from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.passes.forward_passes import LEAVE_OUT, ForwardPass, StepPasses
+from capture.custom_loop.passes.gradient_changes import WATCHED
 from capture.custom_loop.passes.open_passes import OpenPasses
 from capture.custom_loop.rerun.frames import ModuleFrame, ModuleFrames
 from capture.custom_loop.rerun.module_uses import OutputUse, split_modules
@@ -70,7 +71,7 @@ class LoopTape(Tape):
         self.units_by_name = dict(units)
         self.unit_names = dict(self.names)
         """Names by id of the units alone; ``names`` also gets tensors derived from them."""
-        self.passes = OpenPasses(list(units.values()))
+        self.passes = OpenPasses(units)
         self.numbers = itertools.count()
         self.next_datum_N: np.ndarray | None = None
         """Datums of the next forward pass, if the loop gave them."""
@@ -110,6 +111,8 @@ class LoopTape(Tape):
             return self.run_backward(*args, **kwargs)
         if func is UNSCALE:
             self.passes.note_unscaling(*args)
+        if func in WATCHED:
+            self.passes.changes.note(func, args, kwargs)
         after = self.on_operation and self.on_operation(func, args, kwargs)
         if func is torch.arange or not torch.is_grad_enabled():
             out = func(*args, **kwargs)

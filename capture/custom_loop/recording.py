@@ -80,6 +80,7 @@ class Recording:
         self._tape = LoopTape(state.tape_units, model, self._window, fallback=fallback)
         self._tape.frames.enabled = not state.is_sharded  # shards are not whole after the pass
         self._tape.passes.parameters = state.gradient_holders
+        self._tape.passes.changes.holders = state.trained_units
         self._unchecked = Unchecked()
         self._identity = DatumIdentity(tables, self._unchecked)
         self._datums = KnownDatums.of_run(tables, recorder, last, self._unchecked)
@@ -259,6 +260,7 @@ class Recording:
         where = self._position.where
         with self._ends_on_error(), self._tape.pausing():
             self._state.refresh()
+            self._tape.passes.changes.resolve()
             read = self._ranks.attempt(lambda: self._read_step(optimizer))
             found = self._ranks.agree(where, read.values if read else None)
             if all_skip(found, where):

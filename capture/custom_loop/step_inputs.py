@@ -4,7 +4,7 @@ Shapes: P all captured parameters.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from capture.custom_loop.causes import (
     require_zeroed,
 )
 from capture.custom_loop.passes.forward_passes import ForwardPass, StepPasses, join_passes
+from capture.custom_loop.passes.gradient_changes import Multiplier, undo
 from capture.custom_loop.ranks.loop_state import PlainState
 from capture.custom_loop.sums import GradientSums
 from capture.custom_loop.update import (
@@ -65,14 +66,19 @@ class StepInputs:
 
     expected: ExpectedUpdate
     factors: Factors
+    given: dict[str, Tensor]
+    """Gradients by unit, as the optimizer is given them; copies, because torch's optimizers may
+    change them in position."""
     grads: dict[str, Tensor]
-    """Gradients by unit; copies, because torch's optimizers may change them in position."""
+    """Gradients before the loop multiplied them by different numbers (clipping by value)."""
+    multipliers: dict[str, Multiplier]
+    """These numbers by unit, for each entry or for all; none where they are 1."""
     before_P: Tensor
     """Weights before the update."""
     clip: float
-    """Factor by which the loop has multiplied the gradients since the backward pass."""
+    """Factor by which the loop has multiplied all gradients since the backward pass."""
     gradient_norm: float
-    """Norm over all trained parameters, before that multiplication."""
+    """Norm over all trained parameters, before these multiplications."""
     loss: float
     training: TrainingConfig
     """Settings that tell the audit how sums were rounded; the other fields are not used."""
@@ -117,17 +123,20 @@ def before_step(
     pending_scale = scale_of_fused_optimizer(optimizer)
     loss_scale = taken.loss_scale * pending_scale
     factors = unscaled(join_passes(passes, units, position.where), loss_scale * num_ranks)
-    grads = {name: given_gradient(unit, pending_scale) for name, unit in units.items()}
+    given = {name: given_gradient(unit, pending_scale) for name, unit in units.items()}
+    grads, multipliers = undo(given, taken.changes, pending_scale)
     training = rounding_settings(passes)
     sums = GradientSums.of(grads, factors, layout, training, probe)
     clip = sums.multiplier(factors, layout, training) if num_ranks == 1 else 1.0
-    norm = state.gradient_norm() / pending_scale
+    norm = norm_before(state.gradient_norm() / pending_scale, given, grads, multipliers)
     if not math.isfinite(clip + norm):
         raise divergence_error(position)
     return StepInputs(
         expected=ExpectedUpdate.of(optimizer, units),
         factors=factors,
+        given=given,
         grads=grads,
+        multipliers=multipliers,
         before_P=before_P,
         clip=clip,
         gradient_norm=norm / abs(clip) if clip else 0.0,
@@ -136,6 +145,19 @@ def before_step(
         used=frozenset(used),
         sums=sums,
     )
+
+
+def norm_before(
+    norm: float,
+    given: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    changed: Collection[str],
+) -> float:
+    """Return the norm of all gradients before those of the units in ``changed`` were changed."""
+    if not changed:
+        return norm
+    more = (float(grads[n].norm()) ** 2 - float(given[n].norm()) ** 2 for n in changed)
+    return math.sqrt(max(0.0, norm**2 + math.fsum(more)))
 
 
 def unscaled(factors: Factors, loss_scale: float) -> Factors:

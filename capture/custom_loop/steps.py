@@ -57,6 +57,10 @@ class StepRecords:
         self.capture, self.seed = config.capture, config.run.seed
         self.layout, self.window = layout, window
         self.buffer: ShiftBuffer | None = None
+        self.multiplied = False
+        """Whether gradients were multiplied by different numbers in a step so far. Tables of
+        factors say so from then on, so that a loop that clips some steps starts no table at each.
+        """
 
     def probe(self, step: int, device: torch.device) -> Probe | None:
         """Return how a step's sums are seen; None if whole, at the edges of a segment."""
@@ -82,8 +86,9 @@ class StepRecords:
         group: Group,
     ) -> tuple[Observation, Tensor]:
         """Return what is recorded of a step, and the weights after it; see ``after_step``."""
+        self.multiplied |= bool(inputs.multipliers)
         observed, after_P = after_step(
-            inputs, found, datums, position, self.capture, self.layout, group
+            inputs, found, datums, position, self.capture, self.layout, group, self.multiplied
         )
         if observed.outliers is not None:
             outliers = check_positions(observed.outliers, self.window, position)
@@ -98,7 +103,7 @@ def find_shifts(
 
     ``buffer``: None if no outliers are recorded.
     """
-    parts = before.expected.split(before.clip, before.grads, before.before_P)
+    parts = before.expected.split(before.clip, before.given, before.before_P, before.multipliers)
     step = Step(
         before.loss,
         before.gradient_norm,
@@ -131,10 +136,12 @@ def after_step(
     capture: CaptureConfig,
     layout: Layout,
     group: Group = SINGLE_PROCESS,
+    multiplied: bool = False,
 ) -> tuple[Observation, Tensor]:
     """Return what is recorded of a step, and the weights after it, [P].
 
-    ``found.total_Q`` must be the sum over all ranks of ``group``. Raises ``AuditError`` if the
+    ``found.total_Q`` must be the sum over all ranks of ``group``; ``multiplied``: whether tables of
+    factors say that gradients were multiplied by different numbers. Raises ``AuditError`` if the
     shifts and the carry do not add up to the change of the weights.
     """
     step, first_slot = found.step, datums.own.start
@@ -158,7 +165,8 @@ def after_step(
             capture.factors.precision,
             packing=capture.factors.packing,
             first_slot=first_slot,
-            preconditioned=step.preconditioner is not None or step.side_maps is not None,
+            preconditioned=multiplied or bool(step.preconditioner or step.side_maps),
+            multiplied=multiplied,
         )
     return Observation(row_of(position, step, largest, datums.all_N), outliers, factors), after_P
 

@@ -12,7 +12,7 @@ Shapes: P all captured parameters.
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from capture.errors import ConfigError
+from capture.custom_loop.passes.gradient_changes import Multiplier
+from capture.errors import ConfigError, UnitError
 from capture.gradients.layout import Layout
 from capture.optim.optimizer import Tensors, UpdateParts
 from capture.optim.optimizer_config import OptimizerConfig
@@ -92,13 +93,22 @@ class ExpectedUpdate:
             return OptimizerConfig(kind="adamw", weight_decay=1.0)
         return OptimizerConfig()
 
-    def split(self, clip: float, grads: Tensors, before_P: Tensor) -> UpdateParts:
+    def split(
+        self,
+        clip: float,
+        grads: Tensors,
+        before_P: Tensor,
+        multipliers: Mapping[str, Multiplier] | None = None,
+    ) -> UpdateParts:
         """Split the update; call this after the optimizer has updated its state.
 
-        ``grads``: the gradients that it was given, by unit; ``before_P``: the weights before it.
+        ``grads``: the gradients that it was given, by unit; ``before_P``: the weights before it;
+        ``multipliers``: by what the loop had multiplied those of some units, besides ``clip``.
         All units share one scale. A unit whose group has another learning rate has the ratio in its
-        preconditioner.
+        preconditioner, and so has one with a multiplier. Raises ``UnitError`` for a multiplier for
+        each entry under an optimizer that mixes entries.
         """
+        multipliers = multipliers or {}
         layout = Layout.of(self.units)
         weights = zip(layout.names, before_P.split(layout.sizes), strict=True)
         before = {name: own_S.view(layout.shapes[name]) for name, own_S in weights}
@@ -111,15 +121,18 @@ class ExpectedUpdate:
         scale = max((part.scale for part in parts.values()), key=abs, default=0.0)
         parts |= {name: UnitParts(scale) for name in self.idle}
         preconditioner, carry = None, None
-        if any(p.preconditioner is not None or p.scale != scale for p in parts.values()):
+        maps = {name: part.side_map for name, part in parts.items() if part.side_map is not None}
+        require_unmixed(maps, multipliers)
+        is_equal = all(p.preconditioner is None and p.scale == scale for p in parts.values())
+        if multipliers or not is_equal:
             ratios = {n: part.scale / scale if scale else 1.0 for n, part in parts.items()}
             preconditioner = {
-                name: self.tensor_or(parts[name].preconditioner, name, 1.0) * ratios[name]
+                name: self.tensor_or(parts[name].preconditioner, name, 1.0)
+                * (multipliers.get(name, 1.0) * ratios[name])
                 for name in self.units
             }
         if any(part.carry is not None for part in parts.values()):
             carry = {name: self.tensor_or(parts[name].carry, name, 0.0) for name in self.units}
-        maps = {name: part.side_map for name, part in parts.items() if part.side_map is not None}
         return UpdateParts(scale * clip, preconditioner, carry, maps or None)
 
     def split_unit(self, name: str, gradient: Tensor, weight: Tensor) -> UnitParts:
@@ -130,6 +143,14 @@ class ExpectedUpdate:
 
     def tensor_or(self, tensor: Tensor | None, name: str, value: float) -> Tensor:
         return torch.full_like(self.units[name], value) if tensor is None else tensor
+
+
+def require_unmixed(maps: Collection[str], multipliers: Mapping[str, Multiplier]) -> None:
+    """Raise ``UnitError`` for a unit with multipliers of entries and a map that mixes them."""
+    for name in maps:
+        if isinstance(multipliers.get(name, 1.0), Tensor):
+            problem = "was clipped by value for an optimizer that mixes its entries (Muon)"
+            raise UnitError(name, problem, "Clip the norm instead (clip_grad_norm_)")
 
 
 def copied(state: Mapping[str, Any], reads: tuple[str, ...] | None) -> dict[str, Any]:

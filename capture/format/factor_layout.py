@@ -69,6 +69,9 @@ class FactorLayout:
     uses: dict[str, tuple[StoredFactor, ...]]
     preconditioned: bool = False
     """Whether a shift also needs a preconditioner, as with Adam, beside gradient and scale."""
+    multiplied: bool = False
+    """Whether the loop multiplied gradients of units or entries by different numbers (clipping by
+    value), which are then part of the preconditioner and not stored."""
     packing: Packing = "planes"
     """How floats are stored. Tables before schema version 3 have planes and do not say so."""
 
@@ -94,6 +97,8 @@ class FactorLayout:
         values: dict[str, Any] = {"arrays": arrays, "uses": uses}
         if self.preconditioned:
             values["preconditioned"] = True
+        if self.multiplied:
+            values["multiplied"] = True
         if self.packing != "planes":
             values["packing"] = self.packing
         return json.dumps(values)
@@ -118,7 +123,10 @@ def decode(text: bytes, shapes: Mapping[str, tuple[int, ...]]) -> FactorLayout:
     packing = values.get("packing", "planes")
     if packing not in get_args(Packing):
         raise ValueError(f"its packing {packing!r:.40} is unknown")
-    layout = FactorLayout(arrays, uses, values.get("preconditioned") is True, packing)
+    preconditioned, multiplied = (
+        values.get(name) is True for name in ("preconditioned", "multiplied")
+    )
+    layout = FactorLayout(arrays, uses, preconditioned, multiplied, packing)
     for unit in uses:
         if unit not in shapes or not uses[unit]:
             raise ValueError(f"it has factors of {unit[:80]}, which was not captured")

@@ -42,6 +42,8 @@ class DatumFactors:
     """Multiplier from gradient to shift (−lr · clip), before preconditioning."""
     preconditioned: bool
     """Whether the optimizer applied a preconditioner."""
+    multiplied: bool
+    """Whether the loop had multiplied gradients by numbers that are not stored."""
 
 
 def columns_of(layout: FactorLayout, unit: str) -> list[str]:
@@ -97,7 +99,7 @@ def assemble(
     uses, error_uses = (
         [factor_of(use, tensors) for use in layout.uses[unit]] for tensors in (values, errors)
     )
-    return DatumFactors(shape, uses, error_uses, scale, layout.preconditioned)
+    return DatumFactors(shape, uses, error_uses, scale, layout.preconditioned, layout.multiplied)
 
 
 def check_tokens(token_NT: Tensor | None, num_rows: int) -> None:

@@ -55,14 +55,16 @@ def rows_of_step(
     packing: Packing = "plain",
     first_slot: int = 0,
     preconditioned: bool = False,
+    multiplied: bool = False,
 ) -> tuple[FactorLayout, FactorRows]:
     """Return the layout and the rows of a step's factors.
 
     ``datum_N``: the datum in each slot, starting at ``first_slot``. ``preconditioned``: whether a
-    shift also needs a preconditioner beside gradient and scale.
+    shift also needs a preconditioner beside gradient and scale; ``multiplied``: whether numbers
+    that differ between entries or units, by which the loop multiplied gradients, are part of it.
     """
     layout, kept = lay_out(factors, precision)
-    layout = replace(layout, preconditioned=preconditioned, packing=packing)
+    layout = replace(layout, preconditioned=preconditioned, multiplied=multiplied, packing=packing)
     array_NS = {
         name: tensor.detach().reshape(len(datum_N), -1).cpu().numpy()
         for name, tensor in kept.items()

@@ -35,6 +35,7 @@ from capture.optim.update import clip_factor
 COLUMNS = ["step", "learning_rate", "gradient_norm", "clip", "datums"]
 FOLLOWED = {"float32": 1e-4, "float16": 2e-3}
 """Largest accepted ‖followed − checkpoint‖ / ‖change in the segment‖, by precision of factors."""
+INSTEAD = "Recorded shifts (run.shifts) and gradients (run.gradient) are exact"
 NO_UPDATE = AppliedUpdate(0.0, 1.0, 1.0, 1.0, old=1.0)
 """The coefficients of a step in which the optimizer leaves a unit as it is."""
 
@@ -175,9 +176,18 @@ class UpdateSource:
         raise RunError(self.committed.store.uri, problem, remedy)
 
     def batch_gradient(self, unit: str, step: int, datum_N: Sequence[int]) -> Tensor:
-        """Return the sum of a step's per-sample gradients from stored factors, float64."""
+        """Return the sum of a step's per-sample gradients from stored factors, float64.
+
+        Raises ``RunError`` if the loop clipped them by value, or group by group.
+        """
         total = torch.zeros(self.gradients.layout.shapes[unit], dtype=torch.float64)
         for slot, datum in enumerate(datum_N):
             found = self.gradients.read_one(unit, step, slot, datum)
+            if found.multiplied:
+                problem = (
+                    f"multiplied the gradients of step {step} or one before by different numbers "
+                    "(clipping by value or by group), which are not stored"
+                )
+                raise RunError(self.committed.store.uri, problem, INSTEAD)
             total += dense(found.uses, found.shape)
         return total

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from capture.custom_loop.packing.documents import Documents
+from capture.custom_loop.passes.gradient_changes import Change
 from capture.errors import UnitError
 from capture.gradients.dense import join_datums
 from capture.gradients.factors import Factor, Factors
@@ -93,6 +94,8 @@ class StepPasses:
     """Number by which a ``GradScaler`` has multiplied the loss, and divided the gradients since."""
     has_old_gradients: bool
     """Whether gradients of units were not 0 before the first backward pass."""
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What the loop did to the gradients of units, if not the same to all."""
 
 
 def join_passes(passes: Sequence[ForwardPass], units: Mapping[str, Tensor], where: str) -> Factors:

@@ -8,7 +8,7 @@ dropped.
 Shapes: N datum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,15 +17,17 @@ from torch import Tensor
 
 from capture.custom_loop.packing.documents import Documents
 from capture.custom_loop.passes.forward_passes import ForwardPass, StepPasses
+from capture.custom_loop.passes.gradient_changes import GradientChanges
 from capture.custom_loop.ranks.sharding import HasGradient, local_part
 
 
 class OpenPasses:
     """The passes since the last update. The last one is open and may be empty."""
 
-    def __init__(self, parameters: Sequence[HasGradient]) -> None:
-        self.parameters = parameters
+    def __init__(self, units: Mapping[str, HasGradient]) -> None:
+        self.parameters: Sequence[HasGradient] = list(units.values())
         """What holds the gradients."""
+        self.changes = GradientChanges(units)
         self.passes = [ForwardPass()]
         self.runs_from_loss = False
         """Whether a backward pass is running that began at one scalar."""
@@ -69,6 +71,7 @@ class OpenPasses:
             self.discard_used()
         elif not reached:
             self.has_old_gradients = True
+        self.changes.is_open = True
 
     @contextmanager
     def from_one_loss(self) -> Iterator[None]:
@@ -92,6 +95,7 @@ class OpenPasses:
         """Drop the passes whose gradients the loop has set to 0."""
         self.passes = [each for each in self.passes if not each.uses]
         self.has_old_gradients, self.loss_scale = False, 1.0
+        self.changes.clear()
 
     def gradients_are_zero(self) -> bool:
         """Return whether all gradients are None or 0, as after ``zero_grad``."""
@@ -104,9 +108,10 @@ class OpenPasses:
 
     def take(self, used: list[ForwardPass]) -> StepPasses:
         """Return the passes of the step that ends, and start with an empty one."""
-        taken = StepPasses(used, self.loss_scale, self.has_old_gradients)
+        taken = StepPasses(used, self.loss_scale, self.has_old_gradients, self.changes.found)
         self.passes = [ForwardPass()]
         self.has_old_gradients, self.loss_scale = False, 1.0
+        self.changes.clear()
         return taken
 
 

@@ -43,6 +43,8 @@ class PlainState:
         """The parameters that the model uses in its forward passes."""
         self.gradient_holders: Sequence[HasGradient] = list(self.units.values())
         """What holds the gradients since the last step."""
+        self.trained_units: Mapping[str, HasGradient] = self.units
+        """The parameters, or shards of them, that the optimizer of the loop trains."""
 
     def refresh(self) -> None:
         """Bring ``units`` and ``optimizer`` up to date; all ranks must call this."""

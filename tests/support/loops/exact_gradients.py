@@ -16,6 +16,24 @@ def clipping(session: Session) -> None:
     train(session, model, ADAMW(model.parameters(), 0.01), before_step=clip)
 
 
+@kind("clipping by value")
+def clipping_values(session: Session) -> None:
+    model = Small()
+    clip = partial(nn.utils.clip_grad_value_, list(model.parameters()), 1e-3)
+    train(session, model, ADAMW(model.parameters(), 0.01), before_step=clip)
+
+
+@kind("clipping group by group, or of one layer")
+def clipping_groups(session: Session) -> None:
+    model = Small()
+
+    def clip() -> None:
+        for part in (model.embedding, model.layer):
+            nn.utils.clip_grad_norm_(part.parameters(), 0.01)
+
+    train(session, model, ADAMW(model.parameters(), 0.01), before_step=clip)
+
+
 @kind("zero_grad(set_to_none=False)")
 def zeros_kept(session: Session) -> None:
     model = Small()

@@ -1,6 +1,7 @@
 """Kinds of custom training loops that are refused, by the name that the docs give them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from custom_loops import Small, V, loss_of, tokens
@@ -139,33 +140,54 @@ def removed(session: Session) -> None:
     train(session, model, before_step=lambda: setattr(model.layer.bias, "grad", None))
 
 
-@kind("clipping of values", AuditError, "gradients were clipped by value, at 0.001")
-def clipped_values(session: Session) -> None:
-    model = Small()
-    train(
-        session,
-        model,
-        before_step=lambda: nn.utils.clip_grad_value_(model.parameters(), 1e-3),
-    )
-
-
 @kind(
-    "clipping layer by layer, or group by group",
+    "gradients replaced by clipped ones (p.grad = p.grad.clamp(-c, c))",
     AuditError,
-    "gradients of layer.weight were multiplied by 0.5, of embedding.weight by 1",
+    "gradients were clipped by value, at 0.001",
 )
-def clipped_layers(session: Session) -> None:
+def replaced_by_clipped(session: Session) -> None:
     model = Small()
 
     def clip() -> None:
-        assert model.layer.weight.grad is not None
-        model.layer.weight.grad *= 0.5
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad = parameter.grad.clamp(-1e-3, 1e-3)
 
     train(session, model, before_step=clip)
 
 
 @kind(
-    "noise added to gradients", AuditError, "may be multiplied by one number (clipping, unscaling)"
+    "clipping by value for Muon, which mixes the entries of a matrix",
+    UnitError,
+    "embedding.weight: was clipped by value for an optimizer that mixes its entries (Muon)",
+)
+def clipped_for_muon(session: Session) -> None:
+    model = Small()
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    clip = partial(nn.utils.clip_grad_value_, matrices, 1e-3)
+    train(session, model, before_step=clip, optimizer=torch.optim.Muon(matrices, 0.01))
+
+
+@kind(
+    "clipping between two micro-batches",
+    AuditError,
+    "step 0: shifts miss the applied change by",
+)
+def clipped_between_passes(session: Session) -> None:
+    model = Small()
+    optimizer = SGD(model.parameters(), 0.1)
+    with session.record(model, optimizer) as recorder:
+        for ids in ([0, 1, 2, 3], [4, 5, 6, 7]):
+            recorder.datums(ids)
+            loss_of(model, TOKENS[ids]).backward()
+            nn.utils.clip_grad_value_(model.parameters(), 1e-3)
+        optimizer.step()
+
+
+@kind(
+    "noise added to gradients",
+    AuditError,
+    "change gradients only by multiplying or clamping them in place",
 )
 def noisy(session: Session) -> None:
     model = Small()

@@ -84,6 +84,8 @@ class Setting:
     model: type[Small] = Small
     wrapper: dict[str, Any] = field(default_factory=dict)
     clip: float = 1e9
+    clip_value: float = 0.0
+    """At which entries of gradients are clipped; 0: they are not."""
     ids: bool = True
     """Whether the loop gives the ids of its datums."""
     tokens: bool = False
@@ -101,6 +103,8 @@ ADAMW = {"lr": 0.01, "weight_decay": 0.1}
 FACTORS = {"factors": FactorConfig(enabled=True)}
 SETTINGS = {
     "clipped": Setting(clip=0.3, more=FACTORS),
+    "clipped by value": Setting(clip_value=0.01, more=FACTORS),
+    "sharded clipped by value": Setting(sharded=True, clip_value=0.01, more=FACTORS),
     "adamw": Setting(torch.optim.AdamW, ADAMW, micro_batches=2, more=FACTORS),
     "synced": Setting(micro_batches=3, sync_always=True),
     "numbered": Setting(ids=False, more={"outliers": OutlierConfig(k=30, scope="step")}),
@@ -218,6 +222,8 @@ def take_step(
                     model.set_requires_gradient_sync(synced)
                 loss = loss_of(setting, model, id_N) / (setting.micro_batches * len(ranks))
                 loss.backward()
+    if setting.clip_value:
+        nn.utils.clip_grad_value_(model.parameters(), setting.clip_value)
     nn.utils.clip_grad_norm_(model.parameters(), setting.clip)
     optimizer.step()
 
