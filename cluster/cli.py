@@ -32,7 +32,6 @@ from cluster.commands import (
     neurons,
     plan,
     replay,
-    report,
     selfcheck,
     verify,
 )
@@ -48,6 +47,7 @@ from cluster.commands.influence import (
     suspects,
 )
 from cluster.commands.listings import config, runs
+from cluster.commands.pages import report, serve
 from cluster.local.signals import exit_code, stoppable
 from cluster.on_ray.job import JOB_CONFIG_VARIABLE
 from cluster.options.arguments import Parser
@@ -58,7 +58,8 @@ COMMANDS = (
     demo,
     capture,
     replay,
-    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness, report),
+    *(attribute, ablate, activations, neurons, behaviour, bigrams, faithfulness),
+    *(report, serve),
     *(influence, suspects, silence, lds, smoothness, retrain, drift, directions),
     *(spectrum, trajectory, transitions, quanta, seeds, compare),
     *(plan, config, runs, info, verify, selfcheck, garbage),

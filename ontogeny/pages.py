@@ -1,7 +1,6 @@
 """Write the pages of a report."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from os import PathLike
 
@@ -15,7 +14,7 @@ def report(
     run: Run | str | PathLike[str],
     *,
     to: str | None = None,
-    max_neurons: int | None = None,
+    max_neurons: int | None = ReportConfig.max_neurons,
     attribution: str = "",
     sets: Mapping[str, str] | None = None,
     compare: Run | str | PathLike[str] | None = None,
@@ -26,7 +25,7 @@ def report(
     Args:
         run: A run, or the folder or prefix where it is.
         to: Folder or prefix for the pages; the run's own ``report/`` by default.
-        max_neurons: Pages for so many neurons, those with most evidence first; all by default.
+        max_neurons: Pages for so many neurons, those with most evidence first; None for all.
         attribution: Name of the attribution that is shown; by default the one without a name.
         sets: Analysis → name of its tables that are shown, as in ``{"ablate": "heads"}``; likewise.
         compare: Another run to compare with: figures, losses, and tokens of neurons.
@@ -45,9 +44,7 @@ def report(
     """
     opened = opened_run(run)
     store = report_store(opened, to)
-    config = ReportConfig(attribution=attribution, sets=sets or {})
-    if max_neurons is not None:
-        config = replace(config, max_neurons=max_neurons)
+    config = ReportConfig(max_neurons=max_neurons, attribution=attribution, sets=sets or {})
     job = partial(run_job, report=progress)
     other = None if compare is None else opened_run(compare)
     material = gather_report_data(opened, job, config, keep=to is None, other=other)

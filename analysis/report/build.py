@@ -14,7 +14,7 @@ from importlib import resources
 
 from analysis.jobs.job import Runner
 from analysis.jobs.tables import check_set_name, read_question, table_set
-from analysis.report.measured.neurons import measure_neurons
+from analysis.report.measured.neurons import measured_alone, measured_together
 from analysis.report.pages.chapters import chapters
 from analysis.report.pages.comparison.compared_runs import compare_runs
 from analysis.report.pages.data_page import data_files
@@ -50,15 +50,16 @@ ProgressReport = Callable[[int, int], None]
 class ReportConfig:
     """Settings of the report."""
 
-    max_neurons: int = 1200
-    """Number of neurons with a page: those with the most evidence."""
+    max_neurons: int | None = 1200
+    """Number of neurons with a page: those with the most evidence; None for all."""
     attribution: str = ""
     """Name of the attribution that the report shows; by default the one without a name."""
     sets: Mapping[str, str] = field(default_factory=dict)
     """Other analysis → name of its tables that the report shows; likewise."""
 
     def __post_init__(self) -> None:
-        at_least("--neurons", self.max_neurons, 1)
+        if self.max_neurons is not None:
+            at_least("--neurons", self.max_neurons, 1)
         if self.attribution:
             check_set_name("--attribution", self.attribution)
         for job, name in self.sets.items():
@@ -157,15 +158,17 @@ def gather_report_data(
     keep: bool = True,
     other: Run | None = None,
     report: ProgressReport | None = None,
+    on_demand: bool = False,
 ) -> ReportData:
     """Read the tables and compute the counts that the pages show.
 
     With ``keep``, the counts are written to ``run.tables`` for the next report. ``other`` is a run
-    to compare with. ``report`` is called with datums measured and their number. Raises ``RunError``
+    to compare with. ``report`` is called with datums measured and their number. All neurons are
+    measured together, or with ``on_demand`` each alone when it is asked for. Raises ``RunError``
     if one of the runs has no attribution of neurons, ``ShardError`` if tables are damaged.
     """
     sources = read_sources(run, config.names)
-    groups = sources["attribute", "groups"].head(config.max_neurons)
+    groups = sources["attribute", "groups"].iloc[: config.max_neurons]
     if not len(groups):
         problem = "has attributions, but none of neurons"
         raise RunError(run.uri, problem, f"Run: ontogeny attribute {run.uri} --level neuron")
@@ -173,7 +176,11 @@ def gather_report_data(
     question = read_question(run, table_set("attribute", config.attribution))
     compared = None if other is None else compare_runs(run, sources, other)
     timeline = read_timeline(run, run_job, keep=keep)
-    measured = measure_neurons(run, neurons, sources["attribute", "tokens"], question, report)
+    tokens = sources["attribute", "tokens"]
+    if on_demand:
+        measured = measured_alone(run, tokens, question)
+    else:
+        measured = measured_together(run, neurons, tokens, question, report)
     files = data_files(run, config.names, sources.missing, list(WANTED))
     counted = counted_shifts(question.options)
     return ReportData(run, sources, timeline, measured, groups, files, compared, counted)

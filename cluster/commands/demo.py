@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.ablate import ablation
 from cluster.commands.attribute import attribution
 from cluster.commands.capture import record, summary_of
-from cluster.commands.report import report
+from cluster.commands.pages.report import report
 from cluster.options.analysis import Analysis, perform
 from cluster.options.arguments import add_command, add_overrides, add_quiet, add_ray
 

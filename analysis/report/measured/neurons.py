@@ -1,6 +1,7 @@
 """Measure what the pages of neurons show of the trained model and of the datums behind tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ MAX_SEARCHED = 2000
 """Datums searched for the update norm of named tokens, drawn at random if there are more."""
 DATUMS_SHOWN, PASSAGES_SHOWN, LOGITS_SHOWN = 8, 6, 8
 """Rows on the page of a neuron."""
+KEPT = 256
+"""Neurons whose results ``measured_alone`` keeps."""
 TALLIES = ("update-norm", "ablation-estimate", "geometric-mean")
 """Kinds of evidence that come from tallies, less the prefix ``input-``."""
 
@@ -60,6 +63,30 @@ def measure_neurons(
         steps=found.steps,
         by_input=by_input,
     )
+
+
+def measured_together(
+    run: Run,
+    neurons: Sequence[Neuron],
+    tokens: pd.DataFrame,
+    question: Question,
+    report: Report | None = None,
+) -> Callable[[Neuron], Measured]:
+    """Measure all neurons at once; the result is that of each."""
+    found = measure_neurons(run, neurons, tokens, question, report)
+    return lambda neuron: found
+
+
+def measured_alone(
+    run: Run, tokens: pd.DataFrame, question: Question
+) -> Callable[[Neuron], Measured]:
+    """Return a function that measures one neuron when it is called, and keeps the last results."""
+
+    @lru_cache(KEPT)
+    def measured(neuron: Neuron) -> Measured:
+        return measure_neurons(run, [neuron], tokens, question)
+
+    return measured
 
 
 def nothing(why: str) -> Measured:

@@ -1,6 +1,6 @@
 """The data behind the pages: the tables of a run, grouped once by neuron and by token."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,23 @@ class Measured:
     missing: str = ""
     """Why nothing was measured, as the end of a sentence about the run."""
 
+    @cached_property
+    def histograms_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return by_neuron(self.histograms)
+
+    @cached_property
+    def passages_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return by_neuron(self.passages)
+
+    @cached_property
+    def logits_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        return by_neuron(self.logits)
+
+    @cached_property
+    def datums_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
+        """The datums in which the update norm of the named tokens arises, most first."""
+        return by_neuron(self.datums)
+
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
@@ -93,7 +110,8 @@ class ReportData:
     sources: Sources
     timeline: pd.DataFrame
     """``analysis.report.timeline.TIMELINE``"""
-    measured: Measured
+    measured: Callable[[Neuron], Measured]
+    """What was measured of a neuron, perhaps together with others."""
     groups: pd.DataFrame
     """``analysis.attribution.tables.GROUPS`` of the neurons with a page, most evidence first."""
     files: Sequence[DataFile] = ()
@@ -207,36 +225,16 @@ class ReportData:
         best = self.sources["faithfulness", "scores"][method].drop_duplicates()
         return by_neuron(self.sources["faithfulness", "neurons"].merge(best, on=method))
 
-    @cached_property
-    def histograms_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return by_neuron(self.measured.histograms)
-
-    @cached_property
-    def passages_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return by_neuron(self.measured.passages)
-
-    @cached_property
-    def logits_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        return by_neuron(self.measured.logits)
-
-    @cached_property
-    def named_datums_by_neuron(self) -> Mapping[Neuron, pd.DataFrame]:
-        """The datums in which the update norm of the named tokens arises, most first."""
-        return by_neuron(self.measured.datums)
-
-    @cached_property
-    def nearest_neurons(self) -> Mapping[Neuron, list[Neuron]]:
-        """Neuron on the map → those nearest to it, nearest first."""
-        table = self.sources["neurons", "neurons"].dropna(subset=["x", "y"])
-        position_R2 = table[["x", "y"]].to_numpy()
-        keys = list(zip(table["unit"], table["neuron"].tolist(), strict=True))
-        found = {}
-        for row, key in enumerate(keys):
-            distance_R = np.square(position_R2 - position_R2[row]).sum(1)
-            distance_R[row] = np.inf  # a neuron is not its own neighbour
-            order = np.argsort(distance_R, kind="stable")
-            found[key] = [keys[other] for other in order[: min(NEIGHBOURS_SHOWN, len(keys) - 1)]]
-        return found
+    def nearest_neurons(self, neuron: Neuron) -> list[Neuron]:
+        """Return the neurons nearest to one on the map, nearest first; none if it is not on it."""
+        own, table = self.clustered.get(neuron), self.sources["neurons", "neurons"]
+        if own is None:
+            return []
+        distance_R = (table["x"] - own.x) ** 2 + (table["y"] - own.y) ** 2
+        order = distance_R.dropna().sort_values(kind="stable").index[: NEIGHBOURS_SHOWN + 1]
+        near = table.loc[order]
+        keys = zip(near["unit"], near["neuron"].tolist(), strict=True)
+        return [key for key in keys if key != neuron][:NEIGHBOURS_SHOWN]
 
 
 @dataclass(frozen=True, eq=False)

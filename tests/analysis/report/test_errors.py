@@ -23,7 +23,7 @@ from analysis.run.run import open_run
 from capture.errors import CaptureError, ConfigError, RunError
 from capture.store import Store
 from capture.store.config import StoreConfig
-from cluster.commands import report as command
+from cluster.commands.pages import report as command
 
 # --- errors ---------------------------------------------------------------------------------------
 

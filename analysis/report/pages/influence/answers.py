@@ -28,7 +28,9 @@ QUERIES = pa.schema(
         pa.field("better", pa.string()),
         pa.field("first_step", pa.int32()),
         pa.field("end_step", pa.int32()),
+        pa.field("from_factors", pa.bool_()),
         pa.field("reliable_from", pa.int32()),
+        pa.field("computed_from", pa.int32()),
         *(pa.field(name, pa.float64()) for name in NUMBERS),
     ]
 )
@@ -52,6 +54,7 @@ CHECKS = pa.schema(
     [
         pa.field("query", pa.string()),
         pa.field("left_out", pa.int32()),
+        pa.field("first_step", pa.int32()),
         pa.field("predicted", pa.float64()),
         pa.field("change", pa.float64()),
     ]

@@ -40,7 +40,7 @@ def activations(data: ReportData, neuron: Neuron) -> Markup | None:
 
 def histogram(data: ReportData, neuron: Neuron) -> Markup | None:
     """Histograms of the activation where the target is in the neuron's evidence, and elsewhere."""
-    table = data.histograms_by_neuron.get(neuron)
+    table = data.measured(neuron).histograms_by_neuron.get(neuron)
     if table is None:
         return None
     table = table.replace({"group": {"taught": "attributed"}})  # the label in version 0.1
@@ -65,13 +65,14 @@ def histogram(data: ReportData, neuron: Neuron) -> Markup | None:
 
 def top_passages(data: ReportData, neuron: Neuron) -> Markup | None:
     """The training datums with the largest activations; None for models that were not read."""
-    table = data.passages_by_neuron.get(neuron)
+    measured = data.measured(neuron)
+    table = measured.passages_by_neuron.get(neuron)
     if table is None:
         return None
     items = [element("li", *top_passage(data, row)) for row in rows_of(table)]
     words = (
         "Datums with the largest activation of the trained model, in absolute value, among "
-        f"{data.measured.activation_datums:,} of {data.run.num_datums:,} training datums. This "
+        f"{measured.activation_datums:,} of {data.run.num_datums:,} training datums. This "
         "needs no record of training."
     )
     return section(
@@ -89,7 +90,7 @@ def top_passage(data: ReportData, row: Any) -> list[Markup]:
 
 def direct_logits(data: ReportData, neuron: Neuron, links: Links) -> Markup | None:
     """The tokens whose logits rise and fall most with the activation, by the direct path."""
-    table = data.logits_by_neuron.get(neuron)
+    table = data.measured(neuron).logits_by_neuron.get(neuron)
     if table is None:
         return None
     sides = {str(side): part.reset_index(drop=True) for side, part in table.groupby("side")}

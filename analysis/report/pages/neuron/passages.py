@@ -26,10 +26,10 @@ def evidence_datums(data: ReportData, neuron: Neuron) -> Markup:
 
 def named_datums(data: ReportData, neuron: Neuron) -> Markup | None:
     """The datums in which the update norm of the named tokens arises; None without tallies."""
-    table = data.named_datums_by_neuron.get(neuron)
+    measured = data.measured(neuron)
+    table = measured.datums_by_neuron.get(neuron)
     if table is None:
         return None
-    measured = data.measured
     steps = ", ".join(f"{step:,}" for step in measured.steps)
     words = (
         "Tokens were chosen by tallies, which keep no datums. So the update norm of the tokens "
@@ -83,11 +83,15 @@ def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
     if tokens is None or tokens["up"].notna().any():
         return words + "Datums and tokens were chosen by the same evidence, outliers."
     words += "This is other evidence than that of the tokens: outliers, the largest single shifts. "
-    if data.named_datums_by_neuron:
+    measured = data.measured(neuron)
+    if neuron in measured.datums_by_neuron:
         return words + "The tokens were chosen by tallies, sums over all positions; see above."
-    return words + (
-        "The tokens were chosen by tallies, sums over all positions, which keep no datums. The "
-        f"datums behind the tokens cannot be found for this run: it {data.measured.missing}."
+    words += "The tokens were chosen by tallies, sums over all positions, which keep no datums."
+    if not measured.missing:
+        return words
+    return (
+        words
+        + f" The datums behind the tokens cannot be found for this run: it {measured.missing}."
     )
 
 

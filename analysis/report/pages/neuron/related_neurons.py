@@ -23,7 +23,7 @@ def related_neurons(data: ReportData, neuron: Neuron, links: Links) -> Markup:
         )
     nearest = [
         element("li", links.neuron(other), " ", top_tokens(data, other))
-        for other in data.nearest_neurons.get(neuron, ())
+        for other in data.nearest_neurons(neuron)
     ]
     membership = (
         "This neuron is in no cluster."

@@ -4,8 +4,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cluster.options.analysis import add_model, given_model
-from cluster.options.arguments import add_command, add_quiet, add_ray, add_run, add_skip_damaged
+from cluster.commands.pages.shown import add_shown, shown_config, shown_runs
+from cluster.options.arguments import add_command, add_quiet, add_ray, add_run
 from cluster.options.choices import REPORT_NEURONS
 
 if TYPE_CHECKING:
@@ -20,71 +20,30 @@ TEXT = """\
 Writes static pages to RUN/report/, to open from disk or put on any web server: an overview, a page
 for each neuron and token, and what the other analyses found. Run ontogeny attribute first. The
 report leaves out analyses that have not been run, and says which command runs them. It replaces an
-earlier report at the same place."""
+earlier report at the same place. For a large model, ontogeny serve makes the same pages one at a
+time, without a file."""
 
 
 def add(commands: "Commands") -> None:
     made = add_command(commands, "report", run, "Pages to read in a browser.", TEXT)
     add_run(made)
     made.add_argument("--to", metavar="FOLDER", help="where to write, default RUN/report")
-    made.add_argument(
-        "--neurons",
-        type=int,
-        default=REPORT_NEURONS,
-        metavar="N",
-        help="neurons with a page of their own, those with the most evidence; "
-        f"default {REPORT_NEURONS}",
-    )
-    text = "name of the attribution to show, default the one without a name"
-    made.add_argument("--attribution", default="", metavar="NAME", help=text)
-    made.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        type=named_set,
-        default=[],
-        dest="sets",
-        metavar="ANALYSIS=NAME",
-        help="named tables of other analyses to show, as in ablate=heads",
-    )
-    text = "where analyses wrote their tables with --to, looked at before RUN"
-    made.add_argument("--tables", metavar="PLACE", help=text)
-    text = "another run to compare with: figures, losses, and tokens of neurons"
-    made.add_argument("--compare", metavar="OTHER", help=text)
-    add_skip_damaged(made)
-    add_model(made)
+    add_shown(made, default=REPORT_NEURONS)
     add_ray(made)
     add_quiet(made, json=True)
 
 
-def named_set(text: str) -> tuple[str, str]:
-    """``ablate=heads`` → analysis and name; raises ``ArgumentTypeError``."""
-    job, sign, name = text.partition("=")
-    if not sign:
-        raise argparse.ArgumentTypeError(f"got {text!r}, must be ANALYSIS=NAME, as in ablate=heads")
-    return job, name
-
-
 def run(arguments: argparse.Namespace, console: "Console") -> int:
-    from analysis.report.build import ReportConfig
-    from analysis.run.run import open_run
     from cluster.on_ray.job import require_persistent
     from cluster.options.machines import machines
     from cluster.terminal.as_json import print_as_json
     from cluster.terminal.console import make_console
     from cluster.terminal.tables import print_skipped
 
-    config = ReportConfig(
-        max_neurons=arguments.neurons,
-        attribution=arguments.attribution,
-        sets=dict(arguments.sets),
-    )
+    config = shown_config(arguments)
     if arguments.to:
         require_persistent("--to", arguments.to)
-    skip_damaged = arguments.skip_damaged
-    how = {"tables": arguments.tables, "model": given_model(arguments)}
-    opened = open_run(arguments.run, skip_damaged=skip_damaged, **how)
-    other = open_run(arguments.compare) if arguments.compare else None
+    opened, other = shown_runs(arguments)
     quiet = arguments.quiet or arguments.json
     with machines(arguments) as on:
         to = arguments.to
