@@ -1,4 +1,4 @@
-"""All that two processes do in one go: record every kind of loop, and meet every refusal."""
+"""Causes for which two processes refuse to record their loop, or end its recording."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +11,13 @@ from custom_loops import Small, tokens
 from recorded_ranks import (
     DATUMS,
     SETTINGS,
-    SLOW,
-    STEPS,
     Numbered,
     Products,
     Setting,
     batch_of,
-    is_identical,
     loss_of,
     recorded,
     take_step,
-    take_steps,
-    train,
 )
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -245,16 +240,3 @@ CAUSES = {
         outputs_of_all_ranks_in_the_loss,
     )
 }
-
-
-def record_everything(group: Group, folder: Path) -> dict[str, Any]:
-    """Record every kind of loop and meet every error, because starting processes takes seconds."""
-    for name in sorted(SETTINGS.keys() - SLOW):
-        train(SETTINGS[name], folder, name, group)
-    take_steps(SETTINGS["adamw"], folder, "resumed", group, [group], range(2, STEPS))
-    take_steps(SETTINGS["adamw"], folder, "half", group, [group], range(2))
-    take_steps(SETTINGS["sharded adamw"], folder, "resharded", group, [group], range(2, STEPS))
-    names = ("clipped", "sharded adamw", "sharded rounded")
-    identical = {"identical": [is_identical(name, group, folder) for name in names]}
-    errors = {name: error_of(cause, group, folder / name) for name, cause in CAUSES.items()}
-    return errors | identical

@@ -11,9 +11,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from processes import run_processes
 from tiny import tiny_config
 from torch import distributed as dist
-from torch.multiprocessing.spawn import spawn
 
 from capture import process_group
 from capture.config.settings import Config
@@ -38,7 +38,7 @@ def on_workers(size: int, work: Work, folder: Path) -> list[Any]:
     """Run ``work`` on ``size`` workers; return the results by rank. ``work`` must be importable."""
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with mock.patch.dict(os.environ, environment):
-        spawn(run_worker, (size, work, folder), nprocs=size)
+        run_processes(size, run_worker, (size, work, folder), folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
 
 
@@ -47,9 +47,12 @@ def run_worker(rank: int, size: int, work: Work, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size)
     value = work(DistributedGroup(torch.device("cpu")), folder)
-    (folder / f"{rank}.json").write_text(json.dumps(value))
-    dist.barrier()
-    dist.destroy_process_group()
+    done = folder / f"{rank}.part"
+    done.write_text(json.dumps(value))
+    done.rename(folder / f"{rank}.json")
+    # gloo may abort a worker that still uses the group when another has ended.
+    while not all((folder / f"{other}.json").exists() for other in range(size)):
+        time.sleep(0.01)
 
 
 def exercise(group: Group, folder: Path) -> dict[str, Any]:

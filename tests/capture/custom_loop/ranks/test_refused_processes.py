@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from custom_loops import TOP, Small, loss_of, tokens, uri
+from processes import run_processes
 from separate_loops import train
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
 
 from capture.custom_loop.ranks.wrappers import num_processes, require_known
 from capture.custom_loop.record import record
@@ -103,7 +103,7 @@ def test_the_audit_says_that_other_processes_take_part(tmp_path, group):
 
 @pytest.mark.slow
 def test_two_processes_that_average_their_gradients_are_told_so(tmp_path):
-    spawn(train, args=(tmp_path, "averaged"), nprocs=2)
+    run_processes(2, train, (tmp_path, "averaged"), tmp_path)
     for rank in range(2):
         found = (tmp_path / f"averaged-{rank}.txt").read_text()
         assert "as if gradients were averaged over 2 processes. Pass the model in torch" in found
@@ -111,6 +111,6 @@ def test_two_processes_that_average_their_gradients_are_told_so(tmp_path):
 
 @pytest.mark.slow
 def test_of_two_processes_that_record_one_run_the_second_is_refused(tmp_path):
-    spawn(train, args=(tmp_path, "one run"), nprocs=2)
+    run_processes(2, train, (tmp_path, "one run"), tmp_path)
     assert (tmp_path / "one run-0.txt").read_text() == "none"
     assert "is being captured by process" in (tmp_path / "one run-1.txt").read_text()
