@@ -36,6 +36,9 @@ class TrajectoryConfig:
 
     dependencies: str | None = None
     """File of sentences with their syntax in the CoNLL-U format, for ``syntactic_heads``."""
+    components: int = 0
+    """Principal components of held-out losses and logits over the checkpoints, and where their
+    path turns; 0: none. Turns are sought in the first two, so 1 is refused."""
     paths: Sequence[str] = ()
     """Pairs of components for ``path_patching``, as in L0H1:L1H2, L0MLP:L1H0 or L1H2:logits; one
     may stand without a list; empty for all heads, if there are few."""
@@ -51,6 +54,9 @@ class TrajectoryConfig:
         at_least("--datums", self.datums, 2)
         at_least("--seed", self.seed, 0)
         at_least("--shots", self.shots, 0)
+        at_least("--components", self.components, 0)
+        if self.components == 1:
+            raise ConfigError("--components", "got 1, a path turns in 2 or more; or 0 for none")
         if self.shots and self.concept is None:
             raise ConfigError("--shots", "is given without --concept", "Give a file of examples")
         if self.split not in ("", "train", "validation", "test"):

@@ -1,6 +1,6 @@
 """Tables of ``ontogeny trajectory``: one row per checkpoint, metric and component."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,25 @@ CHECKPOINTS = pa.schema(
         pa.field("source", pa.string()),  # checkpoint, replay, or the name of a folder or file
     ]
 )
-SCHEMAS = {"trajectory": TRAJECTORY, "metrics": METRICS, "checkpoints": CHECKPOINTS}
+TURNS = pa.schema(
+    [
+        pa.field("metric", pa.string()),  # loss_components or logit_components
+        pa.field("step", pa.int64()),  # checkpoint at which the path turns
+        pa.field("low", pa.float64()),  # 95 % interval of the step over datums; NaN if unknown
+        pa.field("high", pa.float64()),
+        pa.field("before", pa.int64()),  # checkpoint from which the way in is taken
+        pa.field("after", pa.int64()),  # checkpoint to which the way out is taken
+        pa.field("angle", pa.float64()),  # degrees; 0 is straight on, 180 is back
+        pa.field("null_angle", pa.float64()),  # mean of the largest angles of the null
+        pa.field("p", pa.float64()),  # share of nulls with an angle as large
+    ]
+)
+SCHEMAS = {
+    "trajectory": TRAJECTORY,
+    "metrics": METRICS,
+    "checkpoints": CHECKPOINTS,
+    "turns": TURNS,
+}
 
 
 ROUNDING = 1e-5
@@ -56,6 +74,8 @@ class Trajectory:
     """``METRICS``: what each metric measures, and which could not be measured."""
     checkpoints: pd.DataFrame
     """``CHECKPOINTS``, sorted by step."""
+    turns: pd.DataFrame = field(default_factory=lambda: TURNS.empty_table().to_pandas())
+    """``TURNS`` of each path of principal components, the sharpest first; empty without them."""
 
     def series(self, metric: str, component: str = "") -> pd.DataFrame:
         """Return the rows of one curve, sorted by step."""

@@ -11,6 +11,11 @@ from analysis.run.run import Run
 from analysis.trajectory.checkpoints.of_run import RunCheckpoints
 from analysis.trajectory.checkpoints.source import Source, observe
 from analysis.trajectory.checkpoints.spacing import choose_steps
+from analysis.trajectory.components.measured import (
+    components_tables,
+    require_checkpoints,
+)
+from analysis.trajectory.components.outputs import outputs_of
 from analysis.trajectory.config import TrajectoryConfig
 from analysis.trajectory.metrics.catalogue import CATALOGUE
 from analysis.trajectory.metrics.choosing import Chosen, choose, require_known
@@ -19,7 +24,15 @@ from analysis.trajectory.metrics.row import Row
 from analysis.trajectory.observed.model import Observed
 from analysis.trajectory.observed.text import Text, text_of_run
 from analysis.trajectory.page.page import trajectory_page
-from analysis.trajectory.tables import CHECKPOINTS, JOB, METRICS, SCHEMAS, TRAJECTORY, Trajectory
+from analysis.trajectory.tables import (
+    CHECKPOINTS,
+    JOB,
+    METRICS,
+    SCHEMAS,
+    TRAJECTORY,
+    TURNS,
+    Trajectory,
+)
 from capture.errors import ConfigError
 
 Report = Callable[[int, int], None]
@@ -43,28 +56,41 @@ def measure(
     that the model or the text cannot give.
     """
     steps = chosen_steps(source, config)
-    frames: list[pd.DataFrame] = []
+    if config.components and not text.held_out:
+        raise ConfigError("--components", "needs text to predict", "Give it with --text")
+    frames, outputs = list[pd.DataFrame](), []
     chosen: Chosen | None = None
     for done, model in enumerate(observe(source, steps)):
         chosen = chosen or choose(config.metrics, model, text)
         frames.append(measured(model, text, chosen))
+        outputs += [outputs_of(model, text, len(steps))] if config.components else []
         if report:
             report(done + 1, len(steps))
     assert chosen
     sources = [source.source(step) for step in steps]
     checkpoints = pd.DataFrame({"step": steps, "source": sources})
+    metrics, turns = [describe(chosen, frames)], []
+    if config.components:
+        rows, found, described = components_tables(steps, outputs, config.components, text.seed)
+        frames, turns = [*frames, rows], [found]
+        own = [(each.name, each.unit, each.meaning, each.null, "") for each in described]
+        metrics.append(pd.DataFrame(own, columns=pd.Index(METRICS.names)))
     return Trajectory(
-        concat_frames(frames, TRAJECTORY),
-        concat_frames([describe(chosen, frames)], METRICS),
+        concat_frames(frames, TRAJECTORY).sort_values("step", kind="stable", ignore_index=True),
+        concat_frames(metrics, METRICS),
         concat_frames([checkpoints], CHECKPOINTS),
+        concat_frames(turns, TURNS),
     )
 
 
 def chosen_steps(source: Source, config: TrajectoryConfig) -> list[int]:
-    """Return the steps to measure; raises ``ConfigError`` for fewer than two, or unknown ones."""
+    """Return the steps to measure; raises ``ConfigError`` for too few, or unknown ones."""
     available, where = source.available, source.where
-    steps, count = str(config.steps), config.checkpoints
-    return choose_steps(steps, available, count, where, replays=source.replays)
+    wanted, count = str(config.steps), config.checkpoints
+    steps = choose_steps(wanted, available, count, where, replays=source.replays)
+    if config.components:
+        require_checkpoints(len(steps))
+    return steps
 
 
 def require_asked(run: Run, config: TrajectoryConfig) -> None:

@@ -23,6 +23,7 @@ from analysis.report.drawing.markup import (
 from analysis.report.drawing.plots import NUM_COLOURS, Series, line_chart
 from analysis.report.standalone import standalone_page
 from analysis.trajectory.page.summary import Curve, Z, curves, most_changed, omitted, summarise
+from analysis.trajectory.page.turns import turn_sentences, turns_section
 from analysis.trajectory.tables import Trajectory
 
 MOST_NAMED = NUM_COLOURS - 1
@@ -46,13 +47,14 @@ def trajectory_page(found: Trajectory, question: Question, place: str) -> bytes:
         paragraph("Asked: ", code(question.line())),
         facts,
         section("In words", *words(found)),
+        *turns_section(found),
         *(metric_section(found, name) for name in names),
     )
     return standalone_page("Trajectory", body, place)
 
 
 def words(found: Trajectory) -> list[Markup]:
-    items = [element("li", line) for line in summarise(found)]
+    items = [element("li", line) for line in [*summarise(found), *turn_sentences(found)]]
     left_out = omitted(found.metrics)
     note = paragraph(f"Not measured: {'; '.join(left_out)}.", kind="note") if left_out else None
     return [element("ul", *items), *([note] if note else [])]

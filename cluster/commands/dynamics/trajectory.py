@@ -47,6 +47,7 @@ Measures a model at the checkpoints of its training. Metrics:
   completion_loss, completion_accuracy, completion_top5    prompts of --concept FILE
   probe, probe_hypervolume       linear probes for labels of --concept FILE; over their complexity
   sum_waves, restricted_loss, excluded_loss, embedding_gini    of modular addition
+  loss_components, logit_components    with --components: principal components over the checkpoints
   MODULE:FUNCTION                your own function of (model, text), which yields rows
 
 Those with a * take long and are measured only if you name them. Most have a null to compare with.
@@ -54,6 +55,10 @@ Tables and a page with plots go to RUN/analysis/trajectory/.
 
   ontogeny trajectory runs/demo
   ontogeny trajectory runs/demo --name start --metrics loss ngram_kl --steps 0:50:5
+  ontogeny trajectory runs/demo --name path --metrics loss --components 3 --checkpoints 40
+
+With --components the text says where the path of losses, and of logits, turns more sharply than
+the same steps in random order do.
 
 Instead of a run, PLACE can be a folder of Hugging Face model folders (checkpoint-500, …), one with
 config.json and a safetensors file for each checkpoint, or revisions on the hub: ID@step1,step1000.
@@ -85,6 +90,8 @@ def add(commands: "Commands") -> None:
     )
     text += "heads, if there are few"
     made.add_argument("--paths", nargs="+", action="extend", default=[], metavar="A:B", help=text)
+    text = "principal components of held-out losses and logits, with turning points; default none"
+    made.add_argument("--components", type=int, default=0, metavar="K", help=text)
     add_texts(made)
     text = "components shown of each metric, default 1"
     made.add_argument("--rows", type=int, default=1, metavar="N", help=text)
@@ -106,6 +113,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         concept=arguments.concept,
         shots=arguments.shots,
         dependencies=arguments.dependencies,
+        components=arguments.components,
         paths=tuple(arguments.paths),
     )
     if holds_checkpoints(arguments.run):

@@ -5,6 +5,7 @@ from rich.console import Console
 from analysis.report.drawing.markup import significant
 from analysis.trajectory.checkpoints.spacing import log_spaced
 from analysis.trajectory.page.summary import curves, foremost, omitted, summarise
+from analysis.trajectory.page.turns import turn_sentences
 from analysis.trajectory.tables import Trajectory
 from cluster.terminal.tables import data_table, print_table
 
@@ -26,7 +27,7 @@ def show_trajectory(console: Console, found: Trajectory, *, rows: int) -> None:
             null = significant(curve.null) if curve.null == curve.null else ""
             table.add_row(f"{metric} {curve.component}".strip(), *cells, null)
     print_table(console, "Metrics by steps of training", table)
-    for line in summarise(found):
+    for line in [*summarise(found), *turn_sentences(found)]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if left_out := omitted(found.metrics):
         text = f"Not measured: {'; '.join(left_out)}."
