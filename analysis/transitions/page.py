@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from analysis.jobs.question import Question
+from analysis.measures.foremost import foremost
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import code, element, fragment, paragraph, section
 from analysis.report.drawing.plots import (
@@ -24,24 +25,23 @@ from analysis.transitions.shape.shapes import ALPHA
 from analysis.transitions.tables import SUDDEN, Transitions
 
 MOST_ROWS = 60
-"""Curves in the order of halves."""
+"""Curves in the order of halves, the foremost ones."""
 MOST_CHARTS = 24
-"""Curves with a plot of their own: the sudden ones first, then the earliest."""
+"""Curves with a plot of their own: the foremost ones."""
 Row = dict[Any, Any]
 
 
 def transitions_page(found: Transitions, question: Question, place: str) -> bytes:
     """Return the page as one HTML document; ``place`` names the first run."""
-    changing = found.curves[found.curves["half_step"].notna()].sort_values("half_step")
-    rows = changing.to_dict("records")
-    rows.sort(key=lambda row: row["verdict"] != SUDDEN)
-    charts = [curve_chart(found, row) for row in rows[:MOST_CHARTS]]
+    rows = foremost(found.curves, MOST_CHARTS).to_dict("records")
+    charts = [curve_chart(found, row) for row in rows]
     words = element("ul", *(element("li", line) for line in summarise(found)))
-    left_out = len(rows) - len(charts)
+    ordered = foremost(found.curves, MOST_ROWS).sort_values("half_step").to_dict("records")
+    left_out = int(found.curves["half_step"].notna().sum()) - len(charts)
     body = fragment(
         paragraph("Asked: ", code(question.line())),
         section("In words", words),
-        section("In which order", *order_chart(found, changing.to_dict("records"))),
+        section("In which order", *order_chart(found, ordered)),
         section("Curves", paragraph(LEGEND), *charts),
         paragraph(f"{left_out} curves more are in the tables.", kind="note") if left_out else None,
     )
@@ -51,7 +51,8 @@ def transitions_page(found: Transitions, question: Question, place: str) -> byte
 LEGEND = (
     "The vertical line is the step of half the change from the first value to the furthest. "
     "Points are change points that explain more than 95 % of those of smooth curves and of random "
-    "walks do."
+    "walks do. Sudden curves come first, then of each metric the curve whose change is largest "
+    "relative to its noise."
 )
 
 
@@ -74,10 +75,10 @@ def order_chart(found: Transitions, rows: list[Row]) -> list[Markup]:
             row["half_high"],
             2 if row["verdict"] == SUDDEN else 1,
         )
-        for row in rows[:MOST_ROWS]
+        for row in rows
     ]
     axes = Axes(title="Step of half the change, 95 % interval", x="step", left=220, log_x=True)
-    span = (0.0, max(row["half_high"] for row in rows[:MOST_ROWS]) * 1.05 + 1)
+    span = (0.0, max(row["half_high"] for row in rows) * 1.05 + 1)
     chart = interval_chart(axes, intervals, reference=reference, span=span)
     note = f"Dashed: {target}. In the second colour: sudden changes."
     return [chart, paragraph(note, kind="note")]

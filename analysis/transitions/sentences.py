@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.measures.foremost import foremost
 from analysis.transitions.curves import MIN_POINTS
 from analysis.transitions.shape.shapes import ALPHA
 from analysis.transitions.shape.sudden import LEAST
@@ -21,11 +22,13 @@ from analysis.transitions.timing.order import MOST_CURVES
 
 MOST_NAMED = 6
 """Curves, pairs or datums that a paragraph names."""
+MOST_MILESTONES = 16
+"""Metrics whose halves a line names."""
 
 
 def summarise(found: Transitions) -> list[str]:
     """Return the report, one sentence or a few in each line."""
-    parts = (verdicts, change_points, order, coincidence, warnings, states, moved)
+    parts = (verdicts, milestones, change_points, order, coincidence, warnings, states, moved)
     return [*(line for part in parts for line in part(found)), *found.notes]
 
 
@@ -58,7 +61,7 @@ def verdicts(found: Transitions) -> list[str]:
         names = ", ".join(short["metric"].drop_duplicates().head(5))
         lines.append(
             f"{len(short)} of {len(table)} curves have fewer than {MIN_POINTS} points and are not "
-            f"tested ({names})."
+            f"tested ({names}). Measure more checkpoints for them: --steps of ontogeny trajectory."
         )
     if still:
         lines.append(
@@ -85,6 +88,30 @@ def verdicts(found: Transitions) -> list[str]:
         for row in steep.head(MOST_NAMED).to_dict("records")
     ]
     return lines
+
+
+def milestones(found: Transitions) -> list[str]:
+    """Return when the clearest curve of each metric makes half of its change, a line a run."""
+    lines = []
+    for run, own in list(found.curves.groupby("run", sort=False))[:MOST_NAMED]:
+        first = foremost(own.drop_duplicates(["metric", "component"]), len(own))
+        first = first.drop_duplicates("metric")
+        told = first.head(MOST_MILESTONES).sort_values("half_step", kind="stable")
+        if told.empty:
+            continue
+        of = f" in {run}" if found.curves["run"].nunique() > 1 else ""
+        more = len(first) - len(told)
+        others = f"; {more} {plural('metric', more)} more" if more else ""
+        words = "; ".join(milestone(found, row) for row in told.to_dict("records"))
+        lines.append(f"Steps of half the change{of}, earliest first: {words}{others}.")
+    return lines
+
+
+def milestone(found: Transitions, row: dict) -> str:
+    """Return the step of a curve's half, its interval and its verdict."""
+    low, high = (f"{row[name]:,.0f}" for name in ("half_low", "half_high"))
+    turns = ", turns back" if turns_back(found, row) else ""
+    return f"{name_of(row)} {row['half_step']:,.0f} ({low} to {high}, {row['verdict']}{turns})"
 
 
 def half(found: Transitions, row: dict) -> str:

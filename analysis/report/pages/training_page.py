@@ -16,6 +16,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from analysis.jobs.tables import read_question, read_table, table_set, table_sets
+from analysis.measures.foremost import foremost
 from analysis.report.drawing import plots
 from analysis.report.drawing.axes import Axes
 from analysis.report.drawing.markup import (
@@ -49,6 +50,7 @@ WANTED: Mapping[str, Mapping[str, Mapping[str, pa.DataType]]] = {
     "transitions": {
         "curves": {
             **{"run": STRING, **CURVE, "verdict": STRING, "q": REAL},
+            **{"change": REAL, "noise": REAL},
             **{"half_step": REAL, "half_low": REAL, "half_high": REAL},
         },
         "states": {"run": STRING, "step": REAL, "state": INT},
@@ -64,7 +66,7 @@ WANTED: Mapping[str, Mapping[str, Mapping[str, pa.DataType]]] = {
 MOST_METRICS = 16
 """Metrics with a plot."""
 MOST_HALVES = 30
-"""Curves in the order of their halves."""
+"""Curves in the order of their halves: the sudden ones, and the clearest of each metric."""
 BINS = 60
 """Bins of steps in the plot of directions."""
 SUDDEN = "sudden"
@@ -162,10 +164,10 @@ def metric_chart(own: pd.DataFrame, about: pd.Series) -> Markup:
 def halves(tables: CourseTables) -> Markup:
     """The step of half the change of each curve, in order, and the verdicts."""
     curves = tables.frames["curves"]
-    changing = curves[curves["half_step"].notna()].sort_values("half_step")
+    changing = foremost(curves, MOST_HALVES).sort_values("half_step", kind="stable")
     if changing.empty:
         return paragraph("No metric changes by more than its noise.")
-    rows = changing.head(MOST_HALVES).to_dict("records")
+    rows = changing.to_dict("records")
     several = curves["run"].nunique() > 1
     intervals = [
         Interval(

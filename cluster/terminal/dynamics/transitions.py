@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from analysis.measures.foremost import foremost
 from analysis.transitions.sentences import summarise, turns_back
 from analysis.transitions.tables import Transitions
 from cluster.terminal.tables import data_table, print_table
@@ -14,9 +15,10 @@ def show_transitions(console: Console, found: Transitions) -> None:
     table = data_table(
         "curve", "half at step", "95 % interval", "share in a doubling", "p", "verdict"
     )
-    changing = found.curves[found.curves["half_step"].notna()].sort_values("half_step")
+    count = int(found.curves["half_step"].notna().sum())
     several = found.curves["run"].nunique() > 1
-    for row in changing.head(MOST_ROWS).to_dict("records"):
+    shown = foremost(found.curves, MOST_ROWS).sort_values("half_step", kind="stable")
+    for row in shown.to_dict("records"):
         name = f"{row['metric']} {row['component']}".strip()
         table.add_row(
             f"{row['run']} {name}" if several else name,
@@ -26,7 +28,7 @@ def show_transitions(console: Console, found: Transitions) -> None:
             f"{max(row['p_smooth'], row['p_walk']):.3f}",
             row["verdict"] + (", then turns back" if turns_back(found, row) else ""),
         )
-    shown = f"first {MOST_ROWS} of {len(changing)}" if len(changing) > MOST_ROWS else len(changing)
-    print_table(console, f"Curves that change ({shown}), earliest first", table)
+    told = f"the clearest {MOST_ROWS} of {count}" if count > MOST_ROWS else count
+    print_table(console, f"Curves that change ({told}), earliest first", table)
     for line in summarise(found):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,23 @@ def test_the_text_states_each_claim_with_its_interval_and_null():
     assert "95 % interval" in text
     assert "9 of 12 tested curves change: 6 sudden, 3 gradual." in text
     assert "3 of 15 curves have fewer than 8 points" in text
+    assert "Measure more checkpoints for them: --steps of ontogeny trajectory." in text
+
+
+def test_the_text_says_for_each_metric_when_it_changes_and_how():
+    """Also of curves that are not sudden, and not of every head."""
+    pairs = [rows("composition", np.exp(-U / (1 + n / 9)), f"L0H{n}") for n in range(26)]
+    table = pd.concat([*pairs, frame()])
+    answer = transitions_of({"r": table}, TransitionsConfig(draws=99, states=0))
+    (line,) = (line for line in summarise(answer) if line.startswith("Steps of half the change"))
+    loss = answer.curves.query("metric == 'loss'").iloc[0]
+    told = f"loss {loss['half_step']:,.0f} ({loss['half_low']:,.0f} to {loss['half_high']:,.0f}, "
+    assert f"{told}gradual)" in line
+    assert line.count("composition of") == 1
+    assert line.index("induction of L1H0") < line.index("accuracy")
+    page = transitions_page(answer, Question("transitions", {}, {}), "r").decode()
+    for title in ("accuracy", "induction L1H0", "loss"):
+        assert re.search(f"{title}: (sudden|steep|gradual), half at step", page)
 
 
 def test_a_curve_that_moves_by_rounding_alone_is_constant():
@@ -154,7 +172,7 @@ def test_it_is_said_which_curves_are_compared_and_shown():
     assert "Compared are the 40 of 42 curves" in "\n".join(summarise(answer))
     console = Console(record=True, width=200)
     show_transitions(console, answer)
-    assert "Curves that change (first 30 of 42), earliest first" in console.export_text()
+    assert "Curves that change (the clearest 30 of 42), earliest first" in console.export_text()
 
 
 @pytest.mark.parametrize(
@@ -249,11 +267,9 @@ def test_a_trajectory_of_other_checkpoints_is_answered_where_it_lies(
     capsys: pytest.CaptureFixture[str],
 ):
     place = Store("memory://others-checkpoints")
-    tables = {
-        "trajectory": concat_frames([frame().assign(null=np.nan)], TRAJECTORIES["trajectory"]),
-        "metrics": TRAJECTORIES["metrics"].empty_table().to_pandas(),
-        "checkpoints": TRAJECTORIES["checkpoints"].empty_table().to_pandas(),
-    }
+    tables = {name: schema.empty_table().to_pandas() for name, schema in TRAJECTORIES.items()}
+    curves = [frame().assign(null=np.nan)]
+    tables["trajectory"] = concat_frames(curves, TRAJECTORIES["trajectory"])
     question = Question.of("trajectory")
     write_loose_tables(place, "trajectory", tables, TRAJECTORIES, question, {})
     options = ["--draws", "99", "--states", "0"]
