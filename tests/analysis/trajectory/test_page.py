@@ -68,6 +68,14 @@ def test_of_many_components_the_most_changed_is_described() -> None:
     assert line.endswith("6 components more.")  # L0H0 is constant
 
 
+def test_a_probe_has_the_steps_from_which_it_is_above_70_and_90_percent() -> None:
+    (line,) = summarise(made({("probe", "layer 0"): [0.5, 0.6, 0.71, 0.89, 0.95]}))
+    assert "; above 70 % from step 10; above 90 % from step 1,000; " in line
+    (line,) = summarise(made({("probe", "layer 0"): [0.5, 0.6, 0.7, 0.8, 0.85]}))
+    assert "above 70 % from step 100" in line
+    assert "90 %" not in line
+
+
 def test_values_that_are_not_finite_are_left_out() -> None:
     found = made({("noise", ""): [np.nan, 1, 2, np.inf, 3]})
     (curve,) = curves(found, "noise")
