@@ -1,6 +1,7 @@
 """Read the settings of a custom loop's optimizer, as ``run.yaml`` stores them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,10 +45,21 @@ def optimizer_config(optimizer: torch.optim.Optimizer, group: Mapping[str, Any])
 
 def require_rule(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise ``ConfigError`` for an optimizer that cannot be recorded, with its share of a model."""
-    try:
+    groups = optimizer.param_groups
+    with naming_trained(model, groups):
         find_rule(optimizer)
+    for group in groups:
+        with naming_trained(model, [group]):
+            require_options(optimizer, group)
+
+
+@contextmanager
+def naming_trained(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Within the block, a ``ConfigError`` says how much of the model these groups train."""
+    try:
+        yield
     except ConfigError as error:
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        trained = {id(p) for group in groups for p in group["params"]}
         sizes = {id(p): p.numel() for p in model.parameters()}
         share = sum(size for key, size in sizes.items() if key in trained) / sum(sizes.values())
         problem = f"{error.problem} (it trains {share:.1%} of the model)"

@@ -36,6 +36,7 @@ from capture.custom_loop.ranks.wrappers import data_parallel, ranks_of
 from capture.custom_loop.recording import Recording
 from capture.custom_loop.units import (
     custom_loop_units,
+    naming_share,
     plain_model,
     plain_optimizer,
     without_compilation,
@@ -149,7 +150,7 @@ def record(
         >>> len(ontogeny.open_run("runs/mine").shifts(unit="weight"))  # 8 datums, 4 weights
         32
     """
-    with ExitStack() as stack:
+    with naming_share(plain_model(model)), ExitStack() as stack:
         ranks = stack.enter_context(ranks_of(model, store.patience_seconds))
         wrapper = data_parallel(model) if ranks.size > 1 else None
         given, model, optimizer = model, plain_model(model), plain_optimizer(optimizer)

@@ -33,6 +33,7 @@ from capture.custom_loop.ranks.recorded_loop import RecordedLoop
 from capture.custom_loop.ranks.step_datums import KnownDatums, StepDatums
 from capture.custom_loop.step_inputs import LastWeights, StepInputs, StepPosition, before_step
 from capture.custom_loop.steps import FoundShifts, StepRecords
+from capture.custom_loop.units import naming_share
 from capture.custom_loop.unseen import without_torch_functions
 from capture.custom_loop.update import is_inner_step, run_after_closure, skips_step
 from capture.engine.evaluation import perplexity
@@ -323,7 +324,8 @@ class Recording:
     def _ends_on_error(self) -> Iterator[None]:
         """End the recording for good if the block raises, because the step is half recorded."""
         try:
-            yield
+            with naming_share(self.model):
+                yield
         except BaseException as error:
             self._error, self._tape.paused = error, True
             self._on_error(error)

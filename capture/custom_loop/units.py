@@ -6,7 +6,7 @@ is written.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,12 +15,14 @@ from torch import nn
 from capture.custom_loop.ranks.wrappers import DDP
 from capture.errors import ConfigError, UnitError
 from capture.gradients.factors import choose_units, require_size
+from capture.gradients.vmap_fallback import module_and_share
 
 LOG = logging.getLogger(__name__)
 UNCOMPILED = (
     "The model is compiled. While it is recorded it runs uncompiled, at the cost of an uncompiled "
     "step, because a compiled graph does not show which datum a gradient comes from"
 )
+OF_THE_MODEL = "% of the model"
 EXCLUDES = "!"
 """First character of a pattern whose matches are left out."""
 
@@ -90,8 +92,7 @@ def custom_loop_units(
     chosen = {name: parameter for name, parameter in chosen.items() if name not in left_out}
     if not chosen:
         raise ConfigError("units", "leave out every parameter", "Leave out fewer")
-    for name, parameter in chosen.items():
-        require_plain(name, parameter)
+    require_plain(model, chosen)
     return chosen
 
 
@@ -110,8 +111,23 @@ def trained_parameters(
     return found
 
 
-def require_plain(name: str, parameter: nn.Parameter) -> None:
-    """Raise ``UnitError`` unless the parameter is an ordinary float32 tensor."""
-    if parameter.dtype != torch.float32:
-        problem = f"is {str(parameter.dtype).removeprefix('torch.')}, must be float32"
-        raise UnitError(name, problem, "Keep weights in float32 and compute under autocast")
+def require_plain(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+    """Raise ``UnitError`` unless all parameters are ordinary float32 tensors."""
+    others = [name for name, parameter in chosen.items() if parameter.dtype != torch.float32]
+    if others:
+        found = str(chosen[others[0]].dtype).removeprefix("torch.")
+        problem = f"is {found}, must be float32 ({module_and_share(model, others)})"
+        raise UnitError(others[0], problem, "Keep weights in float32 and compute under autocast")
+
+
+@contextmanager
+def naming_share(model: nn.Module) -> Iterator[None]:
+    """Within the block, errors about a parameter name its module and its share of the model."""
+    try:
+        yield
+    except UnitError as error:
+        known = error.where in dict(model.named_parameters())
+        if not known or OF_THE_MODEL in error.problem:
+            raise
+        problem = f"{error.problem} ({module_and_share(model, [error.where])})"
+        raise UnitError(error.where, problem, error.remedy) from error

@@ -8,7 +8,7 @@ factor with one position, so later steps need no special case. Outliers of such 
 Shapes: N datum, T token, P entry of a unit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -55,14 +55,19 @@ def unsplit_error(
     Names the first unit, its module, the share of the model's parameters in it and in all other
     such units, and ``remedy``.
     """
-    name, use = next(iter(unsplit.items()))
-    owner = name.rpartition(".")[0]
+    use = next(iter(unsplit.values()))
+    problem = f"is used by {use}, {CANNOT} ({module_and_share(model, list(unsplit))})"
+    return UnitError(next(iter(unsplit)), problem, remedy)
+
+
+def module_and_share(model: nn.Module, names: Sequence[str]) -> str:
+    """Return the module of the first parameter, and the share of the model in it and in all."""
+    owner = names[0].rpartition(".")[0]
     kind = type(model.get_submodule(owner)).__name__
-    parameters = dict(model.named_parameters())
-    total = sum(parameter.numel() for parameter in parameters.values())
-    share = parameters[name].numel() / total
-    problem = f"is used by {use}, {CANNOT} ({kind} {owner or 'itself'}, {share:.1%} of the model"
-    if others := len(unsplit) - 1:
-        whole = sum(parameters[each].numel() for each in unsplit) / total
-        problem += f"; with {others} other such unit{'s' * (others > 1)} {whole:.1%}"
-    return UnitError(name, f"{problem})", remedy)
+    size = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    total = sum(size.values())
+    text = f"{kind} {owner or 'itself'}, {size[names[0]] / total:.1%} of the model"
+    if others := len(names) - 1:
+        whole = sum(size[name] for name in names) / total
+        text += f"; with {others} other such unit{'s' * (others > 1)} {whole:.1%}"
+    return text

@@ -8,6 +8,7 @@ from capture.custom_loop.checks.split_check import Mismatch
 from capture.custom_loop.packing.documents import Documents
 from capture.errors import SplitError
 from capture.gradients.parameter_use import ParameterUse
+from capture.gradients.vmap_fallback import module_and_share
 
 REMEDY = (
     "Nothing of the open segment is stored. Leave the units concerned out, or see the page on "
@@ -46,6 +47,8 @@ def split_error(
             f"{found.what}{at}: the gradient captured for datum {slot} of the batch differs by "
             f"{share} from that of a pass of this datum alone"
         )
+        if found.what in dict(model.named_parameters()):
+            problem += f" ({module_and_share(model, [found.what])})"
         cause = cause or first_axis_cause(shapes.get(found.what, ()), uses[0].num_datums)
     else:
         problem = (

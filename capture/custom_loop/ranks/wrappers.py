@@ -53,24 +53,37 @@ def data_parallel(model: nn.Module) -> DDP | None:
 
 def require_known(model: nn.Module) -> None:
     """Raise ``RunError`` for wrappers that change what the optimizer trains, wherever they are."""
-    wrapper = data_parallel(model)
+    wrapper, total = data_parallel(model), num_parameters(model)
     for name, module in model.named_modules():
-        kind, where = type(module).__name__, f"model.{name}".rstrip(".")
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-            problem = f"is {kind}, which splits the batch over {len(module.device_ids)} devices"
-            raise RunError(where, problem, "Record the model inside it, on one device")
-        if kind == "FullyShardedDataParallel":
-            problem = f"is {kind} (FSDP1), whose optimizer trains flattened parameters"
-            raise RunError(where, problem, "Shard it by torch.distributed.fsdp.fully_shard instead")
-        if kind == "DeepSpeedEngine":
-            problem = f"is {kind}, whose optimizer trains partitions of the parameters"
-            raise RunError(where, problem, "Use ontogeny capture with engine=deepspeed")
-        if isinstance(module, nn.SyncBatchNorm) and module.training and num_processes() > 1:
-            problem = f"is {kind}, in which the datums of all ranks interact"
-            raise RunError(where, problem, "Freeze it by eval()")
-        if isinstance(module, DDP) and module is not wrapper and num_processes() > 1:
-            problem = f"is {kind}, but only a part of the model"
-            raise RunError(where, problem, ONE_LOOP)
+        if module is not wrapper and (refusal := why_refused(module)):
+            problem, remedy = refusal
+            share = num_parameters(module) / total if total else 0.0
+            where = f"model.{name}".rstrip(".")
+            problem = f"is {type(module).__name__} ({share:.1%} of the model), {problem}"
+            raise RunError(where, problem, remedy)
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def why_refused(module: nn.Module) -> tuple[str, str] | None:
+    """Return why a model with this module is not recorded, and a remedy; None if it is."""
+    kind = type(module).__name__
+    if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
+        problem = f"which splits the batch over {len(module.device_ids)} devices"
+        return problem, "Record the model inside it, on one device"
+    if kind == "FullyShardedDataParallel":
+        problem = "of FSDP1, whose optimizer trains flattened parameters"
+        return problem, "Shard it by torch.distributed.fsdp.fully_shard instead"
+    if kind == "DeepSpeedEngine":
+        problem = "whose optimizer trains partitions of the parameters"
+        return problem, "Use ontogeny capture with engine=deepspeed"
+    if isinstance(module, nn.SyncBatchNorm) and module.training and num_processes() > 1:
+        return "in which the datums of all ranks interact", "Freeze it by eval()"
+    if isinstance(module, DDP) and num_processes() > 1:
+        return "but only a part of the model", ONE_LOOP
+    return None
 
 
 def require_plain_averages(wrapper: DDP, size: int) -> None:

@@ -42,9 +42,8 @@ def find_rule(optimizer: torch.optim.Optimizer) -> Rule:
         return RULES[kind]
     if (kind.__module__, kind.__name__) == TRANSFORMERS:
         return adafactor.TRANSFORMERS
-    problem = f"is {kind.__name__}, whose updates cannot be decomposed"
-    if kind in UNSUITABLE:
-        problem += f": it {UNSUITABLE[kind]}"
+    reason = UNSUITABLE.get(kind, "states no rule")
+    problem = f"is {kind.__name__}, whose updates cannot be decomposed: it {reason}"
     raise ConfigError("optimizer", problem, STATE_IT)
 
 

@@ -54,7 +54,8 @@ INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
     "option": (
         lambda m: ADAM(m.parameters(), differentiable=True),
         {},
-        "optimizer: is Adam with differentiable=True, whose updates cannot be decomposed. Set diff",
+        "optimizer: is Adam with differentiable=True, whose updates cannot be decomposed (it "
+        "trains 100.0% of the model). Set differentiable=False",
     ),
     "untrained": (
         lambda m: SGD(list(m.parameters())[1:], 0.1),

@@ -188,6 +188,22 @@ def moving_average(session: Session) -> None:
     train(session, model, ADAMW(model.parameters(), 0.01), after_step=update)
 
 
+@kind("averaged weights put into the model for an evaluation, and taken out again")
+def average_evaluated(session: Session) -> None:
+    model = Small()
+    average = torch.optim.swa_utils.AveragedModel(model)
+
+    def evaluate() -> None:
+        average.update_parameters(model)
+        own = {name: x.clone() for name, x in model.state_dict().items()}
+        model.load_state_dict(average.module.state_dict())
+        with torch.no_grad():
+            loss_of(model, TOKENS)
+        model.load_state_dict(own)
+
+    train(session, model, ADAMW(model.parameters(), 0.01), after_step=evaluate)
+
+
 @kind("backward started by torch.autograd.backward (its loss is not recorded)")
 def autograd_backward(session: Session) -> None:
     model = Small()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from custom_loops import D, Small, loss_of
 from exact_loops import ADAM, ADAMW, EXACT, SGD, TOKENS, kind, shares_of, train
-from lion import Halving, Lion
+from lion import Halving, Lion, ScheduleFreeSGD
 from loop_session import Session
 from torch import Tensor, nn
 
@@ -60,6 +60,9 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
             [p for p in m.parameters() if p.dim() == 2], 0.01
         ),
         "an optimizer that calls super().step() and states its rule": lambda m: Halving(
+            m.parameters(), 0.1
+        ),
+        "schedule-free SGD, which states its own rule": lambda m: ScheduleFreeSGD(
             m.parameters(), 0.1
         ),
         "Lion, which states its own rule": lambda m: Lion(m.parameters(), 0.01, weight_decay=0.1),

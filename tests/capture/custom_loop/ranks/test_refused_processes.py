@@ -37,7 +37,8 @@ def test_without_a_process_group_there_is_one_process():
 def test_a_wrapper_around_a_part_of_the_model_is_refused_at_the_start(tmp_path, group):
     model = nn.Sequential(nn.parallel.DistributedDataParallel(Small()), nn.Identity())
     recording = record(model, torch.optim.SGD(model.parameters(), 0.1), run=uri(tmp_path))
-    wanted = r"model\.0: is DistributedDataParallel, but only a part of the model"
+    wanted = r"model\.0: is DistributedDataParallel \(100\.0% of the model\), but only a part of "
+    wanted += "the model"
     with pytest.raises(RunError, match=f"{wanted}. {ONE}"):
         recording.__enter__()
     assert not Path(uri(tmp_path)).exists()
@@ -54,7 +55,7 @@ def test_an_average_over_some_processes_is_refused_at_the_start(tmp_path, group)
 
 def test_wrappers_that_split_the_parameters_are_refused_at_the_start(tmp_path):
     for name, message in {
-        "FullyShardedDataParallel": r"\(FSDP1\), whose optimizer trains flattened parameters",
+        "FullyShardedDataParallel": r"\(100.0% of the model\), of FSDP1, whose optimizer trains f",
         "DeepSpeedEngine": "whose optimizer trains partitions of the parameters. Use ontogeny cap",
     }.items():
         model = nn.Sequential(type(name, (Small,), {})())
@@ -65,7 +66,8 @@ def test_wrappers_that_split_the_parameters_are_refused_at_the_start(tmp_path):
 
 def test_batch_normalization_over_all_ranks_is_refused(group):
     model = nn.Sequential(nn.Linear(2, 2), nn.SyncBatchNorm(2))
-    wanted = r"^model\.1: is SyncBatchNorm, in which the datums of all ranks interact. Freeze it by"
+    wanted = r"^model\.1: is SyncBatchNorm \(40\.0% of the model\), in which "
+    wanted += "the datums of all ranks interact. Freeze it by"
     with pytest.raises(RunError, match=wanted):
         require_known(model)
     model.eval()
@@ -77,7 +79,8 @@ def test_parameters_sharded_over_some_processes_are_refused_at_the_start(tmp_pat
     model = Small()
     fully_shard(model)
     recording = record(model, torch.optim.SGD(model.parameters(), 0.1), run=uri(tmp_path))
-    wanted = r"embedding\.weight: is sharded over 1 of 2 processes\. Shard over all"
+    wanted = r"embedding\.weight: is sharded over 1 of 2 processes \(Embedding embedding, "
+    wanted += r"33\.5% of the model\)\. Shard over all"
     with pytest.raises(UnitError, match=wanted):
         recording.__enter__()
     assert not Path(uri(tmp_path)).exists()

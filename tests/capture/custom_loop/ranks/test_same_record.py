@@ -160,11 +160,13 @@ ERRORS = {
     )
     * 2,
     "tensor_parallel": (
-        r"UnitError: layer\.weight: is a DTensor, spread over 2 processes not by fully_shard\. ",
+        r"UnitError: layer\.weight: is a DTensor, spread over 2 processes not by fully_shard \("
+        r"Linear layer, \d+\.\d% of the model\)\. ",
     )
     * 2,
     "sharded_along_two_axes": (
-        r"UnitError: embedding\.weight: is a DTensor over 2 axes of processes \(1, 2\)\. Tensor",
+        r"UnitError: embedding\.weight: is a DTensor over 2 axes of processes \(1, 2\) \("
+        r"Embedding embedding, \d+\.\d% of the model\)\. Tensor",
     )
     * 2,
     "other_divisor": (r"RunError: model: divides gradients by 1\.0 \(set_gradient_divide_fac",) * 2,
