@@ -49,7 +49,8 @@ class Removals:
         rows = {level: np.flatnonzero([own == level for own in levels]) for level in set(levels)}
         neurons = rows.get("neuron", np.array([], int))
         largest = neurons[np.argsort(-self.bench.trained_Q[neurons], kind="stable")]
-        return [*rows.get("head", ()), *np.sort(largest[: self.neurons])]
+        chosen = [*rows.get("head", ()), *np.sort(largest[: self.neurons])]
+        return [int(row) for row in chosen]
 
     @property
     def num_removed(self) -> int:
@@ -59,7 +60,7 @@ class Removals:
         """Yield what was found so far, after each method; effects left are [Q] of ``asked``."""
         asked, removed = self.asked, self.num_removed
         found: dict[str, Any] = {"datums": removed, "controls": self.controls}
-        found |= {"queries": [int(row) for row in asked], "left": {}}
+        found |= {"queries": asked, "left": {}}
         left = found["left"]
         left_MQ = self.left_of_all(self.random_sets())[:, asked]
         left |= {RANDOM: listed(left_MQ.mean(0)), LOWEST: listed(left_MQ.min(0))}

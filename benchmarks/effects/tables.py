@@ -3,12 +3,13 @@
 Shapes: Q query.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from analysis.influence.baselines.methods import RANDOM
+from analysis.measures.bootstrap import dense_intervals
 from benchmarks.effects.judge import KNOWN
 from benchmarks.effects.removals import LOWEST, OTHER, SAME
 from benchmarks.harness.markdown import NAMES, Column, bold, by_mean, cell, known, rows
@@ -71,3 +72,14 @@ def removal_lines(found: Mapping[str, Any]) -> Iterator[str]:
         cells = [cell(column[name]) for column in columns]
         own = [bold(text) if name == least[n] else text for n, text in enumerate(cells)]
         yield f"| {NAMES.get(name, name)} | {' | '.join(own)} |"
+
+
+def interval_over_tokens(value_Q: np.ndarray, token_Q: Sequence[str]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean when tokens are drawn instead of queries.
+
+    Queries about one token are drawn together, because their values are not independent.
+    """
+    _, place_Q = np.unique(np.array(token_Q), return_inverse=True)
+    total_K, count_K = np.bincount(place_Q, value_Q), np.bincount(place_Q)
+    low_1, high_1 = dense_intervals(total_K[:, None], count_K[:, None])
+    return float(low_1[0]), float(high_1[0])

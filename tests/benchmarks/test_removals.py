@@ -12,10 +12,11 @@ from analysis.influence.judge.retrainings import trained_again
 from analysis.influence.judge.scores import method_scores
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
+from analysis.measures.bootstrap import mean_interval
 from analysis.run.run import Run, open_run
 from benchmarks.effects.judge import UNROLLED, Bench
 from benchmarks.effects.removals import LOWEST, OTHER, SAME, Removals, for_others
-from benchmarks.effects.tables import removal_lines
+from benchmarks.effects.tables import interval_over_tokens, removal_lines
 from benchmarks.effects.values import Effects
 
 SETTINGS = (
@@ -108,3 +109,11 @@ def test_the_table_has_controls_last_and_the_least_effect_left_in_bold() -> None
     first, second = list(removal_lines(found))[:2]
     assert first == "| unrolled | **0.50** (0.40 to 0.60) | 0.20 |"
     assert second == "| BM25 | 0.90 | **0.10** |"
+
+
+def test_queries_about_one_token_are_drawn_together() -> None:
+    value_Q = np.random.default_rng(0).random(12)
+    alone = interval_over_tokens(value_Q, list("abcdefghijkl"))
+    assert alone == mean_interval(value_Q)
+    twice = interval_over_tokens(np.repeat(value_Q, 2), list("aabbccddeeffgghhiijjkkll"))
+    np.testing.assert_allclose(twice, alone, rtol=1e-6)
