@@ -80,7 +80,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --quiet torch
 	$(INSTALL) --quiet -e '.[dev]'
-	$(INSTALL) --quiet --no-deps kronfluence einconv  # it names torchvision, which it never imports
+	@# They name packages that what is used of them never imports: torchvision; wandb and others.
+	$(INSTALL) --quiet --no-deps kronfluence einconv transformer-lens
 	@touch $@
 
 $(DOCS_READY): $(READY)

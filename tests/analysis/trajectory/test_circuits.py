@@ -152,7 +152,7 @@ def test_head_matrices_give_the_scores_and_the_output_of_attention(kind: str) ->
 ATTENTION = ("self_attn", "attn", "attention")
 
 
-# TransformerLens is no dependency: these tests run where it is installed (4.3 was tried).
+# TransformerLens is a package of the tests alone: `make` installs it.
 
 
 @pytest.mark.parametrize("kind", KINDS)
