@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from analysis.activations.histograms import HISTOGRAMS, MAX_DATUMS, neuron_histograms
+from analysis.activations.histograms import HISTOGRAMS, neuron_histograms
 from analysis.activations.quantities import units_of
 from analysis.jobs.question import Question
 from analysis.report.measured.direct_logits import LOGITS, direct_logits
@@ -17,8 +17,10 @@ from analysis.report.pages.website import Neuron
 from analysis.run.run import Run
 from capture.errors import ConfigError, RunError
 
-MAX_SEARCHED = 2000
-"""Datums searched for the update norm of named tokens, drawn at random if there are more."""
+MAX_DATUMS = 2000
+"""Datums read for activations, and for the update norm of named tokens, drawn at random."""
+MAX_DATUMS_ALONE = 200
+"""As many when one neuron is measured alone, while somebody waits for its page."""
 DATUMS_SHOWN, PASSAGES_SHOWN, LOGITS_SHOWN = 8, 6, 8
 """Rows on the page of a neuron."""
 KEPT = 256
@@ -33,6 +35,7 @@ def measure_neurons(
     tokens: pd.DataFrame,
     question: Question,
     report: Report | None = None,
+    max_datums: int = MAX_DATUMS,
 ) -> Measured:
     """Measure the given neurons. ``tokens`` and ``question`` are those of the attribution.
 
@@ -45,16 +48,15 @@ def measure_neurons(
         return nothing(error.problem)
     units = units_of(model)
     neurons = [neuron for neuron in neurons if neuron[0] in units]
-    named, drawn_N = named_tokens(tokens, neurons), sample(run.num_datums, MAX_DATUMS)
+    named, drawn_N = named_tokens(tokens, neurons), sample(run.num_datums, max_datums)
     evidence = str(question.options.get("evidence", ""))
     by_input = evidence.startswith("input-")
     found = NamedDatums(DATUMS.empty_table().to_pandas(), 0, ())
     if evidence.removeprefix("input-") in TALLIES:
-        searched_N = sample(run.num_datums, MAX_SEARCHED)
         options = {"by_input": by_input, "most": DATUMS_SHOWN, "report": report}
-        found = named_datums(run, named, searched_N, **options)
+        found = named_datums(run, named, drawn_N, **options)
     return Measured(
-        histograms=neuron_histograms(run, named),
+        histograms=neuron_histograms(run, named, max_datums=max_datums),
         passages=activating_passages(run, neurons, drawn_N, PASSAGES_SHOWN),
         activation_datums=len(drawn_N),
         logits=direct_logits(model, neurons, LOGITS_SHOWN),
@@ -84,7 +86,7 @@ def measured_alone(
 
     @lru_cache(KEPT)
     def measured(neuron: Neuron) -> Measured:
-        return measure_neurons(run, [neuron], tokens, question)
+        return measure_neurons(run, [neuron], tokens, question, max_datums=MAX_DATUMS_ALONE)
 
     return measured
 

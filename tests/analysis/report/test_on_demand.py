@@ -43,7 +43,7 @@ def test_every_file_is_that_of_the_written_report(run: Run) -> None:
 def test_a_neuron_is_measured_when_its_page_is_opened_and_only_once(run: Run, monkeypatch) -> None:
     asked = []
 
-    def measure(run, neurons, *rest):
+    def measure(run, neurons, *rest, max_datums):
         asked.append(neurons)
         return measuring.nothing("is a test")
 
