@@ -61,9 +61,17 @@ def checkpoints_at(place: str) -> StoredCheckpoints:
     names = by_step(place, [revision for revision in revisions.split(",") if revision])
 
     def read(revision: str) -> HFModel:
-        return pretrained_model(name, revision)
+        return read_as(f"{name}@{revision}", name, revision)
 
     return StoredCheckpoints(place, names, read, name)
+
+
+def read_as(where: str, path: str, revision: str | None = None) -> HFModel:
+    """Return ``pretrained_model``; its errors name the checkpoint, not a key of a configuration."""
+    try:
+        return pretrained_model(path, revision)
+    except ConfigError as error:
+        raise ConfigError(where, error.problem, error.remedy) from error
 
 
 def checkpoints_in(folder: Path) -> StoredCheckpoints:
@@ -76,7 +84,10 @@ def checkpoints_in(folder: Path) -> StoredCheckpoints:
         last = str(folder / names[max(names)])
         tokenizer = str(folder) if (folder / "tokenizer.json").is_file() else last
         return StoredCheckpoints(
-            str(folder), names, lambda name: pretrained_model(str(folder / name)), tokenizer
+            str(folder),
+            names,
+            lambda name: read_as(str(folder / name), str(folder / name)),
+            tokenizer,
         )
     files = [part.name for part in inside if part.suffix == ".safetensors"]
     if files and not (folder / "config.json").is_file():

@@ -193,6 +193,18 @@ def test_revisions_are_asked_of_the_hub_by_name(
     assert set(asked) == {("someone/model", "step0"), ("someone/model", "step50")}
 
 
+def test_a_revision_without_network_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("capture.models.hub.hub_problem", lambda: "OSError: no route to host")
+    words = ["trajectory", "nobody/no-such-model@step1,step1000", "--to", str(tmp_path / "out")]
+    assert main(words) == 2
+    said = one_line(capsys)
+    assert said.startswith("ontogeny: nobody/no-such-model@step1000: got 'nobody/no-such-model', ")
+    assert said.endswith("Give a folder, or a hub id with network access.\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_revision_needs_an_id_on_the_hub(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Only ids on the hub have revisions"):
         HFConfig(revision="step5")
