@@ -8,6 +8,8 @@ Source: Olsson et al. 2022, "In-context learning and induction heads".
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import ontogeny
 from analysis.trajectory.tables import Trajectory
 from benchmarks.studies.drawing import curves_figure
@@ -21,6 +23,8 @@ LAYER_OF = {"previous_token": 0, "induction": 1}
 PATTERNS = tuple(LAYER_OF)
 LAYERS, HEADS = 2, 4
 EPOCHS, EVERY = 5, 40
+TOKENS_PER_STEP = 32 * 63
+"""Datums in a batch · tokens in a window, of the bundled configuration."""
 SETTINGS = (
     *("capture.record=checkpoints", f"capture.segment_steps={EVERY}"),
     f"training.epochs={EPOCHS}",
@@ -123,11 +127,50 @@ def ablation_interval(own: Results, head: str) -> tuple[float, float]:
 def blocks(results: Results) -> Blocks:
     every = results["seeds"]
     return {
+        "beside": beside_table(every),
         "heads": heads_table(every),
         "transitions": transitions_table(every),
         "order": order_table(every),
         "ablation": ablation_table(every),
     }
+
+
+def beside_table(every: list[Results]) -> list[str]:
+    """What was published of language models beside what is found here, one value for each seed."""
+    half = [own["transitions"][f"induction {own['heads']['induction']}"] for own in every]
+    tokens = [f"{one['half_step'] * TOKENS_PER_STEP / 1e6:.2f}" for one in half]
+    largest = [f"{max(own['curves']['previous_token']):.2f}" for own in every]
+    levels, changes = zip(*map(alike, every), strict=True)
+    return table(
+        ["published", f"here (n = {len(every)})"],
+        [
+            [
+                "induction heads form suddenly, after about 2 billion tokens",
+                f"{', '.join(one['verdict'] for one in half)}; half after {', '.join(tokens)} "
+                "million tokens",
+            ],
+            [
+                "previous-token heads form first, after about 1.5 billion tokens",
+                f"none forms: attention of at most {', '.join(largest)}, null "
+                f"{every[0]['null']:.2f}",
+            ],
+            ["Q-K composition connects them last, after about 2.2 billion", "not measured"],
+            [
+                '"ICL ability correlates perfectly with induction head formation"',
+                f"over checkpoints r = {', '.join(levels)}; of the changes between checkpoints "
+                f"{', '.join(changes)}",
+            ],
+        ],
+    )
+
+
+def alike(own: Results) -> tuple[str, str]:
+    """Return the correlation of the induction head's score with the gain on repeated tokens, over
+    checkpoints and over the changes between them."""
+    score_K, gain_K = np.array(own["curves"]["induction"]), -np.array(own["copying"])
+    level = np.corrcoef(score_K, gain_K)[0, 1]
+    change = np.corrcoef(np.diff(score_K), np.diff(gain_K))[0, 1]
+    return f"{level:.2f}", f"{change:.2f}"
 
 
 def heads_table(every: list[Results]) -> list[str]:

@@ -26,6 +26,7 @@ from benchmarks.studies.snapshots import (
     random_removals,
 )
 from benchmarks.studies.study import Study, half_width, mean_and_interval
+from capture.config import read_config
 
 STORED = [name for name in (*NAMES, *WITH_DATA) if (RESULTS / f"{name}.json").exists()]
 
@@ -152,6 +153,11 @@ def test_the_order_of_two_curves_is_read_either_way_round() -> None:
         pairs = pd.DataFrame([(*row, relation)], columns=pd.Index([*columns, "relation"]))
         assert induction.order(pairs, heads) == wanted
     assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), heads) == {}
+
+
+def test_the_tokens_of_a_step_are_those_of_the_bundled_configuration() -> None:
+    config = read_config("induction")
+    assert config.training.batch * config.corpus.window == induction.TOKENS_PER_STEP
 
 
 def test_one_seed_is_enough_to_try_a_study(
