@@ -3,6 +3,8 @@
 - gaussian: independent normal entries of the same shape. Its Gram matrix has a Wishart
   distribution, drawn by Bartlett's decomposition (Bartlett 1933) without the P × S entries.
 - norms kept: every step keeps its length, and its direction is uniformly random.
+- random edge: the largest singular value of a large matrix of independent entries (Marchenko and
+  Pastur 1967). What lies above it is not noise of equal strength in all entries.
 
 Shapes: P entry of a parameter, S step.
 """
@@ -27,6 +29,14 @@ def null_gram(null: Null, gram_SS: np.ndarray, entries: int, rng: np.random.Gene
         return drawn_SS * (np.trace(gram_SS) / (entries * len(gram_SS)))
     scale_S = inverse_lengths(drawn_SS) * np.sqrt(np.diag(gram_SS).clip(0))
     return drawn_SS * np.multiply.outer(scale_S, scale_S)
+
+
+def random_edge(square_sum: float, entries: int, steps: int) -> float:
+    """Return σ (√P + √S), the upper Marchenko–Pastur edge of singular values.
+
+    ``square_sum``: of all entries, P S σ².
+    """
+    return float(np.sqrt(square_sum) * (steps**-0.5 + entries**-0.5))
 
 
 def wishart(entries: int, steps: int, rng: np.random.Generator) -> np.ndarray:

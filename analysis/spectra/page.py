@@ -135,6 +135,7 @@ def numbers_table(found: Spectrum) -> Markup:
         number("over_cutoff", "singular values over the cutoff"),
         number("stable_rank", "sum of squares over the largest square"),
         number("participation_ratio", "squared sum of squares over the sum of fourth powers"),
+        number("over_edge", "singular values above the edge of independent entries"),
     ]
     return table("Numbers of the spectrum", columns, found.spectra)
 

@@ -14,7 +14,7 @@ from analysis.spectra.config import SpectrumConfig
 from analysis.spectra.directions import Directions
 from analysis.spectra.gram import Decomposition, Treatment, singular_values, treated
 from analysis.spectra.neurons import NeuronGroups, learning_times
-from analysis.spectra.nulls import NULLS, null_gram
+from analysis.spectra.nulls import NULLS, null_gram, random_edge
 from analysis.spectra.tables import DIRECTIONS, NEURONS, STEPS
 
 NEURONS_SHOWN = 10
@@ -63,7 +63,7 @@ def spectra_frames(
                 drawn_K = singular_values(treated(drawn_SS, one))
                 values.setdefault((one, null), []).append(drawn_K)
     rows = [
-        number_row(one.name, matrix, values[one, matrix], config.cutoff)
+        number_row(one.name, matrix, values[one, matrix], config.cutoff, found.entries)
         for one in asked
         for matrix in ("run", *NULLS)
     ]
@@ -81,7 +81,9 @@ def spectra_frames(
     return pd.DataFrame(rows), values_frame
 
 
-def number_row(treatment: str, matrix: str, values: list[np.ndarray], cutoff: float) -> dict:
+def number_row(
+    treatment: str, matrix: str, values: list[np.ndarray], cutoff: float, entries: int
+) -> dict:
     """Return a row of the table of numbers: means and standard deviations over draws."""
     numbers = [numbers_of(value_K, cutoff) for value_K in values]
     row = {
@@ -90,8 +92,10 @@ def number_row(treatment: str, matrix: str, values: list[np.ndarray], cutoff: fl
         "steps": len(values[0]),
         "draws": len(values),
     }
-    for name in NAMES:
-        column = [getattr(one, name) for one in numbers]
+    edges = [random_edge(float((one**2).sum()), entries, len(one)) for one in values]
+    over = [int((one > edge).sum()) for one, edge in zip(values, edges, strict=True)]
+    columns = {name: [getattr(one, name) for one in numbers] for name in NAMES}
+    for name, column in (columns | {"over_edge": over}).items():
         row[name] = float(np.mean(column))
         row[f"{name}_sd"] = float(np.std(column, ddof=1)) if len(column) > 1 else np.nan
     return row

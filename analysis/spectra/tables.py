@@ -16,7 +16,9 @@ SPECTRA = pa.schema(
         pa.field("steps", pa.int32()),
         pa.field("draws", pa.int32()),  # 1 for the run; numbers of a null are means over draws
         *(pa.field(name, pa.float64()) for name in NAMES),
+        pa.field("over_edge", pa.float64()),  # singular values above the random edge
         *(pa.field(f"{name}_sd", pa.float64()) for name in NAMES),  # over draws; NaN for the run
+        pa.field("over_edge_sd", pa.float64()),
     ]
 )
 """Numbers of the chosen treatment, which comes first, and of others, beside their nulls."""

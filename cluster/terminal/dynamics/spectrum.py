@@ -13,6 +13,8 @@ from cluster.terminal.tables import data_table, print_table
 
 EXCERPT = 50
 """Letters of a datum's text that are shown."""
+NUMBERS = (("over_cutoff", 0), ("stable_rank", 1), ("participation_ratio", 1), ("over_edge", 0))
+"""Columns of ``spectra`` that are shown, and their digits."""
 
 
 def show_spectrum(
@@ -30,13 +32,11 @@ def show_spectrum(
 
 def show_numbers(console: Console, found: Spectrum, config: SpectrumConfig) -> None:
     over = f"over {config.cutoff:.0%}"
-    table = data_table("steps, matrix", "steps", over, "stable rank", "participation ratio")
+    names = ("stable rank", "participation ratio", "over random edge")
+    table = data_table("steps, matrix", "steps", over, *names)
     for row in found.spectra.to_dict("records"):
         name = row["treatment"] if row["matrix"] == "run" else f"  null: {row['matrix']}"
-        numbers = (
-            with_deviation(row[key], row[f"{key}_sd"], digits)
-            for key, digits in (("over_cutoff", 0), ("stable_rank", 1), ("participation_ratio", 1))
-        )
+        numbers = (with_deviation(row[key], row[f"{key}_sd"], digits) for key, digits in NUMBERS)
         table.add_row(name, str(row["steps"]), *numbers)
     print_table(console, f"Spectrum of the {config.what}: singular values, and nulls", table)
     first, samples = found.spectra.iloc[0], found.samples

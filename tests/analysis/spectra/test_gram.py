@@ -15,7 +15,7 @@ from analysis.spectra.gram import (
     treated,
     treatment_matrix,
 )
-from analysis.spectra.nulls import NULLS, null_gram, wishart
+from analysis.spectra.nulls import NULLS, null_gram, random_edge, wishart
 from analysis.spectra.samples import sampled_spectra
 
 TREATMENTS = [
@@ -116,6 +116,18 @@ def test_the_gaussian_null_has_the_distribution_of_a_gaussian_matrix(entries: in
     wide, narrow = max(entries, 40) ** 0.5, min(entries, 40) ** 0.5
     assert dense[:, 0].mean() == pytest.approx(wide + narrow, rel=0.06)
     assert dense[:, -1].mean() == pytest.approx(wide - narrow, rel=0.06, abs=0.6)
+
+
+def test_above_the_random_edge_lie_planted_directions_and_no_noise():
+    rng = np.random.default_rng(6)
+    noise_SP = rng.normal(size=(60, 900))
+    planted_SP = noise_SP + 20 * rng.normal(size=(60, 3)) @ np.eye(3, 900)
+    counts = []
+    for row_SP in (noise_SP, planted_SP):
+        value_K = singular_values(gram_of(row_SP))
+        edge = random_edge(float((value_K**2).sum()), 900, 60)
+        counts.append(int((value_K > 1.01 * edge).sum()))
+    assert counts == [0, 3]
 
 
 def test_nulls_keep_what_they_say():

@@ -83,6 +83,9 @@ def test_values_are_those_of_the_dense_matrix(kind: str, what: What):
     (first, *_) = spectrum.spectra.to_dict("records")
     assert (first["treatment"], first["matrix"], first["draws"]) == ("as recorded", "run", 1)
     assert first["over_cutoff"] == (value_K > 0.1 * value_K[0]).sum()
+    steps, entries = dense(kind, what).shape
+    edge = np.sqrt((value_K**2).mean() / entries) * (np.sqrt(entries) + np.sqrt(steps))
+    assert first["over_edge"] == (value_K > edge).sum()
     assert first["stable_rank"] == pytest.approx((value_K**2).sum() / value_K[0] ** 2, rel=1e-4)
     shares = np.square(left_PK[:, 0])
     (strongest, *_) = spectrum.neurons.to_dict("records")
