@@ -9,7 +9,8 @@ compared with the rest of its family.
 - *head*: head h of an attention layer, with E = width / heads: rows h·E to (h+1)·E of each of the
   q, k and v thirds of ``in_proj_weight``, and columns h·E to (h+1)·E of ``out_proj.weight``. Its
   unit is called ``layers.L.self_attn``. Of another model: its inputs of the weight that mixes the
-  heads, and its outputs of separate weights for queries, keys and values that it does not share.
+  heads, and its outputs of weights for queries, keys and values that it does not share, whichever
+  way they are ordered (``capture.parts.head_rows``).
 - *unit*: a parameter tensor of any shape.
 - *parameter*: selected single weights. All others of the unit form one unnamed group, so that a
   family always covers the whole unit.
@@ -91,7 +92,7 @@ class UnitPart:
 
     family: str
     number_S: np.ndarray
-    """Number, within the family, of the group of each entry."""
+    """Number, within the family, of the group of each entry; -1 for none."""
 
 
 def groups_at(
@@ -123,7 +124,10 @@ def groups_at(
     group_P = np.full(layout.size, -1, np.int32)
     for part, start, size in zip(parts, layout.offsets, layout.sizes, strict=False):
         if part:
-            group_P[start : start + size] = first[part.family] + part.number_S
+            named_S = part.number_S >= 0
+            group_P[start : start + size] = np.where(
+                named_S, first[part.family] + part.number_S, -1
+            )
     number_G = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
     family_G = np.repeat(np.arange(len(families)), sizes)
     if level == "unit":  # all units are one family
@@ -177,8 +181,7 @@ def heads_of_blocks(
         return None
     own = blocks[name]
     number_S = entries(name, layout, inputs=own.inputs)
-    size = (int(number_S.max()) + 1) // own.heads
-    return UnitPart(own.name, number_S // size)
+    return UnitPart(own.name, np.array(own.head)[number_S])
 
 
 def parameters_at(place_G: np.ndarray, layout: Layout) -> Groups:

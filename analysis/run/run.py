@@ -37,7 +37,7 @@ from capture.errors import ConfigError, RunError, UnitError
 from capture.format import checkpoint
 from capture.format.corpus_tables import PLANTED_KEY
 from capture.models.transformer import AnyModel, LanguageModel
-from capture.parts import KnownModel, Parted
+from capture.parts import KnownModel, Parted, head_blocks
 from capture.parts.found_parts import HeadBlocks
 from capture.shards.schema import EVALUATIONS, OUTLIERS, PLANTED, STEPS, TASK_EVALUATIONS
 from capture.store import DEFAULT
@@ -276,7 +276,7 @@ class Run(GradientQueries, TokenWindows):
             model = known_model(module, self.token_NT, self.given, self.uri)
         except (ConfigError, RunError):
             return {}
-        return model.parts.head_blocks() if isinstance(model, Parted) else {}
+        return head_blocks(model) if isinstance(model, Parted) else {}
 
     def network(self, step: int | None = None) -> AnyModel:
         """Like ``model``, but also returns Hugging Face models.

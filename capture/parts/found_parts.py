@@ -49,12 +49,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class HeadBlocks:
-    """A weight of which each head has a block of inputs or outputs, side by side."""
+    """A weight of which each head has some inputs or outputs."""
 
     name: str
     """Attention module, as in ``Attention``."""
     heads: int
     inputs: bool
+    head: tuple[int, ...]
+    """Head of each input, or output; -1 for one that no head uses alone."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +99,6 @@ class Parts:
     def attention_called(self, name: str) -> Attention:
         """Return the heads whose attention module has this name."""
         return next(own for own in self.attention if own and own.name == name)
-
-    def head_blocks(self) -> dict[str, HeadBlocks]:
-        """Return weight → the blocks of its heads: those of the output, and of separate queries.
-
-        So are keys and values that no other head shares. A weight that holds queries, keys and
-        values in one is left out, because libraries order its rows in different ways.
-        """
-        found = {}
-        for own in filter(None, self.attention):
-            found[own.out] = HeadBlocks(own.name, own.heads, inputs=True)
-            for use in self.uses.values():
-                inside = use.weight.startswith(f"{own.name}.") and use.weight != own.out
-                if inside and use.outputs == self.uses[own.out].inputs:
-                    found[use.weight] = HeadBlocks(own.name, own.heads, inputs=False)
-        return found
 
 
 def axes_of(x: Tensor, shape: tuple[int, int], *, position_first: bool) -> Axes | None:
