@@ -43,7 +43,8 @@ class CorpusConfig:
     modular-addition, digits, mnist, repeated (sequences) or maze."""
     path: str | None = None
     """wikitext2: a folder with its files, or null to download them. text: a file, or a folder of
-    .txt files. mnist: a folder with its idx files."""
+    .txt files; the same for repeated, if it has a text_share. mnist: a folder with its idx
+    files."""
     tokenizer: str = WORDS
     """words, as in the study; or a Hugging Face tokenizer, by folder or by id on the hub."""
     window: int = 35
@@ -65,9 +66,13 @@ class CorpusConfig:
         if self.kind in ("text", "mnist") and self.path is None:
             problem = f"got null, must name a file or folder when corpus.kind is {self.kind}"
             raise ConfigError("corpus.path", problem)
-        if self.kind not in ("text", "wikitext2", "mnist") and self.path is not None:
+        mixed = self.kind == "repeated" and self.repeated.text_share > 0
+        if self.kind not in ("text", "wikitext2", "mnist") and self.path is not None and not mixed:
             problem = f"got {self.path!r}, must be null when corpus.kind is {self.kind}"
-            raise ConfigError("corpus.path", problem, "Set corpus.kind to text or wikitext2")
+            remedy = "Set corpus.kind to text or wikitext2"
+            if self.kind == "repeated":
+                remedy = "Set corpus.repeated.text_share to mix the text in"
+            raise ConfigError("corpus.path", problem, remedy)
         if self.kind in TASKS:
             self.require_task()
         for name, (kinds, plain) in GROUPS.items():

@@ -21,7 +21,8 @@ def load_task(config: CorpusConfig) -> TaskDatums | None:
             assert config.path is not None
             return mnist(Path(config.path).expanduser(), config.images)
         case "repeated":
-            return repeated_sequences(config.repeated, config.window)
+            path = None if config.path is None else Path(config.path).expanduser()
+            return repeated_sequences(config.repeated, config.window, path)
         case "maze":
             return mazes(config.maze)
         case _:

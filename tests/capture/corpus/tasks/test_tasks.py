@@ -136,31 +136,6 @@ def test_mnist_s_images_and_labels():
     assert corpus.train.token_NT.max() == 255
 
 
-# --- repeated sequences ---------------------------------------------------------------------------
-
-
-def periods(token_NM: np.ndarray, most: int) -> list[int]:
-    """The shortest distance at which each datum repeats itself."""
-    return [
-        next(d for d in range(1, most + 1) if (row_M[d:] == row_M[:-d]).all()) for row_M in token_NM
-    ]
-
-
-def test_every_sequence_repeats_after_a_random_length():
-    config = RepeatedConfig(datums=300, tokens=50, shortest=4, longest=12)
-    token_NM = repeated_sequences(config, 31).token_NM["train"]
-    assert token_NM.shape == (300, 32)
-    found = Counter(periods(token_NM, 12))
-    assert set(found) == set(range(4, 13))
-    assert max(found.values()) < 3 * 300 / 9
-    assert np.bincount(token_NM.ravel(), minlength=50).min() > 0
-
-
-def test_a_window_too_short_to_repeat_is_refused():
-    with pytest.raises(ConfigError, match=r"repeated\.longest: got 24, must be at most 20"):
-        make_config({"corpus": {"kind": "repeated", "window": 39}})
-
-
 # --- mazes ----------------------------------------------------------------------------------------
 
 
@@ -258,6 +233,14 @@ def test_the_first_datums_are_golden():
         (
             {"kind": "digits", "window": 64, "scramble": {"share": 0.5}},
             "corpus.scramble: is set, but corpus.kind is digits, which is no text. Leave it out.",
+        ),
+        (
+            {"kind": "repeated", "path": "x", "window": 63},
+            "corpus.path: got 'x', must be null when",
+        ),
+        (
+            {"kind": "repeated", "window": 63, "repeated": {"text_share": 1.5}},
+            "corpus.repeated.text_share: got 1.5, must be from 0 to 1.",
         ),
         ({"kind": "maze", "maze": {"size": 6}}, "corpus.maze.size: got 6, must be odd."),
         ({"modular": {"modulus": 1}}, "corpus.modular.modulus: got 1, must be at least 2."),
