@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.effects.tables import correlation_lines
+from benchmarks.effects.tables import correlation_lines, removal_lines
 from benchmarks.harness.markdown import NAMES, Column, rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -43,6 +43,7 @@ def tables() -> dict[str, list[str]]:
         "SGD": list(rows(both, short)),
         "one step": list(rows(tsloo_columns(), list(NAMES))),
         "neurons and heads": list(correlation_lines(read(EFFECTS))),
+        "removal": list(removal_lines(read(EFFECTS))),
     }
 
 

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.effects.judge import KNOWN
+from analysis.measures.correlation import spearman
+from benchmarks.effects.judge import KNOWN, UNROLLED
+from benchmarks.effects.removals import LOWEST
+from benchmarks.effects.tables import interval_over_tokens
 from benchmarks.harness.markdown import bold, cell, number
 from benchmarks.influence_tables import EFFECTS, read
 
@@ -100,16 +103,27 @@ def test_the_aims_of_the_small_smooth_run() -> None:
     assert_said(f"half of the neurons' effects are below {median:.3f} nats")
 
 
-def test_the_effect_left_of_heads() -> None:
-    found = read(EFFECTS)["removal"]
-    shares = "outliers of the subject, sum"
-    unrolled, outliers, random = (
-        cell([row["left"][method] for row in found]) for method in ("unrolled", shares, "random")
-    )
+def test_what_removal_leaves_of_neurons() -> None:
+    found = read(EFFECTS)
+    removal, queries = found["removal"], found["queries"]
+    rows = [row for row in removal["queries"] if queries[row]["level"] == "neuron"]
+    own = [removal["queries"].index(row) for row in rows]
+    left = {name: np.array(removal["left"][name])[own] for name in (UNROLLED, LOWEST)}
+    value_Q = np.array([queries[row]["value"] for row in rows])
+    token_Q = [queries[row]["token"] for row in rows]
+    count, unrolled_Q = len(rows), left[UNROLLED]
+    low, high = interval_over_tokens(unrolled_Q, token_Q)
     assert_said(
-        f"| unrolled | {bold(unrolled)} |",
-        f"| {shares} | {outliers} |",
-        f"| random (null; 3 sets) | {random} |",
+        f"the datums ({removal['datums']}) that a method names are masked",
+        f"They share one model and {removal['controls']} random sets.",
+        f"| named by | neurons (n = {count}) | heads (n = {len(removal['queries']) - count}) |",
+        f"It is at most 0.5 for {(unrolled_Q <= 0.5).sum()} of the {count} neurons, and for "
+        f"{(unrolled_Q < left[LOWEST]).sum()} of the {count} below what each of the "
+        f"{removal['controls']} random sets leaves",
+        f"(rank correlation {spearman(value_Q, unrolled_Q):.2f}): the sum of the effects falls to "
+        f"{(unrolled_Q * value_Q).sum() / value_Q.sum():.2f}.",
+        f"The {count} neurons have {len(set(token_Q))} tokens; the interval over tokens instead of "
+        f"neurons is {low:.2f} to {high:.2f}.",
     )
 
 
