@@ -93,7 +93,7 @@ def unbuilt_model_error(uri: str) -> RunError:
     """The error of a question that takes no model of the user."""
     problem = "was recorded in a custom training loop, and only its code can build the model"
     remedy = "This needs a run of ontogeny capture. A model of yours can be passed to ablate, "
-    remedy += "activations, attribute, faithfulness and run.parted"
+    remedy += "activations, attribute, faithfulness, trajectory, quanta and run.parted"
     return RunError(uri, problem, remedy)
 
 

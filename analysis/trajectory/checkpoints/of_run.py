@@ -4,7 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from analysis.run.custom_loop import no_model_error
 from analysis.run.run import Run
+from analysis.trajectory.observed.given import observable
+from analysis.trajectory.observed.model import Network
 from capture.models.transformer import AnyModel
 
 CHECKPOINT, REPLAY = "checkpoint", "replay"
@@ -22,7 +25,7 @@ class RunCheckpoints:
 
     @property
     def replays(self) -> bool:
-        return True
+        return not self.run.from_custom_loop
 
     @property
     def available(self) -> list[int]:
@@ -32,16 +35,24 @@ class RunCheckpoints:
     def source(self, step: int) -> str:
         return CHECKPOINT if step in self.available else REPLAY
 
-    def models(self, steps: Sequence[int]) -> Iterator[AnyModel]:
+    def models(self, steps: Sequence[int]) -> Iterator[Network]:
         """Yield the models after these numbers of steps, which ascend.
 
-        Raises ``RunError`` for a run of a custom loop, and what replay raises.
+        Raises ``RunError`` for a run of a custom loop whose model is not given, and what replay
+        raises.
         """
         for source, own in groupby(steps, self.source):
             yield from (self.replayed if source == REPLAY else self.stored)(list(own))
 
-    def stored(self, steps: Sequence[int]) -> Iterator[AnyModel]:
-        return map(self.run.network, steps)
+    def stored(self, steps: Sequence[int]) -> Iterator[Network]:
+        return map(self.given if self.run.from_custom_loop else self.run.network, steps)
+
+    def given(self, step: int) -> Network:
+        """Return the model of a custom loop, which the user gave, after this number of steps."""
+        known = self.run.given
+        if known.module is None:
+            raise no_model_error(self.run.uri)
+        return observable(self.run.restored(known.copy(), step), known.parts)
 
     def replayed(self, steps: Sequence[int]) -> Iterator[AnyModel]:
         """Yield the models after these numbers of steps, taken again from the checkpoint before."""

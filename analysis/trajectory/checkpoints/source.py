@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from analysis.trajectory.observed.model import Observed
-from capture.models.transformer import AnyModel
+from analysis.trajectory.observed.model import Network, Observed
 
 
 class Source(Protocol):
@@ -29,7 +28,7 @@ class Source(Protocol):
         """Where the model of a step comes from."""
         ...
 
-    def models(self, steps: Sequence[int]) -> Iterator[AnyModel]:
+    def models(self, steps: Sequence[int]) -> Iterator[Network]:
         """Yield the models after these numbers of steps, which ascend."""
         ...
 

@@ -15,12 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from analysis.trajectory.observed.given import GivenNetwork
 from analysis.trajectory.observed.heads import HeadMatrices, head_matrices
 from capture.errors import CaptureError, ConfigError
 from capture.models.huggingface import HFModel, layers_pattern
 from capture.models.transformer import AnyModel, LanguageModel, SelfAttention
 from capture.parts.parted import Parted, parted
 
+Network = AnyModel | GivenNetwork
 Part = Literal[
     "logits at all positions",
     "layers",
@@ -40,7 +42,7 @@ class Observed:
     """A model after so many steps, without dropout and without gradients."""
 
     step: int
-    network: AnyModel
+    network: Network
     before: "Observed | None" = None
     """The model at the measured checkpoint before, which has its own ``before``; None if none."""
 
@@ -129,6 +131,8 @@ class Observed:
     def parts(self) -> frozenset[Part]:
         """Return what this model has for metrics to measure; a perceptron has none of it."""
         found: set[Part] = set()
+        if isinstance(self.network, GivenNetwork):
+            return frozenset({"logits at all positions"})
         if not isinstance(self.network, LanguageModel | HFModel):
             return frozenset()
         if self.network.scored is None:

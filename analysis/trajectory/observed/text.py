@@ -29,7 +29,7 @@ from analysis.trajectory.observed.dependencies import (
 )
 from capture.corpus.datums import WORDS
 from capture.corpus.tokenizer import HFTokenizer
-from capture.errors import ConfigError
+from capture.errors import ConfigError, RunError
 
 Result = TypeVar("Result")
 MOST_SEQUENCES = 100
@@ -107,12 +107,16 @@ class Text:
 def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
     """Return the text of a run.
 
-    Raises ``ConfigError`` if it has no such split, and what ``read_concept`` raises.
+    Raises ``ConfigError`` if it has no such split, what ``read_concept`` raises, and ``RunError``
+    for a custom loop whose datums are not known, or differ in length.
     """
+    if run.length_N is not None:
+        problem = "has datums of different length; metrics need windows of one length"
+        raise RunError(run.uri, problem, "Record datums of one length")
     held_out = windows_of(run, held_out_split(run, config.split))
     corpus = run.config.corpus
     modulus = corpus.modular.modulus if corpus.kind == "modular-addition" else None
-    window, concept = run.config.corpus.window, Concept()
+    window, concept = held_out.token_NT.shape[1], Concept()
     if config.concept is not None:
         concept = read_concept(config.concept, encoder_of(run), window, config.shots)
     sentences: Sequence[Sentence] = ()
@@ -167,8 +171,7 @@ def held_out_split(run: Run, wanted: SplitChoice) -> Split:
 def windows_of(run: Run, split: Split) -> Windows:
     """Return all windows of a split of a run, whose datums all have the window's length."""
     table = run.datum_table(split)
-    window = run.config.corpus.window
-    token_NT = table["tokens"].combine_chunks().flatten().to_numpy().reshape(-1, window)
+    token_NT = table["tokens"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     last_N1 = table["last_target"].to_numpy()[:, None]
     joined = np.hstack([token_NT, last_N1]).astype(np.int64)
     return Windows(joined[:, :-1], joined[:, 1:])

@@ -79,7 +79,7 @@ def answer_checkpoints(
 ) -> int:
     """Ask checkpoints that are no run, write the tables and print them; returns the exit code.
 
-    Raises ``ConfigError`` for ``--split``, or without ``--to``.
+    Raises ``ConfigError`` for ``--split`` or ``--model``, or without ``--to``.
     """
     from analysis.jobs.loose_tables import claim_place
     from analysis.jobs.tables import table_set
@@ -91,6 +91,9 @@ def answer_checkpoints(
 
     if arguments.split:
         raise ConfigError("--split", f"is given, but {arguments.run} is no run", "Give --text")
+    if arguments.model:
+        problem = f"is given, but {arguments.run} is no run; its checkpoints say what they are"
+        raise ConfigError("--model", problem, "Leave it out")
     if not arguments.to:
         problem = f"is missing, and {arguments.run} is no run that could hold the tables"
         raise ConfigError("--to", problem, "Say where they go: --to FOLDER")

@@ -11,7 +11,7 @@ from cluster.commands.dynamics.places import (
     holds_checkpoints,
     refuse_texts,
 )
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def add(commands: "Commands") -> None:
     text = "seed of positions, clusters and shuffles, default 0"
     made.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     add_texts(made)
+    add_model(made)
     add_tables(made)
     add_quiet(made, json=True)
 

@@ -12,7 +12,7 @@ from cluster.commands.dynamics.places import (
     holds_checkpoints,
     refuse_texts,
 )
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import add_command, add_quiet
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ Instead of a run, PLACE can be a folder of Hugging Face model folders (checkpoin
 config.json and a safetensors file for each checkpoint, or revisions on the hub: ID@step1,step1000.
 Say with --to where the tables go, and with --text what to predict.
 
-  ontogeny trajectory checkpoints/ --text held-out.txt --to results/"""
+  ontogeny trajectory checkpoints/ --text held-out.txt --to results/
+
+For a run of a training loop of yours, or of a trainer, give the model with --model. A causal
+language model of Hugging Face gives all metrics, another model those of text and of weights."""
 
 
 def add(commands: "Commands") -> None:
@@ -95,6 +98,7 @@ def add(commands: "Commands") -> None:
     add_texts(made)
     text = "components shown of each metric, default 1"
     made.add_argument("--rows", type=int, default=1, metavar="N", help=text)
+    add_model(made)
     add_tables(made)
     add_quiet(made, json=True)
 
