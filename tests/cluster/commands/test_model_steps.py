@@ -52,7 +52,7 @@ def test_ablate_measures_the_weights_of_each_step_that_is_listed(run: Run, other
     words += ["--split", "validation", "--quiet"]
     assert main([*words, "--steps", "7,9"]) == 0
     text = run.datums("validation")
-    token_NT = np.stack(text["tokens"])
+    token_NT = np.stack(list(text["tokens"]))
     target_NT = np.column_stack([token_NT[:, 1:], text["last_target"]])
     found = []
     for step, source in ((7, run), (9, other)):
