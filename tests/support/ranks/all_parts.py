@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from packed_ranks import train_packed
 from recorded_ranks import SETTINGS, SLOW, STEPS, is_identical, take_steps, train
 from refused_ranks import CAUSES, error_of
 
@@ -14,6 +15,7 @@ from capture.process_group import Group
 
 Part = Callable[[Group, Path], Any]
 """What each rank runs. Its result must be JSON."""
+PACKED = ("packed rows", "sharded packed rows")
 IDENTICAL = ("clipped", "sharded adamw", "sharded rounded")
 
 
@@ -21,6 +23,8 @@ def all_parts() -> Iterator[tuple[str, Part]]:
     """Yield every part with its name; starting processes for each would take seconds."""
     for name in sorted(SETTINGS.keys() - SLOW):
         yield name, partial(train_one, name)
+    for name in PACKED:
+        yield name, partial(train_one_packed, name)
     yield "resumed", partial(take_some, "adamw", "resumed", range(2, STEPS))
     yield "half", partial(take_some, "adamw", "half", range(2))
     yield "resharded", partial(take_some, "sharded adamw", "resharded", range(2, STEPS))
@@ -31,6 +35,10 @@ def all_parts() -> Iterator[tuple[str, Part]]:
 
 def train_one(name: str, group: Group, folder: Path) -> None:
     train(SETTINGS[name], folder, name, group)
+
+
+def train_one_packed(name: str, group: Group, folder: Path) -> None:
+    train_packed(folder, name, group, sharded=name == "sharded packed rows")
 
 
 def take_some(setting: str, name: str, steps: range, group: Group, folder: Path) -> None:

@@ -105,6 +105,12 @@ SETTINGS = {
     "clipped": Setting(clip=0.3, more=FACTORS),
     "clipped by value": Setting(clip_value=0.01, more=FACTORS),
     "sharded clipped by value": Setting(sharded=True, clip_value=0.01, more=FACTORS),
+    "chosen steps": Setting(
+        more={
+            "outliers": OutlierConfig(k=20, steps=["2"]),
+            "factors": FactorConfig(enabled=True, steps=["0", "4"]),
+        }
+    ),
     "adamw": Setting(torch.optim.AdamW, ADAMW, micro_batches=2, more=FACTORS),
     "synced": Setting(micro_batches=3, sync_always=True),
     "numbered": Setting(ids=False, more={"outliers": OutlierConfig(k=30, scope="step")}),

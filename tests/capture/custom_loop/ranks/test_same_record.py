@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from all_parts import all_parts, record_everything, results
+from packed_ranks import train_packed
 from processes import CrashError
 from recorded_ranks import (
     LOSS,
@@ -75,6 +76,14 @@ def test_two_ranks_do_all_parts_without_a_crash(pair: Recorded):
 def test_two_ranks_record_what_one_process_records(name: str, pair: Recorded, tmp_path: Path):
     train_alone(SETTINGS[name], tmp_path, name, SIZE)
     same_record(str(tmp_path / name), pair.run(name), LOSS.get(name, 1e-6))
+
+
+@pytest.mark.parametrize("name", ["packed rows", "sharded packed rows"])
+def test_two_ranks_record_documents_of_packed_rows_as_one_process_does(
+    name: str, pair: Recorded, tmp_path: Path
+):
+    train_packed(tmp_path, name, SINGLE_PROCESS)
+    same_record(str(tmp_path / name), pair.run(name), 1e-6)
 
 
 @pytest.mark.parametrize("name", ["clipped", "sharded"])
