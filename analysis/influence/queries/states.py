@@ -4,8 +4,10 @@ Shapes: N datum, T position, C entry of a state.
 """
 
 import importlib
+import inspect
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from analysis.influence.queries.query import Query, Weights
 from analysis.influence.queries.scored_text import DATUMS_AT_ONCE
 from analysis.influence.queries.specification import Specification, chosen_split
 from analysis.run.names import nearest
-from capture.errors import ConfigError, UnitError, at_least
+from capture.errors import CaptureError, ConfigError, UnitError, at_least
 
 ENDS = ("input", "output")
 MOST_DATUMS = 100
@@ -208,11 +210,28 @@ class FunctionQuery(Specification):
         model = material.model.to(device)
         # Stored weights come in another order than a model's own.
         names = dict.fromkeys([*(name for name, _ in model.named_parameters()), *weights])
-        found = function(model, {name: weights[name] for name in names if name in weights})
+        own = {name: weights[name] for name in names if name in weights}
+        try:
+            found = function(model, own)
+        except CaptureError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise ConfigError(self.function, failure_of(function, error), "Correct it") from error
         if not isinstance(found, Tensor) or found.numel() != 1:
             shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(self.function, f"returned {shown}, wanted a tensor with one entry")
         return found.reshape(())
+
+
+def failure_of(function: Callable[..., Any], error: Exception) -> str:
+    """Return what a user's function raised, with the last line of its own file that was run."""
+    file = inspect.getsourcefile(inspect.unwrap(function)) if inspect.isroutine(function) else None
+    lines = [
+        own.lineno for own in traceback.extract_tb(error.__traceback__) if own.filename == file
+    ]
+    place = f" at {file}, line {lines[-1]}" if lines else ""
+    said = " ".join(str(error).split())
+    return f"raised {type(error).__name__}{f' ({said})' if said else ''}{place}"
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -224,8 +243,9 @@ def load_function(name: str) -> Callable[..., Any]:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(name, f"cannot be loaded ({error})", f"Looked from {here}") from error
+    except Exception as error:  # the module may raise anything
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(name, f"cannot be loaded ({said})", f"Looked from {here}") from error
     finally:
         sys.path[:] = before
     if not callable(found):

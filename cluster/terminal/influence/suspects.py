@@ -13,12 +13,16 @@ from cluster.terminal.tables import data_table, print_table
 def show_suspects(
     console: Console, run: Run, found: Suspects, config: SuspectsConfig, *, query: str, rows: int
 ) -> None:
-    """Print the first ``rows`` suspects; ``query`` is empty for unexpected datums."""
-    table = data_table("datum", "score", "planted", "text")
+    """Print the first ``rows`` suspects; ``query`` is empty for unexpected datums.
+
+    Without a truth there is no column for what was planted.
+    """
+    truth = ["planted"] if found.suspects["planted"].any() else []
+    table = data_table("datum", "score", *truth, "text")
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     for row in found.suspects.head(rows).to_dict("records"):
         text = str(run.texts[row["datum"]])
-        table.add_row(str(row["datum"]), f"{row['score']:.3g}", row["planted"], text)
+        table.add_row(str(row["datum"]), f"{row['score']:.3g}", *(row[own] for own in truth), text)
     what = f"that raise the query most: {query}" if query else "that the model expected least"
     print_table(console, f"Training datums {what} ({config.evidence})", table)
     if config.evidence == "unrolled":

@@ -46,6 +46,20 @@ def test_a_users_function_is_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyP
         build_queries(run(), ["function:mine:absent"])
 
 
+def test_a_users_function_that_raises_is_named_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "faulty.py").write_text("def total(model, weights):\n    return 1 + 'a'\n")
+    monkeypatch.chdir(tmp_path)
+    (query,) = build_queries(run(), "function:faulty:total")
+    own = dict(run().network().named_parameters())
+    with pytest.raises(CaptureError, match=r"faulty:total: raised TypeError \(.*faulty.py, line 2"):
+        query.value(own)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(CaptureError, match="broken:total: cannot be loaded"):
+        build_queries(run(), "function:broken:total")
+
+
 def test_files_cannot_name_a_function(tmp_path: Path):
     file = tmp_path / "queries.jsonl"
     file.write_text('{"kind": "function", "function": "os:getcwd"}')

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tiny import make_run, tiny_config
+from tiny_run import tiny_run
 from torch.nn import functional as F
 
 from analysis.influence.config import InfluenceConfig
@@ -190,6 +191,12 @@ def test_the_command_prints_suspects_beside_the_truth():
     assert "residual" in out
     assert "Trained again without" in out
     assert printed(uri(), "--unexpected", "--quiet", "--name", "quiet") == ""
+
+
+def test_without_a_truth_no_column_speaks_of_it(tmp_path: Path):
+    out = printed(tiny_run(), "--unexpected", "--rows", "1", "--to", str(tmp_path))
+    assert "score" in out
+    assert "planted" not in out.lower()
 
 
 def test_bad_input_is_one_line():
