@@ -49,11 +49,13 @@ def influence(
         DataFrames ``queries`` (completeness or horizon), ``datums`` (influence of each, in units of
         the query), ``positions`` (of the strongest datums, by target), ``windows``, ``units``,
         ``steps``, and ``checks`` (unrolled: predicted and retrained changes without random datums).
+        Where training is chaotic, unrolled influence is that of the last steps alone
+        (``queries["reliable_from"]``).
 
     Raises:
         ConfigError, UnitError: A query cannot be asked, or does not depend on the weights.
-        RunError: The run cannot be replayed, or lacks the steps or the split.
-        InfluenceError: Unrolled influence overflows, because training is chaotic.
+        RunError: The run cannot be replayed, or lacks the steps, the factors or the split.
+        InfluenceError: The derivative of a query by the last weights is not finite.
         ReplayError: Replay on this machine does not arrive at the stored checkpoints.
 
     Example:

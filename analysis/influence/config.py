@@ -30,6 +30,9 @@ class InfluenceConfig:
     """Datums on each side (most raised, most lowered) whose influence is kept by position."""
     units: bool = False
     """Also share path influence among the captured units; costs about as much again for each."""
+    factors: bool = False
+    """Read stored factors for path influence instead of replaying steps. It is then not shared
+    among the positions of a datum. Runs of a custom training loop have no other way."""
     checks: int = 2
     """Retrainings without a random tenth of the datums that confirm unrolled influence; 0: none."""
     max_bytes: int | None = None
@@ -50,6 +53,9 @@ class InfluenceConfig:
         if self.units and self.method != "path":
             problem = f"is for method path, not {self.method}"
             raise ConfigError("influence.units", problem, "Leave it out")
+        if self.factors and self.method != "path":
+            problem = f"is for method path, not {self.method}"
+            raise ConfigError("influence.factors", problem, "Leave it out")
         if self.method not in SWEEPS and (self.first_step, self.end_step) != (0, None):
             problem = f"is for methods {' and '.join(SWEEPS)}, not {self.method}"
             raise ConfigError("influence.first_step", problem, "Leave out the steps")

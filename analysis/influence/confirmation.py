@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analysis.influence.config import InfluenceConfig
 from analysis.influence.judge.designs import Variation, random_subsets
 from analysis.influence.judge.retrainings import (
     Weights,
@@ -47,7 +46,8 @@ def confirmed(
     queries: Sequence[Query],
     found: Influence,
     influence_QD: np.ndarray,
-    config: InfluenceConfig,
+    steps: range,
+    count: int,
     report: Report = lambda: None,
     *,
     keep: bool,
@@ -55,11 +55,9 @@ def confirmed(
 ) -> Influence:
     """Return the tables with ``checks``, and with the departure of each query.
 
-    ``keep``: keep the retrainings in the run, as ``ontogeny lds`` does. ``report`` is called after
-    each of ``config.checks`` retrainings. ``sweep`` trains again.
+    ``influence_QD``: of the given steps. ``keep``: keep the retrainings in the run, as ``ontogeny
+    lds`` does. ``report`` is called after each of ``count`` retrainings. ``sweep`` trains again.
     """
-    end_step = run.steps_done if config.end_step is None else config.end_step
-    steps, count = range(config.first_step, end_step), config.checks
     checks = checked(run, queries, influence_QD, count, steps, report, keep=keep, sweep=sweep)
     departures = [departure_of(checks[checks["query"] == query.name]) for query in queries]
     return replace(found, checks=checks, queries=found.queries.assign(departure=departures))
@@ -99,6 +97,7 @@ def checked(
                 "query": query.name,
                 "retraining": names,
                 "left_out": left_out_M,
+                "first_step": steps.start,
                 "predicted": predicted_QM[q],
                 "change": change_QM[q],
             }

@@ -47,16 +47,19 @@ class FinishedSegments:
     def run(
         self, sweep: BackwardSweep, segments: list[range], max_bytes: int
     ) -> Iterator[SweepStep]:
-        """Yield the steps of all segments, last first: stored ones first, then those computed."""
+        """Yield the steps of all segments, last first: stored ones first, then those computed.
+
+        Steps before the one with which the sweep ends are left out.
+        """
         pending = list(segments)
         yield from self.resume(sweep, pending)
-        while pending:
+        while pending and not sweep.ended:
             steps = pending.pop()
             done = []
             for found in sweep.steps(steps, max_bytes):
                 done.append(found)
                 yield found
-            if pending:
+            if pending and not sweep.ended:
                 self.keep(sweep, done)
 
     def run_apart(

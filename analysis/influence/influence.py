@@ -19,6 +19,7 @@ from analysis.influence.confirmation import confirmed
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.path_segments import is_possible, path_of_segments
 from analysis.influence.queries.query import Query
+from analysis.influence.stored_steps import require_stored
 from analysis.influence.sums import InfluenceSums, SumShape, windows_of
 from analysis.influence.sweeps import BackwardSweep, SweepStep, begin_sweep
 from analysis.influence.tables import JOB, Influence
@@ -32,7 +33,9 @@ from capture.errors import RunError
 
 Counting = Callable[[int, int], None]
 MODEL_FREE = ("bm25", "common-tokens", "random")
-"""Methods that neither replay steps nor evaluate the model: all that custom loops have."""
+"""Methods that neither replay steps nor evaluate the model."""
+FROM_THE_RECORD = ("path", "outliers", *MODEL_FREE)
+"""Methods that need nothing else than a record, and the model for queries about predictions."""
 
 
 def compute_influence(
@@ -49,7 +52,8 @@ def compute_influence(
     """Return the influence of every training datum on every query.
 
     Args:
-        run: A run that can be replayed; some baselines work with any.
+        run: A run that can be replayed; some baselines work with any, and path influence with the
+            factors of a custom loop.
         queries: From ``build_queries``.
         config: The method and its settings.
         report: Called with steps done and in all; a retraining counts as one.
@@ -62,9 +66,9 @@ def compute_influence(
 
     Raises:
         RunError: The run is one of a custom loop and the method needs its model or its steps; it
-            lacks the steps; a query is not finite.
+            lacks the steps, or the factors to be read; a query is not finite.
         ConfigError: A query does not depend on the weights; a bound on memory is too low.
-        InfluenceError: The adjoint is not finite: training is chaotic.
+        InfluenceError: The derivative of a query by the last weights is not finite.
         ReplayError: Replay on this machine does not arrive at the stored checkpoints.
     """
     require_method(run, config.method)
@@ -75,28 +79,35 @@ def compute_influence(
         return found
     steps = wanted_steps(run, config)
     units = tuple(run.layout.names) if config.units else ()
-    sweep = begin_sweep(run, queries, config.method, end_step=config.end_step, units=units)
-    positions = run.config.corpus.window
+    asked = {"end_step": config.end_step, "factors": config.factors}
+    sweep = begin_sweep(run, queries, config.method, units=units, **asked)
+    from_factors = reads_factors(run, config)
+    if from_factors:
+        require_stored(run, steps)
+    positions = 1 if from_factors else run.config.corpus.window
     windows = windows_of(steps, config.windows)
     shape = SumShape(len(queries), run.num_datums, positions, len(units), windows)
     sums = InfluenceSums(shape, sweep.norm_at_end_Q)
     finished = finished_segments(run, queries, config, name) if resumable else None
     found_steps = steps_backward(run, queries, config, sweep, finished, machines)
     checks = config.checks if config.method == "unrolled" else 0
-    counted, wanted = itertools.count(1), len(steps) + checks
-    for found in found_steps:
+    wanted = len(steps) + checks
+    for done, found in enumerate(found_steps, 1):
         sums.add(found)
-        report(next(counted), wanted)
-    tables = swept_tables(run, queries, config, steps, sums)
-    if not checks:
+        report(done, wanted)
+    if sweep.ended:
+        report(len(steps), wanted)
+    tables = swept_tables(run, queries, config, steps, sums, from_factors=from_factors)
+    if not checks or sums.common_from is None:
         return tables
-
+    counted = itertools.count(len(steps) + 1)
     return confirmed(
         run,
         queries,
         tables,
-        sums.total_QD,
-        config,
+        sums.common_QD,
+        range(sums.common_from, steps.stop),
+        checks,
         lambda: report(next(counted), wanted),
         keep=resumable,
         sweep=retraining,
@@ -104,11 +115,17 @@ def compute_influence(
 
 
 def require_method(run: Run, method: str) -> None:
-    """Raise ``RunError`` for a run of a custom loop, unless the method is free of the model."""
-    if run.from_custom_loop and method not in MODEL_FREE:
+    """Raise ``RunError`` for a method that replays steps, or builds the model, of a custom loop."""
+    known = FROM_THE_RECORD
+    if run.from_custom_loop and method not in known:
         problem = "was recorded in a custom training loop, for which influence has no method"
-        remedy = f"Use --method {', '.join(MODEL_FREE[:-1])} or {MODEL_FREE[-1]}"
+        remedy = f"Use --method {', '.join(known[:-1])} or {known[-1]}"
         raise RunError(run.uri, f"{problem} {method}", f"{remedy}, or a run of ontogeny capture")
+
+
+def reads_factors(run: Run, config: InfluenceConfig) -> bool:
+    """Return whether stored factors are read, and no step is replayed."""
+    return config.method == "path" and (config.factors or run.from_custom_loop)
 
 
 def require_held_out(run: Run, queries: Sequence[Query]) -> None:
@@ -136,7 +153,7 @@ def steps_backward(
 
     steps, max_bytes = wanted_steps(run, config), config.max_bytes or MAX_BYTES
     segments = segments_within(run, steps)
-    if is_possible(run, config.method):
+    if is_possible(run, config.method) and not config.factors:
         units = tuple(run.layout.names) if config.units else ()
         compute = partial(path_of_segments, run, queries, units, max_bytes, machines)
         if finished:

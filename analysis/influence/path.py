@@ -11,9 +11,9 @@ Memory: for each query, two float64 vectors of all weights, beside the states of
 Shapes: Q query, N datum of a step (slot), T position.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from analysis.influence.path_formulas import (
 )
 from analysis.influence.queries.query import Query
 from capture.errors import ShardError
+from capture.optim.lifetime import AppliedUpdate
 from capture.optim.optimizer_config import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -45,6 +46,79 @@ MOST_POINTS = 8
 POINTS = "points"
 VALUES = "values/"
 """Keys of a stored sweep; the number of updates follows behind that of the queries' values."""
+
+
+class PassedStep(Protocol):
+    """A step of training, as path influence sees it."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def datum_N(self) -> np.ndarray:
+        """Datums by slot, int64."""
+        ...
+
+    @property
+    def before(self) -> Vectors:
+        """The weights before the step."""
+        ...
+
+    @property
+    def after(self) -> Vectors: ...
+
+    @property
+    def updates(self) -> Mapping[str, AppliedUpdate]:
+        """Coefficients of each parameter that the step updated."""
+        ...
+
+    def inherited(self, moment: Vectors) -> float:
+        """Return ⟨moment, first moment before the step⟩."""
+        ...
+
+    def derivatives(self, along_Q: dict[str, Tensor]) -> np.ndarray:
+        """Return the derivative of each loss of the batch along directions, float64 [Q, N, T].
+
+        T is 1 where losses are known by datum alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayedStep:
+    """A step that was replayed."""
+
+    found: "BackwardStep"
+    config: OptimizerConfig
+    before: Vectors
+    after: Vectors
+    updates: dict[str, AppliedUpdate]
+
+    @classmethod
+    def of(cls, found: "BackwardStep", config: OptimizerConfig) -> "ReplayedStep":
+        weights, moments = found.before.weights, found.after.moments
+        place = found.step, found.learning_rate, found.clip
+        return cls(
+            found,
+            config,
+            {name: own.double() for name, own in weights.items()},
+            {name: own.double() for name, own in found.after.weights.items()},
+            applied_updates(config, *place, weights, moments),
+        )
+
+    @property
+    def step(self) -> int:
+        return self.found.step
+
+    @property
+    def datum_N(self) -> np.ndarray:
+        return np.asarray(self.found.planned.datum_N)
+
+    def inherited(self, moment: Vectors) -> float:
+        return inherited_moment(self.config, moment, self.found.before.moments)
+
+    def derivatives(self, along_Q: dict[str, Tensor]) -> np.ndarray:
+        return batch_derivatives(self.found, along_Q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,26 +192,27 @@ class PathSweep:
         return PathSweep(self.queries, self.config, self.units, moments, points, values)
 
     def step(self, found: "BackwardStep") -> PathStep:
+        """Like ``take``, for a replayed step."""
+        return self.take(ReplayedStep.of(found, self.config))
+
+    def take(self, found: PassedStep) -> PathStep:
         """Return the parts of the step before those that were taken so far."""
-        before = {name: own.double() for name, own in found.before.weights.items()}
-        after = {name: own.double() for name, own in found.after.weights.items()}
         after_Q = self.values.get(found.step + 1)
         if after_Q is None:
-            after_Q = np.array([query.value(after) for query in self.queries])
-        before_Q = np.array([query.value(before) for query in self.queries])
+            after_Q = np.array([query.value(found.after) for query in self.queries])
+        before_Q = np.array([query.value(found.before) for query in self.queries])
         self.values = {found.step: before_Q}
-        parts, influence_QNT, rest_Q = self.close(found, before, after, after_Q - before_Q)
+        parts, influence_QNT, rest_Q = self.close(found, after_Q - before_Q)
         self.moments = [part.moment for part in parts]
         each = [self.influences(found, parts, [unit]).sum(2) for unit in self.units]
         empty_QNU = np.zeros((*influence_QNT.shape[:2], 0))
-        kept = found.before.moments
         return PathStep(
             found.step,
-            np.asarray(found.planned.datum_N),
+            found.datum_N,
             influence_QNT,
             np.stack(each, axis=2) if each else empty_QNU,
             np.array([part.decay for part in parts]),
-            np.array([inherited_moment(self.config, part.moment, kept) for part in parts]),
+            np.array([found.inherited(part.moment) for part in parts]),
             before_Q,
             after_Q,
             rest_Q,
@@ -145,29 +220,30 @@ class PathSweep:
         )
 
     def close(
-        self, found: "BackwardStep", before: Vectors, after: Vectors, change_Q: np.ndarray
+        self, found: PassedStep, change_Q: np.ndarray
     ) -> tuple[list[StepParts], np.ndarray, np.ndarray]:
         """Return parts, influences and rests; adds points to the quadrature until rests are small.
 
         Queries that close with room to spare take fewer points in the next step.
         """
-        moments, rate = found.after.moments, found.learning_rate
-        weights = found.before.weights
-        updates = applied_updates(self.config, found.step, rate, found.clip, weights, moments)
+        before, after = found.before, found.after
         moved = {name: after[name] - own for name, own in before.items()}
         parts: dict[int, StepParts] = {}
-        influence_QNT = np.zeros((len(self.queries), *found.loss.target_NT.shape))
+        influences: dict[int, np.ndarray] = {}
         rest_Q = np.zeros(len(self.queries))
         pending = range(len(self.queries))
         while pending:
             for q in pending:
                 gradient = mean_gradient(self.queries[q], before, after, self.points[q])
                 gradient, rest_Q[q] = closed(gradient, moved, change_Q[q])
-                parts[q] = share_step(updates, before, gradient, self.moments[q])
-            influence_QNT[pending] = self.influences(found, [parts[q] for q in pending])
-            allowed_Q = TOLERANCE * np.abs(influence_QNT.sum(2)).sum(1)
-            pending = [q for q in pending if self.refine(q, abs(rest_Q[q]), allowed_Q[q])]
-        return [parts[q] for q in range(len(parts))], influence_QNT, rest_Q
+                parts[q] = share_step(found.updates, before, gradient, self.moments[q])
+            own_QNT = self.influences(found, [parts[q] for q in pending])
+            influences |= dict(zip(pending, own_QNT, strict=True))
+            allowed = {q: TOLERANCE * np.abs(influences[q].sum(1)).sum() for q in pending}
+            pending = [q for q in pending if self.refine(q, abs(rest_Q[q]), allowed[q])]
+        in_order = range(len(parts))
+        influence_QNT = np.stack([influences[q] for q in in_order])
+        return [parts[q] for q in in_order], influence_QNT, rest_Q
 
     def refine(self, q: int, rest: float, allowed: float) -> bool:
         """Return whether a query's quadrature must be repeated; chooses its number of points."""
@@ -180,7 +256,7 @@ class PathSweep:
 
     def influences(
         self,
-        found: "BackwardStep",
+        found: PassedStep,
         parts: Sequence[StepParts],
         units: Sequence[str] | None = None,
     ) -> np.ndarray:
@@ -190,7 +266,7 @@ class PathSweep:
         """
         names = list(parts[0].along) if units is None else units
         along = {name: torch.stack([p.along[name] for p in parts]) for name in names}
-        return batch_derivatives(found, along)
+        return found.derivatives(along)
 
 
 def batch_derivatives(found: "BackwardStep", along_Q: dict[str, Tensor]) -> np.ndarray:

@@ -24,6 +24,7 @@ and the moment that was there before the first step has ⟨r_0, m_0⟩. Together
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -89,9 +90,11 @@ def share_step(
 ) -> StepParts:
     """Return the parts of a step: ``gradient`` is h, ``moment`` r after the step (empty: 0).
 
-    ``updates``: coefficients of each parameter that the step updated; ``weights``: before it.
+    ``updates``: coefficients of each parameter that the step updated; ``weights``: before it. The
+    step leaves weight and moment of other parameters as they are.
     """
-    along, before, decay = {}, {}, 0.0
+    along, decay = {}, 0.0
+    before: dict[str, Any] = {name: r for name, r in moment.items() if name not in updates}
     for name, update in updates.items():
         after = Persistence(gradient[name], moment.get(name, 0.0))
         along[name] = after.of_gradient(update)

@@ -20,8 +20,10 @@ from capture.optim.optimizer import first_moment_weight
 
 
 def is_possible(run: Run, method: str) -> bool:
-    """Return whether the segments of a run are independent of each other in a method."""
-    return method == "path" and not first_moment_weight(run.config.training.optimizer)
+    """Return whether a method replays the segments of a run, independent of each other."""
+    if method != "path" or run.from_custom_loop:
+        return False
+    return not first_moment_weight(run.config.training.optimizer)
 
 
 def path_of_segments(

@@ -48,6 +48,10 @@ class InfluenceSums:
     """Step → what raised and what lowered each query, [Q] each, and the method's numbers."""
     within_Q: np.ndarray = field(init=False)
     """Whether the steps added so far are within the horizon."""
+    common_QD: np.ndarray = field(init=False)
+    """Contributions of the steps that are within the horizon of all queries."""
+    common_from: int | None = None
+    """The first of these steps; None: there is none."""
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -56,6 +60,7 @@ class InfluenceSums:
         self.unit_QDU = shape.zeros(shape.datums, shape.units)
         self.window_QDW = shape.zeros(shape.datums, len(shape.windows))
         self.within_Q = np.ones(shape.queries, bool)
+        self.common_QD = shape.zeros(shape.datums)
 
     def add(self, found: SweepStep) -> np.ndarray:
         """Add a step and return its reliable influence by slot, [Q, N].
@@ -64,7 +69,9 @@ class InfluenceSums:
         """
         if self.norm_at_end_Q is not None:
             growth_Q = found.columns["adjoint_norm"] / np.maximum(self.norm_at_end_Q, 1e-300)
-            self.within_Q &= growth_Q <= LIMIT
+            self.within_Q &= growth_Q <= LIMIT  # False for NaN, of a query that was given up
+        if self.within_Q.all():
+            self.common_from = found.step
         influence_QN = found.influence_QNT.sum(2)
         scored = found.influence_QNT.shape[2]  # positions at the end of the window that have a loss
         window = next(w for w, steps in enumerate(self.shape.windows) if found.step in steps)
@@ -75,6 +82,8 @@ class InfluenceSums:
             self.unreliable_QD[:, datum] += np.where(self.within_Q, 0.0, own_Q)
             self.window_QDW[:, datum, window] += self.kept(own_Q)
             self.unit_QDU[:, datum] += found.unit_QNU[:, slot]
+            if self.common_from == found.step:
+                self.common_QD[:, datum] += own_Q
         self.steps[found.step] = {
             "raised": np.maximum(influence_QN, 0).sum(1),
             "lowered": np.minimum(influence_QN, 0).sum(1),

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from analysis.influence.path import PathSweep
+from analysis.influence.path import PassedStep, PathSweep, ReplayedStep
 from analysis.influence.queries.query import Query
+from analysis.influence.stored_steps import stored_steps
 from analysis.run.run import Run
 from capture.device import choose_device
+from capture.errors import InfluenceError
+from capture.unrolled.horizon import BEARABLE
 
 if TYPE_CHECKING:
     from capture.unrolled.adjoint import Adjoint
@@ -40,8 +44,16 @@ class BackwardSweep(Protocol):
         """Norm of the adjoint at the end of training; None for a method without a horizon."""
         ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be said of earlier steps."""
+        ...
+
     def steps(self, steps: range, max_bytes: int) -> Iterator[SweepStep]:
-        """Yield what is found in each step; the sweep then stands before that step."""
+        """Yield what is found in each step; the sweep then stands before that step.
+
+        Steps before the one with which the sweep ended are left out.
+        """
         ...
 
     def encode(self) -> bytes:
@@ -59,19 +71,20 @@ class PathMethod:
 
     run: Run
     sweep: PathSweep
+    from_factors: bool = False
+    """Read stored factors instead of replaying the steps."""
     norm_at_end_Q: None = None
+    ended: bool = False
 
     @classmethod
-    def begin(cls, run: Run, queries: Sequence[Query], units: Sequence[str]) -> "PathMethod":
-        optimizer = run.gradients.replayable.plan.config.training.optimizer
-        return cls(run, PathSweep(queries, optimizer, units))
+    def begin(
+        cls, run: Run, queries: Sequence[Query], units: Sequence[str], *, from_factors: bool = False
+    ) -> "PathMethod":
+        return cls(run, PathSweep(queries, run.config.training.optimizer, units), from_factors)
 
     def steps(self, steps: range, max_bytes: int) -> Iterator[SweepStep]:
-        from capture.unrolled.states import backward_steps  # loads the training engine
-
-        markers, past = [self.run.start, *self.run.segments], self.run.gradients.replayable
-        for passed in backward_steps(past, markers, steps, max_bytes=max_bytes):
-            found = self.sweep.step(passed)
+        for passed in self.passed(steps, max_bytes):
+            found = self.sweep.take(passed)
             columns = {
                 "before": found.before_Q,
                 "after": found.after_Q,
@@ -81,17 +94,30 @@ class PathMethod:
             }
             yield SweepStep(found.step, found.datum_N, found.influence_QNT, found.unit_QNU, columns)
 
+    def passed(self, steps: range, max_bytes: int) -> Iterator[PassedStep]:
+        """Yield the steps, last to first."""
+        if self.from_factors:
+            return stored_steps(self.run, steps, max_bytes)
+        from capture.unrolled.states import backward_steps  # loads the training engine
+
+        markers, past = [self.run.start, *self.run.segments], self.run.gradients.replayable
+        replayed = backward_steps(past, markers, steps, max_bytes=max_bytes)
+        return (ReplayedStep.of(found, self.sweep.config) for found in replayed)
+
     def encode(self) -> bytes:
         return self.sweep.encode()
 
     def resume(self, data: bytes, where: str) -> None:
-        device = choose_device(self.run.config.training.device)
+        device = "cpu" if self.from_factors else choose_device(self.run.config.training.device)
         self.sweep = self.sweep.resumed(data, where, device)
 
 
 @dataclass(eq=False)
 class UnrolledMethod:
-    """Unrolled influence as a sweep, from the end of training."""
+    """Unrolled influence as a sweep, from the end of training.
+
+    It gives up a query whose adjoint has grown by more than ``BEARABLE``.
+    """
 
     run: Run
     adjoint: "Adjoint"
@@ -105,21 +131,35 @@ class UnrolledMethod:
     def begin(
         cls, run: Run, queries: Sequence[Query], weights: dict[str, Tensor]
     ) -> "UnrolledMethod":
-        """``weights``: after the last step, as training has them."""
+        """``weights``: after the last step, as training has them.
+
+        Raises ``InfluenceError`` for a query whose derivative there is not finite.
+        """
         from capture.unrolled.adjoint import Adjoint  # loads the training engine
 
         device = choose_device(run.config.training.device)
         there = {name: own.to(device) for name, own in weights.items()}
         gradients = [query.gradient(there)[1] for query in queries]
         optimizer = run.gradients.replayable.plan.config.training.optimizer
-        return cls(run, Adjoint.at_end(gradients, optimizer))
+        begun = cls(run, Adjoint.at_end(gradients, optimizer))
+        for query, norm in zip(queries, begun.norm_at_end_Q, strict=True):
+            if not np.isfinite(norm):
+                problem = "has a derivative by the last weights that is not finite"
+                raise InfluenceError(f"query {query.name}", problem, "Ask another query")
+        return begun
+
+    @property
+    def ended(self) -> bool:
+        none_Q = self.adjoint.is_zero().cpu().numpy()
+        return bool((none_Q & (self.norm_at_end_Q > 0)).all())
 
     def steps(self, steps: range, max_bytes: int) -> Iterator[SweepStep]:
-        """Raises ``InfluenceError`` if the adjoint is no longer finite."""
         from capture.unrolled.reverse import unroll  # loads the training engine
 
         markers, past = [self.run.start, *self.run.segments], self.run.gradients.replayable
-        for found in unroll(past, markers, self.adjoint, steps, max_bytes=max_bytes):
+        largest_Q = torch.from_numpy(BEARABLE * self.norm_at_end_Q).to(self.device)
+        bounds = {"largest_norm_Q": largest_Q, "max_bytes": max_bytes}
+        for found in unroll(past, markers, self.adjoint, steps, **bounds):
             self.adjoint = found.adjoint
             none_QNU = np.zeros((*found.influence_QNT.shape[:2], 0))
             columns = {"adjoint_norm": found.adjoint_norm_Q}
@@ -130,8 +170,11 @@ class UnrolledMethod:
         return self.adjoint.encode()
 
     def resume(self, data: bytes, where: str) -> None:
-        device = next(iter(self.adjoint.weights.values())).device
-        self.adjoint = type(self.adjoint).decode(data, where, device)
+        self.adjoint = type(self.adjoint).decode(data, where, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.adjoint.weights.values())).device
 
 
 def begin_sweep(
@@ -141,14 +184,16 @@ def begin_sweep(
     *,
     end_step: int | None = None,
     units: Sequence[str] = (),
+    factors: bool = False,
 ) -> PathMethod | UnrolledMethod:
     """Return the sweep of a method, before its first step.
 
     ``end_step``: the step before which queries are taken; None: the end of the run. ``units``:
-    those among which path influence is shared.
+    those among which path influence is shared. ``factors``: as ``InfluenceConfig.factors``.
     """
     if method == "path":
-        return PathMethod.begin(run, queries, units)
+        from_factors = factors or run.from_custom_loop
+        return PathMethod.begin(run, queries, units, from_factors=from_factors)
     end = run.steps_done if end_step is None else end_step
     weights = {name: own.detach() for name, own in run.network(end).named_parameters()}
     return UnrolledMethod.begin(run, queries, weights)

@@ -25,6 +25,7 @@ QUERIES = pa.schema(
         pa.field("description", pa.string()),  # JSON from which the query can be built again
         pa.field("first_step", pa.int32()),
         pa.field("end_step", pa.int32()),
+        pa.field("from_factors", pa.bool_()),  # read from stored factors; else steps were replayed
         pa.field("before", pa.float64()),  # value before the first step; path
         pa.field("after", pa.float64()),  # value after the last step
         pa.field("absolute", pa.float64()),  # Σ over steps and datums of |influence|
@@ -39,6 +40,7 @@ QUERIES = pa.schema(
         pa.field("exponent_low", pa.float64()),  # 95 % interval
         pa.field("exponent_high", pa.float64()),
         pa.field("reliable_from", pa.int32()),  # contributions of earlier steps are unreliable
+        pa.field("computed_from", pa.int32()),  # those of earlier steps were not computed; unrolled
         pa.field("departure", pa.float64()),  # ‖change − predicted‖ / ‖change‖ of the checks
     ]
 )
@@ -47,14 +49,15 @@ DATUMS = pa.schema(
         NAME,
         DATUM,
         INFLUENCE,  # of the steps within the horizon
-        pa.field("unreliable", pa.float64()),  # of earlier steps
+        pa.field("unreliable", pa.float64()),  # of earlier steps that were computed
         pa.field("times", pa.int32()),  # in how many steps of those asked for
     ]
 )
 POSITIONS = pa.schema(
     [NAME, DATUM, pa.field("position", pa.int32()), pa.field("token", pa.string()), INFLUENCE]
 )
-"""Influence by the position of the target whose loss it came from; of the strongest datums."""
+"""Influence by the position of the target whose loss it came from; of the strongest datums. Empty
+if stored factors were read."""
 WINDOWS = pa.schema(
     [
         NAME,
@@ -62,7 +65,7 @@ WINDOWS = pa.schema(
         pa.field("first_step", pa.int32()),
         pa.field("end_step", pa.int32()),
         pa.field("raised", pa.float64()),  # Σ of the positive influences of (datum, step)
-        pa.field("lowered", pa.float64()),
+        pa.field("lowered", pa.float64()),  # both are NaN if steps of the window are not computed
         pa.field("decay", pa.float64()),
         pa.field("reliable", pa.bool_()),  # whether all of its steps are within the horizon
     ]
@@ -91,6 +94,7 @@ CHECKS = pa.schema(
         NAME,
         pa.field("retraining", pa.string()),  # its folder in analysis/retrain
         pa.field("left_out", pa.int32()),  # number of datums
+        pa.field("first_step", pa.int32()),  # they are left out from this step on
         pa.field("predicted", pa.float64()),  # −Σ of their influences
         pa.field("change", pa.float64()),  # of the query; NaN if training diverged
     ]

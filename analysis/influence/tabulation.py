@@ -20,17 +20,27 @@ from capture.unrolled.horizon import Horizon, horizon
 
 
 def swept_tables(
-    run: Run, queries: Sequence[Query], config: InfluenceConfig, steps: range, sums: InfluenceSums
+    run: Run,
+    queries: Sequence[Query],
+    config: InfluenceConfig,
+    steps: range,
+    sums: InfluenceSums,
+    *,
+    from_factors: bool = False,
 ) -> Influence:
-    """Return the tables of a method that went through the steps."""
+    """Return the tables of a method that went through the steps.
+
+    ``from_factors``: whether factors were read; influence is then not known by position.
+    """
     times_D = np.zeros(run.num_datums, np.int64)
     for row in run.steps().iloc[steps.start : steps.stop]["datums"]:
         np.add.at(times_D, np.asarray(row), 1)
     frames: dict[str, list[pd.DataFrame]] = {name: [] for name in SCHEMAS}
     for q, query in enumerate(queries):
         own = {"query": query.name}
-        found = seen_horizon(sums, q, steps)
+        found = seen_horizon(sums, q)
         numbers = query_row(query, config, steps) | {"number": q} | sweep_numbers(sums, q, found)
+        numbers["from_factors"] = from_factors
         frames["queries"].append(pd.DataFrame([numbers]))
         frames["datums"].append(
             pd.DataFrame(
@@ -43,7 +53,8 @@ def swept_tables(
                 }
             )
         )
-        frames["positions"] += positions_of(run, sums, q, query.name, config.positions_of)
+        if not from_factors:
+            frames["positions"] += positions_of(run, sums, q, query.name, config.positions_of)
         frames["windows"].append(pd.DataFrame(list(window_rows(sums, q, query.name))))
         frames["steps"].append(pd.DataFrame(list(step_rows(sums, q, query.name))))
         if config.units:
@@ -72,11 +83,12 @@ def query_row(query: Query, config: InfluenceConfig, steps: range) -> dict[str, 
     }
 
 
-def seen_horizon(sums: InfluenceSums, q: int, steps: range) -> Horizon | None:
+def seen_horizon(sums: InfluenceSums, q: int) -> Horizon | None:
     """Return the growth of a query's adjoint; None for a method without one."""
     if sums.norm_at_end_Q is None:
         return None
-    return horizon(sums.column("adjoint_norm")[:, q], float(sums.norm_at_end_Q[q]), steps.start)
+    norm_S = sums.column("adjoint_norm")[:, q]
+    return horizon(norm_S, float(sums.norm_at_end_Q[q]), min(sums.steps))
 
 
 def sweep_numbers(sums: InfluenceSums, q: int, found: Horizon | None) -> dict[str, float]:
@@ -92,6 +104,7 @@ def sweep_numbers(sums: InfluenceSums, q: int, found: Horizon | None) -> dict[st
             "exponent_low": found.exponent.low,
             "exponent_high": found.exponent.high,
             "reliable_from": found.first_reliable,
+            "computed_from": found.computed_from,
         }
     decay_S, rest_S = sums.column("decay")[:, q], sums.column("rest")[:, q]
     before, after = sums.column("before")[0, q], sums.column("after")[-1, q]
@@ -130,16 +143,17 @@ def positions_of(
 
 def window_rows(sums: InfluenceSums, q: int, name: str) -> Iterator[dict[str, Any]]:
     for number, steps in enumerate(sums.shape.windows):
-        rows = [sums.steps[step] for step in steps]
+        rows = [sums.steps[step] for step in steps if step in sums.steps]
+        is_whole = len(rows) == len(steps)
         yield {
             "query": name,
             "window": number,
             "first_step": steps.start,
             "end_step": steps.stop,
-            "raised": sum(float(row["raised"][q]) for row in rows),
-            "lowered": sum(float(row["lowered"][q]) for row in rows),
+            "raised": sum(float(row["raised"][q]) for row in rows) if is_whole else np.nan,
+            "lowered": sum(float(row["lowered"][q]) for row in rows) if is_whole else np.nan,
             "decay": sum(float(row["decay"][q]) for row in rows if "decay" in row),
-            "reliable": all(bool(row["reliable"][q]) for row in rows),
+            "reliable": is_whole and all(bool(row["reliable"][q]) for row in rows),
         }
 
 
@@ -173,6 +187,7 @@ def scored_tables(
             "absolute": float(np.abs(score_QD[q]).sum()),
             "datums": float(score_QD[q].sum()),
             "reliable_from": 0,
+            "from_factors": False,
         }
         frames["queries"].append(pd.DataFrame([numbers]))
         frames["datums"].append(

@@ -25,6 +25,8 @@ COMPLETE = 1e-3
 """Largest accepted incompleteness of path influence."""
 KINDS = {"outliers": "A preview from recorded shifts at the last checkpoint alone"}
 HELPS = {"higher": (" (helpful)", " (harmful)"), "lower": (" (harmful)", " (helpful)")}
+REPLAYED = "Steps were replayed."
+FROM_FACTORS = "Steps come from stored factors, which do not say which words carried it."
 NO_BETTER = 1.0
 """Departure of a prediction that nothing changes."""
 NOT_CONFIRMED = (
@@ -32,6 +34,10 @@ NOT_CONFIRMED = (
 )
 NOT_CHECKED = "Not confirmed by retraining: the horizon alone proves nothing. Use --checks, or lds."
 """The derivative of one query can stay small in training that is unstable in other directions."""
+GIVEN_UP = (
+    "The sweep ended there: the rounding of float32 has grown to the size of the weights, so that "
+    "no digit of what earlier steps did would be right."
+)
 
 
 def datum_titles(query: Row) -> tuple[str, str]:
@@ -50,7 +56,10 @@ def explanation(query: Row, checks: pd.DataFrame) -> list[str]:
     if query["method"] == "path":
         return path_lines(query)
     if query["method"] == "unrolled":
-        return [*unrolled_lines(query), *check_lines(checks, query["departure"])]
+        lines = unrolled_lines(query)
+        if query["reliable_from"] == query["end_step"]:  # nothing was predicted
+            return lines
+        return [*lines, *check_lines(checks, query["departure"], query["first_step"])]
     kind = KINDS.get(str(query["method"]), f"Scores of the method {query['method']}")
     return [f"{kind}; no claim about causes. Confirm with --method unrolled or ontogeny lds."]
 
@@ -63,17 +72,18 @@ def path_lines(query: Row) -> list[str]:
         parts += f", weight decay {query['decay']:+.4g}"
     if query["inherited"]:
         parts += f", momentum from before {query['inherited']:+.4g}"
+    source = FROM_FACTORS if query["from_factors"] else REPLAYED
     closes = "complete" if query["incompleteness"] <= COMPLETE else "INCOMPLETE"
     return [
         f"{moved}: {parts}.",
-        "Influence: a datum's part in this change, as it happened.",
+        f"Influence: a datum's part in this change, as it happened. {source}",
         f"Books: {closes}; the parts miss the change by {query['incompleteness']:.1e} of their "
         f"absolute sum (limit {COMPLETE:.0e}; quadrature alone {query['quadrature']:.1e}).",
     ]
 
 
 def unrolled_lines(query: Row) -> list[str]:
-    first, end, reliable = query["first_step"], query["end_step"], query["reliable_from"]
+    end, reliable, first = query["end_step"], query["reliable_from"], query["computed_from"]
     low, high = query["exponent_low"], query["exponent_high"]
     interval = f", 95 % {low:+.4f} to {high:+.4f}" if math.isfinite(low + high) else ""
     growth = (
@@ -81,7 +91,9 @@ def unrolled_lines(query: Row) -> list[str]:
         f"(at most × {query['largest_growth']:.3g}; {query['exponent']:+.4f} a step{interval})."
     )
     lines = ["Influence: without a datum the query would change by about minus this.", growth]
-    if reliable <= first:
+    if first > query["first_step"]:
+        lines.append(GIVEN_UP)
+    if reliable <= query["first_step"]:
         return [*lines, "All steps are within the horizon."]
     if reliable >= end:
         return [*lines, "No step is within the horizon: training is chaotic, nothing is shown."]
@@ -91,16 +103,21 @@ def unrolled_lines(query: Row) -> list[str]:
     return [*lines, note]
 
 
-def check_lines(checks: pd.DataFrame, departure: float) -> list[str]:
-    """Return what retraining without random datums says about unrolled influence on one query."""
+def check_lines(checks: pd.DataFrame, departure: float, first_step: int = 0) -> list[str]:
+    """Return what retraining without random datums says about unrolled influence on one query.
+
+    ``first_step``: of the steps that were asked about.
+    """
     if checks.empty:
         return [NOT_CHECKED]
+    left_out_from = checks["first_step"].min()
+    where = f" from step {left_out_from} on" if left_out_from > first_step else ""
     changed, predicted = (
         ", ".join(f"{value:+.3g}" for value in checks[column]) for column in ("change", "predicted")
     )
     left_out = " and ".join(dict.fromkeys(str(count) for count in checks["left_out"]))
     line = (
-        f"Check: retraining without {left_out} random datums changed it by {changed}; "
+        f"Check: retraining without {left_out} random datums{where} changed it by {changed}; "
         f"predicted {predicted}. Off by {departure:.0%} of the change."
     )
     return [line, *([] if departure < NO_BETTER else [NOT_CONFIRMED])]

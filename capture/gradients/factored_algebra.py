@@ -113,3 +113,28 @@ def left_products(one: Factor, other: Factor) -> Tensor:
     left_NSR = other.sides[0]
     index_NST = one.token_NT[:, None].expand(-1, left_NSR.shape[1], -1)
     return left_NSR.gather(2, index_NST).transpose(1, 2)
+
+
+def along(uses: list[Factor], direction_Q: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return ⟨direction, gradient⟩ of every direction and datum, [Q, N], in the direction's type.
+
+    ``direction_Q``: [Q, *shape].
+    """
+    parts = [along_use(use, direction_Q.to(use.delta_NTO.device), shape) for use in uses]
+    return torch.stack(parts).sum(0)
+
+
+def along_use(use: Factor, direction_Q: Tensor, shape: Sequence[int]) -> Tensor:
+    if use.kind in ("sum", "scale"):
+        return direction_Q.flatten(1) @ entries(use).to(direction_Q).T
+    direction_QRC = direction_Q.reshape(len(direction_Q), shape[0], math.prod(shape[1:]))
+    if use.kind == "outer":
+        left_NTR, right_NTC = (side.to(direction_Q) for side in use.sides)
+    else:
+        assert use.token_NT is not None
+        left_NTR, right_NTC = use.token_NT, use.delta_NTO.to(direction_Q)
+    rows_Q = (
+        direction_RC[left_NTR] if use.kind == "rows" else left_NTR @ direction_RC
+        for direction_RC in direction_QRC
+    )
+    return torch.stack([(row_NTC * right_NTC).sum((1, 2)) for row_NTC in rows_Q])

@@ -54,6 +54,22 @@ class Adjoint:
         ]
         return torch.stack(norms).norm(dim=0)
 
+    def is_zero(self) -> Tensor:
+        """Return of which queries all derivatives are 0, bool [Q]."""
+        tensors = (*self.weights.values(), *self.moments.values())
+        return torch.stack([(own.flatten(1) == 0).all(1) for own in tensors]).all(0)
+
+    def without(self, left_out_Q: Tensor) -> "Adjoint":
+        """Return the adjoint with all derivatives of some queries (bool [Q]) set to 0."""
+        if not bool(left_out_Q.any()):
+            return self
+
+        def kept(own: Tensor) -> Tensor:
+            return own.masked_fill(left_out_Q.view(-1, *[1] * (own.dim() - 1)), 0)
+
+        weights = {name: kept(own) for name, own in self.weights.items()}
+        return Adjoint(weights, {key: kept(own) for key, own in self.moments.items()})
+
     def encode(self) -> bytes:
         """Return the adjoint as a safetensors file."""
         tensors = {f"{WEIGHTS}{name}": own for name, own in self.weights.items()}

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from capture.device import deterministic
@@ -46,7 +47,7 @@ class StepInfluence:
     """∂query/∂w_it: how much the query rises, to first order, per unit of weight of the loss of the
     target at position t of slot i's datum, in this step alone; float64."""
     adjoint_norm_Q: np.ndarray
-    """‖∂query/∂weights before the step‖, float64."""
+    """‖∂query/∂weights before the step‖, float64; NaN for a query given up at a later step."""
     of_gradient: Mapping[str, Tensor]
     """Adjoint of the step's gradient by parameter, [Q, *shape]: its inner product with the gradient
     of a datum's share of the loss is the datum's influence."""
@@ -60,6 +61,7 @@ def unroll(
     adjoint: Adjoint,
     steps: range,
     *,
+    largest_norm_Q: Tensor | None = None,
     max_bytes: int = MAX_BYTES,
     report: Report = lambda: None,
 ) -> Iterator[StepInfluence]:
@@ -67,23 +69,41 @@ def unroll(
 
     ``adjoint``: of the state after the last of these steps; ``Adjoint.at_end`` for the end of
     training, or that of an earlier ``StepInfluence`` to go on from there. It stays unchanged.
-    ``max_bytes``: bound on the memory for replayed states and kept graphs.
+    ``largest_norm_Q``: as for ``sweep``. ``max_bytes``: bound on the memory for replayed states and
+    kept graphs.
 
-    Raises ``InfluenceError``, naming the step, if the adjoint is no longer finite, and what
-    ``backward_steps`` raises.
+    Raises what ``sweep`` and ``backward_steps`` raise.
     """
     passed = backward_steps(run, markers, steps, graphs=True, max_bytes=max_bytes, report=report)
-    yield from sweep(passed, adjoint)
+    yield from sweep(passed, adjoint, largest_norm_Q)
 
 
-def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInfluence]:
-    """Like ``unroll``, over steps that are given, last first."""
+def sweep(
+    steps: Iterable[BackwardStep], adjoint: Adjoint, largest_norm_Q: Tensor | None = None
+) -> Iterator[StepInfluence]:
+    """Like ``unroll``, over steps that are given, last first.
+
+    ``largest_norm_Q``: norm of the adjoint of each query beyond which the query is given up. Its
+    adjoint is 0 from there on, its influences are 0, and its norm is NaN. The sweep ends when all
+    queries are given up. By default none is; then ``InfluenceError``, naming the step, is raised if
+    an adjoint is no longer finite.
+    """
+    given_up_Q = torch.zeros(1, dtype=torch.bool)
+    if largest_norm_Q is not None:
+        # The derivative of a query may be 0 from the beginning.
+        given_up_Q = adjoint.is_zero() & (largest_norm_Q > 0)
     for step in steps:
         with deterministic():
             influence_QNT, of_gradient, adjoint = pull_back_step(step, adjoint)
         # An infinite adjoint of a moment makes those of the step before it infinite or NaN.
         norm_Q = adjoint.norm()
-        if not bool(norm_Q.isfinite().all() and influence_QNT.isfinite().all()):
+        finite_Q = norm_Q.isfinite() & influence_QNT.flatten(1).isfinite().all(1)
+        if largest_norm_Q is not None:
+            influence_QNT[~finite_Q] = 0
+            norm_Q = norm_Q.where(finite_Q, torch.inf).masked_fill(given_up_Q, torch.nan)
+            given_up_Q |= ~(norm_Q <= largest_norm_Q)
+            adjoint = adjoint.without(given_up_Q)
+        elif not bool(finite_Q.all()):
             problem = "the derivative of the query by the weights before this step is not finite"
             remedy = "Ask about later steps only, or check the run with: ontogeny smoothness"
             raise InfluenceError(f"step {step.step}", problem, remedy)
@@ -95,6 +115,8 @@ def sweep(steps: Iterable[BackwardStep], adjoint: Adjoint) -> Iterator[StepInflu
             of_gradient,
             adjoint,
         )
+        if largest_norm_Q is not None and bool(given_up_Q.all()):
+            return
 
 
 def pull_back_step(

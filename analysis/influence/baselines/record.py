@@ -66,8 +66,11 @@ def neuron_norms(run: Run, unit: str, gradient: Tensor) -> np.ndarray:
 
 
 def gradients(run: Run, queries: Sequence[Query]) -> list[dict[str, Tensor]]:
-    """Return the gradient of each query at the last checkpoint."""
-    _, weights = model_and_weights(run)
+    """Return the gradient of each query at the last checkpoint; that of a custom loop too."""
+    if run.from_custom_loop:
+        weights = {name: own for name, own in run.weights().items() if own.is_floating_point()}
+    else:
+        _, weights = model_and_weights(run)
     return [query.gradient(weights)[1] for query in queries]
 
 

@@ -25,13 +25,14 @@ class Scores:
 
     total_QD: np.ndarray
     by_step: dict[int, np.ndarray] = field(default_factory=dict)
-    """Scores of the datums of each step by slot, [Q, N]; empty for methods that do not tell."""
+    """Scores of the datums of each step by slot, [Q, N]; empty for methods that do not tell. A
+    sweep that ended early lacks the first steps, whose scores are 0."""
 
     def of_slot(self, step: int, slot: int, datum: int) -> np.ndarray:
         """Return the scores of one datum in one step, or its total where steps are not told."""
-        if self.by_step:
+        if step in self.by_step:
             return self.by_step[step][:, slot]
-        return self.total_QD[:, datum]
+        return np.zeros(len(self.total_QD)) if self.by_step else self.total_QD[:, datum]
 
 
 def require_methods(names: Sequence[str]) -> None:
@@ -63,9 +64,11 @@ def method_scores(
         whole = replace(step, influence_QNT=step.influence_QNT.sum(2, keepdims=True))
         by_step[step.step] = sums.add(whole)
         report()
+    for _ in range(len(steps) - len(by_step)):
+        report()
     return Scores(sums.total_QD, by_step)
 
 
 def num_reports(run: Run, method: str) -> int:
-    """Return how often ``method_scores`` reports: once, or after every step of a sweep."""
+    """Return how often ``method_scores`` reports: once, or once for every step of a sweep."""
     return run.steps_done if method in SWEEPS else 1

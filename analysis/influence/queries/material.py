@@ -6,6 +6,7 @@ Shapes: N datum, T position, V vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch.func import functional_call
 from analysis.ablation.config import SplitText
 from analysis.ablation.replacement import mean_states
 from analysis.ablation.subjects import ENDS, SubjectSite
+from analysis.influence.queries.called_model import CalledModel
 from analysis.influence.queries.query import Weights
 from analysis.run.ablatable import held_out_splits
+from analysis.run.custom_loop import no_model_error
 from analysis.run.names import token_id
 from analysis.run.run import Run
 from analysis.run.stored_run import Split
@@ -40,9 +43,14 @@ class QueryMaterial:
     def model(self) -> AnyModel:
         """The last model, for evaluation; parameters that a query is not given keep its values.
 
-        Raises ``RunError`` for a run of a custom loop, whose model is not known.
+        Raises ``RunError`` for a run of a custom loop whose model the user has not passed.
         """
-        return self.run.network()
+        if not self.run.from_custom_loop:
+            return self.run.network()
+        if self.run.given.module is None:
+            raise no_model_error(self.run.uri)
+        # Callers use what it has in common with other models.
+        return cast(AnyModel, self.run.restored(self.run.given.copy()))
 
     @cached_property
     def parted(self) -> KnownModel:
@@ -51,13 +59,22 @@ class QueryMaterial:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name → shape."""
+        """Parameter name → shape; of a custom loop without its model, the captured ones."""
+        if self.layout_alone:
+            return dict(self.run.layout.shapes)
         return {name: tuple(own.shape) for name, own in self.model.named_parameters()}
 
     @cached_property
     def transposed(self) -> frozenset[str]:
         """Names of the weights that are stored [inputs, outputs]."""
+        if self.layout_alone:
+            return frozenset(self.run.layout.transposed)
         return stored_transposed(self.model)
+
+    @property
+    def layout_alone(self) -> bool:
+        """Whether only names and shapes of the captured parameters are known of the model."""
+        return self.run.from_custom_loop and self.run.given.module is None
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -71,13 +88,23 @@ class QueryMaterial:
             return len(self.model.positions_TD)
         if isinstance(self.model, Perceptron):
             return self.model.pixels
-        return getattr(self.model.whole.config, "max_position_embeddings", None)
+        config = getattr(getattr(self.model, "whole", self.model), "config", None)
+        return getattr(config, "max_position_embeddings", None)
 
     def logits(self, weights: Weights, token_NT: Tensor) -> Tensor:
         """Return logits of a model with these weights, without dropout, [N, T, V]."""
         device = next(iter(weights.values())).device
+        if self.run.from_custom_loop:
+            called = self.called.to(device)
+            own = {f"network.{name}": value for name, value in weights.items()}
+            return functional_call(called, own, (token_NT.to(device),))
         model = self.model.to(device)
         return functional_call(model, dict(weights), (token_NT.to(device),))
+
+    @cached_property
+    def called(self) -> CalledModel:
+        """A user's model as a module that returns logits."""
+        return CalledModel(self.model, self.run.given.parts)
 
     def scored_NT(self, target_NT: np.ndarray) -> np.ndarray:
         """Return at which positions of these windows the loss counts, bool [N, T]."""

@@ -63,6 +63,8 @@ class UpdateSource:
     gradients: Gradients
     settings: Mapping[str, UnitSettings] = field(default_factory=dict)
     """Settings of the units that differ from the configuration."""
+    followed: Mapping[str, float] = field(default_factory=lambda: FOLLOWED)
+    """Accepted departures of units from checkpoints, as in ``FOLLOWED``."""
 
     def settings_of(self, unit: str) -> UnitSettings:
         return self.settings.get(unit, UnitSettings(self.config.training.optimizer))
@@ -155,7 +157,7 @@ class UpdateSource:
         size = float((wanted - start[unit].double()).norm())
         # float32 weights round at every step.
         rounding = len(steps) ** 0.5 * 2.0**-24 * float(wanted.norm())
-        allowed = FOLLOWED[self.config.capture.factors.precision] * size + rounding
+        allowed = self.followed[self.config.capture.factors.precision] * size + rounding
         missed = []
         for skips_zeros in (False, True):
             followed, found = FollowedUnit.of(settings, start, unit, steps.start), []

@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from capture.errors import ConfigError, at_least
-from cluster.options.analysis import Analysis, Counting, add_tables, run_analysis
+from cluster.options.analysis import Analysis, Counting, add_model, add_tables, run_analysis
 from cluster.options.arguments import (
     add_any_number,
     add_command,
@@ -84,6 +84,11 @@ def add(commands: "Commands") -> None:
     made.add_argument("--windows", type=int, default=5, metavar="N", help=text)
     text = "share path influence among the captured units; takes as long again for each"
     made.add_argument("--units", action="store_true", help=text)
+    text = (
+        "path: read stored factors instead of replaying steps, as is always done for the run of a "
+    )
+    text += "custom loop; not shared among words"
+    made.add_argument("--factors", action="store_true", help=text)
     text = "retrainings without a random tenth of the datums that confirm unrolled influence, "
     text += "default 2; 0: none"
     made.add_argument("--checks", type=int, default=2, metavar="N", help=text)
@@ -96,6 +101,7 @@ def add(commands: "Commands") -> None:
     text = "datums shown on each side, default 5"
     made.add_argument("--rows", type=int, default=5, metavar="N", help=text)
     explain_lifetime(made)
+    add_model(made)
     add_tables(made)
     add_quiet(made, json=True)
 
@@ -114,6 +120,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> int:
         windows=arguments.windows,
         positions_of=max(20, arguments.rows),
         units=arguments.units,
+        factors=arguments.factors,
         checks=arguments.checks,
         max_bytes=int(arguments.memory * 2**30),
     )

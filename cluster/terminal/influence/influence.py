@@ -80,6 +80,8 @@ def show_datum(console: Console, run: Run, datum: Row, positions: pd.DataFrame) 
 
 def marked_text(run: Run, datum: int, positions: pd.DataFrame) -> Text:
     """Return a datum's text, the strongest words in brackets and bold."""
+    if run.has_numbered_datums:
+        return Text("(the run has no text)")
     words = [printable(word) for word in words_of(run, datum)]
     influence_T = influence_of_words(len(words), positions)
     marked = strongest_words(influence_T)

@@ -48,6 +48,12 @@ def run(factors: bool = False) -> Run:
 def test_methods_need_no_model_or_say_which_ones_do_not(method: str, factors: bool) -> None:
     asked = run(factors)
     queries, config = build_queries(asked, "datum:train:0"), InfluenceConfig(method=method)
+    if method in ("path", "outliers"):
+        lacks_factors = method == "path" and not factors
+        problem = "has no factors of step 0" if lacks_factors else "Pass it: open_run"
+        with pytest.raises(RunError, match=problem):
+            compute_influence(asked, queries, config)
+        return
     if method in MODEL_FREE:
         found = compute_influence(asked, queries, config).datums
         assert found["influence"].abs().sum() > 0
@@ -56,9 +62,23 @@ def test_methods_need_no_model_or_say_which_ones_do_not(method: str, factors: bo
         compute_influence(asked, queries, config)
     text = str(caught.value)
     assert f"custom training loop, for which influence has no method {method}" in text
-    assert "Use --method bm25, common-tokens or random" in text
+    assert "Use --method path, outliers, bm25, common-tokens or random" in text
     assert "--model" not in text
     assert str(pickle.loads(pickle.dumps(caught.value))) == text
+
+
+@pytest.mark.parametrize("method", ["path", "outliers"])
+def test_with_its_model_the_record_answers_about_predictions(method: str) -> None:
+    """Reference: the change of the loss in the one step. Outliers give its first order."""
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6))
+    asked = open_run(recorded(factors=True), model=model)
+    queries, config = build_queries(asked, "loss:train"), InfluenceConfig(method=method)
+    found = compute_influence(asked, queries, config).datums["influence"]
+    assert (found < 0).all()
+    (query,) = queries
+    after, before = (query.value(asked.weights(step)) for step in (1, 0))
+    error = 1e-4 if method == "path" else 0.1
+    assert found.sum() == pytest.approx(after - before, rel=error)
 
 
 def test_the_loss_of_held_out_text_is_not_asked_of_training_text(capsys) -> None:
@@ -81,10 +101,11 @@ def test_datums_of_different_length_are_refused_in_one_line(query: str, capsys) 
 
 
 def test_a_query_about_the_model_says_that_it_is_missing(capsys) -> None:
-    assert main(["influence", run().uri, "norm:1.weight:0", "--method", "bm25"]) == 2
+    asked = ["head:1.self_attn:0", "--method", "bm25"]
+    assert main(["influence", run().uri, *asked]) == 2
     error = capsys.readouterr().err
     assert "only its code can build the model" in error
-    assert "--model MODULE:FUNCTION where a command has it" not in error
+    assert "or --model MODULE:FUNCTION" in error
 
 
 @pytest.mark.parametrize(

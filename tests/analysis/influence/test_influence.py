@@ -13,9 +13,11 @@ from tiny_run import copied, make_run
 from analysis.influence.config import METHODS, InfluenceConfig
 from analysis.influence.finished_segments import FinishedSegments
 from analysis.influence.influence import compute_influence, discard_unfinished, finished_segments
+from analysis.influence.judge.scores import method_scores
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.sums import windows_of
 from analysis.influence.tables import DATUMS, JOB, Influence, write_influence
+from analysis.jobs.influence_wording import explanation
 from analysis.jobs.tables import read_table, table_set
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError
@@ -130,6 +132,52 @@ def test_unreliable_contributions_are_kept_apart():
     whole = answer("unrolled").datums["influence"]
     np.testing.assert_allclose(found.datums["influence"] + found.datums["unreliable"], whole)
     assert found.datums["unreliable"].any()
+
+
+def test_a_sweep_ends_where_nothing_is_left_of_a_contribution(monkeypatch: pytest.MonkeyPatch):
+    whole = answer("unrolled", checks=0)
+    last = whole.steps.query("step == 5").set_index("query")
+    # The step is within the horizon, and its adjoint is given up.
+    monkeypatch.setattr("analysis.influence.sweeps.BEARABLE", last["growth"].min() / 2)
+    for module in ("analysis.influence.sums", "capture.unrolled.horizon"):
+        monkeypatch.setattr(f"{module}.LIMIT", last["growth"].max())
+    place = copied(run().uri, "memory://influence/ended")
+    opened = open_run(place.uri)
+    queries, reports = build_queries(opened, ASKED), []
+    report = mock.Mock(side_effect=lambda *given: reports.append(given))
+    config = InfluenceConfig(method="unrolled", windows=6)
+    found = compute_influence(opened, queries, config, report)
+    assert reports[-1] == (8, 8)
+    assert (found.queries[["computed_from", "reliable_from"]] == 5).all().all()
+    # Only there are datums left out again.
+    assert (found.checks["first_step"] == 5).all()
+    assert (found.queries["departure"] < 1).all()
+    early, late = found.windows.query("first_step < 5"), found.windows.query("first_step == 5")
+    assert early["raised"].isna().all()
+    assert not early["reliable"].any()
+    assert late["raised"].to_numpy() == pytest.approx(last["raised"][late["query"]].to_numpy())
+    for row in found.queries.to_dict("records"):
+        lines = explanation(row, found.checks[found.checks["query"] == row["query"]])
+        assert "The sweep ended there" in lines[2]
+        assert "Steps before 5 are beyond the horizon" in lines[3]
+        assert "random datums from step 5 on changed it" in lines[4]
+    again = compute_influence(opened, queries, config)  # from what is stored
+    np.testing.assert_array_equal(influence_by_datum(again), influence_by_datum(found))
+
+
+def test_chaotic_training_is_answered_for_its_last_steps():
+    settings = ("training.batch=2", "model.dropout=0", "capture.segment_steps=6")
+    settings += ("training.learning_rate=20", "training.clip=0.5", "capture.record=checkpoints")
+    opened = open_run(make_run("memory://influence/chaotic", *settings))
+    config = InfluenceConfig(checks=0)
+    found = compute_influence(opened, build_queries(opened, ASKED[1:]), config, resumable=False)
+    (row,) = found.queries.to_dict("records")
+    assert 0 < row["computed_from"] < row["reliable_from"] < opened.steps_done == row["end_step"]
+    assert np.isfinite(found.datums["unreliable"]).all()
+    assert found.steps["step"].min() == row["computed_from"]
+    scores = method_scores(opened, build_queries(opened, ASKED[1:]), "unrolled")
+    np.testing.assert_allclose(scores.total_QD, influence_by_datum(found), rtol=1e-9)
+    assert scores.of_slot(0, 0, 3).tolist() == [0]
 
 
 ELSEWHERE = {"path", "unrolled", "tallies", "ekfac", "adamw-influence"}

@@ -36,6 +36,13 @@ def test_contributions_before_the_limit_was_passed_are_unreliable() -> None:
     assert horizon(np.array([math.inf, 1.0]), 1.0).first_reliable == 1
 
 
+def test_steps_before_a_query_was_given_up_are_no_part_of_its_growth() -> None:
+    known_S = np.array([5 * LIMIT, 1.0, 2.0])
+    found = horizon(np.append([math.nan, math.nan], known_S), 1.0, first_step=100)
+    assert found == horizon(known_S, 1.0, first_step=102)
+    assert (found.growth, found.first_reliable, found.computed_from) == (5 * LIMIT, 103, 102)
+
+
 def test_the_interval_of_random_growth_holds_the_truth_at_its_rate() -> None:
     rng = np.random.default_rng(0)
     held = 0

@@ -134,6 +134,40 @@ def test_an_adjoint_that_overflows_is_one_line_that_names_the_step(run: Replayab
     assert "\n" not in str(caught.value)
 
 
+def test_a_query_is_given_up_where_its_adjoint_is_too_large(
+    run: ReplayableRun, whole: list[StepInfluence]
+) -> None:
+    """The others do not notice; the sweep ends with the last of them."""
+    norm_SQ = np.stack([one.adjoint_norm_Q for one in whole])
+    largest_Q = torch.from_numpy(norm_SQ.max(0)) * torch.tensor([2.0, 0.0, 1e-9]) + 1e-300
+    found = list(unroll(run, markers(run), at_end(run), range(12), largest_norm_Q=largest_Q))
+    assert len(found) == 12
+    for one, free in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(one.influence_QNT[0], free.influence_QNT[0])
+        assert one.adjoint_norm_Q[0] == free.adjoint_norm_Q[0]
+    first, *others = found
+    np.testing.assert_array_equal(first.influence_QNT, whole[0].influence_QNT)
+    np.testing.assert_array_equal(first.adjoint_norm_Q, whole[0].adjoint_norm_Q)
+    for one in others:
+        assert not one.influence_QNT[1:].any()
+        assert np.isnan(one.adjoint_norm_Q[1:]).all()
+    resumed = Adjoint.decode(found[4].adjoint.encode(), "memory")
+    again = list(unroll(run, markers(run), resumed, range(7), largest_norm_Q=largest_Q))
+    assert_same(again, found[5:])
+    few = list(unroll(run, markers(run), at_end(run), range(12), largest_norm_Q=largest_Q / 1e9))
+    assert [one.step for one in few] == [11]
+
+
+def test_an_adjoint_that_overflows_can_be_given_up(run: ReplayableRun) -> None:
+    huge = [{name: own * 1e38 for name, own in random_directions(run, 1)[0].items()}]
+    adjoint = Adjoint.at_end(huge, run.plan.config.training.optimizer)
+    largest_Q = torch.tensor([1e300], dtype=torch.float64)
+    found = list(unroll(run, markers(run), adjoint, range(12), largest_norm_Q=largest_Q))
+    assert found[-1].adjoint_norm_Q == [np.inf]
+    assert all(np.isfinite(one.influence_QNT).all() for one in found)
+    assert found[-1].step > 0
+
+
 def test_a_damaged_adjoint_is_refused() -> None:
     with pytest.raises(ShardError, match=r"adjoint: is not readable: .* Delete it"):
         Adjoint.decode(b"no tensors", "adjoint")
