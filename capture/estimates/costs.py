@@ -5,16 +5,15 @@ other tables are estimated from the bytes per row that a calibration measured.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from capture.config.records import KINDS
 from capture.engine.step_plan import StepPlan
 from capture.estimates.calibration import EVERYTHING, PLAIN, Calibration
-from capture.estimates.segments import recorded_lengths, segment_lengths
+from capture.estimates.run_counts import RunCounts, count_run
+from capture.estimates.segments import recorded_lengths
 from capture.format.corpus_tables import corpus_tables
 from capture.format.factor_parts import rows_of_parts
 from capture.format.markers import File
@@ -53,56 +52,6 @@ class Cost:
     """Seconds that making the record adds to a step, without packing and storing."""
     memory_bytes: int = 0
     """Peak memory of the record, beside the model's own."""
-
-
-@dataclass(frozen=True)
-class RunCounts:
-    """Exact counts of a run."""
-
-    steps: int
-    datums: int
-    """Datums that the model is trained on, summed over all epochs."""
-    segments: int
-    evaluations: int
-    """Number of segments in which a held-out split is evaluated."""
-    evaluated: int
-    """Held-out datums that are evaluated, summed over all evaluations."""
-    windows: tuple[tuple[int, int], ...]
-    """Distinct target tokens and distinct input tokens of each window of tallies."""
-
-
-def count_run(plan: StepPlan) -> RunCounts:
-    """Count steps, datums, segments, evaluations and tokens of a planned run."""
-    training, capture = plan.config.training, plan.config.capture
-    held_out = [datums for datums in (plan.corpus.validation, plan.corpus.test) if datums]
-    taken = evaluated_steps(plan) if held_out else []
-    ends = {step // capture.segment_steps for step in taken}
-    return RunCounts(
-        plan.num_steps,
-        plan.num_steps * training.batch,
-        len(segment_lengths(plan)),
-        len(ends),
-        len(taken) * sum(map(len, held_out)),
-        tuple(tokens_by_window(plan)),
-    )
-
-
-def evaluated_steps(plan: StepPlan) -> list[int]:
-    """Return the steps after which the held-out splits are evaluated."""
-    last, each = plan.num_steps - 1, plan.evaluation_steps
-    return sorted({*range(each - 1, plan.num_steps, each), last})
-
-
-def tokens_by_window(plan: StepPlan) -> Iterator[tuple[int, int]]:
-    """Yield the number of distinct targets and of distinct inputs of each window of training."""
-    datums: list[np.ndarray] = []
-    train = plan.corpus.train
-    for step in plan.planned_steps(0):
-        datums.append(step.datum_N)
-        if step.ends_window:
-            seen = np.concatenate(datums)
-            yield len(np.unique(train.target_NT[seen])), len(np.unique(train.token_NT[seen]))
-            datums = []
 
 
 def estimate_costs(plan: StepPlan, found: Calibration) -> list[Cost]:

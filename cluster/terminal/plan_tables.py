@@ -20,7 +20,6 @@ from capture.estimates.calibration import PLAIN, Calibration, calibrate
 from capture.estimates.costs import (
     Cost,
     checkpoint_spacings,
-    count_run,
     dense_bytes,
     estimate_costs,
     is_recorded,
@@ -28,6 +27,7 @@ from capture.estimates.costs import (
     training_seconds,
 )
 from capture.estimates.large_models import Assumptions, TrainingScale, estimate_records
+from capture.estimates.run_counts import count_run
 from cluster.terminal.tables import data_table, print_table
 
 BUDGET_SECONDS = 15.0

@@ -17,7 +17,6 @@ from capture.estimates import costs
 from capture.estimates.calibration import PLAIN, Calibration, calibrate
 from capture.estimates.costs import (
     checkpoint_spacings,
-    count_run,
     dense_bytes,
     estimate_costs,
     put_requests,
@@ -29,6 +28,7 @@ from capture.estimates.large_models import (
     dense_bytes_of,
     estimate_records,
 )
+from capture.estimates.run_counts import count_run
 from capture.format import factor_parts
 from capture.store import Store
 from capture.store.config import PART_BYTES
