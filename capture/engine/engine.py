@@ -182,8 +182,8 @@ class Engine:
         logit_NTV = logit_NTV.float()
         loss = share_of_loss(logit_NTV, target_NT, positions)
         self.backward(loss)
-        batch = (token_NT, target_NT, masks, positions)
-        factors = tape.factors() | self.fallback_factors(*batch, scored=slice(None))
+        batch = (list(self.vmap_units), token_NT, target_NT, masks, positions)
+        factors = tape.factors() | self.vmap_factors(*batch, scored=slice(None))
         if not self.last_only:
             return loss.item(), factors, None
         # The graph is kept: a second backward pass, of the last position's loss alone, gives new δ
@@ -192,22 +192,12 @@ class Engine:
         last = F.cross_entropy(logit_NTV[:, -1], target_NT[:, -1], reduction="sum")
         grads = torch.autograd.grad(last / positions, list(self.units.values()))
         gradients = dict(zip(self.units, grads, strict=True))
-        of_last = tape.factors() | self.fallback_factors(*batch, scored=slice(-1, None))
+        of_last = tape.factors() | self.vmap_factors(*batch, scored=slice(-1, None))
         return loss.item(), factors, LastToken(of_last, gradients)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate a micro-batch's gradients in the parameters."""
         loss.backward(retain_graph=self.last_only)
-
-    def fallback_factors(
-        self, token_NT: Tensor, target_NT: Tensor, masks: Masks, positions: int, *, scored: slice
-    ) -> Factors:
-        """Return the factors of the units that the tape cannot capture.
-
-        ``scored``: the positions of the window whose loss counts.
-        """
-        names = list(self.vmap_units)
-        return self.vmap_factors(names, token_NT, target_NT, masks, positions, scored=scored)
 
     def vmap_factors(
         self,
@@ -222,6 +212,7 @@ class Engine:
         """Return every datum's gradient of these units, computed by vmap, as factors.
 
         ``positions``: number of positions of the whole batch, over which the loss is a mean.
+        ``scored``: the positions of the window whose loss counts.
         """
         if not names:
             return {}
