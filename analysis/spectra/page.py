@@ -1,6 +1,6 @@
 """The page of a spectrum: singular values beside nulls, directions over time, neurons, datums.
 
-Shapes: K direction, B bin of steps, M point.
+Shapes: K direction, R step, M point.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from analysis.jobs.question import Question
 from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.cumulative import cumulative_share
 from analysis.report.drawing.markup import (
     Column,
     code,
@@ -26,10 +27,9 @@ from analysis.report.drawing.plots import NUM_COLOURS, Series, line_chart
 from analysis.report.standalone import standalone_page
 from analysis.spectra.tables import Spectrum
 
-BINS = 60
-"""Bins of steps in the plot of directions over time."""
 POINTS = 400
-"""Singular values that are drawn; of more, as many spread evenly over the logarithmic axis."""
+"""Singular values, or steps, that are drawn; of more, as many spread evenly over the logarithmic
+axis."""
 
 
 def spectrum_page(found: Spectrum, question: Question, place: str) -> bytes:
@@ -79,25 +79,18 @@ def values_chart(found: Spectrum) -> Markup:
 
 
 def directions_chart(found: Spectrum) -> Markup:
-    """Share of each direction's squared right vector by step, in bins."""
+    """Share of each direction's squared right vector up to each step, on a log axis."""
     series = []
     for k, own in found.steps.groupby("direction"):
         if len(series) == NUM_COLOURS:
             break
-        step_M, share_M = binned(own["step"].to_numpy(), np.square(own["weight"].to_numpy()))
-        series.append(Series(f"direction {k}", step_M, share_M, len(series) + 1))
-    title = "How much of each direction lies in which steps"
-    axes = Axes(title=title, x="step", y="share of the squared right vector", right=110)
+        square_R = np.square(own["weight"].to_numpy())
+        if square_R.any():
+            curve = cumulative_share(own["step"].to_numpy(), square_R, POINTS)
+            series.append(Series(f"direction {k}", *curve, len(series) + 1))
+    title = "Share of each direction that lies up to a step"
+    axes = Axes(title=title, x="step", y="of the squared right vector", right=110, log_x=True)
     return line_chart(axes, series, zero=True)
-
-
-def binned(step_R: np.ndarray, square_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean step and sum of squares of each bin of consecutive steps, [B] each."""
-    parts = np.array_split(np.arange(len(step_R)), min(BINS, len(step_R)))
-    return (
-        np.array([step_R[part].mean() for part in parts]),
-        np.array([square_R[part].sum() for part in parts]),
-    )
 
 
 # --- tables ---------------------------------------------------------------------------------------

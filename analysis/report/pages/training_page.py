@@ -3,7 +3,7 @@
 It shows the tables of ``trajectory``, ``transitions`` and ``spectrum``: of each the set without a
 name, or else the first. Their own pages show more; the overview leads to them.
 
-Shapes: M point.
+Shapes: R step, M point.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from analysis.jobs.tables import read_question, read_table, table_set, table_set
 from analysis.measures.foremost import foremost
 from analysis.report.drawing import plots
 from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.cumulative import cumulative_share
 from analysis.report.drawing.markup import (
     Column,
     code,
@@ -67,8 +68,8 @@ MOST_METRICS = 16
 """Metrics with a plot."""
 MOST_HALVES = 30
 """Curves in the order of their halves: the sudden ones, and the clearest of each metric."""
-BINS = 60
-"""Bins of steps in the plot of directions."""
+POINTS = 120
+"""Steps in the plot of directions."""
 SUDDEN = "sudden"
 
 
@@ -223,19 +224,17 @@ def states(tables: CourseTables) -> Markup:
 
 
 def directions(tables: CourseTables) -> Markup:
-    """How much of each singular direction lies in which steps."""
+    """How much of each singular direction lies up to which step."""
     series = []
     for number, own in tables.frames["steps"].groupby("direction"):
         if len(series) + 1 == NUM_COLOURS:
             break
-        own = own.sort_values("step")
-        parts = np.array_split(np.arange(len(own)), min(BINS, len(own)))
-        step_R, square_R = own["step"].to_numpy(), np.square(own["weight"].to_numpy())
-        step_M = np.array([step_R[part].mean() for part in parts])
-        share_M = np.array([square_R[part].sum() for part in parts])
-        series.append(Series(f"direction {number}", step_M, share_M, len(series) + 1))
-    title = "How much of each direction lies in which steps"
-    axes = Axes(title=title, x="step", y="share of the squared right vector", right=110)
+        square_R = np.square(own["weight"].to_numpy())
+        if square_R.any():
+            curve = cumulative_share(own["step"].to_numpy(), square_R, POINTS)
+            series.append(Series(f"direction {number}", *curve, len(series) + 1))
+    title = "Share of each direction that lies up to a step"
+    axes = Axes(title=title, x="step", y="of the squared right vector", right=110, log_x=True)
     columns = [
         Column("direction", lambda row: integer(row["direction"]), "largest first", True),
         Column("value", lambda row: significant(row["value"]), "singular value", True),

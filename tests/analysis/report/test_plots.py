@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from analysis.report.drawing import plots
 from analysis.report.drawing.axes import Axes
+from analysis.report.drawing.cumulative import cumulative_share
 from analysis.report.drawing.plots import Interval, Point, Series
 from analysis.report.drawing.scales import (
     Scale,
@@ -182,3 +183,26 @@ def test_a_point_links_to_its_page_but_is_skipped_by_the_tab_key() -> None:
     link = parsed(plots.scatter(AXES, [Point(0, 0, 1, "n", "neuron/x.html")], [])).find(".//a")
     assert link is not None
     assert link.attrib == {"href": "neuron/x.html", "tabindex": "-1"}
+
+
+# --- cumulative shares ----------------------------------------------------------------------------
+
+
+def test_shares_are_those_of_all_steps_so_far_in_any_order() -> None:
+    step_M, share_M = cumulative_share(np.array([9, 0, 4]), np.array([2.0, 1.0, 1.0]), 10)
+    assert step_M.tolist() == [0, 4, 9]
+    assert share_M.tolist() == [0.25, 0.5, 1]
+
+
+def test_kept_steps_are_few_at_the_end_and_their_shares_exact() -> None:
+    part_R = np.random.default_rng(0).random(5000)
+    step_M, share_M = cumulative_share(np.arange(5000), part_R, 60)
+    assert len(step_M) <= 60
+    assert (step_M[:5] == np.arange(5)).all()
+    assert step_M[-1] == 4999
+    assert (np.diff(step_M) > 0).all()
+    assert share_M == pytest.approx(np.cumsum(part_R)[step_M] / part_R.sum())
+
+
+def test_one_step_has_everything() -> None:
+    assert [each.tolist() for each in cumulative_share(np.array([7]), np.ones(1), 9)] == [[7], [1]]

@@ -41,7 +41,7 @@ def test_metrics_transitions_states_and_directions_are_drawn(measured: Run):
     assert len(list(reader.of("section"))) == 4
     for text in ("loss", "top5", "Step of half the change", "State over training"):
         assert text in page.body
-    assert "How much of each direction lies in which steps" in page.body
+    assert "Share of each direction that lies up to a step" in page.body
     assert "Not computed" not in page.body
     assert "nan" not in page.body.lower().replace("nanda", "")
 
