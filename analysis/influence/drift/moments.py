@@ -42,6 +42,8 @@ class Moments:
     count: int
     """Shifts: datums times steps."""
     sum_RC: Tensor
+    square_RC: Tensor
+    """Σ s_i², entry by entry."""
     gram_CC: Tensor
     """Σ s_iᵀ s_i"""
     walk_DRC: Tensor
@@ -53,7 +55,7 @@ class Moments:
 def add_up(steps: Iterable[StepShifts], shape: tuple[int, int], walks: int, seed: int) -> Moments:
     """Return the sums over the shifts of all steps; ``walks``: number of random walks."""
     rows, columns = shape
-    sum_RC = zeros(rows, columns)
+    sum_RC, square_RC = zeros(rows, columns), zeros(rows, columns)
     gram_CC, second_CC = zeros(columns, columns), zeros(columns, columns)
     walk_DRC, first_C = zeros(walks, rows, columns), zeros(columns)
     generator = torch.Generator().manual_seed(seed)
@@ -61,6 +63,7 @@ def add_up(steps: Iterable[StepShifts], shape: tuple[int, int], walks: int, seed
     for step in steps:
         shift_NRC = step.shift_NRC.double()
         sum_RC += shift_NRC.sum(0)
+        square_RC += shift_NRC.square().sum(0)
         gram_CC += torch.einsum("nrc,nrd->cd", shift_NRC, shift_NRC)
         sign_DN = torch.randint(0, 2, (walks, len(shift_NRC)), generator=generator) * 2.0 - 1
         walk_DRC += torch.einsum("dn,nrc->drc", sign_DN.double(), shift_NRC)
@@ -72,7 +75,7 @@ def add_up(steps: Iterable[StepShifts], shape: tuple[int, int], walks: int, seed
             positions += len(input_MC)
     mean_C = first_C / max(positions, 1)
     covariance_CC = second_CC / max(positions, 1) - mean_C[:, None] * mean_C
-    return Moments(count, sum_RC, gram_CC, walk_DRC, covariance_CC)
+    return Moments(count, sum_RC, square_RC, gram_CC, walk_DRC, covariance_CC)
 
 
 def zeros(*shape: int) -> Tensor:

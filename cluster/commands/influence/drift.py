@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from cluster.options.machines import Machines
 
 TEXT = """\
-Adds up the shifts of all datums in all steps along directions of a weight's inputs or outputs, and
-compares how far they went with random walks of the same shifts (random signs). drift = |sum of
-shifts| / root of the sum of their squares: about 1 for noise, the root of their number if all
-agree. The null is a random walk, so it tests whether shifts agree, not whether the model learned. p
-is 1 / (walks + 1) at least; q adjusts it for all directions. The run is replayed once. Tables go to
-RUN/analysis/drift/.
+Adds up the shifts of all datums in all steps along directions of a weight's inputs or outputs, or
+for each single entry of it, and compares how far they went with random walks of the same shifts
+(random signs). drift = |sum of shifts| / root of the sum of their squares: about 1 for noise, the
+root of their number if all agree. The null is a random walk, so it tests whether shifts agree, not
+whether the model learned. p is 1 / (walks + 1) at least; q adjusts it for all directions. The run
+is replayed once. Tables go to RUN/analysis/drift/.
 
   ontogeny drift runs/demo layers.1.linear2.weight
   ontogeny drift runs/demo layers.1.linear2.weight --name pca --basis pca"""
@@ -31,7 +31,8 @@ def add(commands: "Commands") -> None:
     made = add_command(commands, "drift", run, "Do shifts agree more than a random walk?", TEXT)
     add_run(made)
     made.add_argument("unit", metavar="UNIT", help="a captured weight with two axes")
-    text = "neurons (each input or output, default), pca, dictionary, or a .npy file of directions"
+    text = "neurons (each input or output, default), pca, dictionary, weights (each by itself), or "
+    text += "a .npy file of directions"
     made.add_argument("--basis", default="neurons", metavar="BASIS", help=text)
     text = "inputs (columns of the weight, default) or outputs (rows)"
     made.add_argument("--side", default="inputs", metavar="SIDE", help=text)

@@ -5,10 +5,10 @@ import math
 from rich.console import Console
 
 from analysis.influence.directions.bases import DICTIONARY, NEURONS, PCA
-from analysis.influence.drift.along import ALPHA, Drift, DriftConfig
+from analysis.influence.drift.along import ALPHA, WEIGHTS, Drift, DriftConfig
 from cluster.terminal.tables import data_table, print_table
 
-NOUNS = {NEURONS: "neuron", PCA: "component", DICTIONARY: "atom"}
+NOUNS = {NEURONS: "neuron", PCA: "component", DICTIONARY: "atom", WEIGHTS: "weight"}
 
 
 def show_drift(console: Console, found: Drift, config: DriftConfig, *, rows: int) -> None:

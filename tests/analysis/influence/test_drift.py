@@ -16,6 +16,7 @@ from analysis.influence.drift.along import (
     Drift,
     DriftConfig,
     drift_along,
+    drift_of_weights,
     measure_drift,
     own_basis,
 )
@@ -56,6 +57,28 @@ def test_drift_along_inputs_is_what_a_loop_finds():
         own = shift_NRC[:, :, neuron]
         wanted = np.linalg.norm(own.sum(0)) / np.sqrt((own**2).sum())
         assert found["drift"][neuron] == pytest.approx(wanted)
+
+
+def test_the_drift_of_a_weight_is_what_a_loop_finds():
+    shift_NRC = np.random.default_rng(0).normal(0.1, 1, size=(50, 3, 4))
+    moments = moments_of(shift_NRC)
+    found = drift_of_weights(moments)
+    for index in range(12):
+        own = shift_NRC.reshape(50, 12)[:, index]
+        assert found["drift"][index] == pytest.approx(abs(own.sum()) / np.sqrt((own**2).sum()))
+    np.testing.assert_allclose(
+        found["moved"].to_numpy().reshape(3, 4) ** 2, moments.sum_RC.square().numpy()
+    )
+    turned = drift_of_weights(moments, transposed=True)
+    wanted = found["drift"].to_numpy().reshape(3, 4).T.ravel()
+    np.testing.assert_array_equal(turned["drift"], wanted)
+    assert (drift_of_weights(moments_of(np.zeros((5, 2, 3))))["p"] == 1).all()
+
+
+def test_weights_that_walk_at_random_exceed_the_null_as_often_as_they_should():
+    found = drift_of_weights(moments_of(np.random.default_rng(4).normal(size=(40, 30, 40))))
+    assert abs((found["p"] <= 0.05).mean() - 0.05) < 0.03  # 1,200 weights, one set of signs
+    assert (found["q"] > 0.05).all()
 
 
 def test_shifts_that_agree_drift_as_the_root_of_their_number():
@@ -158,7 +181,8 @@ def test_the_command_prints_directions_beside_their_null(tmp_path: Path):
     place = copied(uri(), "memory://drift-command").uri
     file = tmp_path / "directions.npy"
     np.save(file, np.ones((1, 12)))
-    for basis, side in (("neurons", "outputs"), ("pca", "inputs"), (str(file), "inputs")):
+    sides = {"neurons": "outputs", "pca": "inputs", "weights": "inputs", str(file): "inputs"}
+    for basis, side in sides.items():
         console = Console(width=120, file=io.StringIO(), highlight=False)
         asked = parsed(place, UNIT, "--basis", basis, "--side", side, "--rows", "3", "--replace")
         assert command.run(asked, console) == 0
@@ -177,6 +201,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
         ((UNIT, "--basis", "nowhere.npy"), "got 'nowhere.npy', which cannot be read"),
         ((UNIT, "--basis", str(wrong)), "holds float64 of 2 × 5, wanted numbers, K × 12"),
         ((UNIT, "--side", "top"), "drift.side: got 'top', wanted inputs or outputs"),
+        ((UNIT, "--side", "outputs", "--basis", "weights"), "drift.side: got 'outputs', but a"),
         ((UNIT, "--walks", "3"), "drift.walks: got 3, must be at least 19"),
         ((UNIT, "--rows", "0"), "--rows: got 0"),
     ):
