@@ -17,14 +17,15 @@ from torch.nn import functional as F
 import ontogeny
 from benchmarks.studies.snapshots import random_removals, snapshot_spectrum
 from benchmarks.studies.study import Results, Study
-from benchmarks.studies.sums.page import STRETCH, blocks, claims, draw
+from benchmarks.studies.sums.page import STRETCH, P, blocks, claims, draw
+from benchmarks.studies.sums.phases import hidden_states
+from benchmarks.studies.sums.ranks import gradient_values, low_ranks
 from benchmarks.studies.transitions import lead_rows, verdicts
 from ontogeny import Run
 
 SEEDS = (0, 1, 2)
-NULL_SEEDS = (0,)
+NULL_SEEDS = SEEDS
 """Seeds whose weights lose random directions, too."""
-P = 53
 METRICS = (
     *("accuracy", "loss", "sum_waves", "restricted_loss", "excluded_loss", "embedding_gini"),
 )
@@ -38,7 +39,9 @@ def measure(folder: Path, seeds: Sequence[int]) -> Results:
     first = ontogeny.open_run(folder / f"grokking-{seeds[0]}")
     nulls = [at_random(folder, own) for own in every if own["seed"] in NULL_SEEDS]
     shared = [taught(first, start) for start in STRETCHES]
-    return {"seeds": every, "random": nulls, "taught": shared}
+    runs = [ontogeny.open_run(folder / f"grokking-{seed}") for seed in seeds]
+    states = hidden_states(runs, METRICS, "accuracy")
+    return {"seeds": every, "random": nulls, "taught": shared, "states": states}
 
 
 def measured(folder: Path, seed: int) -> Results:
@@ -67,7 +70,18 @@ def measured(folder: Path, seed: int) -> Results:
         "accuracy_then": float(np.interp(memorized, steps, accuracy)),
         "transitions": own_curves(verdicts(changes.curves)),
         "leads": own_curves(lead_rows(changes.warnings)),
+        "network": network(run, steps),
         "snapshots": snapshot_spectrum(run, steps[1:], P, scorer(run), judged),
+    }
+
+
+def network(run: Run, steps: Sequence[int]) -> Results:
+    """Return the number of weights, ranks at the end, and directions of the gradients."""
+    weights = run.weights()
+    return {
+        "weights": sum(own.numel() for own in weights.values()),
+        "ranks": low_ranks(weights),
+        "gradients": gradient_values(run, steps[:-1]),
     }
 
 

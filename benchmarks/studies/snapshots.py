@@ -1,6 +1,6 @@
 """Principal directions of the weights at the checkpoints of a run, and what each one does.
 
-Seed of the study: N. Nanda's comment on "Performing an SVD on a time-series matrix of gradient
+Source of the study: LawrenceC's comment on "Performing an SVD on a time-series matrix of gradient
 updates": 400 checkpoints of modular addition, stacked, have five singular values over 10 % of the
 largest; the first direction is dense in the Fourier basis, and the model generalizes better without
 it. Random directions of the same space are the null, by number and by length.
@@ -175,34 +175,6 @@ def removal_claims(every: list[Results]) -> dict[str, bool]:
     }
 
 
-def random_claims(every: list[Results], nulls: list[Results]) -> dict[str, bool]:
-    """Return what the page says of random directions → whether all seeds that have some agree."""
-    found = []
-    for null in nulls:
-        own = next(own["snapshots"] for own in every if own["seed"] == null["seed"])
-        for at, draw_D in null["removed"].items():
-            left = [one["without"][at][1] for one in own["directions"]]
-            found.append((left, draw_D, null["as_far"][at], at == max(own["whole"], key=int)))
-    return {
-        "without a later direction the accuracy is above that of every random move as far": all(
-            max(far_D) < without
-            for left, _, far, _ in found
-            for without, far_D in zip(left[1:], far[1:], strict=True)
-        ),
-        "without the first direction it is within the range of random moves as far": all(
-            min(far[0]) <= left[0] <= max(far[0]) for left, _, far, _ in found
-        ),
-        "without a later direction it is within the range of random removals": all(
-            min(draw_D) <= without <= max(draw_D)
-            for left, draw_D, _, _ in found
-            for without in left[1:]
-        ),
-        "without the first direction it is below every random removal, at the end only": all(
-            (left[0] < min(draw_D)) == at_end for left, draw_D, _, at_end in found
-        ),
-    }
-
-
 def snapshots_table(every: list[Results]) -> list[str]:
     rows = []
     for own in every:
@@ -239,31 +211,3 @@ def removal_table(every: list[Results]) -> list[str]:
 def score_of(pair: list[float], n: int) -> str:
     """Return loss, and accuracy with its 95 % interval over ``n`` held-out pairs."""
     return f"{pair[0]:.2f}, {percent(pair[1])} ± {100 * half_width(pair[1], n):.1f}"
-
-
-def random_table(every: list[Results], nulls: list[Results]) -> list[str]:
-    """Return accuracies without each direction beside those of random directions."""
-    own_of = {own["seed"]: own for own in every}
-    judged, rows = list(every[0]["snapshots"]["whole"]), []
-    for null in nulls:
-        own = own_of[null["seed"]]["snapshots"]
-        rows += [[str(null["seed"]), "none"], [str(null["seed"]), "one at random"]]
-        for at in judged:
-            rows[-2] += ["–", percent(own["whole"][at][1]), "–"]
-            rows[-1] += ["–", "–", range_of(null["removed"][at])]
-        for place, one in enumerate(own["directions"]):
-            rows.append([str(null["seed"]), str(place + 1)])
-            for at in judged:
-                rows[-1] += [percent(null["share"][at][place]), percent(one["without"][at][1])]
-                rows[-1].append(range_of(null["as_far"][at][place]))
-    head = ["seed", "direction removed"]
-    for at in judged:
-        head += [f"its part of the squared length, step {int(at):,}", "accuracy without it"]
-        head.append("accuracy, at random")
-    return table(head, rows)
-
-
-def range_of(share_D: list[float]) -> str:
-    """Return the mean of random draws, and the lowest and highest."""
-    low, high = percent(min(share_D)), percent(max(share_D))
-    return f"{percent(float(np.mean(share_D)))} ({low} to {high})"

@@ -10,6 +10,7 @@ import torch
 
 import ontogeny
 from benchmarks.studies.sums.phases import hidden_states, states_sentence, states_table
+from benchmarks.studies.sums.random_directions import random_claims, random_counts
 from benchmarks.studies.sums.ranks import fewest, gradient, gradient_values, low_ranks
 
 
@@ -85,3 +86,16 @@ def test_hidden_states_are_told_by_run_and_beside_random_walks(
         "| 5 | 2 | 0 from step 0, 2 from step 10 |",
     ]
     assert states_sentence(found).startswith("One model for all 2 seeds: 3 states of at most 3")
+
+
+def test_accuracies_are_counted_below_within_and_above_the_range_of_each_null() -> None:
+    lefts = {1: 0.1, 2: 0.3, 3: 0.6}
+    directions = [{"without": {"8": (0.0, left)}} for left in lefts.values()]
+    every = [{"seed": 4, "snapshots": {"directions": directions}}]
+    far = [[0.1, 0.5], [0.1, 0.2], [0.7, 0.8]]
+    nulls = [{"seed": 4, "removed": {"8": [0.2, 0.6]}, "as_far": {"8": far}}]
+    assert random_counts(every, nulls)[2:] == [
+        "| the first | 1 | 0, 1, 0 | 1, 0, 0 |",
+        "| a later one | 2 | 1, 0, 1 | 0, 2, 0 |",
+    ]
+    assert list(random_claims(every, nulls).values()) == [True, False, True, False]

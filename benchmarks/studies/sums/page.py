@@ -1,16 +1,17 @@
 """Claims, tables and plot of the page on grokking, from the stored results."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.studies.drawing import curves_figure
 from benchmarks.studies.snapshots import (
-    random_claims,
-    random_table,
     removal_claims,
     removal_table,
     snapshots_table,
 )
 from benchmarks.studies.study import Blocks, Results, percent, step_of, table
+from benchmarks.studies.sums.phases import states_sentence, states_table
+from benchmarks.studies.sums.random_directions import random_claims, random_counts, random_table
 from benchmarks.studies.transitions import half_cell, lead_cell
 
 CURVES = {
@@ -21,6 +22,14 @@ CURVES = {
     "excluded_loss": "training loss without these five",
     "embedding_gini": "inequality of the embedding's frequencies",
 }
+MATRICES = {
+    "encoder.weight": "embedding",
+    "layers.0.linear1.weight": "into the neurons",
+    "layers.0.linear2.weight": "out of them",
+    "decoder.weight": "output",
+}
+"""Matrices whose ranks are shown."""
+P = 53
 GROKKED, SOLVED = 0.9, 0.99
 STRETCH = 50
 """Steps of a stretch of ``taught``."""
@@ -52,9 +61,29 @@ def claims(results: Results) -> dict[str, bool]:
         "the part of decay is below 0 in every stretch, and below that of the training pairs": all(
             one["decay"] < min(0, one["datums"]) for one in results["taught"]
         ),
+        "all seeds pass the same hidden states in the same order, and none returns": in_order(
+            results["states"]["paths"]
+        ),
+        "the further a seed generalizes, the lower the ranks at its end": ranks_fall(every),
+        "no state is a detour": not results["states"]["detours"],
         **removal_claims(every),
         **random_claims(every, results["random"]),
     }
+
+
+def ranks_fall(every: list[Results]) -> bool:
+    """Return whether seeds that are more accurate at the end have lower ranks, of each matrix."""
+    by_accuracy = sorted(every, key=lambda own: own["curves"]["accuracy"][-1])
+    ranks = [[own["network"]["ranks"][name][0] for name in MATRICES] for own in by_accuracy]
+    return all(b < a for one, other in pairwise(ranks) for a, b in zip(one, other, strict=True))
+
+
+def in_order(paths: list[list[list[float]]]) -> bool:
+    """Return whether each path through states visits those of the longest, from the first on."""
+    visits = [[state for state, _ in path] for path in paths]
+    longest = max(visits, key=len)
+    once = len(set(longest)) == len(longest)
+    return once and all(own == longest[: len(own)] for own in visits)
 
 
 def blocks(results: Results) -> Blocks:
@@ -66,8 +95,17 @@ def blocks(results: Results) -> Blocks:
         "leads": leads_table(every),
         "snapshots": snapshots_table(every),
         "removal": removal_table(every),
-        "random": random_table(every, results["random"]),
+        "random": [
+            *random_table(every, results["random"]),
+            "",
+            *random_counts(every, results["random"]),
+        ],
         "taught": taught_table(results["taught"]),
+        "states": [
+            states_sentence(results["states"]),
+            "",
+            *states_table(results["states"], [own["seed"] for own in every]),
+        ],
     }
 
 
@@ -83,18 +121,43 @@ def beside_table(every: list[Results]) -> list[str]:
     first = [own["snapshots"]["directions"][0] for own in every]
     ginis = [f"{one['gini']:.2f}" for one in first]
     without = [percent(one["without"][max(one["without"], key=int)][1]) for one in first]
+    then = [percent(own["accuracy_then"]) for own in every]
+    networks = [own["network"] for own in every]
+    counts = {
+        name: ", ".join(str(one["gradients"][name]) for one in networks)
+        for name in ("as_they_are", "unit_length")
+    }
     rows = [
         ["memorized first, generalized later (Power et al.)", f"{', '.join(ends)} at the end"],
         [
-            "five singular values over 10 % of the largest among 400 checkpoints (N. Nanda)",
-            ", ".join(values),
+            "in between, held-out pairs stay at chance (a course on training dynamics)",
+            f"{', '.join(then)} when memorized; a guess {percent(1 / P)}, mirrored pairs "
+            f"{percent(every[0]['mirrored'])}",
+        ],
+        [
+            "400 checkpoints of 226,825 weights have five singular values over 10 % of the largest "
+            "(LawrenceC)",
+            f"{', '.join(values)} of {networks[0]['weights']:,} weights",
+        ],
+        [
+            "parts have low-rank approximations that hold over 99 % of the variance (LawrenceC)",
+            "; ".join(
+                f"{label} {', '.join(str(one['ranks'][name][0]) for one in networks)} of "
+                f"{networks[0]['ranks'][name][1]}"
+                for name, label in MATRICES.items()
+            ),
+        ],
+        [
+            "the gradients of a simpler network for an algorithmic task have 10 (G. Baker)",
+            f"of {networks[0]['gradients']['steps']} full-batch gradients "
+            f"{counts['as_they_are']}; at unit length {counts['unit_length']}",
         ],
         [
             "measures foretell generalization by about 2,000 steps (Nanda et al., p = 113)",
             f"excluded loss by {', '.join(leads)}; embedding by {', '.join(gini)}",
         ],
         [
-            "the first direction is dense in frequencies, and its removal helps (N. Nanda)",
+            "the first direction is dense in frequencies, and its removal helps (LawrenceC)",
             f"Gini {', '.join(ginis)}, more than the others; accuracy at the end without it "
             f"{', '.join(without)}",
         ],
