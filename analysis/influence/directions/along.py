@@ -43,6 +43,7 @@ from analysis.influence.sweeps import UnrolledMethod, begin_sweep
 from analysis.influence.tables import CHECKS
 from analysis.run.run import Run
 from capture.errors import ConfigError, at_least
+from capture.estimates.growth import LIMIT
 
 if TYPE_CHECKING:
     from capture.unrolled.states import BackwardStep
@@ -90,6 +91,8 @@ class Along:
     """Along the random directions."""
     checks: pd.DataFrame
     """What random removals do to the queries, through all weights; unrolled."""
+    first_step: int = 0
+    """Contributions of earlier steps are left out: they are beyond the horizon of a query."""
 
 
 def influence_along(
@@ -100,8 +103,8 @@ def influence_along(
 ) -> Along:
     """Return the influence of every training datum along the directions; replays the run once.
 
-    Unrolled influence through all weights is checked by retraining, which keeps the retrainings in
-    the run.
+    Unrolled influence is that of the steps within the horizon of all queries. Through all weights,
+    it is checked by retraining, which keeps the retrainings in the run.
 
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
     directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
@@ -115,22 +118,27 @@ def influence_along(
     found_QDK = np.zeros((len(queries), run.num_datums, len(whole_KC)))
     total_QD = np.zeros((len(queries), run.num_datums))
     checks = config.checks if config.method == "unrolled" else 0
-    counted, wanted = itertools.count(1), run.steps_done + checks
+    first_step, wanted = run.steps_done, run.steps_done + checks
     for step, vector_QRC, influence_QN in unit_vectors(run, queries, config):
         own_QNK = along_step(step, module, config, vector_QRC, whole_KC)
         for slot, datum in enumerate(step.planned.datum_N.tolist()):
             found_QDK[:, datum] += own_QNK[:, slot]
             total_QD[:, datum] += influence_QN[:, slot]
-        report(next(counted), wanted)
+        first_step = step.step
+        report(run.steps_done - first_step, wanted)
+    if first_step:
+        report(run.steps_done, wanted)
     table = pd.DataFrame(columns=CHECKS.names)
-    if checks:
-        steps = range(run.steps_done)
+    steps = range(first_step, run.steps_done)
+    if checks and steps:
+        counted = itertools.count(run.steps_done + 1)
 
         def retrained() -> None:
             report(next(counted), wanted)
 
         table = checked(run, queries, total_QD, checks, steps, retrained)
-    return Along(found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :], table)
+    own_QDK, null_QDK = found_QDK[:, :, : len(own_KC)], found_QDK[:, :, len(own_KC) :]
+    return Along(own_QDK, null_QDK, table, first_step)
 
 
 def require_asked(run: Run, config: DirectionsConfig) -> None:
@@ -150,7 +158,10 @@ def unit_vectors(
     run: Run, queries: Sequence[Query], config: DirectionsConfig
 ) -> "Iterator[tuple[BackwardStep, Tensor, np.ndarray]]":
     """Yield each step, last first, with the vectors U of the unit, as [Q, outputs, inputs], and the
-    influence of its datums through all weights, [Q, N]."""
+    influence of its datums through all weights, [Q, N].
+
+    Unrolled influence ends with the horizon of any of the queries.
+    """
     from capture.unrolled.reverse import sweep as unrolled_sweep  # loads the training engine
     from capture.unrolled.states import backward_steps
 
@@ -167,7 +178,11 @@ def unit_vectors(
                 last[:] = [step]
                 yield step
 
-        for found in unrolled_sweep(remembered(), begun.adjoint):
+        largest_Q = LIMIT * begun.norm_at_end_Q
+        bound_Q = torch.from_numpy(largest_Q).to(begun.device)
+        for found in unrolled_sweep(remembered(), begun.adjoint, bound_Q):
+            if not (found.adjoint_norm_Q <= largest_Q).all():
+                return
             vector_QRC = oriented(found.of_gradient[config.unit], transposed)
             yield last[0], vector_QRC, found.influence_QNT.sum(2)
         return

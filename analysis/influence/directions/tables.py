@@ -26,6 +26,7 @@ DIRECTIONS = pa.schema(
         pa.field("null_mean", pa.float64()),  # of ``absolute`` along random directions
         pa.field("null_high", pa.float64()),  # 95 % of the random directions stay below
         pa.field("p", pa.float64()),  # share of random directions with as much, this one included
+        pa.field("reliable_from", pa.int32()),  # earlier steps are beyond the horizon, and left out
     ]
 )
 DATUMS = pa.schema(
@@ -69,6 +70,7 @@ def tabulate(found: Along, queries: Sequence[Query], config: DirectionsConfig) -
                     "null_mean": null_K.mean(),
                     "null_high": np.quantile(null_K, 0.95),
                     "p": (beyond_K + 1) / (len(null_K) + 1),
+                    "reliable_from": found.first_step,
                 }
             ).sort_values("absolute", ascending=False, kind="stable")
         )

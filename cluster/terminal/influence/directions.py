@@ -19,12 +19,12 @@ def show_directions(
     """Print the first ``rows`` directions of each query, with the datum that did most along it."""
     neuron = "neuron" if config.side == "inputs" else "row"
     noun = neuron if config.basis == NEURONS else NOUNS.get(config.basis, "direction")
-    first = found.datums[found.datums["rank"] == 0].set_index(["query", "direction"])["datum"]
+    leading = found.datums[found.datums["rank"] == 0].set_index(["query", "direction"])["datum"]
     for query, part in found.directions.groupby("query", sort=False):
         table = data_table(noun, "Σ |influence|", "95 % of random", "p", "Σ influence", "datum", "")
         table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
         for row in part.head(rows).to_dict("records"):
-            datum = int(first[query, row["direction"]])
+            datum = int(leading[query, row["direction"]])
             numbers = (f"{row['absolute']:.3g}", f"{row['null_high']:.3g}", f"{row['p']:.2f}")
             text = str(run.texts[datum])
             table.add_row(
@@ -33,6 +33,10 @@ def show_directions(
         title = f"{query}: {config.method} influence through {config.unit} by {noun}"
         print_table(console, title, table)
         if config.method == "unrolled":
+            first = int(part["reliable_from"].min())
+            if first:
+                note = f"Steps before {first} are beyond the horizon of a query, and left out."
+                console.print(note, soft_wrap=True)
             checks = found.checks[found.checks["query"] == query]
             for line in check_lines(checks, departure_of(checks)):
                 console.print(line, markup=False, soft_wrap=True)

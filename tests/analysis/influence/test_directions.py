@@ -4,6 +4,7 @@ import argparse
 import functools
 import io
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,24 @@ def test_unrolled_influence_is_checked_as_influence_is():
     found = tabulate(influence_along(run(), queries(), config), queries(), config).checks
     wanted = compute_influence(run(), queries(), InfluenceConfig(checks=1)).checks
     pd.testing.assert_frame_equal(found, wanted, check_dtype=False)
+
+
+def test_steps_beyond_the_horizon_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    asked = compute_influence(run(), queries(), InfluenceConfig(checks=0), resumable=False)
+    growth_S = asked.steps.groupby("step")["growth"].max()
+    limit = growth_S.max() * 0.999
+    first = int(growth_S.index[growth_S > limit].max()) + 1
+    monkeypatch.setattr("analysis.influence.directions.along.LIMIT", limit)
+    config, reports = DirectionsConfig(unit=UNIT, method="unrolled", random=19, checks=1), []
+    report = mock.Mock(side_effect=lambda *given: reports.append(given))
+    found = influence_along(run(), queries(), config, report)
+    assert 0 < found.first_step == first < run().steps_done
+    assert reports[-1] == (run().steps_done + 1,) * 2
+    assert (found.checks["first_step"] == first).all()
+    datums = np.concatenate(list(run().steps()["datums"][first:]))
+    assert set(np.flatnonzero(found.influence_QDK.any((0, 2)))) <= set(datums)
+    tables = tabulate(found, queries(), config)
+    assert (tables.directions["reliable_from"] == first).all()
 
 
 def test_unit_vectors_give_the_parts_of_single_neurons():
