@@ -39,6 +39,8 @@ from analysis.report.drawing.scales import (
 NUM_COLOURS = 7
 ROW_HEIGHT = 20
 """Height of a row of a bar chart or an interval chart, in pixels."""
+HIGHEST_LABEL = 8.0
+"""Middle of a line's label, in pixels from the upper edge, at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +133,13 @@ def end_labels(axes: Axes, y: Scale, series: Sequence[Series]) -> list[Markup]:
     """Names of the series, right of their last points and clear of each other."""
     named = [each for each in series if each.name]
     heights = spread_apart([float(y(each.y_M[-1])) for each in named], 14)
+    above = max(0.0, HIGHEST_LABEL - min(heights, default=HIGHEST_LABEL))
+    below = max(0.0, max(heights, default=0.0) - axes.floor)
+    shift = above or -below  # labels of lines that end together would leave the picture
     return [
         text(
             axes.end + 8,
-            height + 4,
+            height + shift + 4,
             shorten(each.name, axes.right - 8),
             f"label s{each.colour}",
         )

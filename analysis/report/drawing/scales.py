@@ -74,10 +74,18 @@ def power_ticks(low: float, high: float) -> list[float]:
 
 
 def count_ticks(low: float, high: float) -> list[float]:
-    """0 and powers of ten within the bounds; round values where fewer than three of these are."""
-    powers = [0.0, *(10.0**exponent for exponent in range(16))]
-    ticks = [tick for tick in powers if low <= tick <= high]
-    return ticks if len(ticks) > 2 else round_ticks(low, high)
+    """Return 0 and the powers of ten within the bounds.
+
+    Where these are fewer than three, 2 and 5 times the powers join them; where that does not help,
+    ticks are evenly spaced.
+    """
+    powers = [10.0**exponent for exponent in range(16)]
+    for factors in ((1,), (1, 2, 5)):
+        every = [0.0, *(power * factor for power in powers for factor in factors)]
+        ticks = [tick for tick in every if low <= tick <= high]
+        if len(ticks) > 2:
+            return ticks
+    return round_ticks(low, high)
 
 
 def tick_label(value: float, step: float) -> str:

@@ -69,6 +69,28 @@ def test_an_axis_of_counts_begins_at_zero_and_has_few_ticks(last: int) -> None:
     assert float(scale(1)) - float(scale(0)) > float(scale(last)) - float(scale(last - 1)) - 1e-9
 
 
+@pytest.mark.parametrize(("low", "high"), [(2, 400), (0, 30), (100, 600), (3, 40)])
+def test_ticks_of_counts_stand_apart_on_the_logarithmic_axis(low: float, high: float) -> None:
+    scale = Scale(low, high, 0, 500, counts=True)
+    pixel_K = scale(np.array(scale.ticks))
+    assert 3 <= len(pixel_K) <= 8
+    assert np.diff(pixel_K).min() > 35
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_labels_of_lines_that_end_together_stay_within_the_picture(end: float) -> None:
+    x_M, y_M = np.array([0.0, 1.0]), np.array([1 - end, end])
+    series = [Series(f"line {number}", x_M, y_M, number) for number in range(1, 7)]
+    marks = [
+        m for m in parsed(plots.line_chart(AXES, series)).iter() if "label" in m.get("class", "")
+    ]
+    heights = sorted(float(mark.get("y", "nan")) for mark in marks)
+    assert len(heights) == 6
+    assert heights[0] >= 10
+    assert heights[-1] <= AXES.height - 4
+    assert min(np.diff(heights)) == pytest.approx(14)
+
+
 def test_whiskers_and_rules_are_drawn_within_the_axes() -> None:
     steps, values = np.array([0.0, 10, 100]), np.array([3.0, 2, 1])
     errors = np.array([0.5, np.nan, 99])
