@@ -9,7 +9,7 @@ Shapes: N, M datum in a step; R row of a unit.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -61,6 +61,8 @@ class Gradients:
     """The last replayed step, by number; at most one is held."""
     batches: dict[int, list[int]] = field(default_factory=dict)
     """Datums by slot, of the steps queried so far."""
+    layouts: dict[bytes, FactorLayout] = field(default_factory=dict)
+    """Layouts of the tables queried so far, by their stored text; most tables have the same."""
 
     def gradient(self, step: int, datum: int, unit: str) -> np.ndarray:
         """Return a datum's gradient, float32, in the shape of the unit."""
@@ -160,13 +162,19 @@ class Gradients:
     def read_one(self, unit: str, step: int, slot: int, datum: int) -> DatumFactors:
         shape = self.layout.shapes[unit]
         for shard in candidates(self.factors, step, slot):
-            found = read_datum(shard, self.layout, unit, (step, slot, datum))
+            found = read_datum(shard, self.stored_layout, shape, unit, (step, slot, datum))
             if found:
                 return found
         if any(covers(shard, step) for shard in self.factors):
             raise RunError(self.uri, f"has no intact factors of step {step}, slot {slot}", REMEDY)
         replayed = self.replay(step, "no factors")
         return factors_of_slot(replayed.layout, replayed.rows, slot, unit, shape)
+
+    def stored_layout(self, text: bytes) -> FactorLayout:
+        """Return the layout that a table stores; raise ``ValueError`` unless it fits the run."""
+        if text not in self.layouts:
+            self.layouts[text] = decode(text, self.layout.shapes)
+        return self.layouts[text]
 
     def slot(self, step: int, datum: int) -> int:
         """Return the datum's slot in its batch; raise ``RunError`` if it was not in the step."""
@@ -210,16 +218,23 @@ def candidates(shards: Sequence[Shard], step: int, slot: int) -> list[Shard]:
 
 
 def read_datum(
-    shard: Shard, layout: Layout, unit: str, place: tuple[int, int, int]
+    shard: Shard,
+    layout_of: Callable[[bytes], FactorLayout],
+    shape: tuple[int, ...],
+    unit: str,
+    place: tuple[int, int, int],
 ) -> DatumFactors | None:
-    """Return the unit's factors of (step, slot, datum); None if the table has no such row."""
+    """Return the unit's factors of (step, slot, datum); None if the table has no such row.
+
+    ``layout_of`` decodes the table's stored layout; ``shape`` is that of the unit.
+    """
     step, slot, datum = place
     with shard.reading() as file:
         groups = promising_groups(file.metadata, {"step": [step], "slot": [slot]})
         if not groups:
             return None
         try:
-            stored = decode((file.metadata.metadata or {}).get(KEY, b""), layout.shapes)
+            stored = layout_of((file.metadata.metadata or {}).get(KEY, b""))
             rows = read_columns(shard, file, groups, stored, unit)
             hit_M = (rows["step"].to_numpy() == step) & (rows["slot"].to_numpy() == slot)
             if not hit_M.any():
@@ -227,7 +242,7 @@ def read_datum(
             row = {name: rows[name][int(hit_M.argmax())] for name in rows.column_names}
             if row["datum"].as_py() != datum:
                 raise ValueError(f"it has another datum than steps/ at step {step}, slot {slot}")
-            return read_row(row, stored, unit, layout.shapes[unit])
+            return read_row(row, stored, unit, shape)
         except ValueError as error:
             raise ShardError(shard.where, f"is not readable: {error}", REMEDY) from error
 

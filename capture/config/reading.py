@@ -11,7 +11,7 @@ import functools
 import re
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,28 @@ def make_config(values: Any, overrides: Sequence[str] = (), *, where: str = "con
     if not isinstance(values, dict):
         raise ConfigError(where, f"must hold keys and values, not {type(values).__name__}")
     check_keys(values, Config, "")
-    merged = copy.deepcopy(structured_defaults())
     usual = default_leaves()
-    for key, value in leaves(values):
-        if usual.get(key) != repr(value):  # a stored configuration gives all keys; few differ
-            merged = with_key(merged, key, value)
-    for override in overrides:
+    # A stored configuration gives all keys; few differ.
+    changed = [(key, value) for key, value in leaves(values) if usual.get(key) != repr(value)]
+    return config_of(Changes(repr(changed), tuple(changed), tuple(overrides)))
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs from the defaults; changes with the same text are equal."""
+
+    text: str
+    changed: tuple[tuple[str, Any], ...] = field(compare=False)
+    overrides: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def config_of(changes: Changes) -> Config:
+    """Build a configuration; one run is opened again and again, and building takes long."""
+    merged = copy.deepcopy(structured_defaults())
+    for key, value in changes.changed:
+        merged = with_key(merged, key, value)
+    for override in changes.overrides:
         merged = with_key(merged, *read_override(override))
     try:
         return typing.cast(Config, OmegaConf.to_object(merged))

@@ -10,7 +10,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -31,6 +31,8 @@ from capture.store.range_file import RangeFile
 FIRST_READ_BYTES = 64 * 2**10
 """Size of the first read at the end of the file; most footers are smaller."""
 MAX_FOOTER_BYTES = 64 * 2**20
+KEPT_FOOTERS = 128
+"""Footers of at most ``FIRST_READ_BYTES`` that are not verified again while they are the last."""
 REMEDY = "Run: ontogeny verify"
 EXIT_SECONDS = 0.05
 """How long a process that has read Parquet waits at its end, see ``wait_at_exit``."""
@@ -67,19 +69,35 @@ def open_checked(
     footer = read_footer(source, num_bytes)
     if footer_checksum and hashlib.sha256(footer).hexdigest() != footer_checksum:
         raise ValueError("the checksum of its footer differs from the marker's")
-    # The metadata is parsed from the footer alone, so that nothing else is fetched yet.
-    metadata = parquet.ParquetFile(pa.BufferReader(b"PAR1" + footer)).metadata
+    verify = verified_again if len(footer) <= FIRST_READ_BYTES else verified
+    metadata, chunks = verify(footer, num_bytes)
     if not metadata.num_rows:
-        return without_rows(metadata), CheckedChunks(source, [])
-    check_metadata(metadata)
-    chunks = chunks_of(metadata)
-    check_chunks(chunks, num_bytes)
+        return without_rows(metadata), CheckedChunks(source, ())
     checked = CheckedChunks(source, chunks)
     whole = RangeFile(num_bytes, checked.read_range)
     wait_at_exit()
-    file = parquet.ParquetFile(whole, metadata=metadata, arrow_extensions_enabled=False)
+    return parquet.ParquetFile(whole, metadata=metadata, arrow_extensions_enabled=False), checked
+
+
+def verified(footer: bytes, num_bytes: int) -> tuple[parquet.FileMetaData, tuple[Chunk, ...]]:
+    """Return what the footer of a file of ``num_bytes`` states, once it is found to be possible.
+
+    Raises ``ValueError`` or ``pyarrow.ArrowException``.
+    """
+    # The metadata is parsed from the footer alone, so that nothing else is fetched yet.
+    alone = pa.BufferReader(b"PAR1" + footer)
+    file = parquet.ParquetFile(alone, arrow_extensions_enabled=False)
+    if not file.metadata.num_rows:
+        return file.metadata, ()
+    check_metadata(file.metadata)
+    chunks = chunks_of(file.metadata)
+    check_chunks(chunks, num_bytes)
     check_dictionaries(chunks, file.schema_arrow)
-    return file, checked
+    return file.metadata, tuple(chunks)
+
+
+# A query opens the same files again and again, and the answer depends on these bytes alone.
+verified_again = lru_cache(KEPT_FOOTERS)(verified)
 
 
 @cache
@@ -167,7 +185,7 @@ class CheckedChunks:
 
     refusal: Exception | None = None
 
-    def __init__(self, source: BinaryIO, chunks: list[Chunk]) -> None:
+    def __init__(self, source: BinaryIO, chunks: tuple[Chunk, ...]) -> None:
         self.source = source
         self.chunks = chunks
 

@@ -60,6 +60,15 @@ def test_writing_to_yaml_and_reading_back_is_identity():
     assert again.capture.units == ["layers.0.*", "*.bias"]
 
 
+def test_equal_values_give_equal_configurations_and_other_types_are_checked_anew():
+    values = {"training": {"batch": 1}}
+    assert make_config(values) is make_config({"training": {"batch": 1}})
+    assert make_config(values, ["run.seed=3"]).run.seed == 3
+    assert make_config(values).run.seed == Config().run.seed
+    with pytest.raises(ConfigError, match=r"training\.batch: got True"):
+        make_config({"training": {"batch": True}})
+
+
 def test_values_that_equal_defaults_are_checked_like_others():
     """Only values that differ from the defaults are merged; true equals 1 and is no number."""
     values = to_values(Config())

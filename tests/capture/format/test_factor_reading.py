@@ -175,9 +175,11 @@ def test_impossible_queries_raise_with_the_reason(run):
 def test_a_table_of_another_step_s_datums_is_refused(run, tmp_path):
     """Rows are found by step and slot, and must have the datum that the steps table has there."""
     datum = run.steps()["datums"][3][1]
-    shard = run.gradients.factors[0]
+    gradients, unit, place = run.gradients, "decoder.bias", (3, 1, datum + 1)
     with pytest.raises(ShardError, match="another datum than steps/ at step 3, slot 1"):
-        read_datum(shard, run.layout, "decoder.bias", (3, 1, datum + 1))
+        read_datum(
+            gradients.factors[0], gradients.stored_layout, run.layout.shapes[unit], unit, place
+        )
 
 
 # --- few bytes ------------------------------------------------------------------------------------
