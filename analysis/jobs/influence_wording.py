@@ -116,10 +116,13 @@ def check_lines(checks: pd.DataFrame, departure: float, first_step: int = 0) -> 
         ", ".join(f"{value:+.3g}" for value in checks[column]) for column in ("change", "predicted")
     )
     left_out = " and ".join(dict.fromkeys(str(count) for count in checks["left_out"]))
-    line = (
-        f"Check: retraining without {left_out} random datums{where} changed it by {changed}; "
-        f"predicted {predicted}. Off by {departure:.0%} of the change."
-    )
+    without = f"Check: retraining without {left_out} random datums{where}"
+    if checks["change"].isna().any():
+        return [f"{without} diverged; predicted {predicted}.", NOT_CONFIRMED]
+    if math.isinf(departure):  # such as of a neuron that never acts
+        return [f"{without} did not change it at all; predicted {predicted}.", NOT_CONFIRMED]
+    line = f"{without} changed it by {changed}; predicted {predicted}. "
+    line += f"Off by {departure:.0%} of the change."
     return [line, *([] if departure < NO_BETTER else [NOT_CONFIRMED])]
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from tiny_run import copied, make_run
 
 from analysis.influence.config import METHODS
+from analysis.jobs.influence_wording import check_lines
 from analysis.run.run import open_run
 from capture.store import Store
 from cluster.cli import main
@@ -70,6 +71,17 @@ def test_an_answer_that_retraining_does_not_confirm_says_so(
     assert "NOT CONFIRMED" in out
     assert main(["influence", run, "loss", "--checks", "0", "--name", "unchecked"]) == 0
     assert "the horizon alone proves nothing. Use --checks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [(0.0, "did not change it at all; predicted +1e-09."), (np.nan, "diverged")]
+)
+def test_a_check_without_a_finite_departure_is_said_in_words(change: float, said: str):
+    checks = pd.DataFrame({"first_step": [0], "left_out": [5], "predicted": [1e-9]})
+    lines = check_lines(checks.assign(change=change), departure=np.inf)
+    assert said in lines[0]
+    assert "inf" not in lines[0]
+    assert lines[1].startswith("NOT CONFIRMED")
 
 
 def test_beyond_the_horizon_nothing_is_shown(run: str, capsys: pytest.CaptureFixture[str]):
