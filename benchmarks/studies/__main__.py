@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -81,9 +81,14 @@ def each_measured(
             yield name, *timed(*measured(*words))
         return
     with pool_of(processes) as pool:
-        pending = {pool.submit(measured, *words): name for name, words in asked.items()}
-        for done in as_completed(pending):
-            yield pending[done], *timed(*done.result())
+        running: dict[Future[tuple[Results, float, float]], str] = {}
+        while asked or running:
+            unfinished = {*asked, *running.values()}
+            for name in [name for name in asked if not unfinished & set(study_of(name).after)]:
+                running[pool.submit(measured, *asked.pop(name))] = name
+            assert running, "studies wait for each other"
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(done), *timed(*done.result())
 
 
 def timed(results: Results, wall_seconds: float, cpu_seconds: float) -> tuple[Results, str]:

@@ -34,6 +34,8 @@ class Study:
     """Seeds of the page; empty if the study trains one configuration only."""
     fewest: int = 1
     """Least number of seeds with which the study can be measured."""
+    after: Sequence[str] = ()
+    """Studies whose trainings it takes, so that it cannot run beside them."""
 
 
 # --- Markdown -------------------------------------------------------------------------------------

@@ -185,35 +185,38 @@ def test_one_seed_is_enough_to_try_a_study(
 
 
 class Pool(Executor):
-    """Runs what it is given when it is asked, the last first."""
+    """Runs what it is given at once, or with ``held`` only when so much has been given."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.asked = size, []
+    def __init__(self, size: int, held: int) -> None:
+        self.size, self.held, self.given = size, held, []
 
     def submit(self, fn, /, *words, **named):
-        self.asked.append((words, done := Future()))
-        if len(self.asked) == 3:
-            for others, other in reversed(self.asked):
-                other.set_result(fn(*others))
+        self.given.append((words, done := Future()))
+        if len(self.given) >= self.held:
+            for others, other in self.given:
+                if not other.done():
+                    other.set_result(fn(*others))
         return done
+
+
+def study_named(name: str, after: Sequence[str] = ()) -> Study:
+    return Study(
+        name,
+        lambda folder, seeds: {"seeds": list(seeds)},
+        lambda _: {f"claim of {name}": name != "maze"},
+        lambda results: {"seeds": [str(results["seeds"])]},
+        None,
+        (0, 1),
+        after=after,
+    )
 
 
 def test_studies_side_by_side_are_reported_once_each_and_claims_fail_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def study(name: str) -> Study:
-        return Study(
-            name,
-            lambda folder, seeds: {"seeds": list(seeds)},
-            lambda _: {f"claim of {name}": name != "maze"},
-            lambda results: {"seeds": [str(results["seeds"])]},
-            None,
-            (0, 1),
-        )
-
     pools = []
-    monkeypatch.setattr(studies, "study_of", study)
-    monkeypatch.setattr(studies, "pool_of", lambda size: pools.append(Pool(size)) or pools[-1])
+    monkeypatch.setattr(studies, "study_of", study_named)
+    monkeypatch.setattr(studies, "pool_of", lambda n: pools.append(Pool(n, 3)) or pools[-1])
     words = ["--runs", str(tmp_path), "--processes", "2"]
     words += ["--threads", str(torch.get_num_threads())]
     assert studies.main(["induction", "maze", "pun", *words]) == 1
@@ -223,6 +226,24 @@ def test_studies_side_by_side_are_reported_once_each_and_claims_fail_together(
         assert out.count(f"{verdict}: claim of {name}") == 1
     assert studies.main(["pun", *words]) == 0
     assert len(pools) == 1, "one study alone needs no other process"
+
+
+def test_a_study_waits_for_those_whose_trainings_it_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    after = {"induction": ("pun", "maze")}
+    monkeypatch.setattr(studies, "study_of", lambda name: study_named(name, after.get(name, ())))
+    pool = Pool(2, 1)
+    monkeypatch.setattr(studies, "pool_of", lambda _: pool)
+    threads = torch.get_num_threads()
+    found = studies.each_measured(["induction", "maze", "pun"], tmp_path, (), threads, 2)
+    names = [next(found)[0]]
+    assert [words[0] for words, _ in pool.given] == ["maze", "pun"]
+    names += [name for name, *_ in found]
+    assert [words[0] for words, _ in pool.given] == ["maze", "pun", "induction"]
+    assert names[2] == "induction"
+    alone = studies.each_measured(["induction", "seeds"], tmp_path, (), threads, 2)
+    assert len(list(alone)) == 2, "what is not asked for is not waited for"
 
 
 @pytest.mark.parametrize(
