@@ -96,7 +96,7 @@ def scores(run: Run, method: str) -> np.ndarray:
     """Return the score of each datum, [D]; the higher, the more suspect."""
     if method != "last loss":
         (query,) = build_queries(run, ["loss:train"])
-        return suspicion(run, query, method, lambda *done: None)
+        return suspicion(run, query, method, lambda *done: None).total_QD[0]
     model, weights = model_and_weights(run)
     with torch.no_grad():
         losses = [datum_losses(model, weights, *own) for _, *own in chunks(run, DATUMS_AT_ONCE)]

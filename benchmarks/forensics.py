@@ -128,8 +128,8 @@ class Null:
     def of(cls, run: Run, methods: Sequence[str]) -> "Null":
         (query,) = build_queries(run, [BACKDOOR])
         (value,) = values([query], dict(run.network().named_parameters()))
-        scores = {method: suspicion(run, query, method, lambda *done: None) for method in methods}
-        return cls(float(value), scores)
+        found = {name: suspicion(run, query, name, lambda *done: None) for name in methods}
+        return cls(float(value), {name: own.total_QD[0] for name, own in found.items()})
 
     def auc(self, method: str, planted_D: np.ndarray) -> float:
         """Return the AUC of the same datums in this run."""

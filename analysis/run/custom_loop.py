@@ -100,10 +100,10 @@ def unbuilt_model_error(uri: str) -> RunError:
 def instead_of_replay(*, recorded: bool) -> str:
     """Say what a run whose steps cannot be replayed can answer; ``recorded``: it has factors."""
     if recorded:
-        remedy = "Its factors give gradients, lifetime shifts and spectra of gradients of the "
-        remedy += "steps that have factors"
+        remedy = "Its factors give gradients, lifetime shifts, spectra of gradients and path "
+        remedy += "influence in the steps that have factors"
     else:
         remedy = "Record factors while it trains: ontogeny.record or ontogeny.Callback(…, factors="
-        remedy += "ontogeny.FactorConfig(enabled=True)). They give gradients, lifetime shifts and "
-        remedy += "spectra of gradients"
+        remedy += "ontogeny.FactorConfig(enabled=True)). They give gradients, lifetime shifts, "
+        remedy += "spectra of gradients and path influence"
     return f"{remedy}. What replays steps needs a run of ontogeny capture"

@@ -27,6 +27,8 @@ class Scores:
     by_step: dict[int, np.ndarray] = field(default_factory=dict)
     """Scores of the datums of each step by slot, [Q, N]; empty for methods that do not tell. A
     sweep that ended early lacks the first steps, whose scores are 0."""
+    first_step: int = 0
+    """Contributions of earlier steps are beyond the horizon of a query."""
 
     def of_slot(self, step: int, slot: int, datum: int) -> np.ndarray:
         """Return the scores of one datum in one step, or its total where steps are not told."""
@@ -66,7 +68,8 @@ def method_scores(
         report()
     for _ in range(len(steps) - len(by_step)):
         report()
-    return Scores(sums.total_QD, by_step)
+    first_step = steps.stop if sums.common_from is None else sums.common_from
+    return Scores(sums.total_QD, by_step, first_step)
 
 
 def num_reports(run: Run, method: str) -> int:

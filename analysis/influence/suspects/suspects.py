@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.influence.confirmation import checked
 from analysis.influence.judge import designs
 from analysis.influence.judge.retrainings import query_values, require_kept, values
-from analysis.influence.judge.scores import METHODS, method_scores, num_reports
+from analysis.influence.judge.scores import METHODS, Scores, method_scores, num_reports
 from analysis.influence.queries.query import Query
 from analysis.influence.suspects.detection import detect
 from analysis.influence.suspects.held_out import HELD_OUT
@@ -70,7 +70,8 @@ def rank_suspects(
     again for the latter, and to check unrolled influence. Datums without a score come last. Raises
     what the evidence raises.
     """
-    score_D = suspicion(run, query, config.evidence, report, sweep)
+    found = suspicion(run, query, config.evidence, report, sweep)
+    score_D = found.total_QD[0]
     kind_D = planted_kinds(run)
     order_D = np.argsort(-np.nan_to_num(score_D, nan=-np.inf), kind="stable")
     ranking = pd.DataFrame(
@@ -83,23 +84,22 @@ def rank_suspects(
     )
     nothing = pd.DataFrame(columns=SCHEMAS["retrained"].names)
     checks = pd.DataFrame(columns=SCHEMAS["checks"].names)
-    if config.evidence == "unrolled" and config.checks:
-        steps = range(run.steps_done)
+    steps = range(found.first_step, run.steps_done)
+    if config.evidence == "unrolled" and config.checks and steps:
         checks = checked(run, [query], score_D[None], config.checks, steps, sweep=sweep)
     return Suspects(ranking, detection_table(score_D, kind_D), nothing, checks)
 
 
 def suspicion(
     run: Run, query: Query, evidence: str, report: Report, sweep: Sweep = in_turn
-) -> np.ndarray:
-    """Return the score of each datum, [D]; the higher, the more suspect."""
+) -> Scores:
+    """Return the score of each datum; the higher, the more suspect."""
     if evidence in HELD_OUT:
-        return HELD_OUT[evidence](run, report, sweep)
+        return Scores(HELD_OUT[evidence](run, report, sweep)[None])
     if evidence in UNEXPECTED:
-        return UNEXPECTED[evidence](run, report)
+        return Scores(UNEXPECTED[evidence](run, report)[None])
     done, wanted = itertools.count(1), num_reports(run, evidence)
-    found = method_scores(run, [query], evidence, lambda: report(next(done), wanted))
-    return found.total_QD[0]
+    return method_scores(run, [query], evidence, lambda: report(next(done), wanted))
 
 
 def planted_kinds(run: Run) -> np.ndarray:

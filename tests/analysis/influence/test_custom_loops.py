@@ -112,7 +112,10 @@ def test_a_query_about_the_model_says_that_it_is_missing(capsys) -> None:
     ("factors", "remedy"),
     [
         (False, "Record factors while it trains: ontogeny.record or ontogeny.Callback(…, factors="),
-        (True, "Its factors give gradients, lifetime shifts and spectra of gradients"),
+        (
+            True,
+            "Its factors give gradients, lifetime shifts, spectra of gradients and path influence",
+        ),
     ],
 )
 def test_what_needs_replay_says_what_factors_give(factors: bool, remedy: str) -> None:
