@@ -30,7 +30,8 @@ SHOWN = (
     *("num_tokens", "layout", "steps", "evaluations", "vocabulary", "datums", "datum"),
     *("planted", "tokens", "texts", "token_NT", "target_NT", "shifts", "gradients", "gradient"),
     *("shift", "lifetime_shifts", "initial_decay", "column", "neuron_gradient", "inner_products"),
-    *("model", "parted", "to_transformers", "checkpoint", "attribute", "ablate", "neuron"),
+    *("model", "parted", "to_transformers", "read_out", "checkpoint", "attribute", "ablate"),
+    "neuron",
 )
 """What tab completion offers, and the reference documents."""
 
@@ -141,6 +142,40 @@ class Run(stored.Run):
             problem = "has no model of transformers"
             raise RunError(self.uri, problem, "run.checkpoint returns the weights of any model")
         return network.whole
+
+    def read_out(self, step: int, datum: int, unit: str, *, most: int = 10) -> pd.DataFrame:
+        """Read the two factors of a datum's gradient out in the vocabulary, position by position.
+
+        Position t adds a multiple of −δ_t a_tᵀ to the weight, which so learns to answer an input
+        like a_t with −δ_t. Each vector is read as if it were added to the state before the final
+        norm: through the norm, without its division, and the unembedding of the last checkpoint at
+        or before the step (logit lens; Katz et al. 2024, "Backward Lens").
+
+        Args:
+            step: Step of the gradient.
+            datum: A datum of that step.
+            unit: A weight of two axes that reads or writes the residual stream.
+            most: How many of the largest, and of the smallest, logits of each position and side.
+
+        Returns:
+            Columns position (in the window), side (input: a; output: −δ), rank (1 is the largest
+            logit, −1 the smallest), token_id, token and logit (less the mean over the vocabulary).
+            Positions that add nothing to the gradient are left out.
+
+        Raises:
+            UnitError: The unit was not captured, has one axis, or is as wide as the residual stream
+                on no side.
+            RunError: As ``gradient``; also if the model of a custom loop was not passed.
+
+        Example:
+            >>> datum = run.steps()["datums"][0][0]
+            >>> found = run.read_out(0, datum, "layers.1.linear2.weight", most=2)
+            >>> found[found["position"] == 0]["rank"].tolist()
+            [1, 2, -2, -1]
+        """
+        from analysis.read_out import read_out
+
+        return read_out(self, step, datum, unit, most)
 
     def neuron(self, unit: str, n: int, *, attribution: str = "") -> Neuron:
         """Return what is known about one neuron: its tokens, datums, history and ablation.

@@ -41,7 +41,7 @@ capture.replay  capture.custom_loop  capture.estimates  capture.maintenance
 capture.unrolled  capture.retraining
 analysis.levels  analysis.measures  analysis.run  analysis.report.drawing
 analysis.jobs
-analysis.lifetime
+analysis.lifetime  analysis.read_out
 analysis.attribution  analysis.activations  analysis.behaviour  analysis.bigrams  analysis.report.pages
 analysis.ablation  analysis.neurons  analysis.parameters  analysis.report
 analysis.faithfulness  analysis.influence  analysis.spectra  analysis.trajectory
