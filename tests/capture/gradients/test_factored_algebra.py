@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from capture.gradients.factored_algebra import column, dense, inner_products, row
+from capture.gradients.factored_algebra import along, column, dense, inner_products, row
 from capture.gradients.factors import Factor
 
 R, C = 11, 6
@@ -89,8 +89,19 @@ def test_inner_products_equal_those_of_dense_gradients(kind):
     torch.testing.assert_close(inner_products(one, other), wanted)
 
 
+@pytest.mark.parametrize("kind", [*MATRICES, *VECTORS])
+def test_inner_products_with_directions_equal_those_of_dense_gradients(kind):
+    make, shape = (MATRICES[kind], (R, C)) if kind in MATRICES else (VECTORS[kind], (C,))
+    uses, direction_Q = make(3), draw(2, *shape)
+    wanted_QN = direction_Q.flatten(1) @ dense(uses, shape).flatten(1).T
+    torch.testing.assert_close(along(uses, direction_Q, shape), wanted_QN)
+
+
 def test_a_convolution_kernel_is_a_matrix_with_one_row_per_output_channel():
     uses = [outer(2, 5)]
     wanted = dense(uses, (R, C))
     assert dense(uses, (R, 3, 2)).shape == (2, R, 3, 2)
     torch.testing.assert_close(column(uses, 4, (R, 3, 2)), wanted[:, :, 4])
+    direction_Q = draw(2, R, 3, 2)
+    of_matrices = along(uses, direction_Q.reshape(2, R, C), (R, C))
+    torch.testing.assert_close(along(uses, direction_Q, (R, 3, 2)), of_matrices)
