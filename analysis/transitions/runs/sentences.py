@@ -44,14 +44,21 @@ def similarity(found: Comparison) -> list[str]:
     return lines
 
 
+def listed(datums: list[int]) -> str:
+    """Return the first datums of a step, and how many there are more."""
+    more = len(datums) - MOST_NAMED
+    named = ", ".join(map(str, datums[:MOST_NAMED]))
+    return f"{named} (and {more} more)" if more > 0 else named
+
+
 def part_sentence(row: dict) -> str:
     pair = f"{row['run']} and {row['other']}"
     if row["step"] < 0:
         return f"{pair} do not part in the steps that both have."
-    datums = [", ".join(map(str, row[name][:MOST_NAMED])) for name in ("datums", "other_datums")]
-    trained = f"the datums are {datums[0]} and {datums[1]}"
-    if datums[0] == datums[1]:
-        trained = f"the datums of both are {datums[0]}"
+    own, others = list(row["datums"]), list(row["other_datums"])
+    trained = f"the datums of both are {listed(own)}"
+    if own != others:
+        trained = f"the datums are {listed(own)} in one and {listed(others)} in the other"
     if not row["same_shapes"]:
         return f"{pair} have different architectures: parameters differ in names or shapes."
     if not row["same_weights"]:

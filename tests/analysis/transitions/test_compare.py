@@ -16,7 +16,7 @@ from analysis.trajectory.metrics.similarity import Centred
 from analysis.trajectory.observed.text import text_of_run
 from analysis.transitions.config import TransitionsConfig
 from analysis.transitions.runs.compare import CompareConfig, compare_runs
-from analysis.transitions.runs.sentences import same_order, summarise
+from analysis.transitions.runs.sentences import part_sentence, same_order, summarise
 from analysis.transitions.runs.settings import require_same_settings
 from analysis.transitions.runs.similarity import compared, find_similarity, layers_of
 from analysis.transitions.runs.stability import find_outcomes, find_outliers, find_stability
@@ -117,6 +117,18 @@ def test_runs_part_at_the_weights_the_order_or_the_update():
     same = found.similarity[found.similarity["layer"] == found.similarity["other_layer"]]
     assert (same["cka"] < 0.9999).all()
     assert len(found.similarity) == 3 * 3 * 3
+
+
+def test_batches_that_differ_after_their_first_datums_are_not_called_the_same():
+    own = {"run": "a", "other": "b", "step": 0, "same_shapes": True, "same_weights": False}
+    row = own | {"datums": [*range(8), 98, 99], "other_datums": [*range(8), 97, 99]}
+    named = "0, 1, 2, 3, 4, 5, 6, 7 (and 2 more)"
+    assert part_sentence(row) == (
+        "a and b start from different weights. In step 0 the datums are "
+        f"{named} in one and {named} in the other."
+    )
+    same = row | {"other_datums": row["datums"]}
+    assert part_sentence(same).endswith(f"the datums of both are {named}.")
 
 
 def test_orders_are_counted_within_groups():
