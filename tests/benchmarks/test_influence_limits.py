@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from analysis.influence.baselines.methods import RANDOM
 from analysis.measures.correlation import spearman
+from benchmarks.effects.evidence import SHIFTS
 from benchmarks.effects.judge import KNOWN, UNROLLED
-from benchmarks.effects.removals import LOWEST
-from benchmarks.effects.tables import interval_over_tokens
+from benchmarks.effects.removals import LOWEST, SAME
+from benchmarks.effects.tables import interval_over_tokens, removal_columns
 from benchmarks.harness.markdown import bold, cell, number
 from benchmarks.influence_tables import EFFECTS, read
 
@@ -125,6 +127,18 @@ def test_what_removal_leaves_of_neurons() -> None:
         f"The {count} neurons have {len(set(token_Q))} tokens; the interval over tokens instead of "
         f"neurons is {low:.2f} to {high:.2f}.",
     )
+
+
+def test_the_page_on_attribution_repeats_what_removal_leaves() -> None:
+    page = (PAGE.parent / "concepts/attribution-and-ablation.md").read_text(encoding="utf-8")
+    column = removal_columns(read(EFFECTS))[0]
+    for name, row in {
+        SHIFTS: "outliers: what moved the neuron most",
+        RANDOM: "random choice, 16 times",
+        SAME: "unrolled influence on the effect of another neuron with the same token",
+        UNROLLED: "unrolled influence on the neuron's effect",
+    }.items():
+        assert f"| {row} | {cell(column[name])} |" in page
 
 
 def test_the_evidence_of_attribute_predicts_nothing() -> None:
