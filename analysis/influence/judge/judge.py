@@ -205,17 +205,20 @@ class Bench:
             yield from self.judgements("tsloo", count, method, found_Q, count)
 
     def top_rows(self, share: float) -> Iterator[tuple]:
+        # A query that is 0 as trained, such as the effect of a neuron that never acts, has no share
+        # that could be left.
+        whole_Q = np.where(self.trained_Q == 0, np.nan, self.trained_Q)
         for sort, variations in self.plan.controls.items():
             for method in self.scores:
                 found_Q = np.full(len(self.queries), np.nan)
-                for row, query_value in enumerate(self.trained_Q):
+                for row, whole in enumerate(whole_Q):
                     own = self.plan.named.get((sort, method, row))
                     if own:
-                        found_Q[row] = self.retrained[own.name][row] / query_value
+                        found_Q[row] = self.retrained[own.name][row] / whole
                 if method != RANDOM:
                     yield from self.judgements(sort, share, method, found_Q, 1)
             if variations:
-                left_Q = self.values_of(variations).mean(0) / self.trained_Q
+                left_Q = self.values_of(variations).mean(0) / whole_Q
                 yield from self.judgements(sort, share, RANDOM, left_Q, len(variations))
 
     def judgements(

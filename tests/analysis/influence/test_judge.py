@@ -80,6 +80,16 @@ def test_named_datums_matter_more_than_random_ones():
     assert values_of("duplication", "unrolled")[loss] < values_of("duplication", "random")[loss]
 
 
+def test_nothing_is_left_of_a_query_that_is_0_as_trained():
+    unit = "layers.1.linear2.weight"
+    first = float(run().checkpoint()[unit][0, 0])
+    moved = Query("moved", {}, [lambda weights: weights[unit][0, 0] - first])
+    config = JudgeConfig(methods=("gradient", "random"), subsets=0, top=0.1, controls=1)
+    found = judge(run(), [moved], score_methods(run(), [moved], config.methods), config)
+    assert set(found.judgements["test"]) == {"removal", "duplication"}
+    assert found.judgements["value"].isna().all()
+
+
 def test_every_test_has_a_row_for_every_method_and_query():
     found = judged().judgements.groupby(["test", "method"]).size()
     assert (found == len(queries())).all()
