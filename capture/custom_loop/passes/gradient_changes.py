@@ -97,6 +97,12 @@ class GradientChanges:
             if change.before is None and not grad.is_sparse:
                 change.before = grad.detach().clone()
 
+    def unscale(self, inverse: float) -> None:
+        """Note that a ``GradScaler`` multiplies all gradients by ``inverse``: no change."""
+        for change in self.found.values():
+            if change.before is not None:
+                change.before = change.before * inverse
+
     def name_of(self, x: object) -> str | None:
         """Return the unit whose whole gradient a tensor is."""
         if not isinstance(x, Tensor) or x.requires_grad:
@@ -117,6 +123,8 @@ class GradientChanges:
 
         With shards it is a collective, which all ranks must call.
         """
+        if not self.found:
+            return
         used = [name for name, holder in self.holders.items() if holder.grad is not None]
         own = [self.found.get(name, Change()) for name in used]
         if len({tuple(map(id, each.numbers)) for each in own}) <= 1 and not any(

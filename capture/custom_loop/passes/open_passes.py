@@ -90,6 +90,7 @@ class OpenPasses:
         own = {values_of(p.grad).data_ptr() for p in self.parameters if p.grad is not None}
         if float(inverse) != 1 and any(local_part(grad).data_ptr() in own for grad in grads):
             self.loss_scale = 1 / float(inverse)
+            self.changes.unscale(float(inverse))
 
     def discard_used(self) -> None:
         """Drop the passes whose gradients the loop has set to 0."""

@@ -147,6 +147,23 @@ def test_the_recorded_norm_and_factor_are_those_of_all_gradients(tmp_path):
     assert_allclose([first["gradient_norm"], first["clip"]], [raw, clip], rtol=1e-4)
 
 
+@pytest.mark.parametrize("unscales_first", [True, False])
+def test_the_scale_of_a_grad_scaler_is_no_change(tmp_path, unscales_first):
+    model, scaler = Small(), torch.amp.GradScaler("cpu", init_scale=16.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    with record(model, optimizer, run=uri(tmp_path), outliers=ALL):
+        scaler.scale(loss_of(model, TOKENS[:N])).backward()
+        if unscales_first:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_value_(model.parameters(), 1e-2 if unscales_first else 16e-2)
+        scaler.step(optimizer)
+    wanted, _, _ = recorded(uri(tmp_path, "plain"), "sgd", by_value)
+    run = open_run(uri(tmp_path))
+    assert_allclose(run.steps()["clip"], 1.0)
+    assert_allclose(run.steps()["gradient_norm"], wanted.steps()["gradient_norm"][:1], rtol=1e-5)
+    assert_allclose(shifts_of(run, 0), shifts_of(wanted, 0), atol=1e-7)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_multipliers_that_are_not_stored_are_not_guessed(tmp_path, optimizer):
     run, _, _ = recorded(uri(tmp_path), optimizer, by_value)

@@ -105,6 +105,16 @@ def test_gradients_are_those_of_one_datum(child: bool, datums: Any, uri: str) ->
     assert set(run.evaluations()["split"]) == {"val"}
 
 
+def test_clipping_by_value_is_recorded(uri: str) -> None:
+    plain, recorded = Language(), Language()
+    by_value = {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.01, "max_epochs": 1}
+    fit(plain, [], **by_value)
+    fit(recorded, [ontogeny.LightningCallback(uri, datums=DATA, **FULL)], **by_value)
+    assert same_weights(plain, recorded)
+    error = largest_error(uri, recorded.model, lambda model, _, i: loss_of(model, DATA[[i]]) / 4)
+    assert error < 1e-5
+
+
 def test_workers_that_load_keep_the_datums(uri: str) -> None:
     module = Language()
     fit(module, [ontogeny.LightningCallback(uri, **FULL)], workers=2, max_epochs=1)
