@@ -12,7 +12,7 @@ Shapes: C checkpoint, S step between two, N datum, K component, D draw.
 import numpy as np
 
 from analysis.trajectory.components.paths import Path, path_of
-from analysis.trajectory.components.turns import Turn, angles, sharpest
+from analysis.trajectory.components.turns import Turn, angles, at_its_tip, sharpest
 
 PLANE = 2
 """Components in which turns are sought."""
@@ -59,7 +59,9 @@ def other_datums(gram_NCC: np.ndarray, turns: list[Turn], seed: int) -> list[tup
         drawn = angles(path.place_CK)
         for own, turn in zip(found, turns, strict=True):
             near = [each for each in drawn if turn.before < each.at < turn.after]
-            own += [max(near, key=lambda each: each.angle).at] if near else []
+            if near:
+                sharp = max(near, key=lambda each: each.angle)
+                own.append(at_its_tip(sharp, path.place_CK).at)
     nothing = (float("nan"), float("nan"))
     return [interval(own) if own else nothing for own in found]
 

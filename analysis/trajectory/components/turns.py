@@ -8,7 +8,7 @@ quarter of the path's diameter, or eight times its jitter if that is more.
 Shapes: C checkpoint, K component.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -25,6 +25,7 @@ class Turn:
     """One turn, by numbers of checkpoints."""
 
     at: int
+    """Where the two ways meet."""
     before: int
     """Where the way in starts."""
     after: int
@@ -65,10 +66,23 @@ def sharpest(place_CK: np.ndarray) -> float:
     return max((turn.angle for turn in angles(place_CK)), default=0.0)
 
 
+def at_its_tip(turn: Turn, place_CK: np.ndarray) -> Turn:
+    """Return the turn at the checkpoint between its ends that is farthest from both.
+
+    Where a path goes straight back, checkpoints before and after the tip have angles as large.
+    """
+    inside_CK = place_CK[turn.before + 1 : turn.after]
+    ends_2K = place_CK[[turn.before, turn.after]]
+    farthest = int(cdist(inside_CK, ends_2K).sum(1).argmax())
+    return replace(turn, at=turn.before + 1 + farthest)
+
+
 def turns_of(place_CK: np.ndarray) -> list[Turn]:
     """Return the sharpest turns, in order of sharpness, that lie outside each other's ways."""
     kept: list[Turn] = []
     for turn in sorted(angles(place_CK), key=lambda turn: -turn.angle):
-        if all(turn.at <= other.before or turn.at >= other.after for other in kept):
-            kept.append(turn)
+        tip = at_its_tip(turn, place_CK)
+        taken = ((other.before, other.after) for other in kept)
+        if all(at <= low or at >= high for low, high in taken for at in (turn.at, tip.at)):
+            kept.append(tip)
     return kept

@@ -88,6 +88,14 @@ def test_a_turn_does_not_depend_on_speed(checkpoints: int):
     assert (turn.at, round(turn.angle)) == (16, 90)
 
 
+def test_a_path_that_goes_straight_back_turns_at_its_tip():
+    there_C = np.concatenate([np.linspace(0, 1, 21), np.linspace(1, 0.3, 5)[1:]])
+    place_C2 = np.stack([there_C, 0.01 * np.arange(25)], 1)
+    (turn, *_) = turns_of(place_C2)
+    assert turn.at == 20
+    assert turn.angle > 160
+
+
 def test_a_circle_and_a_straight_line_have_no_turning_point():
     angle_C = np.linspace(0, np.pi / 2, 30)
     circle = np.stack([np.cos(angle_C), np.sin(angle_C)], 1)[:, None]
