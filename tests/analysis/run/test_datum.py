@@ -7,6 +7,8 @@ import pytest
 from tiny import tiny_config
 from tiny_tasks import EVERYTHING, SMALL, tiny_task
 
+from analysis.report.pages.neuron.passages import marked_text
+from analysis.report.pages.report_data import ReportData
 from analysis.run.datums.picture import MARKS, Picture
 from analysis.run.run import Run, open_run
 from capture.config.reading import read_config
@@ -84,6 +86,14 @@ def test_a_run_s_datum_has_its_label_and_picture(digits):
     assert repr(datum) == f"train datum 3: {datum.text}\n{datum.picture.as_text()}"
     assert datum._repr_html_().count("<rect") == 64
     assert digits.datum(0, "test").split == "test"
+
+
+def test_a_passage_of_the_report_shows_the_picture_and_marks_the_label(digits):
+    data = ReportData(digits, *[None] * 4)  # pyright: ignore[reportArgumentType]
+    shown = str(marked_text(data, 3, 63))
+    label = digits.datum(3).targets[0]
+    assert shown.startswith(f'<blockquote><mark class="target">{label}</mark>')
+    assert shown.count("<rect") == 64
 
 
 def test_a_datum_that_the_run_lacks_is_one_line(digits):

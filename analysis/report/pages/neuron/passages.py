@@ -10,6 +10,7 @@ from analysis.report.drawing import markup
 from analysis.report.drawing.markup import element, fragment, section
 from analysis.report.pages.report_data import ReportData, rows_of
 from analysis.report.pages.website import Neuron
+from analysis.run.datums.picture import Picture
 
 
 def evidence_datums(data: ReportData, neuron: Neuron) -> Markup:
@@ -122,7 +123,10 @@ def legend(words: str) -> Markup:
 
 
 def marked_text(data: ReportData, datum: int, position: int) -> Markup:
-    """The words of a training datum, with the input and the target of one position marked."""
+    """The words of a training datum, with the input and the target of one position marked.
+
+    Words that are the cells of a picture (an image, a maze) are shown as this picture.
+    """
     run = data.run
     words = [run.tokens[token] for token in run.token_NT[datum]]
     # The inputs lack the last target: with it, the target of position t is word t + 1.
@@ -130,4 +134,16 @@ def marked_text(data: ReportData, datum: int, position: int) -> Markup:
     parts: list[object] = list(words)
     parts[position] = element("mark", words[position])
     parts[position + 1] = element("mark", words[position + 1], class_="target")
-    return element("blockquote", fragment(*parts, separator=" "))
+    picture = picture_of(data, datum)
+    cells = 0 if picture is None else picture.cell_RC.size
+    shown = None if picture is None else Markup(picture.as_svg(f"datum {datum}"))
+    return element("blockquote", fragment(*parts[cells:], separator=" "), shown)
+
+
+def picture_of(data: ReportData, datum: int) -> Picture | None:
+    """The picture that a training datum is; None for a text, and for a loop of the user's."""
+    run = data.run
+    if run.from_custom_loop:
+        return None
+    token_M = np.append(run.token_NT[datum], run.target_NT[datum, -1])
+    return Picture.of(run.config.corpus, token_M)
