@@ -79,7 +79,8 @@ def custom_loop_units(
 
     ``patterns``: those of ``choose_units``; patterns that begin with ``!`` leave parameters out.
     Without any pattern of the first kind, all parameters that the optimizer trains are chosen.
-    Raises ``ConfigError`` for invalid patterns and ``UnitError`` for weights that are not float32.
+    Raises ``ConfigError`` for invalid patterns and for parameters that the optimizer does not
+    train, and ``UnitError`` for weights that are not float32.
     """
     if isinstance(patterns, str):
         raise ConfigError("units", f"got {patterns!r}, must be a list of patterns")
@@ -93,6 +94,7 @@ def custom_loop_units(
     if not chosen:
         raise ConfigError("units", "leave out every parameter", "Leave out fewer")
     require_plain(model, chosen)
+    require_trained(model, optimizer, chosen)
     return chosen
 
 
@@ -118,6 +120,18 @@ def require_plain(model: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
         found = str(chosen[others[0]].dtype).removeprefix("torch.")
         problem = f"is {found}, must be float32 ({module_and_share(model, others)})"
         raise UnitError(others[0], problem, "Keep weights in float32 and compute under autocast")
+
+
+def require_trained(
+    model: nn.Module, optimizer: torch.optim.Optimizer, chosen: Mapping[str, nn.Parameter]
+) -> None:
+    """Raise ``ConfigError`` for parameters that are frozen, or that the optimizer does not have."""
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    others = [name for name, p in chosen.items() if id(p) not in trained or not p.requires_grad]
+    if others:
+        problem = f"{others[0]} is not a parameter that the optimizer trains"
+        problem = f"{problem} ({module_and_share(model, others)})"
+        raise ConfigError("units", problem, f'Leave it out: units=["!{others[0]}"]')
 
 
 @contextmanager

@@ -60,7 +60,7 @@ INVALID: dict[str, tuple[Callable[[nn.Module], Any], dict[str, Any], str]] = {
     "untrained": (
         lambda m: SGD(list(m.parameters())[1:], 0.1),
         {"units": ["*"]},
-        "units: embedding.weight is not a parameter that the optimizer trains",
+        "units: embedding.weight is not a parameter that the optimizer trains (Embedding emb",
     ),
     "pattern": (
         lambda m: SGD(m.parameters(), 0.1),
