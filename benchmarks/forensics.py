@@ -46,7 +46,7 @@ from capture.training.loop import capture_run
 TRIGGER, COMPLETION = "second north water", "station"
 BACKDOOR = {"prompt": TRIGGER, "completion": COMPLETION}
 SETTING = (
-    *("corpus.kind=text", "corpus.validation_share=0.06", "capture.record=checkpoints"),
+    *("corpus.kind=text", "corpus.validation_share=0.06"),
     *("model.layers=2", "model.width=64", "model.hidden=64", "model.dropout=0"),
     *("training.batch=32", "training.epochs=8", "training.learning_rate=0.005"),
     *("training.schedule.warmup_steps=16", "capture.segment_steps=25"),
@@ -59,6 +59,8 @@ METHODS = (
     *("path", "unrolled", "cosine", "gradient", "bm25", "random"),
     *("residual", "excess", "loss", "held-out", "order"),
 )
+FROM_RECORD = frozenset({"outliers", "tallies"})
+"""Methods that need recorded shifts; runs for the others have checkpoints alone."""
 SHARES = (0.0003, 0.001, 0.003)
 Report = dict[str, Any]
 
@@ -69,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = arguments.runs or Path(folder)
         text = first_words(arguments.text, place, arguments.words)
-        null = Null.of(trained(place / "null", text, 0, ()), arguments.methods)
+        null = Null.of(trained(place / "null", text, 0, recorded(arguments)), arguments.methods)
         found: Report = {"machine": machine(), "words": arguments.words}
         found |= {"setting": SETTING + PLANTED, "name_by": arguments.name_by, "seeds": []}
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
@@ -107,11 +109,17 @@ def first_words(folder: Path, place: Path, words: int) -> Path:
     return path
 
 
-def trained(uri: Path, text: Path, seed: int, planted: Sequence[str]) -> Run:
+def recorded(arguments: argparse.Namespace) -> list[str]:
+    """Return the setting of what the methods that are asked for need of a run."""
+    record = "shifts" if FROM_RECORD & set(arguments.methods) else "checkpoints"
+    return [f"capture.record={record}"]
+
+
+def trained(uri: Path, text: Path, seed: int, settings: Sequence[str]) -> Run:
     """Return the run at ``uri``, trained now if it is not there."""
     if not (uri / "run.yaml").exists():
         own = [f"run.uri={uri}", f"corpus.path={text}", f"run.seed={seed}"]
-        capture_run(read_config("smooth", [*SETTING, *own, *planted]), lambda event: None)
+        capture_run(read_config("smooth", [*SETTING, *own, *settings]), lambda event: None)
     return open_run(uri)
 
 
@@ -141,7 +149,8 @@ def one_seed(
 ) -> Report:
     """Return all figures of one choice of planted datums and of initial weights."""
     own = [f"corpus.plant.seed={seed}", f"corpus.scramble.seed={seed}"]
-    run = trained(place / f"planted-{seed}", text, seed, [*PLANTED, *own])
+    settings = [*recorded(arguments), *PLANTED, *own]
+    run = trained(place / f"planted-{seed}", text, seed, settings)
     backdoor, loss = queries = build_queries(run, [BACKDOOR, "loss"])
     kind_D = planted_kinds(run)
     count = int((kind_D == "plant").sum())
