@@ -78,7 +78,8 @@ def how_chosen(data: ReportData, neuron: Neuron, table: pd.DataFrame) -> str:
     """How far the datums agree with the tokens, and why they need not."""
     tokens = data.tokens_by_neuron.get(neuron)
     named = [] if tokens is None else tokens["token_id"].tolist()
-    target_K = data.run.target_NT[table["datum"].to_numpy(), table["position"].to_numpy()]
+    place_K = [place_of(data, position) for position in table["position"]]
+    target_K = data.run.target_NT[table["datum"].to_numpy(), place_K]
     hits = int(np.isin(target_K, named).sum())
     words = f"{hits} of the {len(table)} marked targets are tokens of its evidence. "
     if tokens is None or tokens["up"].notna().any():
@@ -127,7 +128,7 @@ def marked_text(data: ReportData, datum: int, position: int) -> Markup:
 
     Words that are the cells of a picture (an image, a maze) are shown as this picture.
     """
-    run = data.run
+    run, position = data.run, place_of(data, position)
     words = [run.tokens[token] for token in run.token_NT[datum]]
     # The inputs lack the last target: with it, the target of position t is word t + 1.
     words.append(run.tokens[run.target_NT[datum, -1]])
@@ -138,6 +139,18 @@ def marked_text(data: ReportData, datum: int, position: int) -> Markup:
     cells = 0 if picture is None else picture.cell_RC.size
     shown = None if picture is None else Markup(picture.as_svg(f"datum {datum}"))
     return element("blockquote", fragment(*parts[cells:], separator=" "), shown)
+
+
+def place_of(data: ReportData, position: int) -> int:
+    """The place in its datum of a recorded position.
+
+    A perceptron reads all of a datum at once: its only position is the last, whose target is the
+    label of the image.
+    """
+    run = data.run
+    if run.from_custom_loop or run.config.model.kind != "mlp":
+        return position
+    return run.config.corpus.window - 1
 
 
 def picture_of(data: ReportData, datum: int) -> Picture | None:
