@@ -105,6 +105,22 @@ def test_the_aims_of_the_small_smooth_run() -> None:
     assert_said(f"half of the neurons' effects are below {median:.3f} nats")
 
 
+def test_a_second_seed() -> None:
+    found = read(EFFECTS)
+    second = found["second seed"]["seed 1"]
+    lds = second["lds"]
+    for name, values, queries in (
+        ("unrolled, first seed", found["second seed"]["as above"][UNROLLED], found["queries"]),
+        ("unrolled, second seed", lds[UNROLLED], second["queries"]),
+        ("random, second seed", lds[RANDOM], second["queries"]),
+        (f"*{KNOWN}*, second seed", lds[KNOWN], second["queries"]),
+    ):
+        neuron_Q, value_Q = is_neuron(queries), np.array(values)
+        both = (value_Q[neuron_Q].tolist(), value_Q[~neuron_Q].tolist())
+        assert_said(f"| {name} | {' | '.join(map(cell, both))} |")
+    assert len(second["weights"]["cosine"]) == 12
+
+
 def test_what_removal_leaves_of_neurons() -> None:
     found = read(EFFECTS)
     removal, queries = found["removal"], found["queries"]
