@@ -21,7 +21,22 @@ from analysis.levels import NO_BLOCKS, Groups, groups_at, is_weight, parameters_
 from analysis.run.datums.recorded_steps import recorded_datums
 from analysis.run.run import Run
 from analysis.run.scan import Shard
-from capture.errors import RunError
+from capture.errors import ConfigError, RunError
+
+
+def tokens_at(run: Run, config: AttributionConfig) -> np.ndarray:
+    """Return the token that a row at a datum's position is evidence for, [N, T].
+
+    A perceptron reads all of an image at once, so its rows have one position, and the target is the
+    image's label: [N, 1]. Raises ``ConfigError`` for its input, which is no single token.
+    """
+    perceptron = not run.from_custom_loop and run.config.model.kind == "mlp"
+    if perceptron and config.evidence == "input":
+        problem = "got input, but a perceptron reads all pixels of an image at once"
+        raise ConfigError("attribute.evidence", problem, "Take target, or a tally")
+    if config.evidence != "target":
+        return run.token_NT
+    return run.target_NT[:, -1:] if perceptron else run.target_NT
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +59,7 @@ class OutlierRows:
         if not shards:
             run.committed.require_steps("outliers", steps)
         some = None if steps == range(run.steps_done) else steps
-        window = run.token_NT.shape[1]
+        window = tokens_at(run, config).shape[1]
         reader = RowReader(run.layout, run.num_datums, window, steps=some, length_N=run.length_N)
         chosen = find_outlier_filter(run_job, shards, reader, config.outliers, config.keep)
         return cls(run, run_job, config, steps, shards, replace(reader, outlier_filter=chosen))
@@ -65,7 +80,7 @@ class OutlierRows:
     @cached_property
     def token_NT(self) -> np.ndarray:
         """The token that a row at a datum's position is evidence for, [N, T]."""
-        return self.run.target_NT if self.config.evidence == "target" else self.run.token_NT
+        return tokens_at(self.run, self.config)
 
     @cached_property
     def is_token_V(self) -> np.ndarray:

@@ -7,6 +7,8 @@ import pytest
 from tiny import tiny_config
 from tiny_tasks import EVERYTHING, SMALL, tiny_task
 
+from analysis.attribution.attribute import attribute
+from analysis.attribution.config import AttributionConfig
 from analysis.report.pages.neuron.passages import marked_text
 from analysis.report.pages.report_data import ReportData
 from analysis.run.datums.picture import MARKS, Picture
@@ -15,8 +17,9 @@ from capture.config.reading import read_config
 from capture.corpus.config import CorpusConfig
 from capture.corpus.datums import load_corpus
 from capture.corpus.tasks.maze import FLOOR, WALL
-from capture.errors import RunError
+from capture.errors import ConfigError, RunError
 from capture.training.loop import capture_run
+from cluster.local.threads import run_job
 
 
 def rows_of(name: str) -> tuple[CorpusConfig, np.ndarray]:
@@ -109,3 +112,19 @@ def test_a_text_prints_as_its_words(tmp_path):
     assert datum.picture is None
     assert len(datum.targets) == len(datum.tokens) == 8
     assert repr(datum) == f"train datum 1: {' '.join(datum.tokens)}"
+
+
+def test_outliers_of_an_image_are_evidence_for_its_label(digits):
+    unit = "layers.1.mlp.weight"
+    config = AttributionConfig(evidence="target", keep=1.0)
+    tokens = attribute(digits, run_job, config).tokens
+    assert len(tokens)
+    assert set(tokens["token"]) <= {str(label) for label in range(10)}
+    rows = digits.shifts()
+    row = tokens[tokens["unit"] == unit].iloc[0]
+    inputs = digits.layout.shapes[unit][1]
+    own = rows[(rows["unit"] == unit) & (rows["index"] % inputs == row["group"])]
+    labels = digits.target_NT[own["datum_id"].to_numpy(), -1]
+    assert row["count"] == (labels == row["token_id"]).sum()
+    with pytest.raises(ConfigError, match="a perceptron reads all pixels of an image at once"):
+        attribute(digits, run_job, AttributionConfig(evidence="input"))
