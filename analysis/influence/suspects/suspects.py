@@ -26,7 +26,7 @@ from analysis.jobs.question import Question
 from analysis.jobs.sweep import Sweep, in_turn
 from analysis.jobs.tables import concat_frames, table_set, write_tables
 from analysis.run.run import Run
-from capture.errors import ConfigError, at_least
+from capture.errors import ConfigError, InfluenceError, at_least
 from capture.format.corpus_tables import PLANTED_KEY
 
 Report = Callable[[int, int], None]
@@ -68,9 +68,12 @@ def rank_suspects(
 
     With evidence of ``UNEXPECTED`` or ``HELD_OUT`` the query does not matter; ``sweep`` trains
     again for the latter, and to check unrolled influence. Datums without a score come last. Raises
-    what the evidence raises.
+    what the evidence raises, and ``InfluenceError`` if no step is within the horizon.
     """
     found = suspicion(run, query, config.evidence, report, sweep)
+    if config.evidence == "unrolled" and found.first_step == run.steps_done:
+        problem = f"has no step within the horizon of {query.name}: training is chaotic"
+        raise InfluenceError(run.uri, problem, "Use --method path")
     score_D = found.total_QD[0]
     kind_D = planted_kinds(run)
     order_D = np.argsort(-np.nan_to_num(score_D, nan=-np.inf), kind="stable")
@@ -80,12 +83,12 @@ def rank_suspects(
             "datum": order_D,
             "score": score_D[order_D],
             "planted": kind_D[order_D],
+            "reliable_from": found.first_step,
         }
     )
-    nothing = pd.DataFrame(columns=SCHEMAS["retrained"].names)
-    checks = pd.DataFrame(columns=SCHEMAS["checks"].names)
+    nothing, checks = (SCHEMAS[name].empty_table().to_pandas() for name in ("retrained", "checks"))
     steps = range(found.first_step, run.steps_done)
-    if config.evidence == "unrolled" and config.checks and steps:
+    if config.evidence == "unrolled" and config.checks:
         checks = checked(run, [query], score_D[None], config.checks, steps, sweep=sweep)
     return Suspects(ranking, detection_table(score_D, kind_D), nothing, checks)
 

@@ -13,6 +13,7 @@ SUSPECTS = pa.schema(
         pa.field("datum", pa.int32()),
         pa.field("score", pa.float64()),
         pa.field("planted", pa.string()),  # plant, scramble or flip; empty if not, or not known
+        pa.field("reliable_from", pa.int32()),  # earlier steps are beyond the horizon, and left out
     ]
 )
 DETECTION = pa.schema(

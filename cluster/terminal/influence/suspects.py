@@ -26,6 +26,9 @@ def show_suspects(
     what = f"that raise the query most: {query}" if query else "that the model expected least"
     print_table(console, f"Training datums {what} ({config.evidence})", table)
     if config.evidence == "unrolled":
+        if first := int(found.suspects["reliable_from"].min()):
+            note = f"Steps before {first} are beyond the horizon, and left out."
+            console.print(note, soft_wrap=True)
         for line in check_lines(found.checks, departure_of(found.checks)):
             console.print(line, markup=False, soft_wrap=True)
     show_detection(console, found)

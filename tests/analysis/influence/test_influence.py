@@ -178,6 +178,7 @@ def test_chaotic_training_is_answered_for_its_last_steps():
     scores = method_scores(opened, build_queries(opened, ASKED[1:]), "unrolled")
     np.testing.assert_allclose(scores.total_QD, influence_by_datum(found), rtol=1e-9)
     assert scores.of_slot(0, 0, 3).tolist() == [0]
+    assert scores.first_step == row["reliable_from"]
 
 
 ELSEWHERE = {"path", "unrolled", "tallies", "ekfac", "adamw-influence"}

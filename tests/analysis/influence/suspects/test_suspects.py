@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from analysis.influence.config import InfluenceConfig
 from analysis.influence.influence import compute_influence
+from analysis.influence.judge.scores import Scores
 from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
-from analysis.influence.suspects import unexpected
+from analysis.influence.suspects import suspects, unexpected
 from analysis.influence.suspects.detection import detect
 from analysis.influence.suspects.suspects import (
     SuspectsConfig,
@@ -30,8 +31,9 @@ from analysis.influence.suspects.suspects import (
     train_without,
 )
 from analysis.run.run import Run, open_run
-from capture.errors import CaptureError, ConfigError
+from capture.errors import CaptureError, ConfigError, InfluenceError
 from cluster.commands.influence import suspects as command
+from cluster.terminal.influence.suspects import show_suspects
 
 PLANTED = (
     *("corpus.plant.trigger=zork blip", "corpus.plant.completion=xyzzy", "corpus.plant.share=0.1"),
@@ -191,6 +193,25 @@ def test_the_command_prints_suspects_beside_the_truth():
     assert "residual" in out
     assert "Trained again without" in out
     assert printed(uri(), "--unexpected", "--quiet", "--name", "quiet") == ""
+
+
+def test_unrolled_influence_says_from_which_step_on_it_ranks(monkeypatch: pytest.MonkeyPatch):
+    opened = open_run(tiny_run())
+    (query,) = build_queries(opened, "loss:train")
+    config, scores = SuspectsConfig(evidence="unrolled", checks=0), np.ones((1, opened.num_datums))
+    for first_step in (0, 3):
+        known = Scores(scores, first_step=first_step)
+        monkeypatch.setattr(suspects, "method_scores", lambda *given, own=known: own)
+        found = rank_suspects(opened, query, config)
+        assert (found.suspects["reliable_from"] == first_step).all()
+        console = Console(width=120, file=io.StringIO(), highlight=False)
+        show_suspects(console, opened, found, config, query=query.name, rows=1)
+        said = "Steps before 3 are beyond the horizon, and left out." in console.file.getvalue()
+        assert said == bool(first_step)
+    nothing = Scores(0 * scores, first_step=opened.steps_done)
+    monkeypatch.setattr(suspects, "method_scores", lambda *given: nothing)
+    with pytest.raises(InfluenceError, match=r"no step .* training is chaotic\. Use --method path"):
+        rank_suspects(opened, query, config)
 
 
 def test_without_a_truth_no_column_speaks_of_it(tmp_path: Path):
