@@ -5,6 +5,7 @@ Activations for the last two kinds are those of the last model on training text,
 Shapes: N datum, T position, M activation, C width (inputs, or outputs), K direction.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,8 +26,12 @@ MOST_ACTIVATIONS = 8192
 """Activations that a basis is computed from, of the first training datums."""
 
 
-def read_directions(where: str, name: str, width: int) -> np.ndarray | None:
+def read_directions(
+    where: str, name: str, width: int, names: Sequence[str] = NAMES
+) -> np.ndarray | None:
     """Return the directions of a .npy file, [K, C]; None for the name of a basis.
+
+    ``names``: the bases that an error lists.
 
     Raises ``ConfigError``, which names the setting ``where``, for a file that does not hold finite
     directions of this width, or holds one of length 0.
@@ -37,7 +42,7 @@ def read_directions(where: str, name: str, width: int) -> np.ndarray | None:
         with Path(name).expanduser().open("rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        remedy = f"Wanted {', '.join(NAMES)} or a .npy file"
+        remedy = f"Wanted {', '.join(names)} or a .npy file"
         raise ConfigError(where, f"got {name!r}, which cannot be read", remedy) from error
     found = np.atleast_2d(found)
     if found.ndim != 2 or found.shape[1] != width or found.dtype.kind not in "fiu":

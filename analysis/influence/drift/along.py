@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analysis.influence.directions.bases import (
+    NAMES,
     NEURONS,
     PCA,
     SIDES,
@@ -110,7 +111,7 @@ def measure_drift(
         moments = run_moments(run, config.unit, walks=config.walks, seed=config.seed, report=report)
         found = drift_of_weights(moments, transposed=config.unit in run.layout.transposed)
         return furthest_first(found, moments)
-    width, basis_KC = read_basis(run, config.unit, config.side, config.basis, "drift.basis")
+    width, basis_KC = basis_asked(run, config)
     during_training = config.basis == PCA and config.side == "inputs"
     if basis_KC is None and not during_training:
         asked = (config.unit, config.side, config.basis, width, config.seed)
@@ -131,7 +132,13 @@ def require_asked(run: Run, config: DriftConfig) -> None:
     if config.basis == WEIGHTS:
         require_matrix(run, config.unit)
         return
-    read_basis(run, config.unit, config.side, config.basis, "drift.basis")
+    basis_asked(run, config)
+
+
+def basis_asked(run: Run, config: DriftConfig) -> tuple[int, np.ndarray | None]:
+    """Return what ``read_basis`` returns for any basis but single weights."""
+    names = (*NAMES, WEIGHTS)
+    return read_basis(run, config.unit, config.side, config.basis, "drift.basis", names)
 
 
 def drift_along(moments: Moments, directions: np.ndarray) -> pd.DataFrame:

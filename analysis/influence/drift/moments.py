@@ -10,14 +10,14 @@ walk gives every shift a random sign; a few such walks are added up beside the t
 Shapes: N datum, T position, R output of the weight, C input, D random walk.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.influence.directions.bases import Side, read_directions
+from analysis.influence.directions.bases import NAMES, Side, read_directions
 from analysis.run.names import nearest
 from analysis.run.run import Run
 from capture.errors import RunError, UnitError
@@ -94,16 +94,18 @@ def require_matrix(run: Run, unit: str) -> tuple[int, int]:
 
 
 def read_basis(
-    run: Run, unit: str, side: Side, basis: str, where: str
+    run: Run, unit: str, side: Side, basis: str, where: str, names: Sequence[str] = NAMES
 ) -> tuple[int, np.ndarray | None]:
     """Return the length of a direction, and the directions of a file; None for a named basis.
+
+    ``names``: the bases that an error lists.
 
     Raises ``UnitError`` for a unit that was not captured or is no matrix, and ``ConfigError``,
     which names the setting ``where``, for a file without directions that fit it.
     """
     rows, columns = require_matrix(run, unit)
     width = columns if side == "inputs" else rows
-    return width, read_directions(where, basis, width)
+    return width, read_directions(where, basis, width, names)
 
 
 def run_moments(

@@ -66,8 +66,14 @@ def taken_for(command: str) -> str:
         ("influence RUN loss --steps 500:600", "has no steps 500 to 599"),
         ("spectrum RUN --steps 500:600", "has no steps 500 to 599; it has 24"),
         ("directions RUN layers.1.linear3.weight loss", "was not captured. Did you mean"),
-        (f"directions RUN {UNIT} loss --basis xyz", "got 'xyz', which cannot be read"),
-        (f"drift RUN {UNIT} --basis xyz", "got 'xyz', which cannot be read"),
+        (
+            f"directions RUN {UNIT} loss --basis xyz",
+            "got 'xyz', which cannot be read. Wanted neurons, pca, dictionary or a .npy file",
+        ),
+        (
+            f"drift RUN {UNIT} --basis xyz",
+            "got 'xyz', which cannot be read. Wanted neurons, pca, dictionary, weights or a .npy",
+        ),
         ("transitions RUN --metrics xyz", "has no 'xyz'"),
         ("transitions RUN --trajectory xyz", "xyz"),
         ("transitions RUN --target xyz", "'xyz' is not among the curves. Did you mean"),
