@@ -72,11 +72,12 @@ def path_lines(query: Row) -> list[str]:
         parts += f", weight decay {query['decay']:+.4g}"
     if query["inherited"]:
         parts += f", momentum from before {query['inherited']:+.4g}"
-    source = FROM_FACTORS if query["from_factors"] else REPLAYED
+    known = not pd.isna(query["from_factors"])  # tables from before this column do not say
+    source = (FROM_FACTORS if query["from_factors"] else REPLAYED) if known else ""
     closes = "complete" if query["incompleteness"] <= COMPLETE else "INCOMPLETE"
     return [
         f"{moved}: {parts}.",
-        f"Influence: a datum's part in this change, as it happened. {source}",
+        f"Influence: a datum's part in this change, as it happened. {source}".rstrip(),
         f"Books: {closes}; the parts miss the change by {query['incompleteness']:.1e} of their "
         f"absolute sum (limit {COMPLETE:.0e}; quadrature alone {query['quadrature']:.1e}).",
     ]
@@ -84,6 +85,8 @@ def path_lines(query: Row) -> list[str]:
 
 def unrolled_lines(query: Row) -> list[str]:
     end, reliable, first = query["end_step"], query["reliable_from"], query["computed_from"]
+    if pd.isna(first):  # tables from before this column: the sweep never ended early
+        first = query["first_step"]
     low, high = query["exponent_low"], query["exponent_high"]
     interval = f", 95 % {low:+.4f} to {high:+.4f}" if math.isfinite(low + high) else ""
     growth = (

@@ -12,7 +12,7 @@ from there, or else from the run.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -23,7 +23,7 @@ import pyarrow as pa
 from analysis.jobs.question import Question
 from analysis.run.run import Run
 from analysis.run.scan import Shard, Wanted
-from capture.errors import ConfigError, RunError, ShardError
+from capture.errors import ColumnError, ConfigError, RunError, ShardError
 from capture.format import markers
 from capture.format.markers import File, Marker, read_marker
 from capture.shards import encoding as shards
@@ -169,9 +169,17 @@ def encode_frame(frame: pd.DataFrame, schema: pa.Schema) -> tuple[memoryview, in
 
 
 def read_table(
-    run: Run, job: str, name: str, schema: pa.Schema, wanted: Wanted | None = None
+    run: Run,
+    job: str,
+    name: str,
+    schema: pa.Schema,
+    wanted: Wanted | None = None,
+    newer: Collection[str] = (),
 ) -> pd.DataFrame:
     """Return the wanted rows of one of a job's tables, with the columns of the schema.
+
+    ``newer``: columns that tables of earlier versions lack, all of them; they are then missing
+    values.
 
     Raises ``RunError`` if the job was not run, or was run on fewer steps, and ``ShardError`` if its
     files are damaged.
@@ -183,7 +191,13 @@ def read_table(
         where = f"{place_of(run, job).uri}/{marker_key(job)}"
         raise ShardError(where, f"does not name {key}", f"Run: {command_for(run, job)}")
     shard = Shard(place_of(run, job), file, marker.first_step, marker.end_step)
-    return shard.rows_of(schema, wanted).to_pandas()
+    try:
+        return shard.rows_of(schema, wanted).to_pandas()
+    except ColumnError:
+        if not newer:
+            raise
+    older = pa.schema([field for field in schema if field.name not in newer])
+    return shard.rows_of(older, wanted).to_pandas().reindex(columns=schema.names)
 
 
 def require_tables(run: Run, job: str) -> Marker:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from report_pages import Reader, build, contents
 from report_run import report_run
@@ -11,7 +12,7 @@ from tiny_run import copied, tiny_run
 
 import ontogeny
 from analysis.influence.tables import SCHEMAS, Influence
-from analysis.jobs.influence_wording import strongest_words
+from analysis.jobs.influence_wording import REPLAYED, explanation, strongest_words
 from analysis.jobs.question import Question
 from analysis.jobs.tables import write_tables
 from analysis.report.pages.influence.answers import read_answers
@@ -74,6 +75,33 @@ def test_tables_of_another_version_are_left_out():
     frames["datums"] = frames["datums"].drop(columns="times")
     write_tables(run, "influence", frames, old, Question.of("influence"))
     assert list(read_answers(run)) == []
+
+
+@pytest.mark.parametrize("method", ["path", "unrolled"])
+def test_tables_from_before_newer_columns_are_shown(method: str):
+    """Earlier tables lack ``from_factors``, ``computed_from`` and the first step of checks."""
+    run = open_run(copied(tiny_run(), f"memory://report-influence-before-{method}").uri)
+    how = ontogeny.InfluenceConfig(method=method, checks=0)
+    found = ontogeny.influence(run, ASKED[:1], how)
+    frames: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in SCHEMAS}
+    check = {"query": found.queries["query"][0], "retraining": "a", "left_out": 2, "first_step": 0}
+    frames["checks"] = pd.DataFrame([check | {"predicted": 0.1, "change": 0.2}])
+    write_tables(run, "influence", frames, SCHEMAS)
+    (now,) = read_answers(run)
+    old = dict(SCHEMAS)
+    for table, newer in (
+        ("queries", ("from_factors", "computed_from")),
+        ("checks", ("first_step",)),
+    ):
+        old[table] = pa.schema([own for own in SCHEMAS[table] if own.name not in newer])
+        frames[table] = frames[table].drop(columns=list(newer))
+    write_tables(run, "influence", frames, old)
+    (before,) = read_answers(run)
+    lines, same = (
+        explanation(own.answers[0].query, own.answers[0].checks) for own in (before, now)
+    )
+    assert [line.replace(f" {REPLAYED}", "") for line in same] == lines
+    pd.testing.assert_frame_equal(before.answers[0].raised, now.answers[0].raised)
 
 
 def test_without_answers_the_page_has_the_command():

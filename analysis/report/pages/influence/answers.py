@@ -59,6 +59,8 @@ CHECKS = pa.schema(
         pa.field("change", pa.float64()),
     ]
 )
+NEWER = {"queries": ("from_factors", "computed_from"), "checks": ("first_step",)}
+"""Table → columns that were added later, and are missing values in tables from before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,8 @@ class AnswerSet:
 def read_answers(run: Run) -> Iterator[AnswerSet]:
     """Yield the sets of answers in the run, by name.
 
-    Tables of an earlier state of the run, or of an earlier version, are left out. Raises
-    ``ShardError`` for damaged ones.
+    Tables of an earlier state of the run are left out, and those of an earlier version that lack
+    more columns than ``NEWER``. Raises ``ShardError`` for damaged ones.
     """
     for name in table_sets(run, JOB):
         try:
@@ -103,11 +105,11 @@ def read_answers(run: Run) -> Iterator[AnswerSet]:
 def read_set(run: Run, name: str) -> AnswerSet:
     """Return the answers of one set of tables; raises what ``read_table`` raises."""
     job = table_set(JOB, name)
-    queries = read_table(run, job, "queries", QUERIES)
+    queries = read_table(run, job, "queries", QUERIES, newer=NEWER["queries"])
     shown = queries.head(MOST_QUERIES).to_dict("records")
     wanted = {"query": [str(row["query"]) for row in shown]}
     datums, positions, checks = (
-        by_query(read_table(run, job, table, schema, wanted))
+        by_query(read_table(run, job, table, schema, wanted, NEWER.get(table, ())))
         for table, schema in (("datums", DATUMS), ("positions", POSITIONS), ("checks", CHECKS))
     )
     answers = [
