@@ -25,6 +25,7 @@ MAX_POSITIONS = 2**28
 """Limit of the numbers in a positional encoding, 1 GiB."""
 OPTIMIZER = "optimizer/"
 REMEDY = "Run: ontogeny verify"
+COPY_AGAIN = "Copy the run's checkpoints again; ontogeny verify lists what is missing"
 
 
 def key_of(step: int) -> str:
@@ -81,7 +82,7 @@ def read_checkpoint(store: Store, step: int, marker: Marker | None = None) -> di
     try:
         return decode(read_bytes(store, key_of(step), marker), where)
     except FileNotFoundError as error:
-        raise ShardError(where, "is missing", REMEDY) from error
+        raise ShardError(where, "is missing", COPY_AGAIN) from error
 
 
 def decode(data: bytes, where: str) -> dict[str, Tensor]:
@@ -160,7 +161,7 @@ def require_model_fits(store: Store, config: ModelConfig, *, vocabulary: int, wi
         with store.open(key_of(0)) as source:
             found = source.seek(0, 2)
     except FileNotFoundError as error:
-        raise ShardError(key, "is missing", REMEDY) from error
+        raise ShardError(key, "is missing", COPY_AGAIN) from error
     if config.kind == "mlp":
         deeper = (config.layers - 1) * config.hidden**2
         wanted = 4 * ((window + config.classes) * config.hidden + deeper)

@@ -117,7 +117,7 @@ def test_steps_that_were_not_taken_are_refused(adam: str) -> None:
 def test_a_missing_checkpoint_is_named() -> None:
     store = copied(tiny_run(), "memory://unrolled/missing")
     store.delete(checkpoint.key_of(14))
-    with pytest.raises(CaptureError, match=r"step-000014.safetensors: is missing"):
+    with pytest.raises(CaptureError, match=r"step-000014.safetensors: is missing. Copy the run"):
         backward(store.uri, range(24))
 
 
