@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import ontogeny
 from analysis.trajectory.tables import Trajectory
@@ -17,7 +18,7 @@ from benchmarks.studies.study import Blocks, Results, Study, table
 from benchmarks.studies.transitions import half_cell, known, verdicts
 
 SEEDS = (0, 1, 2)
-METRICS = ("loss", "copying", "previous_token", "induction", "head_ablation")
+METRICS = ("loss", "copying", "previous_token", "induction", "k_composition", "head_ablation")
 LAYER_OF = {"previous_token": 0, "induction": 1}
 """Pattern → the layer in which the circuit of Olsson et al. has it."""
 PATTERNS = tuple(LAYER_OF)
@@ -44,11 +45,14 @@ def measured(folder: Path, seed: int) -> Results:
     config = ontogeny.TrajectoryConfig(metrics=METRICS, steps="all", datums=64)
     found = ontogeny.trajectory(run, config, save=True, replace=True)
     heads = {pattern: strongest(found, pattern, layer) for pattern, layer in LAYER_OF.items()}
+    pair = composed(found, heads["induction"])
     asked = ontogeny.TransitionsConfig(
-        metrics=("copying", *PATTERNS), target="copying", states=0, record=False
+        metrics=("copying", *PATTERNS, "k_composition"), target="copying", states=0, record=False
     )
     changes = ontogeny.transitions(run, asked)
-    copying = found.series("copying")
+    copying, composition = found.series("copying"), found.series("k_composition", pair)
+    before = ("previous_token", heads["previous_token"])
+    induction = ("induction", heads["induction"])
     curves = {pattern: found.series(pattern, head) for pattern, head in heads.items()}
     ends = {head: found.series("head_ablation", head).iloc[-1] for head in names()}
     return {
@@ -60,11 +64,15 @@ def measured(folder: Path, seed: int) -> Results:
         "heads": heads,
         "curves": {pattern: rows["value"].tolist() for pattern, rows in curves.items()},
         "null": float(curves["induction"]["null"].iloc[0]),
+        "pair": pair,
+        "composition": composition["value"].tolist(),
+        "composition_null": float(composition["null"].iloc[0]),
         "ablation": {head: float(row["value"]) for head, row in ends.items()},
         "ablation_error": {head: float(row["standard_error"]) for head, row in ends.items()},
         "ablation_n": int(ends[heads["induction"]]["n"]),
         "transitions": verdicts(changes.curves),
-        "order": order(changes.order, heads),
+        "order": order(changes.order, before, induction),
+        "composed": order(changes.order, ("k_composition", pair), induction),
     }
 
 
@@ -77,9 +85,14 @@ def strongest(found: Trajectory, pattern: str, layer: int) -> str:
     return max(names([layer]), key=lambda head: found.series(pattern, head)["value"].max())
 
 
-def order(pairs, heads: dict[str, str]) -> Results:
-    """Return half step of the induction head divided by that of the previous-token head."""
-    one, other = (("previous_token", heads["previous_token"]), ("induction", heads["induction"]))
+def composed(found: Trajectory, head: str) -> str:
+    """Return the pair of a head of the first layer and this head that compose most at the end."""
+    pairs = [f"{first} > {head}" for first in names([0])]
+    return max(pairs, key=lambda pair: found.series("k_composition", pair)["value"].iloc[-1])
+
+
+def order(pairs: pd.DataFrame, one: tuple[str, str], other: tuple[str, str]) -> Results:
+    """Return half step of the other curve divided by that of the one; a curve is metric, part."""
     for row in pairs.to_dict("records"):
         first = (row["metric"], row["component"])
         second = (row["other_metric"], row["other_component"])
@@ -106,6 +119,11 @@ def claims(results: Results) -> dict[str, bool]:
         ),
         "in no seed does a head of the first layer become a previous-token head": all(
             max(own["curves"]["previous_token"]) < 5 * own["null"] for own in every
+        ),
+        "in every seed the strongest K-composition is above the null, and changes first": all(
+            own["composition"][-1] > 1.3 * own["composition_null"]
+            and own["composed"]["relation"] == "before"
+            for own in every
         ),
         "in every seed the loss without each head is higher, by an interval above 0": all(
             ablation_interval(own, head)[0] > 0 for own in every for head in names()
@@ -140,6 +158,7 @@ def beside_table(every: list[Results]) -> list[str]:
     half = [own["transitions"][f"induction {own['heads']['induction']}"] for own in every]
     tokens = [f"{one['half_step'] * TOKENS_PER_STEP / 1e6:.2f}" for one in half]
     largest = [f"{max(own['curves']['previous_token']):.2f}" for own in every]
+    composed = [order_cells(own["composed"])[1].split()[0] for own in every]
     levels, changes = zip(*map(alike, every), strict=True)
     return table(
         ["published", f"here (n = {len(every)})"],
@@ -154,7 +173,11 @@ def beside_table(every: list[Results]) -> list[str]:
                 f"none forms: attention of at most {', '.join(largest)}, null "
                 f"{every[0]['null']:.2f}",
             ],
-            ["Q-K composition connects them last, after about 2.2 billion", "not measured"],
+            [
+                "Q-K composition connects them last, after about 2.2 billion tokens",
+                f"K-composition of the strongest pair changes {', '.join(composed)} the induction "
+                "head",
+            ],
             [
                 '"ICL ability correlates perfectly with induction head formation"',
                 f"over checkpoints r = {', '.join(levels)}; of the changes between checkpoints "
@@ -181,6 +204,9 @@ def heads_table(every: list[Results]) -> list[str]:
             cells = [f"{x:.2f}" for x in (values[0], max(values), values[-1], own["null"])]
             name = f"{pattern.replace('_', ' ')}, {own['heads'][pattern]}"
             rows.append([str(own["seed"]), name, *cells])
+        score = own["composition"]
+        cells = [f"{x:.2f}" for x in (score[0], max(score), score[-1], own["composition_null"])]
+        rows.append([str(own["seed"]), f"K-composition, {own['pair']}", *cells])
         end = f"{own['copying'][-1]:.2f} ± {1.96 * own['copying_error'][-1]:.2f}"
         values = (f"{own['copying'][0]:.2f}", f"{max(own['copying']):.2f}", end, "0")
         rows.append([str(own["seed"]), f"repeated less new tokens (n = {own['n']})", *values])
@@ -195,22 +221,30 @@ def transitions_table(every: list[Results]) -> list[str]:
             half_cell(own["transitions"].get(f"{pattern} {own['heads'][pattern]}"))
             for pattern in PATTERNS
         ]
+        cells.append(half_cell(own["transitions"].get(f"k_composition {own['pair']}")))
         rows.append([str(own["seed"]), *cells, half_cell(own["transitions"].get("copying"))])
-    head = ["seed", "attention to the token before", "induction head", "repeated less new"]
+    head = ["seed", "attention to the token before", "induction head", "K-composition"]
+    head.append("repeated less new")
     return table(head, rows)
 
 
 def order_table(every: list[Results]) -> list[str]:
-    rows = []
-    for own in every:
-        found = own["order"]
-        if not found or found["factor"] is None:
-            rows.append([str(own["seed"]), "not known", "–"])
-            continue
-        factor = f"{found['factor']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-        rows.append([str(own["seed"]), factor, f"{found['relation']} the induction head"])
-    head = ["seed", "half step of the induction head / of attention to the token before"]
-    return table([*head, "attention to the token before changes"], rows)
+    rows = [
+        [str(own["seed"]), *order_cells(own["order"]), *order_cells(own["composed"])]
+        for own in every
+    ]
+    head = ["seed"]
+    for name in ("attention to the token before", "K-composition"):
+        head += [f"half step of the induction head / of {name}", f"{name} changes"]
+    return table(head, rows)
+
+
+def order_cells(found: Results) -> list[str]:
+    """Return the factor between the half steps of two curves with its interval, and the order."""
+    if not found or found["factor"] is None:
+        return ["not known", "–"]
+    factor = f"{found['factor']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    return [factor, f"{found['relation']} the induction head"]
 
 
 def ablation_table(every: list[Results]) -> list[str]:

@@ -144,15 +144,15 @@ def test_an_interval_is_students() -> None:
 
 
 def test_the_order_of_two_curves_is_read_either_way_round() -> None:
-    heads = {"previous_token": "L0H1", "induction": "L1H2"}
+    asked = (("previous_token", "L0H1"), ("induction", "L1H2"))
     columns = ("metric", "component", "other_metric", "other_component", "factor", "low", "high")
     one = ("previous_token", "L0H1", "induction", "L1H2", 2.0, 1.6, 4.0)
     other = ("induction", "L1H2", "previous_token", "L0H1", 0.5, 0.25, 0.625)
     wanted = {"factor": 2.0, "low": 1.6, "high": 4.0, "relation": "before"}
     for row, relation in ((one, "before"), (other, "after")):
         pairs = pd.DataFrame([(*row, relation)], columns=pd.Index([*columns, "relation"]))
-        assert induction.order(pairs, heads) == wanted
-    assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), heads) == {}
+        assert induction.order(pairs, *asked) == wanted
+    assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), *asked) == {}
 
 
 def test_the_tokens_of_a_step_are_those_of_the_bundled_configuration() -> None:
