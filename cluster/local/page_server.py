@@ -1,10 +1,12 @@
 """Answer a browser on this machine, and nobody else, with pages that are made one at a time."""
 
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from capture.errors import CaptureError, ConfigError
@@ -16,7 +18,7 @@ Reader = Callable[[str], tuple[bytes | memoryview, str] | None]
 """Path without the first slash → content and media type; None if there is no such page."""
 
 
-def page_server(read: Reader, first: str, port: int) -> ThreadingHTTPServer:
+def page_server(read: Reader, first: str, port: int) -> "PageServer":
     """Return a server that is bound to a port of this machine; ``serve_forever`` answers.
 
     ``first``: the path that ``/`` leads to. ``port``: 0 for a free one. Raises ``ConfigError`` if
@@ -24,10 +26,18 @@ def page_server(read: Reader, first: str, port: int) -> ThreadingHTTPServer:
     """
     handler = partial(PageHandler, read=read, first=first, lock=threading.Lock())
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return PageServer((HOST, port), handler)
     except (OSError, OverflowError) as error:
         problem = f"got {port}, which cannot be used: {error}"
         raise ConfigError("--port", problem, "Choose another, or 0 for any that is free") from error
+
+
+class PageServer(ThreadingHTTPServer):
+    """Says nothing of a browser that leaves before it has its answer."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class PageHandler(BaseHTTPRequestHandler):

@@ -74,9 +74,19 @@ def test_a_damaged_table_is_said_in_the_page(port: int) -> None:
     assert (status, content) == (500, b"analysis/a.parquet: is damaged. Run it again.")
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "x"])
 def test_another_name_for_this_machine_is_refused(port: int, host: str) -> None:
-    assert ask(port, "/report/index.html", host=host or "x")[0] == 403
+    assert ask(port, "/report/index.html", host=host)[0] == 403
+
+
+def test_a_browser_that_leaves_before_the_answer_prints_nothing(capsys) -> None:
+    with page_server(read, "", 0) as server:
+        for error, said in ((BrokenPipeError(), False), (KeyError("a mistake of ours"), True)):
+            try:
+                raise error
+            except type(error):
+                server.handle_error(None, (HOST, 1))
+            assert bool(capsys.readouterr().err) == said
 
 
 def test_localhost_is_a_name_of_this_machine(port: int) -> None:
