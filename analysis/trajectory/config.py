@@ -56,7 +56,10 @@ class TrajectoryConfig:
         at_least("--shots", self.shots, 0)
         at_least("--components", self.components, 0)
         if self.components == 1:
-            raise ConfigError("--components", "got 1, a path turns in 2 or more; or 0 for none")
+            problem = (
+                "got 1, must be 0 (none) or at least 2, because a path turns in two dimensions"
+            )
+            raise ConfigError("--components", problem)
         if self.shots and self.concept is None:
             raise ConfigError("--shots", "is given without --concept", "Give a file of examples")
         if self.split not in ("", "train", "validation", "test"):

@@ -36,7 +36,7 @@ def components_tables(
     ``LEAST_CHECKPOINTS`` remain.
     """
     pairs = zip(steps, outputs, strict=True)
-    kept = [(step, each) for step, each in pairs if np.isfinite(each.logit_NE).all()]
+    kept = [(step, each) for step, each in pairs if each.are_finite]
     require_checkpoints(len(kept))
     step_C = np.array([step for step, _ in kept])
     each_of = {

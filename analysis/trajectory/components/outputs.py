@@ -26,7 +26,12 @@ class Outputs:
 
     loss_NT: np.ndarray
     logit_NE: np.ndarray
-    """Of the first datums, as many as fit; positions and vocabulary in one axis."""
+    """Sampled logits, of the first datums if not all fit; positions and vocabulary in one axis."""
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether losses and logits are all finite; training may have diverged."""
+        return bool(np.isfinite(self.loss_NT).all() and np.isfinite(self.logit_NE).all())
 
 
 def outputs_of(model: Observed, text: Text, checkpoints: int) -> Outputs:

@@ -8,9 +8,9 @@ import torch
 from tiny_run import copied, tiny_run
 
 from analysis.run.run import open_run
-from analysis.trajectory.components.measured import turn_rows
+from analysis.trajectory.components.measured import components_tables, turn_rows
 from analysis.trajectory.components.nulls import null_paths, reordered_gram
-from analysis.trajectory.components.outputs import chosen_positions
+from analysis.trajectory.components.outputs import Outputs, chosen_positions
 from analysis.trajectory.components.paths import datum_grams, path_of
 from analysis.trajectory.components.turns import angles, turns_of
 from analysis.trajectory.config import TrajectoryConfig
@@ -138,6 +138,19 @@ def test_reordered_steps_keep_their_lengths_and_their_directions():
     assert not np.allclose(own_SS, other_SS)
 
 
+@pytest.mark.parametrize("where", ["losses", "logits"])
+def test_checkpoints_with_outputs_that_are_not_finite_are_left_out(where: str):
+    rng = np.random.default_rng(0)
+    outputs = [Outputs(rng.normal(size=(3, 4)), rng.normal(size=(3, 6))) for _ in range(10)]
+    (outputs[9].loss_NT if where == "losses" else outputs[9].logit_NE)[1, 2] = np.inf
+    rows, turns, _ = components_tables(list(range(10)), outputs, 2, seed=0)
+    assert rows["step"].max() == 8
+    assert np.isfinite(rows["value"]).all()
+    assert set(turns["metric"]) <= set(rows["metric"])
+    with pytest.raises(ConfigError, match="needs 8 checkpoints with finite outputs, got 7"):
+        components_tables(list(range(8)), outputs[2:], 2, seed=0)
+
+
 def test_sampled_positions_fit_and_differ_between_datums():
     assert chosen_positions(4, 6, 100, 0).shape == (4, 6)
     place_NP = chosen_positions(20, 50, 65, 0)
@@ -199,7 +212,7 @@ def test_the_command_writes_components_turns_and_the_paths(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"components": 1}, "--components: got 1, a path turns in 2 or more"),
+        ({"components": 1}, r"--components: got 1, must be 0 \(none\) or at least 2"),
         ({"components": 2, "checkpoints": 3}, "--components: needs 8 checkpoints"),
     ],
 )
