@@ -119,7 +119,7 @@ def predictions(
 
 def claims(every: list[Results]) -> dict[str, bool]:
     """Return what the page says of heads → whether the seeds have it."""
-    low = {aim: [interval(values)[0] for values in lost(every, aim)] for aim in LEGS}
+    star_low, cheese_low = (interval(values)[0] for values in lost(every, "star"))
     beyond = {aim: interval(lost_more(every, aim))[0] > 0 for aim in LEGS}
     return {
         "in every seed one head takes of the way to the cheese, beyond both intervals": all(
@@ -131,16 +131,15 @@ def claims(every: list[Results]) -> dict[str, bool]:
             one["walked"][0] > 0.9 * own["whole"][0] for own, one in chosen(every, "cheese")
         ),
         "on average it takes more of its own way than the median head": beyond["cheese"],
-        "the head chosen to take the way to the star takes some of that to the cheese": low["star"][
-            1
-        ]
-        > 0,
+        "the head chosen to take the way to the star takes some of that to the cheese": (
+            cheese_low > 0
+        ),
         "but no more of that than the median head": all(
             one["walked"][1] > one["median"][1] - half_width(one["median"][1], own["n"])
             for own, one in chosen(every, "star")
         ),
         "what it takes of the way to the star is not certain over seeds": len(every) < 2
-        or not (low["star"][0] > 0 or beyond["star"]),
+        or not (star_low > 0 or beyond["star"]),
     }
 
 
