@@ -154,7 +154,7 @@ def blocks(results: Results) -> Blocks:
 
 
 def beside_table(every: list[Results]) -> list[str]:
-    """What was published of language models beside what is found here, one value for each seed."""
+    """Return what was published beside what is found here, one value for each seed."""
     half = [own["transitions"][f"induction {own['heads']['induction']}"] for own in every]
     tokens = [f"{one['half_step'] * TOKENS_PER_STEP / 1e6:.2f}" for one in half]
     largest = [f"{max(own['curves']['previous_token']):.2f}" for own in every]

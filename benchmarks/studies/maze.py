@@ -180,7 +180,7 @@ def blocks(results: Results) -> Blocks:
 
 
 def beside_table(results: Results) -> list[str]:
-    """What the source wishes beside what is found here."""
+    """Return what the source wishes beside what is found here."""
     every, stars = results["seeds"], results["stars"]
     late, early = (
         {name: whole_and_left(every, basis, name) for name in SPLITS}

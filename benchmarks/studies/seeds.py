@@ -107,7 +107,7 @@ def blocks(results: Results) -> Blocks:
 
 
 def beside_table(results: Results) -> list[str]:
-    """What was published of language models beside what is found here."""
+    """Return what was published of language models beside what is found here."""
     runs = final(results["seed"], "test loss", FINAL)["runs"]
     accuracy = final(results["seed"], "test accuracy", FINAL)
     outliers, tested, kinds, outcomes = (

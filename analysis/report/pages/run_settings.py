@@ -15,7 +15,7 @@ from capture.optim.optimizer_config import describe_optimizer
 
 
 def run_settings(run: Run, used: Mapping[str, UsedTables]) -> Markup:
-    """The figures and settings of the run; ``used``: analysis → its tables and their question."""
+    """Return facts of the run; ``used``: analysis → its tables and their question."""
     made, outliers = run.provenance, run.config.capture.outliers
     partly = run.committed.partly_recorded("outliers")
     finished = "complete" if run.steps_done == run.num_steps else "not finished"
@@ -45,7 +45,7 @@ def tables_used(tables: UsedTables) -> Markup:
 
 
 def training_settings(run: Run) -> list[tuple[str, str]]:
-    """The text, the model and the optimizer; of a custom loop, what the run knows of them."""
+    """Return text, model and optimizer, with labels; of a custom loop, what the run knows."""
     if run.from_custom_loop:
         known = loop_settings(run)
         return [

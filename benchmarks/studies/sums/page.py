@@ -110,7 +110,7 @@ def blocks(results: Results) -> Blocks:
 
 
 def beside_table(every: list[Results]) -> list[str]:
-    """What was published beside what is found here, one cell for all seeds."""
+    """Return what was published beside what is found here, one cell for all seeds."""
     leads = [lead_cell(own["leads"].get("excluded_loss")) for own in every]
     gini = [lead_cell(own["leads"].get("embedding_gini")) for own in every]
     values = [

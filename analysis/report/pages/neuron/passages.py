@@ -154,7 +154,7 @@ def place_of(data: ReportData, position: int) -> int:
 
 
 def picture_of(data: ReportData, datum: int) -> Picture | None:
-    """The picture that a training datum is; None for a text, and for a loop of the user's."""
+    """Return the picture that a training datum is; None for text and for custom loops."""
     run = data.run
     if run.from_custom_loop:
         return None
