@@ -45,8 +45,6 @@ class Condition:
     """Share of the rows that are permuted within each image, in its own way."""
     moved_columns: float = 0.0
     """Share of the columns that are permuted within each image, in its own way."""
-    exchanged_pixels: float = 0.0
-    """Share of the pixels that are permuted among the images, each in its own way."""
     exchanged_rows: float = 0.0
     """Share of the rows that are permuted among the images, each in its own way."""
     exchanged_columns: float = 0.0
@@ -62,15 +60,14 @@ FADING = {
     "moved_pixels": (0.25, 0.5, 0.75, 1.0),
     "moved_rows": (0.25, 0.5, 1.0),
     "moved_columns": (0.25, 0.5, 1.0),
-    "dimensions": (100, 300, 1000, 10_000),
-    "exchanged_rows": (0.5, 1.0),
-    "exchanged_columns": (0.5, 1.0),
-    "exchanged_pixels": (0.5, 1.0),
+    "exchanged_rows": (1.0,),
+    "exchanged_columns": (1.0,),
     "shuffled_labels": (0.25, 0.5, 0.75),
     "classes": (2, 5),
     "pixels": (2, 4, 7, 14),
     "initial_scale": (0.0, 0.1, 4.0, 10.0),
     "rate_scale": (0.01, 10.0),
+    "dimensions": (300, 1000, 10_000),
 }
 """Field of ``Condition`` → levels of its sweep, beside that of the plain training."""
 

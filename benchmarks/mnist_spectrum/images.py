@@ -1,6 +1,6 @@
 """The images of a training: the 10,000 test digits of MNIST, or what is made of them.
 
-Shapes: N image, H row of pixels, W column, Q pixel, A place (a pixel, row or column), E entry of a
+Shapes: N image, H row of pixels, W column, Q pixel, A place (a row or column), E entry of a
 place.
 """
 
@@ -54,11 +54,10 @@ def averaged(image_NHW: np.ndarray, side: int) -> np.ndarray:
 
 
 def shuffle(image_NHW: np.ndarray, condition: Condition, rng: np.random.Generator) -> None:
-    """Permute rows and columns within images, and pixels, rows and columns among images."""
+    """Permute rows and columns within images, and among images."""
     column_NWH = image_NHW.transpose(0, 2, 1)
     move(image_NHW, condition.moved_rows, rng)
     move(column_NWH, condition.moved_columns, rng)
-    exchange(image_NHW.reshape(len(image_NHW), -1, 1), condition.exchanged_pixels, rng)
     exchange(image_NHW, condition.exchanged_rows, rng)
     exchange(column_NWH, condition.exchanged_columns, rng)
 

@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mnist_spectrum.conditions import ADAM, OPTIMIZERS, SGD, Condition
+from analysis.spectra.nulls import random_edge
+from benchmarks.mnist_spectrum.conditions import ADAM, ENTRIES, OPTIMIZERS, SGD, Condition
 from benchmarks.mnist_spectrum.drawing import draw
 
 Line = dict[str, Any]
+STEPS = 2000
 AXES = {
     "noise": ("uniform noise in every pixel", "share of noise"),
     "moved_pixels": ("pixels permuted within each image", "share of pixels"),
     "moved_rows": ("rows permuted within each image", "share of rows"),
     "moved_columns": ("columns permuted within each image", "share of columns"),
-    "exchanged_pixels": ("pixels permuted among images", "share of pixels"),
     "exchanged_rows": ("rows permuted among images", "share of rows"),
     "exchanged_columns": ("columns permuted among images", "share of columns"),
     "shuffled_labels": ("labels permuted among images", "share of labels"),
@@ -67,7 +68,8 @@ def numbers(lines: list[Line], get: Callable[[Line], dict]) -> tuple[str, str, s
 def optimizers_table(results: list[tuple[Condition, Line]]) -> list[str]:
     """Numbers by optimizer: exact, sampled, at other cutoffs; and how well the network learned."""
     head = ("optimizer", "n", "over 10 %", "sampled, 400 steps", "over 15 %", "over 5 %")
-    lines = [row(*head, "residual", "its share", "accuracy"), "|---" * (len(head) + 3) + "|"]
+    lines = [row(*head, "random edge", "residual", "its share", "accuracy")]
+    lines.append("|---" * (len(head) + 4) + "|")
     for optimizer in OPTIMIZERS:
         own = chosen(results, lambda c, name=optimizer: c == Condition(name, c.seed))
         grads = [line["gradients"] for line in own]
@@ -80,12 +82,18 @@ def optimizers_table(results: list[tuple[Condition, Line]]) -> list[str]:
                 f"{mean((v for s in samples for v in s['over_cutoff']), 1)}",
                 mean(one["cutoffs"]["0.15"] for one in grads),
                 mean(one["cutoffs"]["0.05"] for one in grads),
+                f"{np.mean([edge_share(one['as recorded']) for one in grads]):.1%}",
                 f"{np.mean([s['residual_norm'] for s in samples]):.2f}",
                 f"{np.mean([s['residual'] for s in samples]):.0%}",
                 f"{np.mean([line['accuracy'] for line in own]):.1%}",
             )
         )
     return lines
+
+
+def edge_share(found: dict) -> float:
+    """Return the random edge (Marchenko and Pastur 1967) as a share of the largest value."""
+    return random_edge(found["stable_rank"], ENTRIES, STEPS)
 
 
 def treatments_table(results: list[tuple[Condition, Line]]) -> list[str]:

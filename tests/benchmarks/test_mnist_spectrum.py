@@ -80,10 +80,8 @@ def test_exchanged_places_keep_their_values_but_in_other_images():
         ):
             assert sorted(there_NE.tolist()) == sorted(found_NE.tolist())
         assert abs(np.corrcoef(moved_NHW.ravel(), image_NHW.ravel())[0, 1]) < 0.05
-    moved_NQ, _ = images(replace(PLAIN, exchanged_pixels=0.5))
-    image_NQ = image_NHW.reshape(200, -1)
-    np.testing.assert_array_equal(np.sort(moved_NQ, 0), np.sort(image_NQ, 0))
-    assert (moved_NQ != image_NQ).any(0).sum() == 392
+        image_NQ, moved_NQ = image_NHW.reshape(200, -1), moved_NHW.reshape(200, -1)
+        np.testing.assert_array_equal(np.sort(moved_NQ, 0), np.sort(image_NQ, 0))
 
 
 def test_a_subspace_is_orthonormal_up_to_its_length():
