@@ -7,7 +7,8 @@ benchmarks/results/studies/ and figures and plot to the page. ``--again`` makes 
 stored results and trains nothing. The command ends with 1 if a claim does not hold. Studies run
 side by side in two processes with one thread each: other numbers of threads round differently, and
 train other networks.
-``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST`` and runs only if it is named.
+``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST``, ``turning-points`` takes the runs of
+``grokking`` and ``ngram-stages``; both run only if they are named, and not beside others.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from benchmarks.studies.study import Results, Study
 
 NAMES = ("grokking", "ngram-stages", "induction", "seeds", "maze", "pun")
 """Studies that are run by default."""
-WITH_DATA = ("mnist-spectrum",)
-"""Studies that need files."""
+WITH_DATA = ("mnist-spectrum", "turning-points")
+"""Studies that need files, or the runs of other studies."""
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 PAGES = ROOT / "docs" / "studies"

@@ -17,6 +17,7 @@ import ontogeny
 from benchmarks.studies.drawing import curves_figure
 from benchmarks.studies.study import Blocks, Results, Study, mean_and_interval, step_of, table
 from benchmarks.studies.transitions import half_cell, verdicts
+from ontogeny import Run
 
 SEEDS = (0, 1, 2)
 ORDERS = ("unigram", "bigram", "trigram")
@@ -42,18 +43,22 @@ def text_settings() -> tuple[str, list[str]]:
 
 
 def measure(folder: Path, seeds: Sequence[int]) -> Results:
-    name, settings = text_settings()
-    every = [measured(folder, seed, settings) for seed in seeds]
-    return {"text": name, "seeds": every}
+    every = [measured(folder, seed) for seed in seeds]
+    return {"text": text_settings()[0], "seeds": every}
 
 
-def measured(folder: Path, seed: int, settings: list[str]) -> Results:
-    """Train with one seed, and measure the distance from each n-gram at the checkpoints."""
+def trained(folder: Path, seed: int) -> Run:
+    """Train with one seed, or take the run that is there."""
     uri = str(folder / f"ngram-stages-{seed}")
     own = (f"run.uri={uri}", f"run.seed={seed}", f"training.batch={BATCH}")
     size = (f"corpus.window={WINDOW}", f"training.epochs={EPOCHS}")
-    given = (*settings, *own, *size, *MODEL, *TRAINING)
-    run = ontogeny.capture("demo", *given, resume=True)
+    given = (*text_settings()[1], *own, *size, *MODEL, *TRAINING)
+    return ontogeny.capture("demo", *given, resume=True)
+
+
+def measured(folder: Path, seed: int) -> Results:
+    """Train with one seed, and measure the distance from each n-gram at the checkpoints."""
+    run = trained(folder, seed)
     config = ontogeny.TrajectoryConfig(
         metrics=("loss", "ngram_kl"), steps=spaced(run.num_steps), datums=DATUMS
     )
