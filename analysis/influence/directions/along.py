@@ -42,7 +42,7 @@ from analysis.influence.queries.states import captured_state
 from analysis.influence.sweeps import UnrolledMethod, begin_sweep
 from analysis.influence.tables import CHECKS
 from analysis.run.run import Run
-from capture.errors import ConfigError, at_least
+from capture.errors import ConfigError, InfluenceError, at_least
 from capture.estimates.growth import LIMIT
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def influence_along(
     it is checked by retraining, which keeps the retrainings in the run.
 
     Raises ``UnitError`` for a unit that was not captured or is no matrix, ``ConfigError`` for
-    directions that do not fit it or a run that cannot be replayed, and what the sweep raises.
+    directions that do not fit it or a run that cannot be replayed, ``InfluenceError`` if no step is
+    within the horizon, and what the sweep raises.
     """
     width, own_KC = read_basis(run, config.unit, config.side, config.basis, "directions.basis")
     module = module_of(run, config.unit)
@@ -126,11 +127,14 @@ def influence_along(
             total_QD[:, datum] += influence_QN[:, slot]
         first_step = step.step
         report(run.steps_done - first_step, wanted)
+    if first_step == run.steps_done:
+        problem = "has no step within the horizon of all queries: training is chaotic"
+        raise InfluenceError(run.uri, problem, "Use --method path")
     if first_step:
         report(run.steps_done, wanted)
     table = pd.DataFrame(columns=CHECKS.names)
     steps = range(first_step, run.steps_done)
-    if checks and steps:
+    if checks:
         counted = itertools.count(run.steps_done + 1)
 
         def retrained() -> None:

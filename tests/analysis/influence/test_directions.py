@@ -23,7 +23,7 @@ from analysis.influence.queries.parsing import build_queries
 from analysis.influence.queries.query import Query
 from analysis.neurons.dictionary import sparse_dictionary
 from analysis.run.run import Run, open_run
-from capture.errors import CaptureError
+from capture.errors import CaptureError, InfluenceError
 from capture.unrolled.states import backward_steps
 
 UNIT, ROWS = "layers.1.linear2.weight", "layers.1.linear1.weight"
@@ -94,6 +94,9 @@ def test_steps_beyond_the_horizon_are_left_out(monkeypatch: pytest.MonkeyPatch):
     assert set(np.flatnonzero(found.influence_QDK.any((0, 2)))) <= set(datums)
     tables = tabulate(found, queries(), config)
     assert (tables.directions["reliable_from"] == first).all()
+    monkeypatch.setattr("analysis.influence.directions.along.LIMIT", 1e-9)
+    with pytest.raises(InfluenceError, match=r"no step .* training is chaotic\. Use --method path"):
+        influence_along(run(), queries(), config)
 
 
 def test_unit_vectors_give_the_parts_of_single_neurons():
