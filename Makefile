@@ -50,7 +50,7 @@ torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)
 scale: $(READY)  ## Measure one worker against two, many shards and long runs (an hour)
 	$(BIN)/python -m benchmarks.scale
 
-studies: $(READY)  ## Train the small models of docs/studies/ and check what is said there (30 minutes)
+studies: $(READY)  ## Train the small models of docs/studies/ and check what is said there (20 minutes)
 	$(BIN)/python -m benchmarks.studies
 
 gpu-check: $(BENCH_READY)  ## Try everything on one NVIDIA GPU, in at most 8 minutes; writes gpu-check.json

@@ -8,7 +8,7 @@ stored results and trains nothing. The command ends with 1 if a claim does not h
 side by side in two processes with one thread each: other numbers of threads round differently, and
 train other networks.
 ``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST``, ``turning-points`` takes the runs of
-``grokking`` and ``ngram-stages``; both run only if they are named, and not beside others.
+``grokking`` and ``ngram-stages``, after them; both run only if they are named.
 """
 
 import argparse
@@ -26,8 +26,8 @@ import torch
 from benchmarks.studies.pages import filled
 from benchmarks.studies.study import Results, Study
 
-NAMES = ("grokking", "ngram-stages", "induction", "seeds", "maze", "pun")
-"""Studies that are run by default."""
+NAMES = ("grokking", "maze", "ngram-stages", "induction", "pun", "seeds")
+"""Studies that are run by default, the longest first."""
 WITH_DATA = ("mnist-spectrum", "turning-points")
 """Studies that need files, or the runs of other studies."""
 ROOT = Path(__file__).resolve().parents[2]

@@ -187,4 +187,6 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
-STUDY = Study("turning-points", measure, claims, blocks, draw, SEEDS)
+STUDY = Study(
+    "turning-points", measure, claims, blocks, draw, SEEDS, after=("grokking", "ngram-stages")
+)
