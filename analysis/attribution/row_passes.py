@@ -27,16 +27,15 @@ from capture.errors import ConfigError, RunError
 def tokens_at(run: Run, config: AttributionConfig) -> np.ndarray:
     """Return the token that a row at a datum's position is evidence for, [N, T].
 
-    A perceptron reads all of an image at once, so its rows have one position, and the target is the
-    image's label: [N, 1]. Raises ``ConfigError`` for its input, which is no single token.
+    With one position it is the label of an image, [N, 1]. Raises ``ConfigError`` for the input of a
+    perceptron, which is no single token.
     """
-    perceptron = not run.from_custom_loop and run.config.model.kind == "mlp"
-    if perceptron and config.evidence == "input":
+    if run.has_one_position and config.evidence == "input":
         problem = "got input, but a perceptron reads all pixels of an image at once"
         raise ConfigError("attribute.evidence", problem, "Take target, or a tally")
     if config.evidence != "target":
         return run.token_NT
-    return run.target_NT[:, -1:] if perceptron else run.target_NT
+    return run.target_NT[:, -1:] if run.has_one_position else run.target_NT
 
 
 @dataclass(frozen=True, eq=False)

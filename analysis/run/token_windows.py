@@ -50,6 +50,12 @@ class TokenWindows(StoredRun):
         table, where = self.datum_table("train"), self.corpus_shard("datums").where
         return read_targets(table, self.token_NT, where, num_tokens=self.num_tokens)
 
+    @property
+    def has_one_position(self) -> bool:
+        """Whether rows have position 0 alone: a perceptron reads all of an image at once, and its
+        target, the last one, is the image's label."""
+        return not self.from_custom_loop and self.config.model.kind == "mlp"
+
     def datum_tokens(self, datum: int) -> np.ndarray:
         """Return the input tokens of a training datum and its last target, without padding."""
         end = self.token_NT.shape[1] if self.length_N is None else self.length_N[datum]

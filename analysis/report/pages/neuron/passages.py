@@ -142,15 +142,8 @@ def marked_text(data: ReportData, datum: int, position: int) -> Markup:
 
 
 def place_of(data: ReportData, position: int) -> int:
-    """The place in its datum of a recorded position.
-
-    A perceptron reads all of a datum at once: its only position is the last, whose target is the
-    label of the image.
-    """
-    run = data.run
-    if run.from_custom_loop or run.config.model.kind != "mlp":
-        return position
-    return run.config.corpus.window - 1
+    """Return where in its datum a recorded position lies: its target is there."""
+    return data.run.config.corpus.window - 1 if data.run.has_one_position else position
 
 
 def picture_of(data: ReportData, datum: int) -> Picture | None:
