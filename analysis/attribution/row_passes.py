@@ -33,9 +33,7 @@ def tokens_at(run: Run, config: AttributionConfig) -> np.ndarray:
     if run.has_one_position and config.evidence == "input":
         problem = "got input, but a perceptron reads all pixels of an image at once"
         raise ConfigError("attribute.evidence", problem, "Take target, or a tally")
-    if config.evidence != "target":
-        return run.token_NT
-    return run.target_NT[:, -1:] if run.has_one_position else run.target_NT
+    return run.recorded_target_NT if config.evidence == "target" else run.token_NT
 
 
 @dataclass(frozen=True, eq=False)

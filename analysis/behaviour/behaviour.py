@@ -256,9 +256,10 @@ def covariates_of(run: Run, visits_N: np.ndarray) -> np.ndarray:
 
 def marked_positions(run: Run, predicate: Predicate, datum_K: np.ndarray) -> np.ndarray:
     """Positions whose target is that of the predicate, bool [K, T]; none without a target."""
+    target_KT = run.recorded_target_NT[datum_K]
     if predicate.target is None:
-        return np.zeros((len(datum_K), run.token_NT.shape[1]), bool)
-    return run.target_NT[datum_K] == token_id(run.tokens, predicate.target)
+        return np.zeros(target_KT.shape, bool)
+    return target_KT == token_id(run.tokens, predicate.target)
 
 
 def selection_table(matched: MatchedControls) -> pd.DataFrame:

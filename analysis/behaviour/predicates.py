@@ -70,7 +70,7 @@ def select_datums(run: Run, predicate: Predicate) -> np.ndarray:
     if predicate.contains is not None:
         return (run.token_NT == token_id(run.tokens, predicate.contains)).any(1)
     if predicate.target is not None:
-        return (run.target_NT == token_id(run.tokens, predicate.target)).any(1)
+        return (run.recorded_target_NT == token_id(run.tokens, predicate.target)).any(1)
     if predicate.regex is not None:
         return matches_regex(run.texts, predicate.regex)
     return is_listed(run, predicate.datums or ())

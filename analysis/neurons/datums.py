@@ -64,7 +64,7 @@ class SumOutliersByNeuron:
 
     layout: Layout
     target_NT: np.ndarray
-    """Target tokens of the training datums, int32."""
+    """Target token of each recorded position of the training datums, int32."""
     num_tokens: int
 
     def map_shard(self, shard: Rows) -> OutlierSums:

@@ -98,7 +98,7 @@ def read_outlier_sums(run: Run, run_job: Runner, *, lifetime: bool = False) -> O
         raise RunError(run.uri, "captured no MLP weights", "Capture some with capture.units")
     run = lifetime_run(run) if lifetime else run
     shards = run.require_shards("outliers")
-    return run_job(SumOutliersByNeuron(run.layout, run.target_NT, run.num_tokens), shards)
+    return run_job(SumOutliersByNeuron(run.layout, run.recorded_target_NT, run.num_tokens), shards)
 
 
 def group_neurons(

@@ -56,6 +56,11 @@ class TokenWindows(StoredRun):
         target, the last one, is the image's label."""
         return not self.from_custom_loop and self.config.model.kind == "mlp"
 
+    @property
+    def recorded_target_NT(self) -> np.ndarray:
+        """Target of each position that rows can have, int32 [N, T]; of images [N, 1], the label."""
+        return self.target_NT[:, -1:] if self.has_one_position else self.target_NT
+
     def datum_tokens(self, datum: int) -> np.ndarray:
         """Return the input tokens of a training datum and its last target, without padding."""
         end = self.token_NT.shape[1] if self.length_N is None else self.length_N[datum]

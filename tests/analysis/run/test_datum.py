@@ -9,6 +9,9 @@ from tiny_tasks import EVERYTHING, SMALL, tiny_task
 
 from analysis.attribution.attribute import attribute
 from analysis.attribution.config import AttributionConfig
+from analysis.behaviour.behaviour import marked_positions
+from analysis.behaviour.predicates import Predicate, select_datums
+from analysis.neurons.grouping import read_outlier_sums
 from analysis.report.pages.neuron.passages import marked_text
 from analysis.report.pages.report_data import ReportData
 from analysis.run.datums.picture import MARKS, Picture
@@ -126,5 +129,14 @@ def test_outliers_of_an_image_are_evidence_for_its_label(digits):
     own = rows[(rows["unit"] == unit) & (rows["index"] % inputs == row["group"])]
     labels = digits.target_NT[own["datum_id"].to_numpy(), -1]
     assert row["count"] == (labels == row["token_id"]).sum()
+    sums = read_outlier_sums(digits, run_job).tokens
+    counted_V = np.bincount(sums.key_K % sums.num_columns, sums.rows_K, digits.num_tokens)
+    assert {digits.tokens[token] for token in np.flatnonzero(counted_V)} <= set(tokens["token"])
+    assert counted_V[row["token_id"]] >= row["count"]
+    predicate = Predicate(target=row["token"])
+    is_label_N = digits.target_NT[:, -1] == row["token_id"]
+    assert (select_datums(digits, predicate) == is_label_N).all()
+    marked_K1 = marked_positions(digits, predicate, np.arange(digits.num_datums))
+    assert (marked_K1 == is_label_N[:, None]).all()
     with pytest.raises(ConfigError, match="a perceptron reads all pixels of an image at once"):
         attribute(digits, run_job, AttributionConfig(evidence="input"))
