@@ -254,7 +254,6 @@ def test_a_study_waits_for_those_whose_trainings_it_takes(
         (["induction", "--processes", "0"], "--processes and --threads: want 1 or more"),
         (["induction", "--seeds", "0", "0"], "want each seed once"),
         (["seeds", "--seeds", "0"], "pass --seeds with 2 seeds or more"),
-        (["mnist-spectrum", "--seeds", "0"], "mnist-spectrum has no seeds to choose"),
     ],
 )
 def test_seeds_that_a_study_cannot_be_tried_with_are_named(
@@ -264,6 +263,11 @@ def test_seeds_that_a_study_cannot_be_tried_with_are_named(
         studies.main(words)
     assert ended.value.code == 2
     assert wanted in capsys.readouterr().err
+
+
+def test_a_study_of_one_configuration_has_no_seeds_to_choose() -> None:
+    alone = Study("alone", lambda *_: {}, lambda _: {}, lambda _: {}, None, ())
+    assert "alone has no seeds to choose" in studies.seeds_problem(alone, [0])
 
 
 @pytest.mark.parametrize("name", STORED)
