@@ -125,6 +125,9 @@ def claims(results: Results) -> dict[str, bool]:
             and own["composed"]["relation"] == "before"
             for own in every
         ),
+        "most other pairs of heads change before the induction head, too": all(
+            count > total / 2 for count, total in map(others_before, every)
+        ),
         "in every seed the loss without each head is higher, by an interval above 0": all(
             ablation_interval(own, head)[0] > 0 for own in every for head in names()
         ),
@@ -149,6 +152,7 @@ def blocks(results: Results) -> Blocks:
         "heads": heads_table(every),
         "transitions": transitions_table(every),
         "order": order_table(every),
+        "others": [others_sentence(every)],
         "ablation": ablation_table(every),
     }
 
@@ -176,7 +180,7 @@ def beside_table(every: list[Results]) -> list[str]:
             [
                 "Q-K composition connects them last, after about 2.2 billion tokens",
                 f"K-composition of the strongest pair changes {', '.join(composed)} the induction "
-                "head",
+                "head; so does that of most other pairs",
             ],
             [
                 '"ICL ability correlates perfectly with induction head formation"',
@@ -237,6 +241,23 @@ def order_table(every: list[Results]) -> list[str]:
     for name in ("attention to the token before", "K-composition"):
         head += [f"half step of the induction head / of {name}", f"{name} changes"]
     return table(head, rows)
+
+
+def others_before(own: Results) -> tuple[int, int]:
+    """Return how many other pairs of heads have half of their K-composition before the induction
+    head has half of its score, and the number of these pairs."""
+    at = {name: one["half_step"] for name, one in own["transitions"].items()}
+    limit, pair = at[f"induction {own['heads']['induction']}"], f"k_composition {own['pair']}"
+    others = [
+        half for name, half in at.items() if name.startswith("k_composition") and name != pair
+    ]
+    return sum(half is not None and half < limit for half in others), len(others)
+
+
+def others_sentence(every: list[Results]) -> str:
+    """Return for each seed how many other pairs of heads change as early."""
+    counts = ", ".join("{} of {}".format(*others_before(own)) for own in every)
+    return f"Other pairs whose K-composition changes before the induction head, too: {counts}."
 
 
 def order_cells(found: Results) -> list[str]:

@@ -1,5 +1,6 @@
 """Pages of the studies: their figures come from the stored results, whose claims hold."""
 
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from scipy import stats
 
 from benchmarks.studies import __main__ as studies
-from benchmarks.studies import induction, maze
+from benchmarks.studies import induction, maze, side_by_side
 from benchmarks.studies.__main__ import NAMES, PAGES, RESULTS, WITH_DATA, stored_results, study_of
 from benchmarks.studies.pages import filled, prose
 from benchmarks.studies.snapshots import (
@@ -155,6 +156,15 @@ def test_the_order_of_two_curves_is_read_either_way_round() -> None:
     assert induction.order(pd.DataFrame(columns=pd.Index([*columns, "relation"])), *asked) == {}
 
 
+def test_other_pairs_that_change_before_the_induction_head_are_counted() -> None:
+    halves = {"induction L1H2": 50.0, "k_composition L0H1 > L1H2": 10.0}
+    halves |= {"k_composition L0H0 > L1H2": 20.0, "k_composition L0H0 > L1H0": 60.0}
+    found = {name: {"half_step": half} for name, half in halves.items()}
+    found |= {"k_composition L0H1 > L1H0": {"half_step": None}, "copying": {"half_step": 1.0}}
+    own = {"heads": {"induction": "L1H2"}, "pair": "L0H1 > L1H2", "transitions": found}
+    assert induction.others_before(own) == (1, 3)
+
+
 def test_the_tokens_of_a_step_are_those_of_the_bundled_configuration() -> None:
     config = read_config("induction")
     assert config.training.batch * config.corpus.window == induction.TOKENS_PER_STEP
@@ -173,7 +183,8 @@ def test_one_seed_is_enough_to_try_a_study(
         return {"seeds": [str(results["seeds"])]}
 
     small = Study("induction", measure, lambda _: {"a claim": True}, said, None, (0, 1, 2))
-    monkeypatch.setattr(studies, "study_of", lambda _: small)
+    for module in (studies, side_by_side):
+        monkeypatch.setattr(module, "study_of", lambda _: small)
     monkeypatch.setattr(studies, "RESULTS", tmp_path / "results")
     common = ["induction", "--runs", str(tmp_path), "--processes", "1"]
     common += ["--threads", str(torch.get_num_threads())]
@@ -215,8 +226,9 @@ def test_studies_side_by_side_are_reported_once_each_and_claims_fail_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pools = []
-    monkeypatch.setattr(studies, "study_of", study_named)
-    monkeypatch.setattr(studies, "pool_of", lambda n: pools.append(Pool(n, 3)) or pools[-1])
+    for module in (studies, side_by_side):
+        monkeypatch.setattr(module, "study_of", study_named)
+    monkeypatch.setattr(side_by_side, "pool_of", lambda n: pools.append(Pool(n, 3)) or pools[-1])
     words = ["--runs", str(tmp_path), "--processes", "2"]
     words += ["--threads", str(torch.get_num_threads())]
     assert studies.main(["induction", "maze", "pun", *words]) == 1
@@ -228,21 +240,29 @@ def test_studies_side_by_side_are_reported_once_each_and_claims_fail_together(
     assert len(pools) == 1, "one study alone needs no other process"
 
 
+def test_what_runs_in_another_process_is_no_part_of_the_command() -> None:
+    """Fresh processes do not import the module that ``python -m PACKAGE`` runs."""
+    assert not side_by_side.measured.__module__.endswith("__main__")
+    assert pickle.loads(pickle.dumps(side_by_side.measured)) is side_by_side.measured
+
+
 def test_a_study_waits_for_those_whose_trainings_it_takes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     after = {"induction": ("pun", "maze")}
-    monkeypatch.setattr(studies, "study_of", lambda name: study_named(name, after.get(name, ())))
+    monkeypatch.setattr(
+        side_by_side, "study_of", lambda name: study_named(name, after.get(name, ()))
+    )
     pool = Pool(2, 1)
-    monkeypatch.setattr(studies, "pool_of", lambda _: pool)
+    monkeypatch.setattr(side_by_side, "pool_of", lambda _: pool)
     threads = torch.get_num_threads()
-    found = studies.each_measured(["induction", "maze", "pun"], tmp_path, (), threads, 2)
+    found = side_by_side.each_measured(["induction", "maze", "pun"], tmp_path, (), threads, 2)
     names = [next(found)[0]]
     assert [words[0] for words, _ in pool.given] == ["maze", "pun"]
     names += [name for name, *_ in found]
     assert [words[0] for words, _ in pool.given] == ["maze", "pun", "induction"]
     assert names[2] == "induction"
-    alone = studies.each_measured(["induction", "seeds"], tmp_path, (), threads, 2)
+    alone = side_by_side.each_measured(["induction", "seeds"], tmp_path, (), threads, 2)
     assert len(list(alone)) == 2, "what is not asked for is not waited for"
 
 
