@@ -14,16 +14,11 @@ train other networks.
 import argparse
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from importlib import import_module
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.studies.pages import filled
+from benchmarks.studies.side_by_side import each_measured, study_of
 from benchmarks.studies.study import Results, Study
 
 NAMES = ("grokking", "maze", "ngram-stages", "induction", "pun", "seeds")
@@ -33,12 +28,6 @@ WITH_DATA = ("mnist-spectrum", "turning-points")
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 PAGES = ROOT / "docs" / "studies"
-
-
-def study_of(name: str) -> Study:
-    """Return the study of a name."""
-    module = import_module(f"benchmarks.studies.{name.replace('-', '_')}")
-    return module.STUDY
 
 
 def stored_results(name: str) -> Results:
@@ -55,45 +44,6 @@ def write(study: Study, results: Results) -> None:
     page.write_text(filled(page.read_text(), study.blocks(stored)))
     if study.draw:
         study.draw(results, PAGES / f"{study.name}.png")
-
-
-def pool_of(size: int) -> Executor:
-    """Return a pool of so many fresh processes."""
-    return ProcessPoolExecutor(size, mp_context=get_context("spawn"))
-
-
-def measured(
-    name: str, folder: Path, seeds: Sequence[int], threads: int
-) -> tuple[Results, float, float]:
-    """Train and measure a study; return its results, and wall and processor time in seconds."""
-    torch.set_num_threads(threads)
-    start, worked = time.monotonic(), time.process_time()
-    results = study_of(name).measure(folder, seeds)
-    return results, time.monotonic() - start, time.process_time() - worked
-
-
-def each_measured(
-    names: Sequence[str], folder: Path, seeds: Sequence[int], threads: int, processes: int
-) -> Iterator[tuple[str, Results, str]]:
-    """Yield name, results and time of each study, as they end."""
-    asked = {name: (name, folder, seeds or study_of(name).seeds, threads) for name in names}
-    if min(processes, len(names)) == 1:
-        for name, words in asked.items():
-            yield name, *timed(*measured(*words))
-        return
-    with pool_of(processes) as pool:
-        running: dict[Future[tuple[Results, float, float]], str] = {}
-        while asked or running:
-            unfinished = {*asked, *running.values()}
-            for name in [name for name in asked if not unfinished & set(study_of(name).after)]:
-                running[pool.submit(measured, *asked.pop(name))] = name
-            assert running, "studies wait for each other"
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(done), *timed(*done.result())
-
-
-def timed(results: Results, wall_seconds: float, cpu_seconds: float) -> tuple[Results, str]:
-    return results, f"{wall_seconds:.0f} seconds ({cpu_seconds:.0f} of processor time)"
 
 
 def report(study: Study, results: Results) -> bool:

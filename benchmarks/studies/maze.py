@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 import ontogeny
-from benchmarks.studies import maze_stars
 from benchmarks.studies.drawing import curves_figure
+from benchmarks.studies.mazes import stars as maze_stars
 from benchmarks.studies.snapshots import split, stacked_weights
 from benchmarks.studies.study import Blocks, Results, Study, half_width, percent, step_of, table
 from ontogeny import Run

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from benchmarks.studies.maze_stars import before_star, interval, lost, lost_more
+from benchmarks.studies.mazes.stars import before_star, interval, lost, lost_more
 from capture.corpus.tasks.maze import CELLS, CHEESE, FLOOR, STAR, WALL
 
 

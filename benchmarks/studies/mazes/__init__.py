@@ -1,0 +1,1 @@
+"""The variant of the study of mazes."""
