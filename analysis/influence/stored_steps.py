@@ -33,8 +33,9 @@ from capture.format.markers import Marker
 from capture.gradients.factored_algebra import along
 from capture.optim.lifetime import AppliedUpdate
 
-REMEDY = "Record factors of all steps: capture.factors.enabled=true, or, in a loop of your own, "
-REMEDY += "factors=ontogeny.FactorConfig(enabled=True)"
+OF_ALL_STEPS = "Record factors of all steps: factors=ontogeny.FactorConfig(enabled=True)"
+REPLAY_INSTEAD = "Leave out --factors, so that steps are replayed, or record with "
+REPLAY_INSTEAD += 'capture.factors.enabled=true, capture.units=["*"] and capture.loss_positions=all'
 DEPARTURE = 1e-2
 """Largest accepted ‖followed − checkpoint‖ / ‖change in the segment‖ of a unit. Adam divides by the
 size of the gradient, so a unit whose gradient is rounding alone, such as the bias of attention's
@@ -218,16 +219,17 @@ def require_stored(run: Run, steps: range) -> Vectors:
     lacking = [step for step in steps if not any(covers(shard, step) for shard in shards)]
     if lacking:
         problem = f"has no factors of step {lacking[0]}, from which path influence would follow"
-        raise RunError(run.uri, problem, REMEDY)
+        raise RunError(run.uri, problem, OF_ALL_STEPS if run.from_custom_loop else REPLAY_INSTEAD)
     if run.config.capture.loss_positions != "all":
         problem = "has factors of the last position's loss, and was trained on that of all"
-        raise RunError(run.uri, problem, "Record with capture.loss_positions=all")
+        raise RunError(run.uri, problem, REPLAY_INSTEAD)
     first, last = run.checkpoint(0), run.checkpoint()
     names = [name for name in first if name not in run.layout.shapes and not name.startswith(STATE)]
     for name in names:
         if not torch.equal(first[name], last[name]):
             problem = f"has no factors of {name}, which training changed"
-            raise RunError(run.uri, problem, 'Record all parameters: capture.units=["*"]')
+            of_all = "Record all parameters: leave out units, the patterns given to record"
+            raise RunError(run.uri, problem, of_all if run.from_custom_loop else REPLAY_INSTEAD)
     return {name: first[name].double() for name in names if first[name].is_floating_point()}
 
 

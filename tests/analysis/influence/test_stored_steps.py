@@ -173,7 +173,7 @@ def test_a_sweep_over_factors_resumes() -> None:
 
 def test_what_is_missing_is_said_in_one_line(capsys) -> None:
     for uri, asked, wanted in (
-        (recorded(factors=False), "norm:layer.weight:1", "has no factors of step 0"),
+        (recorded(factors=False), "norm:layer.weight:1", "Record factors of all steps: factors="),
         (recorded(), "datum:train:2", "Pass it: open_run(…, model=…), or --model"),
     ):
         assert main(["influence", uri, asked, "--method", "path"]) == 2
@@ -188,7 +188,8 @@ def test_a_bound_on_memory_and_uncaptured_parameters_are_refused() -> None:
         next(stored_steps(run, range(7), 1))
     some = (*SHORT, *SETTINGS["clipped"], 'capture.units=["layers.*.linear2.weight"]')
     partial = open_run(make_run("memory://stored-steps/partial", *some))
-    with pytest.raises(CaptureError, match=r"has no factors of \S+, which training changed"):
+    wanted = r"has no factors of \S+, which training changed\. Leave out --factors"
+    with pytest.raises(CaptureError, match=wanted):
         next(stored_steps(partial, range(6), 2**30))
 
 
