@@ -16,6 +16,8 @@ SUSPECTS = pa.schema(
         pa.field("reliable_from", pa.int32()),  # earlier steps are beyond the horizon, and left out
     ]
 )
+RANKING = pa.schema([SUSPECTS.field("rank"), SUSPECTS.field("datum")])
+"""The columns that tables of all versions have."""
 DETECTION = pa.schema(
     [
         pa.field("kind", pa.string()),  # plant, scramble or flip

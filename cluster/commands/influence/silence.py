@@ -134,7 +134,7 @@ def wanted_config(run: "Run", arguments: argparse.Namespace) -> "SilenceConfig":
 def wanted_datums(run: "Run", arguments: argparse.Namespace) -> list[int]:
     """Return the datums that the options name."""
     from analysis.influence.suspects.suspects import planted_kinds
-    from analysis.influence.suspects.tables import SUSPECTS
+    from analysis.influence.suspects.tables import RANKING
     from analysis.jobs.tables import read_table, table_set
 
     if arguments.datums is not None:
@@ -148,5 +148,5 @@ def wanted_datums(run: "Run", arguments: argparse.Namespace) -> list[int]:
     if not 1 <= arguments.suspects <= run.num_datums:
         problem = f"got {arguments.suspects}, must be 1 to {run.num_datums}"
         raise ConfigError("--suspects", problem)
-    named = read_table(run, table_set("suspects", arguments.source), "suspects", SUSPECTS)
+    named = read_table(run, table_set("suspects", arguments.source), "suspects", RANKING)
     return named.sort_values("rank")["datum"].head(arguments.suspects).tolist()

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from rich.console import Console
@@ -16,6 +18,8 @@ from analysis.influence.queries.parsing import build_queries
 from analysis.influence.silencing.contributions import contributions
 from analysis.influence.silencing.silencing import SilenceConfig, most_moved, silence, silenced
 from analysis.influence.suspects.suspects import planted_kinds
+from analysis.influence.suspects.tables import SUSPECTS
+from analysis.jobs.tables import write_tables
 from analysis.run.run import Run, open_run
 from capture.errors import CaptureError
 from cluster.commands.influence import silence as command
@@ -132,6 +136,18 @@ def test_the_command_prints_queries_beside_random_datums():
         "moved the model most",
     ):
         assert text in out
+
+
+def test_suspects_are_named_by_tables_of_earlier_versions():
+    """Earlier tables have no ``reliable_from``."""
+    opened = run()
+    schema = pa.schema([own for own in SUSPECTS if own.name != "reliable_from"])
+    order_D = np.random.default_rng(0).permutation(opened.num_datums)
+    frame = pd.DataFrame({"rank": np.arange(len(order_D)), "datum": order_D})
+    frame = frame.assign(score=-frame["rank"].astype(float), planted="")
+    write_tables(opened, "suspects/earlier", {"suspects": frame}, {"suspects": schema})
+    asked = argparse.Namespace(datums=None, planted=False, suspects=3, source="earlier")
+    assert command.wanted_datums(opened, asked) == order_D[:3].tolist()
 
 
 def test_bad_input_is_one_line():
