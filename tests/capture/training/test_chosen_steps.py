@@ -126,7 +126,7 @@ def test_a_custom_loop_records_chosen_segments(tmp_path):
     assert run.steps().equals(whole.steps())
     with pytest.raises(RunError, match="cannot be replayed") as error:
         run.gradient(1, run.steps()["datums"][1][0], unit)
-    assert "of the steps that have factors" in str(error.value)
+    assert "in the steps that have factors" in str(error.value)
     with pytest.raises(RunError, match="no outliers of steps 4 to 7") as error:
         run.shifts(steps=range(5, 6))
     assert "ontogeny replay" not in str(error.value)

@@ -37,6 +37,7 @@ READING_COMMANDS = {
     "compare": "memory://bad-input/whole",
     "replay": "--record factors",
     "report": "",
+    "serve": "--port 0",
     "info": "",
     "verify": "",
     "gc": "",
