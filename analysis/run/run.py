@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from analysis.run import custom_loop, description
 from analysis.run.datums.datum import Datum, read_datum
-from analysis.run.given_model import Given, known_model
+from analysis.run.given_model import Given, known_model, require_recorded
 from analysis.run.gradient_queries import GradientQueries
 from analysis.run.scan import read_all
 from analysis.run.shift_tables import (
@@ -235,8 +235,7 @@ class Run(GradientQueries, TokenWindows):
         """
         network = self.network(step)
         if not isinstance(network, LanguageModel):
-            images = self.config.model.kind == "mlp"
-            kind = "perceptron" if images else "Hugging Face model"
+            kind = "perceptron" if self.config.model.kind == "mlp" else "Hugging Face model"
             problem = f"has a {kind}; this needs the layers of Ontogeny's transformer"
             remedy = "run.network returns any model, run.parted one whose parts are known"
             raise RunError(self.uri, problem, remedy)
@@ -288,7 +287,10 @@ class Run(GradientQueries, TokenWindows):
     def restored(self, model: AnyNetwork, step: int | None = None) -> AnyNetwork:
         """Return a model with the weights after ``step`` updates, for evaluation."""
         step = self.steps_done if step is None else step
-        checkpoint.restore(model, self.weights(step), f"{self.uri}/{checkpoint.key_of(step)}")
+        weights = self.weights(step)
+        if self.from_custom_loop:  # a module of the user
+            require_recorded(model, weights)
+        checkpoint.restore(model, weights, f"{self.uri}/{checkpoint.key_of(step)}")
         return model.eval().requires_grad_(False)
 
     def checkpoint(self, step: int | None = None) -> dict[str, Tensor]:

@@ -4,10 +4,8 @@ Shapes: N datum, T position, C entry of a state.
 """
 
 import importlib
-import inspect
 import math
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from analysis.influence.queries.material import QueryMaterial, as_tokens
 from analysis.influence.queries.query import Query, Weights
 from analysis.influence.queries.scored_text import DATUMS_AT_ONCE
 from analysis.influence.queries.specification import Specification, chosen_split
+from analysis.run.given_model import failure_of
 from analysis.run.names import nearest
 from capture.errors import CaptureError, ConfigError, UnitError, at_least
 
@@ -221,17 +220,6 @@ class FunctionQuery(Specification):
             shown = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigError(self.function, f"returned {shown}, wanted a tensor with one entry")
         return found.reshape(())
-
-
-def failure_of(function: Callable[..., Any], error: Exception) -> str:
-    """Return what a user's function raised, with the last line of its own file that was run."""
-    file = inspect.getsourcefile(inspect.unwrap(function)) if inspect.isroutine(function) else None
-    lines = [
-        own.lineno for own in traceback.extract_tb(error.__traceback__) if own.filename == file
-    ]
-    place = f" at {file}, line {lines[-1]}" if lines else ""
-    said = " ".join(str(error).split())
-    return f"raised {type(error).__name__}{f' ({said})' if said else ''}{place}"
 
 
 def load_function(name: str) -> Callable[..., Any]:

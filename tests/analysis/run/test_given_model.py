@@ -123,6 +123,14 @@ def wanted(_: int) -> nn.Module:
     return ByHand()
 
 
+def none() -> None:
+    return None
+
+
+def boom() -> nn.Module:
+    raise ValueError("a\nb")
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "text"),
     [
@@ -132,7 +140,18 @@ def wanted(_: int) -> nn.Module:
             3,
             "model: got int, must be a module, its ModelParts, or both. Or give a function",
         ),
-        ("hand", Renamed(), "/checkpoints/step-000002.safetensors: "),
+        ("hand", none, "test_given_model:none returned None, must be a module, its ModelParts"),
+        (
+            "hand",
+            boom,
+            f"test_given_model:boom raised ValueError (a b) at {__file__}, line ",
+        ),
+        (
+            "hand",
+            Renamed(),
+            "model: got a Renamed that is not the model of the run: it has read.bias, the run has ",
+        ),
+        ("hand", lambda: ByHand().double(), " of float64, the run as "),
         (
             "renamed",
             Renamed,
