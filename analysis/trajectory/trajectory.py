@@ -71,13 +71,16 @@ def measure(
     checkpoints = pd.DataFrame({"step": steps, "source": sources})
     metrics, turns = [describe(chosen, frames)], []
     if config.components:
-        rows, found, described = components_tables(steps, outputs, config.components, text.seed)
+        rows, found, own = components_tables(steps, outputs, config.components, text.seed)
         frames, turns = [*frames, rows], [found]
-        own = [(each.name, each.unit, each.meaning, each.null, "") for each in described]
-        metrics.append(pd.DataFrame(own, columns=pd.Index(METRICS.names)))
+        given = [(each.name, each.unit, each.meaning, each.null, "") for each in own]
+        metrics.append(pd.DataFrame(given, columns=pd.Index(METRICS.names)))
+    described = concat_frames(metrics, METRICS)
+    if text.learned:
+        described["meaning"] = described["meaning"].str.replace("held-out", "training")
     return Trajectory(
         concat_frames(frames, TRAJECTORY).sort_values("step", kind="stable", ignore_index=True),
-        concat_frames(metrics, METRICS),
+        described,
         concat_frames([checkpoints], CHECKPOINTS),
         concat_frames(turns, TURNS),
     )

@@ -87,6 +87,8 @@ class Text:
     """Pairs of components whose direct paths are patched, as in ``L0H1:L1H2``; empty for all."""
     sentences: Sequence[Sentence] = ()
     """Sentences with their dependencies; empty if there are none."""
+    learned: bool = False
+    """Whether ``held_out`` is training text, because there is no other or it was asked for."""
     memory: dict[str, Any] = field(default_factory=dict)
     """What metrics compute from the text once for all checkpoints; see ``remember``."""
 
@@ -113,7 +115,8 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
     if run.length_N is not None:
         problem = "has datums of different length; metrics need windows of one length"
         raise RunError(run.uri, problem, "Record datums of one length")
-    held_out = windows_of(run, held_out_split(run, config.split))
+    split = held_out_split(run, config.split)
+    held_out = windows_of(run, split)
     corpus = run.config.corpus
     modulus = corpus.modular.modulus if corpus.kind == "modular-addition" else None
     window, concept = held_out.token_NT.shape[1], Concept()
@@ -134,6 +137,7 @@ def text_of_run(run: Run, config: TrajectoryConfig) -> Text:
         modulus,
         config.paths,
         sentences,
+        learned=split == "train",
     )
 
 

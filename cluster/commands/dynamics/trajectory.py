@@ -149,6 +149,7 @@ def measure_checkpoints(
 
 def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":
     """The trajectory of a run, of which ``rows`` components of each metric are printed."""
+    from analysis.trajectory.observed.text import held_out_split
     from analysis.trajectory.trajectory import (
         require_asked,
         trajectory_of_run,
@@ -166,6 +167,9 @@ def of_run(config: "TrajectoryConfig", *, rows: int) -> "Analysis[Trajectory]":
 
     def show(console: "Console", run: "Run", found: "Trajectory") -> None:
         show_trajectory(console, found, rows=rows)
+        if held_out_split(run, config.split) == "train":
+            text = "Predictions are of training text, not of held-out text."
+            console.print(f"\n{text}", markup=False, highlight=False, soft_wrap=True)
 
     def check(run: "Run") -> None:
         require_asked(run, config)

@@ -128,3 +128,10 @@ def test_checkpoints_that_are_no_run_take_no_model(tmp_path: Path, capsys) -> No
     words = ["trajectory", str(tmp_path), "--model", "tiny_hf:hf_config", "--to", f"{tmp_path}/to"]
     assert main(words) == 2
     assert "--model: is given, but" in capsys.readouterr().err
+
+
+def test_a_run_without_held_out_text_says_that_it_predicts_training_text() -> None:
+    found = trajectory_of_run(opened("bigram"), TrajectoryConfig(metrics=("loss", "accuracy")))
+    meanings = dict(found.metrics[["metric", "meaning"]].to_numpy())
+    assert meanings["loss"] == "cross-entropy per token of training text"
+    assert meanings["accuracy"] == "training targets that the model ranks first"
