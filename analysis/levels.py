@@ -48,8 +48,8 @@ REQUIREMENTS = {
 }
 """What a level needs, for error messages."""
 HEADS_UNKNOWN = (
-    "The model of a custom loop says where its heads are. Pass it: --model MODULE:FUNCTION, or "
-    "open_run(…, model=…)"
+    "Say where the heads are: give the model by --model MODULE:FUNCTION or open_run(…, model=…), "
+    "and if they are not found in it, ontogeny.ModelParts(heads=…, attention_out=…) beside it"
 )
 
 

@@ -53,7 +53,7 @@ def levels_of(run: Run) -> dict[str, list[str]]:
 
 def test_heads_need_the_model(folder: Path) -> None:
     run = open_run(uri(folder))
-    with pytest.raises(RunError, match=r"level head: .* Pass it: --model MODULE:FUNCTION"):
+    with pytest.raises(RunError, match=r"level head: .* by --model MODULE:FUNCTION .*ModelParts"):
         groups_at("head", run.layout, heads=run.num_heads, blocks=run.head_blocks)
     assert "head" not in levels_of(run)
 
