@@ -23,7 +23,8 @@ class TrainingConfig:
     decay: float = 0.95
     """Factor on the learning rate after each epoch, or after schedule.every_steps steps."""
     clip: float = 0.5
-    """Largest norm of the gradient over the whole model; a larger gradient is scaled down to it."""
+    """Largest norm of the gradient over the whole model; a larger gradient is scaled down to it.
+    .inf: no clipping."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a CUDA device if there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"

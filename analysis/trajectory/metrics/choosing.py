@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from analysis.trajectory.components.measured import OUTPUTS
 from analysis.trajectory.metrics.catalogue import CATALOGUE
 from analysis.trajectory.metrics.fourier import LEAST_MODULUS
 from analysis.trajectory.metrics.heads.paths import MOST_PAIRS, all_paths
@@ -98,6 +99,9 @@ def require_known(name: str, known: Sequence[str]) -> None:
     """Raise ``ConfigError`` for a name that is neither a metric nor ``module:function``."""
     if name in known or ":" in name:
         return
+    if name in OUTPUTS:
+        problem = f"got {name!r}, which --components K measures, beside any --metrics"
+        raise ConfigError("--metrics", problem, "Leave it out, and give --components 3")
     close = get_close_matches(name, known, n=1)
     remedy = f"Did you mean {close[0]}? " if close else ""
     problem = f"got {name!r}, which is no metric"

@@ -79,6 +79,10 @@ def taken_for(command: str) -> str:
         ("transitions RUN --target xyz", "'xyz' is not among the curves. Did you mean"),
         ("transitions RUN --around xyz", "'xyz' is not among the curves. Did you mean"),
         ("trajectory RUN --metrics xyz", "got 'xyz', which is no metric"),
+        (
+            "trajectory RUN --metrics loss loss_components",
+            "got 'loss_components', which --components K measures, beside any --metrics",
+        ),
         ("trajectory RUN --steps 500", "got 500, but the last checkpoint is at 24"),
     ],
 )
