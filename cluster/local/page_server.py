@@ -28,7 +28,7 @@ def page_server(read: Reader, first: str, port: int) -> "PageServer":
     try:
         return PageServer((HOST, port), handler)
     except (OSError, OverflowError) as error:
-        problem = f"got {port}, which cannot be used: {error}"
+        problem = f"got {port}, which cannot be used: {str(error).rstrip('.')}"
         raise ConfigError("--port", problem, "Choose another, or 0 for any that is free") from error
 
 

@@ -61,9 +61,13 @@ def shown_config(arguments: argparse.Namespace) -> "ReportConfig":
 
 
 def shown_runs(arguments: argparse.Namespace) -> "tuple[Run, Run | None]":
-    """Open the run, and the one to compare with; raises ``RunError``."""
+    """Open the run, and the one to compare with; raises ``RunError``, and ``ConfigError``."""
     from analysis.run.run import open_run
+    from capture.errors import ConfigError
 
     how = {"tables": arguments.tables, "model": given_model(arguments)}
     opened = open_run(arguments.run, skip_damaged=arguments.skip_damaged, **how)
+    if arguments.tables and not opened.tables.keys("analysis"):
+        problem = f"got {arguments.tables}, which holds no tables"
+        raise ConfigError("--tables", problem, "Give the place that an analysis had as --to")
     return opened, open_run(arguments.compare) if arguments.compare else None

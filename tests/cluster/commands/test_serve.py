@@ -114,3 +114,10 @@ def test_a_run_without_attributions_says_what_to_run(tmp_path: Path, capsys) -> 
     run = report_run(str(tmp_path / "run"), "ablate")
     assert main(["serve", run.uri, "--port", "0"]) == 2
     assert f"ontogeny attribute {run.uri}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "report"])
+def test_a_place_without_tables_is_refused(command: str, tmp_path: Path, capsys) -> None:
+    run = report_run(str(tmp_path / "run"), "attribute")
+    assert main([command, run.uri, "--tables", f"{tmp_path}/none"]) == 2
+    assert f"--tables: got {tmp_path}/none, which holds no tables" in capsys.readouterr().err
