@@ -20,7 +20,8 @@ MULTIPLIED = 1e-4
 """Relative difference up to which two gradients count as equal when a cause is looked for."""
 ONLY_MULTIPLY = (
     "Between the last backward and step, change gradients only by multiplying or clamping them in "
-    f"place (clip_grad_norm_, clip_grad_value_, GradScaler); {DROPPED.lower()}"
+    "place (clip_grad_norm_, clip_grad_value_, GradScaler, p.grad.mul_), each gradient as a whole: "
+    f"not p.grad[0].mul_, not by out=; {DROPPED.lower()}"
 )
 
 

@@ -6,7 +6,7 @@ a program can. Of a run or a file, nothing is executed.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,7 +66,7 @@ def build_queries(run: Run, asked: Iterable[Asked] | Asked) -> list[Query]:
         if isinstance(one, Query):
             found.append(one)
         else:
-            found += [each.build(material) for each in specifications(one)]
+            found += [built(each, material) for each in specifications(one)]
     if not found:
         raise ConfigError("queries", "are empty", f"For example: {FORMS['loss']}")
     names = unique_names([query.name for query in found])
@@ -74,6 +74,15 @@ def build_queries(run: Run, asked: Iterable[Asked] | Asked) -> list[Query]:
         Query(name, query.description, query.parts, query.better)
         for name, query in zip(names, found, strict=True)
     ]
+
+
+def built(asked: Specification, material: QueryMaterial) -> Query:
+    """Build a query; its name says that training text was taken where the run has no other."""
+    query = asked.build(material)
+    by_default = not asked.name and vars(asked).get("split") == ""
+    if by_default and asked.kind != SplitQuery.kind and material.held_out == "train":
+        return replace(query, name=f"{query.name} on train (no held-out text)")
+    return query
 
 
 def specifications(asked: str | Mapping[str, Any] | Specification) -> list[Specification]:

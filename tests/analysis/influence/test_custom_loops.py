@@ -88,6 +88,12 @@ def test_the_loss_of_held_out_text_is_not_asked_of_training_text(capsys) -> None
     assert error.count("\n") == 1
     (query,) = build_queries(run(), "loss")  # as silence asks, beside others
     assert query.name == "train loss (no held-out text)"
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6))
+    (query, same) = build_queries(
+        open_run(run().uri, model=model), ["token:w3", "row:1.weight:2@w3"]
+    )
+    assert query.name == "log p of w3 on train (no held-out text)"
+    assert same.name == "row 1.weight:2 on w3 on train (no held-out text)"
     assert main(["influence", run().uri, "loss:train", "--method", "bm25"]) == 0
     assert "train loss" in capsys.readouterr().out
 

@@ -208,6 +208,14 @@ def with_noise(recorder: Recording) -> None:
     recorder.optimizer.step()
 
 
+def with_a_multiplied_slice(recorder: Recording) -> None:
+    loss_of(recorder.model, tokens()).backward()
+    grad = recorder.units["out.weight"].grad
+    assert grad is not None
+    grad[0].mul_(0.5)
+    recorder.optimizer.step()
+
+
 def out_of_range(recorder: Recording) -> None:
     step(recorder, loss_of(recorder.model, tokens()) * torch.inf)
 
@@ -233,6 +241,7 @@ LOOPS: dict[Callable[[Recording], None], tuple[type[CaptureError], str]] = {
     with_longer_datums: (UnitError, "step 0: a shift is at position"),
     with_a_replaced_gradient: (AuditError, "step 0: shifts miss the applied change by"),
     with_noise: (AuditError, "change gradients only by multiplying or clamping them in place"),
+    with_a_multiplied_slice: (AuditError, "each gradient as a whole: not p.grad[0].mul_, not by"),
     out_of_range: (AuditError, "step 0: training has diverged (gradients or weights out of range)"),
 }
 
