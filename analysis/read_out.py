@@ -36,6 +36,7 @@ READ_OUT = pa.schema(
         pa.field("token_id", pa.int32()),
         pa.field("token", pa.string()),
         pa.field("logit", pa.float64()),  # less the mean over the vocabulary
+        pa.field("unembedding_step", pa.int32()),  # updates before the unembedding that was taken
     ]
 )
 """One row per position, side and token; positions ascending, the largest logit first."""
@@ -50,21 +51,23 @@ def read_out(run: Run, step: int, datum: int, unit: str, most: int) -> pd.DataFr
     """Return ``READ_OUT``: the ``most`` largest and smallest logits of each position and side.
 
     Positions that add nothing to the gradient (δ = 0) are left out. The unembedding is that of the
-    last checkpoint at or before the step. Raises ``UnitError`` for a unit of one axis, and for one
-    that neither reads nor writes the residual stream.
+    step; of a custom loop, whose steps cannot be replayed, that of the last checkpoint before it.
+    Raises ``UnitError`` for a unit of one axis, and for one that neither reads nor writes the
+    residual stream, and what ``Run.weights`` raises.
     """
     at_least("most", most, 1)
     found = run.gradients.read(unit, [(step, datum)])[0]
     if len(found.shape) != 2:
         raise UnitError(unit, "has one axis, so that its gradient has no two sides", WEIGHTS)
-    model = run.parted(checkpoint_before(run, step))
-    width, lens = lens_of(model, unit)
+    taken = checkpoint_before(run, step) if run.from_custom_loop else step
+    width, lens = lens_of(run.parted(taken), unit)
     vectors = [(use, *each) for use in found.uses for each in sides(use, width)]
     if not vectors:
         problem = f"{found.shape} neither reads nor writes states of {width} features"
         raise UnitError(unit, problem, WEIGHTS)
     frames = [largest(lens(vector_TD), use, side, most) for use, side, vector_TD in vectors]
     table = pd.concat(frames, ignore_index=True)
+    table["unembedding_step"] = np.int32(taken)
     names = dict(enumerate(run.tokens))
     table["token"] = [names.get(number, str(number)) for number in table["token_id"]]
     return table.sort_values(["position", "side"], kind="stable", ignore_index=True)[COLUMNS]

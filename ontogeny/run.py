@@ -148,8 +148,9 @@ class Run(stored.Run):
 
         Position t adds a multiple of −δ_t a_tᵀ to the weight, which so learns to answer an input
         like a_t with −δ_t. Each vector is read as if it were added to the state before the final
-        norm: through the norm, without its division, and the unembedding of the last checkpoint at
-        or before the step (logit lens; Katz et al. 2024, "Backward Lens").
+        norm: through the norm, without its division, and the unembedding (logit lens; Katz et al.
+        2024, "Backward Lens"). Steps since the last checkpoint are replayed, so that both are those
+        of the step; those of a custom loop cannot be, and the last checkpoint is taken.
 
         Args:
             step: Step of the gradient.
@@ -159,13 +160,15 @@ class Run(stored.Run):
 
         Returns:
             Columns position (in the window), side (input: a; output: −δ), rank (1 is the largest
-            logit, −1 the smallest), token_id, token and logit (less the mean over the vocabulary).
-            Positions that add nothing to the gradient are left out.
+            logit, −1 the smallest), token_id, token, logit (less the mean over the vocabulary) and
+            unembedding_step (updates before the unembedding). Positions that add nothing to the
+            gradient are left out.
 
         Raises:
             UnitError: The unit was not captured, has one axis, or is as wide as the residual stream
                 on no side.
             RunError: As ``gradient``; also if the model of a custom loop was not passed.
+            ReplayError: As ``weights``.
 
         Example:
             >>> datum = run.steps()["datums"][0][0]

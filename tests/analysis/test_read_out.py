@@ -18,7 +18,7 @@ from capture.errors import ConfigError, RunError, UnitError
 
 UNIT = "layers.1.linear2.weight"
 STEP = 8
-"""A step at which a segment begins, so that there is a checkpoint of its weights."""
+"""A step with a checkpoint of its weights; the two steps after it have none."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,11 @@ def datum_of(run: ontogeny.Run, step: int = STEP) -> int:
     return int(run.steps()["datums"][step][1])
 
 
-def test_a_step_along_one_position_changes_the_logits_as_its_output_side_says(normless) -> None:
-    run, datum, step = normless, datum_of(normless), STEP
+@pytest.mark.parametrize("step", [STEP, STEP + 2])
+def test_a_step_along_one_position_changes_the_logits_as_its_output_side_says(
+    normless, step: int
+) -> None:
+    run, datum = normless, datum_of(normless, step)
     model, position, rate = run.model(step).double(), 3, 1e-3
     use = run.gradients.read(UNIT, [(step, datum)])[0].uses[0].map_tensors(torch.Tensor.double)
     assert use.a_NTI is not None
@@ -48,6 +51,7 @@ def test_a_step_along_one_position_changes_the_logits_as_its_output_side_says(no
     found = run.read_out(step, datum, UNIT, most=run.num_tokens)
     found = found[(found["position"] == position) & (found["side"] == "output")]
     found = found[found["rank"] > 0].sort_values("token_id")
+    assert set(found["unembedding_step"]) == {step}
     wanted_V = (change_V - change_V.mean()).numpy()
     assert_allclose(found["logit"], wanted_V, atol=1e-4 * np.abs(wanted_V).max())
 
@@ -95,6 +99,7 @@ def test_the_final_norm_of_another_model_is_applied_without_its_division(tmp_pat
     wanted_TV = (logit_TV - logit_TV.mean(1, keepdim=True)).numpy()
     found = run.read_out(0, 2, unit, most=VOCABULARY)
     assert set(found["side"]) == {"input"}
+    assert set(found["unembedding_step"]) == {0}
     found = found[found["rank"] > 0].sort_values(["position", "token_id"])
     assert_allclose(found["logit"], wanted_TV.ravel(), atol=1e-4)
     with pytest.raises(RunError, match="Pass"):
