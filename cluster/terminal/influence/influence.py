@@ -56,7 +56,7 @@ def show_query(console: Console, run: Run, found: Influence, query: Row, rows: i
         for datum in datums.to_dict("records"):
             positions = own_rows(found.positions, name)
             show_datum(console, run, datum, positions[positions["datum"] == datum["datum"]])
-    show_windows(console, own_rows(found.windows, name))
+    show_windows(console, own_rows(found.windows, name), own_rows(found.steps, name))
     show_units(console, own_rows(found.units, name), rows)
 
 
@@ -98,15 +98,20 @@ def marked_text(run: Run, datum: int, positions: pd.DataFrame) -> Text:
 # --- windows and units ----------------------------------------------------------------------------
 
 
-def show_windows(console: Console, windows: pd.DataFrame) -> None:
+def show_windows(console: Console, windows: pd.DataFrame, steps: pd.DataFrame) -> None:
+    """Print what each window did; one in which the horizon lies is cut there."""
     if len(windows) < 2:
         return
     shown = ["raised", "lowered", *(["decay"] if windows["decay"].any() else [])]
     table = data_table("steps", *shown, "")
     for row in windows.to_dict("records"):
-        cells = [f"{row[name]:+.4g}" if row["reliable"] else "" for name in shown]
-        note = "" if row["reliable"] else "beyond the horizon"
-        table.add_row(f"{row['first_step']}–{row['end_step'] - 1}", *cells, note)
+        first, last = row["first_step"], row["end_step"] - 1
+        within = steps[steps["step"].between(first, last) & steps["reliable"]]
+        start = last + 1 if within.empty else within["step"].min()
+        if start > first:
+            table.add_row(f"{first}–{start - 1}", *("" for _ in shown), "beyond the horizon")
+        if start <= last:
+            table.add_row(f"{start}–{last}", *(f"{within[name].sum():+.4g}" for name in shown), "")
     print_table(console, "By window of training", table)
 
 

@@ -31,13 +31,20 @@ def test_help_lists_the_methods():
     assert JUDGE_METHODS == METHODS
 
 
-def test_no_numbers_are_shown_of_windows_beyond_the_horizon(capsys: pytest.CaptureFixture[str]):
-    rows = {"first_step": [0, 10], "end_step": [10, 20], "raised": [7.004e16, 66.76]}
-    rows |= {"lowered": [-3e15, -2.5], "decay": [0.0, 0.0], "reliable": [False, True]}
-    show_windows(Console(width=80), pd.DataFrame(rows))
-    before, within = capsys.readouterr().out.splitlines()[-3:-1]
-    assert before.split() == ["0–9", "beyond", "the", "horizon"]
-    assert within.split() == ["10–19", "+66.76", "-2.5"]
+def test_no_numbers_are_shown_beyond_the_horizon(capsys: pytest.CaptureFixture[str]):
+    """The horizon lies within the second window, of which only the steps behind it count."""
+    windows = pd.DataFrame({"first_step": [0, 10, 20], "end_step": [10, 20, 30], "decay": 0.0})
+    steps = pd.DataFrame({"step": range(5, 30), "raised": 1e16, "lowered": -0.5, "decay": 0.0})
+    steps["reliable"] = steps["step"] >= 17
+    steps.loc[steps["reliable"], "raised"] = 1.5
+    show_windows(Console(width=80), windows, steps)
+    *beyond, cut, whole = capsys.readouterr().out.splitlines()[-5:-1]
+    assert [line.split() for line in beyond] == [
+        ["0–9", "beyond", "the", "horizon"],
+        ["10–16", "beyond", "the", "horizon"],
+    ]
+    assert cut.split() == ["17–19", "+4.5", "-1.5"]
+    assert whole.split() == ["20–29", "+15", "-5"]
 
 
 def test_path_says_that_its_books_close(run: str, capsys: pytest.CaptureFixture[str]):
