@@ -269,9 +269,13 @@ def moved(found: Transitions) -> list[str]:
             name = own if kind == "neuron" else f"{kind} {row['number']}"
             of = "squared length in these directions" if kind == "direction" else "recorded shifts"
             text = f" ({row['text'][:60]})" if row["text"] else ""
+            before, after = (
+                f"{row[side]:.2%} {side}" if row[side] == row[side] else f"in no step {side}"
+                for side in ("before", "after")
+            )
             lines.append(
-                f"{name}{text}: {row['inside']:.2%} of a step's {of} inside, "
-                f"{row['before']:.2%} before, {row['after']:.2%} after (q = {row['q']:.3f})."
+                f"{name}{text}: {row['inside']:.2%} of a step's {of} inside, {before}, {after} "
+                f"(q = {row['q']:.3f})."
             )
     if lines:
         lines.append(

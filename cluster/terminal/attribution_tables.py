@@ -173,9 +173,10 @@ def bars(weight_W: np.ndarray) -> str:
 
 def explain(console: Console, windows: pd.DataFrame) -> None:
     first, end = windows["first_step"].min(), windows["end_step"].max()
-    parts = windows["window"].nunique()
+    count = windows["window"].nunique()
+    parts = "1 part" if count == 1 else f"{count} parts"
     console.print(
-        f"when: its weight in {parts} parts of steps {first} to {end - 1}. × expected: against the "
+        f"when: its weight in {parts} of steps {first} to {end - 1}. × expected: against the "
         "background.\nup: share of shifts above 0; strengthened: of those away from zero."
     )
 

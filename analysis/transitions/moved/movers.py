@@ -81,7 +81,7 @@ def compare_window(
         if found is None:
             notes.append(
                 f"The window of steps {window.start} to {window.stop - 1} is too long, or too near "
-                f"an end of {entries.num_steps} steps, to compare {kind}s with other windows."
+                f"or at an end of {entries.num_steps} steps, to compare {kind}s with other windows."
             )
             continue
         found = found.head(KEPT)

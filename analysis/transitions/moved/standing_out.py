@@ -56,8 +56,11 @@ class Entries:
 def stand_out(entries: Entries, window: range) -> pd.DataFrame | None:
     """Return number, inside, before, after, z, p and q of each entity seen inside and outside.
 
-    Returns None if fewer than ``FEWEST_WINDOWS`` windows fit into the other steps.
+    Returns None if fewer than ``FEWEST_WINDOWS`` windows fit into the other steps, or no step comes
+    before the window, or after it, so that there is one difference where the null has two.
     """
+    if window.start == 0 or window.stop >= entries.num_steps:
+        return None
     others = null_windows(window, entries.num_steps)
     if len(others) < FEWEST_WINDOWS:
         return None

@@ -84,6 +84,8 @@ def test_law_14_datums_of_one_law_stand_out_in_at_most_5_percent_of_runs():
 
 def test_a_window_that_leaves_no_room_gives_no_answer():
     assert stand_out(dense(np.ones((10, 2))), range(1, 9)) is None
+    for at_an_end in (range(2), range(28, 30)):  # one side alone is no test of both
+        assert stand_out(dense(np.ones((30, 2))), at_an_end) is None
     for other in null_windows(WINDOW, STEPS):
         assert len(other) == len(WINDOW)
         assert not set(other) & set(WINDOW)
