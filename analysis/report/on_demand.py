@@ -13,7 +13,9 @@ from importlib import resources
 import pandas as pd
 
 from analysis.report.build import ASSETS, INDEX
+from analysis.report.pages import training_page
 from analysis.report.pages.chapters import chapters
+from analysis.report.pages.influence import influence_page
 from analysis.report.pages.neuron.neuron_page import neuron_page
 from analysis.report.pages.neuron_table import neurons_page
 from analysis.report.pages.overview import overview
@@ -59,7 +61,7 @@ class PagesOnDemand:
         return None if page is None else render_page(page, self.data.run.uri)
 
     def page(self, key: str) -> ReportPage | None:
-        """Make one page of the report."""
+        """Make one page of the report; those on influence and training from the tables of now."""
         if key == INDEX:
             return overview(self.data, course_pages(self.data.run, f"{self.data.run.uri}/report"))
         if key in self.neuron_indices:
@@ -67,6 +69,10 @@ class PagesOnDemand:
         if key in self.token_ids:
             token_id = self.token_ids[key]
             return token_page(self.data, token_id, int(self.token_counts[token_id]))
+        if key == influence_page.KEY:
+            return influence_page.influence_page(self.data)
+        if key == training_page.KEY:
+            return training_page.training_page(self.data.run)
         return self.tables.get(key)
 
     def run_page(self, path: str) -> bytes | None:

@@ -4,6 +4,7 @@ import pytest
 from report_pages import build, contents
 from report_run import NEURONS, report_run
 
+import ontogeny
 from analysis.report.build import MANIFEST, ReportConfig, gather_report_data
 from analysis.report.measured import neurons as measuring
 from analysis.report.on_demand import FIRST, FOLDER, PagesOnDemand
@@ -55,6 +56,19 @@ def test_a_neuron_is_measured_when_its_page_is_opened_and_only_once(run: Run, mo
     for _ in range(2):
         pages.read(FOLDER + neuron_key(NEURONS[1]))
     assert asked == [[NEURONS[1]]]
+
+
+def test_answers_that_come_later_are_shown() -> None:
+    own = report_run("memory://on-demand-later", "attribute")
+    pages, key = opened(own), f"{FOLDER}influence.html"
+    before = pages.read(key)
+    assert before is not None
+    assert b"Not computed" in bytes(before[0])
+    config = ontogeny.InfluenceConfig(method="bm25")
+    ontogeny.influence(own, "datum:validation:0", config, save=True, name="later")
+    after = pages.read(key)
+    assert after is not None
+    assert b"Answers named later" in bytes(after[0])
 
 
 @pytest.fixture(scope="module")
