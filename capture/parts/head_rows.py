@@ -9,6 +9,8 @@ A row that several heads use (keys and values of grouped queries) belongs to non
 Shapes: H head, O output of a weight.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -38,9 +40,16 @@ def head_blocks(model: Parted) -> dict[str, HeadBlocks]:
 
 
 def weights_before(model: Parted, own: Attention) -> list[str]:
-    """Return the weights of an attention module, but for the one that mixes the heads."""
-    names = model.parts.uses
-    return [name for name in names if name.startswith(f"{own.name}.") and name != own.out]
+    """Return the weights that a layer uses before the one that mixes the heads.
+
+    Attention need not be a module of its own: of several heads, none uses the rows of other weights
+    alone. A single head would, so of its weights only those in the attention module are returned.
+    """
+    uses = model.parts.uses
+    before = itertools.takewhile(lambda name: name != own.out, uses)
+    if own.heads == 1:
+        return [name for name in before if name.startswith(f"{own.name}.")]
+    return [name for name in before if uses[name].layer == uses[own.out].layer]
 
 
 def row_owners(model: Parted) -> dict[str, Tensor]:
@@ -52,7 +61,8 @@ def row_owners(model: Parted) -> dict[str, Tensor]:
     _, states = model.with_gradients(model.example_NT, weights)
     found = {}
     for own in attention:
-        names = weights_before(model, own)
+        if not (names := weights_before(model, own)):
+            continue
         used = heads_that_use(states[own.out][0], own.heads, [states[name][1] for name in names])
         for name, used_HO in zip(names, used, strict=True):
             alone_O = used_HO.sum(0) == 1

@@ -61,6 +61,43 @@ def parts_of(name: str) -> Parted:
     return parted(model, torch.randint(VOCABULARY, (3, WINDOW)))
 
 
+class NoAttention(nn.Module):
+    """A block that computes attention itself; ``up`` is an MLP, ``first`` writes to the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.up = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.first, self.qkv = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        x_NTD = x_NTD + self.first(x_NTD)
+        q, k, v = self.qkv(x_NTD).unflatten(2, (3, H, E)).permute(2, 0, 3, 1, 4)
+        mixed_NHTE = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x_NTD = x_NTD + self.mix(mixed_NHTE.transpose(1, 2).flatten(2))
+        return x_NTD + self.up(F.gelu(x_NTD))
+
+
+def test_rows_are_found_where_attention_has_no_module() -> None:
+    torch.manual_seed(0)
+    model = ByHand(layers=2)
+    model.blocks = nn.Sequential(NoAttention(), NoAttention())
+    given = ModelParts(heads=H, attention_out="mix.weight")
+    found = head_blocks(parted(model, torch.randint(VOCABULARY, (3, WINDOW)), given))
+    assert list(found) == [f"blocks.{b}.{own}.weight" for b in (0, 1) for own in ("mix", "qkv")]
+    for block in (0, 1):
+        own = found[f"blocks.{block}.qkv.weight"]
+        assert list(own.head) == thirds(3 * WIDTH)
+        assert own.name == found[f"blocks.{block}.mix.weight"].name == f"blocks.{block}.mix"
+
+
+def test_a_single_head_without_a_module_owns_no_rows_of_other_weights() -> None:
+    model = ByHand(layers=2)
+    model.blocks = nn.Sequential(NoAttention(), NoAttention())
+    given = ModelParts(heads=1, attention_out="mix.weight")
+    found = head_blocks(parted(model, torch.randint(VOCABULARY, (3, WINDOW)), given))
+    assert list(found) == ["blocks.0.mix.weight", "blocks.1.mix.weight"]
+
+
 def fused(model: Parted, end: str) -> dict[str, HeadBlocks]:
     return {name: own for name, own in head_blocks(model).items() if end in name.split(".")}
 
