@@ -41,7 +41,7 @@ selfcheck: $(READY)  ## Compare capture with slower ways, on three families of m
 slow: $(READY)  ## Run the slow proofs (many minutes)
 	$(PYTEST) -m "slow and not torture and not machines" || test $$? -eq 5
 
-machines: $(READY)  ## Run the slow proofs of workers that die and of DeepSpeed's stages
+machines: $(READY)  ## Run slow proofs that CI leaves out: dying workers, DeepSpeed's stages, tasks at full size
 	$(BIN)/python -m pytest -m "slow and machines"
 
 torture: $(READY)  ## Kill, damage and fuzz thousands of times (an hour)

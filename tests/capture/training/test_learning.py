@@ -40,6 +40,7 @@ def test_mnist_is_learned(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.machines
 @pytest.mark.timeout(900)
 def test_repeated_sequences_are_copied(tmp_path: Path) -> None:
     """Without a copying head the repeated tokens are a guess, too: 1 of 64."""
@@ -48,6 +49,7 @@ def test_repeated_sequences_are_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.machines
 @pytest.mark.timeout(900)
 def test_mazes_are_solved(tmp_path: Path) -> None:
     """58 % with the cheese anywhere at step 500 were measured, and 2 % at step 250."""
