@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from analysis.run.run import Run, open_run
 from capture.config.records import FactorConfig
+from capture.custom_loop.passes.gradient_changes import GradientChanges
 from capture.custom_loop.record import record
 from capture.errors import RunError
 from capture.shifts.outliers import OutlierConfig
@@ -182,3 +183,12 @@ def test_the_audit_holds_for_adamw_and_training_stays_bit_identical(tmp_path, na
     train(plain, OPTIMIZERS["adamw"](plain), CHANGES[name])
     assert all(map(torch.equal, model.parameters(), plain.parameters()))
     assert 0 < run.steps()["audit_error"].max() < 1e-5
+
+
+def test_empty_shards_of_gradients_are_told_apart() -> None:
+    """A rank may hold no entry of several units, and empty tensors share their address."""
+    holders = {name: nn.Parameter(torch.empty(0, 3)) for name in ("first", "second")}
+    for holder in holders.values():
+        holder.grad = torch.empty(0, 3)
+    changes = GradientChanges(holders)
+    assert [changes.name_of(holder.grad) for holder in holders.values()] == list(holders)
