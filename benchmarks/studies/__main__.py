@@ -7,8 +7,9 @@ benchmarks/results/studies/ and figures and plot to the page. ``--again`` makes 
 stored results and trains nothing. The command ends with 1 if a claim does not hold. Studies run
 side by side in two processes with one thread each: other numbers of threads round differently, and
 train other networks.
-``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST``, ``turning-points`` takes the runs of
-``grokking`` and ``ngram-stages``, after them; both run only if they are named.
+``mnist-spectrum`` needs the folder in ``ONTOGENY_MNIST`` and is left out without it;
+``turning-points`` takes the runs of ``grokking`` and ``ngram-stages``, after them. With ``--seeds``
+both run only if they are named.
 """
 
 import argparse
@@ -17,12 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.studies.mnist_spectrum import FOLDER as MNIST
 from benchmarks.studies.pages import filled
 from benchmarks.studies.side_by_side import each_measured, study_of
 from benchmarks.studies.study import Results, Study
 
 NAMES = ("grokking", "maze", "ngram-stages", "induction", "pun", "seeds")
-"""Studies that are run by default, the longest first."""
+"""Studies that train what they measure, the longest first."""
 WITH_DATA = ("mnist-spectrum", "turning-points")
 """Studies that need files, or the runs of other studies."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,9 +70,19 @@ def seeds_problem(study: Study, seeds: Sequence[int]) -> str:
     return ""
 
 
+def default_names(*, seeds: bool) -> tuple[str, ...]:
+    """Return the studies that are run if none is named; ``seeds``: with seeds that were chosen."""
+    if seeds:
+        return NAMES
+    if MNIST.is_dir():
+        return (*NAMES, *WITH_DATA)
+    print(f"mnist-spectrum: left out, no folder {MNIST}; set ONTOGENY_MNIST", flush=True)
+    return (*NAMES, "turning-points")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all studies")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="where runs go")
     parser.add_argument(
         "--processes", type=int, default=2, help="studies that run side by side, default 2"
@@ -86,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--again", action="store_true", help="use the stored results")
     arguments = parser.parse_args(words)
-    names = arguments.names or NAMES
+    names = arguments.names or default_names(seeds=bool(arguments.seeds))
     if unknown := set(names) - {*NAMES, *WITH_DATA}:
         known = ", ".join((*NAMES, *WITH_DATA))
         parser.error(f"no study {', '.join(sorted(unknown))}; choose from {known}")

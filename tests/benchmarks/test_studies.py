@@ -15,7 +15,15 @@ from scipy import stats
 
 from benchmarks.studies import __main__ as studies
 from benchmarks.studies import induction, maze, side_by_side
-from benchmarks.studies.__main__ import NAMES, PAGES, RESULTS, WITH_DATA, stored_results, study_of
+from benchmarks.studies.__main__ import (
+    NAMES,
+    PAGES,
+    RESULTS,
+    WITH_DATA,
+    default_names,
+    stored_results,
+    study_of,
+)
 from benchmarks.studies.pages import filled, prose
 from benchmarks.studies.snapshots import (
     DRAWS,
@@ -57,7 +65,16 @@ def test_a_page_shows_the_plot_of_its_study(name: str, tmp_path: Path) -> None:
 
 
 def test_every_study_has_a_page() -> None:
-    assert all((PAGES / f"{name}.md").exists() for name in NAMES)
+    assert all((PAGES / f"{name}.md").exists() for name in (*NAMES, *WITH_DATA))
+
+
+def test_all_studies_run_if_none_is_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("benchmarks.studies.__main__.MNIST", tmp_path)
+    assert set(default_names(seeds=False)) == {*NAMES, *WITH_DATA}
+    assert default_names(seeds=True) == NAMES
+    monkeypatch.setattr("benchmarks.studies.__main__.MNIST", tmp_path / "none")
+    assert set(default_names(seeds=False)) == {*NAMES, "turning-points"}
+    assert "mnist-spectrum: left out" in capsys.readouterr().out
 
 
 def test_blocks_of_a_page_are_replaced_and_the_rest_is_kept() -> None:
