@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from analysis.jobs.question import Question
 from analysis.report.drawing.axes import Axes
-from analysis.report.drawing.cumulative import cumulative_share
+from analysis.report.drawing.cumulative import directions_chart
 from analysis.report.drawing.markup import (
     Column,
     code,
@@ -23,13 +23,12 @@ from analysis.report.drawing.markup import (
     section,
     significant,
 )
-from analysis.report.drawing.plots import NUM_COLOURS, Series, line_chart
+from analysis.report.drawing.plots import Series, line_chart
 from analysis.report.standalone import standalone_page
 from analysis.spectra.tables import Spectrum
 
 POINTS = 400
-"""Singular values, or steps, that are drawn; of more, as many spread evenly over the logarithmic
-axis."""
+"""Singular values that are drawn; of more, as many spread evenly over the logarithmic axis."""
 
 
 def spectrum_page(found: Spectrum, question: Question, place: str) -> bytes:
@@ -47,7 +46,7 @@ def spectrum_page(found: Spectrum, question: Question, place: str) -> bytes:
                 "length of the other steps unexplained."
             ),
         ),
-        section("Directions over time", directions_chart(found), directions_table(found)),
+        section("Directions over time", directions_chart(found.steps), directions_table(found)),
         section("Neurons of the directions", neurons_table(found.neurons)),
         section("When neurons were moved", learned_table(found.learned)),
         section("Datums of the directions", datums_table(found.datums))
@@ -76,21 +75,6 @@ def values_chart(found: Spectrum) -> Markup:
     title = "Singular values of the run and of random matrices"
     axes = Axes(title=title, x="number", y="singular value", right=110, log_x=True, log_y=True)
     return line_chart(axes, series)
-
-
-def directions_chart(found: Spectrum) -> Markup:
-    """Share of each direction's squared right vector up to each step, on a log axis."""
-    series = []
-    for k, own in found.steps.groupby("direction"):
-        if len(series) == NUM_COLOURS:
-            break
-        square_R = np.square(own["weight"].to_numpy())
-        if square_R.any():
-            curve = cumulative_share(own["step"].to_numpy(), square_R, POINTS)
-            series.append(Series(f"direction {k}", *curve, len(series) + 1))
-    title = "Share of each direction that lies up to a step"
-    axes = Axes(title=title, x="step", y="of the squared right vector", right=110, log_x=True)
-    return line_chart(axes, series, zero=True)
 
 
 # --- tables ---------------------------------------------------------------------------------------

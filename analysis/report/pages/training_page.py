@@ -19,7 +19,7 @@ from analysis.jobs.tables import read_question, read_table, table_set, table_set
 from analysis.measures.foremost import foremost
 from analysis.report.drawing import plots
 from analysis.report.drawing.axes import Axes
-from analysis.report.drawing.cumulative import cumulative_share
+from analysis.report.drawing.cumulative import directions_chart
 from analysis.report.drawing.markup import (
     Column,
     code,
@@ -68,8 +68,6 @@ MOST_METRICS = 16
 """Metrics with a plot."""
 MOST_HALVES = 30
 """Curves in the order of their halves: the sudden ones, and the clearest of each metric."""
-POINTS = 120
-"""Steps in the plot of directions."""
 SUDDEN = "sudden"
 
 
@@ -225,16 +223,6 @@ def states(tables: CourseTables) -> Markup:
 
 def directions(tables: CourseTables) -> Markup:
     """How much of each singular direction lies up to which step."""
-    series = []
-    for number, own in tables.frames["steps"].groupby("direction"):
-        if len(series) + 1 == NUM_COLOURS:
-            break
-        square_R = np.square(own["weight"].to_numpy())
-        if square_R.any():
-            curve = cumulative_share(own["step"].to_numpy(), square_R, POINTS)
-            series.append(Series(f"direction {number}", *curve, len(series) + 1))
-    title = "Share of each direction that lies up to a step"
-    axes = Axes(title=title, x="step", y="of the squared right vector", right=110, log_x=True)
     columns = [
         Column("direction", lambda row: integer(row["direction"]), "largest first", True),
         Column("value", lambda row: significant(row["value"]), "singular value", True),
@@ -242,6 +230,5 @@ def directions(tables: CourseTables) -> Markup:
         Column("centre", lambda row: integer(row["centre"]), "mean step, weighted", True),
     ]
     rows = tables.frames["directions"].to_dict("records")
-    return fragment(
-        plots.line_chart(axes, series, zero=True), data_table("Directions", columns, rows)
-    )
+    chart = directions_chart(tables.frames["steps"])
+    return fragment(chart, data_table("Directions", columns, rows))
