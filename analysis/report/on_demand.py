@@ -43,9 +43,8 @@ class PagesOnDemand:
         ``path``: relative to the run, as ``report/index.html`` is. Raises ``RunError`` and
         ``ShardError`` if the run cannot be read.
         """
-        content = self.run_page(path)
-        if path.startswith(FOLDER):
-            content = self.report_file(path.removeprefix(FOLDER))
+        inside = path.startswith(FOLDER)
+        content = self.report_file(path.removeprefix(FOLDER)) if inside else self.run_page(path)
         if content is None:
             return None
         kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
