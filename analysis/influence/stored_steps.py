@@ -51,7 +51,7 @@ class StoredStep:
     before: Vectors
     after: Vectors
     updates: dict[str, AppliedUpdate]
-    """Of the parameters that the optimizer did not skip."""
+    """Updates by name, without the parameters that the optimizer skipped."""
     moments: Vectors
     """First moments before the step."""
     run: Run

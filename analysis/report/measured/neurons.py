@@ -20,7 +20,7 @@ from capture.errors import ConfigError, RunError
 MAX_DATUMS = 2000
 """Datums read for activations, and for the update norm of named tokens, drawn at random."""
 MAX_DATUMS_ALONE = 200
-"""As many when one neuron is measured alone, while somebody waits for its page."""
+"""Datums read when one neuron is measured alone, while somebody waits for its page."""
 DATUMS_SHOWN, PASSAGES_SHOWN, LOGITS_SHOWN = 8, 6, 8
 """Rows on the page of a neuron."""
 KEPT = 256

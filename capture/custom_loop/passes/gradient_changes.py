@@ -49,11 +49,11 @@ class Change:
     """What was done to the gradient of one unit."""
 
     numbers: list[Number] = field(default_factory=list)
-    """By what all its entries were multiplied."""
+    """Factors by which all its entries were multiplied."""
     before: Tensor | None = None
     """The gradient before its entries were first changed unequally; None if they never were."""
     since: list[Number] = field(default_factory=list)
-    """By what all its entries were multiplied after that."""
+    """Factors by which all its entries were multiplied after that."""
 
     @property
     def total(self) -> float:

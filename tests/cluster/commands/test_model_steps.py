@@ -33,7 +33,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="module")
 def other() -> Run:
-    """The same training with a checkpoint after 9 steps."""
+    """Run of the same training, with a checkpoint after 9 steps."""
     return open_run(make_run("memory://model-steps-of-9", "capture.segment_steps=9"))
 
 

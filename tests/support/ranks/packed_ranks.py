@@ -20,7 +20,7 @@ ROWS = [
     [[[4, 1]], [[5, 0]]],
     [[[2], [3]], [[1, 5, 2], [0, 4]]],
 ]
-"""By step and rank: the documents in each row; ranks differ in rows and in documents."""
+"""Documents in each row, by step and rank; ranks differ in rows and in documents."""
 
 
 def train_packed(folder: Path, name: str, group: Group, *, sharded: bool = False) -> None:
